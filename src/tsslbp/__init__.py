@@ -1,0 +1,11 @@
+"""Train deep spiking neural networks in few time steps with TSSL-BP."""
+
+from . import losses
+from .losses import predict
+from .network import Network
+from .neuron import lif, psp, spikes
+from .rules import TSSLBP
+
+__version__ = "0.1.0"
+
+__all__ = ["TSSLBP", "Network", "lif", "losses", "predict", "psp", "spikes"]

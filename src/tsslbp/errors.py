@@ -1,0 +1,32 @@
+"""The errors that tsslbp raises on purpose. Their text is one line a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Error(Exception):
+    """Base of all errors below; the program prints it without a traceback."""
+
+
+class InvalidInput(Error, ValueError):
+    """An argument, tensor, configuration or network description that the caller can correct."""
+
+
+class DataError(Error):
+    """A data file that is missing, truncated, or not what its name says."""
+
+
+class RunError(Error):
+    """A run folder or checkpoint that cannot be read, written or used."""
+
+
+class Diverged(Error):
+    """A training step produced NaN or infinity."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or ``""``."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

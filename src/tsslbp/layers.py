@@ -1,0 +1,117 @@
+"""Connections, pooling and dropout over signals ``[T, N, ...]``.
+
+None of them mixes time steps, so each also takes a signal without time, ``[N, ...]``, and the two
+are told apart by the number of dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import InvalidInput
+
+
+class Conv(nn.Module):
+    """Convolution without bias, stride 1: ``[..., C, H, W] -> [..., C', H', W']``.
+
+    Time is folded into the batch. The initial weights are PyTorch's default, uniform within
+    ``1 / sqrt(fan_in)`` (``init="uniform"``, the revised code), or normal with variance
+    ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        padding: int = 0,
+        weight_scale: float = 1.0,
+        init: str = "uniform",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if init not in ("uniform", "kaiming"):
+            raise InvalidInput(f"conv_init must be 'uniform' or 'kaiming', got {init!r}")
+        self.padding = padding
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        fan_in = in_channels * kernel * kernel
+        with torch.no_grad():
+            if init == "uniform":
+                bound = 1 / math.sqrt(fan_in)
+                self.weight.uniform_(-bound, bound, generator=generator)
+            else:
+                self.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+            self.weight.mul_(weight_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.flatten(0, -4)
+        return functional.conv2d(frames, self.weight, padding=self.padding).unflatten(
+            0, x.shape[:-3]
+        )
+
+
+class Linear(nn.Module):
+    """Linear layer without bias: ``[..., features] -> [..., out_features]``.
+
+    The initial weights are normal with variance ``2 / in_features``, times `weight_scale`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        weight_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        with torch.no_grad():
+            self.weight.normal_(0, math.sqrt(2 / in_features), generator=generator)
+            self.weight.mul_(weight_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+
+class SumPool(nn.Module):
+    """Sum over windows of ``size x size``, times `scale`: ``[..., H, W] -> [..., H//s, W//s]``."""
+
+    def __init__(self, size: int, scale: float) -> None:
+        super().__init__()
+        self.size, self.scale = size, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums = functional.avg_pool2d(x.flatten(0, -4), self.size, divisor_override=1)
+        return (sums * self.scale).unflatten(0, x.shape[:-3])
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, scale={self.scale}"
+
+
+class RowDropout(nn.Module):
+    """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
+
+    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
+    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
+    by ``1 - p``. The mask is drawn on the CPU from PyTorch's global generator.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise InvalidInput(f"dropout must be at least 0 and below 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        shape = (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
+        kept = torch.rand(shape) >= self.p
+        return x * (kept.to(x) / (1 - self.p))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

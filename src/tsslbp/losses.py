@@ -1,0 +1,120 @@
+"""Losses on the output layer's PSP ``[T, N, classes]``, and the prediction read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import InvalidInput
+from .neuron import reference
+
+
+def predict(psp: Tensor) -> Tensor:
+    """Class with the largest PSP summed over time, ``[N]`` int64; ties go to the lower class."""
+    return psp.sum(0).argmax(1)
+
+
+def van_rossum(
+    psp: Tensor,
+    labels: Tensor,
+    *,
+    tau_s: float = 3.0,
+    target_filters: int = 2,
+    pattern: Sequence[int] | None = None,
+) -> Tensor:
+    """Van Rossum distance ``1/2 sum (psp - target)^2`` over steps, batch and classes.
+
+    The target of the true class is a desired spike train through the synaptic filter, that of the
+    others is 0.
+
+    Args:
+        psp: ``[T, N, classes]``.
+        labels: ``[N]``, integers.
+        tau_s: synaptic time constant of the target's filter, in time steps.
+        target_filters: how often the desired train is filtered: once as in the paper, or twice as
+            in the revised code, whose target no spike train reaches.
+        pattern: the desired train, 0s and 1s, repeated and cut to T steps. By default
+            ``0, 1, 1, 1, 1`` for T < 10 and ``0, 1`` from there on.
+
+    Returns:
+        A scalar: a sum over the batch, not a mean.
+
+    Raises:
+        InvalidInput: a label out of range, or a desired train without a spike.
+
+    Source: Zhang & Li (2020), its loss of equation 1; docs/reproduction.md on the filters.
+    """
+    _check(psp, labels)
+    train = _desired_train(len(psp), pattern).to(psp)
+    for _ in range(target_filters):
+        train = reference.psp(train, tau_s)
+    true_class = functional.one_hot(labels, psp.shape[2]).to(psp.dtype)
+    return 0.5 * (psp - train[:, None, None] * true_class).square().sum()
+
+
+def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:
+    """Squared error of the PSP's sum over time, zero where the error is on the harmless side.
+
+    With ``delta = (sum_t psp - target) / T``, set to 0 where the true class exceeds its target or
+    another class stays below its own, the loss is ``T/2 sum delta^2``. It counts PSP sums, which
+    are not spike counts.
+
+    Args:
+        psp: ``[T, N, classes]``.
+        labels: ``[N]``, integers.
+        desired, undesired: target of the true class and of the others, in units of summed PSP.
+
+    Returns:
+        A scalar: a sum over the batch, not a mean.
+
+    Raises:
+        InvalidInput: a label out of range.
+    """
+    _check(psp, labels)
+    true_class = functional.one_hot(labels, psp.shape[2]).bool()
+    delta = (psp.sum(0) - torch.where(true_class, desired, undesired)) / len(psp)
+    harmless = torch.where(true_class, delta > 0, delta < 0)
+    return 0.5 * len(psp) * delta.masked_fill(harmless, 0).square().sum()
+
+
+def softmax(psp: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the PSP summed over time, as logits; `psp` is ``[T, N, classes]``.
+
+    Raises:
+        InvalidInput: a label out of range.
+    """
+    _check(psp, labels)
+    return functional.cross_entropy(psp.sum(0), labels)
+
+
+def _desired_train(steps: int, pattern: Sequence[int] | None) -> Tensor:
+    if pattern is None:
+        pattern = (0, 1, 1, 1, 1) if steps < 10 else (0, 1)
+    if not len(pattern) or any(spike not in (0, 1) for spike in pattern):
+        raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
+    train = torch.tensor(list(pattern), dtype=torch.float64).repeat(-(-steps // len(pattern)))
+    if not train[:steps].any():
+        raise InvalidInput(
+            f"the desired train {list(pattern)} has no spike within T = {steps} steps, so there is "
+            "nothing to learn; give another pattern, more time steps or the softmax loss"
+        )
+    return train[:steps]
+
+
+def _check(psp: Tensor, labels: Tensor) -> None:
+    if psp.ndim != 3 or labels.shape != psp.shape[1:2]:
+        raise InvalidInput(
+            f"expected a PSP [T, N, classes] and labels [N], "
+            f"got {tuple(psp.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.dtype != torch.int64:
+        raise InvalidInput(f"labels must be int64 class numbers, got {labels.dtype}")
+    if labels.device.type == "cpu" and len(labels):  # on a GPU the check would stall the queue
+        low, high = cast("tuple[Tensor, Tensor]", labels.aminmax())
+        if low < 0 or high >= psp.shape[2]:
+            wrong = int(low if low < 0 else high)
+            raise InvalidInput(f"label {wrong} is out of range for {psp.shape[2]} classes")

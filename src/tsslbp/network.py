@@ -1,0 +1,303 @@
+"""Networks of spiking layers, ordinary PyTorch modules made from a description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import neuron
+from .description import LayerPlan, plan
+from .errors import Diverged, InvalidInput
+from .layers import Conv, Linear, RowDropout, SumPool
+from .neuron import reference
+from .neuron.reference import Trace
+from .rules import TSSLBP, Rule
+
+
+class Activity(NamedTuple):
+    """What a layer did on a batch, as shares between 0 and 1."""
+
+    firing_rate: float  # spikes per neuron and step
+    warm_up: float | None  # of (neuron, step) pairs on the surrogate; None for rules without it
+
+
+class SpikingLayer(nn.Module):
+    """A connection, the neurons that it feeds, and sum pooling of their spikes.
+
+    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSP with
+    ``output_psp``. The synaptic filter stands behind the connection, with which it commutes. With
+    ``time_steps`` the input is static, ``[N, ...]``, and its connection computed only once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection: Conv | Linear,
+        pool: int,
+        pool_scale: float,
+        output_psp: bool,
+        **neurons: Any,
+    ) -> None:
+        super().__init__()
+        self.name, self.connection = name, connection
+        self.pool, self.pool_scale, self.output_psp = pool, pool_scale, output_psp
+        self.neurons = neurons  # tau_m, tau_s, threshold, rule, impl
+
+    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        return neuron.layer(
+            self.connection(x),
+            time_steps=time_steps,
+            pool=self.pool,
+            pool_scale=self.pool_scale,
+            output_psp=self.output_psp,
+            **self.neurons,
+        )
+
+    def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Input current of the neurons, ``[T, N, ...]``."""
+        weighted = self.connection(x)
+        if time_steps is not None:
+            weighted = weighted.expand(time_steps, *weighted.shape)
+        return neuron.psp(weighted, self.neurons["tau_s"], impl=self.neurons["impl"])
+
+    def passed_on(self, spikes: Tensor) -> Tensor:
+        """The layer's output when its neurons emit `spikes`."""
+        pooled = spikes
+        if self.pool > 1:
+            pooled = reference.sum_pool(spikes, self.pool, self.pool_scale)
+        if self.output_psp:
+            return neuron.psp(pooled, self.neurons["tau_s"], impl=self.neurons["impl"])
+        return pooled
+
+
+class Network(nn.Module):
+    """A feed-forward spiking network trained by a learning rule.
+
+    Args:
+        description: layers joined by ``-``, see `tsslbp.description`; the output layer is implied.
+        input_shape: ``(C, H, W)`` of an image.
+        classes: neurons of the output layer.
+        time_steps: T, at least 1.
+        tau_m, tau_s, threshold: constants of every neuron, see `tsslbp.spikes`.
+        padding: of the convolutions, one number or one for each.
+        weight_scale: factor on the initial weights, one number or
+            ``{"conv": ..., "linear": ...}``.
+        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.layers.Conv`.
+        dropout: probability of `tsslbp.layers.RowDropout` behind every hidden layer.
+        pool_scale: factor on the sums of the pooling, 1.1 in the original code.
+        rule: learning rule.
+        impl: implementation of the neuron, see `tsslbp.spikes`.
+        generator: source of the initial weights, by default PyTorch's global one. Parameters come,
+            and are drawn, in layer order.
+
+    Shape:
+        In: static images ``[N, C, H, W]``, presented at every step, or spike trains
+        ``[T, N, C, H, W]``. Out: the output layer's PSP ``[T, N, classes]``, for `tsslbp.losses`
+        and `tsslbp.predict`. No state is kept between calls.
+
+    Raises:
+        InvalidInput: the description, a setting or an input does not fit.
+
+    Source: Zhang & Li (2020); the defaults are the public code's, see docs/reproduction.md.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        input_shape: Sequence[int] = (1, 28, 28),
+        classes: int = 10,
+        time_steps: int = 5,
+        tau_m: float = 5.0,
+        tau_s: float = 3.0,
+        threshold: float = 1.0,
+        padding: int | Sequence[int] = 0,
+        weight_scale: float | Mapping[str, float] = 1.0,
+        conv_init: str = "uniform",
+        dropout: float = 0.0,
+        pool_scale: float = 1.1,
+        rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
+        impl: str = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3 or min(input_shape) < 1:
+            raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+        for name, value in (("time_steps", time_steps), ("classes", classes)):
+            if value < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {value}")
+        neuron.check_constants(tau_m, tau_s, threshold)
+        self.description, self.input_shape = description, tuple(input_shape)
+        self.classes, self.time_steps = classes, time_steps
+        self.plan = plan(description, self.input_shape, classes, padding)
+        scales = _weight_scales(weight_scale)
+        neurons = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold}
+        self.layers = nn.ModuleList()
+        for part in self.plan:
+            if part.kind == "pool":
+                self.layers.append(SumPool(part.pool, pool_scale))
+                continue
+            if part.kind == "linear" and len(part.in_shape) > 1:
+                self.layers.append(nn.Flatten(-3))
+            connection = _connection(part, scales, conv_init, generator)
+            is_output = part is self.plan[-1]
+            self.layers.append(
+                SpikingLayer(
+                    part.name,
+                    connection,
+                    part.pool,
+                    pool_scale,
+                    is_output,
+                    **neurons,
+                    rule=rule,
+                    impl=impl,
+                )
+            )
+            if dropout and not is_output:
+                self.layers.append(RowDropout(dropout))
+
+    @property
+    def spiking_layers(self) -> list[SpikingLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        time_steps = self._check_input(x)
+        for layer in self.layers:
+            if isinstance(layer, SpikingLayer):
+                x = layer(x, time_steps)
+                time_steps = None
+            else:
+                x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def trace(self, x: Tensor) -> dict[str, Trace]:
+        """Potential, increment, spikes, PSP ``[T, N, ...]`` and firing rate of every layer.
+
+        The keys are the layers' names in order: ``"conv1"``, ``"conv2"``, ``"linear3"``,
+        ``"output"``.
+        """
+        return {
+            layer.name: reference.simulate(
+                current, *(layer.neurons[name] for name in ("tau_m", "tau_s", "threshold"))
+            )
+            for layer, current in self._walk(x)
+        }
+
+    @torch.no_grad()
+    def activity(self, x: Tensor) -> dict[str, Activity]:
+        """Firing rate and share in warm-up of every layer, at about the cost of a forward pass."""
+        activities = {}
+        for layer, current in self._walk(x):
+            rule, impl = layer.neurons["rule"], layer.neurons["impl"]
+            spikes = neuron.spikes(current, **layer.neurons)
+            warm_up = None
+            if isinstance(rule, TSSLBP):
+                psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
+                on_surrogate = reference.in_warm_up(rule, spikes, psp, layer.neurons["tau_s"])
+                warm_up = on_surrogate.float().mean().item()
+            activities[layer.name] = Activity(spikes.mean().item(), warm_up)
+        return activities
+
+    @torch.no_grad()
+    def first_nonfinite(self, x: Tensor) -> str | None:
+        """Name the first layer with a weight or current that is NaN or infinite, if any."""
+        for layer, current in self._walk(x):
+            if not torch.isfinite(layer.connection.weight).all():
+                return f"the weights of layer {layer.name}"
+            if not torch.isfinite(current).all():
+                return f"the input current of layer {layer.name}"
+        return None
+
+    def _walk(self, x: Tensor) -> Iterator[tuple[SpikingLayer, Tensor]]:
+        """Each spiking layer with its input current, on the way from input to output."""
+        time_steps = self._check_input(x)
+        for layer in self.layers:
+            if isinstance(layer, SpikingLayer):
+                current = layer.current(x, time_steps)
+                yield layer, current
+                x = layer.passed_on(neuron.spikes(current, **layer.neurons))
+                time_steps = None
+            else:
+                x = layer(x)
+
+    def _check_input(self, x: Tensor) -> int | None:
+        """Return T for static images, None for spike trains."""
+        spike_shape = (self.time_steps, *self.input_shape)
+        shape = tuple(x.shape)
+        if shape[1:] != self.input_shape and (shape[:1] + shape[2:]) != spike_shape:
+            channels, height, width = self.input_shape
+            raise InvalidInput(
+                f"expected images [N, {channels}, {height}, {width}] or spike trains "
+                f"[{self.time_steps}, N, {channels}, {height}, {width}], got shape {list(shape)}"
+            )
+        dtype = next(self.parameters()).dtype
+        if x.dtype != dtype:
+            raise InvalidInput(
+                f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
+                f"convert it with x.to({dtype})"
+            )
+        if x.device.type == "cpu" and not torch.isfinite(x).all():  # a GPU would have to wait
+            raise InvalidInput("the input holds NaN or infinity")
+        return self.time_steps if x.ndim == 4 else None
+
+    def __repr__(self) -> str:
+        rows = [("layer", "connection", "output", "parameters")]
+        rows.append(("input", "", _times(self.input_shape), ""))
+        for part in self.plan:
+            rows.append((part.name, _summary(part), _times(part.out_shape), f"{part.parameters:,}"))
+        total = sum(parameter.numel() for parameter in self.parameters())
+        rows.append(("total", "", "", f"{total:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
+            for a, b, c, d in rows
+        ]
+        return "\n".join([f"Network({self.description!r}, time_steps={self.time_steps})", *lines])
+
+
+def _connection(
+    part: LayerPlan,
+    scales: Mapping[str, float],
+    conv_init: str,
+    generator: torch.Generator | None,
+) -> Conv | Linear:
+    scale = scales[part.kind]
+    if part.kind == "conv":
+        return Conv(
+            part.in_shape[0],
+            part.units,
+            part.kernel,
+            part.padding,
+            scale,
+            conv_init,
+            generator,
+        )
+    return Linear(part.parameters // part.units, part.units, scale, generator)
+
+
+def _weight_scales(weight_scale: float | Mapping[str, float]) -> Mapping[str, float]:
+    if not isinstance(weight_scale, Mapping):
+        return {"conv": weight_scale, "linear": weight_scale}
+    if set(weight_scale) != {"conv", "linear"}:
+        raise InvalidInput(
+            "weight_scale must be a number or {'conv': ..., 'linear': ...}, "
+            f"got {dict(weight_scale)}"
+        )
+    return weight_scale
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+def _summary(part: LayerPlan) -> str:
+    if part.kind == "linear":
+        return "linear"
+    pool = f"sum pooling {part.pool} x {part.pool}" if part.pool > 1 else ""
+    if part.kind == "pool":
+        return pool
+    convolution = f"convolution {part.kernel} x {part.kernel}, padding {part.padding}"
+    return ", ".join(filter(None, [convolution, pool]))

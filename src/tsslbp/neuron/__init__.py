@@ -1,0 +1,218 @@
+"""The neuron: leaky integrate-and-fire with a synaptic filter forward, a learning rule backward.
+
+`spikes` is the primitive, `psp` the synaptic filter, `lif` the one after the other in one kernel.
+`layer`, which networks use, also takes the filter before the neuron and the pooling after it. The
+derivations are in README.md beside this file, the specification in reference.py.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInput, nearest
+from ..rules import TSSLBP, Rule
+from . import reference
+
+IMPLEMENTATIONS = ("auto", "reference", "cpu")
+
+__all__ = ["IMPLEMENTATIONS", "check_constants", "layer", "lif", "psp", "spikes"]
+
+
+def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
+    """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, from rest.
+
+    Args:
+        x: ``[T, ...]``, float32 or float64, usually spikes.
+        tau_s: synaptic time constant in time steps, at least 1.
+        impl: ``"reference"``, ``"cpu"`` or ``"auto"``.
+
+    Returns:
+        The postsynaptic current (PSP) ``[T, ...]``. Its sum over time is not a spike count.
+
+    Raises:
+        InvalidInput: the input, a constant or the implementation does not fit.
+
+    Source: Zhang & Li (2020), first-order synaptic model.
+    """
+    _check_input(x, "x")
+    _check_tau("tau_s", tau_s)
+    return cast(Tensor, _implementation(impl, x, None).psp(x, float(tau_s)))
+
+
+def spikes(
+    current: Tensor,
+    *,
+    tau_m: float = 5.0,
+    tau_s: float = 3.0,
+    threshold: float = 1.0,
+    rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
+    impl: str = "auto",
+) -> Tensor:
+    """Spike train of leaky integrate-and-fire neurons.
+
+    Forward, from rest, ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + current[t]`` and
+    ``s[t] = 1 if u[t] > threshold else 0``. Backward, `rule` maps dL/ds to dL/d(current); that is
+    not the derivative of the forward pass, which has none.
+
+    Args:
+        current: weighted input ``[T, ...]``, float32 or float64, one entry a neuron.
+        tau_m: membrane time constant in time steps, at least 1.
+        tau_s: synaptic time constant in time steps, at least 1; the rule's backward pass reads it.
+        threshold: potential above which (strictly) a neuron fires; positive.
+        rule: learning rule.
+        impl: ``"reference"`` (plain PyTorch, any device), ``"cpu"`` (fused kernels) or ``"auto"``
+            (the fused kernels for float32 and float64 on the CPU, the reference elsewhere).
+
+    Returns:
+        Spikes ``[T, ...]``, 0 or 1, in the dtype of `current`.
+
+    Raises:
+        InvalidInput: the input, a constant or the implementation does not fit.
+
+    Source: Zhang & Li (2020) and its public code; docs/reproduction.md.
+    """
+    _check_input(current, "current")
+    check_constants(tau_m, tau_s, threshold)
+    implementation = _implementation(impl, current, rule)
+    return cast(
+        Tensor,
+        implementation.spikes(current, float(tau_m), float(tau_s), float(threshold), rule),
+    )
+
+
+def lif(
+    current: Tensor,
+    *,
+    tau_m: float = 5.0,
+    tau_s: float = 3.0,
+    threshold: float = 1.0,
+    rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
+    impl: str = "auto",
+) -> Tensor:
+    """``psp(spikes(current))`` in one kernel: the PSP ``[T, ...]`` of a layer of neurons.
+
+    Arguments, errors and source are those of `spikes`.
+    """
+    _check_input(current, "current")
+    check_constants(tau_m, tau_s, threshold)
+    implementation = _implementation(impl, current, rule)
+    return cast(
+        Tensor, implementation.lif(current, float(tau_m), float(tau_s), float(threshold), rule)
+    )
+
+
+def layer(
+    x: Tensor,
+    *,
+    time_steps: int | None = None,
+    tau_m: float = 5.0,
+    tau_s: float = 3.0,
+    threshold: float = 1.0,
+    rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
+    pool: int = 1,
+    pool_scale: float = 1.0,
+    output_psp: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """``spikes(psp(x))`` in one kernel, then sum pooling and a second `psp` where asked for.
+
+    The synaptic filter commutes with the linear connection before it, so a network may filter the
+    connection's result and pass spikes from layer to layer.
+
+    Args:
+        x: ``[T, N, ...]``, or ``[N, ...]`` with `time_steps`: an input that is the same at every
+            step, as the connection's result for a static image is.
+        time_steps: number of steps T of a constant input.
+        tau_m, tau_s, threshold, rule, impl: as for `spikes`.
+        pool: side of the pooling window; above 1, `x` ends in ``[C, H, W]``.
+        pool_scale: factor on the sum over a window.
+        output_psp: whether to return the PSP instead of spikes (or their sums).
+
+    Returns:
+        ``[T, N, ...]``, or ``[T, N, C, H // pool, W // pool]``.
+
+    Raises:
+        InvalidInput: the input, a constant or the implementation does not fit.
+    """
+    _check_input(x, "x")
+    check_constants(tau_m, tau_s, threshold)
+    if time_steps is not None and time_steps < 1:
+        raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
+    if pool < 1 or (pool > 1 and (x.ndim + (time_steps is not None) != 5 or pool > x.shape[-1])):
+        raise InvalidInput(
+            f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
+            f"got pool={pool} for an input of shape {tuple(x.shape)}"
+        )
+    return cast(
+        Tensor,
+        _implementation(impl, x, rule).layer(
+            x,
+            time_steps or 0,
+            float(tau_m),
+            float(tau_s),
+            float(threshold),
+            rule,
+            pool,
+            float(pool_scale),
+            output_psp,
+        ),
+    )
+
+
+def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
+    """Choose the implementation once; what it cannot do is an error that names one that can."""
+    if impl not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise InvalidInput(
+            f"unknown implementation {impl!r}{nearest(impl, IMPLEMENTATIONS)}; known: {known}"
+        )
+    fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    if impl == "cpu" and not fused:
+        raise InvalidInput(
+            f"impl='cpu' takes float32 or float64 on the CPU, got {x.dtype} on {x.device}; "
+            "impl='reference' takes it"
+        )
+    module = reference
+    if impl == "cpu" or (impl == "auto" and fused):
+        from . import cpu  # importing and compiling kernels takes a moment: only when used
+
+        module = cpu
+    if rule is not None and type(rule) not in module.BACKWARD:
+        name = module.__name__.rsplit(".", 1)[-1]
+        known = ", ".join(known.__name__ for known in module.BACKWARD)
+        able = type(rule) in reference.BACKWARD
+        hint = "; impl='reference' has it" if able and module is not reference else ""
+        raise InvalidInput(
+            f"impl={name!r} has no learning rule {type(rule).__name__}; it has: {known}{hint}"
+        )
+    return module
+
+
+def check_constants(tau_m: float, tau_s: float, threshold: float) -> None:
+    """Raise `InvalidInput` for constants that no neuron can have."""
+    _check_tau("tau_m", tau_m)
+    _check_tau("tau_s", tau_s)
+    if not (math.isfinite(threshold) and threshold > 0):
+        raise InvalidInput(f"threshold must be a positive number, got {threshold}")
+
+
+def _check_tau(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 1):
+        raise InvalidInput(
+            f"{name} must be at least 1 time step (below 1 the filter would overshoot), got {value}"
+        )
+
+
+def _check_input(x: Tensor, name: str) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InvalidInput(f"{name} must be a floating-point tensor [T, ...], got {got}")
+    if x.ndim == 0 or len(x) == 0:
+        raise InvalidInput(
+            f"{name} must be [T, ...] with at least one time step, got shape {tuple(x.shape)}"
+        )

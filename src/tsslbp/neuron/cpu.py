@@ -1,0 +1,575 @@
+"""Fused kernels for the CPU (Numba): one pass forward, one pass backward, any number of steps.
+
+A layer is cut into blocks of neurons whose whole history fits in the cache. Per block the loop
+over time runs outside, and short loops over the neurons, which the compiler vectorises, run inside.
+Only the input is kept for the backward pass, which computes potentials and spikes again by the
+same function, in the order of operations of `reference.simulate`: no fast-math, no contraction
+into fused multiply-adds.
+
+Every array in a kernel is flat. ``n``: neurons of a layer, ``b``: of a block; row t of a layer's
+history starts at ``t * n``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import numba
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from ..rules import TSSLBP, Rule
+from . import reference
+
+DTYPES = (torch.float32, torch.float64)
+HISTORY_BYTES = 32 * 1024  # of one quantity of a block over time; a backward block holds three
+PSP_BLOCK = 2048  # neurons
+SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
+
+RECURSIVE, NEXT_SPIKE = range(2)
+
+
+class Constants(NamedTuple):
+    """What the kernels need to know of a layer; `Any` stands for a number of the layer's dtype."""
+
+    input_decay: Any  # the filter before the neuron; 0 and 1 where there is none
+    input_gain: Any
+    output_psp: bool  # whether the synaptic filter follows the neuron
+    psp_decay: Any  # 1 - 1 / tau_s
+    psp_gain: Any  # 1 / tau_s
+    decay: Any  # 1 - 1 / tau_m
+    leak: Any  # 1 / tau_m
+    threshold: Any
+    width: int  # of the image, for pooling; otherwise 1
+    pool: int
+    pool_scale: Any
+    rule: int  # RECURSIVE or NEXT_SPIKE
+    intra: Any  # 1, or 0 without the intra-neuron part
+    warm_up_psp: Any  # PSP below which the surrogate takes over; -inf never, inf always
+    timing_min: Any
+    timing_max: Any
+    surrogate_scale: Any  # 1 / surrogate_width
+    surrogate_clamp: Any
+
+
+def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile with Numba, kept on disk where some folder can be written."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        settings = {"nogil": True, "error_model": "numpy"} | options
+        try:
+            return cast("Callable[..., Any]", numba.njit(cache=True, **settings)(function))
+        except RuntimeError:  # Numba found no folder for its cache
+            _warn_no_cache()
+            return cast("Callable[..., Any]", numba.njit(**settings)(function))
+
+    return decorate
+
+
+@functools.cache
+def _warn_no_cache() -> None:
+    warnings.warn(
+        "tsslbp: no writable folder for compiled kernels, so each process compiles them again "
+        "(some seconds); set NUMBA_CACHE_DIR to a writable folder",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+# The time loop's short steps, vectorised over a block
+
+
+@_kernel()
+def _integrate(x, current, rest, potential, increment, spikes, k):  # type: ignore[no-untyped-def]
+    """One step of `reference.simulate`, behind the input filter; all arrays ``[b]``."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for j in range(x.size):
+        current[j] = k.input_decay * current[j] + k.input_gain * x[j]
+        increment[j] = current[j] - k.leak * rest[j]
+        u = k.decay * rest[j] + current[j]
+        fires = u > k.threshold
+        potential[j] = u
+        spikes[j] = one if fires else zero
+        rest[j] = zero if fires else u
+
+
+@_kernel()
+def _filter(x, state, decay, gain):  # type: ignore[no-untyped-def]
+    """One step of a first-order filter; all arrays ``[b]``."""
+    for j in range(x.size):
+        state[j] = decay * state[j] + gain * x[j]
+
+
+@_kernel(fastmath={"reassoc"})
+def _count(spikes):  # type: ignore[no-untyped-def]
+    """Number of spikes of a block: a sum of ones, exact in any order."""
+    count = spikes.dtype.type(0)
+    for j in range(spikes.size):
+        count += spikes[j]
+    return count
+
+
+@_kernel(forceinline=True)
+def _pool_sized(x, out, width, size, scale):  # type: ignore[no-untyped-def]
+    columns = width // size
+    for band in range(out.size // columns):
+        to, start = band * columns, band * size * width
+        for column in range(columns):
+            total = x.dtype.type(0)
+            for row in range(size):
+                for offset in range(size):
+                    total += x[start + row * width + column * size + offset]
+            out[to + column] = scale * total
+
+
+@_kernel(forceinline=True)
+def _unpool_sized(grad, out, width, size, scale):  # type: ignore[no-untyped-def]
+    columns = width // size
+    for band in range(grad.size // columns):
+        to, start = band * columns, band * size * width
+        for column in range(columns):
+            value = scale * grad[to + column]
+            for row in range(size):
+                for offset in range(size):
+                    out[start + row * width + column * size + offset] = value
+
+
+@_kernel()
+def _pool(x, out, width, size, scale):  # type: ignore[no-untyped-def]
+    """Sum over windows of bands of `size` image rows: ``[b] -> [b / size^2]``."""
+    if size == 2:  # a constant lets the compiler vectorise
+        _pool_sized(x, out, width, 2, scale)
+    else:
+        _pool_sized(x, out, width, size, scale)
+
+
+@_kernel()
+def _unpool(grad, out, width, size, scale):  # type: ignore[no-untyped-def]
+    """The adjoint of `_pool`: ``[b / size^2] -> [b]``."""
+    if size == 2:
+        _unpool_sized(grad, out, width, 2, scale)
+    else:
+        _unpool_sized(grad, out, width, size, scale)
+
+
+@_kernel()
+def _surrogate(potential, slope, k):  # type: ignore[no-untyped-def]
+    """Derivative of the logistic function, by series and doublings of cosh (README.md); ``[b]``."""
+    real = potential.dtype.type
+    one, two, four = real(1), real(2), real(4)
+    thirty_second = real(1 / 32)
+    for j in range(potential.size):
+        x = (k.threshold - potential[j]) * k.surrogate_scale
+        x = min(max(x, -k.surrogate_clamp), k.surrogate_clamp)
+        y = x * thirty_second
+        z = y * y
+        m = one + z * real(1 / 240)
+        m = one + z * real(1 / 182) * m
+        m = one + z * real(1 / 132) * m
+        m = one + z * real(1 / 90) * m
+        m = one + z * real(1 / 56) * m
+        m = one + z * real(1 / 30) * m
+        m = one + z * real(1 / 12) * m
+        m = z * real(1 / 2) * m
+        for _ in range(5):
+            m = two * m * (m + two)
+        slope[j] = k.surrogate_scale / (four + two * m)
+
+
+@_kernel()
+def _recursive(potential, increment, psp, slope, grad, carry, out, k):  # type: ignore[no-untyped-def]
+    """One step of `reference._recursive` and the warm-up; all arrays ``[b]``."""
+    zero, one = grad.dtype.type(0), grad.dtype.type(1)
+    for j in range(grad.size):
+        fires = potential[j] > k.threshold
+        timing = min(max(one / increment[j], k.timing_min), k.timing_max)
+        timing = timing if fires else zero
+        silent = zero if fires else k.decay
+        through = potential[j] * timing * k.leak + silent
+        gradient = timing * grad[j] + carry[j] * through * k.intra
+        carry[j] = (gradient if fires else zero) + carry[j] * silent
+        out[j] = grad[j] * slope[j] if psp[j] < k.warm_up_psp else gradient
+
+
+@_kernel()
+def _next_spike(  # type: ignore[no-untyped-def]
+    potential, increment, psp, slope, grad, carry, effect, later, out, k
+):
+    """One step of `reference._next_spike`, the timing part and the warm-up; all arrays ``[b]``."""
+    zero, one = grad.dtype.type(0), grad.dtype.type(1)
+    for j in range(grad.size):
+        fires = potential[j] > k.threshold
+        reset = potential[j] * carry[j] * k.leak * k.intra
+        effect[j] = k.psp_decay * effect[j] + k.psp_gain * (reset if fires else zero)
+        total = grad[j] + effect[j]
+        timing = min(max(one / increment[j], k.timing_min), k.timing_max)
+        gradient = timing * total if fires else zero
+        grad_psp = (grad[j] - k.psp_decay * later[j]) / k.psp_gain
+        carry[j] = grad_psp if fires else k.decay * carry[j]
+        later[j] = grad[j]
+        out[j] = total * slope[j] if psp[j] < k.warm_up_psp else gradient
+
+
+# Kernels: one worker's share of a layer, then all workers
+
+
+@_kernel()
+def _forward_share(x, out, steps, first, last, block, static, k):  # type: ignore[no-untyped-def]
+    """Neurons `first` to `last`: ``x [T, n] -> out [T, n / pool^2]``; returns their spikes' sum."""
+    n = x.size if static else x.size // steps
+    ratio = k.pool * k.pool
+    state = np.empty((6, block), x.dtype)
+    total = 0.0
+    for start in range(first, last, block):
+        b = min(block, last - start)
+        current, rest, potential = state[0, :b], state[1, :b], state[2, :b]
+        increment, spikes, psp = state[3, :b], state[4, :b], state[5, : b // ratio]
+        current[:] = 0
+        rest[:] = 0
+        psp[:] = 0
+        for t in range(steps):
+            row = start if static else t * n + start
+            to = (t * n + start) // ratio
+            target = out[to : to + b // ratio]
+            _integrate(x[row : row + b], current, rest, potential, increment, spikes, k)
+            total += _count(spikes)
+            if k.pool > 1:
+                _pool(spikes, target, k.width, k.pool, k.pool_scale)
+            else:
+                target[:] = spikes
+            if k.output_psp:
+                _filter(target, psp, k.psp_decay, k.psp_gain)
+                target[:] = psp
+    return total
+
+
+@_kernel()
+def _backward_share(  # type: ignore[no-untyped-def]
+    x, grad_out, grad_x, steps, first, last, block, static, k
+):
+    """Neurons `first` to `last`: ``grad_out [T, n / pool^2] -> grad_x`` of the shape of ``x``."""
+    n = x.size if static else x.size // steps
+    ratio = k.pool * k.pool
+    potentials = np.empty((steps, block), x.dtype)
+    increments = np.empty((steps, block), x.dtype)
+    psps = np.empty((steps, block), x.dtype)
+    state = np.empty((9, block), x.dtype)
+    for start in range(first, last, block):
+        b = min(block, last - start)
+        state[:] = 0
+        current, rest, spikes, psp = state[0, :b], state[1, :b], state[2, :b], state[3, :b]
+        for t in range(steps):
+            row = start if static else t * n + start
+            potential, increment = potentials[t, :b], increments[t, :b]
+            _integrate(x[row : row + b], current, rest, potential, increment, spikes, k)
+            _filter(spikes, psp, k.psp_decay, k.psp_gain)
+            psps[t, :b] = psp
+        grad, slope, out = state[0, :b], state[1, :b], state[2, :b]
+        through_input, through_output = state[3, :b], state[4, :b]
+        carry, effect, later = state[5, :b], state[6, :b], state[7, :b]
+        through_input[:] = 0
+        for t in range(steps - 1, -1, -1):
+            source = (t * n + start) // ratio
+            received = grad_out[source : source + b // ratio]
+            if k.pool > 1:
+                _unpool(received, grad, k.width, k.pool, k.pool_scale)
+            else:
+                grad[:] = received
+            if k.output_psp:
+                _filter(grad, through_output, k.psp_decay, k.psp_gain)
+                grad[:] = through_output
+            _surrogate(potentials[t, :b], slope, k)
+            history = potentials[t, :b], increments[t, :b], psps[t, :b]
+            if k.rule == NEXT_SPIKE:
+                _next_spike(*history, slope, grad, carry, effect, later, out, k)
+            else:
+                _recursive(*history, slope, grad, carry, out, k)
+            _filter(out, through_input, k.input_decay, k.input_gain)
+            if static:
+                grad_x[start : start + b] += through_input
+            else:
+                grad_x[t * n + start : t * n + start + b] = through_input
+
+
+@_kernel()
+def _psp_share(x, out, steps, first, last, reverse, decay, gain):  # type: ignore[no-untyped-def]
+    """The synaptic filter, or its adjoint, for neurons `first` to `last`: ``[T, n] -> [T, n]``."""
+    n = x.size // steps
+    state = np.empty(PSP_BLOCK, x.dtype)
+    for start in range(first, last, PSP_BLOCK):
+        b = min(PSP_BLOCK, last - start)
+        state[:] = 0
+        for i in range(steps):
+            row = ((steps - 1 - i) if reverse else i) * n + start
+            _filter(x[row : row + b], state[:b], decay, gain)
+            out[row : row + b] = state[:b]
+
+
+@_kernel(parallel=True)
+def _forward_parallel(x, out, steps, workers, unit, block, static, k):  # type: ignore[no-untyped-def]
+    units = (x.size if static else x.size // steps) // unit
+    totals = np.zeros(workers)
+    for w in prange(workers):
+        first, last = w * units // workers * unit, (w + 1) * units // workers * unit
+        totals[w] = _forward_share(x, out, steps, first, last, block, static, k)
+    return totals.sum()
+
+
+@_kernel(parallel=True)
+def _backward_parallel(  # type: ignore[no-untyped-def]
+    x, grad_out, grad_x, steps, workers, unit, block, static, k
+):
+    units = (x.size if static else x.size // steps) // unit
+    for w in prange(workers):
+        first, last = w * units // workers * unit, (w + 1) * units // workers * unit
+        _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k)
+
+
+@_kernel(parallel=True)
+def _psp_parallel(x, out, steps, workers, reverse, decay, gain):  # type: ignore[no-untyped-def]
+    n = x.size // steps
+    for w in prange(workers):
+        first, last = w * n // workers, (w + 1) * n // workers
+        _psp_share(x, out, steps, first, last, reverse, decay, gain)
+
+
+# Host
+
+
+@functools.cache
+def _openmp() -> bool:
+    """Whether Numba can use OpenMP, whose threads share the cores well with PyTorch's own."""
+    try:
+        from numba.np.ufunc import omppool  # noqa: F401
+    except ImportError:
+        warnings.warn(
+            "tsslbp: no OpenMP library found (libgomp.so.1 on Linux), so the neuron kernels run "
+            "on one thread",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    if numba.config.THREADING_LAYER == "default":
+        numba.config.THREADING_LAYER = "omp"
+    return True
+
+
+def _workers(values: int) -> int:
+    """Threads for a kernel over so many values: PyTorch's number, fewer for little work."""
+    most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    wanted = min(most, 1 + values // SMALLEST_SHARE)
+    return wanted if wanted > 1 and _openmp() else 1
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = numba.get_num_threads()
+    numba.set_num_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def _forward(x: Tensor, steps: int, static: bool, k: Constants) -> tuple[Tensor, Tensor]:
+    """Return the layer's output, flat, and the number of spikes."""
+    neurons = x.numel() if static else x.numel() // steps
+    unit, block = _blocks(steps, x.element_size(), k)
+    out = torch.empty(steps * neurons // k.pool**2, dtype=x.dtype)
+    workers = _workers(steps * neurons)
+    arrays = x.view(-1).numpy(), out.numpy()
+    if workers == 1:
+        total = _forward_share(*arrays, steps, 0, neurons, block, static, k)
+    else:
+        with _threads(workers):
+            total = _forward_parallel(*arrays, steps, workers, unit, block, static, k)
+    return out, torch.tensor(total, dtype=torch.float64)
+
+
+def _backward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
+    """Return the gradient of the layer's input."""
+    neurons = x.numel() if static else x.numel() // steps
+    unit, block = _blocks(steps, x.element_size(), k)
+    grad_x = torch.zeros_like(x) if static else torch.empty_like(x)
+    workers = _workers(steps * neurons)
+    arrays = tuple(part.view(-1).numpy() for part in (x, grad_out, grad_x))
+    if workers == 1:
+        _backward_share(*arrays, steps, 0, neurons, block, static, k)
+    else:
+        with _threads(workers):
+            _backward_parallel(*arrays, steps, workers, unit, block, static, k)
+    return grad_x
+
+
+def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    real = _number(x.dtype)
+    settings = reverse, real(1 - 1 / tau_s), real(1 / tau_s)
+    arrays = x.view(-1).numpy(), out.view(-1).numpy()
+    workers = _workers(x.numel())
+    if workers == 1:
+        _psp_share(*arrays, len(x), 0, x[0].numel(), *settings)
+    else:
+        with _threads(workers):
+            _psp_parallel(*arrays, len(x), workers, *settings)
+    return out
+
+
+def _blocks(steps: int, itemsize: int, k: Constants) -> tuple[int, int]:
+    """Neurons that pooling keeps together, and neurons in a block."""
+    unit = k.pool * k.width
+    block = min(max(HISTORY_BYTES // (steps * itemsize), 64), 2048)
+    return unit, max(block // unit, 1) * unit
+
+
+def _number(dtype: torch.dtype) -> Callable[[float], Any]:
+    return np.float32 if dtype == torch.float32 else np.float64
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(
+    dtype: torch.dtype,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    filter_input: bool = False,
+    output_psp: bool = False,
+    width: int = 1,
+    pool: int = 1,
+    pool_scale: float = 1.0,
+) -> Constants:
+    real = _number(dtype)
+    return Constants(
+        input_decay=real(1 - 1 / tau_s if filter_input else 0),
+        input_gain=real(1 / tau_s if filter_input else 1),
+        output_psp=output_psp,
+        psp_decay=real(1 - 1 / tau_s),
+        psp_gain=real(1 / tau_s),
+        decay=real(1 - 1 / tau_m),
+        leak=real(1 / tau_m),
+        threshold=real(threshold),
+        width=width,
+        pool=pool,
+        pool_scale=real(pool_scale),
+        **BACKWARD[type(rule)](rule, tau_s, real),
+    )
+
+
+def _tsslbp(rule: TSSLBP, tau_s: float, real: Callable[[float], Any]) -> dict[str, Any]:
+    """The constants of TSSL-BP; its warm-up by layer is decided in the backward pass."""
+    warm_up = {"neuron": rule.warm_up_psp / tau_s, "always": math.inf}
+    return {
+        "rule": NEXT_SPIKE if rule.intra_neuron == "next-spike" else RECURSIVE,
+        "intra": real(rule.intra_neuron != "none"),
+        "warm_up_psp": real(warm_up.get(rule.warm_up, -math.inf)),
+        "timing_min": real(rule.timing_min),
+        "timing_max": real(rule.timing_max),
+        "surrogate_scale": real(1 / rule.surrogate_width),
+        "surrogate_clamp": real(rule.surrogate_clamp),
+    }
+
+
+BACKWARD: dict[type[Rule], Callable[..., dict[str, Any]]] = {TSSLBP: _tsslbp}
+
+
+# Autograd
+
+
+class _Psp(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, tau_s: float) -> Tensor:
+        return _filtered(x, tau_s, reverse=False)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.tau_s = inputs[1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _filtered(grad, ctx.tau_s, reverse=True), None
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, steps: int, static: bool, rule: Rule, k: Constants) -> Any:
+        return _forward(x, steps, static, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, ctx.steps, ctx.static, ctx.rule, ctx.k = inputs
+        neurons = x.numel() if ctx.static else x.numel() // ctx.steps
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, output[1])
+        ctx.values = neurons * ctx.steps
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        x, total = ctx.saved_tensors
+        k = ctx.k
+        if isinstance(ctx.rule, TSSLBP) and ctx.rule.warm_up == "layer":
+            rate = total.item() / max(ctx.values, 1)
+            level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
+            k = k._replace(warm_up_psp=type(k.warm_up_psp)(level))
+        grad_x = _backward(x, grad_out.contiguous(), ctx.steps, ctx.static, k)
+        return grad_x, None, None, None, None
+
+
+# The functions of `reference`, with its arguments
+
+
+def psp(x: Tensor, tau_s: float) -> Tensor:
+    return cast(Tensor, _Psp.apply(x, tau_s))
+
+
+def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+    k = _constants(current.dtype, tau_m, tau_s, threshold, rule)
+    return _run(current, len(current), False, rule, k, current.shape)
+
+
+def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+    k = _constants(current.dtype, tau_m, tau_s, threshold, rule, output_psp=True)
+    return _run(current, len(current), False, rule, k, current.shape)
+
+
+def layer(
+    x: Tensor,
+    time_steps: int,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    pool: int,
+    pool_scale: float,
+    output_psp: bool,
+) -> Tensor:
+    static, steps = time_steps > 0, time_steps or len(x)
+    shape = torch.Size([steps, *(x.shape if static else x.shape[1:])])
+    fused = pool > 1 and shape[-2] % pool == 0 and shape[-1] % pool == 0
+    if pool > 1 and not fused:
+        unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False)
+        pooled = reference.sum_pool(unpooled, pool, pool_scale)
+        return psp(pooled, tau_s) if output_psp else pooled
+    pooling = (shape[-1], pool, pool_scale) if fused else (1, 1, 1.0)
+    k = _constants(x.dtype, tau_m, tau_s, threshold, rule, True, output_psp, *pooling)
+    if fused:
+        shape = torch.Size([*shape[:-2], shape[-2] // pool, shape[-1] // pool])
+    return _run(x, steps, static, rule, k, shape)
+
+
+def _run(
+    x: Tensor, steps: int, static: bool, rule: Rule, k: Constants, shape: torch.Size
+) -> Tensor:
+    output, _ = _Layer.apply(x.contiguous(), steps, static, rule, k)
+    return cast(Tensor, output.view(shape))
