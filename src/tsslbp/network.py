@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import neuron
 from .description import LayerPlan, plan
-from .errors import Diverged, InvalidInput
+from .errors import InvalidInput
 from .layers import Conv, Linear, RowDropout, SumPool
 from .neuron import reference
 from .neuron.reference import Trace

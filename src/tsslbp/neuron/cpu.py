@@ -101,6 +101,18 @@ def _integrate(x, current, rest, potential, increment, spikes, k):  # type: igno
 
 
 @_kernel()
+def _copy(x, out):  # type: ignore[no-untyped-def]
+    for j in range(x.size):
+        out[j] = x[j]
+
+
+@_kernel()
+def _add(x, out):  # type: ignore[no-untyped-def]
+    for j in range(x.size):
+        out[j] += x[j]
+
+
+@_kernel()
 def _filter(x, state, decay, gain):  # type: ignore[no-untyped-def]
     """One step of a first-order filter; all arrays ``[b]``."""
     for j in range(x.size):
@@ -163,21 +175,19 @@ def _unpool(grad, out, width, size, scale):  # type: ignore[no-untyped-def]
 def _surrogate(potential, slope, k):  # type: ignore[no-untyped-def]
     """Derivative of the logistic function, by series and doublings of cosh (README.md); ``[b]``."""
     real = potential.dtype.type
-    one, two, four = real(1), real(2), real(4)
-    thirty_second = real(1 / 32)
+    two, four = real(2), real(4)
     for j in range(potential.size):
         x = (k.threshold - potential[j]) * k.surrogate_scale
-        x = min(max(x, -k.surrogate_clamp), k.surrogate_clamp)
-        y = x * thirty_second
+        y = min(max(x, -k.surrogate_clamp), k.surrogate_clamp) * real(1 / 32)
         z = y * y
-        m = one + z * real(1 / 240)
-        m = one + z * real(1 / 182) * m
-        m = one + z * real(1 / 132) * m
-        m = one + z * real(1 / 90) * m
-        m = one + z * real(1 / 56) * m
-        m = one + z * real(1 / 30) * m
-        m = one + z * real(1 / 12) * m
-        m = z * real(1 / 2) * m
+        m = z * real(1 / 6402373705728000) + real(1 / 20922789888000)
+        m = m * z + real(1 / 87178291200)
+        m = m * z + real(1 / 479001600)
+        m = m * z + real(1 / 3628800)
+        m = m * z + real(1 / 40320)
+        m = m * z + real(1 / 720)
+        m = m * z + real(1 / 24)
+        m = (m * z + real(1 / 2)) * z
         for _ in range(5):
             m = two * m * (m + two)
         slope[j] = k.surrogate_scale / (four + two * m)
@@ -243,10 +253,10 @@ def _forward_share(x, out, steps, first, last, block, static, k):  # type: ignor
             if k.pool > 1:
                 _pool(spikes, target, k.width, k.pool, k.pool_scale)
             else:
-                target[:] = spikes
+                _copy(spikes, target)
             if k.output_psp:
                 _filter(target, psp, k.psp_decay, k.psp_gain)
-                target[:] = psp
+                _copy(psp, target)
     return total
 
 
@@ -270,7 +280,7 @@ def _backward_share(  # type: ignore[no-untyped-def]
             potential, increment = potentials[t, :b], increments[t, :b]
             _integrate(x[row : row + b], current, rest, potential, increment, spikes, k)
             _filter(spikes, psp, k.psp_decay, k.psp_gain)
-            psps[t, :b] = psp
+            _copy(psp, psps[t, :b])
         grad, slope, out = state[0, :b], state[1, :b], state[2, :b]
         through_input, through_output = state[3, :b], state[4, :b]
         carry, effect, later = state[5, :b], state[6, :b], state[7, :b]
@@ -281,10 +291,10 @@ def _backward_share(  # type: ignore[no-untyped-def]
             if k.pool > 1:
                 _unpool(received, grad, k.width, k.pool, k.pool_scale)
             else:
-                grad[:] = received
+                _copy(received, grad)
             if k.output_psp:
                 _filter(grad, through_output, k.psp_decay, k.psp_gain)
-                grad[:] = through_output
+                _copy(through_output, grad)
             _surrogate(potentials[t, :b], slope, k)
             history = potentials[t, :b], increments[t, :b], psps[t, :b]
             if k.rule == NEXT_SPIKE:
@@ -293,9 +303,9 @@ def _backward_share(  # type: ignore[no-untyped-def]
                 _recursive(*history, slope, grad, carry, out, k)
             _filter(out, through_input, k.input_decay, k.input_gain)
             if static:
-                grad_x[start : start + b] += through_input
+                _add(through_input, grad_x[start : start + b])
             else:
-                grad_x[t * n + start : t * n + start + b] = through_input
+                _copy(through_input, grad_x[t * n + start : t * n + start + b])
 
 
 @_kernel()
@@ -309,7 +319,7 @@ def _psp_share(x, out, steps, first, last, reverse, decay, gain):  # type: ignor
         for i in range(steps):
             row = ((steps - 1 - i) if reverse else i) * n + start
             _filter(x[row : row + b], state[:b], decay, gain)
-            out[row : row + b] = state[:b]
+            _copy(state[:b], out[row : row + b])
 
 
 @_kernel(parallel=True)
@@ -486,17 +496,16 @@ BACKWARD: dict[type[Rule], Callable[..., dict[str, Any]]] = {TSSLBP: _tsslbp}
 
 class _Psp(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, tau_s: float) -> Tensor:
-        return _filtered(x, tau_s, reverse=False)
+    def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
+        return _filtered(x, tau_s, reverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.tau_s = inputs[1]
+        _, ctx.tau_s, ctx.reverse = inputs
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _filtered(grad, ctx.tau_s, reverse=True), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return cast(Tensor, _Psp.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
 
 
 class _Layer(torch.autograd.Function):
@@ -514,7 +523,6 @@ class _Layer(torch.autograd.Function):
         ctx.values = neurons * ctx.steps
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
         k = ctx.k
@@ -522,27 +530,48 @@ class _Layer(torch.autograd.Function):
             rate = total.item() / max(ctx.values, 1)
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             k = k._replace(warm_up_psp=type(k.warm_up_psp)(level))
-        grad_x = _backward(x, grad_out.contiguous(), ctx.steps, ctx.static, k)
+        grad_x = _Gradient.apply(x, grad_out.contiguous(), ctx.steps, ctx.static, k)
         return grad_x, None, None, None, None
 
 
-# The functions of `reference`, with its arguments
+class _Gradient(torch.autograd.Function):
+    """The backward kernel; a function of its own so that `torch.func` can unwrap its tensors."""
+
+    @staticmethod
+    def forward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
+        return _backward(x, grad_out, steps, static, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError("a learning rule has no second derivative")
 
 
+# The functions of `reference`, with its arguments; torch.compile cannot look into the kernels, so a
+# compiled module runs them as they are.
+
+
+@torch.compiler.disable
 def psp(x: Tensor, tau_s: float) -> Tensor:
-    return cast(Tensor, _Psp.apply(x, tau_s))
+    return cast(Tensor, _Psp.apply(x, tau_s, False))
 
 
+@torch.compiler.disable
 def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule)
     return _run(current, len(current), False, rule, k, current.shape)
 
 
+@torch.compiler.disable
 def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule, output_psp=True)
     return _run(current, len(current), False, rule, k, current.shape)
 
 
+@torch.compiler.disable
 def layer(
     x: Tensor,
     time_steps: int,

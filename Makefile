@@ -1,0 +1,38 @@
+# make demo | test | lint | bench | clean; needs Python >= 3.11 and sets up .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	rm -rf runs/demo
+	$(BIN)/tsslbp train digits --out runs/demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-peers
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) runs/demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a minute or two, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --constraint constraints.txt --editable '.[demo,figures,test,lint]'
+	@touch $@
+
+# The peers ask for packages that they do not use here (torchvision among them): none is installed.
+$(VENV)/installed-peers: $(VENV)/installed benchmarks/requirements.txt
+	@$(PIP) install --no-deps --requirement benchmarks/requirements.txt
+	@touch $@

@@ -1,0 +1,245 @@
+"""The MNIST network 15C5-P2-40C5-P2-300 and 10 outputs, in tsslbp and in its peers.
+
+No biases, no padding, static images presented for T steps, LIF neurons with decay ``1 - 1/5``,
+threshold 1 and hard reset. Each peer runs as fast as its interface allows on a CPU: time is folded
+into the batch for convolutions, pooling and linear layers, the first convolution is computed once,
+and time runs only inside the neurons, which have no synaptic filter (tsslbp's have).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import tsslbp
+from tsslbp import training
+
+TAU_M = 5.0
+CLASSES = 10
+LEARNING_RATE, GRADIENT_CLIP, WEIGHT_LIMIT = 5e-4, 1.0, 4.0
+
+Step = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the growth of time and memory is measured over."""
+
+    time_steps: int = 5
+    batch: int = 50
+    channels: int = 15  # of the first convolution; the work is linear in them
+
+
+class Case(NamedTuple):
+    """A network and its training step ``step(images, labels) -> loss``."""
+
+    model: nn.Module
+    step: Step
+
+
+class ConvNet(nn.Module):
+    """Images ``[N, 1, 28, 28]`` to ``[N, 10]``, with ReLU instead of neurons."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, channels, 5, bias=False)
+        self.conv2 = nn.Conv2d(channels, 40, 5, bias=False)
+        self.hidden = nn.Linear(640, 300, bias=False)
+        self.output = nn.Linear(300, CLASSES, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = functional.avg_pool2d(functional.relu(self.conv1(images)), 2)
+        x = functional.avg_pool2d(functional.relu(self.conv2(x)), 2)
+        return self.output(functional.relu(self.hidden(x.flatten(1))))
+
+
+class SpikingNet(ConvNet):
+    """The same with `neurons()`, which map currents ``[T, N, ...]`` to spikes, behind each layer.
+
+    Returns the output neurons' spike counts ``[N, 10]``.
+    """
+
+    def __init__(self, neurons: Callable[[], nn.Module], size: Size) -> None:
+        super().__init__(size.channels)
+        self.time_steps = size.time_steps
+        self.neurons = nn.ModuleList(neurons() for _ in range(4))
+        with torch.no_grad():  # average pooling and few spikes: smaller weights leave layers silent
+            for weight in self.parameters():
+                nn.init.kaiming_normal_(weight).mul_(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        current = self.conv1(images)
+        x = self.neurons[0](current.expand(self.time_steps, *current.shape))
+        x = functional.avg_pool2d(x.flatten(0, 1), 2)
+        x = self._fire(1, self.conv2(x))
+        x = functional.avg_pool2d(x.flatten(0, 1), 2)
+        x = self._fire(2, self.hidden(x.flatten(1)))
+        return self._fire(3, self.output(x.flatten(0, 1))).sum(0)
+
+    def _fire(self, layer: int, current: Tensor) -> Tensor:
+        spikes: Tensor = self.neurons[layer](current.unflatten(0, (self.time_steps, -1)))
+        return spikes
+
+
+class SnnTorchNeurons(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        import snntorch
+
+        self.cell = snntorch.Leaky(beta=1 - 1 / TAU_M, reset_mechanism="zero")
+
+    def forward(self, current: Tensor) -> Tensor:
+        potential = torch.zeros_like(current[0])
+        train = []
+        for step in current:
+            spikes, potential = self.cell(step, potential)
+            train.append(spikes)
+        return torch.stack(train)
+
+
+class NorseNeurons(nn.Module):
+    """Norse multiplies the current by ``1 / tau_m``: a threshold of ``1 / tau_m`` undoes that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from norse.torch import LIFBoxCell, LIFBoxFeedForwardState, LIFBoxParameters
+
+        rate = torch.tensor(1 / TAU_M)
+        self.cell = LIFBoxCell(LIFBoxParameters(tau_mem_inv=rate, v_th=rate), dt=1.0)
+        self.rest = LIFBoxFeedForwardState
+
+    def forward(self, current: Tensor) -> Tensor:
+        state = self.rest(v=torch.zeros_like(current[0]))
+        train = []
+        for step in current:
+            spikes, state = self.cell(step, state)
+            train.append(spikes)
+        return torch.stack(train)
+
+
+class SpikingJellyNeurons(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        from spikingjelly.activation_based import neuron, surrogate
+
+        self.cell = neuron.LIFNode(
+            tau=TAU_M,
+            decay_input=False,
+            surrogate_function=surrogate.ATan(),
+            detach_reset=True,
+            step_mode="m",
+        )
+
+    def forward(self, current: Tensor) -> Tensor:
+        self.cell.reset()
+        spikes: Tensor = self.cell(current)
+        return spikes
+
+
+def _classifier(model: nn.Module) -> Case:
+    """Train `model` with the cross-entropy of what it returns."""
+    weights: list[Tensor] = list(model.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)
+
+    def step(images: Tensor, labels: Tensor) -> float:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(weights, GRADIENT_CLIP)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_clamp_min_(weights, -WEIGHT_LIMIT)
+            torch._foreach_clamp_max_(weights, WEIGHT_LIMIT)
+        return loss.item()
+
+    return Case(model, step)
+
+
+def _relu(size: Size) -> Case:
+    return _classifier(ConvNet(size.channels))
+
+
+def _peer(neurons: Callable[[], nn.Module], size: Size) -> Case:
+    return _classifier(SpikingNet(neurons, size))
+
+
+def _connections(size: Size) -> Case:
+    """Convolutions and linear layers alone, forward and backward: what no spiking net can save."""
+    model = ConvNet(size.channels)
+    frames = size.time_steps * size.batch
+    shapes = {
+        model.conv2: (frames, size.channels, 12, 12),
+        model.hidden: (frames, 640),
+        model.output: (frames, 300),
+    }
+    inputs = {
+        layer: torch.randint(2, shape).float().requires_grad_() for layer, shape in shapes.items()
+    }
+
+    def step(images: Tensor, labels: Tensor) -> float:
+        total = 0.0
+        for layer, x in [(model.conv1, images), *inputs.items()]:
+            y = layer(x)
+            wanted = [layer.weight, x] if x.requires_grad else [layer.weight]
+            total += torch.autograd.grad(y, wanted, torch.ones_like(y))[0].sum().item()
+        return total
+
+    return Case(model, step)
+
+
+def _tsslbp(size: Size) -> Case:
+    model = tsslbp.Network(
+        f"{size.channels}C5-P2-40C5-P2-300",
+        input_shape=(1, 28, 28),
+        time_steps=size.time_steps,
+        tau_m=TAU_M,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def step(images: Tensor, labels: Tensor) -> float:
+        return training.train_step(
+            model,
+            optimizer,
+            tsslbp.losses.van_rossum,
+            images,
+            labels,
+            gradient_clip=GRADIENT_CLIP,
+            weight_limit=WEIGHT_LIMIT,
+        ).loss
+
+    return Case(model, step)
+
+
+CASES: dict[str, Callable[[Size], Case]] = {
+    "ReLU, no time (PyTorch)": _relu,
+    "matrix products alone": _connections,
+    "tsslbp": _tsslbp,
+    "snnTorch": partial(_peer, SnnTorchNeurons),
+    "Norse": partial(_peer, NorseNeurons),
+    "SpikingJelly": partial(_peer, SpikingJellyNeurons),
+}
+
+
+def make(name: str, size: Size = Size()) -> Case:  # noqa: B008 (frozen)
+    """Build a case of `CASES` with the weights of a fixed seed.
+
+    Raises:
+        ImportError: the library is not installed.
+    """
+    torch.manual_seed(0)
+    return CASES[name](size)
+
+
+def batch(size: Size = Size()) -> tuple[Tensor, Tensor]:  # noqa: B008 (frozen)
+    """Random images ``[N, 1, 28, 28]``, a fifth of the pixels lit as in MNIST, and labels ``[N]``."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (size.batch, 1, 28, 28)
+    lit = torch.rand(shape, generator=generator) < 0.2
+    images = lit * torch.rand(shape, generator=generator)
+    return (images - 0.1307) / 0.3081, torch.randint(CLASSES, (size.batch,), generator=generator)

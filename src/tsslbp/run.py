@@ -1,0 +1,519 @@
+"""The folder of one training run, and the only code that reads or writes it.
+
+===========================  ==============================================================
+``config.toml``              the experiment, complete; a folder with this file is a run
+``environment.json``         versions, commit, machine and command of the run and its resumes
+``metrics.jsonl``            one JSON object per epoch and line
+``steps.npz``                arrays with one value per training step
+``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
+===========================  ==============================================================
+
+Whole files are replaced atomically: a run that is killed, or whose disk is full, keeps the earlier
+file. Nothing here can run code from a file: tensors are safetensors, arrays are plain numbers, and
+everything else is JSON or TOML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, final
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from . import experiment as experiments
+from .errors import Error, InvalidInput, RunError, nearest
+from .experiment import Experiment
+
+if sys.platform != "win32":
+    import fcntl
+
+CHECKPOINTS = ("last", "best-validation", "best-test")
+
+_CONFIG = "config.toml"
+_ENVIRONMENT = "environment.json"
+_METRICS = "metrics.jsonl"
+_STEPS = "steps.npz"
+_CHECKPOINT_FOLDER = "checkpoints"
+_STATE_KEY = "state"
+_TEMPORARY_SUFFIX = ".tsslbp-tmp"
+_STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. Made by `Run.create` or `Run.open`; one process at a time may write to it.
+
+    Every method that writes raises `RunError` where the disk is full or the folder read-only; the
+    earlier contents survive.
+
+    Attributes:
+        folder: the run's folder.
+        experiment: what the run trains.
+    """
+
+    folder: Path
+    experiment: Experiment
+
+    @classmethod
+    def create(cls, folder: Path, experiment: Experiment) -> Run:
+        """Make `folder`, with parents, and write the experiment and the environment into it.
+
+        Raises:
+            RunError: the folder holds a run, or part of one, already, or cannot be written.
+        """
+        for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
+            if any(folder.glob(pattern)):
+                raise RunError(
+                    f"{folder} holds a run already (found {pattern}): resume it, or choose "
+                    "another folder"
+                )
+        try:
+            (folder / _CHECKPOINT_FOLDER).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run folder {folder}: {error.strerror or error}"
+            ) from error
+        _write_json(folder / _ENVIRONMENT, describe_environment())
+        # Last, because this file makes the folder a run.
+        _replace(folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open the run in `folder`, and remove what a killed writer left half-written.
+
+        Raises:
+            RunError: `folder` holds no run, or its configuration cannot be used.
+        """
+        config = folder / _CONFIG
+        if not config.is_file():
+            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}")
+        try:
+            experiment = experiments.load_recipe(config)
+        except Error as error:
+            raise RunError(f"cannot open the run {folder}: {error}") from error
+        _remove_leftovers(folder)
+        _remove_leftovers(folder / _CHECKPOINT_FOLDER)
+        return cls(folder, experiment)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where the run was made, as `describe_environment` says, and ``"resumed"``: where after.
+
+        ``"resumed"`` is absent until `record_resume` is called.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        path = self.folder / _ENVIRONMENT
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {path}: {error}") from error
+        if not isinstance(value, dict):
+            raise RunError(f"cannot read {path}: expected a JSON object")
+        return value
+
+    def record_resume(self) -> None:
+        """Append the present environment to the list ``"resumed"`` of the run's environment."""
+        value = self.environment
+        resumed = [*value.get("resumed", []), describe_environment()]
+        _write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
+
+    def extended(self, epochs: int) -> Run:
+        """Return the run with another number of epochs to train, and write that down."""
+        if epochs == self.experiment.epochs:
+            return self
+        experiment = replace(self.experiment, epochs=epochs)
+        _replace(
+            self.folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary)
+        )
+        return Run(self.folder, experiment)
+
+    def append_epoch(self, record: Mapping[str, Any]) -> None:
+        """Append one epoch's record to the metrics; it is on the disk when this returns.
+
+        Args:
+            record: JSON values, with the epoch's number under ``"epoch"``; NaN and infinity are
+                written as null.
+
+        Raises:
+            InvalidInput: no epoch number, or a value that JSON cannot hold.
+        """
+        line = _to_line(record)
+        path = self.folder / _METRICS
+        try:
+            with path.open("a+b") as file:
+                if _ends_torn(file):
+                    line = b"\n" + line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(_write_error(path, error)) from error
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the records of all epochs in order; empty before the first.
+
+        A line that a kill has torn is left out; of several lines for one epoch the last counts.
+        """
+        path = self.folder / _METRICS
+        try:
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+        records = (_parse_record(line) for line in lines)
+        by_epoch = {record["epoch"]: record for record in records if record is not None}
+        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+    def truncate_epochs(self, count: int) -> None:
+        """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
+        lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
+        content = b"".join(lines)
+        _replace(self.folder / _METRICS, lambda temporary: temporary.write_bytes(content))
+
+    def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Write the arrays of the training steps, replacing the earlier ones.
+
+        Raises:
+            InvalidInput: an array of Python objects, which only pickle could store.
+        """
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+                raise InvalidInput(
+                    f"steps: {name!r} must be an array of numbers, got {array!r:.60}"
+                )
+        content = io.BytesIO()
+        values: dict[str, Any] = dict(arrays)
+        np.savez(content, **values)
+        _replace(self.folder / _STEPS, lambda temporary: temporary.write_bytes(content.getbuffer()))
+
+    def steps(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the arrays that `save_steps` wrote; empty where it was never called.
+
+        Raises:
+            RunError: the file is damaged, or holds anything but arrays of numbers.
+        """
+        path = self.folder / _STEPS
+        if not path.exists():
+            return {}
+        try:
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
+                return {name: _expect_array(arrays[name]) for name in arrays.files}
+        except _STEPS_DAMAGED as error:
+            raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
+        return self._checkpoint(name).is_file()
+
+    def save_checkpoint(
+        self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    ) -> None:
+        """Write a checkpoint, replacing the earlier one of that name.
+
+        Args:
+            name: one of `CHECKPOINTS`.
+            tensors: any shapes, strides and devices; they may share memory.
+            state: what JSON can hold, with finite numbers; a tuple is read back as a list.
+
+        Raises:
+            InvalidInput: an unknown name, or contents that the file cannot hold.
+        """
+        path = self._checkpoint(name)
+        copies = {
+            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, tensor in tensors.items()
+        }
+        try:
+            text = json.dumps(dict(state), allow_nan=False)
+            content = safetensors.torch.save(copies, {_STATE_KEY: text})
+        except (TypeError, ValueError, KeyError, SafetensorError) as error:
+            raise InvalidInput(f"checkpoint {name!r} cannot be stored: {error}") from error
+        _replace(path, lambda temporary: temporary.write_bytes(content))
+
+    def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a checkpoint's tensors, on the CPU, and its state.
+
+        Raises:
+            InvalidInput: an unknown name.
+            RunError: there is no such checkpoint, or it is damaged or not one of this program.
+        """
+        path = self._checkpoint(name)
+        if not path.is_file():
+            saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
+            raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = _parse_state((file.metadata() or {}).get(_STATE_KEY))
+                # Cloned, because the file is mapped into memory and may be replaced.
+                names = file.keys()
+                tensors = {key: file.get_tensor(key).clone() for key in names}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
+        return tensors, state
+
+    def _checkpoint(self, name: str) -> Path:
+        if name not in CHECKPOINTS:
+            known = ", ".join(CHECKPOINTS)
+            hint = nearest(name, CHECKPOINTS)
+            raise InvalidInput(f"unknown checkpoint {name!r}{hint}; known: {known}")
+        return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return what a result may depend on besides its configuration; None where unknown.
+
+    ``commit`` and ``dirty`` (whether tracked source files differ from it) are those of the
+    checkout that this package is run from, None where it is installed otherwise. ``threads`` is
+    the number that PyTorch uses now.
+    """
+    commit, dirty = _source_state(Path(__file__).parent)
+    return {
+        "tsslbp": _version("tsslbp") or _source_version(),
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "numba": _version("numba"),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": _command_line(sys.argv),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _source_version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _source_state(package: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of the checkout that tracks `package`, and whether that is modified."""
+    # An untracked package lies in somebody else's checkout: its commit says nothing about us.
+    if _git(package, "ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return None, None
+    commit = _git(package, "rev-parse", "--verify", "HEAD")
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return commit, None if commit is None or changes is None else bool(changes)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints in `folder`, or None where it fails or is not installed."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=True,
+            encoding="utf-8",
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _cpu_model() -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or None
+
+
+def _command_line(arguments: list[str]) -> str:
+    """Return the command without the folder of the program, which says nothing about the run."""
+    program = Path(arguments[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *arguments[1:]])
+
+
+def _to_line(record: Mapping[str, Any]) -> bytes:
+    if not _is_epoch(record.get("epoch")):
+        raise InvalidInput(f"an epoch's record needs an integer 'epoch', got {record!r:.80}")
+    return _to_json(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _to_json(value: Mapping[str, Any], **layout: Any) -> str:
+    try:
+        return json.dumps(_without_nan(value), allow_nan=False, **layout)
+    except TypeError as error:
+        raise InvalidInput(f"cannot be written as JSON: {error}") from error
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a JSON value with NaN and infinity, which JSON does not know, replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of one line, or None where the line is torn."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and _is_epoch(record.get("epoch")) else None
+
+
+def _is_epoch(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _ends_torn(file: IO[bytes]) -> bool:
+    """Say whether a file has a last line that is not ended."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _parse_state(text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise ValueError("it holds no training state: it was written by another program")
+    state = json.loads(text)
+    if not isinstance(state, dict):
+        raise ValueError("its training state is not a JSON object")
+    return state
+
+
+def _load_failure(path: Path, error: Exception) -> str:
+    """Return what a checkpoint that cannot be loaded probably is."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(9)
+        if not start:
+            return "the file is empty; was the disk full when it was copied?"
+        # safetensors: 8 bytes of length, then "{"; torch.save: a zip archive; pickle: byte 128.
+        if start[8:] != b"{" and (start[:2] == b"PK" or start[0] == 0x80):
+            return (
+                "it looks like a file of torch.save or pickle, which could run code and is never "
+                "opened; expected a safetensors file"
+            )
+    if isinstance(error, SafetensorError):
+        return f"it is truncated, damaged or no safetensors file ({error})"
+    return str(error)
+
+
+def _expect_array(value: object) -> np.ndarray[Any, Any]:
+    if not isinstance(value, np.ndarray):
+        raise ValueError("it holds something that is not an array")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    text = _to_json(value, indent=2) + "\n"
+    _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace the file `path` atomically by what `write` puts into the file it is given.
+
+    The new contents are on the disk before they take the old ones' place. Whatever goes wrong,
+    the old file stays whole and no temporary file is left; only a kill can leave one, which
+    `_remove_leftovers` clears.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    try:
+        with _held(temporary):
+            write(temporary)
+            _sync(temporary)
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(_write_error(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_error(path: Path, error: OSError) -> str:
+    cause = "the disk is full" if error.errno in _DISK_FULL else "is the folder writable?"
+    return (
+        f"cannot write {path}: {error.strerror or error} ({cause}); the earlier contents are kept"
+    )
+
+
+@contextlib.contextmanager
+def _held(temporary: Path) -> Iterator[None]:
+    """Make an empty file and mark it as being written, so that no other process removes it."""
+    with temporary.open("wb") as file:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            _lock(file)
+        if sys.platform == "win32":
+            file.close()  # an open file cannot be replaced there
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed writers; those being written now stay."""
+    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            _lock(file)
+            path.unlink()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock a file until it is closed; BlockingIOError where another process has locked it."""
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where the system and the file system can."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,481 @@
+"""Training: one step, one epoch, and `fit`, which resumes wherever a run was stopped."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import losses
+from .data import DataSet, batches, normalise, split_validation
+from .errors import Diverged, InvalidInput, RunError
+from .experiment import Experiment
+from .network import Activity, Network
+from .run import Run
+from .seeding import derive, generator
+
+ACTIVITY_EVERY = 100  # steps between two measurements of firing rate and warm-up
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
+EVALUATION_BATCH = 200
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class StepResult(NamedTuple):
+    """One training step, on the batch before the weights moved."""
+
+    loss: float  # as the loss function returns it
+    correct: int
+    gradient_norm: float  # over all weights, before clipping
+
+
+class Observer(Protocol):
+    """Is told how the training goes."""
+
+    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None: ...
+
+    def on_epoch(self, record: dict[str, Any]) -> None: ...
+
+
+class Split(NamedTuple):
+    """Images, not yet normalised, and their labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def build_network(
+    experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str = "auto"
+) -> Network:
+    """The experiment's network with the initial weights of its seed."""
+    return Network(
+        experiment.network,
+        tuple(input_shape),
+        classes,
+        experiment.time_steps,
+        experiment.tau_m,
+        experiment.tau_s,
+        experiment.threshold,
+        experiment.padding,
+        experiment.weight_scale,
+        experiment.conv_init,
+        experiment.dropout,
+        experiment.pool_scale,
+        experiment.rule,
+        impl,
+        generator(experiment.seed, "weights"),
+    )
+
+
+def build_loss(experiment: Experiment) -> Loss:
+    """The experiment's loss as a function of the output PSP and the labels."""
+    if experiment.loss == "softmax":
+        return losses.softmax
+    if experiment.loss == "count":
+        desired, undesired = experiment.desired_count, experiment.undesired_count
+        assert desired is not None and undesired is not None  # Experiment has checked it
+        return lambda psp, labels: losses.count(psp, labels, desired=desired, undesired=undesired)
+    return lambda psp, labels: losses.van_rossum(
+        psp,
+        labels,
+        tau_s=experiment.tau_s,
+        target_filters=experiment.target_filters,
+        pattern=experiment.desired_train,
+    )
+
+
+def build_optimizer(experiment: Experiment, net: Network) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        net.parameters(),
+        lr=experiment.learning_rate,
+        betas=experiment.betas,
+        weight_decay=experiment.weight_decay,
+        fused=True,
+    )
+
+
+def train_step(
+    net: Network,
+    optimizer: torch.optim.Optimizer,
+    loss_function: Loss,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    gradient_clip: float = 1.0,
+    weight_limit: float = 4.0,
+) -> StepResult:
+    """Forward, loss, backward, clipping of the gradient's norm, update, clamp of the weights.
+
+    Args:
+        images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``.
+        labels: ``[N]`` int64.
+        gradient_clip: bound of the gradient's norm over all weights.
+        weight_limit: bound of every weight's magnitude after the update.
+
+    Raises:
+        Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
+    """
+    weights: list[Tensor] = list(net.parameters())
+    optimizer.zero_grad()
+    psp = net(images)
+    loss = loss_function(psp, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(weights, gradient_clip)
+    result = StepResult(
+        loss.item(), int((losses.predict(psp.detach()) == labels).sum()), norm.item()
+    )
+    if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+        raise Diverged(_explain(net, images, result))
+    optimizer.step()
+    with torch.no_grad():
+        torch._foreach_clamp_min_(weights, -weight_limit)
+        torch._foreach_clamp_max_(weights, weight_limit)
+    return result
+
+
+@torch.no_grad()
+def evaluate(net: Network, split: Split, mean: Sequence[float], std: Sequence[float]) -> float:
+    """Accuracy of `net` on all images of a split, between 0 and 1."""
+    was_training = net.training
+    net.eval()
+    correct = 0
+    for start in range(0, len(split.labels), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        psp = net(normalise(split.images[part], mean, std))
+        correct += int((losses.predict(psp) == split.labels[part]).sum())
+    net.train(was_training)
+    return correct / len(split.labels)
+
+
+def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
+    """Training, validation and test images; no validation under the published protocol."""
+    test = Split(data.test_images, data.test_labels)
+    if experiment.protocol == "published":
+        return Split(data.train_images, data.train_labels), None, test
+    train, held_out = split_validation(len(data.train_labels), experiment.validation_images)
+    return (
+        Split(data.train_images[train], data.train_labels[train]),
+        Split(data.train_images[held_out], data.train_labels[held_out]),
+        test,
+    )
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in the state of its checkpoint ``last``."""
+
+    epochs: int = 0  # finished
+    step: int = 0  # finished ones of the current epoch
+    seconds: float = 0.0  # spent on the current epoch
+    best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
+    best_epoch: dict[str, int] = field(default_factory=dict)
+    finished: bool = False
+
+
+class History:
+    """Numbers of every step, and of the layers every `ACTIVITY_EVERY` steps."""
+
+    COLUMNS = ("epoch", "images", "loss", "correct", "gradient_norm")
+    ACTIVITY = ("activity_step", "firing_rate", "warm_up")
+
+    def __init__(self, arrays: dict[str, np.ndarray] | None = None) -> None:
+        arrays = arrays or {}
+        self.rows: dict[str, list[Any]] = {
+            name: list(arrays.get(name, ())) for name in self.COLUMNS + self.ACTIVITY
+        }
+
+    def add_step(self, epoch: int, images: int, loss: float, result: StepResult) -> None:
+        values = (epoch, images, loss, result.correct, result.gradient_norm)
+        for name, value in zip(self.COLUMNS, values, strict=True):
+            self.rows[name].append(value)
+
+    def add_activity(self, activity: dict[str, Activity]) -> None:
+        self.rows["activity_step"].append(len(self.rows["loss"]))
+        self.rows["firing_rate"].append([layer.firing_rate for layer in activity.values()])
+        warm_up = [layer.warm_up for layer in activity.values()]
+        self.rows["warm_up"].append([math.nan if share is None else share for share in warm_up])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        integers = ("epoch", "images", "correct", "activity_step")
+        return {
+            name: np.array(rows, dtype=np.int64 if name in integers else np.float64)
+            for name, rows in self.rows.items()
+        }
+
+    def epoch_summary(self, epoch: int, layers: Sequence[str]) -> dict[str, Any]:
+        """Means over one epoch: loss and accuracy by image, the others by measured step."""
+        arrays = self.arrays()
+        steps = np.flatnonzero(arrays["epoch"] == epoch)
+        images = arrays["images"][steps]
+        measured = np.isin(arrays["activity_step"], steps)
+        return {
+            "loss": float((arrays["loss"][steps] * images).sum() / images.sum()),
+            "train_accuracy": float(arrays["correct"][steps].sum() / images.sum()),
+            "firing_rate": _by_layer(layers, arrays["firing_rate"][measured]),
+            "warm_up": _by_layer(layers, arrays["warm_up"][measured]),
+            "gradient_norm": float(arrays["gradient_norm"][steps].mean()),
+        }
+
+
+def fit(run: Run, data: DataSet, observer: Observer | None = None, *, impl: str = "auto") -> None:
+    """Train a run's experiment to its end, from its checkpoint ``last`` where there is one.
+
+    Writes metrics, steps and checkpoints into the run's folder. After a kill at any moment another
+    call continues to the same weights, optimiser state and metrics, times and memory aside; bit
+    for bit on an equal machine with equal versions, implementation and thread count.
+
+    Raises:
+        Diverged: the loss or the gradient became NaN or infinite.
+        InvalidInput: the data do not fit the experiment.
+        RunError: the run's folder cannot be read or written.
+    """
+    _Fit(run, data, observer, impl).train()
+
+
+class _Fit:
+    def __init__(self, run: Run, data: DataSet, observer: Observer | None, impl: str) -> None:
+        self.run, self.data, self.observer = run, data, observer
+        self.experiment = experiment = run.experiment
+        _check_data(experiment, data)
+        self.train_split, self.validation, self.test = splits(experiment, data)
+        self.input_shape = tuple(data.train_images.shape[1:])
+        self.net = build_network(experiment, self.input_shape, data.classes, impl)
+        self.loss = build_loss(experiment)
+        self.optimizer = build_optimizer(experiment, self.net)
+        self.progress, self.history = Progress(), History()
+        if run.has_checkpoint("last"):
+            self._restore()
+        run.truncate_epochs(self.progress.epochs)
+
+    def train(self) -> None:
+        while not self.progress.finished and self.progress.epochs < self.experiment.epochs:
+            self._train_epoch()
+            self._end_epoch()
+
+    def _train_epoch(self) -> None:
+        experiment, progress = self.experiment, self.progress
+        epoch = progress.epochs + 1
+        order = generator(experiment.seed, "order", epoch)
+        parts = list(batches(len(self.train_split.labels), experiment.batch_size, order))
+        self.net.train()
+        clock = _Clock(progress.seconds)
+        saved = clock.seconds()
+        for step in range(progress.step, len(parts)):
+            images = normalise(
+                self.train_split.images[parts[step]], experiment.mean, experiment.std
+            )
+            labels = self.train_split.labels[parts[step]]
+            result = self._step(epoch, step, images, labels)
+            progress.step, progress.seconds = step + 1, clock.seconds()
+            if self.observer:
+                self.observer.on_step(epoch, step + 1, len(parts), result)
+            if progress.seconds - saved > CHECKPOINT_SECONDS:
+                self._save("last")
+                saved = progress.seconds
+
+    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor) -> StepResult:
+        experiment = self.experiment
+        with torch.random.fork_rng(devices=[]):
+            mask_seed = derive(experiment.seed, "dropout", epoch, step)
+            try:
+                if step % ACTIVITY_EVERY == 0:
+                    torch.manual_seed(mask_seed)
+                    self.history.add_activity(self.net.activity(images))
+                torch.manual_seed(mask_seed)
+                result = train_step(
+                    self.net,
+                    self.optimizer,
+                    self.loss,
+                    images,
+                    labels,
+                    gradient_clip=experiment.gradient_clip,
+                    weight_limit=experiment.weight_limit,
+                )
+            except Diverged as error:
+                raise Diverged(f"epoch {epoch}, step {step + 1}: {error}") from error
+        per_image = 1 if experiment.loss == "softmax" else len(labels)
+        self.history.add_step(epoch, len(labels), result.loss / per_image, result)
+        return result
+
+    def _end_epoch(self) -> None:
+        experiment, progress = self.experiment, self.progress
+        epoch = progress.epochs + 1
+        accuracies = {"test": self._accuracy(self.test)}
+        if self.validation:
+            accuracies["validation"] = self._accuracy(self.validation)
+        layers = [layer.name for layer in self.net.spiking_layers]
+        record = {
+            "epoch": epoch,
+            **self.history.epoch_summary(epoch, layers),
+            **{f"{name}_accuracy": value for name, value in accuracies.items()},
+            "seconds": progress.seconds,
+            "images_per_second": len(self.train_split.labels) / progress.seconds,
+            "peak_memory": _peak_memory(),
+        }
+        progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
+        for name, accuracy in accuracies.items():
+            if accuracy > progress.best.get(name, -1.0):
+                progress.best[name], progress.best_epoch[name] = accuracy, epoch
+                self._save(f"best-{name}")
+        patience = experiment.patience
+        progress.finished = patience is not None and epoch - progress.best_epoch["test"] >= patience
+        # The record first: a run killed in between repeats the epoch and drops the line.
+        self.run.append_epoch(record)
+        self._save("last")
+        self.run.save_steps(self.history.arrays())
+        if self.observer:
+            self.observer.on_epoch(record)
+
+    def _accuracy(self, split: Split) -> float:
+        return evaluate(self.net, split, self.experiment.mean, self.experiment.std)
+
+    def _save(self, name: str) -> None:
+        tensors = {f"weights.{key}": value for key, value in self.net.state_dict().items()}
+        for key, value in tensors.items():
+            if not torch.isfinite(value).all():
+                raise Diverged(f"{key} holds NaN or infinity; the last good checkpoint is kept")
+        state: dict[str, Any] = {
+            "input_shape": self.input_shape,
+            "classes": self.data.classes,
+            "data_note": self.data.note,
+            "epoch": self.progress.epochs,
+        }
+        if name == "last":
+            state["progress"] = asdict(self.progress)
+            for index, moments in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+            for key, array in self.history.arrays().items():
+                tensors[f"history.{key}"] = torch.from_numpy(array)
+        self.run.save_checkpoint(name, tensors, state)
+
+    def _restore(self) -> None:
+        tensors, state = self.run.load_checkpoint("last")
+        load_weights(self.net, tensors, f"checkpoint 'last' of {self.run.folder}")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("optimizer.", tensors).items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        arrays = {key: value.numpy() for key, value in _under("history.", tensors).items()}
+        self.history = History(arrays)
+        self.progress = Progress(**state["progress"])
+
+
+def load_weights(net: Network, tensors: dict[str, Tensor], source: str) -> None:
+    """Put a checkpoint's weights into `net`.
+
+    Raises:
+        RunError: they belong to another network; names what differs.
+    """
+    weights = _under("weights.", tensors)
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        name = min(key for key in expected | found if expected.get(key) != found.get(key))
+        raise RunError(
+            f"{source} belongs to another network than {net.description!r}: {name} has shape "
+            f"{found.get(name, 'none')} there and {expected.get(name, 'none')} here"
+        )
+    net.load_state_dict(weights)
+
+
+def load(folder: str | Path, checkpoint: str | None = None) -> Network:
+    """Return a run's trained network, in evaluation mode.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``; by default the one chosen
+            on validation images where there is one, otherwise the last.
+
+    Raises:
+        RunError: no such run or checkpoint, or one that cannot be read.
+    """
+    run = Run.open(Path(folder))
+    name = checkpoint or ("best-validation" if run.has_checkpoint("best-validation") else "last")
+    tensors, state = run.load_checkpoint(name)
+    net = build_network(run.experiment, state["input_shape"], state["classes"])
+    load_weights(net, tensors, f"checkpoint {name!r} of {folder}")
+    return net.eval()
+
+
+class _Clock:
+    def __init__(self, before: float) -> None:
+        self._start = time.perf_counter() - before
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what one training step frees for the next (glibc; else nothing).
+
+    It would give most of it back to the system, and the page faults of asking for it again take a
+    tenth of a step. This changes the whole process, so a program may call it and no library should.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        library.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def _explain(net: Network, images: Tensor, result: StepResult) -> str:
+    what = f"the loss is {result.loss}, the gradient's norm {result.gradient_norm}"
+    where = net.first_nonfinite(images)
+    if where is None:
+        names = [name for name, weight in net.named_parameters() if _has_bad_gradient(weight)]
+        where = f"the gradient of {names[-1]}" if names else "the loss function"
+    return f"training diverged: {what}; NaN or infinity first appears in {where}"
+
+
+def _has_bad_gradient(weight: Tensor) -> bool:
+    return weight.grad is not None and not bool(torch.isfinite(weight.grad).all())
+
+
+def _check_data(experiment: Experiment, data: DataSet) -> None:
+    channels = data.train_images.shape[1]
+    for name in ("mean", "std"):
+        count = len(getattr(experiment, name))
+        if count not in (1, channels):
+            raise InvalidInput(
+                f"{name} holds {count} numbers; {data.name} has images of {channels} channels"
+            )
+    if experiment.protocol == "validated" and not (
+        0 < experiment.validation_images < len(data.train_labels)
+    ):
+        raise InvalidInput(
+            f"validation_images must be between 1 and {len(data.train_labels) - 1} for "
+            f"{data.name}, got {experiment.validation_images}"
+        )
+
+
+def _by_layer(layers: Sequence[str], rows: np.ndarray) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(layers, rows.mean(0), strict=True)}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
+def _peak_memory() -> int | None:
+    """Largest resident memory of this process so far, in bytes; None where unknown."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,94 @@
+"""Every implementation against recordings of the original code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tsslbp
+from tsslbp import losses
+
+REVISED = [f"neuron_{i}.npz" for i in range(6)]
+PUBLISHED = [f"neuron_2020-09_{i}.npz" for i in range(4)]
+NETWORKS = ["count_T30", "kernel_T10", "kernel_T5", "mlp_T5", "softmax_T5"]
+
+# Relative to the largest magnitude. float64: rounding of a few dozen operations, with room;
+# float32: the same, where a gradient is a sum of parts that cancel.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def assert_close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
+    error = np.abs(actual.detach().numpy() - expected).max()
+    assert error <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", REVISED + PUBLISHED)
+def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
+    data = np.load(golden / name)
+    rule = tsslbp.TSSLBP() if name in REVISED else tsslbp.TSSLBP.published()
+    settings = {
+        "tau_m": float(data["tau_m"]),
+        "tau_s": float(data["tau_s"]),
+        "threshold": float(data["threshold"]),
+        "rule": rule,
+        "impl": impl,
+    }
+    current = torch.tensor(data["current"], dtype=dtype, requires_grad=True)
+    psp = tsslbp.lif(current, **settings)
+    psp.backward(torch.tensor(data["grad_psp"], dtype=dtype))
+    spikes = tsslbp.spikes(current, **settings)
+    assert torch.equal(spikes, torch.tensor(data["spikes"], dtype=dtype))
+    assert_close(psp, data["psp"], TOLERANCE[dtype])
+    assert current.grad is not None
+    assert_close(current.grad, data["grad_current"], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(golden: Path, name: str, impl: str) -> None:
+    """Output, gradients and three optimisation steps of a whole network, in float64."""
+    data = np.load(golden / f"network_{name}.npz")
+    images, labels = torch.tensor(data["images"]).double(), torch.tensor(data["labels"]).long()
+    tau_s, time_steps = float(data["tau_s"]), int(data["T"])
+    net = tsslbp.Network(
+        str(data["spec"]),
+        tuple(images.shape[-3:]),
+        time_steps=time_steps,
+        tau_m=float(data["tau_m"]),
+        tau_s=tau_s,
+        impl=impl,
+    ).double()
+    weights = list(net.parameters())
+    with torch.no_grad():
+        for index, weight in enumerate(weights):
+            weight.copy_(torch.tensor(data[f"weight_{index}"]))
+    optimizer = torch.optim.AdamW(weights, lr=float(data["lr"]))
+    for step in range(3):
+        psp = net(images)
+        loss = {
+            "kernel": lambda psp: losses.van_rossum(psp, labels, tau_s=tau_s),
+            "count": lambda psp: losses.count(
+                psp,
+                labels,
+                desired=float(data["desired_count"]),
+                undesired=float(data["undesired_count"]),
+            ),
+            "softmax": lambda psp: losses.softmax(psp, labels),
+        }[str(data["loss_name"])](psp)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert_close(psp, data["psp_out"], 1e-8)
+            for index, weight in enumerate(weights):
+                assert_close(weight.grad, data[f"grad_{index}"], 1e-8)
+        assert loss.item() == pytest.approx(data["losses"][step], rel=1e-8)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for weight in weights:
+                weight.clamp_(-4, 4)
+    for index, weight in enumerate(weights):
+        assert_close(weight, data[f"weight_after_{index}"], 1e-8)

@@ -1,0 +1,97 @@
+"""The kernels where people install them: no cache folder, no OpenMP, spawned workers."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import torch
+
+import tsslbp
+
+PACKAGE = Path(tsslbp.__file__).parent
+PROGRAM = """
+import sys, warnings
+{before}
+import torch, tsslbp
+torch.set_num_threads(2)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        x = (torch.arange(200_000.).reshape(5, -1) % 7 / 3).requires_grad_()
+        y = tsslbp.spikes(x, impl="cpu")
+        y.sum().backward()
+ours = [str(one.message) for one in caught if "tsslbp" in str(one.message)]
+print(len(ours), *ours, int(y.sum()), float(x.grad.double().sum()), sep="|")
+"""
+
+
+def run(before: str, path: Path, **environment: str) -> list[str]:
+    variables = os.environ | {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(before=before)],
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip().split("|")
+
+
+def expected() -> list[str]:
+    x = (torch.arange(200_000.0).reshape(5, -1) % 7 / 3).requires_grad_()
+    y = tsslbp.spikes(x, impl="cpu")
+    y.sum().backward()
+    assert x.grad is not None
+    return [str(int(y.sum())), str(float(x.grad.double().sum()))]
+
+
+def test_no_writable_cache(tmp_path: Path) -> None:
+    """Files where folders should be: not even root can write a cache there."""
+    copy = tmp_path / "site" / "tsslbp"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "neuron" / "__pycache__").touch()
+    home = tmp_path / "home"
+    home.touch()
+    nowhere = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "NUMBA_CACHE_DIR": ""}
+    count, message, *numbers = run("", copy.parent, **nowhere)
+    assert count == "1"
+    assert "no writable folder for compiled kernels" in message
+    assert numbers == expected()
+
+
+def test_no_openmp() -> None:
+    before = "sys.modules['numba.np.ufunc.omppool'] = None"
+    count, message, *numbers = run(before, PACKAGE.parent)
+    assert count == "1"
+    assert "run on one thread" in message
+    assert numbers == expected()
+
+
+def test_openmp_and_cache_give_no_warning() -> None:
+    assert run("", PACKAGE.parent) == ["0", *expected()]
+
+
+def _in_worker(seed: int) -> float:
+    x = torch.randn(5, 50_000, generator=torch.Generator().manual_seed(seed))
+    return tsslbp.spikes(x, impl="cpu").sum().item()
+
+
+def test_spawned_workers_after_the_kernels_ran() -> None:
+    ours = [_in_worker(0), _in_worker(1)]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(_in_worker, [0, 1]) == ours
+
+
+def test_kernels_follow_pytorchs_threads(monkeypatch) -> None:
+    from tsslbp.neuron import cpu
+
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
+        assert cpu._workers(10**7) == threads
+    assert cpu._workers(10) == 1

@@ -1,0 +1,328 @@
+"""Properties of the neuron operation, and the fused kernels against the reference."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import tsslbp
+from tsslbp import TSSLBP, neuron
+from tsslbp.errors import InvalidInput
+
+RULES = {
+    "revised": TSSLBP(),
+    "published": TSSLBP.published(),
+    "published, rate above": TSSLBP.published(rate_threshold=0.0),
+    "surrogate only": TSSLBP(warm_up="always"),
+    "published, surrogate only": TSSLBP.published(warm_up="always"),
+    "no warm-up": TSSLBP(warm_up="never"),
+    "no intra-neuron part": TSSLBP(intra_neuron="none"),
+    "revised, by layer": TSSLBP(warm_up="layer"),
+    "published, by neuron": TSSLBP.published(warm_up="neuron"),
+    "wide surrogate": TSSLBP(surrogate_width=0.02, surrogate_clamp=30.0),
+}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest magnitude
+
+
+@pytest.fixture(params=RULES.values(), ids=RULES.keys())
+def rule(request: pytest.FixtureRequest) -> TSSLBP:
+    return request.param
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill uninitialised tensors with NaN, so that a cell nobody writes shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def currents(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Input currents that make about a fifth of the neurons fire."""
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return 0.35 + 0.6 * noise
+
+
+def value_and_gradient(function, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    output = function(x)
+    (gradient,) = torch.autograd.grad(output, x, grad)
+    return output.detach(), gradient
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    scale = expected.abs().max().item()
+    assert torch.isfinite(actual).all()
+    assert (actual - expected).abs().max().item() <= TOLERANCE[actual.dtype] * scale
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("neurons", [1, 63, 500, 1025])
+@pytest.mark.parametrize("steps", [1, 2, 5, 30, 100])
+@pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif])
+def test_fused_equals_reference(
+    poisoned: None, operation, steps: int, neurons: int, dtype: torch.dtype
+) -> None:
+    x, grad = currents(steps, neurons, dtype=dtype), currents(steps, neurons, dtype=dtype, seed=1)
+    for rule in (TSSLBP(), TSSLBP.published(rate_threshold=0.0)):
+        results = [
+            value_and_gradient(lambda x: operation(x, rule=rule, impl=impl), x, grad)  # noqa: B023
+            for impl in ("cpu", "reference")
+        ]
+        for actual, expected in zip(*results, strict=True):
+            assert_same(actual, expected)
+        if operation is tsslbp.spikes:
+            assert torch.equal(results[0][0], results[1][0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30])
+@pytest.mark.parametrize("neurons", [1, 63, 5000])
+def test_psp_fused_equals_reference(poisoned: None, steps: int, neurons: int) -> None:
+    x, grad = currents(steps, neurons), currents(steps, neurons, seed=1)
+    results = [
+        value_and_gradient(lambda x: tsslbp.psp(x, 3.5, impl=impl), x, grad)  # noqa: B023
+        for impl in ("cpu", "reference")
+    ]
+    for actual, expected in zip(*results, strict=True):
+        assert_same(actual, expected)
+
+
+def test_all_rules_fused_equal_reference(poisoned: None, rule: TSSLBP) -> None:
+    x, grad = currents(12, 3, 257), currents(12, 3, 257, seed=1)
+    results = [
+        value_and_gradient(
+            lambda x: tsslbp.spikes(x, tau_m=4.0, tau_s=2.5, threshold=0.8, rule=rule, impl=impl),  # noqa: B023
+            x,
+            grad,
+        )
+        for impl in ("cpu", "reference")
+    ]
+    assert torch.equal(results[0][0], results[1][0])
+    assert_same(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_lif_is_psp_of_spikes(rule: TSSLBP, impl: str) -> None:
+    x, grad = currents(9, 40), currents(9, 40, seed=1)
+    fused = value_and_gradient(lambda x: tsslbp.lif(x, rule=rule, impl=impl), x, grad)
+    composed = value_and_gradient(
+        lambda x: tsslbp.psp(tsslbp.spikes(x, rule=rule, impl=impl), 3.0, impl=impl), x, grad
+    )
+    for actual, expected in zip(fused, composed, strict=True):
+        assert_same(actual, expected)
+
+
+LAYERS = [
+    {"pool": 1},
+    {"pool": 2, "pool_scale": 1.1},
+    {"pool": 3, "pool_scale": 0.5},  # 3 does not divide the width: pooled apart
+    {"pool": 2, "output_psp": True},
+    {"pool": 1, "output_psp": True},
+]
+
+
+@pytest.mark.parametrize("settings", LAYERS, ids=str)
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_layer_fused_equals_reference(
+    poisoned: None, settings: dict, static: bool, dtype: torch.dtype
+) -> None:
+    shape = (3, 4, 6, 8)
+    x = 3 * currents(*(shape if static else (5, *shape)), dtype=dtype)
+    results = []
+    for impl in ("cpu", "reference"):
+
+        def operation(x: Tensor) -> Tensor:
+            steps = 5 if static else None
+            return neuron.layer(x, time_steps=steps, impl=impl, **settings)  # noqa: B023
+
+        grad = currents(*operation(x).shape, dtype=dtype, seed=1)
+        results.append(value_and_gradient(operation, x, grad))
+    for actual, expected in zip(*results, strict=True):
+        assert_same(actual, expected)
+
+
+def test_layer_with_wide_images_and_several_bands() -> None:
+    x = 3 * currents(2, 1, 2, 4, 1500)
+    grad = currents(2, 1, 2, 2, 750, seed=1)
+    fused = value_and_gradient(lambda x: neuron.layer(x, pool=2, impl="cpu"), x, grad)
+    reference = value_and_gradient(lambda x: neuron.layer(x, pool=2, impl="reference"), x, grad)
+    for actual, expected in zip(fused, reference, strict=True):
+        assert_same(actual, expected)
+
+
+def test_ten_million_currents_near_the_threshold() -> None:
+    """The spikes are those of the reference, and those that the backward pass computes again."""
+    gates = TSSLBP(warm_up="never", intra_neuron="none", timing_min=1.0, timing_max=1.0)
+    steps, neurons = 10, 1_000_000
+    generator = torch.Generator().manual_seed(0)
+    current = torch.empty(steps, neurons)
+    potential = torch.zeros(neurons)
+    for t in range(steps):  # aim each potential at the threshold, a few last places off
+        ulps = torch.randint(-3, 4, (neurons,), generator=generator) * 2.0**-24
+        target = torch.where(torch.rand(neurons, generator=generator) < 0.7, 1 + ulps, 0.5 + ulps)
+        current[t] = target - (1 - 1 / 5.0) * potential
+        potential = (1 - 1 / 5.0) * potential + current[t]
+        potential = torch.where(potential > 1, 0.0, potential)
+    spikes = tsslbp.spikes(current, impl="reference")
+    assert 0.1 < spikes.mean() < 0.9
+    fused, gradient = value_and_gradient(
+        lambda x: tsslbp.spikes(x, rule=gates, impl="cpu"), current, torch.ones_like(current)
+    )
+    assert torch.equal(fused, spikes)
+    assert torch.equal(gradient, spikes)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_rule_is_linear_in_the_gradient(rule: TSSLBP, impl: str) -> None:
+    x = currents(8, 50)
+    first, second = currents(8, 50, seed=1), currents(8, 50, seed=2)
+
+    def gradient(grad: Tensor) -> Tensor:
+        return value_and_gradient(lambda x: tsslbp.spikes(x, rule=rule, impl=impl), x, grad)[1]
+
+    assert_same(gradient(2 * first - 3 * second), 2 * gradient(first) - 3 * gradient(second))
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_time_flows_one_way(impl: str) -> None:
+    rule = TSSLBP.published(warm_up="neuron")  # the layer's rate would look at every step
+    for one in (TSSLBP(), rule):
+        x, grad = currents(10, 30), currents(10, 30, seed=1)
+        later_x, earlier_grad = x.clone(), grad.clone()
+        later_x[6:] += 1
+        earlier_grad[:4] += 1
+
+        def run(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+            return value_and_gradient(lambda x: tsslbp.lif(x, rule=one, impl=impl), x, grad)  # noqa: B023
+
+        value, gradient = run(x, grad)
+        assert torch.equal(run(later_x, grad)[0][:6], value[:6])
+        assert torch.equal(run(x, earlier_grad)[1][4:], gradient[4:])
+        assert not torch.equal(run(later_x, grad)[0][6:], value[6:])
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_order_of_the_batch_does_not_matter(rule: TSSLBP, impl: str) -> None:
+    x, grad = currents(6, 20, 7), currents(6, 20, 7, seed=1)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
+
+    def run(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return value_and_gradient(lambda x: tsslbp.lif(x, rule=rule, impl=impl), x, grad)
+
+    for straight, shuffled in zip(run(x, grad), run(x[:, order], grad[:, order]), strict=True):
+        assert torch.equal(straight[:, order], shuffled)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_silent_input(impl: str) -> None:
+    """Without spikes only the surrogate speaks: sigma'(0) at threshold 1 and width 0.2."""
+    x, grad = torch.zeros(5, 4, dtype=torch.float64), torch.ones(5, 4, dtype=torch.float64)
+    value, gradient = value_and_gradient(lambda x: tsslbp.spikes(x, impl=impl), x, grad)
+    assert not value.any()
+    f = torch.tensor(5.0, dtype=torch.float64).exp()
+    assert_same(gradient, (f / (0.2 * (1 + f) ** 2)).expand(5, 4))
+    never = value_and_gradient(
+        lambda x: tsslbp.spikes(x, rule=TSSLBP(warm_up="never"), impl=impl), x, grad
+    )
+    assert not never[1].any()
+
+
+def test_hand_worked_spike() -> None:
+    """One neuron, tau_m = 2, tau_s = 2: a spike at the second step, worked by hand."""
+    current = torch.tensor([[0.8], [0.8]], dtype=torch.float64, requires_grad=True)
+    spikes = tsslbp.spikes(
+        current, tau_m=2.0, tau_s=2.0, rule=TSSLBP(warm_up="never"), impl="reference"
+    )
+    assert spikes.flatten().tolist() == [0.0, 1.0]  # u = 0.8, then 0.4 + 0.8 = 1.2
+    spikes.backward(torch.tensor([[1.0], [1.0]], dtype=torch.float64))
+    # du = 0.8 - 0.4 = 0.4, so the timing part is 1 / 0.4; the first step receives it through
+    # the spike's carry, leaked once: 2.5 * (1 - 1/2).
+    assert current.grad is not None
+    assert current.grad.flatten().tolist() == pytest.approx([1.25, 2.5])
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("tau_s", [1.0, 3.0])
+def test_psp_is_differentiable(impl: str, tau_s: float) -> None:
+    x = currents(6, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: tsslbp.psp(x, tau_s, impl=impl), (x,))
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
+    base = currents(7, 6, 5)
+    strided = base.permute(2, 1, 0)  # T = 5
+    expanded = base[:1, :, 0].expand(5, 6)
+    for x in (strided, expanded):
+        grad = currents(*x.shape, seed=1).transpose(0, 1).contiguous().transpose(0, 1)
+        ours = value_and_gradient(lambda x: tsslbp.lif(x, impl=impl), x, grad)
+        plain = value_and_gradient(
+            lambda x: tsslbp.lif(x, impl=impl), x.contiguous(), grad.contiguous()
+        )
+        for actual, expected in zip(ours, plain, strict=True):
+            assert torch.equal(actual, expected)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    x, grad = currents(5, 200_000), currents(5, 200_000, seed=1)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        results.append(value_and_gradient(lambda x: tsslbp.lif(x, impl="cpu"), x, grad))
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+def test_empty_batch() -> None:
+    x = torch.zeros(5, 0, 3, requires_grad=True)
+    output = tsslbp.lif(x)
+    output.sum().backward()
+    assert output.shape == (5, 0, 3)
+    assert x.grad is not None and x.grad.shape == (5, 0, 3)
+
+
+def test_auto_takes_any_float_dtype() -> None:
+    x = currents(5, 9).to(torch.bfloat16)
+    assert tsslbp.lif(x).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler's own
+def test_torch_func_and_compile() -> None:
+    x = currents(5, 9)
+
+    def loss(x: Tensor) -> Tensor:
+        return (tsslbp.lif(2 * x) ** 2).sum()
+
+    (expected,) = torch.autograd.grad(loss(x.requires_grad_()), x)
+    assert torch.equal(torch.func.grad(loss)(x.detach()), expected)
+    (compiled,) = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(x), x)
+    assert torch.equal(compiled, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: tsslbp.spikes(x, tau_m=0.5), "tau_m must be at least 1"),
+        (lambda x: tsslbp.psp(x, 0.0), "tau_s must be at least 1"),
+        (lambda x: tsslbp.spikes(x, tau_s=float("nan")), "tau_s must be at least 1"),
+        (lambda x: tsslbp.lif(x, threshold=0), "threshold must be a positive number"),
+        (lambda x: tsslbp.lif(x[:0]), "at least one time step"),
+        (lambda x: tsslbp.lif(x.long()), "floating-point tensor"),
+        (lambda x: tsslbp.lif([1.0]), "got list"),
+        (lambda x: tsslbp.lif(x, impl="gpu"), "known: auto, reference, cpu"),
+        (lambda x: tsslbp.lif(x, impl="refrence"), "did you mean 'reference'"),
+        (lambda x: tsslbp.lif(x.half(), impl="cpu"), "impl='reference' takes it"),
+        (lambda x: tsslbp.lif(x.to("meta"), impl="cpu"), "impl='reference' takes it"),
+        (lambda x: tsslbp.lif(x, rule=tsslbp.rules.Rule()), "no learning rule Rule; it has"),
+        (lambda x: neuron.layer(x, pool=2), "window fit into images"),
+        (lambda x: neuron.layer(x, time_steps=0), "time_steps must be at least 1"),
+    ],
+)
+def test_bad_input(call, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        call(currents(5, 4))
