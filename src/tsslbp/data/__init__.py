@@ -1,0 +1,56 @@
+"""Data sets as tensors in memory, and the batches made from them.
+
+A data set is one of these, and `load` finds it by name:
+
+=================  ===============================================================
+``digits``         1,797 images of 8 x 8 pixels that come with scikit-learn
+``mnist``          70,000 handwritten digits, 28 x 28 pixels
+``fashion-mnist``  70,000 pieces of clothing, 28 x 28 pixels
+a path, ``.npz``   the user's own images, see `tsslbp.data.npz`
+=================  ===============================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InvalidInput, nearest
+from . import digits, idx, npz
+from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation
+
+__all__ = [
+    "NAMES",
+    "VALIDATION_SEED",
+    "DataSet",
+    "batches",
+    "load",
+    "normalise",
+    "split_validation",
+]
+
+NAMES = ("digits", *idx.SOURCES)
+
+
+def load(name: str, data_dir: Path | None = None) -> DataSet:
+    """Return the data set called `name`, whole, in memory.
+
+    Args:
+        name: one of `NAMES`, or the path of a ``.npz`` file.
+        data_dir: the folder with the files of downloaded sets, ``mnist/train-images-idx3-ubyte.gz``
+            and so on. Without it the environment variable ``TSSLBP_DATA`` names the folder; with
+            neither, the files are downloaded into the user's cache folder on first use.
+
+    Raises:
+        InvalidInput: no data set has this name.
+        DataError: a file is missing, damaged or not what its name says, or cannot be downloaded.
+    """
+    if name.endswith(".npz"):
+        return npz.load(Path(name))
+    if name == "digits":
+        return digits.load()
+    if name in idx.SOURCES:
+        return idx.load(idx.SOURCES[name], data_dir)
+    raise InvalidInput(
+        f"no data set is called {name!r}{nearest(name, NAMES)}: give one of {', '.join(NAMES)}, "
+        "or the path of a .npz file"
+    )

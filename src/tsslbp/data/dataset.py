@@ -1,0 +1,150 @@
+"""A data set in memory, its splits, and what turns it into the batches of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInput
+
+VALIDATION_SEED = 20201001
+TEST_SEED = 20210301
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images and labels for training and testing.
+
+    Attributes:
+        name: what messages and records call it.
+        train_images: ``[N, C, H, W]``, uint8 with pixel values 0..255, or float32.
+        train_labels: ``[N]`` int64, class numbers from 0.
+        test_images: ``[M, C, H, W]``, dtype and image size of `train_images`.
+        test_labels: ``[M]`` int64.
+        classes: number of classes; every label is below it.
+        note: a caveat that every result made with the data must carry, or nothing.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: int
+    note: str = ""
+
+
+def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Return the indices 0..count-1 in a fresh random order, `batch_size` at a time.
+
+    Each item is ``[batch_size]`` int64; the last one holds what is left.
+
+    Raises:
+        InvalidInput: `count` or `batch_size` is below 1.
+    """
+    if count < 1 or batch_size < 1:
+        raise InvalidInput(
+            f"batches need at least one image and a batch size of at least 1, got {count} images "
+            f"and batch size {batch_size}"
+        )
+    return iter(torch.split(torch.randperm(count, generator=generator), batch_size))
+
+
+def normalise(
+    images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]
+) -> Tensor:
+    """Return ``(x / 255 - mean) / std`` for uint8 images, ``(x - mean) / std`` for real ones.
+
+    Args:
+        images: ``[N, C, H, W]``, uint8 or floating point; left as they are.
+        mean, std: one number for all channels, or C numbers.
+
+    Returns:
+        ``[N, C, H, W]`` float32, on the device of `images`.
+
+    Raises:
+        InvalidInput: another shape or dtype, another number of means or standard deviations, or a
+            standard deviation that is not positive.
+    """
+    if images.dim() != 4:
+        raise InvalidInput(f"images must be [N, C, H, W], got shape {list(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise InvalidInput(f"images must be uint8 or floating point, got {images.dtype}")
+    shift = _per_channel("mean", mean, images)
+    scale = _per_channel("std", std, images)
+    if not (scale > 0).all():
+        raise InvalidInput(f"std must be positive, got {std}")
+    result = images.to(torch.float32, copy=True)
+    if images.dtype == torch.uint8:
+        result.div_(255)
+    return result.sub_(shift).div_(scale)
+
+
+def _per_channel(name: str, value: float | Sequence[float], images: Tensor) -> Tensor:
+    """Return `value` as ``[1, 1, 1]`` or ``[C, 1, 1]`` float32."""
+    numbers = torch.tensor(value, dtype=torch.float32, device=images.device).reshape(-1, 1, 1)
+    channels = images.shape[1]
+    if len(numbers) not in (1, channels):
+        raise InvalidInput(
+            f"{name} must be one number or {channels}, one per channel of the images, "
+            f"got {len(numbers)}"
+        )
+    return numbers
+
+
+def split_validation(
+    count: int, held_out: int, seed: int = VALIDATION_SEED
+) -> tuple[Tensor, Tensor]:
+    """Split the indices 0..count-1 at random into training and validation, the same every time.
+
+    The split depends on the arguments alone, not on the seed of a run, so that all runs choose
+    their best epoch on the same images.
+
+    Returns:
+        ``[count - held_out]`` and ``[held_out]`` int64, each in rising order.
+
+    Raises:
+        InvalidInput: `held_out` leaves one of the two empty.
+    """
+    if not 0 < held_out < count:
+        raise InvalidInput(
+            f"cannot hold out {held_out} of {count} images: hold out at least 1 and keep at least 1"
+        )
+    return _without(count, _permutation(count, seed)[:held_out])
+
+
+def split_test(labels: Tensor, held_out: int, seed: int = TEST_SEED) -> tuple[Tensor, Tensor]:
+    """Split a set without test images of its own; every class gives its share, within one image.
+
+    The images are put in random order, sorted by class, and picked at equal distances.
+
+    Args:
+        labels: ``[N]``.
+        held_out: how many images test, from 1 to N - 1.
+        seed: of the random order; the split is the same every time.
+
+    Returns:
+        Indices ``[N - held_out]`` for training and ``[held_out]`` for testing, in rising order.
+    """
+    count = len(labels)
+    order = _permutation(count, seed)
+    by_class = order[torch.argsort(labels[order], stable=True)]
+    return _without(count, by_class[torch.arange(held_out) * count // held_out])
+
+
+def _permutation(count: int, seed: int) -> Tensor:
+    # RandomState, because its numbers are the same in every version of NumPy.
+    return torch.from_numpy(np.random.RandomState(seed).permutation(count).astype(np.int64))
+
+
+def _without(count: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices 0..count-1 that are not `chosen`, and those that are, both sorted."""
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[chosen] = False
+    return kept.nonzero().flatten(), (~kept).nonzero().flatten()

@@ -1,0 +1,86 @@
+"""Where the files of a data set are: in a folder that the user gives, or downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from ..errors import DataError
+
+VARIABLE = "TSSLBP_DATA"
+
+_TIMEOUT = 30  # seconds without an answer from the server
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set as published.
+
+    Attributes:
+        name: of the data set, and of its folder.
+        url: address of the folder that holds the files, with a slash at its end.
+        md5: official MD5 sum of each file.
+    """
+
+    name: str
+    url: str
+    md5: Mapping[str, str]
+
+
+def locate(source: Source, file: str, data_dir: Path | None) -> Path:
+    """Return where `file` is, after downloading it if need be.
+
+    It is looked for in the folder ``source.name`` of `data_dir`, else of the folder that the
+    environment variable ``TSSLBP_DATA`` names: nothing is downloaded there. With neither it is
+    downloaded into the user's cache folder, and its checksum verified.
+
+    Raises:
+        DataError: the file is missing from the folder given, or cannot be downloaded.
+    """
+    given = data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    return _download(source, file) if given is None else _given(source, file, given)
+
+
+def _given(source: Source, file: str, folder: Path) -> Path:
+    path = folder / source.name / file
+    if not path.exists():
+        missing = path if folder.is_dir() else f"the folder {folder}"
+        raise DataError(
+            f"{missing} is missing: put {source.url}{file} into {path.parent}, or leave out "
+            f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
+        )
+    return path
+
+
+def _download(source: Source, file: str) -> Path:
+    import pooch  # type: ignore[import-untyped]
+
+    folder = Path(pooch.os_cache("tsslbp")) / source.name
+    url = source.url + file
+    # A server that packs or unpacks on the way would change the checksum.
+    downloader = pooch.HTTPDownloader(
+        chunk_size=1 << 16, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}
+    )
+    try:
+        pooch.retrieve(url, f"md5:{source.md5[file]}", file, folder, downloader=downloader)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot download {url} into {folder}: {_reason(error)}; or get the files by other "
+            f"means, put them into DIR/{source.name}/, and set {VARIABLE} or --data-dir to DIR"
+        ) from error
+    return folder / file
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Say why a download failed; only the errors of the connection have a ``response``."""
+    if not isinstance(error, OSError):
+        return "what came has another checksum than the official file"
+    if not hasattr(error, "response"):
+        return error.strerror or str(error)
+    if error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    return f"no connection to the server ({type(error).__name__})"

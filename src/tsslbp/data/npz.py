@@ -1,0 +1,190 @@
+"""The user's own images: a ``.npz`` file as ``numpy.savez`` writes it.
+
+===============  ==============================================================================
+``images``       ``[N, H, W]`` or ``[N, C, H, W]``; uint8 with pixel values 0..255, or floating
+                 point (used as it is, in float32)
+``labels``       ``[N]`` integers, class numbers from 0
+``test_images``  optional, with ``test_labels``: images of the same size and type, for testing
+``test_labels``
+===============  ==============================================================================
+
+Without test images a tenth of the images, at least one, is held out for testing: always the same
+ones, and of every class its share. Arrays of other names are ignored. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import DataError, nearest
+from .dataset import DataSet, split_test
+
+MAX_CLASSES = 100_000
+
+_TRAIN = ("images", "labels")
+_TEST = ("test_images", "test_labels")
+
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+_Array = npt.NDArray[Any]
+
+
+def load(path: Path) -> DataSet:
+    """Return the data set in the file `path`; its classes are the largest label plus one.
+
+    Raises:
+        DataError: the file is missing or damaged, lacks an array, or one is not as above.
+    """
+    arrays = _read(path)
+    try:
+        return _data_set(path.name, arrays)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
+    images, labels = _pair(arrays, *_TRAIN)
+    if "test_images" in arrays:
+        test_images, test_labels = _pair(arrays, *_TEST)
+        _compare(images, test_images)
+        classes = int(max(labels.max(), test_labels.max())) + 1
+        return DataSet(name, images, labels, test_images, test_labels, classes)
+    if len(images) == 1:
+        raise ValueError("'images' holds one image only: nothing can be held out for testing")
+    classes = int(labels.max()) + 1
+    train, test = split_test(labels, max(1, len(labels) // 10))
+    note = f"tested on {len(test)} of the {len(labels)} images in {name}, held out by tsslbp"
+    return DataSet(name, images[train], labels[train], images[test], labels[test], classes, note)
+
+
+def _read(path: Path) -> dict[str, _Array]:
+    """Return the arrays that mean something here: two, or with test images four."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.lib.npyio.NpzFile):
+                with archive:
+                    return {name: _member(archive, name) for name in _wanted(path, archive.files)}
+    except _DAMAGED as error:
+        raise DataError(
+            f"cannot read {path}: {' '.join(str(error).split())} (it must be a file as numpy.savez "
+            "writes it, of plain numbers: Python objects are refused, they could run code)"
+        ) from error
+    raise DataError(f"{path} holds a single array, as numpy.save writes it: use numpy.savez")
+
+
+def _wanted(path: Path, found: list[str]) -> tuple[str, ...]:
+    with_test = "test_images" in found or "test_labels" in found
+    wanted = _TRAIN + _TEST if with_test else _TRAIN
+    for name in wanted:
+        if name not in found:
+            raise DataError(
+                f"{path} holds no array {name!r}{nearest(name, set(found) - set(wanted))}, "
+                f"only {', '.join(found) or 'nothing'}"
+            )
+    return wanted
+
+
+def _member(archive: np.lib.npyio.NpzFile, name: str) -> _Array:
+    array = archive[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name!r} is no array")
+    return array
+
+
+def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tuple[Tensor, Tensor]:
+    images = _images(arrays[images_name], images_name)
+    labels = _labels(arrays[labels_name], labels_name)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{images_name!r} holds {len(images)} images, but {labels_name!r} {len(labels)} labels"
+        )
+    return images, labels
+
+
+def _images(array: _Array, name: str) -> Tensor:
+    """Return ``[N, C, H, W]``, uint8 or float32."""
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"{name!r} must be uint8 (pixel values 0..255) or floating point, got {array.dtype}"
+        )
+    if array.ndim not in (3, 4):
+        raise ValueError(
+            f"{name!r} must be [N, H, W] or [N, C, H, W], got {array.ndim} dimensions: "
+            f"shape {list(array.shape)}"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name!r} is empty: shape {list(array.shape)}")
+    if array.ndim == 4 and array.shape[3] <= 4 < min(array.shape[1:3]):
+        raise ValueError(
+            f"{name!r} of shape {list(array.shape)} seems to be [N, H, W, C], expected "
+            "[N, C, H, W]: numpy.moveaxis(images, 3, 1) reorders it"
+        )
+    kind = np.uint8 if array.dtype == np.uint8 else np.float32
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype=kind)
+    _require_finite(values, name)
+    images = torch.from_numpy(values)
+    return images.unsqueeze(1) if images.dim() == 3 else images
+
+
+def _require_finite(values: _Array, name: str) -> None:
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    first = [int(i) for i in np.unravel_index(np.argmin(finite), values.shape)]
+    raise ValueError(
+        f"{name!r} holds {values.size - np.count_nonzero(finite)} values of {values.size} that "
+        f"are NaN or infinite in float32, the first at index {first}"
+    )
+
+
+def _labels(array: _Array, name: str) -> Tensor:
+    """Return ``[N]`` int64."""
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name!r} must be [N], one class number per image, got shape {list(array.shape)}"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name!r} must be integers, class numbers from 0, got {array.dtype}")
+    if array.size == 0:
+        raise ValueError(f"{name!r} is empty")
+    wrong = (array < 0) | (array >= MAX_CLASSES)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"{name!r} holds {np.count_nonzero(wrong)} values outside 0..{MAX_CLASSES - 1}, the "
+            f"first is {array[first]} at index {first}: labels are class numbers 0, 1, 2, ..."
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _compare(images: Tensor, test_images: Tensor) -> None:
+    """Refuse test images that differ from the training images in type or size."""
+    kinds = [f"{part.dtype} {list(part.shape[1:])}" for part in (images, test_images)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"'images' and 'test_images' differ in type or size [C, H, W]: {kinds[0]} and {kinds[1]}"
+        )
