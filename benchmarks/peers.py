@@ -3,7 +3,8 @@
 No biases, no padding, static images presented for T steps, LIF neurons with decay ``1 - 1/5``,
 threshold 1 and hard reset. Each peer runs as fast as its interface allows on a CPU: time is folded
 into the batch for convolutions, pooling and linear layers, the first convolution is computed once,
-and time runs only inside the neurons, which have no synaptic filter (tsslbp's have).
+images are stored channels last, and time runs only inside the neurons. Those have no synaptic
+filter, which tsslbp's have.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class ConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = functional.avg_pool2d(functional.relu(self.conv1(images)), 2)
         x = functional.avg_pool2d(functional.relu(self.conv2(x)), 2)
-        return self.output(functional.relu(self.hidden(x.flatten(1))))
+        return cast(Tensor, self.output(functional.relu(self.hidden(x.flatten(1)))))
 
 
 class SpikingNet(ConvNet):
@@ -72,6 +73,7 @@ class SpikingNet(ConvNet):
         with torch.no_grad():  # average pooling and few spikes: smaller weights leave layers silent
             for weight in self.parameters():
                 nn.init.kaiming_normal_(weight).mul_(2)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         current = self.conv1(images)
@@ -83,8 +85,8 @@ class SpikingNet(ConvNet):
         return self._fire(3, self.output(x.flatten(0, 1))).sum(0)
 
     def _fire(self, layer: int, current: Tensor) -> Tensor:
-        spikes: Tensor = self.neurons[layer](current.unflatten(0, (self.time_steps, -1)))
-        return spikes
+        over_time = current.view(self.time_steps, -1, *current.shape[1:])
+        return cast(Tensor, self.neurons[layer](over_time))
 
 
 class SnnTorchNeurons(nn.Module):
@@ -138,8 +140,7 @@ class SpikingJellyNeurons(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         self.cell.reset()
-        spikes: Tensor = self.cell(current)
-        return spikes
+        return cast(Tensor, self.cell(current))
 
 
 def _classifier(model: nn.Module) -> Case:
@@ -173,7 +174,7 @@ def _connections(size: Size) -> Case:
     """Convolutions and linear layers alone, forward and backward: what no spiking net can save."""
     model = ConvNet(size.channels)
     frames = size.time_steps * size.batch
-    shapes = {
+    shapes: dict[nn.Conv2d | nn.Linear, tuple[int, ...]] = {
         model.conv2: (frames, size.channels, 12, 12),
         model.hidden: (frames, 640),
         model.output: (frames, 300),
@@ -186,7 +187,7 @@ def _connections(size: Size) -> Case:
         total = 0.0
         for layer, x in [(model.conv1, images), *inputs.items()]:
             y = layer(x)
-            wanted = [layer.weight, x] if x.requires_grad else [layer.weight]
+            wanted: list[Tensor] = [layer.weight, x] if x.requires_grad else [layer.weight]
             total += torch.autograd.grad(y, wanted, torch.ones_like(y))[0].sum().item()
         return total
 
@@ -226,7 +227,7 @@ CASES: dict[str, Callable[[Size], Case]] = {
 }
 
 
-def make(name: str, size: Size = Size()) -> Case:  # noqa: B008 (frozen)
+def make(name: str, size: Size = Size()) -> Case:
     """Build a case of `CASES` with the weights of a fixed seed.
 
     Raises:
@@ -236,10 +237,14 @@ def make(name: str, size: Size = Size()) -> Case:  # noqa: B008 (frozen)
     return CASES[name](size)
 
 
-def batch(size: Size = Size()) -> tuple[Tensor, Tensor]:  # noqa: B008 (frozen)
-    """Random images ``[N, 1, 28, 28]``, a fifth of the pixels lit as in MNIST, and labels ``[N]``."""
+def batch(size: Size = Size()) -> tuple[Tensor, Tensor]:
+    """Images ``[N, 1, 28, 28]`` and labels ``[N]`` that can be learned.
+
+    A fifth of the pixels is lit as in MNIST, most of them by the class and some at random.
+    """
     generator = torch.Generator().manual_seed(1)
-    shape = (size.batch, 1, 28, 28)
-    lit = torch.rand(shape, generator=generator) < 0.2
-    images = lit * torch.rand(shape, generator=generator)
-    return (images - 0.1307) / 0.3081, torch.randint(CLASSES, (size.batch,), generator=generator)
+    labels = torch.randint(CLASSES, (size.batch,), generator=generator)
+    by_class = torch.rand(CLASSES, 1, 28, 28, generator=generator) < 0.15
+    at_random = torch.rand(size.batch, 1, 28, 28, generator=generator) < 0.05
+    brightness = torch.rand(size.batch, 1, 28, 28, generator=generator)
+    return ((by_class[labels] | at_random) * brightness - 0.1307) / 0.3081, labels

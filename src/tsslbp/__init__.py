@@ -5,7 +5,8 @@ from .losses import predict
 from .network import Network
 from .neuron import lif, psp, spikes
 from .rules import TSSLBP
+from .training import load
 
 __version__ = "0.1.0"
 
-__all__ = ["TSSLBP", "Network", "lif", "losses", "predict", "psp", "spikes"]
+__all__ = ["TSSLBP", "Network", "lif", "load", "losses", "predict", "psp", "spikes"]

@@ -80,7 +80,8 @@ def _reason(error: OSError | ValueError) -> str:
     if not isinstance(error, OSError):
         return "what came has another checksum than the official file"
     if not hasattr(error, "response"):
-        return error.strerror or str(error)
+        return error.strerror or str(error.__cause__ or error)
     if error.response is not None:
+        error.response.close()  # the error would keep its socket open
         return f"the server answered {error.response.status_code} {error.response.reason}"
     return f"no connection to the server ({type(error).__name__})"

@@ -40,6 +40,7 @@ _DAMAGED = (
     KeyError,
     RuntimeError,
     SyntaxError,
+    TypeError,
     MemoryError,
     tokenize.TokenError,
     zipfile.BadZipFile,
@@ -82,26 +83,28 @@ def _read(path: Path) -> dict[str, _Array]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.lib.npyio.NpzFile):
-                with archive:
-                    return {name: _member(archive, name) for name in _wanted(path, archive.files)}
+        if not zipfile.is_zipfile(path):
+            raise DataError(
+                f"{path} is no .npz file, or is cut short: numpy.savez(file, images=..., "
+                "labels=...) writes one"
+            )
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: _member(archive, name) for name in _wanted(path, archive.files)}
     except _DAMAGED as error:
         raise DataError(
-            f"cannot read {path}: {' '.join(str(error).split())} (it must be a file as numpy.savez "
-            "writes it, of plain numbers: Python objects are refused, they could run code)"
+            f"cannot read {path}: {' '.join(str(error).split())} (the file is damaged, or holds "
+            "Python objects, which are refused because they could run code)"
         ) from error
-    raise DataError(f"{path} holds a single array, as numpy.save writes it: use numpy.savez")
 
 
 def _wanted(path: Path, found: list[str]) -> tuple[str, ...]:
     with_test = "test_images" in found or "test_labels" in found
     wanted = _TRAIN + _TEST if with_test else _TRAIN
+    others = [name for name in found if name not in wanted]
     for name in wanted:
         if name not in found:
             raise DataError(
-                f"{path} holds no array {name!r}{nearest(name, set(found) - set(wanted))}, "
+                f"{path} holds no array {name!r}{nearest(name, others)}, "
                 f"only {', '.join(found) or 'nothing'}"
             )
     return wanted
@@ -186,5 +189,6 @@ def _compare(images: Tensor, test_images: Tensor) -> None:
     kinds = [f"{part.dtype} {list(part.shape[1:])}" for part in (images, test_images)]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            f"'images' and 'test_images' differ in type or size [C, H, W]: {kinds[0]} and {kinds[1]}"
+            "'images' and 'test_images' differ in type or size [C, H, W]: "
+            f"{kinds[0]} and {kinds[1]}"
         )

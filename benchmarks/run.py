@@ -1,0 +1,275 @@
+"""Benchmark: ``python benchmarks/run.py [--quick] [--json FILE]``.
+
+Checks first: a wrong result is not timed. All timings come from this one process, in which the
+cases take turns; memory is measured in a process for each case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+import peers
+import tsslbp
+from peers import Case, Size
+from timing import Timing, interleave, peak_memory, per_doubling
+from tsslbp import training
+from tsslbp.run import describe_environment
+
+BASELINE, FLOOR, OURS = "ReLU, no time (PyTorch)", "matrix products alone", "tsslbp"
+SPIKING = ("snnTorch", "Norse", "SpikingJelly")
+PARAMETERS = 210_375
+TIME_STEPS = (5, 30, 100)  # of the neuron operation alone
+LEARNING_STEPS = 40
+MB = 1e6
+
+Row = dict[str, Any]
+console = Console(width=100)
+
+
+def main() -> None:
+    """Run the checks and the sections, print them, write them to a file where asked to."""
+    parser = argparse.ArgumentParser(description="Benchmark of one training step and of its parts.")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, small sizes")
+    parser.add_argument("--threads", type=int, help="of PyTorch and of the kernels")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    training.keep_freed_memory()  # as training does; the peers have it too
+
+    result: dict[str, Any] = {"environment": _environment(), "quick": arguments.quick}
+    console.print(_machine(result["environment"]))
+    cases, result["unavailable"] = _available_cases()
+    result["checks"] = check(cases)
+    result["step"] = step_section(cases, arguments.quick)
+    result["neuron"] = neuron_section(arguments.quick)
+    result["growth"] = growth_section(arguments.quick)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _environment() -> Row:
+    peers_used = ("snntorch", "norse", "spikingjelly")
+    versions = {name: _version(name) for name in peers_used}
+    return describe_environment() | {"peers": versions, "threads": torch.get_num_threads()}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except ModuleNotFoundError:
+        return None
+
+
+def _machine(environment: Row) -> str:
+    versions = ", ".join(f"{name} {of}" for name, of in environment["peers"].items() if of)
+    return (
+        f"{environment.get('cpu') or environment['platform']}, {environment['threads']} threads; "
+        f"Python {environment['python']}, torch {environment['torch']}, {versions}"
+    )
+
+
+def _available_cases() -> tuple[dict[str, Case], dict[str, str]]:
+    """All cases that can be built, and the reason for each that cannot."""
+    cases, unavailable = {}, {}
+    for name in peers.CASES:
+        try:
+            cases[name] = peers.make(name)
+        except ImportError as error:
+            unavailable[name] = str(error)
+            console.print(f"without {name}: {error}", markup=False)
+    return cases, unavailable
+
+
+# Checks
+
+
+def check(cases: Mapping[str, Case]) -> list[str]:
+    """Stop where a case is not what its name says; return what was checked."""
+    passed = []
+    images, labels = peers.batch()
+    for name, case in cases.items():
+        count = sum(weight.numel() for weight in case.model.parameters())
+        _require(count == PARAMETERS, f"{name}: {count:,} parameters, expected {PARAMETERS:,}")
+    passed.append(f"every network has {PARAMETERS:,} parameters")
+
+    counts = {name: cases[name].model(images) for name in SPIKING if name in cases}
+    for name, other in counts.items():
+        difference = (other - next(iter(counts.values()))).abs().mean().item()
+        _require(difference < 0.01, f"{name}: spike counts differ by {difference:.2g} on average")
+        _require(other.sum().item() > 0, f"{name}: the output layer is silent")
+    passed.append("with equal weights the peers' output neurons fire equally often")
+
+    for name, case in cases.items():
+        if name != FLOOR:
+            _check_learning(name, case, images, labels)
+    passed.append("every case reaches all its weights and learns a batch")
+
+    for time_steps in TIME_STEPS:
+        _check_neuron(time_steps)
+    passed.append("fused neurons give the reference's spikes and gradients")
+    for line in passed:
+        console.print(f"checked: {line}")
+    return passed
+
+
+def _check_learning(name: str, case: Case, images: Tensor, labels: Tensor) -> None:
+    losses = [case.step(images, labels) for _ in range(LEARNING_STEPS)]
+    _require(losses[-1] < 0.8 * losses[0], f"{name}: loss from {losses[0]:.3g} to {losses[-1]:.3g}")
+    for weight in case.model.parameters():
+        reached = weight.grad is not None and bool(weight.grad.isfinite().all() & weight.grad.any())
+        _require(reached, f"{name}: a weight of shape {tuple(weight.shape)} gets no gradient")
+
+
+def _check_neuron(time_steps: int) -> None:
+    current, incoming = _currents(time_steps, 10_000)
+    results = []
+    for impl in ("cpu", "reference"):
+        psp = tsslbp.lif(current, impl=impl)
+        results.append((psp, *torch.autograd.grad(psp, current, incoming)))
+    (psp, gradient), (expected, expected_gradient) = results
+    _require(torch.allclose(psp, expected), f"neuron, T = {time_steps}: PSP differs")
+    limit = 1e-5 * expected_gradient.abs().max()
+    largest = (gradient - expected_gradient).abs().max()
+    _require(bool(largest <= limit), f"neuron, T = {time_steps}: gradient off by {largest:.2g}")
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise SystemExit(f"check failed: {complaint}")
+
+
+# Sections
+
+
+def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
+    """One training step of every case."""
+    images, labels = peers.batch()
+    steps = {name: partial(case.step, images, labels) for name, case in cases.items()}
+    timings = interleave(steps, 3 if quick else 40, 1 if quick else 3)
+    rows = [
+        {
+            "case": name,
+            "best ms": timing.best * 1e3,
+            "median ms": timing.median * 1e3,
+            "times ReLU": timing.median / timings[BASELINE].median,
+            "times tsslbp": timing.median / timings[OURS].median,
+            "peak MB": None if name == FLOOR else peak_memory(name, Size()) / MB,
+        }
+        for name, timing in timings.items()
+    ]
+    _show("One training step: 15C5-P2-40C5-P2-300, batch 50, T = 5", rows)
+    return rows
+
+
+def neuron_section(quick: bool) -> list[Row]:
+    """The neuron alone: forward moves two arrays, backward three, a copy two."""
+    values = 1 << (20 if quick else 22)
+    rows = []
+    for time_steps in TIME_STEPS:
+        current, incoming = _currents(time_steps, values // time_steps)
+        psp = tsslbp.lif(current)
+        source, copy = current.detach(), torch.empty_like(current)
+        timings = interleave(
+            {
+                "copy": partial(copy.copy_, source),
+                "forward": partial(tsslbp.lif, source),
+                "backward": partial(_backward, psp, current, incoming),
+            },
+            5 if quick else 60,
+        )
+        row: Row = {"T": time_steps, "neurons": current.shape[1]}
+        for name, arrays in (("copy", 2), ("forward", 2), ("backward", 3)):
+            row[f"{name} ms"] = timings[name].median * 1e3
+            row[f"{name} GB/s"] = arrays * current.nbytes / timings[name].median / 1e9
+        rows.append(row)
+    _show("LIF neurons and synaptic filter alone (float32), beside a copy", rows)
+    return rows
+
+
+def growth_section(quick: bool) -> list[Row]:
+    """Time and memory of tsslbp's step over T, batch and width (channels of the first layer)."""
+    doublings = 2 if quick else 4
+    axes = {
+        "T": [replace(Size(), time_steps=5 << i) for i in range(doublings)],
+        "batch": [replace(Size(), batch=50 << i) for i in range(doublings)],
+        "width": [replace(Size(), channels=15 << i) for i in range(doublings)],
+    }
+    sizes = dict.fromkeys(size for column in axes.values() for size in column)
+    steps = {str(size): _step_of(size) for size in sizes}
+    timings = interleave(steps, 3 if quick else 15)
+    memory = {str(size): peak_memory(OURS, size) for size in sizes}
+    rows = [_growth(axis, column, timings, memory) for axis, column in axes.items()]
+    _show("Growth of tsslbp's step, and its factor when the size doubles", rows)
+    return rows
+
+
+def _growth(
+    axis: str, column: Sequence[Size], timings: Mapping[str, Timing], memory: Mapping[str, int]
+) -> Row:
+    attribute = {"T": "time_steps", "batch": "batch", "width": "channels"}[axis]
+    values = [getattr(size, attribute) for size in column]
+    seconds = [timings[str(size)].median for size in column]
+    peaks = [memory[str(size)] for size in column]
+    return {
+        "over": axis,
+        "sizes": values,
+        "ms": [second * 1e3 for second in seconds],
+        "time, doubled": per_doubling(values, seconds),
+        "MB": [peak / MB for peak in peaks],
+        "memory, doubled": per_doubling(values, peaks),
+    }
+
+
+def _step_of(size: Size) -> Callable[[], object]:
+    return partial(peers.make(OURS, size).step, *peers.batch(size))
+
+
+def _currents(time_steps: int, neurons: int) -> tuple[Tensor, Tensor]:
+    """Input currents ``[T, neurons]`` that make some neurons fire, and a gradient for the PSP."""
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn(time_steps, neurons, generator=generator).mul_(0.5).add_(0.3)
+    return current.requires_grad_(), torch.randn(time_steps, neurons, generator=generator)
+
+
+def _backward(psp: Tensor, current: Tensor, incoming: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(psp, current, incoming, retain_graph=True)
+
+
+# Output
+
+
+def _show(title: str, rows: Sequence[Row]) -> None:
+    table = Table(title=escape(title), title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    console.print()
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_text(part) for part in value)
+    if isinstance(value, float):
+        return f"{value:.2f}" if value < 10 else f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Time by interleaved repetitions, memory by a fresh process."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from peers import Size
+
+WARM_UP = 3  # calls before the first that counts
+
+
+class Timing(NamedTuple):
+    """Seconds per call."""
+
+    best: float
+    median: float
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], object]], repetitions: int, calls: int = 1
+) -> dict[str, Timing]:
+    """Time all cases in turn, `repetitions` times round, so that all see the same machine.
+
+    Args:
+        cases: what to call, by name.
+        repetitions: number of rounds.
+        calls: of one case in a round, timed together.
+    """
+    for run in cases.values():
+        for _ in range(WARM_UP):
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repetitions):
+        for name, run in cases.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return {name: Timing(min(of), statistics.median(of)) for name, of in seconds.items()}
+
+
+def peak_memory(name: str, size: Size) -> int:
+    """Bytes that the training step of case `name` adds to a process at its peak.
+
+    Counted in a fresh process, above the peak of importing, building and a step with one image.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("peak.py")), name]
+    command += [str(number) for number in astuple(size)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return int(result.stdout.splitlines()[-1])
+
+
+def per_doubling(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Factor by which `values` grow when the size doubles: 2 where they are proportional.
+
+    The least-squares line through the logarithms.
+    """
+    slope = np.polyfit(np.log2(sizes), np.log2(values), 1)[0]
+    return float(2**slope)

@@ -1,0 +1,154 @@
+"""Connections, pooling and dropout over signals with and without time."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsslbp.errors import InvalidInput
+from tsslbp.layers import Conv, Linear, RowDropout, SumPool
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def signal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=seeded(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv(2, 3, 3, padding=1), (4, 2, 2, 5, 6)),
+        (Linear(6, 3), (4, 2, 6)),
+        (SumPool(2, 1.1), (4, 2, 2, 5, 6)),
+    ],
+    ids=["Conv", "Linear", "SumPool"],
+)
+def test_layers_work_step_by_step(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """Each step on its own gives what the whole signal gives, and gradients are derivatives."""
+    layer, x = layer.double(), signal(*shape)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), torch.stack([layer(x_t) for x_t in x]))
+    assert torch.autograd.gradcheck(layer, (x[:2].requires_grad_(),))
+
+
+def test_conv_is_a_convolution_without_bias() -> None:
+    conv = Conv(2, 3, 3, padding=1).double()
+    x = signal(4, 2, 5, 6)
+    assert torch.equal(conv(x), functional.conv2d(x, conv.weight, padding=1))
+    assert [name for name, _ in conv.named_parameters()] == ["weight"]
+
+
+def test_linear_is_a_product_without_bias() -> None:
+    linear, x = Linear(6, 3).double(), signal(4, 6)
+    torch.testing.assert_close(linear(x), x @ linear.weight.T)
+    assert [name for name, _ in linear.named_parameters()] == ["weight"]
+
+
+def test_uniform_convolution_weights() -> None:
+    weight = Conv(16, 64, 5, generator=seeded()).weight.detach()
+    bound = 1 / math.sqrt(16 * 5 * 5)
+    assert weight.shape == (64, 16, 5, 5)
+    assert 0.999 * bound < weight.abs().max() <= bound
+    assert abs(weight.mean()) < 5 * bound / math.sqrt(3 * weight.numel())
+    assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("weight", "fan_in"),
+    [
+        (Conv(16, 64, 5, init="kaiming", generator=seeded()).weight.detach(), 16 * 5 * 5),
+        (Linear(400, 64, generator=seeded()).weight.detach(), 400),
+    ],
+    ids=["Conv", "Linear"],
+)
+def test_kaiming_weights(weight: Tensor, fan_in: int) -> None:
+    scaled = weight.flatten() * math.sqrt(fan_in / 2)  # standard normal
+    assert abs(scaled.mean()) < 5 / math.sqrt(len(scaled))
+    assert scaled.var().item() == pytest.approx(1, abs=5 * math.sqrt(2 / len(scaled)))
+    beyond_one = (scaled.abs() > 1).double().mean().item()
+    assert beyond_one == pytest.approx(0.3173, abs=5 * math.sqrt(0.22 / len(scaled)))
+
+
+@pytest.mark.parametrize("init", ["uniform", "kaiming"])
+def test_weight_scale_multiplies(init: str) -> None:
+    plain = Conv(2, 3, 3, init=init, generator=seeded()).weight
+    scaled = Conv(2, 3, 3, weight_scale=5.0, init=init, generator=seeded()).weight
+    assert torch.equal(scaled, 5 * plain)
+    linear = Linear(6, 3, weight_scale=5.0, generator=seeded()).weight
+    assert torch.equal(linear, 5 * Linear(6, 3, generator=seeded()).weight)
+
+
+def test_sum_pool_by_hand() -> None:
+    x = torch.arange(15, dtype=torch.float64).reshape(1, 1, 3, 5)
+    # the third row and the fifth column are left out: 0 + 1 + 5 + 6 and 2 + 3 + 7 + 8
+    assert SumPool(2, 1.1)(x).flatten().tolist() == pytest.approx([12 * 1.1, 20 * 1.1])
+
+
+def test_dropout_shares_its_mask_over_width_and_time() -> None:
+    dropped = RowDropout(0.25)(torch.ones(5, 6, 4, 8, 3))
+    rows = dropped[0, ..., 0]
+    assert torch.equal(dropped, rows[None, ..., None].expand_as(dropped))
+    assert rows.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    for dim in range(3):  # samples, channels and rows differ from each other
+        assert rows.any(dim).all() and not rows.all(dim).any()
+
+
+def test_dropout_of_linear_layers_is_per_neuron() -> None:
+    dropped = RowDropout(0.2)(torch.ones(5, 400, 100))
+    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
+    assert dropped.unique().tolist() == pytest.approx([0, 1.25])
+    kept = (dropped[0] > 0).double()
+    assert kept.mean().item() == pytest.approx(0.8, abs=5 * math.sqrt(0.16 / kept.numel()))
+    assert 0 < kept.mean(0).min() < kept.mean(0).max() < 1
+    assert 0 < kept.mean(1).min() < kept.mean(1).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask_shape"), [((5, 2, 3, 4, 6), (2, 3, 4, 1)), ((5, 2, 7), (2, 7))]
+)
+def test_dropout_mask_comes_from_the_cpu_generator(
+    shape: tuple[int, ...], mask_shape: tuple[int, ...]
+) -> None:
+    x = signal(*shape)
+    torch.manual_seed(7)
+    expected = x * (torch.rand(mask_shape) >= 0.3) / 0.7
+    torch.manual_seed(7)
+    dropped = RowDropout(0.3)(x)
+    torch.testing.assert_close(dropped, expected)
+    assert not torch.equal(RowDropout(0.3)(x) == 0, dropped == 0)  # a fresh mask each time
+
+
+def test_dropout_gradient_takes_the_same_mask() -> None:
+    x = torch.ones(5, 2, 3, 4, 6, requires_grad=True)
+    dropped = RowDropout(0.5)(x)
+    dropped.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, dropped)
+
+
+@pytest.mark.parametrize("dropout", [RowDropout(0.9).eval(), RowDropout(0.0)], ids=["eval", "p=0"])
+def test_dropout_that_does_nothing_draws_nothing(dropout: RowDropout) -> None:
+    x, state = signal(5, 2, 7), torch.get_rng_state()
+    assert torch.equal(dropout(x), x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("p", [1.0, -0.1, float("nan")])
+def test_dropout_refuses(p: float) -> None:
+    with pytest.raises(InvalidInput, match=f"dropout must be at least 0 and below 1, got {p}"):
+        RowDropout(p)
+
+
+def test_conv_refuses_an_unknown_initialisation() -> None:
+    with pytest.raises(InvalidInput, match="'uniform' or 'kaiming', got 'normal'"):
+        Conv(1, 1, 1, init="normal")
+
+
+def test_names_in_the_printed_module() -> None:
+    assert repr(SumPool(2, 1.1)) == "SumPool(2, scale=1.1)"
+    assert repr(RowDropout(0.2)) == "RowDropout(p=0.2)"
