@@ -1,6 +1,7 @@
 """Network descriptions: shapes, names, and errors that point at the place."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_parameters_of_published_networks(
 def test_shapes_follow_each_other() -> None:
     layers = plan(CNN1, (3, 32, 32), 10, 1)
     assert layers[0].in_shape == (3, 32, 32)
-    for before, after in zip(layers, layers[1:], strict=False):
+    for before, after in pairwise(layers):
         assert after.in_shape == before.out_shape
 
 
@@ -85,8 +86,8 @@ def test_pooling_without_a_convolution_before_it() -> None:
         ("15C5--300", "'' at character 6"),
         ("15C5-P2 -300", "'P2 ' at character 6"),
         ("300-1.5", "'1.5' at character 5"),
-        ("15\N{CYRILLIC CAPITAL LETTER ES}5", "at character 1"),
-        ("\N{ARABIC-INDIC DIGIT THREE}", "at character 1"),
+        ("15\N{CYRILLIC CAPITAL LETTER ES}5", "'15\N{CYRILLIC CAPITAL LETTER ES}5' at character 1"),
+        ("\N{ARABIC-INDIC DIGIT THREE}", "'\N{ARABIC-INDIC DIGIT THREE}' at character 1"),
     ],
 )
 def test_typos_point_at_the_place(description: str, place: str) -> None:

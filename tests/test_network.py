@@ -25,7 +25,7 @@ NAMES = ["conv1", "conv2", "linear3", "output"]
 
 def network(description: str = "4C3-P2-6C3-7", seed: int = 0, **settings) -> Network:
     """Small network whose neurons fire, for the images below."""
-    settings = {"input_shape": (2, 9, 8), "classes": 3, "padding": 1, "weight_scale": 2} | settings
+    settings = {"input_shape": (2, 9, 8), "classes": 3, "padding": 1, "weight_scale": 4} | settings
     return Network(description, generator=torch.Generator().manual_seed(seed), **settings)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import neuron
 from .errors import InvalidInput
-from .neuron import reference
 
 
 def predict(psp: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ def van_rossum(
         A scalar: a sum over the batch, not a mean.
 
     Raises:
-        InvalidInput: a label out of range, or a desired train without a spike.
+        InvalidInput: a label out of range, `tau_s` below 1, or a desired train without a spike.
 
     Source: Zhang & Li (2020), its loss of equation 1; docs/reproduction.md on the filters.
     """
     _check(psp, labels)
     train = _desired_train(len(psp), pattern).to(psp)
     for _ in range(target_filters):
-        train = reference.psp(train, tau_s)
+        train = neuron.psp(train, tau_s, impl="reference")
     true_class = functional.one_hot(labels, psp.shape[2]).to(psp.dtype)
     return 0.5 * (psp - train[:, None, None] * true_class).square().sum()
 
