@@ -151,7 +151,7 @@ def _classifier(model: nn.Module) -> Case:
     def step(images: Tensor, labels: Tensor) -> float:
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(weights, GRADIENT_CLIP)
         optimizer.step()
         with torch.no_grad():

@@ -85,10 +85,10 @@ def test_repr_is_a_table() -> None:
         ["output", "linear", "3", "21"],
         ["total", "541"],
     ]
-    assert len({len(line) for line in lines if line.endswith(tuple("0123456789"))}) <= 3
+    assert len({len(line) for line in [lines[1], *lines[3:]]}) == 1  # numbers end in one column
 
 
-@pytest.mark.parametrize("steps", [2, 5, 12])
+@pytest.mark.parametrize("steps", [3, 5, 12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_output_is_the_psp_over_time(steps: int, dtype: torch.dtype) -> None:
     net = network(time_steps=steps).to(dtype)
@@ -230,10 +230,10 @@ def test_static_images_are_spike_trains_that_repeat(impl: str) -> None:
 def test_spike_trains_are_read_in_time() -> None:
     net, train = network().double(), images(5, 6, 2, 9, 8)
     changed = train.clone()
-    changed[3:] += 1
+    changed[2:] *= 3
     psp, other = net(train), net(changed)
-    assert torch.equal(other[:3], psp[:3])
-    assert not torch.equal(other[3:], psp[3:])
+    assert torch.equal(other[:2], psp[:2])
+    assert not torch.equal(other[2:], psp[2:])
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
@@ -441,8 +441,8 @@ def test_first_nonfinite_current() -> None:
         ({"padding": [1]}, "each of the 2 convolutions, got 1"),
         ({"padding": [1, 1, 1]}, "each of the 2 convolutions, got 3"),
         ({"padding": -1}, "padding must be at least 0, got -1"),
-        ({"classes": 0}, "classes must be at least 1, got 0"),
-        ({"time_steps": 0}, "time_steps must be at least 1, got 0"),
+        ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
+        ({"time_steps": 0}, "time_steps must be a whole number of at least 1, got 0"),
         ({"tau_m": 0.5}, "tau_m must be at least 1 time step"),
         ({"tau_s": 0.99}, "tau_s must be at least 1 time step"),
         ({"tau_s": float("nan")}, "tau_s must be at least 1 time step"),

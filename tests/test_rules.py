@@ -23,7 +23,7 @@ def tsslbp_rules(draw: st.DrawFn) -> TSSLBP:
         timing_min=low,
         timing_max=high,
         surrogate_width=draw(st.floats(min_value=1e-6, max_value=1e6)),
-        surrogate_clamp=draw(st.floats(min_value=1e-6, max_value=32.0)),
+        surrogate_clamp=draw(st.floats(min_value=1e-6, max_value=16.0)),
         intra_neuron=draw(st.sampled_from(get_args(IntraNeuron))),
     )
 
@@ -108,7 +108,7 @@ def test_rules_of_different_types_differ() -> None:
         ({"name": "TSSLBP", "timing_max": float("inf")}, ["timing_max", "finite number", "inf"]),
         ({"name": "TSSLBP", "timing_min": 9.0}, ["timing_min", "timing_max", "9.0 and 8.0"]),
         ({"name": "TSSLBP", "surrogate_width": 0.0}, ["surrogate_width", "positive", "0.0"]),
-        ({"name": "TSSLBP", "surrogate_clamp": 33.0}, ["surrogate_clamp", "32", "33.0"]),
+        ({"name": "TSSLBP", "surrogate_clamp": 17.0}, ["surrogate_clamp", "16", "17.0"]),
     ],
 )
 def test_a_wrong_rule_is_one_clear_line(config: Any, words: list[str]) -> None:

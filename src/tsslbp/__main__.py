@@ -1,6 +1,8 @@
 """``python -m tsslbp``: the program."""
 
+import sys
+
 from .cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,102 +1,168 @@
 """The program: one function a verb. Errors are one line; `--traceback` shows where they come from.
 
-Each verb imports what it needs when it runs, so that ``tsslbp --help`` is instant.
+What it prints has no line breaks of its own within a line, and no colours or progress bar where it
+goes into a file.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from .errors import Error, RunError
-
-if TYPE_CHECKING:
-    from .data import DataSet
-    from .experiment import Experiment
-    from .run import Run
-    from .training import StepResult
+from . import __version__, data, experiment, figures, training
+from .data import DataSet
+from .description import plan
+from .errors import Diverged, Error, InvalidInput, RunError, nearest
+from .experiment import Experiment
+from .losses import predict
+from .run import CHECKPOINTS, Run
+from .training import StepResult
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train deep spiking neural networks in few time steps with TSSL-BP.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 console = Console(highlight=False)
+
+# The base of the errors in the command line; typer does not export it itself.
+UsageError: Any = typer.BadParameter.__base__
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        envvar="TSSLBP_DATA", help="Folder of the data sets; without one they are downloaded."
+        envvar="TSSLBP_DATA",
+        metavar="DIR",
+        help="Folder of the data sets (DIR/mnist/...); without it they are downloaded once.",
     ),
 ]
 
 MEASURES = {
     "last": "last epoch",
     "best-validation": "epoch chosen on validation images",
-    "best-test": "best test epoch (the published protocol)",
+    "best-test": "best test epoch (published protocol)",
 }
+INPUT_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
+CLASSES = 10  # of these three
+EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
-def main() -> None:
-    """Run the program; what the user can correct ends it with one line and exit code 2."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--traceback"]
-    traceback = len(arguments) < len(sys.argv) - 1
-    try:
-        app(arguments, prog_name="tsslbp")
-    except Error as error:
-        if traceback:
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[bold red]error:[/] {_plain(str(error))}"
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code: 2 for what the user can correct, in one line.
+
+    Args:
+        arguments: of the command line, by default those of this process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments = [argument for argument in given if argument != "--traceback"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            command = typer.main.get_command(app)
+            return command.main(arguments, "tsslbp", standalone_mode=False) or 0
+        except UsageError as error:
+            where = error.ctx.command_path if error.ctx else "tsslbp"
+            _complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
+        except Error as error:
+            if arguments != given:
+                raise
+            _complain("error", str(error))
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+    return 2
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Train deep spiking neural networks in few time steps with TSSL-BP.
+
+    Start with: tsslbp train digits
+
+    Add --traceback to a command to see where an error comes from.
+    """
+    if version:
+        print(f"tsslbp {__version__}")
+        raise typer.Exit
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
+    ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's key.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and masks.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of initial weights, order and dropout.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Passes over the training images.")
+    ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="'published' (all training images) or 'validated' (some held out)."),
+        typer.Option(
+            metavar="published|validated",
+            help="Train on all training images, or hold some out to choose the epoch on.",
+        ),
     ] = None,
     data_dir: DataDir = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; by default runs/RECIPE-seedN.")
+        Path | None,
+        typer.Option(metavar="DIR", help="The run's folder, by default runs/RECIPE-seedN."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out where it was stopped.")
+        bool,
+        typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
     ] = False,
 ) -> None:
-    """Train a network by a recipe, into a run folder."""
-    from . import data, experiment, training
+    r"""Train a network by a recipe, into a run's folder.
 
-    wanted = experiment.with_settings(experiment.load_recipe(recipe), settings or [])
+    \b
+    Examples:
+      tsslbp train digits
+      tsslbp train mnist --epochs 5 --seed 1 --resume
+      tsslbp train mnist --set learning_rate=0.001 --set rule.warm_up=always
+      tsslbp train mine.toml --out runs/first
+
+    `tsslbp info RECIPE` shows the keys of a recipe, and their values.
+    """
     changes = {"seed": seed, "epochs": epochs, "protocol": protocol}
-    changed = {key: value for key, value in changes.items() if value is not None}
-    wanted = experiment.Experiment.from_table(wanted.to_table() | changed)
+    wanted = _changed(
+        experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
+    )
     folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
     data_set = data.load(wanted.data, data_dir)
+    # Before the folder is made: what the user corrects now should not stand in the way then.
+    training.check_data(wanted, data_set)
+    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
     run = _open_run(folder, wanted, resume)
-    console.print(f"[bold]{Path(recipe).stem}[/] {run.experiment.network} -> {folder}")
-    if data_set.note:
-        console.print(f"note: {data_set.note}")
+    _print_start(run, data_set)
     training.keep_freed_memory()
-    with _Display(run) as display:
-        training.fit(run, data_set, display)
+    try:
+        with _Display(run, _image_counts(run.experiment, data_set)["training"]) as display:
+            training.fit(run, data_set, display)
+    except Diverged as error:
+        kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
+        raise Diverged(f"{error}{kept}") from error
+    except KeyboardInterrupt:
+        _complain("stopped", f"the same command with --resume continues the run in {folder}")
+        raise typer.Exit(130) from None
     _print_results(run)
+    _print_note(data_set)
     _draw(run, data_set)
 
 
@@ -105,78 +171,112 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Measure the accuracy of every checkpoint of a run."""
-    from . import data, training
-    from .run import CHECKPOINTS, Run
+    """Measure the accuracies of a run again.
 
+    All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
+    epoch chosen on validation images, and of the best test epoch.
+    """
     run = Run.open(folder)
+    if not any(run.has_checkpoint(name) for name in CHECKPOINTS):
+        raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
     data_set = data.load(run.experiment.data, data_dir)
-    _, validation, test = training.splits(run.experiment, data_set)
-    table = Table("checkpoint", "epoch", "validation accuracy", "test accuracy")
-    for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
-        net = training.load(folder, name)
-        _, state = run.load_checkpoint(name)
-        cells = []
-        for split in (validation, test):
-            accuracy = split and training.evaluate(
-                net, split, run.experiment.mean, run.experiment.std
-            )
-            cells.append("-" if accuracy is None else f"{100 * accuracy:.2f} %")
-        table.add_row(name, str(state["epoch"]), *cells)
-    if not table.row_count:
-        raise RunError(f"{folder} holds no checkpoint yet; train it with --resume")
-    console.print(table)
+    rows = {}
+    with console.status("measuring"):
+        for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
+            rows[name] = _measure(run, name, data_set)
+    _print_accuracies(rows)
+    _print_note(data_set)
 
 
 @app.command()
 def recipes() -> None:
-    """List the shipped recipes."""
-    from . import experiment
-
+    """List the shipped recipes and what each promises."""
     for name in experiment.recipe_names():
         one = experiment.load_recipe(name)
-        console.print(f"[bold]{name}[/]  {one.network}, T = {one.time_steps}", soft_wrap=True)
-        console.print(_indented(one.description), markup=False, soft_wrap=True)
+        _say(f"{name}  {one.network}, T = {one.time_steps}", "bold")
+        for line in one.description.strip().splitlines():
+            _say(_indented(line))
+        _say()
+    _say("tsslbp info RECIPE shows all settings of a recipe.")
 
 
 @app.command()
 def info(
-    network: Annotated[str, typer.Argument(help="A description such as 15C5-P2-40C5-P2-300.")],
-    input_shape: Annotated[str, typer.Option(help="Channels, height and width.")] = "1x28x28",
-    classes: Annotated[int, typer.Option(help="Neurons of the output layer.")] = 10,
-    time_steps: Annotated[int, typer.Option(help="Time steps T.")] = 5,
-    padding: Annotated[str, typer.Option(help="Of the convolutions: 1, or 1,0 for each.")] = "0",
+    network: Annotated[
+        str,
+        typer.Argument(metavar="NETWORK", help="Such as 15C5-P2-40C5-P2-300, or a recipe's name."),
+    ],
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CxHxW",
+            help="Channels, height and width of the images, by default 1x28x28 or the recipe's.",
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Neurons of the output layer, by default 10 or the data's."
+        ),
+    ] = None,
+    time_steps: Annotated[int | None, typer.Option(metavar="T", help="Time steps.")] = None,
+    padding: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="Of the convolutions, such as 1, or 1,0 for each."),
+    ] = None,
 ) -> None:
-    """Print a network's layers, shapes and parameters."""
-    from .network import Network
+    """Print a network's layers, shapes and parameters.
 
-    pads = _integers("padding", padding, ",")
-    shape = _integers("input-shape", input_shape, "x")
-    pad = pads[0] if len(pads) == 1 else pads
-    print(Network(network, shape, classes, time_steps, padding=pad))
+    A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
+    5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
+    implied. For a recipe this prints its settings as well.
+    """
+    is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
+    base = experiment.load_recipe(network) if is_recipe else Experiment("mnist", network)
+    pads = None if padding is None else _integers("--padding", padding, ",")
+    wanted = _changed(base, {"time_steps": time_steps, "padding": pads})
+    shape, outputs = _input_shape(wanted, input_shape, classes)
+    try:
+        net = training.build_network(wanted, shape, outputs)
+    except InvalidInput as error:
+        hint = "" if is_recipe else nearest(network, experiment.recipe_names())
+        raise InvalidInput(f"{error}{hint}") from error
+    _say(repr(net))
+    if is_recipe:
+        table = wanted.to_table()
+        _say(f"\n{table.pop('description').strip()}\n")
+        for key, value in _flat(table).items():
+            _say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
 
 
 class _Display:
-    """Progress of a training: a bar on a terminal, a line an epoch everywhere."""
+    """Progress of a training: a bar on a terminal, a line an epoch everywhere.
 
-    def __init__(self, run: Run) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    The bar and the time left are those of the whole run.
+    """
 
-        self.epochs = run.experiment.epochs
+    def __init__(self, run: Run, images: int) -> None:
+        self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
+        self.images = images
+        self.seen = self.correct = 0  # in this epoch, by this process
         self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[train]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=300,
         )
         self.task = self.progress.add_task(
-            "", total=None, epoch=0, epochs=self.epochs, loss=0.0, visible=False
+            "starting (first use compiles the kernels, once)", total=None, train=""
         )
 
     def __enter__(self) -> _Display:
+        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
+        _say(EPOCH_ROW.format(*titles), "bold")
         self.progress.start()
         return self
 
@@ -184,94 +284,226 @@ class _Display:
         self.progress.stop()
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
+        self.seen += min(self.batch_size, self.images - (step - 1) * self.batch_size)
+        self.correct += result.correct
+        doing = f"step {step}/{steps}" if step < steps else "testing"
         self.progress.update(
-            self.task, completed=step, total=steps, epoch=epoch, loss=result.loss, visible=True
+            self.task,
+            description=f"epoch {epoch}/{self.epochs} {doing}",
+            completed=(epoch - 1) * steps + step,
+            total=self.epochs * steps,
+            train=f"train {_percent(self.correct / self.seen)}",
         )
 
     def on_epoch(self, record: dict[str, Any]) -> None:
-        parts = [f"epoch {record['epoch']:>3}/{self.epochs}", f"loss {record['loss']:.4f}"]
-        for name in ("train", "validation", "test"):
-            if f"{name}_accuracy" in record:
-                parts.append(f"{name} {100 * record[f'{name}_accuracy']:.2f} %")
-        parts.append(f"{record['images_per_second']:,.0f} images/s")
-        self.progress.console.print("  ".join(parts))
+        self.seen = self.correct = 0
+        splits = ("train", "validation", "test")
+        _say(
+            EPOCH_ROW.format(
+                f"{record['epoch']}/{self.epochs}",
+                f"{record['loss']:.4f}",
+                *(_percent(record.get(f"{split}_accuracy")) for split in splits),
+                _duration(record["seconds"]),
+                f"{record['images_per_second']:,.0f}",
+            )
+        )
+
+
+def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """Return the experiment with those changes that are not None."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    return Experiment.from_table(wanted.to_table() | given)
 
 
 def _open_run(folder: Path, wanted: Experiment, resume: bool) -> Run:
     """Make the run, or open it again where `resume` finds one of the same settings."""
-    from .run import Run
-
-    if not (resume and (folder / "config.toml").exists()):
+    if not (folder / "config.toml").exists():
         return Run.create(folder, wanted)
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already: continue it with --resume, or give another --out"
+        )
     run = Run.open(folder)
-    found, asked = run.experiment.to_table(), wanted.to_table()
-    keys = sorted(key for key in found | asked if found.get(key) != asked.get(key))
-    changed = [key for key in keys if key not in ("epochs", "description")]
-    if changed:
-        differences = ", ".join(f"{key} = {found.get(key)} there" for key in changed)
-        raise RunError(f"{folder} holds a run of other settings ({differences}); choose another")
+    there, asked = _flat(run.experiment.to_table()), _flat(wanted.to_table())
+    differences = [
+        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
+        for key in sorted(there | asked)
+        if there.get(key) != asked.get(key) and key not in ("epochs", "description")
+    ]
+    if differences:
+        raise RunError(
+            f"{folder} holds a run of other settings ({'; '.join(differences)}): ask for the same, "
+            "or give another --out"
+        )
     run.record_resume()
     return run.extended(wanted.epochs)
 
 
-def _print_results(run: Run) -> None:
-    epochs = run.epochs()
-    table = Table("accuracy", "epoch", "validation", "test", title=str(run.folder))
-    for checkpoint, record in measures(epochs).items():
-        cells = (record.get("validation_accuracy"), record["test_accuracy"])
-        texts = ["-" if cell is None else f"{100 * cell:.2f} %" for cell in cells]
-        table.add_row(MEASURES[checkpoint], str(record["epoch"]), *texts)
-    console.print(table)
-    console.print(f"trained in {sum(record['seconds'] for record in epochs):,.0f} s")
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with the keys of its tables as ``"table.key"``."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = value.items() if isinstance(value, Mapping) else ()
+        flat |= {f"{key}.{part}": item for part, item in inner} or {key: value}
+    return flat
 
 
-def measures(epochs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The records behind the ways of reporting a run; the first epoch wins a tie."""
+def _input_shape(
+    wanted: Experiment, input_shape: str | None, classes: int | None
+) -> tuple[tuple[int, ...], int]:
+    """Shape of the images and number of classes, of the data where they are not given."""
+    given = tuple(_integers("--input-shape", input_shape, "x")) if input_shape else None
+    if wanted.data in INPUT_SHAPES:
+        return given or INPUT_SHAPES[wanted.data], classes or CLASSES
+    if given and classes:
+        return given, classes
+    data_set = data.load(wanted.data)
+    return given or tuple(data_set.train_images.shape[1:]), classes or data_set.classes
+
+
+def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
+    """Accuracies of a checkpoint, with the keys of an epoch's record."""
+    net = training.load(run.folder, name)
+    _, state = run.load_checkpoint(name)
+    _, validation, test = training.splits(run.experiment, data_set)
+    steps = state.get("progress", {}).get("step", 0)  # of an epoch that was broken off
+    record: dict[str, Any] = {
+        "epoch": f"{state['epoch']} + {steps} steps" if steps else state["epoch"]
+    }
+    for split_name, split in (("validation", validation), ("test", test)):
+        if split is not None:
+            record[f"{split_name}_accuracy"] = training.evaluate(
+                net, split, run.experiment.mean, run.experiment.std
+            )
+    return record
+
+
+def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records behind the ways of reporting a run; the first epoch wins a tie.
+
+    Args:
+        epochs: the records of a run's epochs, in order, at least one.
+
+    Returns:
+        Under the names of the checkpoints; without ``"best-validation"`` where no images were
+        held out.
+    """
     chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
     if "validation_accuracy" in epochs[-1]:
         chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
     return {name: chosen[name] for name in MEASURES if name in chosen}
 
 
+def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
+    held_out = wanted.validation_images if wanted.protocol == "validated" else 0
+    counts = {
+        "training": len(data_set.train_labels) - held_out,
+        "validation": held_out,
+        "test": len(data_set.test_labels),
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _print_start(run: Run, data_set: DataSet) -> None:
+    counts = _image_counts(run.experiment, data_set)
+    done = len(run.epochs())
+    _say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
+    _say(
+        f"images      {data_set.name}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
+    )
+    _print_note(data_set)
+    _say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
+
+
+def _print_results(run: Run) -> None:
+    epochs = run.epochs()
+    if not epochs:
+        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
+    _say()
+    _print_accuracies(measures(epochs))
+    _say(f"\ntraining time {_duration(sum(record['seconds'] for record in epochs))}")
+
+
+def _print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """The three accuracies, always all three; "-" stands for what the run does not have."""
+    rows: list[tuple[str, ...]] = [("accuracy", "epoch", "validation", "test")]
+    for name, title in MEASURES.items():
+        record = records.get(name, {})
+        shares = (_percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
+        rows.append((title, str(record.get("epoch", "-")), *shares))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for index, (title, *cells) in enumerate(rows):
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        _say("  ".join([f"{title:<{widths[0]}}", *numbers]), None if index else "bold")
+
+
+def _print_note(data_set: DataSet) -> None:
+    if data_set.note:
+        _say(f"note        {data_set.note}")
+
+
 def _draw(run: Run, data_set: DataSet) -> None:
     """Draw a test image's spikes and the training curve into the run's folder."""
-    from . import data, figures, training
-    from .losses import predict
-
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        console.print("no picture: pip install 'tsslbp[figures]' to have one")
-        return
     net = training.load(run.folder)
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
-    figure = figures.run_picture(
-        image[0].numpy(),
-        int(data_set.test_labels[0]),
-        int(predict(net(pixels).detach())),
-        {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
-        run.epochs(),
-    )
     path = run.folder / "picture.png"
-    figure.savefig(path, dpi=120)
-    console.print(f"picture: {path}")
+    try:
+        figure = figures.run_picture(
+            image[0].numpy(),
+            int(data_set.test_labels[0]),
+            int(predict(net(pixels).detach())),
+            {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
+            run.epochs(),
+        )
+        figure.savefig(path, dpi=120)
+    except ImportError:
+        _say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        _say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+    else:
+        _say(f"picture in {path}")
+
+
+def _say(text: str = "", style: str | None = None) -> None:
+    console.print(Text(text), style=style, soft_wrap=True)
+
+
+def _complain(kind: str, message: str) -> None:
+    """Print one line to the standard error stream."""
+    line = Text.assemble((f"{kind}: ", "bold red"), " ".join(message.splitlines()))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _complain("warning", str(message))
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _duration(seconds: float) -> str:
+    """Return such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _indented(line: str) -> str:
+    """Indent a line, and break it on a terminal that is too narrow for it."""
+    width = console.width if console.is_terminal else len(line) + 2
+    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _integers(name: str, text: str, separator: str) -> list[int]:
     try:
         return [int(part) for part in text.split(separator)]
     except ValueError:
-        raise typer.BadParameter(
-            f"expected whole numbers joined by {separator!r}, got {text!r}", param_hint=name
+        raise InvalidInput(
+            f"{name} must be whole numbers joined by {separator!r}, got {text!r}"
         ) from None
-
-
-def _indented(text: str) -> str:
-    return "".join(f"  {line}\n" for line in text.strip().splitlines())
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

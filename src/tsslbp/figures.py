@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 NEURONS_SHOWN = 80  # of a layer, evenly chosen
+NEURONS_NUMBERED = 10  # at most, of the last layer
+BAND = 0.9  # height of a layer in the raster, whose next one begins 1 above
 CURVES = {
     "train_accuracy": ("training", "#9aa5b1"),
     "validation_accuracy": ("validation", "#2a9d8f"),
@@ -23,20 +25,24 @@ CURVES = {
 
 
 def run_picture(
-    image: Array, label: int, prediction: int, spikes: Mapping[str, Array], epochs: Sequence[Any]
+    image: Array,
+    label: int,
+    prediction: int,
+    spikes: Mapping[str, Array],
+    epochs: Sequence[Mapping[str, Any]],
 ) -> Figure:
     """One image, the spikes it causes in every layer, and the training so far.
 
     Args:
         image: ``[H, W]`` or ``[C, H, W]``.
         label, prediction: the true class and the network's.
-        spikes: by layer, ``[T, ...]`` with 0 and 1.
+        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
         epochs: the records of a run's epochs.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.5, 1.8])
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
     draw_image(left, image)
     left.set_title(f"class {label}, predicted {prediction}")
     draw_raster(middle, spikes)
@@ -45,41 +51,81 @@ def run_picture(
 
 
 def draw_image(axes: Axes, image: Array) -> None:
-    channels_last = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
-    span = max(float(np.ptp(channels_last)), 1e-12)
-    scaled = (channels_last - channels_last.min()) / span
-    axes.imshow(scaled.squeeze(), cmap="gray", interpolation="nearest")
+    """An image in full contrast: grey, in colour for three channels, else their mean.
+
+    Args:
+        image: ``[H, W]`` or ``[C, H, W]``, of any range.
+    """
+    pixels = np.atleast_3d(np.moveaxis(image, 0, -1) if image.ndim == 3 else image).astype(float)
+    if pixels.shape[2] != 3:
+        pixels = pixels.mean(2)
+    span = np.ptp(pixels) or 1.0
+    axes.imshow((pixels - pixels.min()) / span, cmap="gray", vmin=0, vmax=1)
     axes.set_axis_off()
 
 
 def draw_raster(axes: Axes, spikes: Mapping[str, Array]) -> None:
-    """Spikes over time, a band of neurons for each layer, the input's side at the bottom."""
-    base, ticks = 0, []
-    for name, train in spikes.items():
-        flat = train.reshape(len(train), -1)
-        shown = np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], NEURONS_SHOWN)).astype(int)
-        steps, neurons = np.nonzero(flat[:, shown])
-        axes.scatter(steps + 1, base + neurons, marker="|", s=14, linewidths=1.2)
-        ticks.append((base + len(shown) / 2, name))
-        base += len(shown) + 6
-        axes.axhline(base - 3, color="0.85", linewidth=0.8)
-    steps_count = len(next(iter(spikes.values())))
-    axes.set_xlim(0.5, steps_count + 0.5)
-    axes.set_xticks(range(1, steps_count + 1, max(1, steps_count // 10)))
-    axes.set_yticks(*zip(*ticks, strict=True))
+    """Spikes over time, a band for each layer, the input's side at the bottom.
+
+    Args:
+        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. Of a layer with more
+            than `NEURONS_SHOWN` neurons, so many are drawn.
+    """
+    trains = [train.reshape(len(train), -1) for train in spikes.values()]
+    for band, train in enumerate(trains):
+        count = train.shape[1]
+        shown = np.linspace(0, count - 1, min(count, NEURONS_SHOWN)).astype(int)
+        steps, neurons = np.nonzero(train[:, shown])
+        row = BAND / len(shown)
+        bottoms = band + row * neurons
+        axes.vlines(
+            steps + 1,
+            bottoms,
+            bottoms + 0.8 * row,
+            color=f"C{band}",
+            linewidth=min(6, 150 / len(train)),
+        )
+        axes.axhline(band - (1 - BAND) / 2, color="0.85", linewidth=0.8)
+    _number_neurons(axes, len(trains) - 1, trains[-1].shape[1])
+    step_count = len(trains[0])
+    axes.set_xlim(0.5, step_count + 0.5)
+    axes.set_ylim(-(1 - BAND) / 2, len(trains) - (1 - BAND) / 2)
+    axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))
+    axes.set_yticks(np.arange(len(trains)) + BAND / 2, list(spikes))
+    axes.tick_params(axis="y", length=0)
     axes.set_xlabel("time step")
     axes.set_title(f"spikes (up to {NEURONS_SHOWN} neurons of each layer)")
 
 
 def draw_training(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Accuracy in percent against the epoch, for every split the records hold."""
-    numbers = [record["epoch"] for record in epochs]
+    from matplotlib.ticker import MaxNLocator
+
+    marker = "o" if len(epochs) == 1 else None  # a line of one point cannot be seen
     for key, (name, colour) in CURVES.items():
-        values = [100 * record[key] for record in epochs if record.get(key) is not None]
-        if values:
-            axes.plot(numbers, values, color=colour, label=f"{name} {values[-1]:.2f} %")
+        points = [(one["epoch"], 100 * one[key]) for one in epochs if one.get(key) is not None]
+        if points:
+            numbers, values = zip(*points, strict=True)
+            label = f"{name} {values[-1]:.2f} %"
+            axes.plot(numbers, values, color=colour, marker=marker, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy (%)")
     axes.grid(color="0.9")
     axes.legend(loc="lower right", title="last epoch")
     axes.set_title("training")
+
+
+def _number_neurons(axes: Axes, band: int, count: int) -> None:
+    """Number the rows of a band on its right, if they are few enough to read."""
+    if count > NEURONS_NUMBERED:
+        return
+    for neuron in range(count):
+        middle = band + BAND * (neuron + 0.4) / count
+        axes.annotate(
+            str(neuron),
+            (1.01, middle),
+            xycoords=("axes fraction", "data"),
+            fontsize=7,
+            verticalalignment="center",
+        )

@@ -48,10 +48,8 @@ class Conv(nn.Module):
             self.weight.mul_(weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.flatten(0, -4)
-        return functional.conv2d(frames, self.weight, padding=self.padding).unflatten(
-            0, x.shape[:-3]
-        )
+        frames = functional.conv2d(x.flatten(0, -4), self.weight, padding=self.padding)
+        return frames.view(*x.shape[:-3], *frames.shape[1:])
 
 
 class Linear(nn.Module):
@@ -86,7 +84,7 @@ class SumPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sums = functional.avg_pool2d(x.flatten(0, -4), self.size, divisor_override=1)
-        return (sums * self.scale).unflatten(0, x.shape[:-3])
+        return (sums * self.scale).view(*x.shape[:-3], *sums.shape[1:])
 
     def extra_repr(self) -> str:
         return f"{self.size}, scale={self.scale}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -46,14 +47,13 @@ def van_rossum(
     Raises:
         InvalidInput: a label out of range, `tau_s` below 1, or a desired train without a spike.
 
-    Source: Zhang & Li (2020), its loss of equation 1; docs/reproduction.md on the filters.
+    Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
     _check(psp, labels)
-    train = _desired_train(len(psp), pattern).to(psp)
-    for _ in range(target_filters):
-        train = neuron.psp(train, tau_s, impl="reference")
+    train = tuple(pattern) if pattern is not None else None
+    target = _target(len(psp), train, tau_s, target_filters).to(psp)
     true_class = functional.one_hot(labels, psp.shape[2]).to(psp.dtype)
-    return 0.5 * (psp - train[:, None, None] * true_class).square().sum()
+    return 0.5 * (psp - target[:, None, None] * true_class).square().sum()
 
 
 def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:
@@ -91,7 +91,20 @@ def softmax(psp: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(psp.sum(0), labels)
 
 
-def _desired_train(steps: int, pattern: Sequence[int] | None) -> Tensor:
+@functools.lru_cache(maxsize=64)
+def _target(
+    steps: int, pattern: tuple[int, ...] | None, tau_s: float, target_filters: int
+) -> Tensor:
+    """Return the true class's desired PSP, ``[T]`` float64."""
+    if target_filters < 1:
+        raise InvalidInput(f"target_filters must be at least 1, got {target_filters}")
+    target = _desired_train(steps, pattern)
+    for _ in range(target_filters):
+        target = neuron.psp(target, tau_s, impl="reference")
+    return target
+
+
+def _desired_train(steps: int, pattern: tuple[int, ...] | None) -> Tensor:
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if steps < 10 else (0, 1)
     if not len(pattern) or any(spike not in (0, 1) for spike in pattern):

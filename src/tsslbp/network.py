@@ -126,9 +126,9 @@ class Network(nn.Module):
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
         for name, value in (("time_steps", time_steps), ("classes", classes)):
-            if value < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {value}")
-        neuron.check_constants(tau_m, tau_s, threshold)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidInput(f"{name} must be a whole number of at least 1, got {value}")
+        neuron.check_settings(tau_m, tau_s, threshold, rule, impl)
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps = classes, time_steps
         self.plan = plan(description, self.input_shape, classes, padding)

@@ -48,10 +48,10 @@ class TSSLBP(Rule):
             right after a lone spike.
         rate_threshold: mean firing rate, in spikes per neuron and step, above which a layer leaves
             warm-up; read by ``warm_up="layer"`` alone.
-        timing_min, timing_max: bounds of ``1 / du``, in units of 1 / threshold.
+        timing_min, timing_max: bounds of ``1 / du``, in units of 1 / potential.
         surrogate_width: width of the surrogate, the derivative of a logistic function of the
             potential's distance from the threshold, in units of the potential.
-        surrogate_clamp: bound of the logistic function's argument, at most 32.
+        surrogate_clamp: bound of the logistic function's argument, at most 16.
         intra_neuron: ``"recursive"`` (revised), ``"next-spike"`` (published), or ``"none"``.
 
     Raises:
@@ -79,9 +79,9 @@ class TSSLBP(Rule):
                 f"TSSLBP: timing_min must not exceed timing_max, "
                 f"got {self.timing_min} and {self.timing_max}"
             )
-        if self.surrogate_width <= 0 or not 0 < self.surrogate_clamp <= 32:
+        if self.surrogate_width <= 0 or not 0 < self.surrogate_clamp <= 16:
             raise InvalidInput(
-                "TSSLBP: surrogate_width must be positive and surrogate_clamp between 0 and 32, "
+                "TSSLBP: surrogate_width must be positive and surrogate_clamp between 0 and 16, "
                 f"got {self.surrogate_width} and {self.surrogate_clamp}"
             )
 
@@ -139,6 +139,4 @@ def _check_choice(rule: Rule, name: str, choices: tuple[str, ...]) -> None:
 
 
 def _is_finite(value: object) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -146,9 +146,7 @@ class Run:
         if epochs == self.experiment.epochs:
             return self
         experiment = replace(self.experiment, epochs=epochs)
-        _replace(
-            self.folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary)
-        )
+        _replace(self.folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary))
         return Run(self.folder, experiment)
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:

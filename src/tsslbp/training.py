@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -129,7 +130,7 @@ def train_step(
     optimizer.zero_grad()
     psp = net(images)
     loss = loss_function(psp, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = nn.utils.clip_grad_norm_(weights, gradient_clip)
     result = StepResult(
         loss.item(), int((losses.predict(psp.detach()) == labels).sum()), norm.item()
@@ -246,7 +247,7 @@ class _Fit:
     def __init__(self, run: Run, data: DataSet, observer: Observer | None, impl: str) -> None:
         self.run, self.data, self.observer = run, data, observer
         self.experiment = experiment = run.experiment
-        _check_data(experiment, data)
+        check_data(experiment, data)
         self.train_split, self.validation, self.test = splits(experiment, data)
         self.input_shape = tuple(data.train_images.shape[1:])
         self.net = build_network(experiment, self.input_shape, data.classes, impl)
@@ -444,7 +445,8 @@ def _has_bad_gradient(weight: Tensor) -> bool:
     return weight.grad is not None and not bool(torch.isfinite(weight.grad).all())
 
 
-def _check_data(experiment: Experiment, data: DataSet) -> None:
+def check_data(experiment: Experiment, data: DataSet) -> None:
+    """Raise `InvalidInput` where the channels or the number of images do not fit."""
     channels = data.train_images.shape[1]
     for name in ("mean", "std"):
         count = len(getattr(experiment, name))
@@ -473,6 +475,10 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _peak_memory() -> int | None:
     """Largest resident memory of this process so far, in bytes; None where unknown."""
+    with suppress(OSError):  # Linux: getrusage would begin at the parent's peak
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:

@@ -20,7 +20,7 @@ RULES = {
     "no intra-neuron part": TSSLBP(intra_neuron="none"),
     "revised, by layer": TSSLBP(warm_up="layer"),
     "published, by neuron": TSSLBP.published(warm_up="neuron"),
-    "wide surrogate": TSSLBP(surrogate_width=0.02, surrogate_clamp=30.0),
+    "wide surrogate": TSSLBP(surrogate_width=0.02, surrogate_clamp=16.0),
 }
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest magnitude
 

@@ -20,7 +20,7 @@ from . import reference
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu")
 
-__all__ = ["IMPLEMENTATIONS", "check_constants", "layer", "lif", "psp", "spikes"]
+__all__ = ["IMPLEMENTATIONS", "check_settings", "layer", "lif", "psp", "spikes"]
 
 
 def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
@@ -77,7 +77,7 @@ def spikes(
     Source: Zhang & Li (2020) and its public code; docs/reproduction.md.
     """
     _check_input(current, "current")
-    check_constants(tau_m, tau_s, threshold)
+    check_settings(tau_m, tau_s, threshold, rule)
     implementation = _implementation(impl, current, rule)
     return cast(
         Tensor,
@@ -99,7 +99,7 @@ def lif(
     Arguments, errors and source are those of `spikes`.
     """
     _check_input(current, "current")
-    check_constants(tau_m, tau_s, threshold)
+    check_settings(tau_m, tau_s, threshold, rule)
     implementation = _implementation(impl, current, rule)
     return cast(
         Tensor, implementation.lif(current, float(tau_m), float(tau_s), float(threshold), rule)
@@ -139,10 +139,10 @@ def layer(
     Raises:
         InvalidInput: the input, a constant or the implementation does not fit.
     """
-    _check_input(x, "x")
-    check_constants(tau_m, tau_s, threshold)
     if time_steps is not None and time_steps < 1:
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
+    _check_input(x if time_steps is None else x[None], "x")
+    check_settings(tau_m, tau_s, threshold, rule)
     if pool < 1 or (pool > 1 and (x.ndim + (time_steps is not None) != 5 or pool > x.shape[-1])):
         raise InvalidInput(
             f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
@@ -166,18 +166,14 @@ def layer(
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
     """Choose the implementation once; what it cannot do is an error that names one that can."""
-    if impl not in IMPLEMENTATIONS:
-        known = ", ".join(IMPLEMENTATIONS)
-        raise InvalidInput(
-            f"unknown implementation {impl!r}{nearest(impl, IMPLEMENTATIONS)}; known: {known}"
-        )
+    _check_impl(impl)
     fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     if impl == "cpu" and not fused:
         raise InvalidInput(
             f"impl='cpu' takes float32 or float64 on the CPU, got {x.dtype} on {x.device}; "
             "impl='reference' takes it"
         )
-    module = reference
+    module: ModuleType = reference
     if impl == "cpu" or (impl == "auto" and fused):
         from . import cpu  # importing and compiling kernels takes a moment: only when used
 
@@ -193,12 +189,27 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
     return module
 
 
-def check_constants(tau_m: float, tau_s: float, threshold: float) -> None:
-    """Raise `InvalidInput` for constants that no neuron can have."""
+def check_settings(
+    tau_m: float, tau_s: float, threshold: float, rule: Rule, impl: str = "auto"
+) -> None:
+    """Raise `InvalidInput` for settings that no neuron can have."""
     _check_tau("tau_m", tau_m)
     _check_tau("tau_s", tau_s)
     if not (math.isfinite(threshold) and threshold > 0):
         raise InvalidInput(f"threshold must be a positive number, got {threshold}")
+    if not isinstance(rule, Rule):
+        raise InvalidInput(
+            f"rule must be a learning rule such as tsslbp.TSSLBP(), got {rule!r}; "
+            "tsslbp.rules.from_config makes one from a name"
+        )
+    _check_impl(impl)
+
+
+def _check_impl(impl: str) -> None:
+    if impl not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        hint = nearest(str(impl), IMPLEMENTATIONS)
+        raise InvalidInput(f"unknown implementation {impl!r}{hint}; known: {known}")
 
 
 def _check_tau(name: str, value: float) -> None:

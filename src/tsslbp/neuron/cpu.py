@@ -87,7 +87,7 @@ def _warn_no_cache() -> None:
 
 
 @_kernel()
-def _integrate(x, current, rest, potential, increment, spikes, k):  # type: ignore[no-untyped-def]
+def _integrate(x, current, rest, potential, increment, spikes, k):
     """One step of `reference.simulate`, behind the input filter; all arrays ``[b]``."""
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for j in range(x.size):
@@ -101,26 +101,26 @@ def _integrate(x, current, rest, potential, increment, spikes, k):  # type: igno
 
 
 @_kernel()
-def _copy(x, out):  # type: ignore[no-untyped-def]
+def _copy(x, out):
     for j in range(x.size):
         out[j] = x[j]
 
 
 @_kernel()
-def _add(x, out):  # type: ignore[no-untyped-def]
+def _add(x, out):
     for j in range(x.size):
         out[j] += x[j]
 
 
 @_kernel()
-def _filter(x, state, decay, gain):  # type: ignore[no-untyped-def]
+def _filter(x, state, decay, gain):
     """One step of a first-order filter; all arrays ``[b]``."""
     for j in range(x.size):
         state[j] = decay * state[j] + gain * x[j]
 
 
 @_kernel(fastmath={"reassoc"})
-def _count(spikes):  # type: ignore[no-untyped-def]
+def _count(spikes):
     """Number of spikes of a block: a sum of ones, exact in any order."""
     count = spikes.dtype.type(0)
     for j in range(spikes.size):
@@ -129,7 +129,7 @@ def _count(spikes):  # type: ignore[no-untyped-def]
 
 
 @_kernel(forceinline=True)
-def _pool_sized(x, out, width, size, scale):  # type: ignore[no-untyped-def]
+def _pool_sized(x, out, width, size, scale):
     columns = width // size
     for band in range(out.size // columns):
         to, start = band * columns, band * size * width
@@ -142,7 +142,7 @@ def _pool_sized(x, out, width, size, scale):  # type: ignore[no-untyped-def]
 
 
 @_kernel(forceinline=True)
-def _unpool_sized(grad, out, width, size, scale):  # type: ignore[no-untyped-def]
+def _unpool_sized(grad, out, width, size, scale):
     columns = width // size
     for band in range(grad.size // columns):
         to, start = band * columns, band * size * width
@@ -154,7 +154,7 @@ def _unpool_sized(grad, out, width, size, scale):  # type: ignore[no-untyped-def
 
 
 @_kernel()
-def _pool(x, out, width, size, scale):  # type: ignore[no-untyped-def]
+def _pool(x, out, width, size, scale):
     """Sum over windows of bands of `size` image rows: ``[b] -> [b / size^2]``."""
     if size == 2:  # a constant lets the compiler vectorise
         _pool_sized(x, out, width, 2, scale)
@@ -163,7 +163,7 @@ def _pool(x, out, width, size, scale):  # type: ignore[no-untyped-def]
 
 
 @_kernel()
-def _unpool(grad, out, width, size, scale):  # type: ignore[no-untyped-def]
+def _unpool(grad, out, width, size, scale):
     """The adjoint of `_pool`: ``[b / size^2] -> [b]``."""
     if size == 2:
         _unpool_sized(grad, out, width, 2, scale)
@@ -171,30 +171,29 @@ def _unpool(grad, out, width, size, scale):  # type: ignore[no-untyped-def]
         _unpool_sized(grad, out, width, size, scale)
 
 
-@_kernel()
-def _surrogate(potential, slope, k):  # type: ignore[no-untyped-def]
-    """Derivative of the logistic function, by series and doublings of cosh (README.md); ``[b]``."""
-    real = potential.dtype.type
+@_kernel(forceinline=True, fastmath={"contract"})
+def _surrogate(potential, k):
+    """Derivative of the logistic function at one potential, by the cosh series of README.md."""
+    real = type(potential)
     two, four = real(2), real(4)
-    for j in range(potential.size):
-        x = (k.threshold - potential[j]) * k.surrogate_scale
-        y = min(max(x, -k.surrogate_clamp), k.surrogate_clamp) * real(1 / 32)
-        z = y * y
-        m = z * real(1 / 6402373705728000) + real(1 / 20922789888000)
-        m = m * z + real(1 / 87178291200)
-        m = m * z + real(1 / 479001600)
-        m = m * z + real(1 / 3628800)
-        m = m * z + real(1 / 40320)
-        m = m * z + real(1 / 720)
-        m = m * z + real(1 / 24)
-        m = (m * z + real(1 / 2)) * z
-        for _ in range(5):
-            m = two * m * (m + two)
-        slope[j] = k.surrogate_scale / (four + two * m)
+    x = (k.threshold - potential) * k.surrogate_scale
+    y = min(max(x, -k.surrogate_clamp), k.surrogate_clamp) * real(1 / 8)
+    z = y * y
+    m = z * real(1 / 6402373705728000) + real(1 / 20922789888000)
+    m = m * z + real(1 / 87178291200)
+    m = m * z + real(1 / 479001600)
+    m = m * z + real(1 / 3628800)
+    m = m * z + real(1 / 40320)
+    m = m * z + real(1 / 720)
+    m = m * z + real(1 / 24)
+    m = (m * z + real(1 / 2)) * z
+    for _ in range(3):
+        m = two * m * (m + two)
+    return k.surrogate_scale / (four + two * m)
 
 
 @_kernel()
-def _recursive(potential, increment, psp, slope, grad, carry, out, k):  # type: ignore[no-untyped-def]
+def _recursive(potential, increment, psp, grad, carry, out, k):
     """One step of `reference._recursive` and the warm-up; all arrays ``[b]``."""
     zero, one = grad.dtype.type(0), grad.dtype.type(1)
     for j in range(grad.size):
@@ -205,13 +204,12 @@ def _recursive(potential, increment, psp, slope, grad, carry, out, k):  # type: 
         through = potential[j] * timing * k.leak + silent
         gradient = timing * grad[j] + carry[j] * through * k.intra
         carry[j] = (gradient if fires else zero) + carry[j] * silent
-        out[j] = grad[j] * slope[j] if psp[j] < k.warm_up_psp else gradient
+        slope = _surrogate(potential[j], k)
+        out[j] = grad[j] * slope if psp[j] < k.warm_up_psp else gradient
 
 
 @_kernel()
-def _next_spike(  # type: ignore[no-untyped-def]
-    potential, increment, psp, slope, grad, carry, effect, later, out, k
-):
+def _next_spike(potential, increment, psp, grad, carry, effect, later, out, k):
     """One step of `reference._next_spike`, the timing part and the warm-up; all arrays ``[b]``."""
     zero, one = grad.dtype.type(0), grad.dtype.type(1)
     for j in range(grad.size):
@@ -224,14 +222,15 @@ def _next_spike(  # type: ignore[no-untyped-def]
         grad_psp = (grad[j] - k.psp_decay * later[j]) / k.psp_gain
         carry[j] = grad_psp if fires else k.decay * carry[j]
         later[j] = grad[j]
-        out[j] = total * slope[j] if psp[j] < k.warm_up_psp else gradient
+        slope = _surrogate(potential[j], k)
+        out[j] = total * slope if psp[j] < k.warm_up_psp else gradient
 
 
 # Kernels: one worker's share of a layer, then all workers
 
 
 @_kernel()
-def _forward_share(x, out, steps, first, last, block, static, k):  # type: ignore[no-untyped-def]
+def _forward_share(x, out, steps, first, last, block, static, k):
     """Neurons `first` to `last`: ``x [T, n] -> out [T, n / pool^2]``; returns their spikes' sum."""
     n = x.size if static else x.size // steps
     ratio = k.pool * k.pool
@@ -261,9 +260,7 @@ def _forward_share(x, out, steps, first, last, block, static, k):  # type: ignor
 
 
 @_kernel()
-def _backward_share(  # type: ignore[no-untyped-def]
-    x, grad_out, grad_x, steps, first, last, block, static, k
-):
+def _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k):
     """Neurons `first` to `last`: ``grad_out [T, n / pool^2] -> grad_x`` of the shape of ``x``."""
     n = x.size if static else x.size // steps
     ratio = k.pool * k.pool
@@ -281,7 +278,7 @@ def _backward_share(  # type: ignore[no-untyped-def]
             _integrate(x[row : row + b], current, rest, potential, increment, spikes, k)
             _filter(spikes, psp, k.psp_decay, k.psp_gain)
             _copy(psp, psps[t, :b])
-        grad, slope, out = state[0, :b], state[1, :b], state[2, :b]
+        grad, out = state[0, :b], state[1, :b]
         through_input, through_output = state[3, :b], state[4, :b]
         carry, effect, later = state[5, :b], state[6, :b], state[7, :b]
         through_input[:] = 0
@@ -295,12 +292,11 @@ def _backward_share(  # type: ignore[no-untyped-def]
             if k.output_psp:
                 _filter(grad, through_output, k.psp_decay, k.psp_gain)
                 _copy(through_output, grad)
-            _surrogate(potentials[t, :b], slope, k)
             history = potentials[t, :b], increments[t, :b], psps[t, :b]
             if k.rule == NEXT_SPIKE:
-                _next_spike(*history, slope, grad, carry, effect, later, out, k)
+                _next_spike(*history, grad, carry, effect, later, out, k)
             else:
-                _recursive(*history, slope, grad, carry, out, k)
+                _recursive(*history, grad, carry, out, k)
             _filter(out, through_input, k.input_decay, k.input_gain)
             if static:
                 _add(through_input, grad_x[start : start + b])
@@ -309,7 +305,7 @@ def _backward_share(  # type: ignore[no-untyped-def]
 
 
 @_kernel()
-def _psp_share(x, out, steps, first, last, reverse, decay, gain):  # type: ignore[no-untyped-def]
+def _psp_share(x, out, steps, first, last, reverse, decay, gain):
     """The synaptic filter, or its adjoint, for neurons `first` to `last`: ``[T, n] -> [T, n]``."""
     n = x.size // steps
     state = np.empty(PSP_BLOCK, x.dtype)
@@ -323,7 +319,7 @@ def _psp_share(x, out, steps, first, last, reverse, decay, gain):  # type: ignor
 
 
 @_kernel(parallel=True)
-def _forward_parallel(x, out, steps, workers, unit, block, static, k):  # type: ignore[no-untyped-def]
+def _forward_parallel(x, out, steps, workers, unit, block, static, k):
     units = (x.size if static else x.size // steps) // unit
     totals = np.zeros(workers)
     for w in prange(workers):
@@ -333,9 +329,7 @@ def _forward_parallel(x, out, steps, workers, unit, block, static, k):  # type: 
 
 
 @_kernel(parallel=True)
-def _backward_parallel(  # type: ignore[no-untyped-def]
-    x, grad_out, grad_x, steps, workers, unit, block, static, k
-):
+def _backward_parallel(x, grad_out, grad_x, steps, workers, unit, block, static, k):
     units = (x.size if static else x.size // steps) // unit
     for w in prange(workers):
         first, last = w * units // workers * unit, (w + 1) * units // workers * unit
@@ -343,7 +337,7 @@ def _backward_parallel(  # type: ignore[no-untyped-def]
 
 
 @_kernel(parallel=True)
-def _psp_parallel(x, out, steps, workers, reverse, decay, gain):  # type: ignore[no-untyped-def]
+def _psp_parallel(x, out, steps, workers, reverse, decay, gain):
     n = x.size // steps
     for w in prange(workers):
         first, last = w * n // workers, (w + 1) * n // workers

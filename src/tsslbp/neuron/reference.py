@@ -56,7 +56,8 @@ def simulate(current: Tensor, tau_m: float, tau_s: float, threshold: float) -> T
 
 def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
     """Spike train of `current`; backward, `rule` maps dL/ds to dL/d(current)."""
-    return cast(Tensor, _Spikes.apply(current, tau_m, tau_s, threshold, rule))
+    function: Any = _Spikes.apply  # PyTorch leaves it untyped
+    return cast(Tensor, function(current, tau_m, tau_s, threshold, rule))
 
 
 def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
@@ -66,8 +67,8 @@ def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rul
 
 def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
     """Sum over windows of ``size x size`` of ``[T, N, C, H, W]``, times `scale`."""
-    frames = torch.nn.functional.avg_pool2d(x.flatten(0, 1), size, divisor_override=1)
-    return (frames * scale).unflatten(0, x.shape[:2])
+    sums = torch.nn.functional.avg_pool2d(x.flatten(0, 1), size, divisor_override=1)
+    return (sums * scale).view(*x.shape[:2], *sums.shape[1:])
 
 
 def layer(
