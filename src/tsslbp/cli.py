@@ -408,9 +408,8 @@ def _print_start(run: Run, data_set: DataSet) -> None:
     counts = _image_counts(run.experiment, data_set)
     done = len(run.epochs())
     _say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
-    _say(
-        f"images      {data_set.name}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}"
-    )
+    images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    _say(f"images      {data_set.name}: {images}")
     _print_note(data_set)
     _say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 

@@ -1,0 +1,88 @@
+"""What the documents show works: code, commands, links."""
+
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tsslbp.data.npz
+from tsslbp import cli, experiment
+from tsslbp.data import DataSet
+
+ROOT = Path(__file__).resolve().parents[1]
+README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "src/tsslbp/neuron/README.md"]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.S | re.M)
+    return [text for name, text in fences if name == language]
+
+
+def commands(document: Path) -> list[str]:
+    lines = "".join(blocks(document, "")).splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("tsslbp ")]
+
+
+def small(name: str, data_dir: Path | None = None) -> DataSet:
+    """A few random images in the place of a whole data set."""
+    if name.endswith(".npz"):
+        return tsslbp.data.npz.load(Path(name))
+    side = 8 if name == "digits" else 28
+    random = np.random.RandomState(0)
+    images = torch.from_numpy(random.randint(0, 256, (30, 1, side, side)).astype(np.uint8))
+    labels = torch.arange(30) % 10
+    return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
+
+
+@pytest.mark.parametrize("document", [README, GUIDE], ids=lambda path: path.name)
+def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(document, "python"))
+    exec(compile(code, document.name, "exec"), {})
+
+
+@pytest.mark.parametrize("command", [*commands(README), *commands(GUIDE)])
+def test_command(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Every command of the documents runs: for one epoch, on a few images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tsslbp.data, "load", small)
+    load_recipe = experiment.load_recipe
+
+    def one_epoch(name: str) -> experiment.Experiment:
+        return replace(load_recipe(name), epochs=1, validation_images=5)
+
+    monkeypatch.setattr(experiment, "load_recipe", one_epoch)
+    exec("\n".join(blocks(GUIDE, "python")[:1]), {})
+    Path("my-recipe.toml").write_text(blocks(GUIDE, "toml")[0])
+
+    def run(text: str) -> None:
+        monkeypatch.setattr(sys, "argv", shlex.split(text))
+        try:
+            cli.main()
+        except SystemExit as stop:
+            assert not stop.code, capsys.readouterr().err
+
+    if "RUN" in command:
+        run("tsslbp train mnist --out RUN")
+    run(re.sub(r"--epochs \d+", "--epochs 1", command))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_design_names_every_module() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    for path in (ROOT / "src").rglob("*.py"):
+        assert path.name in text, path

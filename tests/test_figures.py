@@ -1,0 +1,127 @@
+"""Figures show what the arrays hold."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.figure import Figure
+
+from tsslbp import figures
+
+EPOCHS = [
+    {"epoch": 1, "train_accuracy": 0.5, "validation_accuracy": 0.6, "test_accuracy": 0.55},
+    {"epoch": 2, "train_accuracy": 0.75, "validation_accuracy": 0.8, "test_accuracy": 0.775},
+]
+
+
+def axes():
+    return Figure().subplots()
+
+
+def spikes(steps: int = 4, neurons: tuple[int, ...] = (5,), at: tuple[int, ...] = ()) -> np.ndarray:
+    train = np.zeros((steps, 1, *neurons))
+    if at:
+        train[(at[0], 0, *at[1:])] = 1
+    return train
+
+
+def segments(drawn) -> list[list[tuple[float, float]]]:
+    """The ends of every spike's tick, by layer."""
+    return [[tuple(map(tuple, ends)) for ends in part.get_segments()] for part in drawn.collections]
+
+
+def test_raster_puts_every_spike_in_its_place() -> None:
+    drawn = axes()
+    trains = {"conv1": spikes(4, (2, 3, 3), (0, 1, 2, 2)), "output": spikes(4, (5,), (3, 2))}
+    figures.draw_raster(drawn, trains)
+    (first,), (second,) = segments(drawn)
+    assert first[0][0] == 1  # the first step is called 1
+    assert first[0][1] == pytest.approx(figures.BAND * 17 / 18)
+    assert second[0][0] == 4
+    assert second[0][1] == pytest.approx(1 + figures.BAND * 2 / 5)
+    assert second[1][1] < 1 + figures.BAND * 3 / 5
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["conv1", "output"]
+    assert drawn.get_xlim() == (0.5, 4.5)
+    assert drawn.get_xticks().tolist() == [1, 2, 3, 4]
+
+
+def test_raster_of_silent_layers_and_one_step() -> None:
+    drawn = axes()
+    figures.draw_raster(drawn, {"linear1": spikes(1), "output": spikes(1)})
+    assert segments(drawn) == [[], []]
+    assert drawn.get_xticks().tolist() == [1]
+
+
+def test_raster_shows_wide_layers_in_part_and_numbers_few_neurons() -> None:
+    drawn = axes()
+    figures.draw_raster(drawn, {"wide": np.ones((2, 1, 1000)), "output": np.ones((2, 1, 10))})
+    wide, output = segments(drawn)
+    assert len(wide) == 2 * figures.NEURONS_SHOWN
+    assert len(output) == 20
+    assert max(ends[1][1] for ends in wide) < 1 <= min(ends[0][1] for ends in output)
+    assert [text.get_text() for text in drawn.texts] == [str(number) for number in range(10)]
+    many = axes()
+    figures.draw_raster(many, {"output": np.ones((2, 1, 11))})
+    assert len(many.texts) == 0
+
+
+def test_raster_of_many_steps_keeps_its_ticks_apart() -> None:
+    drawn = axes()
+    figures.draw_raster(drawn, {"output": spikes(100)})
+    assert len(drawn.get_xticks()) == 10
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (2, 4, 6)])
+def test_image_in_grey_and_full_contrast(shape: tuple[int, ...]) -> None:
+    drawn = axes()
+    figures.draw_image(drawn, np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
+    shown = drawn.images[0].get_array()
+    assert shown.shape == (4, 6)
+    assert (shown.min(), shown.max()) == (0, 1)
+    assert shown[0, 1] == pytest.approx(1 / 23)
+
+
+def test_image_in_colour() -> None:
+    drawn = axes()
+    image = np.zeros((3, 4, 6), np.float32)
+    image[1] = 2.0
+    figures.draw_image(drawn, image)
+    assert drawn.images[0].get_array()[0, 0].tolist() == [0, 1, 0]
+
+
+def test_image_of_one_colour_divides_by_no_zero() -> None:
+    drawn = axes()
+    figures.draw_image(drawn, np.full((1, 3, 3), 7.0))
+    assert (drawn.images[0].get_array() == 0).all()
+
+
+def test_training_curves() -> None:
+    drawn = axes()
+    figures.draw_training(drawn, EPOCHS)
+    curves = {line.get_label(): line.get_xydata().tolist() for line in drawn.lines}
+    assert curves == {
+        "training 75.00 %": [[1, 50], [2, 75]],
+        "validation 80.00 %": [[1, 60], [2, 80]],
+        "test 77.50 %": [[1, pytest.approx(55)], [2, 77.5]],
+    }
+    assert all(tick == int(tick) for tick in drawn.get_xticks())
+
+
+def test_training_without_validation_and_of_one_epoch() -> None:
+    drawn = axes()
+    figures.draw_training(drawn, [{"epoch": 1, "train_accuracy": 0.5, "test_accuracy": 0.25}])
+    assert [line.get_label() for line in drawn.lines] == ["training 50.00 %", "test 25.00 %"]
+    assert all(line.get_marker() == "o" for line in drawn.lines)
+
+
+def test_run_picture(tmp_path) -> None:
+    layers = {"conv1": spikes(neurons=(2, 2, 2)), "output": spikes()}
+    figure = figures.run_picture(np.eye(8)[None], 3, 5, layers, EPOCHS)
+    left, middle, right = figure.axes
+    assert left.get_title() == "class 3, predicted 5"
+    assert len(left.images) == 1
+    assert len(middle.get_yticklabels()) == 2
+    assert len(right.lines) == 3
+    figure.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
