@@ -30,7 +30,7 @@ from . import reference
 
 DTYPES = (torch.float32, torch.float64)
 HISTORY_BYTES = 32 * 1024  # of one quantity of a block over time; a backward block holds three
-PSP_BLOCK = 2048  # neurons
+LEAST_IN_BLOCK, MOST_IN_BLOCK = 256, 2048  # neurons
 SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
 
 RECURSIVE, NEXT_SPIKE = range(2)
@@ -83,40 +83,51 @@ def _warn_no_cache() -> None:
     )
 
 
-# The time loop's short steps, vectorised over a block
+# The time loop's short steps, vectorised over a block; all arrays ``[b]``
+
+
+@_kernel(forceinline=True)
+def _step(x, current, rest, k):
+    """One step of one neuron of `reference.simulate`, behind the input filter."""
+    current = k.input_decay * current + k.input_gain * x
+    increment = current - k.leak * rest
+    potential = k.decay * rest + current
+    return current, increment, potential, potential > k.threshold
 
 
 @_kernel()
-def _integrate(x, current, rest, potential, increment, spikes, k):
-    """One step of `reference.simulate`, behind the input filter; all arrays ``[b]``."""
+def _fire(x, current, rest, spikes, k):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for j in range(x.size):
-        current[j] = k.input_decay * current[j] + k.input_gain * x[j]
-        increment[j] = current[j] - k.leak * rest[j]
-        u = k.decay * rest[j] + current[j]
-        fires = u > k.threshold
-        potential[j] = u
+        current[j], _, potential, fires = _step(x[j], current[j], rest[j], k)
+        rest[j] = zero if fires else potential
         spikes[j] = one if fires else zero
+
+
+@_kernel()
+def _remember(x, current, rest, psp_before, potential, increment, psp, k):
+    """As `_fire`, keeping what the backward pass needs instead of the spikes."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for j in range(x.size):
+        current[j], increment[j], u, fires = _step(x[j], current[j], rest[j], k)
+        potential[j] = u
         rest[j] = zero if fires else u
+        psp[j] = k.psp_decay * psp_before[j] + k.psp_gain * (one if fires else zero)
 
 
 @_kernel()
-def _copy(x, out):
-    for j in range(x.size):
-        out[j] = x[j]
-
-
-@_kernel()
-def _add(x, out):
-    for j in range(x.size):
-        out[j] += x[j]
-
-
-@_kernel()
-def _filter(x, state, decay, gain):
-    """One step of a first-order filter; all arrays ``[b]``."""
+def _filter(x, state, out, decay, gain):
+    """One step of a first-order filter."""
     for j in range(x.size):
         state[j] = decay * state[j] + gain * x[j]
+        out[j] = state[j]
+
+
+@_kernel()
+def _filter_and_add(x, state, out, decay, gain):
+    for j in range(x.size):
+        state[j] = decay * state[j] + gain * x[j]
+        out[j] += state[j]
 
 
 @_kernel(fastmath={"reassoc"})
@@ -234,28 +245,25 @@ def _forward_share(x, out, steps, first, last, block, static, k):
     """Neurons `first` to `last`: ``x [T, n] -> out [T, n / pool^2]``; returns their spikes' sum."""
     n = x.size if static else x.size // steps
     ratio = k.pool * k.pool
-    state = np.empty((6, block), x.dtype)
+    state = np.empty((5, block), x.dtype)
     total = 0.0
     for start in range(first, last, block):
         b = min(block, last - start)
-        current, rest, potential = state[0, :b], state[1, :b], state[2, :b]
-        increment, spikes, psp = state[3, :b], state[4, :b], state[5, : b // ratio]
-        current[:] = 0
-        rest[:] = 0
-        psp[:] = 0
+        state[:] = 0
+        current, rest, psp = state[0, :b], state[1, :b], state[2, : b // ratio]
         for t in range(steps):
             row = start if static else t * n + start
             to = (t * n + start) // ratio
             target = out[to : to + b // ratio]
-            _integrate(x[row : row + b], current, rest, potential, increment, spikes, k)
-            total += _count(spikes)
+            signal = state[3, :b] if k.pool > 1 or k.output_psp else target
+            _fire(x[row : row + b], current, rest, signal, k)
+            total += _count(signal)
             if k.pool > 1:
-                _pool(spikes, target, k.width, k.pool, k.pool_scale)
-            else:
-                _copy(spikes, target)
+                pooled = state[4, : b // ratio] if k.output_psp else target
+                _pool(signal, pooled, k.width, k.pool, k.pool_scale)
+                signal = pooled
             if k.output_psp:
-                _filter(target, psp, k.psp_decay, k.psp_gain)
-                _copy(psp, target)
+                _filter(signal, psp, target, k.psp_decay, k.psp_gain)
     return total
 
 
@@ -267,55 +275,52 @@ def _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k):
     potentials = np.empty((steps, block), x.dtype)
     increments = np.empty((steps, block), x.dtype)
     psps = np.empty((steps, block), x.dtype)
-    state = np.empty((9, block), x.dtype)
+    state = np.empty((8, block), x.dtype)
     for start in range(first, last, block):
         b = min(block, last - start)
         state[:] = 0
-        current, rest, spikes, psp = state[0, :b], state[1, :b], state[2, :b], state[3, :b]
+        current, rest, silence = state[0, :b], state[1, :b], state[2, :b]
         for t in range(steps):
             row = start if static else t * n + start
-            potential, increment = potentials[t, :b], increments[t, :b]
-            _integrate(x[row : row + b], current, rest, potential, increment, spikes, k)
-            _filter(spikes, psp, k.psp_decay, k.psp_gain)
-            _copy(psp, psps[t, :b])
-        grad, out = state[0, :b], state[1, :b]
-        through_input, through_output = state[3, :b], state[4, :b]
-        carry, effect, later = state[5, :b], state[6, :b], state[7, :b]
-        through_input[:] = 0
+            before = psps[t - 1, :b] if t > 0 else silence
+            history = potentials[t, :b], increments[t, :b], psps[t, :b]
+            _remember(x[row : row + b], current, rest, before, *history, k)
+        unpooled, out = state[0, :b], state[1, :b]
+        through_input, through_output = state[2, :b], state[3, :b]
+        carry, effect, later = state[4, :b], state[5, :b], state[6, :b]
         for t in range(steps - 1, -1, -1):
             source = (t * n + start) // ratio
-            received = grad_out[source : source + b // ratio]
+            grad = grad_out[source : source + b // ratio]
             if k.pool > 1:
-                _unpool(received, grad, k.width, k.pool, k.pool_scale)
-            else:
-                _copy(received, grad)
+                _unpool(grad, unpooled, k.width, k.pool, k.pool_scale)
+                grad = unpooled
             if k.output_psp:
-                _filter(grad, through_output, k.psp_decay, k.psp_gain)
-                _copy(through_output, grad)
+                _filter(grad, through_output, unpooled, k.psp_decay, k.psp_gain)
+                grad = unpooled
             history = potentials[t, :b], increments[t, :b], psps[t, :b]
             if k.rule == NEXT_SPIKE:
                 _next_spike(*history, grad, carry, effect, later, out, k)
             else:
                 _recursive(*history, grad, carry, out, k)
-            _filter(out, through_input, k.input_decay, k.input_gain)
             if static:
-                _add(through_input, grad_x[start : start + b])
+                target = grad_x[start : start + b]
+                _filter_and_add(out, through_input, target, k.input_decay, k.input_gain)
             else:
-                _copy(through_input, grad_x[t * n + start : t * n + start + b])
+                target = grad_x[t * n + start : t * n + start + b]
+                _filter(out, through_input, target, k.input_decay, k.input_gain)
 
 
 @_kernel()
 def _psp_share(x, out, steps, first, last, reverse, decay, gain):
     """The synaptic filter, or its adjoint, for neurons `first` to `last`: ``[T, n] -> [T, n]``."""
     n = x.size // steps
-    state = np.empty(PSP_BLOCK, x.dtype)
-    for start in range(first, last, PSP_BLOCK):
-        b = min(PSP_BLOCK, last - start)
+    state = np.empty(MOST_IN_BLOCK, x.dtype)
+    for start in range(first, last, MOST_IN_BLOCK):
+        b = min(MOST_IN_BLOCK, last - start)
         state[:] = 0
         for i in range(steps):
             row = ((steps - 1 - i) if reverse else i) * n + start
-            _filter(x[row : row + b], state[:b], decay, gain)
-            _copy(state[:b], out[row : row + b])
+            _filter(x[row : row + b], state[:b], out[row : row + b], decay, gain)
 
 
 @_kernel(parallel=True)
@@ -385,7 +390,7 @@ def _threads(count: int) -> Iterator[None]:
 def _forward(x: Tensor, steps: int, static: bool, k: Constants) -> tuple[Tensor, Tensor]:
     """Return the layer's output, flat, and the number of spikes."""
     neurons = x.numel() if static else x.numel() // steps
-    unit, block = _blocks(steps, x.element_size(), k)
+    unit, block = _blocks(1, x.element_size(), k)  # keeps no history
     out = torch.empty(steps * neurons // k.pool**2, dtype=x.dtype)
     workers = _workers(steps * neurons)
     arrays = x.view(-1).numpy(), out.numpy()
@@ -430,7 +435,7 @@ def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
 def _blocks(steps: int, itemsize: int, k: Constants) -> tuple[int, int]:
     """Neurons that pooling keeps together, and neurons in a block."""
     unit = k.pool * k.width
-    block = min(max(HISTORY_BYTES // (steps * itemsize), 64), 2048)
+    block = min(max(HISTORY_BYTES // (steps * itemsize), LEAST_IN_BLOCK), MOST_IN_BLOCK)
     return unit, max(block // unit, 1) * unit
 
 
