@@ -26,7 +26,7 @@ import tsslbp
 from peers import Case, Size
 from timing import Timing, interleave, peak_memory, per_doubling
 from tsslbp import training
-from tsslbp.run import describe_environment
+from tsslbp.environment import describe_environment
 
 BASELINE, FLOOR, OURS = "ReLU, no time (PyTorch)", "matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tsslbp import cli, data, experiment, training
+from tsslbp import cli, data, display, experiment, training
 from tsslbp.data import DataSet
 from tsslbp.run import CHECKPOINTS, Run
 
@@ -95,7 +95,7 @@ def accuracies(output: str) -> dict[str, list[str]]:
     rows = {}
     for line in output.splitlines():
         title, *cells = re.split(r"  +", line.strip())
-        if title in cli.MEASURES.values():
+        if title in display.MEASURES.values():
             rows[title] = cells
     return rows
 
@@ -119,7 +119,7 @@ def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> No
     assert "note        tested on 7 of the 70 images" in output  # every result's caveat
     last = Run.open(run).epochs()[-1]
     rows = accuracies(output)
-    assert list(rows) == list(cli.MEASURES.values())
+    assert list(rows) == list(display.MEASURES.values())
     shares = [f"{100 * last[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")]
     assert rows["last epoch"] == ["2", *shares]
     (line,) = (line for line in output.splitlines() if line.strip().startswith("2/2"))
@@ -138,14 +138,14 @@ def test_output_into_a_file_is_plain_and_unbroken(program: Program) -> None:
 def test_output_on_a_terminal_fits(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=80, highlight=False)
-    monkeypatch.setattr(cli, "console", terminal)
+    monkeypatch.setattr(display, "console", terminal)
     assert program("train", "mine.toml")[0] == 0
     output = ANSI.sub("", screen.getvalue())
     lines = re.split(r"[\r\n]+", output)
     assert max(map(len, lines)) <= 80
     assert any("first use compiles the kernels" in line for line in lines)
     assert any("epoch 2/2 testing" in line for line in lines)
-    assert accuracies(output).keys() == set(cli.MEASURES.values())
+    assert accuracies(output).keys() == set(display.MEASURES.values())
 
 
 def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str], tmp_path
     record = {"epoch": 100, "loss": 1234.5678, "seconds": 3599.0, "images_per_second": 12345.6}
     splits = ("train", "validation", "test")
     record |= {f"{split}_accuracy": 1.0 for split in splits}
-    cli._Display(run, 60000).on_epoch(record)
+    display.Display(run, 60000).on_epoch(record)
     line = capsys.readouterr().out
     expected = "100/100 1234.5678 100.00 % 100.00 % 100.00 % 59 min 59 s 12,346"
     assert " ".join(line.split()) == expected
@@ -164,7 +164,7 @@ def test_running_accuracy_is_that_of_the_epoch(program: Program) -> None:
     """51 images in batches of 16: the last batch of three counts as three."""
     seen = []
 
-    class Spy(cli._Display):
+    class Spy(display.Display):
         def on_epoch(self, record: dict[str, Any]) -> None:
             seen.append((self.correct / self.seen, record["train_accuracy"]))
             super().on_epoch(record)
@@ -210,7 +210,7 @@ def test_evaluate_agrees_with_the_records(program: Program) -> None:
     assert "note        tested on 7 of the 70 images" in output
     chosen = cli.measures(records("run"))
     expected = {
-        cli.MEASURES[name]: [
+        display.MEASURES[name]: [
             str(one["epoch"]),
             *(f"{100 * one[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")),
         ]
@@ -300,7 +300,7 @@ def test_recipes_lists_all(program: Program) -> None:
 
 def test_recipes_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "console", Console(file=screen, force_terminal=True, width=60))
+    monkeypatch.setattr(display, "console", Console(file=screen, force_terminal=True, width=60))
     program("recipes")
     assert max(len(ANSI.sub("", line)) for line in screen.getvalue().splitlines()) <= 60
 
@@ -604,4 +604,4 @@ def test_measures_choose_the_first_of_equal_epochs() -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert cli._duration(seconds) == text
+    assert display.duration(seconds) == text

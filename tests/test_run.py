@@ -13,7 +13,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tsslbp import run as run_module
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import Experiment
 from tsslbp.rules import TSSLBP
-from tsslbp.run import CHECKPOINTS, Run, describe_environment
+from tsslbp.run import CHECKPOINTS, Run
 
 EXPERIMENT = Experiment(
     description="a test",
@@ -151,62 +150,6 @@ def test_each_resume_is_added_to_the_environment(run: Run, monkeypatch: pytest.M
         f"tsslbp train 'my data' {seed}" for seed in (1, 2)
     ]
     assert {key: value for key, value in run.environment.items() if key != "resumed"} == before
-
-
-def test_command_of_a_package_run_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/tsslbp/__main__.py", "info", "10"])
-    assert describe_environment()["command"] == "tsslbp info 10"
-
-
-def test_no_commit_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    environment = describe_environment()
-    assert environment["commit"] is None
-    assert environment["dirty"] is None
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    command = ["git", "-C", str(folder), *identity, *arguments]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return result.stdout.strip()
-
-
-def test_commit_is_that_of_the_checkout_which_tracks_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "src" / "tsslbp"
-    package.mkdir(parents=True)
-    (package / "run.py").write_text("one")
-    try:
-        git(tmp_path, "init", "-q")
-    except OSError:
-        pytest.skip("git is not installed")
-    assert run_module._source_state(package) == (None, None)
-    (tmp_path / "other").touch()
-    git(tmp_path, "add", "other")
-    git(tmp_path, "commit", "-q", "-m", "somebody else's commit")
-    assert run_module._source_state(package) == (None, None)
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-q", "-m", "ours")
-    commit = git(tmp_path, "rev-parse", "HEAD")
-    monkeypatch.setenv("GIT_DIR", "/nowhere")
-    assert run_module._source_state(package) == (commit, False)
-    (package / "run.py").write_text("two")
-    assert run_module._source_state(package) == (commit, True)
-
-
-def test_version_without_an_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tsslbp
-
-    def not_found(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", not_found)
-    environment = describe_environment()
-    assert environment["tsslbp"] == tsslbp.__version__
-    assert environment["numba"] is None
 
 
 @pytest.mark.parametrize("content", [b"", b'{"tsslbp": "0.1', b"[]", b"\xff\xfe"])

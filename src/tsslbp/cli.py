@@ -1,39 +1,32 @@
 """The program: one function a verb. Errors are one line; `--traceback` shows where they come from.
 
-What it prints has no line breaks of its own within a line, and no colours or progress bar where it
-goes into a file.
+What it prints, and how, is `tsslbp.display`'s.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from . import __version__, data, experiment, figures, training
+from . import __version__, data, display, experiment, figures, training
 from .data import DataSet
 from .description import plan
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .losses import predict
 from .run import CHECKPOINTS, Run
-from .training import StepResult
 
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-console = Console(highlight=False)
 
 # The base of the errors in the command line; typer does not export it itself.
 UsageError: Any = typer.BadParameter.__base__
@@ -47,14 +40,8 @@ DataDir = Annotated[
     ),
 ]
 
-MEASURES = {
-    "last": "last epoch",
-    "best-validation": "epoch chosen on validation images",
-    "best-test": "best test epoch (published protocol)",
-}
 INPUT_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
 CLASSES = 10  # of these three
-EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,17 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     arguments = [argument for argument in given if argument != "--traceback"]
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = display.show_warning
         try:
             command = typer.main.get_command(app)
             return command.main(arguments, "tsslbp", standalone_mode=False) or 0
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "tsslbp"
-            _complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
+            display.complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
         except Error as error:
             if arguments != given:
                 raise
-            _complain("error", str(error))
+            display.complain("error", str(error))
         except (KeyboardInterrupt, typer.Abort):
             return 130
     return 2
@@ -153,13 +140,13 @@ def train(
     _print_start(run, data_set)
     training.keep_freed_memory()
     try:
-        with _Display(run, _image_counts(run.experiment, data_set)["training"]) as display:
-            training.fit(run, data_set, display)
+        with display.Display(run, _image_counts(run.experiment, data_set)["training"]) as observer:
+            training.fit(run, data_set, observer)
     except Diverged as error:
         kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
         raise Diverged(f"{error}{kept}") from error
     except KeyboardInterrupt:
-        _complain("stopped", f"the same command with --resume continues the run in {folder}")
+        display.complain("stopped", f"the same command with --resume continues the run in {folder}")
         raise typer.Exit(130) from None
     _print_results(run)
     _print_note(data_set)
@@ -181,10 +168,10 @@ def evaluate(
         raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
     data_set = data.load(run.experiment.data, data_dir)
     rows = {}
-    with console.status("measuring"):
+    with display.console.status("measuring"):
         for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
-    _print_accuracies(rows)
+    display.print_accuracies(rows)
     _print_note(data_set)
 
 
@@ -193,11 +180,11 @@ def recipes() -> None:
     """List the shipped recipes and what each promises."""
     for name in experiment.recipe_names():
         one = experiment.load_recipe(name)
-        _say(f"{name}  {one.network}, T = {one.time_steps}", "bold")
+        display.say(f"{name}  {one.network}, T = {one.time_steps}", "bold")
         for line in one.description.strip().splitlines():
-            _say(_indented(line))
-        _say()
-    _say("tsslbp info RECIPE shows all settings of a recipe.")
+            display.say(display.indented(line))
+        display.say()
+    display.say("tsslbp info RECIPE shows all settings of a recipe.")
 
 
 @app.command()
@@ -241,72 +228,12 @@ def info(
     except InvalidInput as error:
         hint = "" if is_recipe else nearest(network, experiment.recipe_names())
         raise InvalidInput(f"{error}{hint}") from error
-    _say(repr(net))
+    display.say(repr(net))
     if is_recipe:
         table = wanted.to_table()
-        _say(f"\n{table.pop('description').strip()}\n")
+        display.say(f"\n{table.pop('description').strip()}\n")
         for key, value in _flat(table).items():
-            _say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-
-
-class _Display:
-    """Progress of a training: a bar on a terminal, a line an epoch everywhere.
-
-    The bar and the time left are those of the whole run.
-    """
-
-    def __init__(self, run: Run, images: int) -> None:
-        self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
-        self.images = images
-        self.seen = self.correct = 0  # in this epoch, by this process
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[train]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=300,
-        )
-        self.task = self.progress.add_task(
-            "starting (first use compiles the kernels, once)", total=None, train=""
-        )
-
-    def __enter__(self) -> _Display:
-        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        _say(EPOCH_ROW.format(*titles), "bold")
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
-        self.seen += min(self.batch_size, self.images - (step - 1) * self.batch_size)
-        self.correct += result.correct
-        doing = f"step {step}/{steps}" if step < steps else "testing"
-        self.progress.update(
-            self.task,
-            description=f"epoch {epoch}/{self.epochs} {doing}",
-            completed=(epoch - 1) * steps + step,
-            total=self.epochs * steps,
-            train=f"train {_percent(self.correct / self.seen)}",
-        )
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        self.seen = self.correct = 0
-        splits = ("train", "validation", "test")
-        _say(
-            EPOCH_ROW.format(
-                f"{record['epoch']}/{self.epochs}",
-                f"{record['loss']:.4f}",
-                *(_percent(record.get(f"{split}_accuracy")) for split in splits),
-                _duration(record["seconds"]),
-                f"{record['images_per_second']:,.0f}",
-            )
-        )
+            display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
 
 
 def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
@@ -391,7 +318,7 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
     if "validation_accuracy" in epochs[-1]:
         chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
-    return {name: chosen[name] for name in MEASURES if name in chosen}
+    return {name: chosen[name] for name in display.MEASURES if name in chosen}
 
 
 def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
@@ -407,38 +334,25 @@ def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
 def _print_start(run: Run, data_set: DataSet) -> None:
     counts = _image_counts(run.experiment, data_set)
     done = len(run.epochs())
-    _say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
+    display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    _say(f"images      {data_set.name}: {images}")
+    display.say(f"images      {data_set.name}: {images}")
     _print_note(data_set)
-    _say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
+    display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
 def _print_results(run: Run) -> None:
     epochs = run.epochs()
     if not epochs:
         raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
-    _say()
-    _print_accuracies(measures(epochs))
-    _say(f"\ntraining time {_duration(sum(record['seconds'] for record in epochs))}")
-
-
-def _print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
-    """The three accuracies, always all three; "-" stands for what the run does not have."""
-    rows: list[tuple[str, ...]] = [("accuracy", "epoch", "validation", "test")]
-    for name, title in MEASURES.items():
-        record = records.get(name, {})
-        shares = (_percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
-        rows.append((title, str(record.get("epoch", "-")), *shares))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for index, (title, *cells) in enumerate(rows):
-        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-        _say("  ".join([f"{title:<{widths[0]}}", *numbers]), None if index else "bold")
+    display.say()
+    display.print_accuracies(measures(epochs))
+    display.say(f"\ntraining time {display.duration(sum(record['seconds'] for record in epochs))}")
 
 
 def _print_note(data_set: DataSet) -> None:
     if data_set.note:
-        _say(f"note        {data_set.note}")
+        display.say(f"note        {data_set.note}")
 
 
 def _draw(run: Run, data_set: DataSet) -> None:
@@ -457,46 +371,12 @@ def _draw(run: Run, data_set: DataSet) -> None:
         )
         figure.savefig(path, dpi=120)
     except ImportError:
-        _say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
+        display.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
     except OSError as error:
         path.unlink(missing_ok=True)
-        _say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+        display.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
     else:
-        _say(f"picture in {path}")
-
-
-def _say(text: str = "", style: str | None = None) -> None:
-    console.print(Text(text), style=style, soft_wrap=True)
-
-
-def _complain(kind: str, message: str) -> None:
-    """Print one line to the standard error stream."""
-    line = Text.assemble((f"{kind}: ", "bold red"), " ".join(message.splitlines()))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _complain("warning", str(message))
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
-
-
-def _duration(seconds: float) -> str:
-    """Return such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def _indented(line: str) -> str:
-    """Indent a line, and break it on a terminal that is too narrow for it."""
-    width = console.width if console.is_terminal else len(line) + 2
-    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ")
+        display.say(f"picture in {path}")
 
 
 def _integers(name: str, text: str, separator: str) -> list[int]:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +19,8 @@ from . import losses
 from .data import DataSet, batches, normalise, split_validation
 from .errors import Diverged, InvalidInput, RunError
 from .experiment import Experiment
-from .network import Activity, Network
+from .history import History, StepResult
+from .network import Network
 from .run import Run
 from .seeding import derive, generator
 
@@ -30,14 +30,6 @@ EVALUATION_BATCH = 200
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class StepResult(NamedTuple):
-    """One training step, on the batch before the weights moved."""
-
-    loss: float  # as the loss function returns it
-    correct: int
-    gradient_norm: float  # over all weights, before clipping
 
 
 class Observer(Protocol):
@@ -181,51 +173,6 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
     best_epoch: dict[str, int] = field(default_factory=dict)
     finished: bool = False
-
-
-class History:
-    """Numbers of every step, and of the layers every `ACTIVITY_EVERY` steps."""
-
-    COLUMNS = ("epoch", "images", "loss", "correct", "gradient_norm")
-    ACTIVITY = ("activity_step", "firing_rate", "warm_up")
-
-    def __init__(self, arrays: dict[str, np.ndarray] | None = None) -> None:
-        arrays = arrays or {}
-        self.rows: dict[str, list[Any]] = {
-            name: list(arrays.get(name, ())) for name in self.COLUMNS + self.ACTIVITY
-        }
-
-    def add_step(self, epoch: int, images: int, loss: float, result: StepResult) -> None:
-        values = (epoch, images, loss, result.correct, result.gradient_norm)
-        for name, value in zip(self.COLUMNS, values, strict=True):
-            self.rows[name].append(value)
-
-    def add_activity(self, activity: dict[str, Activity]) -> None:
-        self.rows["activity_step"].append(len(self.rows["loss"]))
-        self.rows["firing_rate"].append([layer.firing_rate for layer in activity.values()])
-        warm_up = [layer.warm_up for layer in activity.values()]
-        self.rows["warm_up"].append([math.nan if share is None else share for share in warm_up])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        integers = ("epoch", "images", "correct", "activity_step")
-        return {
-            name: np.array(rows, dtype=np.int64 if name in integers else np.float64)
-            for name, rows in self.rows.items()
-        }
-
-    def epoch_summary(self, epoch: int, layers: Sequence[str]) -> dict[str, Any]:
-        """Means over one epoch: loss and accuracy by image, the others by measured step."""
-        arrays = self.arrays()
-        steps = np.flatnonzero(arrays["epoch"] == epoch)
-        images = arrays["images"][steps]
-        measured = np.isin(arrays["activity_step"], steps)
-        return {
-            "loss": float((arrays["loss"][steps] * images).sum() / images.sum()),
-            "train_accuracy": float(arrays["correct"][steps].sum() / images.sum()),
-            "firing_rate": _by_layer(layers, arrays["firing_rate"][measured]),
-            "warm_up": _by_layer(layers, arrays["warm_up"][measured]),
-            "gradient_norm": float(arrays["gradient_norm"][steps].mean()),
-        }
 
 
 def fit(run: Run, data: DataSet, observer: Observer | None = None, *, impl: str = "auto") -> None:
@@ -461,10 +408,6 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
             f"validation_images must be between 1 and {len(data.train_labels) - 1} for "
             f"{data.name}, got {experiment.validation_images}"
         )
-
-
-def _by_layer(layers: Sequence[str], rows: np.ndarray) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(layers, rows.mean(0), strict=True)}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,7 +28,6 @@ from torch import Tensor
 from ..rules import TSSLBP, Rule
 from . import reference
 
-DTYPES = (torch.float32, torch.float64)
 HISTORY_BYTES = 32 * 1024  # of one quantity of a block over time; a backward block holds three
 LEAST_IN_BLOCK, MOST_IN_BLOCK = 256, 2048  # neurons
 SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread

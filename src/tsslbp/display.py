@@ -1,0 +1,134 @@
+"""What the program prints: lines, the progress of a training, the table of accuracies.
+
+Nothing has line breaks of its own within a line; colours and the progress bar appear on terminals
+only.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from .history import StepResult
+from .run import Run
+
+console = Console(highlight=False)
+
+MEASURES = {
+    "last": "last epoch",
+    "best-validation": "epoch chosen on validation images",
+    "best-test": "best test epoch (published protocol)",
+}
+EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
+
+
+class Display:
+    """Progress of a training: a bar on a terminal, a line an epoch everywhere.
+
+    The bar and the time left are those of the whole run.
+    """
+
+    def __init__(self, run: Run, images: int) -> None:
+        self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
+        self.images = images
+        self.seen = self.correct = 0  # in this epoch, by this process
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[train]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=300,
+        )
+        self.task = self.progress.add_task(
+            "starting (first use compiles the kernels, once)", total=None, train=""
+        )
+
+    def __enter__(self) -> Display:
+        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
+        say(EPOCH_ROW.format(*titles), "bold")
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
+        self.seen += min(self.batch_size, self.images - (step - 1) * self.batch_size)
+        self.correct += result.correct
+        doing = f"step {step}/{steps}" if step < steps else "testing"
+        self.progress.update(
+            self.task,
+            description=f"epoch {epoch}/{self.epochs} {doing}",
+            completed=(epoch - 1) * steps + step,
+            total=self.epochs * steps,
+            train=f"train {percent(self.correct / self.seen)}",
+        )
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        self.seen = self.correct = 0
+        splits = ("train", "validation", "test")
+        say(
+            EPOCH_ROW.format(
+                f"{record['epoch']}/{self.epochs}",
+                f"{record['loss']:.4f}",
+                *(percent(record.get(f"{split}_accuracy")) for split in splits),
+                duration(record["seconds"]),
+                f"{record['images_per_second']:,.0f}",
+            )
+        )
+
+
+def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """The three accuracies, always all three; "-" stands for what the run does not have."""
+    rows: list[tuple[str, ...]] = [("accuracy", "epoch", "validation", "test")]
+    for name, title in MEASURES.items():
+        record = records.get(name, {})
+        shares = (percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
+        rows.append((title, str(record.get("epoch", "-")), *shares))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for index, (title, *cells) in enumerate(rows):
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        say("  ".join([f"{title:<{widths[0]}}", *numbers]), None if index else "bold")
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    console.print(Text(text), style=style, soft_wrap=True)
+
+
+def complain(kind: str, message: str) -> None:
+    """Print one line to the standard error stream."""
+    line = Text.assemble((f"{kind}: ", "bold red"), " ".join(message.splitlines()))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    complain("warning", str(message))
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Return such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def indented(line: str) -> str:
+    """Indent a line, and break it on a terminal that is too narrow for it."""
+    width = console.width if console.is_terminal else len(line) + 2
+    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ")

@@ -1,0 +1,98 @@
+"""Where a run was made: versions, commit, machine and command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return what a result may depend on besides its configuration; None where unknown.
+
+    ``commit`` and ``dirty`` (whether tracked source files differ from it) are those of the
+    checkout that this package is run from, None where it is installed otherwise. ``threads`` is
+    the number that PyTorch uses now.
+    """
+    commit, dirty = _source_state(Path(__file__).parent)
+    return {
+        "tsslbp": _version("tsslbp") or _source_version(),
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "numba": _version("numba"),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": _command_line(sys.argv),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _source_version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _source_state(package: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of the checkout that tracks `package`, and whether that is modified."""
+    # An untracked package lies in somebody else's checkout: its commit says nothing about us.
+    if _git(package, "ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return None, None
+    commit = _git(package, "rev-parse", "--verify", "HEAD")
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return commit, None if commit is None or changes is None else bool(changes)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints in `folder`, or None where it fails or is not installed."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=True,
+            encoding="utf-8",
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _cpu_model() -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or None
+
+
+def _command_line(arguments: list[str]) -> str:
+    """Return the command without the folder of the program, which says nothing about the run."""
+    program = Path(arguments[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *arguments[1:]])
