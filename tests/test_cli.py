@@ -170,7 +170,7 @@ def test_running_accuracy_is_that_of_the_epoch(program: Program) -> None:
             super().on_epoch(record)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_Display", Spy)
+        patch.setattr(display, "Display", Spy)
         assert program("train", "mine.toml")[0] == 0
     assert len(seen) == 2
     assert all(ours == pytest.approx(theirs) for ours, theirs in seen)
