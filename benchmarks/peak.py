@@ -5,23 +5,13 @@ A process of its own for each case, started by `timing.peak_memory`.
 
 from __future__ import annotations
 
-import resource
 import sys
-from pathlib import Path
 
 import peers
 from tsslbp import training
+from tsslbp.environment import peak_memory
 
 STEPS = 5
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where a process's ru_maxrss is at least its parent's
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:
@@ -31,10 +21,10 @@ def main() -> None:
     step = peers.make(name, size).step
     images, labels = peers.batch(size)
     step(images[:1], labels[:1])
-    before = _peak()
+    before = peak_memory() or 0
     for _ in range(STEPS):
         step(images, labels)
-    print(_peak() - before)
+    print((peak_memory() or 0) - before)
 
 
 if __name__ == "__main__":

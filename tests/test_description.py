@@ -127,3 +127,8 @@ def test_layers_that_do_not_fit(description: str, input_shape: tuple[int, ...], 
 def test_padding_that_does_not_fit(padding: int | list[int], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         plan("15C5-P2-40C5-P2-300", (1, 28, 28), 10, padding)
+
+
+def test_mistyped_number() -> None:
+    with pytest.raises(InvalidInput, match="more than 10,000,000,000: is a number mistyped"):
+        plan("999999999999", (1, 28, 28), 10)

@@ -201,3 +201,9 @@ def test_predict_gives_ties_to_the_lower_class() -> None:
     psp[2, 1, [4, 7]] = 1.0
     psp[1, 2, 9], psp[4, 2, 3] = 1.0, 1.0  # the same sum, reached at different steps
     assert tsslbp.predict(psp).tolist() == [0, 4, 3]
+
+
+def test_count_is_exact_in_float64() -> None:
+    psp = torch.zeros(2, 1, 2, dtype=torch.float64)
+    loss = losses.count(psp, torch.tensor([0]), desired=2.2, undesired=0.1)
+    assert loss.item() == pytest.approx(2.2**2 / 4, rel=1e-14)

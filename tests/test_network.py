@@ -448,7 +448,10 @@ def test_first_nonfinite_current() -> None:
         ({"tau_s": float("nan")}, "tau_s must be at least 1 time step"),
         ({"threshold": 0.0}, "threshold must be a positive number"),
         ({"conv_init": "kaimin"}, "'uniform' or 'kaiming', got 'kaimin'"),
-        ({"weight_scale": {"conv": 5.0}}, "weight_scale must be a number or .* got {'conv': 5.0}"),
+        (
+            {"weight_scale": {"conv": 5.0}},
+            "weight_scale must be a finite .* got {'conv': 5.0}",
+        ),
         ({"weight_scale": {"conv": 5.0, "lin": 1.0}}, "weight_scale must be .*'lin'"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be at least 0 and below 1"),

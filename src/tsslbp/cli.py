@@ -40,9 +40,6 @@ DataDir = Annotated[
     ),
 ]
 
-INPUT_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
-CLASSES = 10  # of these three
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code: 2 for what the user can correct, in one line.
@@ -280,8 +277,8 @@ def _input_shape(
 ) -> tuple[tuple[int, ...], int]:
     """Shape of the images and number of classes, of the data where they are not given."""
     given = tuple(_integers("--input-shape", input_shape, "x")) if input_shape else None
-    if wanted.data in INPUT_SHAPES:
-        return given or INPUT_SHAPES[wanted.data], classes or CLASSES
+    if wanted.data in data.SHAPES:
+        return given or data.SHAPES[wanted.data], classes or data.CLASSES
     if given and classes:
         return given, classes
     data_set = data.load(wanted.data)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from .errors import InvalidInput
 
+MOST_PARAMETERS = 10**10
+
 Shape = tuple[int, ...]  # of one sample at one time step: (C, H, W) or (features,)
 
 
@@ -75,7 +77,14 @@ def plan(
                 layers.pop()
         layers.append(layer)
         shape = layer.out_shape
-    return [*layers, LayerPlan("output", "linear", shape, (classes,))]
+    layers.append(LayerPlan("output", "linear", shape, (classes,)))
+    parameters = sum(layer.parameters for layer in layers)
+    if parameters > MOST_PARAMETERS:
+        raise InvalidInput(
+            f"network {description!r} would have {parameters:,} parameters, more than "
+            f"{MOST_PARAMETERS:,}: is a number mistyped?"
+        )
+    return layers
 
 
 def _read(description: str, texts: list[str], index: int) -> re.Match[str]:

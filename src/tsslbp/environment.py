@@ -1,4 +1,4 @@
-"""Where a run was made: versions, commit, machine and command."""
+"""Where a run was made: versions, commit, machine and command; and the memory it took."""
 
 from __future__ import annotations
 
@@ -38,6 +38,20 @@ def describe_environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": _command_line(sys.argv),
     }
+
+
+def peak_memory() -> int | None:
+    """Largest resident memory of this process so far, in bytes; None where unknown."""
+    with contextlib.suppress(OSError):  # Linux: getrusage would begin at the parent's peak
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _version(distribution: str) -> str | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import InvalidInput
+from .neuron.reference import sum_pool
 
 
 class Conv(nn.Module):
@@ -83,8 +84,7 @@ class SumPool(nn.Module):
         self.size, self.scale = size, scale
 
     def forward(self, x: Tensor) -> Tensor:
-        sums = functional.avg_pool2d(x.flatten(0, -4), self.size, divisor_override=1)
-        return (sums * self.scale).view(*x.shape[:-3], *sums.shape[1:])
+        return sum_pool(x, self.size, self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.size}, scale={self.scale}"
@@ -108,7 +108,7 @@ class RowDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         shape = (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
-        kept = torch.rand(shape) >= self.p
+        kept = torch.rand(shape, device="cpu") >= self.p
         return x * (kept.to(x) / (1 - self.p))
 
     def extra_repr(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import neuron
 from .errors import InvalidInput
 
 
@@ -50,8 +48,10 @@ def van_rossum(
     Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
     _check(psp, labels)
-    train = tuple(pattern) if pattern is not None else None
-    target = _target(len(psp), train, tau_s, target_filters).to(psp)
+    if pattern is None:
+        pattern = (0, 1, 1, 1, 1) if len(psp) < 10 else (0, 1)
+    desired = _target(len(psp), pattern, tau_s, target_filters)
+    target = torch.tensor(desired, dtype=psp.dtype, device=psp.device)
     true_class = functional.one_hot(labels, psp.shape[2]).to(psp.dtype)
     return 0.5 * (psp - target[:, None, None] * true_class).square().sum()
 
@@ -76,7 +76,8 @@ def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> T
     """
     _check(psp, labels)
     true_class = functional.one_hot(labels, psp.shape[2]).bool()
-    delta = (psp.sum(0) - torch.where(true_class, desired, undesired)) / len(psp)
+    target = torch.full_like(psp[0], undesired).masked_fill(true_class, desired)
+    delta = (psp.sum(0) - target) / len(psp)
     harmless = torch.where(true_class, delta > 0, delta < 0)
     return 0.5 * len(psp) * delta.masked_fill(harmless, 0).square().sum()
 
@@ -91,31 +92,25 @@ def softmax(psp: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(psp.sum(0), labels)
 
 
-@functools.lru_cache(maxsize=64)
-def _target(
-    steps: int, pattern: tuple[int, ...] | None, tau_s: float, target_filters: int
-) -> Tensor:
-    """Return the true class's desired PSP, ``[T]`` float64."""
-    if target_filters < 1:
-        raise InvalidInput(f"target_filters must be at least 1, got {target_filters}")
-    target = _desired_train(steps, pattern)
-    for _ in range(target_filters):
-        target = neuron.psp(target, tau_s, impl="reference")
-    return target
-
-
-def _desired_train(steps: int, pattern: tuple[int, ...] | None) -> Tensor:
-    if pattern is None:
-        pattern = (0, 1, 1, 1, 1) if steps < 10 else (0, 1)
+def _target(steps: int, pattern: Sequence[int], tau_s: float, target_filters: int) -> list[float]:
+    """The true class's desired PSP: the desired train, filtered."""
     if not len(pattern) or any(spike not in (0, 1) for spike in pattern):
         raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
-    train = torch.tensor(list(pattern), dtype=torch.float64).repeat(-(-steps // len(pattern)))
-    if not train[:steps].any():
+    if target_filters < 1 or tau_s < 1:
+        raise InvalidInput(
+            f"target_filters and tau_s must be at least 1, got {target_filters} and {tau_s}"
+        )
+    target = [float(pattern[t % len(pattern)]) for t in range(steps)]
+    if not any(target):
         raise InvalidInput(
             f"the desired train {list(pattern)} has no spike within T = {steps} steps, so there is "
             "nothing to learn; give another pattern, more time steps or the softmax loss"
         )
-    return train[:steps]
+    for _ in range(target_filters):
+        state = 0.0
+        for t in range(steps):
+            target[t] = state = (1 - 1 / tau_s) * state + target[t] / tau_s
+    return target
 
 
 def _check(psp: Tensor, labels: Tensor) -> None:

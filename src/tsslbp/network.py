@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -123,11 +124,13 @@ class Network(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3 or min(input_shape) < 1:
+        if len(input_shape) != 3 or not all(map(_is_count, input_shape)):
             raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
         for name, value in (("time_steps", time_steps), ("classes", classes)):
-            if not isinstance(value, int) or value < 1:
+            if not _is_count(value):
                 raise InvalidInput(f"{name} must be a whole number of at least 1, got {value}")
+        if not math.isfinite(pool_scale):
+            raise InvalidInput(f"pool_scale must be finite, got {pool_scale}")
         neuron.check_settings(tau_m, tau_s, threshold, rule, impl)
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps = classes, time_steps
@@ -278,15 +281,20 @@ def _connection(
     return Linear(part.parameters // part.units, part.units, scale, generator)
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def _weight_scales(weight_scale: float | Mapping[str, float]) -> Mapping[str, float]:
-    if not isinstance(weight_scale, Mapping):
-        return {"conv": weight_scale, "linear": weight_scale}
-    if set(weight_scale) != {"conv", "linear"}:
+    scales = weight_scale
+    if not isinstance(scales, Mapping):
+        scales = {"conv": scales, "linear": scales}
+    if set(scales) != {"conv", "linear"} or not all(map(math.isfinite, scales.values())):
         raise InvalidInput(
-            "weight_scale must be a number or {'conv': ..., 'linear': ...}, "
-            f"got {dict(weight_scale)}"
+            "weight_scale must be a finite number or {'conv': ..., 'linear': ...}, "
+            f"got {weight_scale}"
         )
-    return weight_scale
+    return scales
 
 
 def _times(shape: Sequence[int]) -> str:

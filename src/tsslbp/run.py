@@ -139,9 +139,15 @@ class Run:
         _write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
 
     def extended(self, epochs: int) -> Run:
-        """Return the run with another number of epochs to train, and write that down."""
+        """Return the run with another number of epochs to train, and write that down.
+
+        Raises:
+            RunError: more epochs have been trained already.
+        """
         if epochs == self.experiment.epochs:
             return self
+        if epochs < (done := len(self.epochs())):
+            raise RunError(f"{self.folder} has {done} epochs already: it cannot end at {epochs}")
         experiment = replace(self.experiment, epochs=epochs)
         _replace(self.folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary))
         return Run(self.folder, experiment)

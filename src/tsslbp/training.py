@@ -6,8 +6,7 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from . import losses
 from .data import DataSet, batches, normalise, split_validation
+from .environment import peak_memory
 from .errors import Diverged, InvalidInput, RunError
 from .experiment import Experiment
 from .history import History, StepResult
@@ -206,9 +206,13 @@ class _Fit:
         run.truncate_epochs(self.progress.epochs)
 
     def train(self) -> None:
-        while not self.progress.finished and self.progress.epochs < self.experiment.epochs:
-            self._train_epoch()
-            self._end_epoch()
+        try:
+            while not self.progress.finished and self.progress.epochs < self.experiment.epochs:
+                self._train_epoch()
+                self._end_epoch()
+        except Diverged:
+            self.run.save_steps(self.history.arrays())  # the evidence
+            raise
 
     def _train_epoch(self) -> None:
         experiment, progress = self.experiment, self.progress
@@ -268,7 +272,7 @@ class _Fit:
             **{f"{name}_accuracy": value for name, value in accuracies.items()},
             "seconds": progress.seconds,
             "images_per_second": len(self.train_split.labels) / progress.seconds,
-            "peak_memory": _peak_memory(),
+            "peak_memory": peak_memory(),
         }
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
@@ -277,10 +281,10 @@ class _Fit:
                 self._save(f"best-{name}")
         patience = experiment.patience
         progress.finished = patience is not None and epoch - progress.best_epoch["test"] >= patience
-        # The record first: a run killed in between repeats the epoch and drops the line.
+        # The checkpoint last: a run killed before it repeats the epoch and drops the line.
         self.run.append_epoch(record)
-        self._save("last")
         self.run.save_steps(self.history.arrays())
+        self._save("last")
         if self.observer:
             self.observer.on_epoch(record)
 
@@ -295,7 +299,6 @@ class _Fit:
         state: dict[str, Any] = {
             "input_shape": self.input_shape,
             "classes": self.data.classes,
-            "data_note": self.data.note,
             "epoch": self.progress.epochs,
         }
         if name == "last":
@@ -308,7 +311,8 @@ class _Fit:
 
     def _restore(self) -> None:
         tensors, state = self.run.load_checkpoint("last")
-        load_weights(self.net, tensors, f"checkpoint 'last' of {self.run.folder}")
+        source = f"checkpoint 'last' of {self.run.folder}"
+        load_weights(self.net, tensors, source)
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer.", tensors).items():
             index, name = key.split(".")
@@ -317,7 +321,7 @@ class _Fit:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         arrays = {key: value.numpy() for key, value in _under("history.", tensors).items()}
         self.history = History(arrays)
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**_entry(state, "progress", source))
 
 
 def load_weights(net: Network, tensors: dict[str, Tensor], source: str) -> None:
@@ -338,6 +342,12 @@ def load_weights(net: Network, tensors: dict[str, Tensor], source: str) -> None:
     net.load_state_dict(weights)
 
 
+def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:
+    if key not in state:
+        raise RunError(f"{source} holds no {key!r}: it is not the checkpoint its name says")
+    return state[key]
+
+
 def load(folder: str | Path, checkpoint: str | None = None) -> Network:
     """Return a run's trained network, in evaluation mode.
 
@@ -352,8 +362,10 @@ def load(folder: str | Path, checkpoint: str | None = None) -> Network:
     run = Run.open(Path(folder))
     name = checkpoint or ("best-validation" if run.has_checkpoint("best-validation") else "last")
     tensors, state = run.load_checkpoint(name)
-    net = build_network(run.experiment, state["input_shape"], state["classes"])
-    load_weights(net, tensors, f"checkpoint {name!r} of {folder}")
+    source = f"checkpoint {name!r} of {folder}"
+    shape, classes = _entry(state, "input_shape", source), _entry(state, "classes", source)
+    net = build_network(run.experiment, shape, classes)
+    load_weights(net, tensors, source)
     return net.eval()
 
 
@@ -414,17 +426,3 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
-
-
-def _peak_memory() -> int | None:
-    """Largest resident memory of this process so far, in bytes; None where unknown."""
-    with suppress(OSError):  # Linux: getrusage would begin at the parent's peak
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

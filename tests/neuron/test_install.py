@@ -77,6 +77,19 @@ def test_openmp_and_cache_give_no_warning() -> None:
     assert run("", PACKAGE.parent) == ["0", *expected()]
 
 
+def test_kernels_are_compiled_once(tmp_path: Path) -> None:
+    """A second process takes them from the cache on disk."""
+    report = (
+        "import atexit; atexit.register(lambda: print(*(sum(getattr(kernel.stats, kind).values())"
+        " for kernel in (tsslbp.neuron.cpu._forward_parallel, tsslbp.neuron.cpu._backward_parallel)"
+        " for kind in ('cache_hits', 'cache_misses'))))"
+    )
+    before = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first = run(report, PACKAGE.parent, **before)[-1].splitlines()[1]
+    second = run(report, PACKAGE.parent, **before)[-1].splitlines()[1]
+    assert (first, second) == ("0 1 0 1", "1 0 1 0")
+
+
 def _in_worker(seed: int) -> float:
     x = torch.randn(5, 50_000, generator=torch.Generator().manual_seed(seed))
     return tsslbp.spikes(x, impl="cpu").sum().item()
@@ -96,3 +109,25 @@ def test_kernels_follow_pytorchs_threads(monkeypatch) -> None:
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
         assert cpu._workers(10**7) == threads
     assert cpu._workers(10) == 1
+
+
+def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:
+    from tsslbp.neuron import cpu
+
+    seen = []
+    kernel = cpu._forward_parallel
+
+    def spy(*arguments):
+        seen.append((arguments[3], numba.get_num_threads()))
+        return kernel(*arguments)
+
+    monkeypatch.setattr(cpu, "_forward_parallel", spy)
+    before, of_numba = torch.get_num_threads(), numba.get_num_threads()
+    x = torch.rand(5, 100_000)
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        tsslbp.spikes(x, impl="cpu")
+    torch.set_num_threads(before)
+    most = min(2, numba.config.NUMBA_NUM_THREADS)
+    assert seen == ([(2, 2)] if most == 2 else [])  # one thread calls the kernel directly
+    assert numba.get_num_threads() == of_numba

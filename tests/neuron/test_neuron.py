@@ -175,6 +175,26 @@ def test_ten_million_currents_near_the_threshold() -> None:
     assert torch.equal(gradient, spikes)
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_layers_spikes_are_those_of_the_backward_pass(static: bool) -> None:
+    """As above behind the input filter; a spike computed otherwise would cost a third."""
+    gates = TSSLBP(warm_up="never", intra_neuron="none", timing_min=1.0, timing_max=1.0)
+    x = 2 * currents(1, 1_000_000, dtype=torch.float32)
+    x = x[0] if static else x.expand(5, -1).contiguous() + 0.1
+    steps = 5 if static else None
+
+    def run(impl: str) -> tuple[Tensor, Tensor]:
+        def operation(x: Tensor) -> Tensor:
+            return neuron.layer(x, time_steps=steps, rule=gates, impl=impl)
+
+        return value_and_gradient(operation, x, torch.ones(5, 1_000_000))
+
+    (spikes, gradient), (expected, expected_gradient) = run("cpu"), run("reference")
+    assert 0.1 < spikes.mean() < 0.9
+    assert torch.equal(spikes, expected)
+    assert (gradient - expected_gradient).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_rule_is_linear_in_the_gradient(rule: TSSLBP, impl: str) -> None:
     x = currents(8, 50)
@@ -284,6 +304,13 @@ def test_empty_batch() -> None:
     output.sum().backward()
     assert output.shape == (5, 0, 3)
     assert x.grad is not None and x.grad.shape == (5, 0, 3)
+
+
+def test_default_device_does_not_matter() -> None:
+    x = currents(5, 9)
+    expected = tsslbp.lif(x)
+    with torch.device("meta"):
+        assert torch.equal(tsslbp.lif(x), expected)
 
 
 def test_auto_takes_any_float_dtype() -> None:

@@ -19,7 +19,9 @@ from . import digits, idx, npz
 from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation
 
 __all__ = [
+    "CLASSES",
     "NAMES",
+    "SHAPES",
     "VALIDATION_SEED",
     "DataSet",
     "batches",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 NAMES = ("digits", *idx.SOURCES)
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
+CLASSES = 10  # of each of them
 
 
 def load(name: str, data_dir: Path | None = None) -> DataSet:

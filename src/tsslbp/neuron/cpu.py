@@ -6,8 +6,7 @@ Only the input is kept for the backward pass, which computes potentials and spik
 same function, in the order of operations of `reference.simulate`: no fast-math, no contraction
 into fused multiply-adds.
 
-Every array in a kernel is flat. ``n``: neurons of a layer, ``b``: of a block; row t of a layer's
-history starts at ``t * n``.
+A layer's arrays are flat; row t starts at ``t * n``. ``n``: neurons of a layer, ``b``: of a block.
 """
 
 from __future__ import annotations
@@ -390,7 +389,7 @@ def _forward(x: Tensor, steps: int, static: bool, k: Constants) -> tuple[Tensor,
     """Return the layer's output, flat, and the number of spikes."""
     neurons = x.numel() if static else x.numel() // steps
     unit, block = _blocks(1, x.element_size(), k)  # keeps no history
-    out = torch.empty(steps * neurons // k.pool**2, dtype=x.dtype)
+    out = torch.empty(steps * neurons // k.pool**2, dtype=x.dtype, device=x.device)
     workers = _workers(steps * neurons)
     arrays = x.view(-1).numpy(), out.numpy()
     if workers == 1:
@@ -398,7 +397,7 @@ def _forward(x: Tensor, steps: int, static: bool, k: Constants) -> tuple[Tensor,
     else:
         with _threads(workers):
             total = _forward_parallel(*arrays, steps, workers, unit, block, static, k)
-    return out, torch.tensor(total, dtype=torch.float64)
+    return out, torch.tensor(total, dtype=torch.float64, device=x.device)
 
 
 def _backward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:

@@ -66,9 +66,9 @@ def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rul
 
 
 def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
-    """Sum over windows of ``size x size`` of ``[T, N, C, H, W]``, times `scale`."""
-    sums = torch.nn.functional.avg_pool2d(x.flatten(0, 1), size, divisor_override=1)
-    return (sums * scale).view(*x.shape[:2], *sums.shape[1:])
+    """Sum over windows of ``size x size`` of ``[..., C, H, W]``, times `scale`."""
+    sums = torch.nn.functional.avg_pool2d(x.flatten(0, -4), size, divisor_override=1)
+    return (sums * scale).view(*x.shape[:-3], *sums.shape[1:])
 
 
 def layer(
