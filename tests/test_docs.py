@@ -65,8 +65,8 @@ def test_command(
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    if "RUN" in command:
-        run("tsslbp train mnist --out RUN")
+    if "--resume" in command or "evaluate" in command:
+        run("tsslbp train mnist --out runs/first")
     run(re.sub(r"--epochs \d+", "--epochs 1", command))
 
 

@@ -1,6 +1,6 @@
 """Train deep spiking neural networks in few time steps with TSSL-BP."""
 
-from . import losses
+from . import data, losses
 from .losses import predict
 from .network import Network
 from .neuron import lif, psp, spikes
@@ -9,4 +9,4 @@ from .training import load
 
 __version__ = "0.1.0"
 
-__all__ = ["TSSLBP", "Network", "lif", "load", "losses", "predict", "psp", "spikes"]
+__all__ = ["TSSLBP", "Network", "data", "lif", "load", "losses", "predict", "psp", "spikes"]

@@ -113,7 +113,7 @@ def train(
         typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
     ] = False,
 ) -> None:
-    r"""Train a network by a recipe, into a run's folder.
+    """Train a network by a recipe, into a run's folder.
 
     \b
     Examples:
@@ -123,7 +123,7 @@ def train(
       tsslbp train mine.toml --out runs/first
 
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
-    """
+    """  # noqa: D301 (\b is the character after which lines stay as they are)
     changes = {"seed": seed, "epochs": epochs, "protocol": protocol}
     wanted = _changed(
         experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
@@ -133,7 +133,9 @@ def train(
     # Before the folder is made: what the user corrects now should not stand in the way then.
     training.check_data(wanted, data_set)
     plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
-    run = _open_run(folder, wanted, resume)
+    run = _open_run(folder, wanted, resume, epochs)
+    if len(run.epochs()) >= run.experiment.epochs:
+        display.say(f"{folder} has trained its {run.experiment.epochs} epochs; --epochs adds more")
     _print_start(run, data_set)
     training.keep_freed_memory()
     try:
@@ -239,8 +241,11 @@ def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
     return Experiment.from_table(wanted.to_table() | given)
 
 
-def _open_run(folder: Path, wanted: Experiment, resume: bool) -> Run:
-    """Make the run, or open it again where `resume` finds one of the same settings."""
+def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
+    """Make the run, or open it again where `resume` finds one of the same settings.
+
+    A run that is opened again keeps its number of epochs unless `epochs` says another.
+    """
     if not (folder / "config.toml").exists():
         return Run.create(folder, wanted)
     if not resume:
@@ -260,7 +265,7 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool) -> Run:
             "or give another --out"
         )
     run.record_resume()
-    return run.extended(wanted.epochs)
+    return run.extended(epochs) if epochs else run
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:

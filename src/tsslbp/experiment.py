@@ -193,6 +193,11 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
     name = str(name_or_path)
     if not name.endswith(".toml"):
         names = recipe_names()
+        if name.endswith(".npz"):
+            raise InvalidInput(
+                f"{name} holds data, not a recipe: write a .toml file with the line "
+                f'data = "{Path(name).name}", see docs/guide.md'
+            )
         if name not in names:
             raise InvalidInput(
                 f"unknown recipe {name!r}{nearest(name, names)}; known: {', '.join(names)}, "

@@ -228,6 +228,8 @@ class Network(nn.Module):
 
     def _check_input(self, x: Tensor) -> int | None:
         """Return T for static images, None for spike trains."""
+        if not isinstance(x, Tensor):
+            raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
         spike_shape = (self.time_steps, *self.input_shape)
         shape = tuple(x.shape)
         if shape[1:] != self.input_shape and (shape[:1] + shape[2:]) != spike_shape:

@@ -351,6 +351,9 @@ def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:
 def load(folder: str | Path, checkpoint: str | None = None) -> Network:
     """Return a run's trained network, in evaluation mode.
 
+    It takes images as it was trained on them: normalised by the run's mean and standard deviation
+    (`tsslbp.data.normalise`).
+
     Args:
         folder: the run's folder.
         checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``; by default the one chosen
