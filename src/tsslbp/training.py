@@ -24,7 +24,7 @@ from .network import Network
 from .run import Run
 from .seeding import derive, generator
 
-ACTIVITY_EVERY = 100  # steps between two measurements of firing rate and warm-up
+ACTIVITY_EVERY = 25  # steps between two measurements of firing rate and warm-up
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 EVALUATION_BATCH = 200
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
