@@ -65,13 +65,10 @@ class SpikingLayer(nn.Module):
         return neuron.psp(weighted, self.neurons["tau_s"], impl=self.neurons["impl"])
 
     def passed_on(self, spikes: Tensor) -> Tensor:
-        """The layer's output when its neurons emit `spikes`."""
-        pooled = spikes
-        if self.pool > 1:
-            pooled = reference.sum_pool(spikes, self.pool, self.pool_scale)
-        if self.output_psp:
-            return neuron.psp(pooled, self.neurons["tau_s"], impl=self.neurons["impl"])
-        return pooled
+        """What the next layer receives when this one's neurons emit `spikes`."""
+        if self.pool == 1:
+            return spikes
+        return reference.sum_pool(spikes, self.pool, self.pool_scale)
 
 
 class Network(nn.Module):
@@ -186,16 +183,15 @@ class Network(nn.Module):
             layer.name: reference.simulate(
                 current, *(layer.neurons[name] for name in ("tau_m", "tau_s", "threshold"))
             )
-            for layer, current in self._walk(x)
+            for layer, current, _ in self._walk(x)
         }
 
     @torch.no_grad()
     def activity(self, x: Tensor) -> dict[str, Activity]:
         """Firing rate and share in warm-up of every layer, at about the cost of a forward pass."""
         activities = {}
-        for layer, current in self._walk(x):
+        for layer, _, spikes in self._walk(x):
             rule, impl = layer.neurons["rule"], layer.neurons["impl"]
-            spikes = neuron.spikes(current, **layer.neurons)
             warm_up = None
             if isinstance(rule, TSSLBP):
                 psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
@@ -207,21 +203,22 @@ class Network(nn.Module):
     @torch.no_grad()
     def first_nonfinite(self, x: Tensor) -> str | None:
         """Name the first layer with a weight or current that is NaN or infinite, if any."""
-        for layer, current in self._walk(x):
+        for layer, current, _ in self._walk(x):
             if not torch.isfinite(layer.connection.weight).all():
                 return f"the weights of layer {layer.name}"
             if not torch.isfinite(current).all():
                 return f"the input current of layer {layer.name}"
         return None
 
-    def _walk(self, x: Tensor) -> Iterator[tuple[SpikingLayer, Tensor]]:
-        """Each spiking layer with its input current, on the way from input to output."""
+    def _walk(self, x: Tensor) -> Iterator[tuple[SpikingLayer, Tensor, Tensor]]:
+        """Each spiking layer with its input current and spikes, from input to output."""
         time_steps = self._check_input(x)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
                 current = layer.current(x, time_steps)
-                yield layer, current
-                x = layer.passed_on(neuron.spikes(current, **layer.neurons))
+                spikes = neuron.spikes(current, **layer.neurons)
+                yield layer, current, spikes
+                x = layer.passed_on(spikes)
                 time_steps = None
             else:
                 x = layer(x)
