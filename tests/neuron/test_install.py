@@ -107,8 +107,8 @@ def test_kernels_follow_pytorchs_threads(monkeypatch) -> None:
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
-        assert cpu._workers(10**7) == threads
-    assert cpu._workers(10) == 1
+        assert compiled.workers_for(10**7) == threads
+    assert compiled.workers_for(10) == 1
 
 
 def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:

@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import numba
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
+from ..compiled import kernel, threads, workers_for
 from ..rules import TSSLBP, Rule
 from . import reference
 
 HISTORY_BYTES = 32 * 1024  # of one quantity of a block over time; a backward block holds three
 LEAST_IN_BLOCK, MOST_IN_BLOCK = 256, 2048  # neurons
-SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
 
 RECURSIVE, NEXT_SPIKE = range(2)
 
@@ -45,7 +42,8 @@ class Constants(NamedTuple):
     decay: Any  # 1 - 1 / tau_m
     leak: Any  # 1 / tau_m
     threshold: Any
-    width: int  # of the image, for pooling; otherwise 1
+    width: int  # of the image, for pooling; otherwise 1, as are the channels
+    channels: int
     pool: int
     pool_scale: Any
     rule: int  # RECURSIVE or NEXT_SPIKE
@@ -57,34 +55,10 @@ class Constants(NamedTuple):
     surrogate_clamp: Any
 
 
-def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile with Numba, kept on disk where some folder can be written."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        settings = {"nogil": True, "error_model": "numpy"} | options
-        try:
-            return cast("Callable[..., Any]", numba.njit(cache=True, **settings)(function))
-        except RuntimeError:  # Numba found no folder for its cache
-            _warn_no_cache()
-            return cast("Callable[..., Any]", numba.njit(**settings)(function))
-
-    return decorate
-
-
-@functools.cache
-def _warn_no_cache() -> None:
-    warnings.warn(
-        "tsslbp: no writable folder for compiled kernels, so each process compiles them again "
-        "(some seconds); set NUMBA_CACHE_DIR to a writable folder",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
 # The time loop's short steps, vectorised over a block; all arrays ``[b]``
 
 
-@_kernel(forceinline=True)
+@kernel(forceinline=True)
 def _step(x, current, rest, k):
     """One step of one neuron of `reference.simulate`, behind the input filter."""
     current = k.input_decay * current + k.input_gain * x
@@ -93,7 +67,7 @@ def _step(x, current, rest, k):
     return current, increment, potential, potential > k.threshold
 
 
-@_kernel()
+@kernel()
 def _fire(x, current, rest, spikes, k):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for j in range(x.size):
@@ -102,7 +76,7 @@ def _fire(x, current, rest, spikes, k):
         spikes[j] = one if fires else zero
 
 
-@_kernel()
+@kernel()
 def _remember(x, current, rest, psp_before, potential, increment, psp, k):
     """As `_fire`, keeping what the backward pass needs instead of the spikes."""
     zero, one = x.dtype.type(0), x.dtype.type(1)
@@ -113,7 +87,7 @@ def _remember(x, current, rest, psp_before, potential, increment, psp, k):
         psp[j] = k.psp_decay * psp_before[j] + k.psp_gain * (one if fires else zero)
 
 
-@_kernel()
+@kernel()
 def _filter(x, state, out, decay, gain):
     """One step of a first-order filter."""
     for j in range(x.size):
@@ -121,14 +95,14 @@ def _filter(x, state, out, decay, gain):
         out[j] = state[j]
 
 
-@_kernel()
+@kernel()
 def _filter_and_add(x, state, out, decay, gain):
     for j in range(x.size):
         state[j] = decay * state[j] + gain * x[j]
         out[j] += state[j]
 
 
-@_kernel(fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _count(spikes):
     """Number of spikes of a block: a sum of ones, exact in any order."""
     count = spikes.dtype.type(0)
@@ -137,50 +111,53 @@ def _count(spikes):
     return count
 
 
-@_kernel(forceinline=True)
-def _pool_sized(x, out, width, size, scale):
-    columns = width // size
-    for band in range(out.size // columns):
-        to, start = band * columns, band * size * width
-        for column in range(columns):
+@kernel(forceinline=True)
+def _pool_sized(x, out, k, size):
+    """Pool bands of `size` image rows: ``[bands, size, W, C] -> [bands, W / size, C]``."""
+    columns, row = k.width // size, k.width * k.channels
+    for pixel in range(out.size // k.channels):
+        band, column = divmod(pixel, columns)
+        start, to = (band * size * k.width + column * size) * k.channels, pixel * k.channels
+        for c in range(k.channels):
             total = x.dtype.type(0)
-            for row in range(size):
-                for offset in range(size):
-                    total += x[start + row * width + column * size + offset]
-            out[to + column] = scale * total
+            for i in range(size):
+                for j in range(size):
+                    total += x[start + i * row + j * k.channels + c]
+            out[to + c] = k.pool_scale * total
 
 
-@_kernel(forceinline=True)
-def _unpool_sized(grad, out, width, size, scale):
-    columns = width // size
-    for band in range(grad.size // columns):
-        to, start = band * columns, band * size * width
-        for column in range(columns):
-            value = scale * grad[to + column]
-            for row in range(size):
-                for offset in range(size):
-                    out[start + row * width + column * size + offset] = value
+@kernel(forceinline=True)
+def _unpool_sized(grad, out, k, size):
+    columns, row = k.width // size, k.width * k.channels
+    for pixel in range(grad.size // k.channels):
+        band, column = divmod(pixel, columns)
+        start, at = (band * size * k.width + column * size) * k.channels, pixel * k.channels
+        for i in range(size):
+            for j in range(size):
+                to = start + i * row + j * k.channels
+                for c in range(k.channels):
+                    out[to + c] = k.pool_scale * grad[at + c]
 
 
-@_kernel()
-def _pool(x, out, width, size, scale):
-    """Sum over windows of bands of `size` image rows: ``[b] -> [b / size^2]``."""
-    if size == 2:  # a constant lets the compiler vectorise
-        _pool_sized(x, out, width, 2, scale)
+@kernel()
+def _pool(x, out, k):
+    """Sum over windows of bands of ``k.pool`` image rows: ``[b] -> [b / pool^2]``."""
+    if k.pool == 2:  # a constant lets the compiler vectorise
+        _pool_sized(x, out, k, 2)
     else:
-        _pool_sized(x, out, width, size, scale)
+        _pool_sized(x, out, k, k.pool)
 
 
-@_kernel()
-def _unpool(grad, out, width, size, scale):
-    """The adjoint of `_pool`: ``[b / size^2] -> [b]``."""
-    if size == 2:
-        _unpool_sized(grad, out, width, 2, scale)
+@kernel()
+def _unpool(grad, out, k):
+    """The adjoint of `_pool`: ``[b / pool^2] -> [b]``."""
+    if k.pool == 2:
+        _unpool_sized(grad, out, k, 2)
     else:
-        _unpool_sized(grad, out, width, size, scale)
+        _unpool_sized(grad, out, k, k.pool)
 
 
-@_kernel(forceinline=True, fastmath={"contract"})
+@kernel(forceinline=True, fastmath={"contract"})
 def _surrogate(potential, k):
     """Derivative of the logistic function at one potential, by the cosh series of README.md."""
     real = type(potential)
@@ -201,7 +178,7 @@ def _surrogate(potential, k):
     return k.surrogate_scale / (four + two * m)
 
 
-@_kernel()
+@kernel()
 def _recursive(potential, increment, psp, grad, carry, out, k):
     """One step of `reference._recursive` and the warm-up; all arrays ``[b]``."""
     zero, one = grad.dtype.type(0), grad.dtype.type(1)
@@ -217,7 +194,7 @@ def _recursive(potential, increment, psp, grad, carry, out, k):
         out[j] = grad[j] * slope if psp[j] < k.warm_up_psp else gradient
 
 
-@_kernel()
+@kernel()
 def _next_spike(potential, increment, psp, grad, carry, effect, later, out, k):
     """One step of `reference._next_spike`, the timing part and the warm-up; all arrays ``[b]``."""
     zero, one = grad.dtype.type(0), grad.dtype.type(1)
@@ -238,7 +215,7 @@ def _next_spike(potential, increment, psp, grad, carry, effect, later, out, k):
 # Kernels: one worker's share of a layer, then all workers
 
 
-@_kernel()
+@kernel()
 def _forward_share(x, out, steps, first, last, block, static, k):
     """Neurons `first` to `last`: ``x [T, n] -> out [T, n / pool^2]``; returns their spikes' sum."""
     n = x.size if static else x.size // steps
@@ -258,14 +235,14 @@ def _forward_share(x, out, steps, first, last, block, static, k):
             total += _count(signal)
             if k.pool > 1:
                 pooled = state[4, : b // ratio] if k.output_psp else target
-                _pool(signal, pooled, k.width, k.pool, k.pool_scale)
+                _pool(signal, pooled, k)
                 signal = pooled
             if k.output_psp:
                 _filter(signal, psp, target, k.psp_decay, k.psp_gain)
     return total
 
 
-@_kernel()
+@kernel()
 def _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k):
     """Neurons `first` to `last`: ``grad_out [T, n / pool^2] -> grad_x`` of the shape of ``x``."""
     n = x.size if static else x.size // steps
@@ -290,7 +267,7 @@ def _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k):
             source = (t * n + start) // ratio
             grad = grad_out[source : source + b // ratio]
             if k.pool > 1:
-                _unpool(grad, unpooled, k.width, k.pool, k.pool_scale)
+                _unpool(grad, unpooled, k)
                 grad = unpooled
             if k.output_psp:
                 _filter(grad, through_output, unpooled, k.psp_decay, k.psp_gain)
@@ -308,7 +285,7 @@ def _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k):
                 _filter(out, through_input, target, k.input_decay, k.input_gain)
 
 
-@_kernel()
+@kernel()
 def _psp_share(x, out, steps, first, last, reverse, decay, gain):
     """The synaptic filter, or its adjoint, for neurons `first` to `last`: ``[T, n] -> [T, n]``."""
     n = x.size // steps
@@ -321,7 +298,7 @@ def _psp_share(x, out, steps, first, last, reverse, decay, gain):
             _filter(x[row : row + b], state[:b], out[row : row + b], decay, gain)
 
 
-@_kernel(parallel=True)
+@kernel(parallel=True)
 def _forward_parallel(x, out, steps, workers, unit, block, static, k):
     units = (x.size if static else x.size // steps) // unit
     totals = np.zeros(workers)
@@ -331,7 +308,7 @@ def _forward_parallel(x, out, steps, workers, unit, block, static, k):
     return totals.sum()
 
 
-@_kernel(parallel=True)
+@kernel(parallel=True)
 def _backward_parallel(x, grad_out, grad_x, steps, workers, unit, block, static, k):
     units = (x.size if static else x.size // steps) // unit
     for w in prange(workers):
@@ -339,7 +316,7 @@ def _backward_parallel(x, grad_out, grad_x, steps, workers, unit, block, static,
         _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k)
 
 
-@_kernel(parallel=True)
+@kernel(parallel=True)
 def _psp_parallel(x, out, steps, workers, reverse, decay, gain):
     n = x.size // steps
     for w in prange(workers):
@@ -350,52 +327,17 @@ def _psp_parallel(x, out, steps, workers, reverse, decay, gain):
 # Host
 
 
-@functools.cache
-def _openmp() -> bool:
-    """Whether Numba can use OpenMP, whose threads share the cores well with PyTorch's own."""
-    try:
-        from numba.np.ufunc import omppool  # noqa: F401
-    except ImportError:
-        warnings.warn(
-            "tsslbp: no OpenMP library found (libgomp.so.1 on Linux), so the neuron kernels run "
-            "on one thread",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    if numba.config.THREADING_LAYER == "default":
-        numba.config.THREADING_LAYER = "omp"
-    return True
-
-
-def _workers(values: int) -> int:
-    """Threads for a kernel over so many values: PyTorch's number, fewer for little work."""
-    most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    wanted = min(most, 1 + values // SMALLEST_SHARE)
-    return wanted if wanted > 1 and _openmp() else 1
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = numba.get_num_threads()
-    numba.set_num_threads(count)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-
-
 def _forward(x: Tensor, steps: int, static: bool, k: Constants) -> tuple[Tensor, Tensor]:
     """Return the layer's output, flat, and the number of spikes."""
     neurons = x.numel() if static else x.numel() // steps
     unit, block = _blocks(1, x.element_size(), k)  # keeps no history
     out = torch.empty(steps * neurons // k.pool**2, dtype=x.dtype, device=x.device)
-    workers = _workers(steps * neurons)
+    workers = workers_for(steps * neurons)
     arrays = x.view(-1).numpy(), out.numpy()
     if workers == 1:
         total = _forward_share(*arrays, steps, 0, neurons, block, static, k)
     else:
-        with _threads(workers):
+        with threads(workers):
             total = _forward_parallel(*arrays, steps, workers, unit, block, static, k)
     return out, torch.tensor(total, dtype=torch.float64, device=x.device)
 
@@ -405,12 +347,12 @@ def _backward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constant
     neurons = x.numel() if static else x.numel() // steps
     unit, block = _blocks(steps, x.element_size(), k)
     grad_x = torch.zeros_like(x) if static else torch.empty_like(x)
-    workers = _workers(steps * neurons)
+    workers = workers_for(steps * neurons)
     arrays = tuple(part.view(-1).numpy() for part in (x, grad_out, grad_x))
     if workers == 1:
         _backward_share(*arrays, steps, 0, neurons, block, static, k)
     else:
-        with _threads(workers):
+        with threads(workers):
             _backward_parallel(*arrays, steps, workers, unit, block, static, k)
     return grad_x
 
@@ -421,18 +363,18 @@ def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
     real = _number(x.dtype)
     settings = reverse, real(1 - 1 / tau_s), real(1 / tau_s)
     arrays = x.view(-1).numpy(), out.view(-1).numpy()
-    workers = _workers(x.numel())
+    workers = workers_for(x.numel())
     if workers == 1:
         _psp_share(*arrays, len(x), 0, x[0].numel(), *settings)
     else:
-        with _threads(workers):
+        with threads(workers):
             _psp_parallel(*arrays, len(x), workers, *settings)
     return out
 
 
 def _blocks(steps: int, itemsize: int, k: Constants) -> tuple[int, int]:
     """Neurons that pooling keeps together, and neurons in a block."""
-    unit = k.pool * k.width
+    unit = k.pool * k.width * k.channels
     block = min(max(HISTORY_BYTES // (steps * itemsize), LEAST_IN_BLOCK), MOST_IN_BLOCK)
     return unit, max(block // unit, 1) * unit
 
@@ -451,6 +393,7 @@ def _constants(
     filter_input: bool = False,
     output_psp: bool = False,
     width: int = 1,
+    channels: int = 1,
     pool: int = 1,
     pool_scale: float = 1.0,
 ) -> Constants:
@@ -465,6 +408,7 @@ def _constants(
         leak=real(1 / tau_m),
         threshold=real(threshold),
         width=width,
+        channels=channels,
         pool=pool,
         pool_scale=real(pool_scale),
         **BACKWARD[type(rule)](rule, tau_s, real),
@@ -581,17 +525,21 @@ def layer(
     output_psp: bool,
 ) -> Tensor:
     static, steps = time_steps > 0, time_steps or len(x)
-    shape = torch.Size([steps, *(x.shape if static else x.shape[1:])])
-    fused = pool > 1 and shape[-2] % pool == 0 and shape[-1] % pool == 0
+    fused = pool > 1 and x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0
     if pool > 1 and not fused:
         unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False)
         pooled = reference.sum_pool(unpooled, pool, pool_scale)
         return psp(pooled, tau_s) if output_psp else pooled
-    pooling = (shape[-1], pool, pool_scale) if fused else (1, 1, 1.0)
+    images = x.ndim + static == 5
+    if images:
+        x = x.movedim(-3, -1)  # channels last, as `Conv` stores them
+    shape = torch.Size([steps, *(x.shape if static else x.shape[1:])])
+    pooling = (*x.shape[-2:], pool, pool_scale) if fused else ()
     k = _constants(x.dtype, tau_m, tau_s, threshold, rule, True, output_psp, *pooling)
     if fused:
-        shape = torch.Size([*shape[:-2], shape[-2] // pool, shape[-1] // pool])
-    return _run(x, steps, static, rule, k, shape)
+        shape = torch.Size([*shape[:-3], shape[-3] // pool, shape[-2] // pool, shape[-1]])
+    out = _run(x, steps, static, rule, k, shape)
+    return out.movedim(-1, -3) if images else out
 
 
 def _run(

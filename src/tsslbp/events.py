@@ -1,0 +1,437 @@
+"""Event-driven connections for the CPU: work where there are spikes, and nowhere else.
+
+An event is a nonzero value of a connection's input: a spike, or a sum of spikes behind pooling. For
+every output row the events that reach it are listed, column by column, so that those in the window
+of one output pixel stand together. The output is then a sum over events of a value times a row of
+weights, all output channels at once, and the weights' gradient adds the output's gradient times the
+value to the same row. Both cost in proportion to the number of events. The input's gradient is not
+sparse; it is a dense transposed convolution, PyTorch's own.
+
+Legend: frames ``[F, H, W, C]`` (channels last, flat), a linear layer's rows being frames of one
+pixel; a *line* is one row of one output frame, ``F * H'`` in all; weights are packed as
+``[block][kernel column, kernel row, C][block's channels]``, a block being up to `simd.MOST_VECTORS`
+vectors of output channels, the last one filled up with zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+from torch.nn import functional
+
+from . import simd
+from .compiled import kernel, threads, workers_for
+
+DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
+PIXELS_IN_GROUP = 256  # most output pixels for which a block of weights stays in the cache
+GROUPS = 8  # least number for each worker, where there are as many lines
+
+
+class Shape(NamedTuple):
+    """Sizes of a convolution of stride 1, and how its output channels are cut into blocks."""
+
+    height: int
+    width: int
+    channels: int
+    kernel_height: int
+    kernel_width: int
+    padding: int
+    out_height: int
+    out_width: int
+    out_channels: int
+    rows: int  # of packed weights: inputs in a window
+    lanes: int  # values in a vector
+    block: int  # output channels in each block but the last
+
+
+# Kernels: one worker's share, then all workers
+
+
+@kernel()
+def _count_share(x, first, last):
+    """Number of events: a sum of ones, which the compiler vectorises."""
+    count = 0
+    for i in range(first, last):
+        count += 1 if x[i] != 0 else 0
+    return count
+
+
+@kernel()
+def _list_by_column(x, line, s, rows, values, starts, count):
+    """Append the events that reach an output line; ``starts[w]``: where those of column w begin."""
+    frame, top = line // s.out_height, line % s.out_height - s.padding
+    for column in range(s.width):
+        starts[column] = count
+        for row in range(max(0, -top), min(s.kernel_height, s.height - top)):
+            pixel = ((frame * s.height + top + row) * s.width + column) * s.channels
+            weights = (column * s.kernel_height + row) * s.channels
+            for c in range(0, s.channels, s.lanes):
+                some = min(s.lanes, s.channels - c)
+                count = simd.compress(x, pixel + c, some, weights + c, rows, values, count)
+    starts[s.width] = count
+    return count
+
+
+@kernel(forceinline=True)
+def _gather(vectors, matrix, base, rows, values, first, last, out, to, tail):
+    """`simd.gather` for one tap; a branch for each number of vectors, which is a constant there."""
+    if vectors == 1:
+        simd.gather(1, 1, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
+    elif vectors == 2:
+        simd.gather(1, 2, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
+    elif vectors == 3:
+        simd.gather(1, 3, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
+    else:
+        simd.gather(1, 4, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
+
+
+@kernel(forceinline=True)
+def _gather_1(vectors, matrix, base, rows, values, first, last, out, to, distance, tail):
+    if vectors == 1:
+        simd.gather(1, 1, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    elif vectors == 2:
+        simd.gather(1, 2, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    elif vectors == 3:
+        simd.gather(1, 3, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    else:
+        simd.gather(1, 4, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+
+
+@kernel(forceinline=True)
+def _gather_3(vectors, matrix, base, rows, values, first, last, out, to, distance, tail):
+    if vectors == 1:
+        simd.gather(3, 1, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    elif vectors == 2:
+        simd.gather(3, 2, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    elif vectors == 3:
+        simd.gather(3, 3, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    else:
+        simd.gather(3, 4, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+
+
+@kernel(forceinline=True)
+def _gather_5(vectors, matrix, base, rows, values, first, last, out, to, distance, tail):
+    if vectors == 1:
+        simd.gather(5, 1, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    elif vectors == 2:
+        simd.gather(5, 2, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    elif vectors == 3:
+        simd.gather(5, 3, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+    else:
+        simd.gather(5, 4, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+
+
+@kernel()
+def _gather_taps(taps, vectors, width, matrix, base, rows, values, first, last, out, to, distance):
+    """Add to the sums of all taps, as many at once as the kernel's usual widths have."""
+    tail, tap = width // vectors, 0
+    while tap < taps:
+        if taps - tap >= 5:
+            _gather_5(vectors, matrix, base, rows, values, first, last, out, to, distance, tail)
+            done = 5
+        elif taps - tap >= 3:
+            _gather_3(vectors, matrix, base, rows, values, first, last, out, to, distance, tail)
+            done = 3
+        else:
+            _gather_1(vectors, matrix, base, rows, values, first, last, out, to, distance, tail)
+            done = 1
+        tap, base, to = tap + done, base - done * width, to + done * distance
+
+
+@kernel()
+def _forward_share(x, packed, out, lines, worker, workers, s):
+    """Every `workers`-th group of output lines, since later time steps hold more events."""
+    group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
+    reach = s.kernel_height * s.channels  # weight rows of a kernel column
+    room = group * s.width * reach + s.lanes
+    rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
+    starts = np.empty((group, s.width + 1), np.intp)
+    for line in range(worker * group, lines, workers * group):
+        members = min(group, lines - line)
+        count = 0
+        for i in range(members):
+            count = _list_by_column(x, line + i, s, rows, values, starts[i], count)
+        for channel in range(0, s.out_channels, s.block):
+            channels = min(s.block, s.out_channels - channel)
+            vectors = -(-channels // s.lanes)
+            width, tail = vectors * s.lanes, channels - (vectors - 1) * s.lanes
+            for i in range(members):
+                for column in range(s.out_width):
+                    left = column - s.padding
+                    start = starts[i, min(max(left, 0), s.width)]
+                    end = starts[i, min(max(left + s.kernel_width, 0), s.width)]
+                    base = channel * s.rows - left * reach * width
+                    to = ((line + i) * s.out_width + column) * s.out_channels + channel
+                    _gather(vectors, packed, base, rows, values, start, end, out, to, tail)
+
+
+@kernel()
+def _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, plane):
+    """List the events of a frame's channels `first` to `last`, one channel after the other.
+
+    A place is ``row * pitch + column``; ``starts[c, row]``: where those of a row begin.
+    """
+    count, area = 0, s.height * s.width
+    for c in range(last - first):
+        for pixel in range(area):
+            plane[pixel] = x[(frame * area + pixel) * s.channels + first + c]
+        for row in range(s.height):
+            starts[c, row] = count
+            for column in range(0, s.width, s.lanes):
+                some = min(s.lanes, s.width - column)
+                at, place = row * s.width + column, row * pitch + column
+                count = simd.compress(plane, at, some, place, places, values, count)
+        starts[c, s.height] = count
+
+
+@kernel()
+def _spread(grad_out, frame, channel, channels, width, margin, pitch, s, grid):
+    """Put some channels of a frame's gradient on a grid, zeros before, between and behind lines."""
+    grid[:] = 0
+    for line in range(s.out_height):
+        for column in range(s.out_width):
+            pixel = (frame * s.out_height + line) * s.out_width + column
+            at, to = pixel * s.out_channels + channel, (margin + line * pitch + column) * width
+            for j in range(0, channels, s.lanes):
+                simd.move(grad_out, at + j, min(s.lanes, channels - j), grid, to + j)
+
+
+@kernel()
+def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
+    """Packed gradients of the weights of input channels `first` to `last`.
+
+    A weight's gradient is a sum over the events of its input channel, each of which meets the
+    output's gradient at a distance that is the same for all of them.
+    """
+    pitch, margin = s.out_width + s.kernel_width - 1, s.kernel_width - 1
+    area = s.height * s.width
+    room = (last - first) * area + s.lanes
+    places, values = np.empty(room, np.int32), np.empty(room, x.dtype)
+    starts = np.empty((last - first, s.height + 1), np.intp)
+    plane = np.empty(area, x.dtype)
+    for frame in range(frames):
+        _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, plane)
+        for channel in range(0, s.out_channels, s.block):
+            channels = min(s.block, s.out_channels - channel)
+            vectors = -(-channels // s.lanes)
+            width = vectors * s.lanes
+            _spread(grad_out, frame, channel, channels, width, margin, pitch, s, grid)
+            for c in range(first, last):
+                for i in range(s.kernel_height):
+                    top = i - s.padding
+                    start = starts[c - first, min(max(top, 0), s.height)]
+                    end = starts[c - first, min(max(top + s.out_height, 0), s.height)]
+                    base = (margin + s.padding - top * pitch) * width
+                    to = channel * s.rows + (i * s.channels + c) * width
+                    distance = s.kernel_height * s.channels * width
+                    common = grid, base, places, values, start, end, grads, to, distance
+                    _gather_taps(s.kernel_width, vectors, width, *common)
+
+
+@kernel(parallel=True)
+def _count_parallel(x, workers):
+    counts = np.zeros(workers, np.intp)
+    for w in prange(workers):
+        counts[w] = _count_share(x, w * x.size // workers, (w + 1) * x.size // workers)
+    return counts.sum()
+
+
+@kernel(parallel=True)
+def _forward_parallel(x, packed, out, lines, workers, s):
+    for w in prange(workers):
+        _forward_share(x, packed, out, lines, w, workers, s)
+
+
+@kernel(parallel=True)
+def _gradient_parallel(x, grad_out, grads, grids, frames, workers, s):
+    for w in prange(workers):
+        first, last = w * s.channels // workers, (w + 1) * s.channels // workers
+        _gradient_share(x, grad_out, grads, grids[w], frames, first, last, s)
+
+
+@kernel(forceinline=True)
+def _place(row, s):
+    """Where the weight of a packed row stands among those ``[C, K, K]`` of an output channel."""
+    column, rest = divmod(row, s.kernel_height * s.channels)
+    kernel_row, channel = divmod(rest, s.channels)
+    return (channel * s.kernel_height + kernel_row) * s.kernel_width + column
+
+
+@kernel()
+def _pack_share(weight, packed, first, last, s):
+    """Rows `first` to `last` of the packed weights, from ``weight [C', C, K, K]``."""
+    for channel in range(0, s.out_channels, s.block):
+        channels = min(s.block, s.out_channels - channel)
+        width = -(-channels // s.lanes) * s.lanes
+        for row in range(first, last):
+            place, start = _place(row, s), channel * s.rows + row * width
+            for j in range(channels):
+                packed[start + j] = weight[(channel + j) * s.rows + place]
+
+
+@kernel()
+def _unpack_share(packed, weight, first, last, s):
+    """The inverse of `_pack_share`."""
+    for channel in range(0, s.out_channels, s.block):
+        channels = min(s.block, s.out_channels - channel)
+        width = -(-channels // s.lanes) * s.lanes
+        for row in range(first, last):
+            place, start = _place(row, s), channel * s.rows + row * width
+            for j in range(channels):
+                weight[(channel + j) * s.rows + place] = packed[start + j]
+
+
+@kernel(parallel=True)
+def _pack_parallel(weight, packed, workers, s):
+    for w in prange(workers):
+        _pack_share(weight, packed, w * s.rows // workers, (w + 1) * s.rows // workers, s)
+
+
+@kernel(parallel=True)
+def _unpack_parallel(packed, weight, workers, s):
+    for w in prange(workers):
+        _unpack_share(packed, weight, w * s.rows // workers, (w + 1) * s.rows // workers, s)
+
+
+# Host
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the events in `x` are few enough to be worth it, and the dtype and device right."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if len(weight) < simd.lanes(x.element_size()):
+        return False
+    values = (x.movedim(-3, -1) if x.ndim == 4 else x).detach().reshape(-1).numpy()
+    workers = workers_for(x.numel())
+    with threads(workers):
+        return bool(_count_parallel(values, workers) <= DENSEST * x.numel())
+
+
+def _shape(x: Tensor, weight: Tensor, padding: int) -> Shape:
+    """Sizes for ``x [F, C, H, W]`` and ``weight [C', C, K, K]``."""
+    out_channels, channels, kernel_height, kernel_width = weight.shape
+    height, width = x.shape[-2:]
+    lanes = simd.lanes(x.element_size())
+    vectors = -(-out_channels // lanes)
+    blocks = -(-vectors // simd.MOST_VECTORS)
+    return Shape(
+        height,
+        width,
+        channels,
+        kernel_height,
+        kernel_width,
+        padding,
+        height + 2 * padding - kernel_height + 1,
+        width + 2 * padding - kernel_width + 1,
+        out_channels,
+        kernel_width * kernel_height * channels,
+        lanes,
+        -(-vectors // blocks) * lanes,
+    )
+
+
+def _new_packed(weight: Tensor, s: Shape) -> Tensor:
+    return weight.new_zeros(s.rows * -(-s.out_channels // s.lanes) * s.lanes)
+
+
+def _flat(x: Tensor) -> Any:
+    """Values in the order of memory ``[F, H, W, C]``."""
+    return x.permute(0, 2, 3, 1).reshape(-1).numpy()
+
+
+def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    s = _shape(x, weight, padding)
+    packed = _new_packed(weight, s)
+    out = x.new_empty(len(x), s.out_height, s.out_width, s.out_channels)
+    lines, workers = len(x) * s.out_height, workers_for(x.numel() + out.numel())
+    with threads(workers):
+        _pack_parallel(weight.contiguous().view(-1).numpy(), packed.numpy(), workers, s)
+        _forward_parallel(_flat(x), packed.numpy(), out.view(-1).numpy(), lines, workers, s)
+    return out.permute(0, 3, 1, 2)
+
+
+def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
+    if x.shape[-2:] == weight.shape[-2:] == (1, 1) and padding == 0:  # a linear layer
+        x, grad_out = (part.transpose(0, 3) for part in (x, grad_out))  # as one image
+    s = _shape(x, weight, padding)
+    packed = _new_packed(weight, s)
+    grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    workers = workers_for(x.numel() + grad_out.numel())
+    places = s.kernel_width - 1 + s.out_height * (s.out_width + s.kernel_width - 1)
+    grids = x.new_empty(workers, places * s.block).numpy()
+    with threads(workers):
+        _gradient_parallel(_flat(x), _flat(grad_out), packed.numpy(), grids, len(x), workers, s)
+        _unpack_parallel(packed.numpy(), grad.view(-1).numpy(), workers, s)
+    return grad
+
+
+# Autograd
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+        return _forward(x, weight, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _input_gradient(weight, grad_out, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            grad_weight = cast(Tensor, _WeightGradient.apply(x, weight, grad_out, ctx.padding))
+        return grad_x, grad_weight, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """A function of its own so that `torch.func` can unwrap its tensors."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
+        return _weight_gradient(x, weight, grad_out, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError("a learning rule has no second derivative")
+
+
+def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
+    """Dense; a linear layer's rows as the pixels of one image, which PyTorch does fastest."""
+    if weight.shape[-2:] != (1, 1) or grad_out.shape[-2:] != (1, 1):
+        return functional.conv_transpose2d(grad_out, weight, padding=padding)
+    image = grad_out.flatten(1).t()[None, :, None]
+    grad = functional.conv_transpose2d(image, weight)
+    return grad[0, :, 0].t()[:, :, None, None]
+
+
+# The functions of `torch.nn.functional` of these names, without bias, stride and dilation;
+# torch.compile cannot look into the kernels, so a compiled module runs them as they are.
+
+
+@torch.compiler.disable
+def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+    """Convolution ``x [F, C, H, W], weight [C', C, K, K] -> [F, C', H', W']``, channels last."""
+    return cast(Tensor, _Convolution.apply(x, weight, padding))
+
+
+@torch.compiler.disable
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Linear layer ``x [..., features], weight [out, features] -> [..., out]``."""
+    frames = x.reshape(-1, x.shape[-1], 1, 1)
+    out = _Convolution.apply(frames, weight[:, :, None, None], 0)
+    return cast(Tensor, out).view(*x.shape[:-1], len(weight))

@@ -1,0 +1,224 @@
+"""Vector operations that Numba cannot express, as LLVM instructions; used by `tsslbp.events`.
+
+A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's are shorter. Arrays
+are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+VECTOR_BYTES = 64
+MOST_VECTORS = 4  # in a row
+UNROLL = 2  # chains of additions of one tap, to hide an addition's latency
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def lanes(itemsize: int) -> int:
+    """Values of so many bytes in a vector."""
+    return VECTOR_BYTES // itemsize
+
+
+@intrinsic(prefer_literal=True)
+def gather(  # type: ignore[no-untyped-def]
+    _: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, distance, tail, more
+):
+    """Write ``sum(values[i] * row(rows[i] - k) for i in range(first, last))`` to output k.
+
+    ``row(r)`` is ``matrix[base + r * width : base + (r + 1) * width]``, where `width` is `vectors`
+    times `lanes`. Output k of `taps` is ``out[to + k * distance :]``; of a sum's last vector only
+    `tail` values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more`
+    are constants.
+    """
+    at = types.intp
+    signature = types.void(
+        taps, vectors, matrix, at, rows, values, at, at, out, at, at, at, more
+    )
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments, matrix.dtype)
+        source, begin, end = code.pointer(2, arguments[3]), arguments[6], arguments[7]
+        width = vectors.literal_value * code.lanes
+        parts = [(k, v) for k in range(taps.literal_value) for v in range(vectors.literal_value)]
+        unroll = 1 if len(parts) > UNROLL * MOST_VECTORS else UNROLL
+        chains = [[code.variable() for _ in parts] for _ in range(unroll)]
+
+        def add(position: ir.Value, sums: list[ir.Value]) -> None:
+            value, start = code.event(4, 5, position, width)
+            for (k, v), total in zip(parts, sums, strict=True):
+                row = code.load(source, code.plus(start, v * code.lanes - k * width))
+                builder.store(code.multiply_add(row, value, builder.load(total)), total)
+
+        left = builder.and_(builder.sub(end, begin), code.constant(unroll - 1))
+        middle = builder.sub(end, left)
+        with code.loop(begin, middle, unroll) as position:
+            for index, sums in enumerate(chains):
+                add(code.plus(position, index), sums)
+        if unroll > 1:
+            with code.loop(middle, end) as position:
+                add(position, chains[0])
+        for (k, v), *sums in zip(parts, *chains, strict=True):
+            target = code.pointer(8, builder.add(arguments[9], code.times(arguments[10], k)))
+            inside = code.below(arguments[11]) if v == vectors.literal_value - 1 else None
+            place = code.constant(v * code.lanes)
+            terms = [builder.load(part) for part in sums]
+            if more.literal_value:
+                terms.append(code.load(target, place, inside))
+            total = functools.reduce(builder.fadd, terms)
+            code.store(total, target, place, inside)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-untyped-def]
+    """Append the nonzero ones among ``x[at : at + count]`` to the events; return the new end.
+
+    `count` is at most `lanes`, the event of ``x[at + i]`` gets the row ``row + i``, and `rows` and
+    `values` must have room for `lanes` more entries than there are events.
+    """
+    place = types.intp
+    signature = place(x, place, place, place, rows, values, place)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments, x.dtype)
+        inside = code.below(arguments[2])
+        found = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
+        events = builder.fcmp_unordered("!=", found, code.zeros)
+        first = code.splat(builder.trunc(arguments[3], _I32), code.integers)
+        numbers = builder.add(code.lane_numbers, first)
+        end = arguments[6]
+        code.store(code.compressed(found, events), code.pointer(5, end), code.constant(0))
+        target = builder.bitcast(code.pointer(4, end), code.integers.as_pointer())
+        builder.store(code.compressed(numbers, events), target, align=4)
+        bits = builder.bitcast(events, ir.IntType(code.lanes))
+        return builder.add(end, builder.zext(builder.ctpop(bits), _I64))
+
+    return signature, generate
+
+
+@intrinsic
+def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
+    """Write ``source[at : at + count]``, filled up with zeros to `lanes` values, to ``target[to:]``."""
+    place = types.intp
+    signature = types.void(source, place, place, target, place)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments, source.dtype)
+        zero, inside = code.constant(0), code.below(arguments[2])
+        moved = code.load(code.pointer(0, arguments[1]), zero, inside)
+        code.store(moved, code.pointer(3, arguments[4]), zero)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+class _Code:
+    """Shorthand for the instructions above, on vectors of one dtype."""
+
+    def __init__(  # type: ignore[no-untyped-def]
+        self, context, builder, signature, arguments, dtype: types.Float
+    ) -> None:
+        self.context, self.builder = context, builder
+        self.signature, self.arguments = signature, arguments
+        self.itemsize = dtype.bitwidth // 8
+        self.lanes = lanes(self.itemsize)
+        self.reals = ir.VectorType(context.get_data_type(dtype), self.lanes)
+        self.integers = ir.VectorType(_I32, self.lanes)
+        self.mask = ir.VectorType(ir.IntType(1), self.lanes)
+        self.zeros = ir.Constant(self.reals, [0.0] * self.lanes)
+        self.lane_numbers = ir.Constant(self.integers, list(range(self.lanes)))
+
+    def pointer(self, argument: int, position: ir.Value) -> ir.Value:
+        """Where an array argument holds its value number `position`."""
+        array = self.context.make_array(self.signature.args[argument])
+        data = array(self.context, self.builder, self.arguments[argument]).data
+        return self.builder.gep(data, [position])
+
+    def constant(self, value: int) -> ir.Constant:
+        return ir.Constant(_I64, value)
+
+    def plus(self, position: ir.Value, number: int) -> ir.Value:
+        return self.builder.add(position, self.constant(number))
+
+    def times(self, position: ir.Value, number: int) -> ir.Value:
+        return self.builder.mul(position, self.constant(number))
+
+    def variable(self) -> ir.Value:
+        """A vector that starts as zeros; it becomes a register."""
+        slot = cgutils.alloca_once(self.builder, self.reals)
+        self.builder.store(self.zeros, slot)
+        return slot
+
+    def event(
+        self, rows: int, values: int, position: ir.Value, width: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """The value of an event in all lanes, and where its row starts."""
+        row = self.builder.load(self.pointer(rows, position))
+        value = self.builder.load(self.pointer(values, position))
+        return self.splat(value, self.reals), self.times(self.builder.sext(row, _I64), width)
+
+    def splat(self, value: ir.Value, vector: ir.VectorType) -> ir.Value:
+        undefined = ir.Constant(vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+        zeros = ir.Constant(self.integers, [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        product = self.builder.fmul(a, b, flags=("contract",))
+        return self.builder.fadd(product, c, flags=("contract",))
+
+    def below(self, count: ir.Value) -> ir.Value:
+        """Mask of the first `count` lanes."""
+        limit = self.splat(self.builder.trunc(count, _I32), self.integers)
+        return self.builder.icmp_signed("<", self.lane_numbers, limit)
+
+    def load(self, base: ir.Value, position: ir.Value, mask: ir.Value | None = None) -> ir.Value:
+        source = self._vector_at(base, position)
+        if mask is None:
+            return self.builder.load(source, align=self.itemsize)
+        arguments = [source, ir.Constant(_I32, self.itemsize), mask, self.zeros]
+        return self._call("llvm.masked.load", self.reals, arguments, ".p0")
+
+    def store(
+        self, value: ir.Value, base: ir.Value, position: ir.Value, mask: ir.Value | None = None
+    ) -> None:
+        target = self._vector_at(base, position)
+        if mask is None:
+            self.builder.store(value, target, align=self.itemsize)
+        else:
+            arguments = [value, target, ir.Constant(_I32, self.itemsize), mask]
+            self._call("llvm.masked.store", ir.VoidType(), arguments, ".p0")
+
+    def compressed(self, vector: ir.Value, mask: ir.Value) -> ir.Value:
+        """The lanes under `mask`, moved to the front."""
+        arguments = [vector, mask, ir.Constant(vector.type, ir.Undefined)]
+        return self._call("llvm.experimental.vector.compress", vector.type, arguments)
+
+    @contextmanager
+    def loop(self, first: ir.Value, last: ir.Value, step: int = 1) -> Iterator[ir.Value]:
+        by = self.constant(step)
+        with cgutils.for_range_slice(self.builder, first, last, by, _I64) as (position, _):
+            yield position
+
+    def _vector_at(self, base: ir.Value, position: ir.Value) -> ir.Value:
+        return self.builder.bitcast(self.builder.gep(base, [position]), self.reals.as_pointer())
+
+    def _call(
+        self, name: str, result: ir.Type, arguments: list[ir.Value], suffix: str = ""
+    ) -> ir.Value:
+        kind = "i32" if arguments[0].type == self.integers else f"f{8 * self.itemsize}"
+        signature = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = cgutils.get_or_insert_function(
+            self.builder.module, signature, f"{name}.v{self.lanes}{kind}{suffix}"
+        )
+        return self.builder.call(function, arguments)
