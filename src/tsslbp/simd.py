@@ -108,7 +108,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-un
 
 @intrinsic
 def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
-    """Write ``source[at : at + count]``, filled up with zeros to `lanes` values, to ``target[to:]``."""
+    """Write `count` values ``source[at:]``, then zeros up to `lanes`, to ``target[to:]``."""
     place = types.intp
     signature = types.void(source, place, place, target, place)
 
@@ -117,6 +117,46 @@ def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
         zero, inside = code.constant(0), code.below(arguments[2])
         moved = code.load(code.pointer(0, arguments[1]), zero, inside)
         code.store(moved, code.pointer(3, arguments[4]), zero)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore[no-untyped-def]
+    """Write `scale` times the sum over a window to `count` values ``out[to:]``.
+
+    The window's values begin at ``x[at + i * row + j * step]`` for i, j below `size`.
+    """
+    place = types.intp
+    signature = types.void(x, place, place, place, place, place, scale, out, place)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments, x.dtype)
+        inside, total = code.below(arguments[5]), code.variable()
+        for position in code.window(*arguments[1:5]):
+            value = code.load(code.pointer(0, position), code.constant(0), inside)
+            builder.store(builder.fadd(builder.load(total), value), total)
+        scaled = builder.fmul(code.splat(arguments[6], code.reals), builder.load(total))
+        code.store(scaled, code.pointer(7, arguments[8]), code.constant(0), inside)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):  # type: ignore[no-untyped-def]
+    """The adjoint of `pool`: `scale` times `count` values ``grad[at:]`` to a window of `out`."""
+    place = types.intp
+    signature = types.void(grad, place, place, scale, out, place, place, place, place)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments, grad.dtype)
+        inside = code.below(arguments[2])
+        value = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
+        scaled = builder.fmul(code.splat(arguments[3], code.reals), value)
+        for position in code.window(*arguments[5:9]):
+            code.store(scaled, code.pointer(4, position), code.constant(0), inside)
         return context.get_dummy_value()
 
     return signature, generate
@@ -209,6 +249,14 @@ class _Code:
         by = self.constant(step)
         with cgutils.for_range_slice(self.builder, first, last, by, _I64) as (position, _):
             yield position
+
+    def window(
+        self, start: ir.Value, row: ir.Value, step: ir.Value, size: ir.Value
+    ) -> Iterator[ir.Value]:
+        """Positions of a window of ``size x size``; yields once, inside the two loops."""
+        with self.loop(self.constant(0), size) as i, self.loop(self.constant(0), size) as j:
+            down, across = self.builder.mul(i, row), self.builder.mul(j, step)
+            yield self.builder.add(start, self.builder.add(down, across))
 
     def _vector_at(self, base: ir.Value, position: ir.Value) -> ir.Value:
         return self.builder.bitcast(self.builder.gep(base, [position]), self.reals.as_pointer())

@@ -21,6 +21,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from .. import simd
 from ..compiled import kernel, threads, workers_for
 from ..rules import TSSLBP, Rule
 from . import reference
@@ -44,6 +45,7 @@ class Constants(NamedTuple):
     threshold: Any
     width: int  # of the image, for pooling; otherwise 1, as are the channels
     channels: int
+    lanes: int  # values in a vector
     pool: int
     pool_scale: Any
     rule: int  # RECURSIVE or NEXT_SPIKE
@@ -67,7 +69,7 @@ def _step(x, current, rest, k):
     return current, increment, potential, potential > k.threshold
 
 
-@kernel()
+@kernel(forceinline=True)
 def _fire(x, current, rest, spikes, k):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for j in range(x.size):
@@ -76,7 +78,7 @@ def _fire(x, current, rest, spikes, k):
         spikes[j] = one if fires else zero
 
 
-@kernel()
+@kernel(forceinline=True)
 def _remember(x, current, rest, psp_before, potential, increment, psp, k):
     """As `_fire`, keeping what the backward pass needs instead of the spikes."""
     zero, one = x.dtype.type(0), x.dtype.type(1)
@@ -87,7 +89,7 @@ def _remember(x, current, rest, psp_before, potential, increment, psp, k):
         psp[j] = k.psp_decay * psp_before[j] + k.psp_gain * (one if fires else zero)
 
 
-@kernel()
+@kernel(forceinline=True)
 def _filter(x, state, out, decay, gain):
     """One step of a first-order filter."""
     for j in range(x.size):
@@ -95,7 +97,7 @@ def _filter(x, state, out, decay, gain):
         out[j] = state[j]
 
 
-@kernel()
+@kernel(forceinline=True)
 def _filter_and_add(x, state, out, decay, gain):
     for j in range(x.size):
         state[j] = decay * state[j] + gain * x[j]
@@ -118,12 +120,9 @@ def _pool_sized(x, out, k, size):
     for pixel in range(out.size // k.channels):
         band, column = divmod(pixel, columns)
         start, to = (band * size * k.width + column * size) * k.channels, pixel * k.channels
-        for c in range(k.channels):
-            total = x.dtype.type(0)
-            for i in range(size):
-                for j in range(size):
-                    total += x[start + i * row + j * k.channels + c]
-            out[to + c] = k.pool_scale * total
+        for c in range(0, k.channels, k.lanes):
+            count = min(k.lanes, k.channels - c)
+            simd.pool(x, start + c, row, k.channels, size, count, k.pool_scale, out, to + c)
 
 
 @kernel(forceinline=True)
@@ -132,23 +131,21 @@ def _unpool_sized(grad, out, k, size):
     for pixel in range(grad.size // k.channels):
         band, column = divmod(pixel, columns)
         start, at = (band * size * k.width + column * size) * k.channels, pixel * k.channels
-        for i in range(size):
-            for j in range(size):
-                to = start + i * row + j * k.channels
-                for c in range(k.channels):
-                    out[to + c] = k.pool_scale * grad[at + c]
+        for c in range(0, k.channels, k.lanes):
+            count = min(k.lanes, k.channels - c)
+            simd.unpool(grad, at + c, count, k.pool_scale, out, start + c, row, k.channels, size)
 
 
-@kernel()
+@kernel(forceinline=True)
 def _pool(x, out, k):
     """Sum over windows of bands of ``k.pool`` image rows: ``[b] -> [b / pool^2]``."""
-    if k.pool == 2:  # a constant lets the compiler vectorise
+    if k.pool == 2:  # a constant lets the compiler unroll
         _pool_sized(x, out, k, 2)
     else:
         _pool_sized(x, out, k, k.pool)
 
 
-@kernel()
+@kernel(forceinline=True)
 def _unpool(grad, out, k):
     """The adjoint of `_pool`: ``[b / pool^2] -> [b]``."""
     if k.pool == 2:
@@ -178,7 +175,7 @@ def _surrogate(potential, k):
     return k.surrogate_scale / (four + two * m)
 
 
-@kernel()
+@kernel(forceinline=True)
 def _recursive(potential, increment, psp, grad, carry, out, k):
     """One step of `reference._recursive` and the warm-up; all arrays ``[b]``."""
     zero, one = grad.dtype.type(0), grad.dtype.type(1)
@@ -409,6 +406,7 @@ def _constants(
         threshold=real(threshold),
         width=width,
         channels=channels,
+        lanes=simd.lanes(torch.finfo(dtype).bits // 8),
         pool=pool,
         pool_scale=real(pool_scale),
         **BACKWARD[type(rule)](rule, tau_s, real),
