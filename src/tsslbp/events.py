@@ -28,6 +28,7 @@ from .compiled import kernel, threads, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 PIXELS_IN_GROUP = 256  # most output pixels for which a block of weights stays in the cache
+SAMPLED = 512
 GROUPS = 8  # least number for each worker, where there are as many lines
 
 
@@ -52,12 +53,15 @@ class Shape(NamedTuple):
 
 
 @kernel()
-def _count_share(x, first, last):
-    """Number of events: a sum of ones, which the compiler vectorises."""
-    count = 0
-    for i in range(first, last):
-        count += 1 if x[i] != 0 else 0
-    return count
+def _share_of_events(x):
+    """Share of nonzero values, estimated from every eighth stretch of `SAMPLED` values."""
+    count = total = 0
+    for start in range(0, x.size, 8 * SAMPLED):
+        stretch = x[start : start + SAMPLED]
+        for value in stretch:
+            count += 1 if value != 0 else 0
+        total += stretch.size
+    return count / max(total, 1)
 
 
 @kernel()
@@ -76,70 +80,42 @@ def _list_by_column(x, line, s, rows, values, starts, count):
     return count
 
 
-@kernel(forceinline=True)
-def _gather(vectors, matrix, base, rows, values, first, last, out, to, tail):
-    """`simd.gather` for one tap; a branch for each number of vectors, which is a constant there."""
-    if vectors == 1:
-        simd.gather(1, 1, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
-    elif vectors == 2:
-        simd.gather(1, 2, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
-    elif vectors == 3:
-        simd.gather(1, 3, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
-    else:
-        simd.gather(1, 4, matrix, base, rows, values, first, last, out, to, 0, tail, 0)
+def _gather(taps: int, more: int) -> Any:
+    """`simd.gather` with a branch for each number of vectors, which is a constant there."""
+
+    @kernel(forceinline=True)
+    def gather(vectors, matrix, base, rows, values, first, last, out, to, tail):
+        if vectors == 1:
+            simd.gather(taps, 1, matrix, base, rows, values, first, last, out, to, tail, more)
+        elif vectors == 2:
+            simd.gather(taps, 2, matrix, base, rows, values, first, last, out, to, tail, more)
+        elif vectors == 3:
+            simd.gather(taps, 3, matrix, base, rows, values, first, last, out, to, tail, more)
+        else:
+            simd.gather(taps, 4, matrix, base, rows, values, first, last, out, to, tail, more)
+
+    return gather
 
 
-@kernel(forceinline=True)
-def _gather_1(vectors, matrix, base, rows, values, first, last, out, to, distance, tail):
-    if vectors == 1:
-        simd.gather(1, 1, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    elif vectors == 2:
-        simd.gather(1, 2, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    elif vectors == 3:
-        simd.gather(1, 3, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    else:
-        simd.gather(1, 4, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-
-
-@kernel(forceinline=True)
-def _gather_3(vectors, matrix, base, rows, values, first, last, out, to, distance, tail):
-    if vectors == 1:
-        simd.gather(3, 1, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    elif vectors == 2:
-        simd.gather(3, 2, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    elif vectors == 3:
-        simd.gather(3, 3, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    else:
-        simd.gather(3, 4, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-
-
-@kernel(forceinline=True)
-def _gather_5(vectors, matrix, base, rows, values, first, last, out, to, distance, tail):
-    if vectors == 1:
-        simd.gather(5, 1, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    elif vectors == 2:
-        simd.gather(5, 2, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    elif vectors == 3:
-        simd.gather(5, 3, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
-    else:
-        simd.gather(5, 4, matrix, base, rows, values, first, last, out, to, distance, tail, 1)
+_write = _gather(taps=1, more=0)
+_add_1, _add_3, _add_5 = (_gather(taps, more=1) for taps in (1, 3, 5))
 
 
 @kernel()
-def _gather_taps(taps, vectors, width, matrix, base, rows, values, first, last, out, to, distance):
+def _add_taps(taps, vectors, width, matrix, base, rows, values, first, last, out, to):
     """Add to the sums of all taps, as many at once as the kernel's usual widths have."""
     tail, tap = width // vectors, 0
     while tap < taps:
         if taps - tap >= 5:
-            _gather_5(vectors, matrix, base, rows, values, first, last, out, to, distance, tail)
+            _add_5(vectors, matrix, base, rows, values, first, last, out, to, tail)
             done = 5
         elif taps - tap >= 3:
-            _gather_3(vectors, matrix, base, rows, values, first, last, out, to, distance, tail)
+            _add_3(vectors, matrix, base, rows, values, first, last, out, to, tail)
             done = 3
         else:
-            _gather_1(vectors, matrix, base, rows, values, first, last, out, to, distance, tail)
+            _add_1(vectors, matrix, base, rows, values, first, last, out, to, tail)
             done = 1
-        tap, base, to = tap + done, base - done * width, to + done * distance
+        tap, base, to = tap + done, base - done * width, to + done * width
 
 
 @kernel()
@@ -166,7 +142,7 @@ def _forward_share(x, packed, out, lines, worker, workers, s):
                     end = starts[i, min(max(left + s.kernel_width, 0), s.width)]
                     base = channel * s.rows - left * reach * width
                     to = ((line + i) * s.out_width + column) * s.out_channels + channel
-                    _gather(vectors, packed, base, rows, values, start, end, out, to, tail)
+                    _write(vectors, packed, base, rows, values, start, end, out, to, tail)
 
 
 @kernel()
@@ -202,7 +178,7 @@ def _spread(grad_out, frame, channel, channels, width, margin, pitch, s, grid):
 
 @kernel()
 def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
-    """Packed gradients of the weights of input channels `first` to `last`.
+    """Gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
 
     A weight's gradient is a sum over the events of its input channel, each of which meets the
     output's gradient at a distance that is the same for all of them.
@@ -226,18 +202,9 @@ def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
                     start = starts[c - first, min(max(top, 0), s.height)]
                     end = starts[c - first, min(max(top + s.out_height, 0), s.height)]
                     base = (margin + s.padding - top * pitch) * width
-                    to = channel * s.rows + (i * s.channels + c) * width
-                    distance = s.kernel_height * s.channels * width
-                    common = grid, base, places, values, start, end, grads, to, distance
-                    _gather_taps(s.kernel_width, vectors, width, *common)
-
-
-@kernel(parallel=True)
-def _count_parallel(x, workers):
-    counts = np.zeros(workers, np.intp)
-    for w in prange(workers):
-        counts[w] = _count_share(x, w * x.size // workers, (w + 1) * x.size // workers)
-    return counts.sum()
+                    to = channel * s.rows + (c * s.kernel_height + i) * s.kernel_width * width
+                    common = grid, base, places, values, start, end, grads, to
+                    _add_taps(s.kernel_width, vectors, width, *common)
 
 
 @kernel(parallel=True)
@@ -275,14 +242,14 @@ def _pack_share(weight, packed, first, last, s):
 
 @kernel()
 def _unpack_share(packed, weight, first, last, s):
-    """The inverse of `_pack_share`."""
+    """Gradients ``[block][C, K, K][block's channels]`` to ``weight [C', C, K, K]``, some rows."""
     for channel in range(0, s.out_channels, s.block):
         channels = min(s.block, s.out_channels - channel)
         width = -(-channels // s.lanes) * s.lanes
         for row in range(first, last):
-            place, start = _place(row, s), channel * s.rows + row * width
+            start = channel * s.rows + row * width
             for j in range(channels):
-                weight[(channel + j) * s.rows + place] = packed[start + j]
+                weight[(channel + j) * s.rows + row] = packed[start + j]
 
 
 @kernel(parallel=True)
@@ -306,10 +273,8 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         return False
     if len(weight) < simd.lanes(x.element_size()):
         return False
-    values = (x.movedim(-3, -1) if x.ndim == 4 else x).detach().reshape(-1).numpy()
-    workers = workers_for(x.numel())
-    with threads(workers):
-        return bool(_count_parallel(values, workers) <= DENSEST * x.numel())
+    in_memory = x.movedim(-3, -1) if x.ndim == 4 else x
+    return bool(_share_of_events(in_memory.detach().reshape(-1).numpy()) <= DENSEST)
 
 
 def _shape(x: Tensor, weight: Tensor, padding: int) -> Shape:

@@ -51,10 +51,15 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frames = x.flatten(0, -4)
         from . import events
+
         if x.ndim == 5 and events.suits(frames, self.weight):
             out = events.conv2d(frames, self.weight, self.padding)
         else:
-            weight = self.weight.contiguous(memory_format=torch.channels_last) if x.shape[-3]>1 else self.weight.to(memory_format=torch.channels_last)
+            weight = (
+                self.weight.contiguous(memory_format=torch.channels_last)
+                if x.shape[-3] > 1
+                else self.weight.to(memory_format=torch.channels_last)
+            )
             out = functional.conv2d(frames, weight, padding=self.padding)
         return out.view(*x.shape[:-3], *out.shape[1:])
 
@@ -80,6 +85,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         from . import events
+
         if x.ndim == 3 and events.suits(x, self.weight):
             return events.linear(x, self.weight)
         return functional.linear(x, self.weight)

@@ -29,19 +29,17 @@ def lanes(itemsize: int) -> int:
 
 @intrinsic(prefer_literal=True)
 def gather(  # type: ignore[no-untyped-def]
-    _: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, distance, tail, more
+    _: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, tail, more
 ):
     """Write ``sum(values[i] * row(rows[i] - k) for i in range(first, last))`` to output k.
 
     ``row(r)`` is ``matrix[base + r * width : base + (r + 1) * width]``, where `width` is `vectors`
-    times `lanes`. Output k of `taps` is ``out[to + k * distance :]``; of a sum's last vector only
-    `tail` values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more`
-    are constants.
+    times `lanes`. Output k of `taps` is ``out[to + k * width :]``; of a sum's last vector only `tail`
+    values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more` are
+    constants.
     """
     at = types.intp
-    signature = types.void(
-        taps, vectors, matrix, at, rows, values, at, at, out, at, at, at, more
-    )
+    signature = types.void(taps, vectors, matrix, at, rows, values, at, at, out, at, at, more)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         code = _Code(context, builder, signature, arguments, matrix.dtype)
@@ -66,8 +64,8 @@ def gather(  # type: ignore[no-untyped-def]
             with code.loop(middle, end) as position:
                 add(position, chains[0])
         for (k, v), *sums in zip(parts, *chains, strict=True):
-            target = code.pointer(8, builder.add(arguments[9], code.times(arguments[10], k)))
-            inside = code.below(arguments[11]) if v == vectors.literal_value - 1 else None
+            target = code.pointer(8, code.plus(arguments[9], k * width))
+            inside = code.below(arguments[10]) if v == vectors.literal_value - 1 else None
             place = code.constant(v * code.lanes)
             terms = [builder.load(part) for part in sums]
             if more.literal_value:

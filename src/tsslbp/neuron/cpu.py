@@ -274,11 +274,12 @@ def _backward_share(x, grad_out, grad_x, steps, first, last, block, static, k):
                 _next_spike(*history, grad, carry, effect, later, out, k)
             else:
                 _recursive(*history, grad, carry, out, k)
-            if static:
+            if static and t < steps - 1:
                 target = grad_x[start : start + b]
                 _filter_and_add(out, through_input, target, k.input_decay, k.input_gain)
             else:
-                target = grad_x[t * n + start : t * n + start + b]
+                row = start if static else t * n + start
+                target = grad_x[row : row + b]
                 _filter(out, through_input, target, k.input_decay, k.input_gain)
 
 
@@ -343,7 +344,7 @@ def _backward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constant
     """Return the gradient of the layer's input."""
     neurons = x.numel() if static else x.numel() // steps
     unit, block = _blocks(steps, x.element_size(), k)
-    grad_x = torch.zeros_like(x) if static else torch.empty_like(x)
+    grad_x = torch.empty_like(x)
     workers = workers_for(steps * neurons)
     arrays = tuple(part.view(-1).numpy() for part in (x, grad_out, grad_x))
     if workers == 1:
