@@ -1,7 +1,5 @@
 """Properties of the neuron operation, and the fused kernels against the reference."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -28,15 +26,6 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest magnit
 @pytest.fixture(params=RULES.values(), ids=RULES.keys())
 def rule(request: pytest.FixtureRequest) -> TSSLBP:
     return request.param
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """Fill uninitialised tensors with NaN, so that a cell nobody writes shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def currents(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
