@@ -1,5 +1,6 @@
 """Connections, pooling and dropout over signals with and without time."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsslbp import events
 from tsslbp.errors import InvalidInput
 from tsslbp.layers import Conv, Linear, RowDropout, SumPool
 
@@ -39,7 +41,7 @@ def test_layers_work_step_by_step(layer: nn.Module, shape: tuple[int, ...]) -> N
 def test_conv_is_a_convolution_without_bias() -> None:
     conv = Conv(2, 3, 3, padding=1).double()
     x = signal(4, 2, 5, 6)
-    assert torch.equal(conv(x), functional.conv2d(x, conv.weight, padding=1))
+    torch.testing.assert_close(conv(x), functional.conv2d(x, conv.weight, padding=1))
     assert [name for name, _ in conv.named_parameters()] == ["weight"]
 
 
@@ -47,6 +49,106 @@ def test_linear_is_a_product_without_bias() -> None:
     linear, x = Linear(6, 3).double(), signal(4, 6)
     torch.testing.assert_close(linear(x), x @ linear.weight.T)
     assert [name for name, _ in linear.named_parameters()] == ["weight"]
+
+
+CONNECTIONS = {
+    "conv2d": (Conv(3, 16, 3, padding=1), (4, 2, 3, 5, 6)),
+    "linear": (Linear(30, 16), (4, 2, 30)),
+}
+connections = pytest.mark.parametrize("name", CONNECTIONS)
+
+
+def spikes(*shape: int) -> Tensor:
+    return (torch.rand(shape, generator=seeded(2)) < 0.2).float()
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the event-driven functions that were called."""
+    names: list[str] = []
+
+    def spied(name: str):
+        function = getattr(events, name)
+
+        def spy(*arguments):
+            names.append(name)
+            return function(*arguments)
+
+        return spy
+
+    for name in CONNECTIONS:
+        monkeypatch.setattr(events, name, spied(name))
+    return names
+
+
+def dense(layer: nn.Module, x: Tensor) -> Tensor:
+    """The connection by PyTorch's own functions."""
+    if isinstance(layer, Linear):
+        return functional.linear(x, layer.weight)
+    out = functional.conv2d(x.flatten(0, 1), layer.weight, padding=layer.padding)
+    return out.unflatten(0, x.shape[:2])
+
+
+def value_and_gradients(function, layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    x = x.clone().requires_grad_()
+    out = function(x)
+    grad = torch.randn(out.shape, generator=seeded(3))
+    return out.detach(), *torch.autograd.grad(out, (x, layer.weight), grad)
+
+
+@connections
+def test_spikes_in_time_go_by_events(name: str, used: list[str]) -> None:
+    layer, shape = CONNECTIONS[name]
+    x = spikes(*shape)
+    expected = value_and_gradients(lambda x: dense(layer, x), layer, x)
+    for actual, plain in zip(value_and_gradients(layer, layer, x), expected, strict=True):
+        torch.testing.assert_close(actual, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
+    assert used == [name]
+
+
+@connections
+def test_dense_signals_go_by_pytorch(name: str, used: list[str]) -> None:
+    layer, shape = CONNECTIONS[name]
+    x = torch.rand(shape, generator=seeded(2)) + 0.1
+    torch.testing.assert_close(layer(x), dense(layer, x))
+    assert used == []
+
+
+@connections
+def test_images_without_time_go_by_pytorch(name: str, used: list[str]) -> None:
+    layer, shape = CONNECTIONS[name]
+    x = spikes(*shape)
+    torch.testing.assert_close(layer(x[0]), dense(layer, x)[0])
+    assert used == []
+
+
+@connections
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_short_floats_go_by_pytorch(name: str, dtype: torch.dtype, used: list[str]) -> None:
+    layer, shape = CONNECTIONS[name]
+    assert copy.deepcopy(layer).to(dtype)(spikes(*shape).to(dtype)).dtype == dtype
+    assert used == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (Conv(3, 16, 3), spikes(2, 2, 2, 5, 5)),
+        (Conv(3, 16, 3), spikes(2, 2, 4, 5, 5)),
+        (Conv(3, 16, 6), spikes(2, 2, 3, 5, 5)),
+        (Conv(3, 16, 7), spikes(2, 2, 3, 5, 5)),
+        (Conv(3, 16, 3), spikes(2, 2, 3, 5, 5).double()),
+        (Linear(30, 16), spikes(2, 2, 29)),
+        (Linear(30, 16), spikes(2, 2, 31)),
+        (Linear(30, 16), spikes(2, 2, 30).double()),
+    ],
+    ids=lambda one: str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__,
+)
+def test_connections_refuse_what_does_not_fit(layer: nn.Module, x: Tensor) -> None:
+    """Sparse signals are refused as dense ones are."""
+    for one in (torch.ones_like(x), x):
+        with pytest.raises((InvalidInput, RuntimeError)):
+            layer(one)
 
 
 def test_uniform_convolution_weights() -> None:

@@ -11,6 +11,7 @@ import numba
 import torch
 
 import tsslbp
+from tsslbp import compiled
 
 PACKAGE = Path(tsslbp.__file__).parent
 PROGRAM = """
@@ -20,12 +21,17 @@ import torch, tsslbp
 torch.set_num_threads(2)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
+    from tsslbp import events
     for _ in range(2):
         x = (torch.arange(200_000.).reshape(5, -1) % 7 / 3).requires_grad_()
         y = tsslbp.spikes(x, impl="cpu")
         y.sum().backward()
+        weight = torch.ones(16, 40_000, requires_grad=True)
+        output = events.linear(y.detach(), weight)
+        output.sum().backward()
 ours = [str(one.message) for one in caught if "tsslbp" in str(one.message)]
-print(len(ours), *ours, int(y.sum()), float(x.grad.double().sum()), sep="|")
+print(len(ours), *ours, int(y.sum()), float(x.grad.double().sum()), sep="|", end="|")
+print(int(output.sum()), int(weight.grad.sum()), sep="|")
 """
 
 
@@ -48,14 +54,16 @@ def expected() -> list[str]:
     y = tsslbp.spikes(x, impl="cpu")
     y.sum().backward()
     assert x.grad is not None
-    return [str(int(y.sum())), str(float(x.grad.double().sum()))]
+    spikes, by_16_outputs = str(int(y.sum())), str(int(16 * y.sum()))
+    return [spikes, str(float(x.grad.double().sum())), by_16_outputs, by_16_outputs]
 
 
 def test_no_writable_cache(tmp_path: Path) -> None:
     """Files where folders should be: not even root can write a cache there."""
     copy = tmp_path / "site" / "tsslbp"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "neuron" / "__pycache__").touch()
+    for folder in (copy, copy / "neuron"):
+        (folder / "__pycache__").touch()
     home = tmp_path / "home"
     home.touch()
     nowhere = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "NUMBA_CACHE_DIR": ""}
@@ -102,8 +110,6 @@ def test_spawned_workers_after_the_kernels_ran() -> None:
 
 
 def test_kernels_follow_pytorchs_threads(monkeypatch) -> None:
-    from tsslbp.neuron import cpu
-
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
