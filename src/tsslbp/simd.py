@@ -77,6 +77,45 @@ def gather(  # type: ignore[no-untyped-def]
     return signature, generate
 
 
+@intrinsic(prefer_literal=True)
+def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to):  # type: ignore[no-untyped-def]
+    """Add ``sum(source[at + i * step + j] * row(j * taps + k) for j in range(count))`` to i + k.
+
+    For i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
+    ``matrix[base + r * lanes :]``, and what is added to are the vectors ``out[to + q * lanes :]``.
+    """
+    place = types.intp
+    signature = types.void(
+        taps, pixels, matrix, place, source, place, place, place, out, place
+    )
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        code = _Code(context, builder, signature, arguments, matrix.dtype)
+        rows, target = code.pointer(2, arguments[3]), code.pointer(8, arguments[9])
+        reach = range(taps.literal_value + pixels.literal_value - 1)
+        places = [code.constant(index * code.lanes) for index in reach]
+        sums = [code.variable() for _ in reach]
+        for total, place in zip(sums, places, strict=True):
+            builder.store(code.load(target, place), total)
+        with code.loop(code.constant(0), arguments[7]) as j:
+            first = code.times(j, taps.literal_value * code.lanes)
+            row = [
+                code.load(rows, code.plus(first, k * code.lanes)) for k in range(taps.literal_value)
+            ]
+            position = builder.add(arguments[5], j)
+            for i in range(pixels.literal_value):
+                value = code.splat(builder.load(code.pointer(4, position)), code.reals)
+                position = builder.add(position, arguments[6])
+                for k, weights in enumerate(row):
+                    total = code.multiply_add(weights, value, builder.load(sums[i + k]))
+                    builder.store(total, sums[i + k])
+        for total, place in zip(sums, places, strict=True):
+            code.store(builder.load(total), target, place)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 @intrinsic
 def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-untyped-def]
     """Append the nonzero ones among ``x[at : at + count]`` to the events; return the new end.
@@ -106,7 +145,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-un
 
 @intrinsic
 def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
-    """Write `count` values ``source[at:]``, then zeros up to `lanes`, to ``target[to:]``."""
+    """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``."""
     place = types.intp
     signature = types.void(source, place, place, target, place)
 
@@ -114,7 +153,7 @@ def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
         code = _Code(context, builder, signature, arguments, source.dtype)
         zero, inside = code.constant(0), code.below(arguments[2])
         moved = code.load(code.pointer(0, arguments[1]), zero, inside)
-        code.store(moved, code.pointer(3, arguments[4]), zero)
+        code.store(moved, code.pointer(3, arguments[4]), zero, inside)
         return context.get_dummy_value()
 
     return signature, generate
