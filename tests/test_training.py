@@ -145,6 +145,16 @@ def test_records(tmp_path: Path) -> None:
     assert epochs[-1]["test_accuracy"] > 0.9
 
 
+def test_every_record_carries_the_caveat_of_its_data(tmp_path: Path) -> None:
+    """Also the epochs after a resume with other data, each its own."""
+    run = Run.create(tmp_path / "run", replace(EXPERIMENT, epochs=1))
+    training.fit(run, replace(toy(), note="a part of the images"))
+    training.fit(run.extended(2), toy())
+    first, second = run.epochs()
+    assert first["note"] == "a part of the images"
+    assert "note" not in second
+
+
 def test_published_protocol_has_no_validation(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", replace(EXPERIMENT, protocol="published", epochs=1))
     (record,) = run.epochs()

@@ -148,7 +148,6 @@ def train(
         display.complain("stopped", f"the same command with --resume continues the run in {folder}")
         raise typer.Exit(130) from None
     _print_results(run)
-    _print_note(data_set)
     _draw(run, data_set)
 
 
@@ -171,7 +170,6 @@ def evaluate(
         for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     display.print_accuracies(rows)
-    _print_note(data_set)
 
 
 @app.command()
@@ -304,7 +302,7 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
             record[f"{split_name}_accuracy"] = training.evaluate(
                 net, split, run.experiment.mean, run.experiment.std
             )
-    return record
+    return record | ({"note": data_set.note} if data_set.note else {})
 
 
 def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -339,7 +337,7 @@ def _print_start(run: Run, data_set: DataSet) -> None:
     display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     display.say(f"images      {data_set.name}: {images}")
-    _print_note(data_set)
+    display.print_note(data_set.note)
     display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
@@ -350,11 +348,6 @@ def _print_results(run: Run) -> None:
     display.say()
     display.print_accuracies(measures(epochs))
     display.say(f"\ntraining time {display.duration(sum(record['seconds'] for record in epochs))}")
-
-
-def _print_note(data_set: DataSet) -> None:
-    if data_set.note:
-        display.say(f"note        {data_set.note}")
 
 
 def _draw(run: Run, data_set: DataSet) -> None:

@@ -274,6 +274,8 @@ class _Fit:
             "images_per_second": len(self.train_split.labels) / progress.seconds,
             "peak_memory": peak_memory(),
         }
+        if self.data.note:
+            record["note"] = self.data.note
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
             if accuracy > progress.best.get(name, -1.0):
