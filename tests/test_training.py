@@ -113,6 +113,58 @@ def test_resume_after_kills_at_any_moment(tmp_path: Path) -> None:
     assert_same_run(Run.open(folder), expected)
 
 
+AUGMENTED = replace(EXPERIMENT, crop_padding=1, horizontal_flip=True, dropout_kind="neurons")
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
+    """Collect the images of every training step; `stop` interrupts before that step."""
+    original, images = training.train_step, []
+
+    def spy(net, optimizer, loss, batch, labels, **options):
+        if len(images) + 1 == stop:
+            raise KeyboardInterrupt
+        images.append(batch)
+        return original(net, optimizer, loss, batch, labels, **options)
+
+    monkeypatch.setattr(training, "train_step", spy)
+    return images
+
+
+def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped within the second epoch, a run sees the same crops as one that was not."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+    with monkeypatch.context() as patch:
+        expected_images = seen(patch)
+        expected = trained(tmp_path / "whole", AUGMENTED)
+    with monkeypatch.context() as patch:
+        before = seen(patch, stop=10)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "parts", AUGMENTED)
+    with monkeypatch.context() as patch:
+        after = seen(patch)
+        training.fit(Run.open(tmp_path / "parts"), toy())
+    assert (len(before), len(after)) == (9, 9)
+    assert all(map(torch.equal, before + after, expected_images))
+    assert_same_run(Run.open(tmp_path / "parts"), expected)
+
+
+def test_augmentation_of_training_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops are made before normalising: the border is the black pixel's normalised value."""
+    experiment = replace(AUGMENTED, mean=(0.5,), std=(0.25,), epochs=2, protocol="published")
+    images = seen(monkeypatch)
+    run = trained(tmp_path / "run", experiment)
+    first, second = torch.cat(images[:8]), torch.cat(images[8:])
+    assert not torch.equal(first.sort(0).values, second.sort(0).values)  # new crops each epoch
+    borders = (first[:, 0, 0] == -2).all(1) | (first[:, 0, -1] == -2).all(1)
+    assert 0.4 < borders.double().mean() < 0.9  # two of three crops touch a border of one row
+    net, data = tsslbp.load(run.folder, "last"), toy()
+    test = training.Split(data.test_images, data.test_labels)
+    accuracy = training.evaluate(net, test, experiment.mean, experiment.std)
+    assert accuracy == run.epochs()[-1]["test_accuracy"]  # of the images as they are
+
+
 def test_torn_and_repeated_lines_are_repaired(tmp_path: Path) -> None:
     expected = trained(tmp_path / "whole")
     run = trained(tmp_path / "torn", replace(EXPERIMENT, epochs=2))
@@ -187,8 +239,8 @@ def test_randomness_does_not_depend_on_rule_or_time(tmp_path: Path) -> None:
         assert torch.equal(first, second)
     order = [torch.randperm(50, generator=generator(3, "order", 2)) for _ in range(2)]
     assert torch.equal(*order)
-    places = itertools.product((0, 1), ("order", "dropout"), (0, 1), (0, 1))
-    assert len({derive(*place) for place in places}) == 16
+    places = itertools.product((0, 1), ("order", "dropout", "augmentation"), (0, 1), (0, 1))
+    assert len({derive(*place) for place in places}) == 24
 
 
 def test_a_seed_changes_everything(tmp_path: Path) -> None:
@@ -358,6 +410,8 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
     three = replace(EXPERIMENT, mean=(0.0,) * 3, std=(1.0,) * 3)
     with pytest.raises(InvalidInput, match="images of 1 channels"):
         trained(tmp_path / "b", three)
+    with pytest.raises(InvalidInput, match=r"crop_padding must be below .* 6 x 6 for toy, got 6"):
+        trained(tmp_path / "d", replace(EXPERIMENT, crop_padding=6))
     with pytest.raises(InvalidInput, match="too small for this network"):
         trained(tmp_path / "c", replace(EXPERIMENT, network="4C7"))
 

@@ -91,7 +91,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of initial weights, order and dropout.")
+        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Passes over the training images.")
@@ -177,9 +177,9 @@ def recipes() -> None:
     """List the shipped recipes and what each promises."""
     for name in experiment.recipe_names():
         one = experiment.load_recipe(name)
-        display.say(f"{name}  {one.network}, T = {one.time_steps}", "bold")
+        display.say(display.folded(f"{name}  {one.network}, T = {one.time_steps}"), "bold")
         for line in one.description.strip().splitlines():
-            display.say(display.indented(line))
+            display.say(display.folded(line, "  "))
         display.say()
     display.say("tsslbp info RECIPE shows all settings of a recipe.")
 

@@ -139,7 +139,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def indented(line: str) -> str:
+def folded(line: str, indent: str = "") -> str:
     """Indent a line, and break it on a terminal that is too narrow for it."""
-    width = console.width if console.is_terminal else len(line) + 2
-    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ")
+    width = console.width if console.is_terminal else len(indent) + len(line)
+    return textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent + "  ")

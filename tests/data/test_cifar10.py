@@ -233,8 +233,8 @@ def test_the_re_encoded_copy_must_be_asked_for(
     expect_error(
         lambda: data.load("cifar10", tmp_path / "copy"),
         path,
-        "it is a file of cifar10-reencoded, which --set data=cifar10-reencoded takes",
-        "every result will say: measured on CIFAR-10 (111 of 60,000 images re-encoded)",
+        "is a file of cifar10-reencoded, which --set data=cifar10-reencoded takes",
+        "every result then says: measured on CIFAR-10 (111 of 60,000 images re-encoded)",
     )
     found = data.load("cifar10-reencoded", tmp_path / "copy")
     assert_holds(found, other)
@@ -243,7 +243,7 @@ def test_the_re_encoded_copy_must_be_asked_for(
     expect_error(
         lambda: data.load("cifar10-reencoded", tmp_path / "official"),
         path,
-        "it is a file of cifar10, which --set data=cifar10 takes",
+        "is a file of cifar10, which --set data=cifar10 takes",
     )
     assert data.load("cifar10", tmp_path / "official").note == ""
     mixed = write(tmp_path / "mixed", other | {TEST: GOOD[TEST]}) / "cifar10" / FOLDER / TEST

@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InvalidInput, nearest
-from . import cifar10, digits, idx, npz
+from . import augment, cifar10, digits, idx, npz
 from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "SHAPES",
     "VALIDATION_SEED",
     "DataSet",
+    "augment",
     "batches",
     "load",
     "normalise",

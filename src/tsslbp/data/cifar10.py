@@ -137,20 +137,21 @@ def _read_file(path: Path, edition: Edition) -> _Records:
         records = _decode(content)
         verify(content, "sha1", edition.sha1[path.name])
     except ValueError as error:
-        raise DataError(f"{path} {error}; {_remedy(path, content, edition)}") from error
+        source = edition.source
+        again = f"unpack {source.url}{ARCHIVE} again" if source else "get it again"
+        known = _other_edition(path.name, content)
+        raise DataError(f"{path} {known or f'{error}; {again}'}") from error
     return records
 
 
-def _remedy(path: Path, content: bytes, edition: Edition) -> str:
-    """Say what to do about a file that is not of this edition."""
+def _other_edition(name: str, content: bytes) -> str | None:
+    """Say which edition a file belongs to, as the rest of a sentence about it, if to any."""
     found = checksum(content, "sha1")
     for other in EDITIONS.values():
-        if other.sha1[path.name] == found:
-            caveat = f", and every result will say: {other.note}" if other.note else ""
-            return f"it is a file of {other.name}, which --set data={other.name} takes{caveat}"
-    if edition.source is None:
-        return "get it again"
-    return f"unpack {edition.source.url}{ARCHIVE} again"
+        if other.sha1[name] == found:
+            caveat = f", and every result then says: {other.note}" if other.note else ""
+            return f"is a file of {other.name}, which --set data={other.name} takes{caveat}"
+    return None
 
 
 def _read_archive(path: Path, source: Source) -> dict[str, _Records]:
