@@ -15,9 +15,10 @@ import torch
 
 import tsslbp.data
 from tsslbp import training
-from tsslbp.data import DataSet
+from tsslbp.data import DataSet, augment, batches, normalise
 from tsslbp.errors import Diverged, InvalidInput, RunError
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.layers import DROPOUT
 from tsslbp.run import Run
 from tsslbp.seeding import derive, generator
 
@@ -151,15 +152,21 @@ def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_augmentation_of_training_images_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Crops are made before normalising: the border is the black pixel's normalised value."""
+    """Cropped by (seed, epoch, step), then normalised; test images stay as they are."""
     experiment = replace(AUGMENTED, mean=(0.5,), std=(0.25,), epochs=2, protocol="published")
     images = seen(monkeypatch)
     run = trained(tmp_path / "run", experiment)
-    first, second = torch.cat(images[:8]), torch.cat(images[8:])
-    assert not torch.equal(first.sort(0).values, second.sort(0).values)  # new crops each epoch
-    borders = (first[:, 0, 0] == -2).all(1) | (first[:, 0, -1] == -2).all(1)
-    assert 0.4 < borders.double().mean() < 0.9  # two of three crops touch a border of one row
-    net, data = tsslbp.load(run.folder, "last"), toy()
+    data = toy()
+    for epoch in (1, 2):
+        order = batches(60, 8, generator(0, "order", epoch))
+        for step, chosen in enumerate(order):
+            random = generator(0, "augmentation", epoch, step)
+            placement = augment.draw(len(chosen), 1, True, random)
+            cropped = augment.apply(data.train_images[chosen], placement, 1)
+            expected = normalise(cropped, experiment.mean, experiment.std)
+            assert torch.equal(images.pop(0), expected)
+    assert images == []
+    net = tsslbp.load(run.folder, "last")
     test = training.Split(data.test_images, data.test_labels)
     accuracy = training.evaluate(net, test, experiment.mean, experiment.std)
     assert accuracy == run.epochs()[-1]["test_accuracy"]  # of the images as they are
@@ -241,6 +248,13 @@ def test_randomness_does_not_depend_on_rule_or_time(tmp_path: Path) -> None:
     assert torch.equal(*order)
     places = itertools.product((0, 1), ("order", "dropout", "augmentation"), (0, 1), (0, 1))
     assert len({derive(*place) for place in places}) == 24
+
+
+@pytest.mark.parametrize("kind", ["rows", "neurons"])
+def test_the_kind_of_dropout_reaches_the_network(kind: str) -> None:
+    net = training.build_network(replace(EXPERIMENT, dropout_kind=kind), (1, 6, 6), 2)
+    found = [type(layer) for layer in net.layers if type(layer) in DROPOUT.values()]
+    assert found == [DROPOUT[kind]] * 2
 
 
 def test_a_seed_changes_everything(tmp_path: Path) -> None:
