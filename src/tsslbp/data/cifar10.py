@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .dataset import DataSet
-from .files import Source, checksum, given_folder, locate, read, unpack, verify
+from .files import VARIABLE, Source, checksum, given_folder, locate, read, unpack, verify
 
 CLASSES = 10
 SHAPE = (3, 32, 32)
@@ -115,9 +115,9 @@ def load(edition: Edition = OFFICIAL, data_dir: Path | None = None) -> DataSet:
     elif edition.source is not None:
         parts = _read_archive(locate(edition.source, ARCHIVE, data_dir), edition.source)
     else:
+        place = folder or f"DIR/{SOURCE.name}/{FOLDER}, and set {VARIABLE} or --data-dir to DIR"
         raise DataError(
-            f"{edition.name} is not downloaded: put its files ({', '.join(FILES)}) into "
-            f"{folder or f'DIR/{SOURCE.name}/{FOLDER}, and set TSSLBP_DATA or --data-dir to DIR'}"
+            f"{edition.name} is not downloaded: put its files ({', '.join(FILES)}) into {place}"
         )
     train, test = _split([parts[name] for name in TRAIN]), _split([parts[TEST]])
     return DataSet(edition.name, *train, *test, CLASSES, edition.note)
