@@ -7,6 +7,8 @@ are told apart by the number of dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -105,13 +107,8 @@ class SumPool(nn.Module):
         return f"{self.size}, scale={self.scale}"
 
 
-class RowDropout(nn.Module):
-    """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
-
-    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
-    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
-    by ``1 - p``. The mask is drawn on the CPU from PyTorch's global generator.
-    """
+class _Dropout(nn.Module):
+    """Dropout with one mask for all time steps; a subclass says what shares a mask entry."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -119,12 +116,38 @@ class RowDropout(nn.Module):
             raise InvalidInput(f"dropout must be at least 0 and below 1, got {p}")
         self.p = p
 
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        shape = (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
-        kept = torch.rand(shape, device="cpu") >= self.p
+        kept = torch.rand(*self.mask_shape(x), device="cpu") >= self.p
         return x * (kept.to(x) / (1 - self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+@final
+class RowDropout(_Dropout):
+    """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
+
+    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
+    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
+    by ``1 - p``. The mask is drawn on the CPU from PyTorch's global generator.
+    """
+
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        return (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
+
+
+@final
+class NeuronDropout(_Dropout):
+    """Ordinary dropout with one mask for all time steps: as `RowDropout`, but single neurons."""
+
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        return x.shape[1:]
+
+
+DROPOUT: Mapping[str, type[_Dropout]] = {"rows": RowDropout, "neurons": NeuronDropout}
