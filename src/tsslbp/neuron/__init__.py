@@ -7,7 +7,6 @@ derivations are in README.md beside this file, the specification in reference.py
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 import os
@@ -26,6 +25,7 @@ DTYPES = {  # of the fused kernels, by implementation, which has the name of its
     "cpu": (torch.float32, torch.float64),
     "cuda": (torch.float32, torch.float64, torch.bfloat16),
 }
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 __all__ = ["IMPLEMENTATIONS", "check_settings", "layer", "lif", "psp", "spikes"]
 
@@ -184,7 +184,7 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
             f"impl={name!r} takes {', '.join(most)} or {last} on device {name}, "
             f"got {x.dtype} on {x.device}; impl={able!r} takes it"
         )
-    if name == "cuda" and not _has_triton():
+    if name == "cuda" and not _HAS_TRITON:
         raise InvalidInput(
             "impl='cuda' needs the package triton, which is not installed; "
             f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
@@ -205,7 +205,7 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
 def _fitting(x: Tensor) -> str:
     """The fastest implementation that takes `x` and is installed."""
     for name in DTYPES:
-        if _fits(name, x) and (name != "cuda" or _has_triton()):
+        if _fits(name, x) and (name != "cuda" or _HAS_TRITON):
             return name
     return "reference"
 
@@ -215,11 +215,6 @@ def _fits(name: str, x: Tensor) -> bool:
     if name == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs it on the CPU
         devices.append("cpu")
     return x.device.type in devices and x.dtype in DTYPES[name]
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def check_settings(

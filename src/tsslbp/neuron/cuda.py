@@ -49,7 +49,7 @@ class Neuron:
     static: bool = False  # whether the input is the same at every step
     filter_input: bool = False  # whether the synaptic filter stands before the neuron
     output_psp: bool = False  # and whether one follows it
-    pool: int = 1  # side of the pooling window, 1 or 2
+    pool: int = 1  # side of the pooling window, which divides the image's sides
     pool_scale: float = 1.0
 
 
@@ -369,20 +369,40 @@ def _psp_kernel(
 # Host
 
 
+def _lanes(size: int, most: int, warps: int) -> int:
+    """Lanes of a tile: at most 16 bytes, and `most` values of `size` bytes, a thread."""
+    return 32 * warps * max(min(16 // size, most), 1)
+
+
 def _warps(neurons: int) -> int:
     """Small layers are cut into more programs."""
     return 4 if neurons >= LARGE else 1
 
 
-def _lanes(x: Tensor, most: int, warps: int) -> int:
-    """Lanes of a tile: at most 16 bytes, and `most` values, a thread."""
-    return 32 * warps * max(min(16 // x.element_size(), most), 1)
+def _forward_settings(size: int, extent: Extent, k: Neuron) -> dict[str, Any]:
+    """How the forward kernel is cut, for values of `size` bytes."""
+    warps = _warps(extent.neurons)
+    chunk = max(min(CHUNK, 32 // k.pool**2), 1)
+    return {
+        "STEPS": min(extent.steps, chunk),
+        "EXACT": extent.steps <= chunk,
+        "LANES": _lanes(size, 8 // k.pool**2, warps),
+        "num_warps": warps,
+    }
 
 
-def _unrolled(steps: int, limit: int, otherwise: int) -> dict[str, Any]:
-    """How many steps a kernel unrolls, and whether these are all."""
-    exact = steps <= limit
-    return {"STEPS": steps if exact else otherwise, "EXACT": exact}
+def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
+    """How the backward kernel is cut: about 32 registers a thread for potentials."""
+    exact = extent.steps <= MOST_UNROLLED
+    warps = _warps(extent.neurons) if exact else 1
+    steps = extent.steps if exact else SEGMENT
+    most = 4 if steps <= 8 else 2 if steps <= 16 else 1  # values a thread
+    return {
+        "STEPS": steps,
+        "EXACT": exact,
+        "LANES": _lanes(max(size, 4), most, warps),
+        "num_warps": warps,
+    }
 
 
 def _forward(x: Tensor, extent: Extent, k: Neuron, counts: bool) -> tuple[Tensor, Tensor]:
@@ -390,13 +410,11 @@ def _forward(x: Tensor, extent: Extent, k: Neuron, counts: bool) -> tuple[Tensor
     windows = extent.neurons // k.pool**2
     out = torch.empty(extent.steps * windows, dtype=x.dtype, device=x.device)
     count = torch.zeros(int(counts), dtype=torch.int64, device=x.device)
-    warps = _warps(extent.neurons)
-    lanes = _lanes(x, 8 // k.pool**2, warps)
-    settings = _unrolled(extent.steps, CHUNK, CHUNK) | {"LANES": lanes, "num_warps": warps}
+    settings = _forward_settings(x.element_size(), extent, k)
     sizes = extent.steps, windows, extent.row, extent.inner
     if windows:
         with torch.cuda.device_of(x):
-            _forward_kernel[triton.cdiv(windows, lanes),](
+            _forward_kernel[triton.cdiv(windows, settings["LANES"]),](
                 x, out, count, *sizes, k=k, COUNT=counts, **settings, **LAUNCH
             )
     return out, count
@@ -407,34 +425,19 @@ def _backward(
 ) -> Tensor:
     """Return the gradient of the layer's input."""
     grad_x = torch.empty_like(x)
-    unrolled = _unrolled(extent.steps, MOST_UNROLLED, SEGMENT)
-    warps = _warps(extent.neurons) if unrolled["EXACT"] else 1
-    words = math.ceil(x.element_size() / 4)
-    most = 1 << max(32 // (unrolled["STEPS"] * words), 1).bit_length() - 1
-    lanes = _lanes(x, min(most, 4), warps)
-    programs, saved = triton.cdiv(extent.neurons, lanes), x.new_empty(0)
-    if not unrolled["EXACT"]:
+    settings = _backward_settings(x.element_size(), extent)
+    lanes = settings["LANES"]
+    programs, size = triton.cdiv(extent.neurons, lanes), 0
+    if not settings["EXACT"]:
         programs = min(programs, _resident(x, extent.steps * lanes * x.element_size()))
         size = programs * triton.cdiv(extent.steps, SEGMENT) * 3 * lanes
-        real = torch.promote_types(x.dtype, torch.float32)
-        saved = torch.empty(size, dtype=real, device=x.device)
+    real = torch.promote_types(x.dtype, torch.float32)
+    saved = torch.empty(size, dtype=real, device=x.device)
+    arrays = x, grad_out, grad_x, count, saved
     sizes = *extent, extent.steps * extent.neurons
     if programs:
         with torch.cuda.device_of(x):
-            BACKWARD[type(rule)][programs,](
-                x,
-                grad_out,
-                grad_x,
-                count,
-                saved,
-                *sizes,
-                k=k,
-                rule=rule,
-                LANES=lanes,
-                num_warps=warps,
-                **unrolled,
-                **LAUNCH,
-            )
+            BACKWARD[type(rule)][programs,](*arrays, *sizes, k=k, rule=rule, **settings, **LAUNCH)
     return grad_x
 
 
@@ -455,9 +458,9 @@ def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
     out = torch.empty_like(x)
     neurons = x[0].numel()
     warps = _warps(neurons)
-    lanes = _lanes(x, 8, warps)
+    lanes = _lanes(x.element_size(), 8, warps)
     settings = {"REVERSE": reverse, "STEPS": CHUNK, "LANES": lanes, "num_warps": warps}
-    k = Neuron(1.0, tau_s, 1.0)
+    k = Neuron(1.0, tau_s, 1.0)  # of which the filter reads tau_s
     if neurons:
         with torch.cuda.device_of(x):
             _psp_kernel[triton.cdiv(neurons, lanes),](
