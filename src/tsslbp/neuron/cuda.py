@@ -165,6 +165,69 @@ def _next_spike(potential, grad, carry, effect, later, k: tl.constexpr):
     return tl.where(fires, grad_psp, carry * (1 - 1 / k.tau_m)), _filter(reset, effect, k)
 
 
+@triton.jit
+def _rule_step(
+    potential, rest, grad, in_warm_up, carry, effect, later, rule: tl.constexpr, k: tl.constexpr
+):
+    """One step of `reference.tsslbp_backward`: dL/d(current), and the state of the rule."""
+    if rule.intra_neuron == "next-spike":
+        carry, effect = _next_spike(potential, grad, carry, effect, later, k)
+        later = grad
+        grad = grad + effect
+        fires = potential > k.threshold
+        gradient = tl.where(fires, _timing(potential, rest, rule) * grad, 0.0)
+    else:
+        carry = _recursive(potential, rest, grad, carry, rule, k)
+        gradient = carry
+    if rule.warm_up == "always":
+        gradient = grad * _slope(potential, rule, k)
+    elif rule.warm_up != "never":
+        gradient = tl.where(in_warm_up, grad * _slope(potential, rule, k), gradient)
+    return gradient, carry, effect, later
+
+
+@triton.jit
+def _history(xs, current, rest, psp, rule: tl.constexpr, k: tl.constexpr, STEPS: tl.constexpr):
+    """Potentials of STEPS steps, a tuple of tiles; bit i of an integer: warm-up at step i."""
+    potentials = ()
+    bits = tl.zeros(rest.shape, tl.int32)
+    for i in tl.static_range(STEPS):
+        current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+        potentials = potentials + (potential,)
+        if rule.warm_up == "neuron":
+            psp = _filter((potential > k.threshold).to(rest.dtype), psp, k)
+            bits |= tl.where(psp < rule.warm_up_psp / k.tau_s, 1 << i, 0)
+    return potentials, bits
+
+
+@triton.jit
+def _save_states(x, in_tile, saved, steps, stride, rest, k: tl.constexpr, STEPS: tl.constexpr):
+    """Run a tile forward from `rest`, zeros, and keep its state after each segment but the last."""
+    current = rest
+    psp = rest
+    lanes = tl.arange(0, rest.shape[0])
+    for segment in range(tl.cdiv(steps, STEPS) - 1):
+        xs = _rows(x, lanes, in_tile, segment * STEPS, steps, stride, STEPS, True)
+        for i in tl.static_range(STEPS):
+            current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+            psp = _filter((potential > k.threshold).to(rest.dtype), psp, k)
+        to = saved + (segment * 3) * rest.shape[0] + lanes
+        tl.store(to, current)
+        tl.store(to + rest.shape[0], rest)
+        tl.store(to + 2 * rest.shape[0], psp)
+
+
+@triton.jit
+def _state_before(segment, saved, LANES: tl.constexpr):
+    """What `_save_states` kept: current, potential after the reset, PSP; zeros for segment 0."""
+    lanes = tl.arange(0, LANES)
+    kept = lanes < tl.where(segment > 0, LANES, 0)
+    at = saved + (segment * 3 - 3) * LANES + lanes
+    current = tl.load(at, kept, 0.0)
+    rest = tl.load(at + LANES, kept, 0.0)
+    return current, rest, tl.load(at + 2 * LANES, kept, 0.0)
+
+
 # Kernels
 
 
@@ -246,85 +309,50 @@ def _tsslbp_kernel(
     LANES: tl.constexpr,
 ):
     real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    stride_out = tl.cast(neurons, tl.int64) // (k.pool * k.pool)
-    stride = 0 if k.static else tl.cast(neurons, tl.int64)
+    neurons = tl.cast(neurons, tl.int64)
+    stride_out = neurons // (k.pool * k.pool)
+    stride = 0 if k.static else neurons
     segments = 1 if EXACT else tl.cdiv(steps, STEPS)
+    saved = saved_ptr + tl.program_id(0).to(tl.int64) * segments * (3 * LANES)
     lanes = tl.arange(0, LANES)
-    saved = saved_ptr + lanes
-    if not EXACT:
-        saved += tl.program_id(0).to(tl.int64) * segments * (3 * LANES)
+    zeros = tl.zeros([LANES], real)
     if rule.warm_up == "layer":
-        layer_in_warm_up = tl.load(count_ptr).to(tl.float64) / values <= rule.rate_threshold
+        in_warm_up = tl.load(count_ptr).to(tl.float64) / values <= rule.rate_threshold
     for block in range(tl.program_id(0), tl.cdiv(neurons, LANES), tl.num_programs(0)):
         start = tl.cast(block, tl.int64) * LANES
         in_tile = tl.minimum(neurons - start, LANES).to(tl.int32)
         start_out, windows = _windows(start, row, inner, k.pool, LANES)
-        x_start = x_ptr + start
-        current = tl.zeros([LANES], real)
-        rest = tl.zeros([LANES], real)
-        psp = tl.zeros([LANES], real)
+        x, grad, out = x_ptr + start, grad_ptr + start_out, out_ptr + start
         if not EXACT:
             tl.debug_barrier()  # the last block's states have been read
-            for segment in range(segments - 1):
-                xs = _rows(x_start, lanes, in_tile, segment * STEPS, steps, stride, STEPS, True)
-                for i in tl.static_range(STEPS):
-                    current, potential, rest = _step(xs[i].to(real), current, rest, k)
-                    psp = _filter((potential > k.threshold).to(real), psp, k)
-                tl.store(saved + (3 * segment) * LANES, current)
-                tl.store(saved + (3 * segment + 1) * LANES, rest)
-                tl.store(saved + (3 * segment + 2) * LANES, psp)
-            tl.debug_barrier()  # the states can be read
-        grad_output = tl.zeros([LANES], real)  # dL/d(output), through the output's filter
-        grad_input = tl.zeros([LANES], real)  # dL/d(current), through the input's filter
-        total = tl.zeros([LANES], real)  # its sum over time
-        carry = tl.zeros([LANES], real)
-        effect = tl.zeros([LANES], real)
-        later = tl.zeros([LANES], real)
+            _save_states(x, in_tile, saved, steps, stride, zeros, k, STEPS)
+            tl.debug_barrier()  # this block's can be read
+        grad_output = zeros  # dL/d(output), through the output's filter
+        grad_input = zeros  # dL/d(current), through the input's filter
+        total = zeros  # its sum over time
+        carry = zeros
+        effect = zeros
+        later = zeros
         for done in range(segments):
             segment = segments - 1 - done
             first = segment * STEPS
-            xs = _rows(x_start, lanes, in_tile, first, steps, stride, STEPS, EXACT)
-            grads = _rows(
-                grad_ptr + start_out, windows, in_tile, first, steps, stride_out, STEPS, EXACT
-            )
+            xs = _rows(x, lanes, in_tile, first, steps, stride, STEPS, EXACT)
+            grads = _rows(grad, windows, in_tile, first, steps, stride_out, STEPS, EXACT)
+            current, rest_before, psp = zeros, zeros, zeros
             if not EXACT:
-                kept = lanes < tl.where(segment > 0, LANES, 0)  # before segment 0 all is at rest
-                current = tl.load(saved + (3 * segment - 3) * LANES, kept, 0.0)
-                rest = tl.load(saved + (3 * segment - 2) * LANES, kept, 0.0)
-                psp = tl.load(saved + (3 * segment - 1) * LANES, kept, 0.0)
-            rest_before = rest
-            potentials = ()
-            silent_steps = tl.zeros([LANES], tl.int32)  # bit i: in warm-up at step first + i
-            for i in tl.static_range(STEPS):
-                current, potential, rest = _step(xs[i].to(real), current, rest, k)
-                potentials = potentials + (potential,)
-                if rule.warm_up == "neuron":
-                    psp = _filter((potential > k.threshold).to(real), psp, k)
-                    silent_steps |= tl.where(psp < rule.warm_up_psp / k.tau_s, 1 << i, 0)
+                current, rest_before, psp = _state_before(segment, saved, LANES)
+            potentials, bits = _history(xs, current, rest_before, psp, rule, k, STEPS)
             for i in tl.static_range(STEPS - 1, -1, -1):
-                potential = potentials[i]
                 rest = rest_before if i == 0 else _rest(potentials[i - 1], k)
-                grad = grads[i].to(real) * k.pool_scale
+                signal = grads[i].to(real) * k.pool_scale
                 if k.output_psp:
-                    grad_output = _filter(grad, grad_output, k)
-                    grad = grad_output
-                if rule.intra_neuron == "next-spike":
-                    carry, effect = _next_spike(potential, grad, carry, effect, later, k)
-                    later = grad
-                    grad = grad + effect
-                    fires = potential > k.threshold
-                    gradient = tl.where(fires, _timing(potential, rest, rule) * grad, 0.0)
-                else:
-                    carry = _recursive(potential, rest, grad, carry, rule, k)
-                    gradient = carry
-                if rule.warm_up == "always":
-                    gradient = grad * _slope(potential, rule, k)
-                elif rule.warm_up != "never":
-                    if rule.warm_up == "neuron":
-                        in_warm_up = (silent_steps & (1 << i)) != 0
-                    else:
-                        in_warm_up = layer_in_warm_up
-                    gradient = tl.where(in_warm_up, grad * _slope(potential, rule, k), gradient)
+                    grad_output = _filter(signal, grad_output, k)
+                    signal = grad_output
+                if rule.warm_up != "layer":
+                    in_warm_up = (bits & (1 << i)) != 0
+                gradient, carry, effect, later = _rule_step(
+                    potentials[i], rest, signal, in_warm_up, carry, effect, later, rule, k
+                )
                 if k.filter_input:
                     grad_input = _filter(gradient, grad_input, k)
                     gradient = grad_input
@@ -332,9 +360,9 @@ def _tsslbp_kernel(
                     total += gradient
                 else:
                     inside = _inside(lanes, in_tile, first + i, steps, EXACT)
-                    tl.store(out_ptr + start + (first + i) * stride + lanes, gradient, inside)
+                    tl.store(out + (first + i) * stride + lanes, gradient, inside)
         if k.static:
-            tl.store(out_ptr + start + lanes, total, lanes < in_tile)
+            tl.store(out + lanes, total, lanes < in_tile)
 
 
 @triton.jit(do_not_specialize=["steps"])
