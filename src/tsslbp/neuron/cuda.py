@@ -9,7 +9,8 @@ Up to `MOST_UNROLLED` steps the backward kernel is unrolled and keeps a neuron's
 registers. Beyond, it works by segments of `SEGMENT` steps and runs each forward once more from a
 saved state (README.md beside this file).
 
-A layer's arrays are flat; row t starts at ``t * n``. ``n``: neurons of a layer; ``L``: lanes of a
+A layer's arrays are flat; row t starts at ``t * n``; a row's order is that of the memory, images
+may have their channels last. ``n``: neurons of a layer; ``L``: lanes of a
 tile, which are neurons, in the forward kernel pooling windows. What a kernel computes with has the
 shape ``[L]``. Capitals are constants that the compiler knows, and so are `k` and `rule`.
 
