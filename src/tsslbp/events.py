@@ -319,6 +319,7 @@ def _pack_parallel(weight, packed, unpack, workers, s):
 # Host
 
 
+@torch.compiler.disable
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether the events in `x` are few enough to be worth it, and the dtype and device right."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):

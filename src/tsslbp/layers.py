@@ -23,7 +23,9 @@ class Conv(nn.Module):
 
     Time is folded into the batch. The initial weights are PyTorch's default, uniform within
     ``1 / sqrt(fan_in)`` (``init="uniform"``, the revised code), or normal with variance
-    ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`.
+    ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`. Results are stored
+    channels last. On a CPU an input with a time axis of which few values are not zero, as spikes
+    are, is computed event by event (`tsslbp.events`), except for ``impl="reference"``.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class Conv(nn.Module):
         weight_scale: float = 1.0,
         init: str = "uniform",
         generator: torch.Generator | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
+        self.impl = impl
         if init not in ("uniform", "kaiming"):
             raise InvalidInput(f"conv_init must be 'uniform' or 'kaiming', got {init!r}")
         self.padding = padding
@@ -52,16 +56,12 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.flatten(0, -4)
-        from . import events
+        if x.ndim == 5 and _event_driven(self.impl, frames, self.weight):
+            from . import events
 
-        if x.ndim == 5 and events.suits(frames, self.weight):
             out = events.conv2d(frames, self.weight, self.padding)
         else:
-            weight = (
-                self.weight.contiguous(memory_format=torch.channels_last)
-                if x.shape[-3] > 1
-                else self.weight.to(memory_format=torch.channels_last)
-            )
+            weight = self.weight.to(memory_format=torch.channels_last)
             out = functional.conv2d(frames, weight, padding=self.padding)
         return out.view(*x.shape[:-3], *out.shape[1:])
 
@@ -69,7 +69,8 @@ class Conv(nn.Module):
 class Linear(nn.Module):
     """Linear layer without bias: ``[..., features] -> [..., out_features]``.
 
-    The initial weights are normal with variance ``2 / in_features``, times `weight_scale`.
+    The initial weights are normal with variance ``2 / in_features``, times `weight_scale`. `impl`
+    is that of `Conv`.
     """
 
     def __init__(
@@ -78,19 +79,30 @@ class Linear(nn.Module):
         out_features: int,
         weight_scale: float = 1.0,
         generator: torch.Generator | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
+        self.impl = impl
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         with torch.no_grad():
             self.weight.normal_(0, math.sqrt(2 / in_features), generator=generator)
             self.weight.mul_(weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        from . import events
+        if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
+            from . import events
 
-        if x.ndim == 3 and events.suits(x, self.weight):
             return events.linear(x, self.weight)
         return functional.linear(x, self.weight)
+
+
+def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
+    """Whether to multiply only what is not zero, which pays for spikes; the sums are the same."""
+    if impl == "reference" or x.device.type != "cpu":
+        return False
+    from . import events  # importing kernels takes a moment: only when used
+
+    return events.suits(x, weight)
 
 
 class SumPool(nn.Module):

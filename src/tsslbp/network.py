@@ -149,7 +149,7 @@ class Network(nn.Module):
                 continue
             if part.kind == "linear" and len(part.in_shape) > 1:
                 self.layers.append(nn.Flatten(-3))
-            connection = _connection(part, scales, conv_init, generator)
+            connection = _connection(part, scales, conv_init, generator, impl)
             is_output = part is self.plan[-1]
             self.layers.append(
                 SpikingLayer(
@@ -273,6 +273,7 @@ def _connection(
     scales: Mapping[str, float],
     conv_init: str,
     generator: torch.Generator | None,
+    impl: str,
 ) -> Conv | Linear:
     scale = scales[part.kind]
     if part.kind == "conv":
@@ -284,8 +285,9 @@ def _connection(
             scale,
             conv_init,
             generator,
+            impl,
         )
-    return Linear(part.parameters // part.units, part.units, scale, generator)
+    return Linear(part.parameters // part.units, part.units, scale, generator, impl)
 
 
 def _is_count(value: object) -> bool:
