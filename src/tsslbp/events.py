@@ -1,16 +1,23 @@
 """Event-driven connections for the CPU: work where there are spikes, and nowhere else.
 
-An event is a nonzero value of a connection's input: a spike, or a sum of spikes behind pooling. For
-every output row the events that reach it are listed, column by column, so that those in the window
-of one output pixel stand together. The output is then a sum over events of a value times a row of
-weights, all output channels at once, and the weights' gradient adds the output's gradient times the
-value to the same row. Both cost in proportion to the number of events. The input's gradient is not
-sparse; it is a dense transposed convolution, PyTorch's own.
+An event is a nonzero value of a connection's input: a spike, or a sum of spikes behind pooling.
+With A the matrix whose row for an output pixel holds the inputs in its window (im2col), W the
+weights and D the output's gradient, a convolution is ``A W`` and the weights' gradient ``A^T D``.
+A is mostly zeros, so both are sums over events of a value times a row, of W or of D, with all
+output channels of a row at once (`simd.gather`):
 
-Legend: frames ``[F, H, W, C]`` (channels last, flat), a linear layer's rows being frames of one
-pixel; a *line* is one row of one output frame, ``F * H'`` in all; weights are packed as
-``[block][kernel column, kernel row, C][block's channels]``, a block being up to `simd.MOST_VECTORS`
-vectors of output channels, the last one filled up with zeros.
+- Forward, events are listed for one output line at a time, column by column. Those in the window of
+  a pixel then stand together.
+- For the weights' gradient they are listed for one input channel at a time, line by line. A weight
+  meets all events of its channel, each with the D at the same distance from it.
+
+The input's gradient ``D W^T`` is not sparse: silent neurons have one, too. It is a transposed
+convolution, PyTorch's own or, where nothing is padded, a faster one.
+
+Legend: frames ``[F, H, W, C]``, channels last and flat; a linear layer's rows are frames of one
+pixel. A *line* is a row of a frame. A *block* is up to `simd.MOST_VECTORS` vectors of output
+channels. Weights are packed as ``[block][kernel column, kernel row, C][block's channels]``, where
+the last vector is filled up.
 """
 
 from __future__ import annotations
@@ -27,9 +34,9 @@ from . import simd
 from .compiled import kernel, threads, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
-PIXELS_IN_GROUP = 256  # most output pixels for which a block of weights stays in the cache
-SAMPLED = 512
-GROUPS = 8  # least number for each worker, where there are as many lines
+SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
+PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
+GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
 
 class Shape(NamedTuple):
@@ -54,7 +61,7 @@ class Shape(NamedTuple):
 
 @kernel()
 def _share_of_events(x):
-    """Share of nonzero values, estimated from every eighth stretch of `SAMPLED` values."""
+    """Share of nonzero values, estimated from a part of them."""
     count = total = 0
     for start in range(0, x.size, 8 * SAMPLED):
         stretch = x[start : start + SAMPLED]
@@ -251,7 +258,7 @@ def _input_gradient_of(taps: int) -> Any:
     return parallel
 
 
-_INPUT_GRADIENTS = {taps: _input_gradient_of(taps) for taps in (3, 5)}
+_INPUT_GRADIENTS = {(taps, taps): _input_gradient_of(taps) for taps in (3, 5)}
 
 
 @kernel()
@@ -390,23 +397,23 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
 
 def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
-    taps = weight.shape[-1]
-    if weight.shape[-2:] == grad_out.shape[-2:] == (1, 1):  # a linear layer, as one image
+    sizes = tuple(weight.shape[-2:])
+    if sizes == grad_out.shape[-2:] == (1, 1):  # a linear layer: rows as pixels of one image
         image = grad_out.flatten(1).t()[None, :, None]
         return functional.conv_transpose2d(image, weight)[0, :, 0].t()[:, :, None, None]
-    if padding or taps not in _INPUT_GRADIENTS:  # PyTorch's is as fast then
+    if padding or sizes not in _INPUT_GRADIENTS:  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
-    height, width = (side + taps - 1 for side in grad_out.shape[-2:])
+    height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
     channels = -(-s.channels // s.lanes) * s.lanes
-    packed = weight.new_zeros(s.out_channels * taps * taps * channels)
+    packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
     workers = workers_for(grad_x.numel() + grad_out.numel())
     lines = grad_out.new_empty(workers, width * s.lanes).numpy()
     arrays = _flat(grad_out), grad_x.view(-1).numpy(), lines
     with threads(workers):
         _pack_transposed(weight.contiguous().view(-1).numpy(), packed.numpy(), s)
-        _INPUT_GRADIENTS[taps](packed.numpy(), *arrays, len(grad_x), workers, s)
+        _INPUT_GRADIENTS[sizes](packed.numpy(), *arrays, len(grad_x), workers, s)
     return grad_x.permute(0, 3, 1, 2)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Conv(nn.Module):
         if x.ndim == 5 and _event_driven(self.impl, frames, self.weight):
             from . import events
 
-            out = events.conv2d(frames, self.weight, self.padding)
+            out = cast(Tensor, events.conv2d(frames, self.weight, self.padding))
         else:
             weight = self.weight.to(memory_format=torch.channels_last)
             out = functional.conv2d(frames, weight, padding=self.padding)
@@ -92,7 +92,7 @@ class Linear(nn.Module):
         if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
             from . import events
 
-            return events.linear(x, self.weight)
+            return cast(Tensor, events.linear(x, self.weight))
         return functional.linear(x, self.weight)
 
 
@@ -102,7 +102,7 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
         return False
     from . import events  # importing kernels takes a moment: only when used
 
-    return events.suits(x, weight)
+    return cast(bool, events.suits(x, weight))
 
 
 class SumPool(nn.Module):

@@ -28,20 +28,18 @@ def lanes(itemsize: int) -> int:
 
 
 @intrinsic(prefer_literal=True)
-def gather(  # type: ignore[no-untyped-def]
-    _: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, tail, more
-):
+def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, tail, more):
     """Write ``sum(values[i] * row(rows[i] - k) for i in range(first, last))`` to output k.
 
     ``row(r)`` is ``matrix[base + r * width : base + (r + 1) * width]``, where `width` is `vectors`
-    times `lanes`. Output k of `taps` is ``out[to + k * width :]``; of a sum's last vector only `tail`
-    values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more` are
-    constants.
+    times `lanes`. Output k of `taps` is ``out[to + k * width :]``; of a sum's last vector only
+    `tail` values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more`
+    are constants.
     """
     at = types.intp
     signature = types.void(taps, vectors, matrix, at, rows, values, at, at, out, at, at, more)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, matrix.dtype)
         source, begin, end = code.pointer(2, arguments[3]), arguments[6], arguments[7]
         width = vectors.literal_value * code.lanes
@@ -78,18 +76,16 @@ def gather(  # type: ignore[no-untyped-def]
 
 
 @intrinsic(prefer_literal=True)
-def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to):  # type: ignore[no-untyped-def]
+def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to):
     """Add ``sum(source[at + i * step + j] * row(j * taps + k) for j in range(count))`` to i + k.
 
     For i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
     ``matrix[base + r * lanes :]``, and what is added to are the vectors ``out[to + q * lanes :]``.
     """
     place = types.intp
-    signature = types.void(
-        taps, pixels, matrix, place, source, place, place, place, out, place
-    )
+    signature = types.void(taps, pixels, matrix, place, source, place, place, place, out, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, matrix.dtype)
         rows, target = code.pointer(2, arguments[3]), code.pointer(8, arguments[9])
         reach = range(taps.literal_value + pixels.literal_value - 1)
@@ -117,7 +113,7 @@ def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to)
 
 
 @intrinsic
-def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-untyped-def]
+def compress(_: Any, x, at, count, row, rows, values, to):
     """Append the nonzero ones among ``x[at : at + count]`` to the events; return the new end.
 
     `count` is at most `lanes`, the event of ``x[at + i]`` gets the row ``row + i``, and `rows` and
@@ -126,7 +122,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-un
     place = types.intp
     signature = place(x, place, place, place, rows, values, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, x.dtype)
         inside = code.below(arguments[2])
         found = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
@@ -144,12 +140,12 @@ def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-un
 
 
 @intrinsic
-def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
+def move(_: Any, source, at, count, target, to):
     """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``."""
     place = types.intp
     signature = types.void(source, place, place, target, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, source.dtype)
         zero, inside = code.constant(0), code.below(arguments[2])
         moved = code.load(code.pointer(0, arguments[1]), zero, inside)
@@ -160,7 +156,7 @@ def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore[no-untyped-def]
+def pool(_: Any, x, at, row, step, size, count, scale, out, to):
     """Write `scale` times the sum over a window to `count` values ``out[to:]``.
 
     The window's values begin at ``x[at + i * row + j * step]`` for i, j below `size`.
@@ -168,7 +164,7 @@ def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore
     place = types.intp
     signature = types.void(x, place, place, place, place, place, scale, out, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, x.dtype)
         inside, total = code.below(arguments[5]), code.variable()
         for position in code.window(*arguments[1:5]):
@@ -182,12 +178,12 @@ def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore
 
 
 @intrinsic
-def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):  # type: ignore[no-untyped-def]
+def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):
     """The adjoint of `pool`: `scale` times `count` values ``grad[at:]`` to a window of `out`."""
     place = types.intp
     signature = types.void(grad, place, place, scale, out, place, place, place, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, grad.dtype)
         inside = code.below(arguments[2])
         value = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
@@ -202,9 +198,7 @@ def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):  # type: i
 class _Code:
     """Shorthand for the instructions above, on vectors of one dtype."""
 
-    def __init__(  # type: ignore[no-untyped-def]
-        self, context, builder, signature, arguments, dtype: types.Float
-    ) -> None:
+    def __init__(self, context, builder, signature, arguments, dtype: types.Float) -> None:
         self.context, self.builder = context, builder
         self.signature, self.arguments = signature, arguments
         self.itemsize = dtype.bitwidth // 8
