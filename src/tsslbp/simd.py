@@ -64,12 +64,12 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
         for (k, v), *sums in zip(parts, *chains, strict=True):
             target = code.pointer(8, code.plus(arguments[9], k * width))
             inside = code.below(arguments[10]) if v == vectors.literal_value - 1 else None
-            place = code.constant(v * code.lanes)
+            slot = code.constant(v * code.lanes)
             terms = [builder.load(part) for part in sums]
             if more.literal_value:
-                terms.append(code.load(target, place, inside))
+                terms.append(code.load(target, slot, inside))
             total = functools.reduce(builder.fadd, terms)
-            code.store(total, target, place, inside)
+            code.store(total, target, slot, inside)
         return context.get_dummy_value()
 
     return signature, generate
@@ -77,10 +77,10 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
 
 @intrinsic(prefer_literal=True)
 def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to):
-    """Add ``sum(source[at + i * step + j] * row(j * taps + k) for j in range(count))`` to i + k.
+    """Add ``sum(source[at + i * step + j] * row(j * taps + k) for j < count)`` to pixel i + k.
 
-    For i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
-    ``matrix[base + r * lanes :]``, and what is added to are the vectors ``out[to + q * lanes :]``.
+    That is for all i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
+    ``matrix[base + r * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
     """
     place = types.intp
     signature = types.void(taps, pixels, matrix, place, source, place, place, place, out, place)
@@ -89,10 +89,10 @@ def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to)
         code = _Code(context, builder, signature, arguments, matrix.dtype)
         rows, target = code.pointer(2, arguments[3]), code.pointer(8, arguments[9])
         reach = range(taps.literal_value + pixels.literal_value - 1)
-        places = [code.constant(index * code.lanes) for index in reach]
+        slots = [code.constant(index * code.lanes) for index in reach]
         sums = [code.variable() for _ in reach]
-        for total, place in zip(sums, places, strict=True):
-            builder.store(code.load(target, place), total)
+        for total, slot in zip(sums, slots, strict=True):
+            builder.store(code.load(target, slot), total)
         with code.loop(code.constant(0), arguments[7]) as j:
             first = code.times(j, taps.literal_value * code.lanes)
             row = [
@@ -105,8 +105,8 @@ def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to)
                 for k, weights in enumerate(row):
                     total = code.multiply_add(weights, value, builder.load(sums[i + k]))
                     builder.store(total, sums[i + k])
-        for total, place in zip(sums, places, strict=True):
-            code.store(builder.load(total), target, place)
+        for total, slot in zip(sums, slots, strict=True):
+            code.store(builder.load(total), target, slot)
         return context.get_dummy_value()
 
     return signature, generate
