@@ -125,3 +125,11 @@ def test_run_picture(tmp_path) -> None:
     assert len(right.lines) == 3
     figure.savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_run_picture_says_the_caveat_of_its_accuracies() -> None:
+    noted = [one | {"note": "111 of 60,000 images re-encoded"} for one in EPOCHS]
+    figure = figures.run_picture(np.eye(8), 3, 5, {"output": spikes()}, noted)
+    assert figure.get_suptitle() == "111 of 60,000 images re-encoded"
+    plain = figures.run_picture(np.eye(8), 3, 5, {"output": spikes()}, EPOCHS)
+    assert plain.get_suptitle() == ""

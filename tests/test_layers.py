@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tsslbp import events
 from tsslbp.errors import InvalidInput
-from tsslbp.layers import Conv, Linear, RowDropout, SumPool
+from tsslbp.layers import DROPOUT, Conv, Linear, NeuronDropout, RowDropout, SumPool
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -41,7 +41,8 @@ def test_layers_work_step_by_step(layer: nn.Module, shape: tuple[int, ...]) -> N
 def test_conv_is_a_convolution_without_bias() -> None:
     conv = Conv(2, 3, 3, padding=1).double()
     x = signal(4, 2, 5, 6)
-    torch.testing.assert_close(conv(x), functional.conv2d(x, conv.weight, padding=1))
+    expected = functional.conv2d(x, conv.weight, padding=1)  # another order of memory and of sums
+    torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
     assert [name for name, _ in conv.named_parameters()] == ["weight"]
 
 
@@ -200,8 +201,20 @@ def test_dropout_shares_its_mask_over_width_and_time() -> None:
         assert rows.any(dim).all() and not rows.all(dim).any()
 
 
-def test_dropout_of_linear_layers_is_per_neuron() -> None:
-    dropped = RowDropout(0.2)(torch.ones(5, 400, 100))
+def test_dropout_of_neurons_shares_its_mask_over_time_alone() -> None:
+    dropped = NeuronDropout(0.2)(torch.ones(5, 12, 13, 14, 15))
+    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
+    assert dropped.unique().tolist() == pytest.approx([0, 1.25])
+    kept = dropped[0] > 0
+    share = kept.double().mean().item()
+    assert share == pytest.approx(0.8, abs=5 * math.sqrt(0.16 / kept.numel()))
+    for dim in range(4):  # samples, channels, rows and columns differ from each other
+        assert (kept.any(dim) & ~kept.all(dim)).any()
+
+
+@pytest.mark.parametrize("kind", DROPOUT)
+def test_dropout_of_linear_layers_is_per_neuron(kind: str) -> None:
+    dropped = DROPOUT[kind](0.2)(torch.ones(5, 400, 100))
     assert torch.equal(dropped, dropped[:1].expand_as(dropped))
     assert dropped.unique().tolist() == pytest.approx([0, 1.25])
     kept = (dropped[0] > 0).double()
@@ -211,18 +224,24 @@ def test_dropout_of_linear_layers_is_per_neuron() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "mask_shape"), [((5, 2, 3, 4, 6), (2, 3, 4, 1)), ((5, 2, 7), (2, 7))]
+    ("kind", "shape", "mask_shape"),
+    [
+        (RowDropout, (5, 2, 3, 4, 6), (2, 3, 4, 1)),
+        (RowDropout, (5, 2, 7), (2, 7)),
+        (NeuronDropout, (5, 2, 3, 4, 6), (2, 3, 4, 6)),
+        (NeuronDropout, (5, 2, 7), (2, 7)),
+    ],
 )
 def test_dropout_mask_comes_from_the_cpu_generator(
-    shape: tuple[int, ...], mask_shape: tuple[int, ...]
+    kind: type[nn.Module], shape: tuple[int, ...], mask_shape: tuple[int, ...]
 ) -> None:
     x = signal(*shape)
     torch.manual_seed(7)
     expected = x * (torch.rand(mask_shape) >= 0.3) / 0.7
     torch.manual_seed(7)
-    dropped = RowDropout(0.3)(x)
+    dropped = kind(0.3)(x)
     torch.testing.assert_close(dropped, expected)
-    assert not torch.equal(RowDropout(0.3)(x) == 0, dropped == 0)  # a fresh mask each time
+    assert not torch.equal(kind(0.3)(x) == 0, dropped == 0)  # a fresh mask each time
 
 
 def test_dropout_gradient_takes_the_same_mask() -> None:
@@ -233,8 +252,10 @@ def test_dropout_gradient_takes_the_same_mask() -> None:
     assert torch.equal(x.grad, dropped)
 
 
-@pytest.mark.parametrize("dropout", [RowDropout(0.9).eval(), RowDropout(0.0)], ids=["eval", "p=0"])
-def test_dropout_that_does_nothing_draws_nothing(dropout: RowDropout) -> None:
+@pytest.mark.parametrize("kind", DROPOUT)
+@pytest.mark.parametrize("why", ["eval", "p=0"])
+def test_dropout_that_does_nothing_draws_nothing(kind: str, why: str) -> None:
+    dropout = DROPOUT[kind](0.9).eval() if why == "eval" else DROPOUT[kind](0.0)
     x, state = signal(5, 2, 7), torch.get_rng_state()
     assert torch.equal(dropout(x), x)
     assert torch.equal(torch.get_rng_state(), state)
@@ -242,8 +263,9 @@ def test_dropout_that_does_nothing_draws_nothing(dropout: RowDropout) -> None:
 
 @pytest.mark.parametrize("p", [1.0, -0.1, float("nan")])
 def test_dropout_refuses(p: float) -> None:
-    with pytest.raises(InvalidInput, match=f"dropout must be at least 0 and below 1, got {p}"):
-        RowDropout(p)
+    for kind in DROPOUT.values():
+        with pytest.raises(InvalidInput, match=f"dropout must be at least 0 and below 1, got {p}"):
+            kind(p)
 
 
 def test_conv_refuses_an_unknown_initialisation() -> None:
@@ -254,3 +276,4 @@ def test_conv_refuses_an_unknown_initialisation() -> None:
 def test_names_in_the_printed_module() -> None:
     assert repr(SumPool(2, 1.1)) == "SumPool(2, scale=1.1)"
     assert repr(RowDropout(0.2)) == "RowDropout(p=0.2)"
+    assert repr(NeuronDropout(0.2)) == "NeuronDropout(p=0.2)"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import tsslbp
 from tsslbp import TSSLBP, Network, losses
 from tsslbp.errors import InvalidInput
-from tsslbp.layers import RowDropout
+from tsslbp.layers import DROPOUT
 from tsslbp.neuron import reference
 from tsslbp.rules import Rule
 
@@ -198,10 +198,11 @@ def test_dropout_in_training_alone() -> None:
     assert torch.equal(net(x), once)
 
 
-def test_dropout_stands_behind_every_hidden_layer() -> None:
-    layers = list(network("4C3-P2-7-5", dropout=0.3).layers)
+@pytest.mark.parametrize(("kind", "expected"), DROPOUT.items())
+def test_dropout_stands_behind_every_hidden_layer(kind: str, expected: type) -> None:
+    layers = list(network("4C3-P2-7-5", dropout=0.3, dropout_kind=kind).layers)
     spiking = [index for index, layer in enumerate(layers) if hasattr(layer, "connection")]
-    assert [isinstance(layers[index + 1], RowDropout) for index in spiking[:-1]] == [True] * 3
+    assert [type(layers[index + 1]) for index in spiking[:-1]] == [expected] * 3
     assert spiking[-1] == len(layers) - 1
 
 
@@ -455,6 +456,7 @@ def test_first_nonfinite_current() -> None:
         ({"weight_scale": {"conv": 5.0, "lin": 1.0}}, "weight_scale must be .*'lin'"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be at least 0 and below 1"),
+        ({"dropout_kind": "row"}, r"one of rows, neurons, got 'row' \(did you mean 'rows'\?\)"),
     ],
     ids=str,
 )

@@ -1,16 +1,20 @@
 """The recipes that ship: complete, readable, and exactly the settings they claim."""
 
+import re
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tsslbp.data import SHAPES
 from tsslbp.experiment import Experiment, load_recipe, recipe_names, save
-from tsslbp.network import Network
+from tsslbp.network import SpikingLayer
 from tsslbp.rules import TSSLBP
+from tsslbp.training import build_network
 
 # What a recipe may leave unsaid: there is no number for "none".
 OPTIONAL = {"desired_count", "undesired_count", "patience"}
@@ -18,12 +22,15 @@ OPTIONAL = {"desired_count", "undesired_count", "patience"}
 COMMON: dict[str, Any] = {
     "mean": (0.1307,),
     "std": (0.3081,),
+    "crop_padding": 0,
+    "horizontal_flip": False,
     "protocol": "published",
     "time_steps": 5,
     "threshold": 1.0,
     "weight_scale": 1.0,
     "pool_scale": 1.1,
     "dropout": 0.0,
+    "dropout_kind": "rows",
     "epochs": 100,
     "weight_decay": 0.01,
     "betas": (0.9, 0.999),
@@ -55,6 +62,21 @@ PUBLISHED = COMMON | {
     "patience": 50,
 }
 MNIST = {"data": "mnist", "network": "15C5-P2-40C5-P2-300", "padding": (0, 0)}
+CIFAR10 = {
+    "data": "cifar10",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "crop_padding": 4,
+    "horizontal_flip": True,
+    "padding": (1, 1, 1, 1, 1),
+    "weight_scale": {"conv": 5.0, "linear": 1.0},
+    "dropout": 0.2,
+    "epochs": 150,
+    "batch_size": 50,
+    "learning_rate": 0.0002,
+}
+CNN1 = CIFAR10 | {"network": "96C3-256C3-P2-384C3-P2-384C3-256C3-1024-1024"}
+CNN2 = CIFAR10 | {"network": "128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512"}
 FASHION_MLP = {"data": "fashion-mnist", "network": "400-400", "padding": 0}
 FASHION_CNN = {"data": "fashion-mnist", "network": "32C5-P2-64C5-P2-1024", "padding": (2, 2)}
 
@@ -70,6 +92,10 @@ FACTS: dict[str, dict[str, Any]] = {
     | FASHION_CNN
     | {"batch_size": 50, "learning_rate": 0.0005, "tau_m": 4.0}
     | {"loss": "count", "desired_count": 4.0, "undesired_count": 1.0},
+    "cifar10-cnn1": REVISED | CNN1,
+    "cifar10-cnn1-published": PUBLISHED | CNN1,
+    "cifar10-cnn2": REVISED | CNN2,
+    "cifar10-cnn2-published": PUBLISHED | CNN2,
 }
 
 PROMISED = {  # mean, deviation and best, as published or, for `mnist`, as reproduced
@@ -77,6 +103,10 @@ PROMISED = {  # mean, deviation and best, as published or, for `mnist`, as repro
     "mnist-published": ["99.50 +- 0.02", "99.53", "5 runs"],
     "fashion-mnist-mlp-published": ["89.75 +- 0.03", "89.92"],
     "fashion-mnist-cnn-published": ["92.69 +- 0.09", "92.83"],
+    "cifar10-cnn1": ["no run of ours", "88.96 +- 0.10", "88.98 +- 0.27", "18 h 33 min"],
+    "cifar10-cnn1-published": ["no run of ours", "88.98 +- 0.27", "89.22", "89.37"],
+    "cifar10-cnn2": ["no run of ours", "89.61", "89.53", "91.41", "25 h 28 min", "never released"],
+    "cifar10-cnn2-published": ["no run of ours", "91.41", "one run", "never released"],
 }
 
 
@@ -123,15 +153,36 @@ def test_a_recipe_survives_saving(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "parameters"),
+    ("name", "parameters"),
     [
-        ("mnist", 28, 210_375),
-        ("fashion-mnist-mlp", 28, 784 * 400 + 400 * 400 + 400 * 10),
-        ("fashion-mnist-cnn", 28, 32 * 25 + 64 * 32 * 25 + 64 * 49 * 1024 + 1024 * 10),
-        ("digits", 8, 16 * 9 + 32 * 16 * 9 + 32 * 16 * 128 + 128 * 10),
+        ("mnist", 210_375),
+        ("fashion-mnist-mlp", 784 * 400 + 400 * 400 + 400 * 10),
+        ("fashion-mnist-cnn", 32 * 25 + 64 * 32 * 25 + 64 * 49 * 1024 + 1024 * 10),
+        ("digits", 16 * 9 + 32 * 16 * 9 + 32 * 16 * 128 + 128 * 10),
+        ("cifar10-cnn1", 21_156_384),
+        ("cifar10-cnn2", 44_999_040),
     ],
 )
-def test_the_network_can_be_built(name: str, side: int, parameters: int) -> None:
+def test_the_network_can_be_built(name: str, parameters: int) -> None:
     experiment = load_recipe(name)
-    network = Network(experiment.network, (1, side, side), padding=experiment.padding)
+    shape = SHAPES[experiment.data]
+    network = build_network(experiment, shape, 10)
     assert sum(weight.numel() for weight in network.parameters()) == parameters
+    assert network.eval()(torch.zeros(1, *shape)).shape == (experiment.time_steps, 1, 10)
+
+
+@pytest.mark.parametrize("name", ["cifar10-cnn1", "cifar10-cnn2"])
+def test_where_cifar10_drops_out(name: str) -> None:
+    """After conv1, conv2 + pool, conv3 + pool, conv4, conv5 and both hidden linear layers."""
+    thin = re.sub(r"\d{3,}", "4", load_recipe(name).network)
+    assert thin in ("96C3-4C3-P2-4C3-P2-4C3-4C3-4-4", "4C3-4C3-P2-4C3-P2-4C3-4C3-4-4")
+    net = build_network(replace(load_recipe(name), network=thin), (3, 32, 32), 10)
+    order = [
+        f"{layer.name} P{layer.pool}" if isinstance(layer, SpikingLayer) else repr(layer)
+        for layer in net.layers
+    ]
+    drop = "RowDropout(p=0.2)"
+    assert order == [
+        *("conv1 P1", drop, "conv2 P2", drop, "conv3 P2", drop, "conv4 P1", drop, "conv5 P1", drop),
+        *("Flatten(start_dim=-3, end_dim=-1)", "linear6 P1", drop, "linear7 P1", drop, "output P1"),
+    ]

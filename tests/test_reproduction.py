@@ -10,7 +10,7 @@ import ast
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import TSSLBP, losses, neuron
-from tsslbp.data import DataSet
+from tsslbp.data import DataSet, augment, normalise
 from tsslbp.experiment import Experiment, load_recipe, recipe_names
 from tsslbp.layers import Conv, Linear, RowDropout, SumPool
 from tsslbp.network import Network
@@ -566,6 +566,32 @@ def test_dropout_drops_rows_for_all_time() -> None:
     assert torch.equal(features, features[:1].expand_as(features))
     assert (features[0].amin(1) < features[0].amax(1)).all()  # not whole samples
     assert torch.equal(dropout.eval()(images), images)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cifar10-cnn1", 5 * (1 / 3) ** 0.5), ("cifar10-cnn1-published", 5 * 2**0.5)],
+)
+def test_initial_weights_of_cifar10(name: str, expected: float) -> None:
+    """Convolutions start five times as wide, linear layers do not."""
+    experiment = replace(load_recipe(name), network="96C3-P2-64", padding=1)
+    conv, linear, _ = build_network(experiment, (3, 32, 32), 10).parameters()
+    assert conv.std().item() * 27**0.5 == pytest.approx(expected, rel=0.05)
+    assert linear.std().item() * (96 * 16 * 16) ** 0.5 == pytest.approx(2**0.5, rel=0.01)
+
+
+def test_black_padding_is_normalised() -> None:
+    """A crop from the corner of the padded image: its border is black before normalising."""
+    experiment = load_recipe("cifar10-cnn1")
+    corner = augment.Placement(torch.tensor([0]), torch.tensor([0]), torch.tensor([False]))
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    crop = augment.apply(white, corner, experiment.crop_padding)
+    pixels = normalise(crop, experiment.mean, experiment.std)[0]
+    assert pixels[:, :4].flatten(1).unique(dim=1).flatten().tolist() == pytest.approx(
+        [-0.4914 / 0.2023, -0.4822 / 0.1994, -0.4465 / 0.2010]
+    )
+    assert torch.equal(pixels[:, :4, :], pixels[:, :, :4].transpose(1, 2))
+    assert (pixels[:, 4:, 4:] > 2).all()
 
 
 # Differences in the training

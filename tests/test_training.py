@@ -15,9 +15,10 @@ import torch
 
 import tsslbp.data
 from tsslbp import training
-from tsslbp.data import DataSet
+from tsslbp.data import DataSet, augment, batches, normalise
 from tsslbp.errors import Diverged, InvalidInput, RunError
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.layers import DROPOUT
 from tsslbp.run import Run
 from tsslbp.seeding import derive, generator
 
@@ -113,6 +114,64 @@ def test_resume_after_kills_at_any_moment(tmp_path: Path) -> None:
     assert_same_run(Run.open(folder), expected)
 
 
+AUGMENTED = replace(EXPERIMENT, crop_padding=1, horizontal_flip=True, dropout_kind="neurons")
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
+    """Collect the images of every training step; `stop` interrupts before that step."""
+    original, images = training.train_step, []
+
+    def spy(net, optimizer, loss, batch, labels, **options):
+        if len(images) + 1 == stop:
+            raise KeyboardInterrupt
+        images.append(batch)
+        return original(net, optimizer, loss, batch, labels, **options)
+
+    monkeypatch.setattr(training, "train_step", spy)
+    return images
+
+
+def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped within the second epoch, a run sees the same crops as one that was not."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+    with monkeypatch.context() as patch:
+        expected_images = seen(patch)
+        expected = trained(tmp_path / "whole", AUGMENTED)
+    with monkeypatch.context() as patch:
+        before = seen(patch, stop=10)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "parts", AUGMENTED)
+    with monkeypatch.context() as patch:
+        after = seen(patch)
+        training.fit(Run.open(tmp_path / "parts"), toy())
+    assert (len(before), len(after)) == (9, 9)
+    assert all(map(torch.equal, before + after, expected_images))
+    assert_same_run(Run.open(tmp_path / "parts"), expected)
+
+
+def test_augmentation_of_training_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cropped by (seed, epoch, step), then normalised; test images stay as they are."""
+    experiment = replace(AUGMENTED, mean=(0.5,), std=(0.25,), epochs=2, protocol="published")
+    images = seen(monkeypatch)
+    run = trained(tmp_path / "run", experiment)
+    data = toy()
+    for epoch in (1, 2):
+        order = batches(60, 8, generator(0, "order", epoch))
+        for step, chosen in enumerate(order):
+            random = generator(0, "augmentation", epoch, step)
+            placement = augment.draw(len(chosen), 1, True, random)
+            cropped = augment.apply(data.train_images[chosen], placement, 1)
+            expected = normalise(cropped, experiment.mean, experiment.std)
+            assert torch.equal(images.pop(0), expected)
+    assert images == []
+    net = tsslbp.load(run.folder, "last")
+    test = training.Split(data.test_images, data.test_labels)
+    accuracy = training.evaluate(net, test, experiment.mean, experiment.std)
+    assert accuracy == run.epochs()[-1]["test_accuracy"]  # of the images as they are
+
+
 def test_torn_and_repeated_lines_are_repaired(tmp_path: Path) -> None:
     expected = trained(tmp_path / "whole")
     run = trained(tmp_path / "torn", replace(EXPERIMENT, epochs=2))
@@ -143,6 +202,16 @@ def test_records(tmp_path: Path) -> None:
     assert steps["activity_step"].tolist() == [0, 6, 12]
     assert steps["firing_rate"].shape == steps["warm_up"].shape == (3, 3)
     assert epochs[-1]["test_accuracy"] > 0.9
+
+
+def test_every_record_carries_the_caveat_of_its_data(tmp_path: Path) -> None:
+    """Also the epochs after a resume with other data, each its own."""
+    run = Run.create(tmp_path / "run", replace(EXPERIMENT, epochs=1))
+    training.fit(run, replace(toy(), note="a part of the images"))
+    training.fit(run.extended(2), toy())
+    first, second = run.epochs()
+    assert first["note"] == "a part of the images"
+    assert "note" not in second
 
 
 def test_published_protocol_has_no_validation(tmp_path: Path) -> None:
@@ -177,8 +246,15 @@ def test_randomness_does_not_depend_on_rule_or_time(tmp_path: Path) -> None:
         assert torch.equal(first, second)
     order = [torch.randperm(50, generator=generator(3, "order", 2)) for _ in range(2)]
     assert torch.equal(*order)
-    places = itertools.product((0, 1), ("order", "dropout"), (0, 1), (0, 1))
-    assert len({derive(*place) for place in places}) == 16
+    places = itertools.product((0, 1), ("order", "dropout", "augmentation"), (0, 1), (0, 1))
+    assert len({derive(*place) for place in places}) == 24
+
+
+@pytest.mark.parametrize("kind", ["rows", "neurons"])
+def test_the_kind_of_dropout_reaches_the_network(kind: str) -> None:
+    net = training.build_network(replace(EXPERIMENT, dropout_kind=kind), (1, 6, 6), 2)
+    found = [type(layer) for layer in net.layers if type(layer) in DROPOUT.values()]
+    assert found == [DROPOUT[kind]] * 2
 
 
 def test_a_seed_changes_everything(tmp_path: Path) -> None:
@@ -348,6 +424,8 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
     three = replace(EXPERIMENT, mean=(0.0,) * 3, std=(1.0,) * 3)
     with pytest.raises(InvalidInput, match="images of 1 channels"):
         trained(tmp_path / "b", three)
+    with pytest.raises(InvalidInput, match=r"crop_padding must be below .* 6 x 6 for toy, got 6"):
+        trained(tmp_path / "d", replace(EXPERIMENT, crop_padding=6))
     with pytest.raises(InvalidInput, match="too small for this network"):
         trained(tmp_path / "c", replace(EXPERIMENT, network="4C7"))
 

@@ -91,7 +91,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of initial weights, order and dropout.")
+        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Passes over the training images.")
@@ -148,7 +148,6 @@ def train(
         display.complain("stopped", f"the same command with --resume continues the run in {folder}")
         raise typer.Exit(130) from None
     _print_results(run)
-    _print_note(data_set)
     _draw(run, data_set)
 
 
@@ -171,7 +170,6 @@ def evaluate(
         for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     display.print_accuracies(rows)
-    _print_note(data_set)
 
 
 @app.command()
@@ -179,9 +177,9 @@ def recipes() -> None:
     """List the shipped recipes and what each promises."""
     for name in experiment.recipe_names():
         one = experiment.load_recipe(name)
-        display.say(f"{name}  {one.network}, T = {one.time_steps}", "bold")
+        display.say(display.folded(f"{name}  {one.network}, T = {one.time_steps}"), "bold")
         for line in one.description.strip().splitlines():
-            display.say(display.indented(line))
+            display.say(display.folded(line, "  "))
         display.say()
     display.say("tsslbp info RECIPE shows all settings of a recipe.")
 
@@ -304,7 +302,7 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
             record[f"{split_name}_accuracy"] = training.evaluate(
                 net, split, run.experiment.mean, run.experiment.std
             )
-    return record
+    return record | ({"note": data_set.note} if data_set.note else {})
 
 
 def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -339,7 +337,7 @@ def _print_start(run: Run, data_set: DataSet) -> None:
     display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     display.say(f"images      {data_set.name}: {images}")
-    _print_note(data_set)
+    display.print_note(data_set.note)
     display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
@@ -350,11 +348,6 @@ def _print_results(run: Run) -> None:
     display.say()
     display.print_accuracies(measures(epochs))
     display.say(f"\ntraining time {display.duration(sum(record['seconds'] for record in epochs))}")
-
-
-def _print_note(data_set: DataSet) -> None:
-    if data_set.note:
-        display.say(f"note        {data_set.note}")
 
 
 def _draw(run: Run, data_set: DataSet) -> None:

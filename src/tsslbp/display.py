@@ -88,7 +88,10 @@ class Display:
 
 
 def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
-    """The three accuracies, always all three; "-" stands for what the run does not have."""
+    """The three accuracies, always all three, with the caveats that the records carry.
+
+    "-" stands for what the run does not have.
+    """
     rows: list[tuple[str, ...]] = [("accuracy", "epoch", "validation", "test")]
     for name, title in MEASURES.items():
         record = records.get(name, {})
@@ -98,6 +101,14 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
     for index, (title, *cells) in enumerate(rows):
         numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
         say("  ".join([f"{title:<{widths[0]}}", *numbers]), None if index else "bold")
+    for note in dict.fromkeys(record.get("note", "") for record in records.values()):
+        print_note(note)
+
+
+def print_note(note: str) -> None:
+    """A caveat of the data, if there is one."""
+    if note:
+        say(f"note        {note}")
 
 
 def say(text: str = "", style: str | None = None) -> None:
@@ -128,7 +139,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def indented(line: str) -> str:
+def folded(line: str, indent: str = "") -> str:
     """Indent a line, and break it on a terminal that is too narrow for it."""
-    width = console.width if console.is_terminal else len(line) + 2
-    return textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ")
+    width = console.width if console.is_terminal else len(indent) + len(line)
+    return textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent + "  ")

@@ -1,16 +1,23 @@
 """Event-driven connections for the CPU: work where there are spikes, and nowhere else.
 
-An event is a nonzero value of a connection's input: a spike, or a sum of spikes behind pooling. For
-every output row the events that reach it are listed, column by column, so that those in the window
-of one output pixel stand together. The output is then a sum over events of a value times a row of
-weights, all output channels at once, and the weights' gradient adds the output's gradient times the
-value to the same row. Both cost in proportion to the number of events. The input's gradient is not
-sparse; it is a dense transposed convolution, PyTorch's own.
+An event is a nonzero value of a connection's input: a spike, or a sum of spikes behind pooling.
+With A the matrix whose row for an output pixel holds the inputs in its window (im2col), W the
+weights and D the output's gradient, a convolution is ``A W`` and the weights' gradient ``A^T D``.
+A is mostly zeros, so both are sums over events of a value times a row, of W or of D, with all
+output channels of a row at once (`simd.gather`):
 
-Legend: frames ``[F, H, W, C]`` (channels last, flat), a linear layer's rows being frames of one
-pixel; a *line* is one row of one output frame, ``F * H'`` in all; weights are packed as
-``[block][kernel column, kernel row, C][block's channels]``, a block being up to `simd.MOST_VECTORS`
-vectors of output channels, the last one filled up with zeros.
+- Forward, events are listed for one output line at a time, column by column. Those in the window of
+  a pixel then stand together.
+- For the weights' gradient they are listed for one input channel at a time, line by line. A weight
+  meets all events of its channel, each with the D at the same distance from it.
+
+The input's gradient ``D W^T`` is not sparse: silent neurons have one, too. It is a transposed
+convolution, PyTorch's own or, where nothing is padded, a faster one.
+
+Legend: frames ``[F, H, W, C]``, channels last and flat; a linear layer's rows are frames of one
+pixel. A *line* is a row of a frame. A *block* is up to `simd.MOST_VECTORS` vectors of output
+channels. Weights are packed as ``[block][kernel column, kernel row, C][block's channels]``, where
+the last vector is filled up.
 """
 
 from __future__ import annotations
@@ -27,9 +34,9 @@ from . import simd
 from .compiled import kernel, threads, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
-PIXELS_IN_GROUP = 256  # most output pixels for which a block of weights stays in the cache
-SAMPLED = 512
-GROUPS = 8  # least number for each worker, where there are as many lines
+SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
+PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
+GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
 
 class Shape(NamedTuple):
@@ -54,7 +61,7 @@ class Shape(NamedTuple):
 
 @kernel()
 def _share_of_events(x):
-    """Share of nonzero values, estimated from every eighth stretch of `SAMPLED` values."""
+    """Share of nonzero values, estimated from a part of them."""
     count = total = 0
     for start in range(0, x.size, 8 * SAMPLED):
         stretch = x[start : start + SAMPLED]
@@ -165,7 +172,7 @@ def _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, pl
 
 
 @kernel()
-def _spread(grad_out, frame, channel, channels, width, margin, pitch, s, grid):
+def _place_on_grid(grad_out, frame, channel, channels, width, margin, pitch, s, grid):
     """Put some channels of a frame's gradient on a grid, zeros before, between and behind lines."""
     grid[:] = 0
     for line in range(s.out_height):
@@ -195,7 +202,7 @@ def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
             channels = min(s.block, s.out_channels - channel)
             vectors = -(-channels // s.lanes)
             width = vectors * s.lanes
-            _spread(grad_out, frame, channel, channels, width, margin, pitch, s, grid)
+            _place_on_grid(grad_out, frame, channel, channels, width, margin, pitch, s, grid)
             for c in range(first, last):
                 for i in range(s.kernel_height):
                     top = i - s.padding
@@ -205,6 +212,67 @@ def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
                     to = channel * s.rows + (c * s.kernel_height + i) * s.kernel_width * width
                     common = grid, base, places, values, start, end, grads, to
                     _add_taps(s.kernel_width, vectors, width, *common)
+
+
+def _input_gradient_of(taps: int) -> Any:
+    """The kernel for a kernel width, compiled on its own: the constants multiply the code."""
+
+    @kernel()
+    def spread(packed, base, grad_out, at, line, s):
+        """`simd.spread` along a line, in pieces whose number of pixels is a constant."""
+        step, column = s.out_channels, 0
+        while column < s.out_width:
+            start, to, left = at + column * step, column * s.lanes, s.out_width - column
+            if left >= 8:
+                simd.spread(taps, 8, packed, base, grad_out, start, step, step, line, to)
+                column += 8
+            elif left >= 4:
+                simd.spread(taps, 4, packed, base, grad_out, start, step, step, line, to)
+                column += 4
+            else:
+                simd.spread(taps, 1, packed, base, grad_out, start, step, step, line, to)
+                column += 1
+
+    @kernel()
+    def share(grad_out, packed, grad_x, line, first, last, s):
+        """Frames `first` to `last`, line by line, without padding; ``line [W]`` of vectors."""
+        for frame in range(first, last):
+            for channel in range(0, s.channels, s.lanes):
+                count = min(s.lanes, s.channels - channel)
+                for row in range(s.height):
+                    line[:] = 0
+                    for i in range(max(0, row - s.out_height + 1), min(taps, row + 1)):
+                        base = (channel * taps + i * s.lanes) * s.out_channels * taps
+                        at = (frame * s.out_height + row - i) * s.out_width * s.out_channels
+                        spread(packed, base, grad_out, at, line, s)
+                    for column in range(s.width):
+                        to = ((frame * s.height + row) * s.width + column) * s.channels + channel
+                        simd.move(line, column * s.lanes, count, grad_x, to)
+
+    @kernel(parallel=True)
+    def parallel(packed, grad_out, grad_x, lines, frames, workers, s):
+        for w in prange(workers):
+            first, last = w * frames // workers, (w + 1) * frames // workers
+            share(grad_out, packed, grad_x, lines[w], first, last, s)
+
+    return parallel
+
+
+_INPUT_GRADIENTS = {(taps, taps): _input_gradient_of(taps) for taps in (3, 5)}
+
+
+@kernel()
+def _pack_transposed(weight, packed, s):
+    """Weights ``[C', C, K, K]`` to ``[vector of C][kernel row][C'][kernel column][lane]``."""
+    for channel in range(0, s.channels, s.lanes):
+        for i in range(s.kernel_height):
+            for c in range(s.out_channels):
+                for j in range(s.kernel_width):
+                    row = (channel * s.kernel_height + i * s.lanes) * s.out_channels
+                    to = row * s.kernel_width + (c * s.kernel_width + j) * s.lanes
+                    for lane in range(min(s.lanes, s.channels - channel)):
+                        at = (c * s.channels + channel + lane) * s.kernel_height + i
+                        packed[to + lane] = weight[at * s.kernel_width + j]
 
 
 @kernel(parallel=True)
@@ -229,44 +297,36 @@ def _place(row, s):
 
 
 @kernel()
-def _pack_share(weight, packed, first, last, s):
-    """Rows `first` to `last` of the packed weights, from ``weight [C', C, K, K]``."""
+def _pack_share(weight, packed, first, last, unpack, s):
+    """Rows `first` to `last` of the packed weights from ``weight [C', C, K, K]``.
+
+    Or back, from gradients ``[block][C, K, K][block's channels]``.
+    """
     for channel in range(0, s.out_channels, s.block):
         channels = min(s.block, s.out_channels - channel)
         width = -(-channels // s.lanes) * s.lanes
         for row in range(first, last):
-            place, start = _place(row, s), channel * s.rows + row * width
-            for j in range(channels):
-                packed[start + j] = weight[(channel + j) * s.rows + place]
-
-
-@kernel()
-def _unpack_share(packed, weight, first, last, s):
-    """Gradients ``[block][C, K, K][block's channels]`` to ``weight [C', C, K, K]``, some rows."""
-    for channel in range(0, s.out_channels, s.block):
-        channels = min(s.block, s.out_channels - channel)
-        width = -(-channels // s.lanes) * s.lanes
-        for row in range(first, last):
+            place = row if unpack else _place(row, s)
             start = channel * s.rows + row * width
             for j in range(channels):
-                weight[(channel + j) * s.rows + row] = packed[start + j]
+                at = (channel + j) * s.rows + place
+                if unpack:
+                    weight[at] = packed[start + j]
+                else:
+                    packed[start + j] = weight[at]
 
 
 @kernel(parallel=True)
-def _pack_parallel(weight, packed, workers, s):
+def _pack_parallel(weight, packed, unpack, workers, s):
     for w in prange(workers):
-        _pack_share(weight, packed, w * s.rows // workers, (w + 1) * s.rows // workers, s)
-
-
-@kernel(parallel=True)
-def _unpack_parallel(packed, weight, workers, s):
-    for w in prange(workers):
-        _unpack_share(packed, weight, w * s.rows // workers, (w + 1) * s.rows // workers, s)
+        first, last = w * s.rows // workers, (w + 1) * s.rows // workers
+        _pack_share(weight, packed, first, last, unpack, s)
 
 
 # Host
 
 
+@torch.compiler.disable
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether the events in `x` are few enough to be worth it, and the dtype and device right."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
@@ -315,7 +375,7 @@ def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     out = x.new_empty(len(x), s.out_height, s.out_width, s.out_channels)
     lines, workers = len(x) * s.out_height, workers_for(x.numel() + out.numel())
     with threads(workers):
-        _pack_parallel(weight.contiguous().view(-1).numpy(), packed.numpy(), workers, s)
+        _pack_parallel(weight.contiguous().view(-1).numpy(), packed.numpy(), False, workers, s)
         _forward_parallel(_flat(x), packed.numpy(), out.view(-1).numpy(), lines, workers, s)
     return out.permute(0, 3, 1, 2)
 
@@ -331,8 +391,30 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     grids = x.new_empty(workers, places * s.block).numpy()
     with threads(workers):
         _gradient_parallel(_flat(x), _flat(grad_out), packed.numpy(), grids, len(x), workers, s)
-        _unpack_parallel(packed.numpy(), grad.view(-1).numpy(), workers, s)
+        _pack_parallel(grad.view(-1).numpy(), packed.numpy(), True, workers, s)
     return grad
+
+
+def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
+    """Dense: every neuron in front, silent ones too, has a gradient."""
+    sizes = tuple(weight.shape[-2:])
+    if sizes == grad_out.shape[-2:] == (1, 1):  # a linear layer: rows as pixels of one image
+        image = grad_out.flatten(1).t()[None, :, None]
+        return functional.conv_transpose2d(image, weight)[0, :, 0].t()[:, :, None, None]
+    if padding or sizes not in _INPUT_GRADIENTS:  # PyTorch's is as fast then
+        return functional.conv_transpose2d(grad_out, weight, padding=padding)
+    height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
+    grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
+    s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
+    channels = -(-s.channels // s.lanes) * s.lanes
+    packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
+    workers = workers_for(grad_x.numel() + grad_out.numel())
+    lines = grad_out.new_empty(workers, width * s.lanes).numpy()
+    arrays = _flat(grad_out), grad_x.view(-1).numpy(), lines
+    with threads(workers):
+        _pack_transposed(weight.contiguous().view(-1).numpy(), packed.numpy(), s)
+        _INPUT_GRADIENTS[sizes](packed.numpy(), *arrays, len(grad_x), workers, s)
+    return grad_x.permute(0, 3, 1, 2)
 
 
 # Autograd
@@ -373,15 +455,6 @@ class _WeightGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> None:
         raise NotImplementedError("a learning rule has no second derivative")
-
-
-def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
-    """Dense; a linear layer's rows as the pixels of one image, which PyTorch does fastest."""
-    if weight.shape[-2:] != (1, 1) or grad_out.shape[-2:] != (1, 1):
-        return functional.conv_transpose2d(grad_out, weight, padding=padding)
-    image = grad_out.flatten(1).t()[None, :, None]
-    grad = functional.conv_transpose2d(image, weight)
-    return grad[0, :, 0].t()[:, :, None, None]
 
 
 # The functions of `torch.nn.functional` of these names, without bias, stride and dilation;

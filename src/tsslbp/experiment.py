@@ -35,6 +35,7 @@ from .rules import TSSLBP, Rule, from_config, to_config
 Protocol = Literal["published", "validated"]
 Loss = Literal["kernel", "count", "softmax"]
 ConvInit = Literal["uniform", "kaiming"]
+DropoutKind = Literal["rows", "neurons"]
 
 
 class Allowed(NamedTuple):
@@ -80,6 +81,9 @@ class Experiment:
         description: the recipe's promise: command, hardware, time, expected accuracy.
         data: name of a data set, or path to a ``.npz`` file.
         mean, std: normalisation of the pixel values (in 0..1), per channel or one for all.
+        crop_padding: each training image is cropped at random, to its own size, from itself with
+            so many black pixels on each side; 0: not at all.
+        horizontal_flip: whether each training image is mirrored left to right with odds 1:1.
         protocol: ``"published"``: train on all training images, report the best test epoch;
             ``"validated"``: hold `validation_images` of them out and let these choose the epoch.
         network: layers such as ``"15C5-P2-40C5-P2-300"``, see `tsslbp.description`.
@@ -91,6 +95,8 @@ class Experiment:
         conv_init: distribution of the initial convolution weights.
         pool_scale: factor on the sums of the pooling.
         dropout: probability of dropout behind every hidden layer.
+        dropout_kind: what is dropped from images, ``"rows"`` or single ``"neurons"``, see
+            `tsslbp.layers`; from linear layers it is neurons.
         rule: learning rule.
         loss: ``"kernel"`` (van Rossum), ``"count"`` or ``"softmax"``, see `tsslbp.losses`.
         target_filters, desired_train: of the kernel loss; None is its default train.
@@ -101,7 +107,7 @@ class Experiment:
         gradient_clip: bound of the gradient's norm over all weights.
         weight_limit: bound of every weight's magnitude after a step.
         patience: epochs without a better test accuracy after which training stops; None: never.
-        seed: of initialisation, order and dropout.
+        seed: of initialisation, order, augmentation and dropout.
 
     Raises:
         InvalidInput: a value is of the wrong type or outside its range, or two do not fit.
@@ -114,6 +120,8 @@ class Experiment:
     description: str = ""
     mean: tuple[float, ...] = (0.0,)
     std: tuple[Positive, ...] = (1.0,)
+    crop_padding: Natural = 0
+    horizontal_flip: bool = False
     protocol: Protocol = "validated"
     validation_images: Count = 5000
     padding: Natural | tuple[Natural, ...] = 0
@@ -125,6 +133,7 @@ class Experiment:
     conv_init: ConvInit = "uniform"
     pool_scale: Positive = 1.1
     dropout: Share = 0.0
+    dropout_kind: DropoutKind = "rows"
     rule: Rule = TSSLBP()  # noqa: RUF009 (frozen)
     loss: Loss = "kernel"
     target_filters: Count = 2
@@ -294,7 +303,8 @@ def _expected(hint: Any) -> str:
         return f"a list (not empty), each item {_expected(args[0])}"
     if origin is Literal:
         return f"one of {', '.join(args)}"
-    return {float: "a finite number", str: "text", Rule: "a rule's name or table"}[hint]
+    words = {bool: "true or false", float: "a finite number", str: "text"}
+    return (words | {Rule: "a rule's name or table"})[hint]
 
 
 def _check_known(key: str) -> None:

@@ -37,7 +37,7 @@ def run_picture(
         image: ``[H, W]`` or ``[C, H, W]``.
         label, prediction: the true class and the network's.
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
-        epochs: the records of a run's epochs.
+        epochs: the records of a run's epochs; a caveat that they carry stands above the picture.
     """
     from matplotlib.figure import Figure
 
@@ -47,6 +47,9 @@ def run_picture(
     left.set_title(f"class {label}, predicted {prediction}")
     draw_raster(middle, spikes)
     draw_training(right, epochs)
+    notes = dict.fromkeys(one["note"] for one in epochs if one.get("note"))
+    if notes:
+        figure.suptitle("; ".join(notes), fontsize="medium")
     return figure
 
 

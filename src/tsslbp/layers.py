@@ -7,6 +7,8 @@ are told apart by the number of dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,9 @@ class Conv(nn.Module):
 
     Time is folded into the batch. The initial weights are PyTorch's default, uniform within
     ``1 / sqrt(fan_in)`` (``init="uniform"``, the revised code), or normal with variance
-    ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`.
+    ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`. Results are stored
+    channels last. On a CPU an input with a time axis of which few values are not zero, as spikes
+    are, is computed event by event (`tsslbp.events`), except for ``impl="reference"``.
     """
 
     def __init__(
@@ -33,8 +37,10 @@ class Conv(nn.Module):
         weight_scale: float = 1.0,
         init: str = "uniform",
         generator: torch.Generator | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
+        self.impl = impl
         if init not in ("uniform", "kaiming"):
             raise InvalidInput(f"conv_init must be 'uniform' or 'kaiming', got {init!r}")
         self.padding = padding
@@ -50,16 +56,12 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.flatten(0, -4)
-        from . import events
+        if x.ndim == 5 and _event_driven(self.impl, frames, self.weight):
+            from . import events
 
-        if x.ndim == 5 and events.suits(frames, self.weight):
-            out = events.conv2d(frames, self.weight, self.padding)
+            out = cast(Tensor, events.conv2d(frames, self.weight, self.padding))
         else:
-            weight = (
-                self.weight.contiguous(memory_format=torch.channels_last)
-                if x.shape[-3] > 1
-                else self.weight.to(memory_format=torch.channels_last)
-            )
+            weight = self.weight.to(memory_format=torch.channels_last)
             out = functional.conv2d(frames, weight, padding=self.padding)
         return out.view(*x.shape[:-3], *out.shape[1:])
 
@@ -67,7 +69,8 @@ class Conv(nn.Module):
 class Linear(nn.Module):
     """Linear layer without bias: ``[..., features] -> [..., out_features]``.
 
-    The initial weights are normal with variance ``2 / in_features``, times `weight_scale`.
+    The initial weights are normal with variance ``2 / in_features``, times `weight_scale`. `impl`
+    is that of `Conv`.
     """
 
     def __init__(
@@ -76,19 +79,30 @@ class Linear(nn.Module):
         out_features: int,
         weight_scale: float = 1.0,
         generator: torch.Generator | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
+        self.impl = impl
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         with torch.no_grad():
             self.weight.normal_(0, math.sqrt(2 / in_features), generator=generator)
             self.weight.mul_(weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        from . import events
+        if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
+            from . import events
 
-        if x.ndim == 3 and events.suits(x, self.weight):
-            return events.linear(x, self.weight)
+            return cast(Tensor, events.linear(x, self.weight))
         return functional.linear(x, self.weight)
+
+
+def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
+    """Whether to multiply only what is not zero, which pays for spikes; the sums are the same."""
+    if impl == "reference" or x.device.type != "cpu":
+        return False
+    from . import events  # importing kernels takes a moment: only when used
+
+    return cast(bool, events.suits(x, weight))
 
 
 class SumPool(nn.Module):
@@ -105,13 +119,8 @@ class SumPool(nn.Module):
         return f"{self.size}, scale={self.scale}"
 
 
-class RowDropout(nn.Module):
-    """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
-
-    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
-    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
-    by ``1 - p``. The mask is drawn on the CPU from PyTorch's global generator.
-    """
+class _Dropout(nn.Module):
+    """Dropout with one mask for all time steps; a subclass says what shares a mask entry."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -119,12 +128,38 @@ class RowDropout(nn.Module):
             raise InvalidInput(f"dropout must be at least 0 and below 1, got {p}")
         self.p = p
 
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        shape = (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
-        kept = torch.rand(shape, device="cpu") >= self.p
+        kept = torch.rand(*self.mask_shape(x), device="cpu") >= self.p
         return x * (kept.to(x) / (1 - self.p))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+@final
+class RowDropout(_Dropout):
+    """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
+
+    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
+    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
+    by ``1 - p``. The mask is drawn on the CPU from PyTorch's global generator.
+    """
+
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        return (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
+
+
+@final
+class NeuronDropout(_Dropout):
+    """Ordinary dropout with one mask for all time steps: as `RowDropout`, but single neurons."""
+
+    def mask_shape(self, x: Tensor) -> Sequence[int]:
+        return x.shape[1:]
+
+
+DROPOUT: Mapping[str, type[_Dropout]] = {"rows": RowDropout, "neurons": NeuronDropout}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from . import neuron
 from .description import LayerPlan, plan
-from .errors import InvalidInput
-from .layers import Conv, Linear, RowDropout, SumPool
+from .errors import InvalidInput, nearest
+from .layers import DROPOUT, Conv, Linear, SumPool
 from .neuron import reference
 from .neuron.reference import Trace
 from .rules import TSSLBP, Rule
@@ -84,7 +84,9 @@ class Network(nn.Module):
         weight_scale: factor on the initial weights, one number or
             ``{"conv": ..., "linear": ...}``.
         conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.layers.Conv`.
-        dropout: probability of `tsslbp.layers.RowDropout` behind every hidden layer.
+        dropout: probability of dropout behind every hidden layer and its pooling.
+        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.layers.RowDropout`, as the original
+            code, or `tsslbp.layers.NeuronDropout`.
         pool_scale: factor on the sums of the pooling, 1.1 in the original code.
         rule: learning rule.
         impl: implementation of the neuron, see `tsslbp.spikes`.
@@ -115,6 +117,7 @@ class Network(nn.Module):
         weight_scale: float | Mapping[str, float] = 1.0,
         conv_init: str = "uniform",
         dropout: float = 0.0,
+        dropout_kind: str = "rows",
         pool_scale: float = 1.1,
         rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
         impl: str = "auto",
@@ -128,6 +131,11 @@ class Network(nn.Module):
                 raise InvalidInput(f"{name} must be a whole number of at least 1, got {value}")
         if not math.isfinite(pool_scale):
             raise InvalidInput(f"pool_scale must be finite, got {pool_scale}")
+        if dropout_kind not in DROPOUT:
+            raise InvalidInput(
+                f"dropout_kind must be one of {', '.join(DROPOUT)}, got {dropout_kind!r}"
+                f"{nearest(str(dropout_kind), DROPOUT)}"
+            )
         neuron.check_settings(tau_m, tau_s, threshold, rule, impl)
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps = classes, time_steps
@@ -141,7 +149,7 @@ class Network(nn.Module):
                 continue
             if part.kind == "linear" and len(part.in_shape) > 1:
                 self.layers.append(nn.Flatten(-3))
-            connection = _connection(part, scales, conv_init, generator)
+            connection = _connection(part, scales, conv_init, generator, impl)
             is_output = part is self.plan[-1]
             self.layers.append(
                 SpikingLayer(
@@ -156,7 +164,7 @@ class Network(nn.Module):
                 )
             )
             if dropout and not is_output:
-                self.layers.append(RowDropout(dropout))
+                self.layers.append(DROPOUT[dropout_kind](dropout))
 
     @property
     def spiking_layers(self) -> list[SpikingLayer]:
@@ -265,6 +273,7 @@ def _connection(
     scales: Mapping[str, float],
     conv_init: str,
     generator: torch.Generator | None,
+    impl: str,
 ) -> Conv | Linear:
     scale = scales[part.kind]
     if part.kind == "conv":
@@ -276,8 +285,9 @@ def _connection(
             scale,
             conv_init,
             generator,
+            impl,
         )
-    return Linear(part.parameters // part.units, part.units, scale, generator)
+    return Linear(part.parameters // part.units, part.units, scale, generator, impl)
 
 
 def _is_count(value: object) -> bool:

@@ -3,7 +3,7 @@
 ===========================  ==============================================================
 ``config.toml``              the experiment, complete; a folder with this file is a run
 ``environment.json``         versions, commit, machine and command of the run and its resumes
-``metrics.jsonl``            one JSON object per epoch and line
+``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================

@@ -28,20 +28,18 @@ def lanes(itemsize: int) -> int:
 
 
 @intrinsic(prefer_literal=True)
-def gather(  # type: ignore[no-untyped-def]
-    _: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, tail, more
-):
+def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, tail, more):
     """Write ``sum(values[i] * row(rows[i] - k) for i in range(first, last))`` to output k.
 
     ``row(r)`` is ``matrix[base + r * width : base + (r + 1) * width]``, where `width` is `vectors`
-    times `lanes`. Output k of `taps` is ``out[to + k * width :]``; of a sum's last vector only `tail`
-    values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more` are
-    constants.
+    times `lanes`. Output k of `taps` is ``out[to + k * width :]``; of a sum's last vector only
+    `tail` values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more`
+    are constants.
     """
     at = types.intp
     signature = types.void(taps, vectors, matrix, at, rows, values, at, at, out, at, at, more)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, matrix.dtype)
         source, begin, end = code.pointer(2, arguments[3]), arguments[6], arguments[7]
         width = vectors.literal_value * code.lanes
@@ -66,19 +64,56 @@ def gather(  # type: ignore[no-untyped-def]
         for (k, v), *sums in zip(parts, *chains, strict=True):
             target = code.pointer(8, code.plus(arguments[9], k * width))
             inside = code.below(arguments[10]) if v == vectors.literal_value - 1 else None
-            place = code.constant(v * code.lanes)
+            slot = code.constant(v * code.lanes)
             terms = [builder.load(part) for part in sums]
             if more.literal_value:
-                terms.append(code.load(target, place, inside))
+                terms.append(code.load(target, slot, inside))
             total = functools.reduce(builder.fadd, terms)
-            code.store(total, target, place, inside)
+            code.store(total, target, slot, inside)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic(prefer_literal=True)
+def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to):
+    """Add ``sum(source[at + i * step + j] * row(j * taps + k) for j < count)`` to pixel i + k.
+
+    That is for all i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
+    ``matrix[base + r * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
+    """
+    place = types.intp
+    signature = types.void(taps, pixels, matrix, place, source, place, place, place, out, place)
+
+    def generate(context, builder, signature, arguments):
+        code = _Code(context, builder, signature, arguments, matrix.dtype)
+        rows, target = code.pointer(2, arguments[3]), code.pointer(8, arguments[9])
+        reach = range(taps.literal_value + pixels.literal_value - 1)
+        slots = [code.constant(index * code.lanes) for index in reach]
+        sums = [code.variable() for _ in reach]
+        for total, slot in zip(sums, slots, strict=True):
+            builder.store(code.load(target, slot), total)
+        with code.loop(code.constant(0), arguments[7]) as j:
+            first = code.times(j, taps.literal_value * code.lanes)
+            row = [
+                code.load(rows, code.plus(first, k * code.lanes)) for k in range(taps.literal_value)
+            ]
+            position = builder.add(arguments[5], j)
+            for i in range(pixels.literal_value):
+                value = code.splat(builder.load(code.pointer(4, position)), code.reals)
+                position = builder.add(position, arguments[6])
+                for k, weights in enumerate(row):
+                    total = code.multiply_add(weights, value, builder.load(sums[i + k]))
+                    builder.store(total, sums[i + k])
+        for total, slot in zip(sums, slots, strict=True):
+            code.store(builder.load(total), target, slot)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-untyped-def]
+def compress(_: Any, x, at, count, row, rows, values, to):
     """Append the nonzero ones among ``x[at : at + count]`` to the events; return the new end.
 
     `count` is at most `lanes`, the event of ``x[at + i]`` gets the row ``row + i``, and `rows` and
@@ -87,7 +122,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-un
     place = types.intp
     signature = place(x, place, place, place, rows, values, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, x.dtype)
         inside = code.below(arguments[2])
         found = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
@@ -105,23 +140,23 @@ def compress(_: Any, x, at, count, row, rows, values, to):  # type: ignore[no-un
 
 
 @intrinsic
-def move(_: Any, source, at, count, target, to):  # type: ignore[no-untyped-def]
-    """Write `count` values ``source[at:]``, then zeros up to `lanes`, to ``target[to:]``."""
+def move(_: Any, source, at, count, target, to):
+    """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``."""
     place = types.intp
     signature = types.void(source, place, place, target, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, source.dtype)
         zero, inside = code.constant(0), code.below(arguments[2])
         moved = code.load(code.pointer(0, arguments[1]), zero, inside)
-        code.store(moved, code.pointer(3, arguments[4]), zero)
+        code.store(moved, code.pointer(3, arguments[4]), zero, inside)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore[no-untyped-def]
+def pool(_: Any, x, at, row, step, size, count, scale, out, to):
     """Write `scale` times the sum over a window to `count` values ``out[to:]``.
 
     The window's values begin at ``x[at + i * row + j * step]`` for i, j below `size`.
@@ -129,7 +164,7 @@ def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore
     place = types.intp
     signature = types.void(x, place, place, place, place, place, scale, out, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, x.dtype)
         inside, total = code.below(arguments[5]), code.variable()
         for position in code.window(*arguments[1:5]):
@@ -143,12 +178,12 @@ def pool(_: Any, x, at, row, step, size, count, scale, out, to):  # type: ignore
 
 
 @intrinsic
-def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):  # type: ignore[no-untyped-def]
+def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):
     """The adjoint of `pool`: `scale` times `count` values ``grad[at:]`` to a window of `out`."""
     place = types.intp
     signature = types.void(grad, place, place, scale, out, place, place, place, place)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, grad.dtype)
         inside = code.below(arguments[2])
         value = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
@@ -163,9 +198,7 @@ def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):  # type: i
 class _Code:
     """Shorthand for the instructions above, on vectors of one dtype."""
 
-    def __init__(  # type: ignore[no-untyped-def]
-        self, context, builder, signature, arguments, dtype: types.Float
-    ) -> None:
+    def __init__(self, context, builder, signature, arguments, dtype: types.Float) -> None:
         self.context, self.builder = context, builder
         self.signature, self.arguments = signature, arguments
         self.itemsize = dtype.bitwidth // 8

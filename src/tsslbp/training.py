@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import losses
-from .data import DataSet, batches, normalise, split_validation
+from .data import DataSet, augment, batches, normalise, split_validation
 from .environment import peak_memory
 from .errors import Diverged, InvalidInput, RunError
 from .experiment import Experiment
@@ -63,6 +63,7 @@ def build_network(
         experiment.weight_scale,
         experiment.conv_init,
         experiment.dropout,
+        experiment.dropout_kind,
         experiment.pool_scale,
         experiment.rule,
         impl,
@@ -223,9 +224,7 @@ class _Fit:
         clock = _Clock(progress.seconds)
         saved = clock.seconds()
         for step in range(progress.step, len(parts)):
-            images = normalise(
-                self.train_split.images[parts[step]], experiment.mean, experiment.std
-            )
+            images = self._images(epoch, step, parts[step])
             labels = self.train_split.labels[parts[step]]
             result = self._step(epoch, step, images, labels)
             progress.step, progress.seconds = step + 1, clock.seconds()
@@ -234,6 +233,16 @@ class _Fit:
             if progress.seconds - saved > CHECKPOINT_SECONDS:
                 self._save("last")
                 saved = progress.seconds
+
+    def _images(self, epoch: int, step: int, chosen: Tensor) -> Tensor:
+        """Training images ``[N, C, H, W]``, augmented as the experiment says, and normalised."""
+        experiment, images = self.experiment, self.train_split.images[chosen]
+        padding, flip = experiment.crop_padding, experiment.horizontal_flip
+        if padding or flip:
+            random = generator(experiment.seed, "augmentation", epoch, step)
+            placement = augment.draw(len(images), padding, flip, random)
+            images = augment.apply(images, placement, padding)
+        return normalise(images, experiment.mean, experiment.std)
 
     def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor) -> StepResult:
         experiment = self.experiment
@@ -274,6 +283,8 @@ class _Fit:
             "images_per_second": len(self.train_split.labels) / progress.seconds,
             "peak_memory": peak_memory(),
         }
+        if self.data.note:
+            record["note"] = self.data.note
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
             if accuracy > progress.best.get(name, -1.0):
@@ -408,14 +419,19 @@ def _has_bad_gradient(weight: Tensor) -> bool:
 
 
 def check_data(experiment: Experiment, data: DataSet) -> None:
-    """Raise `InvalidInput` where the channels or the number of images do not fit."""
-    channels = data.train_images.shape[1]
+    """Raise `InvalidInput` where the channels, size or number of images do not fit."""
+    _, channels, height, width = data.train_images.shape
     for name in ("mean", "std"):
         count = len(getattr(experiment, name))
         if count not in (1, channels):
             raise InvalidInput(
                 f"{name} holds {count} numbers; {data.name} has images of {channels} channels"
             )
+    if experiment.crop_padding >= min(height, width):
+        raise InvalidInput(
+            f"crop_padding must be below the images' size, {height} x {width} for {data.name}, "
+            f"got {experiment.crop_padding}: a crop could be all black"
+        )
     if experiment.protocol == "validated" and not (
         0 < experiment.validation_images < len(data.train_labels)
     ):

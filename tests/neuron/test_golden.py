@@ -1,5 +1,6 @@
 """Every implementation against recordings of the original code."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,20 @@ REVISED = [f"neuron_{i}.npz" for i in range(6)]
 PUBLISHED = [f"neuron_2020-09_{i}.npz" for i in range(4)]
 NETWORKS = ["count_T30", "kernel_T10", "kernel_T5", "mlp_T5", "softmax_T5"]
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = os.environ.get("TSSLBP_TEST_IMPL") == "cuda" and not INTERPRETED
+DEVICE = "cuda" if ON_GPU else "cpu"
+
 # Relative to the largest magnitude. float64: rounding of a few dozen operations, with room;
 # float32: the same, where a gradient is a sum of parts that cancel.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def assert_close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
-    error = np.abs(actual.detach().numpy() - expected).max()
+    error = np.abs(actual.detach().cpu().numpy() - expected).max()
     assert error <= tolerance * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", REVISED + PUBLISHED)
 def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
@@ -36,22 +40,22 @@ def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
         "rule": rule,
         "impl": impl,
     }
-    current = torch.tensor(data["current"], dtype=dtype, requires_grad=True)
+    current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
     psp = tsslbp.lif(current, **settings)
-    psp.backward(torch.tensor(data["grad_psp"], dtype=dtype))
+    psp.backward(torch.tensor(data["grad_psp"], dtype=dtype, device=DEVICE))
     spikes = tsslbp.spikes(current, **settings)
-    assert torch.equal(spikes, torch.tensor(data["spikes"], dtype=dtype))
+    assert torch.equal(spikes.cpu(), torch.tensor(data["spikes"], dtype=dtype))
     assert_close(psp, data["psp"], TOLERANCE[dtype])
     assert current.grad is not None
     assert_close(current.grad, data["grad_current"], TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(golden: Path, name: str, impl: str) -> None:
     """Output, gradients and three optimisation steps of a whole network, in float64."""
     data = np.load(golden / f"network_{name}.npz")
-    images, labels = torch.tensor(data["images"]).double(), torch.tensor(data["labels"]).long()
+    images, labels = (torch.tensor(data[name]).to(DEVICE) for name in ("images", "labels"))
+    images, labels = images.double(), labels.long()
     tau_s, time_steps = float(data["tau_s"]), int(data["T"])
     net = tsslbp.Network(
         str(data["spec"]),
@@ -60,7 +64,8 @@ def test_network(golden: Path, name: str, impl: str) -> None:
         tau_m=float(data["tau_m"]),
         tau_s=tau_s,
         impl=impl,
-    ).double()
+    )
+    net.to(DEVICE, torch.float64)
     weights = list(net.parameters())
     with torch.no_grad():
         for index, weight in enumerate(weights):

@@ -1,5 +1,7 @@
 """Properties of the neuron operation, and the fused kernels against the reference."""
 
+import os
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,6 +10,9 @@ import tsslbp
 from tsslbp import TSSLBP, neuron
 from tsslbp.errors import InvalidInput
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = os.environ.get("TSSLBP_TEST_IMPL") == "cuda" and not INTERPRETED
+DEVICE = "cuda" if ON_GPU else "cpu"
 RULES = {
     "revised": TSSLBP(),
     "published": TSSLBP.published(),
@@ -31,7 +36,7 @@ def rule(request: pytest.FixtureRequest) -> TSSLBP:
 def currents(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
     """Input currents that make about a fifth of the neurons fire."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return 0.35 + 0.6 * noise
+    return (0.35 + 0.6 * noise).to(DEVICE)
 
 
 def value_and_gradient(function, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,17 +53,15 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("neurons", [1, 63, 500, 1025])
-@pytest.mark.parametrize("steps", [1, 2, 5, 30, 100])
 @pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif])
 def test_fused_equals_reference(
-    poisoned: None, operation, steps: int, neurons: int, dtype: torch.dtype
+    poisoned: None, operation, size: tuple[int, int], dtype: torch.dtype, fused: str
 ) -> None:
-    x, grad = currents(steps, neurons, dtype=dtype), currents(steps, neurons, dtype=dtype, seed=1)
+    x, grad = currents(*size, dtype=dtype), currents(*size, dtype=dtype, seed=1)
     for rule in (TSSLBP(), TSSLBP.published(rate_threshold=0.0)):
         results = [
             value_and_gradient(lambda x: operation(x, rule=rule, impl=impl), x, grad)  # noqa: B023
-            for impl in ("cpu", "reference")
+            for impl in (fused, "reference")
         ]
         for actual, expected in zip(*results, strict=True):
             assert_same(actual, expected)
@@ -68,17 +71,17 @@ def test_fused_equals_reference(
 
 @pytest.mark.parametrize("steps", [1, 2, 30])
 @pytest.mark.parametrize("neurons", [1, 63, 5000])
-def test_psp_fused_equals_reference(poisoned: None, steps: int, neurons: int) -> None:
+def test_psp_fused_equals_reference(poisoned: None, steps: int, neurons: int, fused: str) -> None:
     x, grad = currents(steps, neurons), currents(steps, neurons, seed=1)
     results = [
         value_and_gradient(lambda x: tsslbp.psp(x, 3.5, impl=impl), x, grad)  # noqa: B023
-        for impl in ("cpu", "reference")
+        for impl in (fused, "reference")
     ]
     for actual, expected in zip(*results, strict=True):
         assert_same(actual, expected)
 
 
-def test_all_rules_fused_equal_reference(poisoned: None, rule: TSSLBP) -> None:
+def test_all_rules_fused_equal_reference(poisoned: None, rule: TSSLBP, fused: str) -> None:
     x, grad = currents(12, 3, 257), currents(12, 3, 257, seed=1)
     results = [
         value_and_gradient(
@@ -86,13 +89,12 @@ def test_all_rules_fused_equal_reference(poisoned: None, rule: TSSLBP) -> None:
             x,
             grad,
         )
-        for impl in ("cpu", "reference")
+        for impl in (fused, "reference")
     ]
     assert torch.equal(results[0][0], results[1][0])
     assert_same(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_lif_is_psp_of_spikes(rule: TSSLBP, impl: str) -> None:
     x, grad = currents(9, 40), currents(9, 40, seed=1)
     fused = value_and_gradient(lambda x: tsslbp.lif(x, rule=rule, impl=impl), x, grad)
@@ -116,12 +118,12 @@ LAYERS = [
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_layer_fused_equals_reference(
-    poisoned: None, settings: dict, static: bool, dtype: torch.dtype
+    poisoned: None, settings: dict, static: bool, dtype: torch.dtype, fused: str
 ) -> None:
     shape = (3, 4, 6, 8)
     x = 3 * currents(*(shape if static else (5, *shape)), dtype=dtype)
     results = []
-    for impl in ("cpu", "reference"):
+    for impl in (fused, "reference"):
 
         def operation(x: Tensor) -> Tensor:
             steps = 5 if static else None
@@ -133,19 +135,21 @@ def test_layer_fused_equals_reference(
         assert_same(actual, expected)
 
 
-def test_layer_with_wide_images_and_several_bands() -> None:
+def test_layer_with_wide_images_and_several_bands(fused: str) -> None:
     x = 3 * currents(2, 1, 2, 4, 1500)
     grad = currents(2, 1, 2, 2, 750, seed=1)
-    fused = value_and_gradient(lambda x: neuron.layer(x, pool=2, impl="cpu"), x, grad)
-    reference = value_and_gradient(lambda x: neuron.layer(x, pool=2, impl="reference"), x, grad)
-    for actual, expected in zip(fused, reference, strict=True):
+    results = [
+        value_and_gradient(lambda x: neuron.layer(x, pool=2, impl=impl), x, grad)  # noqa: B023
+        for impl in (fused, "reference")
+    ]
+    for actual, expected in zip(*results, strict=True):
         assert_same(actual, expected)
 
 
-def test_ten_million_currents_near_the_threshold() -> None:
+def test_ten_million_currents_near_the_threshold(fused: str, many: int) -> None:
     """The spikes are those of the reference, and those that the backward pass computes again."""
     gates = TSSLBP(warm_up="never", intra_neuron="none", timing_min=1.0, timing_max=1.0)
-    steps, neurons = 10, 1_000_000
+    steps, neurons = 10, many
     generator = torch.Generator().manual_seed(0)
     current = torch.empty(steps, neurons)
     potential = torch.zeros(neurons)
@@ -155,20 +159,21 @@ def test_ten_million_currents_near_the_threshold() -> None:
         current[t] = target - (1 - 1 / 5.0) * potential
         potential = (1 - 1 / 5.0) * potential + current[t]
         potential = torch.where(potential > 1, 0.0, potential)
+    current = current.to(DEVICE)
     spikes = tsslbp.spikes(current, impl="reference")
     assert 0.1 < spikes.mean() < 0.9
-    fused, gradient = value_and_gradient(
-        lambda x: tsslbp.spikes(x, rule=gates, impl="cpu"), current, torch.ones_like(current)
+    ours, gradient = value_and_gradient(
+        lambda x: tsslbp.spikes(x, rule=gates, impl=fused), current, torch.ones_like(current)
     )
-    assert torch.equal(fused, spikes)
+    assert torch.equal(ours, spikes)
     assert torch.equal(gradient, spikes)
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_layers_spikes_are_those_of_the_backward_pass(static: bool) -> None:
+def test_layers_spikes_are_those_of_the_backward_pass(static: bool, fused: str, many: int) -> None:
     """As above behind the input filter; a spike computed otherwise would cost a third."""
     gates = TSSLBP(warm_up="never", intra_neuron="none", timing_min=1.0, timing_max=1.0)
-    x = 2 * currents(1, 1_000_000, dtype=torch.float32)
+    x = 2 * currents(1, many, dtype=torch.float32)
     x = x[0] if static else x.expand(5, -1).contiguous() + 0.1
     steps = 5 if static else None
 
@@ -176,15 +181,14 @@ def test_layers_spikes_are_those_of_the_backward_pass(static: bool) -> None:
         def operation(x: Tensor) -> Tensor:
             return neuron.layer(x, time_steps=steps, rule=gates, impl=impl)
 
-        return value_and_gradient(operation, x, torch.ones(5, 1_000_000))
+        return value_and_gradient(operation, x, torch.ones(5, many, device=DEVICE))
 
-    (spikes, gradient), (expected, expected_gradient) = run("cpu"), run("reference")
+    (spikes, gradient), (expected, expected_gradient) = run(fused), run("reference")
     assert 0.1 < spikes.mean() < 0.9
     assert torch.equal(spikes, expected)
     assert (gradient - expected_gradient).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_rule_is_linear_in_the_gradient(rule: TSSLBP, impl: str) -> None:
     x = currents(8, 50)
     first, second = currents(8, 50, seed=1), currents(8, 50, seed=2)
@@ -195,7 +199,6 @@ def test_rule_is_linear_in_the_gradient(rule: TSSLBP, impl: str) -> None:
     assert_same(gradient(2 * first - 3 * second), 2 * gradient(first) - 3 * gradient(second))
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_time_flows_one_way(impl: str) -> None:
     rule = TSSLBP.published(warm_up="neuron")  # the layer's rate would look at every step
     for one in (TSSLBP(), rule):
@@ -213,7 +216,6 @@ def test_time_flows_one_way(impl: str) -> None:
         assert not torch.equal(run(later_x, grad)[0][6:], value[6:])
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_order_of_the_batch_does_not_matter(rule: TSSLBP, impl: str) -> None:
     x, grad = currents(6, 20, 7), currents(6, 20, 7, seed=1)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
@@ -225,13 +227,13 @@ def test_order_of_the_batch_does_not_matter(rule: TSSLBP, impl: str) -> None:
         assert torch.equal(straight[:, order], shuffled)
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_silent_input(impl: str) -> None:
     """Without spikes only the surrogate speaks: sigma'(0) at threshold 1 and width 0.2."""
-    x, grad = torch.zeros(5, 4, dtype=torch.float64), torch.ones(5, 4, dtype=torch.float64)
+    x = torch.zeros(5, 4, dtype=torch.float64, device=DEVICE)
+    grad = torch.ones_like(x)
     value, gradient = value_and_gradient(lambda x: tsslbp.spikes(x, impl=impl), x, grad)
     assert not value.any()
-    f = torch.tensor(5.0, dtype=torch.float64).exp()
+    f = torch.tensor(5.0, dtype=torch.float64, device=DEVICE).exp()
     assert_same(gradient, (f / (0.2 * (1 + f) ** 2)).expand(5, 4))
     never = value_and_gradient(
         lambda x: tsslbp.spikes(x, rule=TSSLBP(warm_up="never"), impl=impl), x, grad
@@ -253,14 +255,12 @@ def test_hand_worked_spike() -> None:
     assert current.grad.flatten().tolist() == pytest.approx([1.25, 2.5])
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
 def test_psp_is_differentiable(impl: str, tau_s: float) -> None:
     x = currents(6, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: tsslbp.psp(x, tau_s, impl=impl), (x,))
 
 
-@pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
     base = currents(7, 6, 5)
     strided = base.permute(2, 1, 0)  # T = 5
@@ -287,9 +287,9 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
 
-def test_empty_batch() -> None:
-    x = torch.zeros(5, 0, 3, requires_grad=True)
-    output = tsslbp.lif(x)
+def test_empty_batch(impl: str) -> None:
+    x = torch.zeros(5, 0, 3, requires_grad=True, device=DEVICE)
+    output = tsslbp.lif(x, impl=impl)
     output.sum().backward()
     assert output.shape == (5, 0, 3)
     assert x.grad is not None and x.grad.shape == (5, 0, 3)
@@ -308,11 +308,11 @@ def test_auto_takes_any_float_dtype() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler's own
-def test_torch_func_and_compile() -> None:
+def test_torch_func_and_compile(fused: str) -> None:
     x = currents(5, 9)
 
     def loss(x: Tensor) -> Tensor:
-        return (tsslbp.lif(2 * x) ** 2).sum()
+        return (tsslbp.lif(2 * x, impl=fused) ** 2).sum()
 
     (expected,) = torch.autograd.grad(loss(x.requires_grad_()), x)
     assert torch.equal(torch.func.grad(loss)(x.detach()), expected)
@@ -330,10 +330,12 @@ def test_torch_func_and_compile() -> None:
         (lambda x: tsslbp.lif(x[:0]), "at least one time step"),
         (lambda x: tsslbp.lif(x.long()), "floating-point tensor"),
         (lambda x: tsslbp.lif([1.0]), "got list"),
-        (lambda x: tsslbp.lif(x, impl="gpu"), "known: auto, reference, cpu"),
+        (lambda x: tsslbp.lif(x, impl="gpu"), "known: auto, reference, cpu, cuda"),
         (lambda x: tsslbp.lif(x, impl="refrence"), "did you mean 'reference'"),
         (lambda x: tsslbp.lif(x.half(), impl="cpu"), "impl='reference' takes it"),
         (lambda x: tsslbp.lif(x.to("meta"), impl="cpu"), "impl='reference' takes it"),
+        (lambda x: tsslbp.lif(x, impl="cuda"), "on device cuda, got .* on cpu; impl='cpu' takes"),
+        (lambda x: tsslbp.lif(x.half(), impl="cuda"), "or bfloat16 .* impl='reference' takes"),
         (lambda x: tsslbp.lif(x, rule=tsslbp.rules.Rule()), "no learning rule Rule; it has"),
         (lambda x: neuron.layer(x, pool=2), "window fit into images"),
         (lambda x: neuron.layer(x, time_steps=0), "time_steps must be at least 1"),

@@ -2,12 +2,14 @@
 
 A data set is one of these, and `load` finds it by name:
 
-=================  ===============================================================
-``digits``         1,797 images of 8 x 8 pixels that come with scikit-learn
-``mnist``          70,000 handwritten digits, 28 x 28 pixels
-``fashion-mnist``  70,000 pieces of clothing, 28 x 28 pixels
-a path, ``.npz``   the user's own images, see `tsslbp.data.npz`
-=================  ===============================================================
+=====================  ===============================================================
+``digits``             1,797 images of 8 x 8 pixels that come with scikit-learn
+``mnist``              70,000 handwritten digits, 28 x 28 pixels
+``fashion-mnist``      70,000 pieces of clothing, 28 x 28 pixels
+``cifar10``            60,000 animals and vehicles, 32 x 32 pixels, in colour
+``cifar10-reencoded``  a copy with 111 inexact images, see `tsslbp.data.cifar10`
+a path, ``.npz``       the user's own images, see `tsslbp.data.npz`
+=====================  ===============================================================
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InvalidInput, nearest
-from . import digits, idx, npz
+from . import augment, cifar10, digits, idx, npz
 from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation
 
 __all__ = [
@@ -24,14 +26,19 @@ __all__ = [
     "SHAPES",
     "VALIDATION_SEED",
     "DataSet",
+    "augment",
     "batches",
     "load",
     "normalise",
     "split_validation",
 ]
 
-NAMES = ("digits", *idx.SOURCES)
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
+NAMES = ("digits", *idx.SOURCES, *cifar10.EDITIONS)
+SHAPES = {
+    "digits": (1, 8, 8),
+    **dict.fromkeys(idx.SOURCES, (1, 28, 28)),
+    **dict.fromkeys(cifar10.EDITIONS, cifar10.SHAPE),
+}
 CLASSES = 10  # of each of them
 
 
@@ -54,6 +61,8 @@ def load(name: str, data_dir: Path | None = None) -> DataSet:
         return digits.load()
     if name in idx.SOURCES:
         return idx.load(idx.SOURCES[name], data_dir)
+    if name in cifar10.EDITIONS:
+        return cifar10.load(cifar10.EDITIONS[name], data_dir)
     raise InvalidInput(
         f"no data set is called {name!r}{nearest(name, NAMES)}: give one of {', '.join(NAMES)}, "
         "or the path of a .npz file"

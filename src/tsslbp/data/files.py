@@ -1,18 +1,22 @@
-"""Where the files of a data set are: in a folder that the user gives, or downloaded."""
+"""The files of a data set: where they are, given by the user or downloaded, and what is in them."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from ..errors import DataError
 
 VARIABLE = "TSSLBP_DATA"
 
 _TIMEOUT = 30  # seconds without an answer from the server
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 @final
@@ -41,8 +45,65 @@ def locate(source: Source, file: str, data_dir: Path | None) -> Path:
     Raises:
         DataError: the file is missing from the folder given, or cannot be downloaded.
     """
-    given = data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    given = given_folder(data_dir)
     return _download(source, file) if given is None else _given(source, file, given)
+
+
+def given_folder(data_dir: Path | None) -> Path | None:
+    """Return `data_dir`, else the folder that ``TSSLBP_DATA`` names, else nothing."""
+    return data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def unpack(packed: bytes) -> bytes:
+    """Return what gzip has packed.
+
+    Raises:
+        ValueError: what is wrong with the file, as the rest of a sentence about it.
+    """
+    if not packed.startswith(_GZIP_MAGIC):
+        raise ValueError(
+            f"({len(packed)} bytes) is not packed with gzip: an unpacked file, or an error page "
+            "saved under its name"
+        )
+    try:
+        return gzip.decompress(packed)
+    except EOFError as error:
+        raise ValueError(
+            f"is cut short after {len(packed)} bytes, by an interrupted download or copy"
+        ) from error
+    except (OSError, zlib.error) as error:
+        raise ValueError(f"is damaged ({error})") from error
+
+
+def verify(content: bytes, algorithm: Literal["md5", "sha1"], expected: str) -> None:
+    """Compare a file's checksum with the official one.
+
+    Raises:
+        ValueError: they differ, as the rest of a sentence about the file.
+    """
+    found = checksum(content, algorithm)
+    if found != expected:
+        raise ValueError(
+            f"has {algorithm.upper()} sum {found}, the official file has {expected}: it is another "
+            "version, another set, or damaged"
+        )
+
+
+def checksum(content: bytes, algorithm: Literal["md5", "sha1"]) -> str:
+    """Return the sum in hexadecimal digits; against accidents, not against attacks."""
+    return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
 
 
 def _given(source: Source, file: str, folder: Path) -> Path:

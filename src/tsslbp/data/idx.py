@@ -7,11 +7,8 @@ C. Burges, "The MNIST database of handwritten digits", section "File formats".)
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .dataset import DataSet
-from .files import Source, locate
+from .files import Source, locate, read, unpack, verify
 
 CLASSES = 10
 
@@ -51,7 +48,6 @@ FASHION_MNIST = Source(
 )
 SOURCES = {source.name: source for source in (MNIST, FASHION_MNIST)}
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _UINT8 = 8
 
 
@@ -88,32 +84,13 @@ def _pair(
 
 def _read(path: Path, source: Source, dimensions: int) -> Tensor:
     """Return the values of one file; all that can be wrong with it is told apart."""
+    packed = read(path)
     try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        values = _decode(_unpack(packed), dimensions)
-        _verify(packed, source.md5[path.name])
+        values = _decode(unpack(packed), dimensions)
+        verify(packed, "md5", source.md5[path.name])
     except ValueError as error:
         raise DataError(f"{path} {error}; get it again from {source.url}{path.name}") from error
     return values
-
-
-def _unpack(packed: bytes) -> bytes:
-    if not packed.startswith(_GZIP_MAGIC):
-        raise ValueError(
-            f"({len(packed)} bytes) is not packed with gzip: an unpacked file, or an error page "
-            "saved under its name"
-        )
-    try:
-        return gzip.decompress(packed)
-    except EOFError as error:
-        raise ValueError(
-            f"is cut short after {len(packed)} bytes, by an interrupted download or copy"
-        ) from error
-    except (OSError, zlib.error) as error:
-        raise ValueError(f"is damaged ({error})") from error
 
 
 def _decode(content: bytes, dimensions: int) -> Tensor:
@@ -134,12 +111,3 @@ def _decode(content: bytes, dimensions: int) -> Tensor:
             f"{' x '.join(map(str, shape))} = {math.prod(shape)}, so it is damaged"
         )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
-
-
-def _verify(packed: bytes, md5: str) -> None:
-    found = hashlib.md5(packed, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise ValueError(
-            f"has MD5 sum {found}, the official file has {md5}: it is another version, another "
-            "set, or damaged"
-        )

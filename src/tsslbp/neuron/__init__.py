@@ -7,7 +7,9 @@ derivations are in README.md beside this file, the specification in reference.py
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 from types import ModuleType
 from typing import cast
 
@@ -18,7 +20,12 @@ from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule
 from . import reference
 
-IMPLEMENTATIONS = ("auto", "reference", "cpu")
+IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
+DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.float64, torch.bfloat16),
+}
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 __all__ = ["IMPLEMENTATIONS", "check_settings", "layer", "lif", "psp", "spikes"]
 
@@ -27,9 +34,9 @@ def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
     """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, from rest.
 
     Args:
-        x: ``[T, ...]``, float32 or float64, usually spikes.
+        x: ``[T, ...]``, a floating-point dtype, usually spikes.
         tau_s: synaptic time constant in time steps, at least 1.
-        impl: ``"reference"``, ``"cpu"`` or ``"auto"``.
+        impl: as for `spikes`.
 
     Returns:
         The postsynaptic current (PSP) ``[T, ...]``. Its sum over time is not a spike count.
@@ -60,13 +67,15 @@ def spikes(
     not the derivative of the forward pass, which has none.
 
     Args:
-        current: weighted input ``[T, ...]``, float32 or float64, one entry a neuron.
+        current: weighted input ``[T, ...]``, a floating-point dtype, one entry a neuron.
         tau_m: membrane time constant in time steps, at least 1.
         tau_s: synaptic time constant in time steps, at least 1; the rule's backward pass reads it.
         threshold: potential above which (strictly) a neuron fires; positive.
         rule: learning rule.
-        impl: ``"reference"`` (plain PyTorch, any device), ``"cpu"`` (fused kernels) or ``"auto"``
-            (the fused kernels for float32 and float64 on the CPU, the reference elsewhere).
+        impl: ``"reference"`` (plain PyTorch, any device), ``"cpu"`` (fused kernels for float32 and
+            float64 on the CPU), ``"cuda"`` (fused kernels for float32, float64 and bfloat16 on a
+            GPU; bfloat16 is computed with in float32; needs Triton) or ``"auto"`` (the fused
+            kernels that take the input, otherwise the reference).
 
     Returns:
         Spikes ``[T, ...]``, 0 or 1, in the dtype of `current`.
@@ -167,26 +176,45 @@ def layer(
 def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
     """Choose the implementation once; what it cannot do is an error that names one that can."""
     _check_impl(impl)
-    fused = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    if impl == "cpu" and not fused:
+    able = _fitting(x)
+    name = able if impl == "auto" else impl
+    if name != "reference" and not _fits(name, x):
+        *most, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
         raise InvalidInput(
-            f"impl='cpu' takes float32 or float64 on the CPU, got {x.dtype} on {x.device}; "
-            "impl='reference' takes it"
+            f"impl={name!r} takes {', '.join(most)} or {last} on device {name}, "
+            f"got {x.dtype} on {x.device}; impl={able!r} takes it"
+        )
+    if name == "cuda" and not _HAS_TRITON:
+        raise InvalidInput(
+            "impl='cuda' needs the package triton, which is not installed; "
+            f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
         )
     module: ModuleType = reference
-    if impl == "cpu" or (impl == "auto" and fused):
-        from . import cpu  # importing and compiling kernels takes a moment: only when used
-
-        module = cpu
+    if name != "reference":  # importing and compiling kernels takes a moment: only when used
+        module = importlib.import_module(f".{name}", __name__)
     if rule is not None and type(rule) not in module.BACKWARD:
-        name = module.__name__.rsplit(".", 1)[-1]
         known = ", ".join(known.__name__ for known in module.BACKWARD)
-        able = type(rule) in reference.BACKWARD
-        hint = "; impl='reference' has it" if able and module is not reference else ""
+        elsewhere = module is not reference and type(rule) in reference.BACKWARD
+        hint = "; impl='reference' has it" if elsewhere else ""
         raise InvalidInput(
             f"impl={name!r} has no learning rule {type(rule).__name__}; it has: {known}{hint}"
         )
     return module
+
+
+def _fitting(x: Tensor) -> str:
+    """The fastest implementation that takes `x` and is installed."""
+    for name in DTYPES:
+        if _fits(name, x) and (name != "cuda" or _HAS_TRITON):
+            return name
+    return "reference"
+
+
+def _fits(name: str, x: Tensor) -> bool:
+    devices = [name]
+    if name == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs it on the CPU
+        devices.append("cpu")
+    return x.device.type in devices and x.dtype in DTYPES[name]
 
 
 def check_settings(

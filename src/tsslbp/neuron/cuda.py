@@ -1,0 +1,625 @@
+"""Fused kernels for the GPU (Triton): one pass forward, one pass backward, any number of steps.
+
+A program takes a tile of neurons through all time steps, their state in registers. Only the input
+is kept for the backward pass, which computes potentials and spikes again by the same function, in
+the order of operations of `reference.simulate`; `LAUNCH` forbids fused multiply-adds. Arithmetic
+is in float32 (float64 for float64), whatever the arrays are stored in.
+
+Up to `MOST_UNROLLED` steps the backward kernel is unrolled and keeps a neuron's potentials in
+registers. Beyond, it works by segments of `SEGMENT` steps and runs each forward once more from a
+saved state (README.md beside this file).
+
+A layer's arrays are flat; row t starts at ``t * n``; a row's order is that of the memory, images
+may have their channels last. ``n``: neurons of a layer; ``L``: lanes of a
+tile, which are neurons, in the forward kernel pooling windows. What a kernel computes with has the
+shape ``[L]``. Capitals are constants that the compiler knows, and so are `k` and `rule`.
+
+With ``TRITON_INTERPRET=1`` set before this module is imported, the kernels run on CPU tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..rules import TSSLBP, Rule
+from . import reference
+
+LAUNCH = {"enable_fp_fusion": False}  # a spike must not depend on how it was compiled
+MOST_UNROLLED = 30  # steps; a neuron's potentials in registers, its warm-up in bits of one word
+SEGMENT = 16  # steps that are unrolled where T is longer
+CHUNK = 8  # rows that the forward kernels load at once where T is longer
+LARGE = 1 << 17  # neurons from which four warps a program leave no multiprocessor idle
+L2_SHARE = 0.5  # of the second-level cache, for the segmented kernel's input
+PROGRAMS = 4, 32  # least and most on a multiprocessor, of the segmented kernel
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """What the kernels need to know of a layer's neurons."""
+
+    tau_m: float
+    tau_s: float
+    threshold: float
+    static: bool = False  # whether the input is the same at every step
+    filter_input: bool = False  # whether the synaptic filter stands before the neuron
+    output_psp: bool = False  # and whether one follows it
+    pool: int = 1  # side of the pooling window, which divides the image's sides
+    pool_scale: float = 1.0
+
+
+class Extent(NamedTuple):
+    """How many neurons there are, and how images of them lie in memory."""
+
+    steps: int
+    neurons: int
+    row: int = 1  # outputs in a row of the pooled image, times `inner`
+    inner: int = 1  # channels where they come last in memory
+
+
+# Parts of the kernels
+
+
+@triton.jit
+def _first_neurons(first_out, row, inner, POOL: tl.constexpr, LANES: tl.constexpr):
+    """The first neuron of each of a tile's windows: a number, and distances ``[L]`` from it."""
+    lanes = tl.arange(0, LANES)
+    if POOL == 1:
+        return first_out, lanes
+    band = first_out // row  # of POOL rows of the input
+    along = (first_out - band * row).to(tl.int32) + lanes
+    channel = along % inner
+    return band * (POOL * POOL) * row, (along // row) * (POOL * POOL - POOL) * row + (
+        along * POOL - channel * (POOL - 1)
+    )
+
+
+@triton.jit
+def _windows(first, row, inner, POOL: tl.constexpr, LANES: tl.constexpr):
+    """The window of each of a tile's neurons: a number, and distances ``[L]`` from it."""
+    lanes = tl.arange(0, LANES)
+    if POOL == 1:
+        return first, lanes
+    width = row * POOL
+    band = first // (width * POOL)  # of POOL rows of the input
+    along = (first - band * width * POOL).to(tl.int32) + lanes
+    below = along // width
+    along = along - below * width
+    return band * row, below // POOL * row + along // inner // POOL * inner + along % inner
+
+
+@triton.jit
+def _inside(lanes, count, t, steps, EXACT: tl.constexpr):
+    """Whether a lane is one of `count` and step `t` one of `steps`."""
+    if EXACT:
+        return lanes < count
+    return lanes < tl.where(t < steps, count, 0)
+
+
+@triton.jit
+def _rows(start, offsets, count, first, steps, stride, STEPS: tl.constexpr, EXACT: tl.constexpr):
+    """Steps `first` and on of an array, a tuple of STEPS tiles; zeros where there is nothing."""
+    lanes = tl.arange(0, offsets.shape[0])
+    rows = ()
+    for i in tl.static_range(STEPS):
+        inside = _inside(lanes, count, first + i, steps, EXACT)
+        rows = rows + (tl.load(start + (first + i) * stride + offsets, inside, 0.0),)
+    return rows
+
+
+@triton.jit
+def _filter(x, state, k: tl.constexpr):
+    """One step of the synaptic filter."""
+    return (1 - 1 / k.tau_s) * state + (1 / k.tau_s) * x
+
+
+@triton.jit
+def _step(x, current, rest, k: tl.constexpr):
+    """One step of `reference.simulate`, behind the input filter where there is one."""
+    current = _filter(x, current, k) if k.filter_input else x
+    potential = (1 - 1 / k.tau_m) * rest + current
+    return current, potential, _rest(potential, k)
+
+
+@triton.jit
+def _rest(potential, k: tl.constexpr):
+    """The potential after the reset."""
+    return tl.where(potential > k.threshold, 0.0, potential)
+
+
+@triton.jit
+def _slope(potential, rule: tl.constexpr, k: tl.constexpr):
+    """The surrogate derivative."""
+    x = (k.threshold - potential) * (1 / rule.surrogate_width)
+    f = tl.exp(tl.minimum(tl.maximum(x, -rule.surrogate_clamp), rule.surrogate_clamp))
+    return f / (rule.surrogate_width * (1 + f) * (1 + f))
+
+
+@triton.jit
+def _timing(potential, rest, rule: tl.constexpr):
+    """Change of the firing time with the current, at a spike; `rest` is from the step before."""
+    return tl.minimum(tl.maximum(1 / (potential - rest), rule.timing_min), rule.timing_max)
+
+
+@triton.jit
+def _recursive(potential, rest, grad, carry, rule: tl.constexpr, k: tl.constexpr):
+    """One step of `reference._recursive`; what it carries is the gradient itself (README.md)."""
+    timing = _timing(potential, rest, rule)
+    if rule.intra_neuron == "none":
+        return tl.where(potential > k.threshold, timing * grad, 0.0)
+    at_spike = timing * (grad + carry * potential * (1 / k.tau_m))
+    return tl.where(potential > k.threshold, at_spike, carry * (1 - 1 / k.tau_m))
+
+
+@triton.jit
+def _next_spike(potential, grad, carry, effect, later, k: tl.constexpr):
+    """One step of `reference._next_spike`: the new `carry` and `effect`."""
+    fires = potential > k.threshold
+    reset = tl.where(fires, potential * carry * (1 / k.tau_m), 0.0)
+    grad_psp = k.tau_s * (grad - (1 - 1 / k.tau_s) * later)
+    return tl.where(fires, grad_psp, carry * (1 - 1 / k.tau_m)), _filter(reset, effect, k)
+
+
+@triton.jit
+def _rule_step(
+    potential, rest, grad, in_warm_up, carry, effect, later, rule: tl.constexpr, k: tl.constexpr
+):
+    """One step of `reference.tsslbp_backward`: dL/d(current), and the state of the rule."""
+    if rule.intra_neuron == "next-spike":
+        carry, effect = _next_spike(potential, grad, carry, effect, later, k)
+        later = grad
+        grad = grad + effect
+        fires = potential > k.threshold
+        gradient = tl.where(fires, _timing(potential, rest, rule) * grad, 0.0)
+    else:
+        carry = _recursive(potential, rest, grad, carry, rule, k)
+        gradient = carry
+    if rule.warm_up == "always":
+        gradient = grad * _slope(potential, rule, k)
+    elif rule.warm_up != "never":
+        gradient = tl.where(in_warm_up, grad * _slope(potential, rule, k), gradient)
+    return gradient, carry, effect, later
+
+
+@triton.jit
+def _history(xs, current, rest, psp, rule: tl.constexpr, k: tl.constexpr, STEPS: tl.constexpr):
+    """Potentials of STEPS steps, a tuple of tiles; bit i of an integer: warm-up at step i."""
+    potentials = ()
+    bits = tl.zeros(rest.shape, tl.int32)
+    for i in tl.static_range(STEPS):
+        current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+        potentials = potentials + (potential,)
+        if rule.warm_up == "neuron":
+            psp = _filter((potential > k.threshold).to(rest.dtype), psp, k)
+            bits |= tl.where(psp < rule.warm_up_psp / k.tau_s, 1 << i, 0)
+    return potentials, bits
+
+
+@triton.jit
+def _save_states(x, in_tile, saved, steps, stride, rest, k: tl.constexpr, STEPS: tl.constexpr):
+    """Run a tile forward from `rest`, zeros, and keep its state after each segment but the last."""
+    current = rest
+    psp = rest
+    lanes = tl.arange(0, rest.shape[0])
+    for segment in range(tl.cdiv(steps, STEPS) - 1):
+        xs = _rows(x, lanes, in_tile, segment * STEPS, steps, stride, STEPS, True)
+        for i in tl.static_range(STEPS):
+            current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+            psp = _filter((potential > k.threshold).to(rest.dtype), psp, k)
+        to = saved + (segment * 3) * rest.shape[0] + lanes
+        tl.store(to, current)
+        tl.store(to + rest.shape[0], rest)
+        tl.store(to + 2 * rest.shape[0], psp)
+
+
+@triton.jit
+def _state_before(segment, saved, LANES: tl.constexpr):
+    """What `_save_states` kept: current, potential after the reset, PSP; zeros for segment 0."""
+    lanes = tl.arange(0, LANES)
+    kept = lanes < tl.where(segment > 0, LANES, 0)
+    at = saved + (segment * 3 - 3) * LANES + lanes
+    current = tl.load(at, kept, 0.0)
+    rest = tl.load(at + LANES, kept, 0.0)
+    return current, rest, tl.load(at + 2 * LANES, kept, 0.0)
+
+
+# Kernels
+
+
+@triton.jit(do_not_specialize=["steps", "inner"])
+def _forward_kernel(
+    x_ptr,  # [T, n], or [n] where it is static
+    out_ptr,  # [T, windows]
+    count_ptr,  # spikes of the layer, where COUNT
+    steps,
+    windows,  # outputs a step
+    row,
+    inner,
+    k: tl.constexpr,
+    COUNT: tl.constexpr,
+    STEPS: tl.constexpr,
+    EXACT: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    P: tl.constexpr = k.pool * k.pool
+    real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    stride_out = tl.cast(windows, tl.int64)
+    stride = 0 if k.static else stride_out * P
+    first_out = tl.program_id(0).to(tl.int64) * LANES
+    lanes = tl.arange(0, LANES)
+    in_tile = tl.minimum(windows - first_out, LANES).to(tl.int32)
+    start, offsets = _first_neurons(first_out, row, inner, k.pool, LANES)
+    count = tl.zeros([LANES], tl.int32)
+    psp = tl.zeros([LANES], real)
+    current = ()
+    rest = ()
+    for _ in tl.static_range(P):
+        current = current + (tl.zeros([LANES], real),)
+        rest = rest + (tl.zeros([LANES], real),)
+    for first in range(0, STEPS if EXACT else steps, STEPS):
+        xs = ()
+        for p in tl.static_range(P):
+            neuron = x_ptr + start + p // k.pool * k.pool * row + p % k.pool * inner
+            xs = xs + (_rows(neuron, offsets, in_tile, first, steps, stride, STEPS, EXACT),)
+        for i in tl.static_range(STEPS):
+            inside = _inside(lanes, in_tile, first + i, steps, EXACT)
+            signal = tl.zeros([LANES], real)
+            before = current, rest
+            current = ()
+            rest = ()
+            for p in tl.static_range(P):
+                x = xs[p][i].to(real)
+                current_p, potential, rest_p = _step(x, before[0][p], before[1][p], k)
+                current = current + (current_p,)
+                rest = rest + (rest_p,)
+                fires = potential > k.threshold
+                signal += fires.to(real)
+                if COUNT:
+                    count += (fires & inside).to(tl.int32)
+            signal = signal * k.pool_scale
+            if k.output_psp:
+                psp = _filter(signal, psp, k)
+                signal = psp
+            tl.store(out_ptr + first_out + (first + i) * stride_out + lanes, signal, inside)
+    if COUNT:
+        tl.atomic_add(count_ptr, tl.sum(count, axis=0).to(tl.int64))
+
+
+@triton.jit(do_not_specialize=["steps", "inner", "values"])
+def _tsslbp_kernel(
+    x_ptr,  # [T, n], or [n] where it is static
+    grad_ptr,  # [T, windows]
+    out_ptr,  # of the shape of x
+    count_ptr,  # spikes of the layer, where its warm-up is by layer
+    saved_ptr,  # [programs, segments, 3, L], where there is more than one segment
+    steps,
+    neurons,
+    row,
+    inner,
+    values,  # neurons times steps
+    k: tl.constexpr,
+    rule: tl.constexpr,
+    STEPS: tl.constexpr,
+    EXACT: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    neurons = tl.cast(neurons, tl.int64)
+    stride_out = neurons // (k.pool * k.pool)
+    stride = 0 if k.static else neurons
+    segments = 1 if EXACT else tl.cdiv(steps, STEPS)
+    saved = saved_ptr + tl.program_id(0).to(tl.int64) * segments * (3 * LANES)
+    lanes = tl.arange(0, LANES)
+    zeros = tl.zeros([LANES], real)
+    if rule.warm_up == "layer":
+        in_warm_up = tl.load(count_ptr).to(tl.float64) / values <= rule.rate_threshold
+    for block in range(tl.program_id(0), tl.cdiv(neurons, LANES), tl.num_programs(0)):
+        start = tl.cast(block, tl.int64) * LANES
+        in_tile = tl.minimum(neurons - start, LANES).to(tl.int32)
+        start_out, windows = _windows(start, row, inner, k.pool, LANES)
+        x, grad, out = x_ptr + start, grad_ptr + start_out, out_ptr + start
+        if not EXACT:
+            tl.debug_barrier()  # the last block's states have been read
+            _save_states(x, in_tile, saved, steps, stride, zeros, k, STEPS)
+            tl.debug_barrier()  # this block's can be read
+        grad_output = zeros  # dL/d(output), through the output's filter
+        grad_input = zeros  # dL/d(current), through the input's filter
+        total = zeros  # its sum over time
+        carry = zeros
+        effect = zeros
+        later = zeros
+        for done in range(segments):
+            segment = segments - 1 - done
+            first = segment * STEPS
+            xs = _rows(x, lanes, in_tile, first, steps, stride, STEPS, EXACT)
+            grads = _rows(grad, windows, in_tile, first, steps, stride_out, STEPS, EXACT)
+            current, rest_before, psp = zeros, zeros, zeros
+            if not EXACT:
+                current, rest_before, psp = _state_before(segment, saved, LANES)
+            potentials, bits = _history(xs, current, rest_before, psp, rule, k, STEPS)
+            for i in tl.static_range(STEPS - 1, -1, -1):
+                rest = rest_before if i == 0 else _rest(potentials[i - 1], k)
+                signal = grads[i].to(real) * k.pool_scale
+                if k.output_psp:
+                    grad_output = _filter(signal, grad_output, k)
+                    signal = grad_output
+                if rule.warm_up != "layer":
+                    in_warm_up = (bits & (1 << i)) != 0
+                gradient, carry, effect, later = _rule_step(
+                    potentials[i], rest, signal, in_warm_up, carry, effect, later, rule, k
+                )
+                if k.filter_input:
+                    grad_input = _filter(gradient, grad_input, k)
+                    gradient = grad_input
+                if k.static:
+                    total += gradient
+                else:
+                    inside = _inside(lanes, in_tile, first + i, steps, EXACT)
+                    tl.store(out + (first + i) * stride + lanes, gradient, inside)
+        if k.static:
+            tl.store(out + lanes, total, lanes < in_tile)
+
+
+@triton.jit(do_not_specialize=["steps"])
+def _psp_kernel(
+    x_ptr,  # [T, n]
+    out_ptr,  # [T, n]
+    steps,
+    neurons,
+    k: tl.constexpr,
+    REVERSE: tl.constexpr,
+    STEPS: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """The synaptic filter, or its adjoint."""
+    real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    stride = tl.cast(neurons, tl.int64)
+    start = tl.program_id(0).to(tl.int64) * LANES
+    lanes = tl.arange(0, LANES)
+    in_tile = tl.minimum(neurons - start, LANES).to(tl.int32)
+    if REVERSE:
+        start += (steps - 1) * stride
+        stride = -stride
+    psp = tl.zeros([LANES], real)
+    for first in range(0, steps, STEPS):
+        xs = _rows(x_ptr + start, lanes, in_tile, first, steps, stride, STEPS, False)
+        for i in tl.static_range(STEPS):
+            psp = _filter(xs[i].to(real), psp, k)
+            inside = _inside(lanes, in_tile, first + i, steps, False)
+            tl.store(out_ptr + start + (first + i) * stride + lanes, psp, inside)
+
+
+# Host
+
+
+def _lanes(size: int, most: int, warps: int) -> int:
+    """Lanes of a tile: at most 16 bytes, and `most` values of `size` bytes, a thread."""
+    return 32 * warps * max(min(16 // size, most), 1)
+
+
+def _warps(neurons: int) -> int:
+    """Small layers are cut into more programs."""
+    return 4 if neurons >= LARGE else 1
+
+
+def _forward_settings(size: int, extent: Extent, k: Neuron) -> dict[str, Any]:
+    """How the forward kernel is cut, for values of `size` bytes."""
+    warps = _warps(extent.neurons)
+    chunk = max(min(CHUNK, 32 // k.pool**2), 1)
+    return {
+        "STEPS": min(extent.steps, chunk),
+        "EXACT": extent.steps <= chunk,
+        "LANES": _lanes(size, 8 // k.pool**2, warps),
+        "num_warps": warps,
+    }
+
+
+def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
+    """How the backward kernel is cut: about 32 registers a thread for potentials."""
+    exact = extent.steps <= MOST_UNROLLED
+    warps = _warps(extent.neurons) if exact else 1
+    steps = extent.steps if exact else SEGMENT
+    most = 4 if steps <= 8 else 2 if steps <= 16 else 1  # values a thread
+    return {
+        "STEPS": steps,
+        "EXACT": exact,
+        "LANES": _lanes(max(size, 4), most, warps),
+        "num_warps": warps,
+    }
+
+
+def _forward(x: Tensor, extent: Extent, k: Neuron, counts: bool) -> tuple[Tensor, Tensor]:
+    """Return the layer's output, flat, and the number of spikes if it `counts` them."""
+    windows = extent.neurons // k.pool**2
+    out = torch.empty(extent.steps * windows, dtype=x.dtype, device=x.device)
+    count = torch.zeros(int(counts), dtype=torch.int64, device=x.device)
+    settings = _forward_settings(x.element_size(), extent, k)
+    sizes = extent.steps, windows, extent.row, extent.inner
+    if windows:
+        with torch.cuda.device_of(x):
+            _forward_kernel[triton.cdiv(windows, settings["LANES"]),](
+                x, out, count, *sizes, k=k, COUNT=counts, **settings, **LAUNCH
+            )
+    return out, count
+
+
+def _backward(
+    x: Tensor, grad_out: Tensor, count: Tensor, extent: Extent, rule: Rule, k: Neuron
+) -> Tensor:
+    """Return the gradient of the layer's input."""
+    grad_x = torch.empty_like(x)
+    settings = _backward_settings(x.element_size(), extent)
+    lanes = settings["LANES"]
+    programs, size = triton.cdiv(extent.neurons, lanes), 0
+    if not settings["EXACT"]:
+        programs = min(programs, _resident(x, extent.steps * lanes * x.element_size()))
+        size = programs * triton.cdiv(extent.steps, SEGMENT) * 3 * lanes
+    real = torch.promote_types(x.dtype, torch.float32)
+    saved = torch.empty(size, dtype=real, device=x.device)
+    arrays = x, grad_out, grad_x, count, saved
+    sizes = *extent, extent.steps * extent.neurons
+    if programs:
+        with torch.cuda.device_of(x):
+            BACKWARD[type(rule)][programs,](*arrays, *sizes, k=k, rule=rule, **settings, **LAUNCH)
+    return grad_x
+
+
+BACKWARD: dict[type[Rule], Any] = {TSSLBP: _tsslbp_kernel}
+
+
+def _resident(x: Tensor, history: int) -> int:
+    """Programs of `history` bytes of input each that run at once and share the cache."""
+    if not x.is_cuda:
+        return 2  # interpreted
+    device = torch.cuda.get_device_properties(x.device)
+    least, most = (bound * device.multi_processor_count for bound in PROGRAMS)
+    return min(max(int(L2_SHARE * device.L2_cache_size) // history, least), most)
+
+
+def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    neurons = x[0].numel()
+    warps = _warps(neurons)
+    lanes = _lanes(x.element_size(), 8, warps)
+    settings = {"REVERSE": reverse, "STEPS": CHUNK, "LANES": lanes, "num_warps": warps}
+    k = Neuron(1.0, tau_s, 1.0)  # of which the filter reads tau_s
+    if neurons:
+        with torch.cuda.device_of(x):
+            _psp_kernel[triton.cdiv(neurons, lanes),](
+                x, out, len(x), neurons, k=k, **settings, **LAUNCH
+            )
+    return out
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Whether images lie in memory with the channels last, as convolutions like them."""
+    return x.ndim > 2 and not x.is_contiguous() and x.movedim(-3, -1).is_contiguous()
+
+
+# Autograd
+
+
+class _Psp(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
+        return _filtered(x, tau_s, reverse)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.tau_s, ctx.reverse = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return cast(Tensor, _Psp.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, extent: Extent, rule: Rule, k: Neuron) -> Any:
+        return _forward(x, extent, k, isinstance(rule, TSSLBP) and rule.warm_up == "layer")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, ctx.extent, ctx.rule, ctx.k = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        x, count = ctx.saved_tensors
+        grad_x = _Gradient.apply(x, grad_out.contiguous(), count, ctx.extent, ctx.rule, ctx.k)
+        return grad_x, None, None, None
+
+
+class _Gradient(torch.autograd.Function):
+    """The backward kernel; a function of its own so that `torch.func` can unwrap its tensors."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, grad_out: Tensor, count: Tensor, extent: Extent, rule: Rule, k: Neuron
+    ) -> Tensor:
+        return _backward(x, grad_out, count, extent, rule, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError("a learning rule has no second derivative")
+
+
+# The functions of `reference`, with its arguments; torch.compile cannot look into the kernels, so a
+# compiled module runs them as they are.
+
+
+@torch.compiler.disable
+def psp(x: Tensor, tau_s: float) -> Tensor:
+    if _channels_last(x):
+        return cast(Tensor, _Psp.apply(x.movedim(-3, -1), tau_s, False)).movedim(-1, -3)
+    return cast(Tensor, _Psp.apply(x, tau_s, False))
+
+
+@torch.compiler.disable
+def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold))
+
+
+@torch.compiler.disable
+def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold, output_psp=True))
+
+
+@torch.compiler.disable
+def layer(
+    x: Tensor,
+    time_steps: int,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    pool: int,
+    pool_scale: float,
+    output_psp: bool,
+) -> Tensor:
+    fused = pool == 1 or (x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0)
+    k = Neuron(
+        tau_m,
+        tau_s,
+        threshold,
+        static=time_steps > 0,
+        filter_input=True,
+        output_psp=output_psp and fused,
+        pool=pool if fused else 1,
+        pool_scale=pool_scale if fused and pool > 1 else 1.0,
+    )
+    output = _run(x, time_steps or len(x), rule, k)
+    if fused:
+        return output
+    pooled = reference.sum_pool(output, pool, pool_scale)
+    return psp(pooled, tau_s) if output_psp else pooled
+
+
+def _run(x: Tensor, steps: int, rule: Rule, k: Neuron) -> Tensor:
+    if _channels_last(x):
+        return _run_images(x.movedim(-3, -1), steps, rule, k, x.shape[-3]).movedim(-1, -3)
+    return _run_images(x[..., None], steps, rule, k, 1)[..., 0]
+
+
+def _run_images(x: Tensor, steps: int, rule: Rule, k: Neuron, channels: int) -> Tensor:
+    """Run a layer on images ``[T, ..., H, W, channels]``, or ``[..., H, W, channels]``."""
+    shape = [steps, *(x.shape if k.static else x.shape[1:])]
+    neurons = math.prod(shape[1:])
+    if k.pool > 1:
+        shape[-3:-1] = shape[-3] // k.pool, shape[-2] // k.pool
+    row = math.prod(shape[-2:]) if k.pool > 1 else 1
+    output, _ = _Layer.apply(x.contiguous(), Extent(steps, neurons, row, channels), rule, k)
+    return cast(Tensor, output.view(shape))

@@ -1,0 +1,167 @@
+"""What the GPU kernels alone promise; run by test_cuda.py, in a process for them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tsslbp
+from tsslbp import TSSLBP, neuron
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU: the interpreter cannot show it")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def output_and_gradient(x: Tensor, grad: Tensor, impl: str, **settings) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    output = neuron.layer(x, impl=impl, **settings)
+    (gradient,) = torch.autograd.grad(output, x, grad.to(output.dtype))
+    return output.detach(), gradient
+
+
+@pytest.mark.parametrize("steps", [5, 33])
+@pytest.mark.parametrize("settings", [{}, {"pool": 2, "pool_scale": 1.1}, {"output_psp": True}])
+def test_bfloat16_is_storage_only(settings: dict, steps: int, fused: str) -> None:
+    """What comes out is what float32 gives for the input as stored, rounded once."""
+    x = (1 + 2 * normal(steps, 2, 3, 4, 6)).bfloat16()
+    shape = neuron.layer(x, impl=fused, **settings).shape
+    grad = normal(*shape, seed=1).bfloat16()
+    output, gradient = output_and_gradient(x, grad, fused, **settings)
+    expected, expected_gradient = output_and_gradient(x.float(), grad, fused, **settings)
+    for one, other in ((output, expected), (gradient, expected_gradient)):
+        assert one.dtype == torch.bfloat16
+        if INTERPRETED:  # it cuts off where a GPU rounds
+            assert ((one.float() - other).abs() <= 2**-7 * other.abs()).all()
+        else:
+            assert torch.equal(one, other.bfloat16())
+    reference, _ = output_and_gradient(x.float(), grad, "reference", **settings)
+    assert (expected - reference).abs().max() <= 1e-6 * reference.abs().max()
+    spikes = tsslbp.spikes(x, impl=fused)
+    assert torch.equal(spikes.float(), tsslbp.spikes(x.float(), impl="reference"))
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("steps", [None, 4])
+def test_channels_last_in_and_out(pool: int, steps: int | None, fused: str) -> None:
+    shape = (2, 3, 5, 6, 12) if steps is None else (2, 5, 6, 12)
+    x = 1 + 2 * normal(*shape)
+    last = x.movedim(-3, -1).contiguous().movedim(-1, -3)
+    settings = {"time_steps": steps, "pool": pool, "impl": fused}
+    grad = normal(*neuron.layer(x, **settings).shape, seed=1)
+    expected = output_and_gradient(x, grad, **settings)
+    actual = output_and_gradient(last, grad, **settings)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one, other)
+        assert one.movedim(-3, -1).is_contiguous()
+        assert not other.movedim(-3, -1).is_contiguous()
+    psp = tsslbp.psp(last, impl=fused)
+    assert torch.equal(psp, tsslbp.psp(x, impl=fused))
+    assert psp.movedim(-3, -1).is_contiguous()
+
+
+@pytest.mark.parametrize("settings", [{}, {"pool": 2}, {"output_psp": True}])
+@pytest.mark.parametrize("steps", [3, 40])
+def test_tiles_as_on_a_gpu(
+    settings: dict, steps: int, fused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several programs, each with several blocks where T is long, and a last one not full."""
+    monkeypatch.undo()
+    x = 1 + 2 * normal(steps, 1, 2, 10, 14)
+    grad = normal(*neuron.layer(x, impl=fused, **settings).shape, seed=1)
+    actual = output_and_gradient(x, grad, fused, **settings)
+    expected = output_and_gradient(x, grad, "reference", **settings)
+    for one, other in zip(actual, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.2499])
+def test_the_layers_rate_is_exact(rate: float, fused: str) -> None:
+    """At the threshold a layer is still in warm-up, over the least it is not."""
+    rule = TSSLBP.published(rate_threshold=rate)
+    x = torch.zeros(4, 1000, device=DEVICE)
+    x[1] = 1.5
+    settings = {"tau_m": 1.0, "rule": rule}
+    gradients = []
+    for impl in (fused, "reference"):
+        one = x.double().requires_grad_()
+        tsslbp.spikes(one, impl=impl, **settings).sum().backward()
+        gradients.append(one.grad)
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-12
+    assert bool(gradients[0][0, 0] > 0) == (rate == 0.25)  # the surrogate speaks in silence too
+
+
+class _NoNumberLeaves(TorchDispatchMode):
+    """An error where a tensor's value is asked for, as ``.item()`` does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", [TSSLBP(), TSSLBP.published()], ids=["revised", "published"])
+def test_the_host_does_not_wait(rule: TSSLBP, fused: str) -> None:
+    x = normal(5, 40).requires_grad_()
+    with _NoNumberLeaves():
+        tsslbp.lif(x, rule=rule, impl=fused).sum().backward()
+
+
+def test_only_the_input_is_stored(fused: str) -> None:
+    def stored(rule: TSSLBP) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()), lambda _: None
+        ):
+            tsslbp.lif(normal(7, 90).requires_grad_(), rule=rule, impl=fused)
+        return sum(sizes)
+
+    assert stored(TSSLBP()) == 7 * 90
+    assert stored(TSSLBP.published()) == 7 * 90 + 1  # and the number of spikes
+
+
+@gpu
+@pytest.mark.parametrize("rule", [TSSLBP(), TSSLBP.published()], ids=["revised", "published"])
+@pytest.mark.parametrize("steps", [5, 100])
+def test_a_step_in_a_cuda_graph(steps: int, rule: TSSLBP, fused: str) -> None:
+    x, grad = normal(steps, 3000).requires_grad_(), normal(steps, 3000, seed=1)
+
+    def step() -> tuple[Tensor, Tensor]:
+        output = tsslbp.lif(x, rule=rule, impl=fused)
+        return output, torch.autograd.grad(output, x, grad)[0]
+
+    step()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in (2, 3):
+        with torch.no_grad():
+            x.copy_(normal(steps, 3000, seed=seed))
+        graph.replay()
+        for one, other in zip(captured, step(), strict=True):
+            assert torch.equal(one, other)
+
+
+@gpu
+def test_more_values_than_32_bits_count(fused: str) -> None:
+    if torch.cuda.get_device_properties(0).total_memory < 40e9:
+        pytest.skip("needs 40 GB of GPU memory")
+    neurons = 2**31 // 5 + 12345
+    x = torch.zeros(5, neurons, dtype=torch.bfloat16, device=DEVICE)
+    x[:, -1000:] = 1 + normal(5, 1000)
+    x.requires_grad_()
+    output = tsslbp.spikes(x, impl=fused)
+    output.backward(torch.ones_like(output))
+    tail = x.detach()[:, -1000:].clone().requires_grad_()
+    expected = tsslbp.spikes(tail, impl=fused)
+    expected.backward(torch.ones_like(expected))
+    assert torch.equal(output[:, -1000:], expected)
+    assert torch.equal(x.grad[:, -1000:], tail.grad)
+    assert not output[:, :1000].any()
