@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,3 +73,11 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
+
+
+class Function(torch.autograd.Function):
+    """An autograd function that PyTorch need not inspect again at every call (20 us each)."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]

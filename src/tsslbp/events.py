@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import simd
-from .compiled import kernel, threads, workers_for
+from .compiled import Function, kernel, threads, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
@@ -420,7 +420,7 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
 # Autograd
 
 
-class _Convolution(torch.autograd.Function):
+class _Convolution(Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
         return _forward(x, weight, padding)
@@ -441,7 +441,7 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-class _WeightGradient(torch.autograd.Function):
+class _WeightGradient(Function):
     """A function of its own so that `torch.func` can unwrap its tensors."""
 
     @staticmethod

@@ -22,7 +22,7 @@ from numba import prange
 from torch import Tensor
 
 from .. import simd
-from ..compiled import kernel, threads, workers_for
+from ..compiled import Function, kernel, threads, workers_for
 from ..rules import TSSLBP, Rule
 from . import reference
 
@@ -434,7 +434,7 @@ BACKWARD: dict[type[Rule], Callable[..., dict[str, Any]]] = {TSSLBP: _tsslbp}
 # Autograd
 
 
-class _Psp(torch.autograd.Function):
+class _Psp(Function):
     @staticmethod
     def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
         return _filtered(x, tau_s, reverse)
@@ -448,7 +448,7 @@ class _Psp(torch.autograd.Function):
         return cast(Tensor, _Psp.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
 
 
-class _Layer(torch.autograd.Function):
+class _Layer(Function):
     @staticmethod
     def forward(x: Tensor, steps: int, static: bool, rule: Rule, k: Constants) -> Any:
         return _forward(x, steps, static, k)
@@ -474,7 +474,7 @@ class _Layer(torch.autograd.Function):
         return grad_x, None, None, None, None
 
 
-class _Gradient(torch.autograd.Function):
+class _Gradient(Function):
     """The backward kernel; a function of its own so that `torch.func` can unwrap its tensors."""
 
     @staticmethod
