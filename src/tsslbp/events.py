@@ -22,16 +22,18 @@ the last vector is filled up.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from . import simd
-from .compiled import Function, kernel, threads, workers_for
+from .compiled import kernel, threads, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
@@ -278,7 +280,7 @@ def _pack_transposed(weight, packed, s):
 @kernel(parallel=True)
 def _forward_parallel(x, packed, out, lines, workers, s):
     for w in prange(workers):
-        _forward_share(x, packed, out, lines, w, workers, s)
+        _forward_share(x, packed, out, lines, np.intp(w), workers, s)
 
 
 @kernel(parallel=True)
@@ -328,13 +330,28 @@ def _pack_parallel(weight, packed, unpack, workers, s):
 
 @torch.compiler.disable
 def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the events in `x` are few enough to be worth it, and the dtype and device right."""
+    """Whether `conv2d` or `linear` can take these tensors and is likely to be the faster way.
+
+    Not so for inputs that are mostly not zero, few outputs, and tensors without memory of their
+    own, which `torch.func` works with. What does not fit together is left to PyTorch to refuse.
+    """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if weight.dtype != x.dtype or weight.device != x.device or not x.numel():
         return False
     if len(weight) < simd.lanes(x.element_size()):
         return False
-    in_memory = x.movedim(-3, -1) if x.ndim == 4 else x
-    return bool(_share_of_events(in_memory.detach().reshape(-1).numpy()) <= DENSEST)
+    if x.ndim == 4:
+        if x.shape[1] != weight.shape[1] or any(map(operator.lt, x.shape[2:], weight.shape[2:])):
+            return False
+        x = x.movedim(1, -1)
+    elif x.shape[-1] != weight.shape[-1]:
+        return False
+    try:
+        values = x.detach().contiguous().view(-1).numpy()
+    except RuntimeError:
+        return False
+    return bool(_share_of_events(values) <= DENSEST)
 
 
 def _shape(x: Tensor, weight: Tensor, padding: int) -> Shape:
@@ -366,7 +383,7 @@ def _new_packed(weight: Tensor, s: Shape) -> Tensor:
 
 def _flat(x: Tensor) -> Any:
     """Values in the order of memory ``[F, H, W, C]``."""
-    return x.permute(0, 2, 3, 1).reshape(-1).numpy()
+    return x.permute(0, 2, 3, 1).contiguous().view(-1).numpy()
 
 
 def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -399,6 +416,8 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
     sizes = tuple(weight.shape[-2:])
     if sizes == grad_out.shape[-2:] == (1, 1):  # a linear layer: rows as pixels of one image
+        if not len(grad_out):
+            return grad_out.new_empty(0, weight.shape[1], 1, 1)
         image = grad_out.flatten(1).t()[None, :, None]
         return functional.conv_transpose2d(image, weight)[0, :, 0].t()[:, :, None, None]
     if padding or sizes not in _INPUT_GRADIENTS:  # PyTorch's is as fast then
@@ -420,45 +439,27 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
 # Autograd
 
 
-class _Convolution(Function):
+class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
         return _forward(x, weight, padding)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, ctx.padding = inputs
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_x = _input_gradient(weight, grad_out, ctx.padding)
         if ctx.needs_input_grad[1]:
-            grad_weight = cast(Tensor, _WeightGradient.apply(x, weight, grad_out, ctx.padding))
+            grad_weight = _weight_gradient(x, weight, grad_out, ctx.padding)
         return grad_x, grad_weight, None
 
 
-class _WeightGradient(Function):
-    """A function of its own so that `torch.func` can unwrap its tensors."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
-        return _weight_gradient(x, weight, grad_out, padding)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
-        raise NotImplementedError("a learning rule has no second derivative")
-
-
-# The functions of `torch.nn.functional` of these names, without bias, stride and dilation;
-# torch.compile cannot look into the kernels, so a compiled module runs them as they are.
+# The functions of `torch.nn.functional` of these names, without bias, stride and dilation, for what
+# `suits`; torch.compile cannot look into the kernels, so a compiled module runs them as they are.
 
 
 @torch.compiler.disable
