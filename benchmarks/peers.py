@@ -171,7 +171,7 @@ def _peer(neurons: Callable[[], nn.Module], size: Size) -> Case:
 
 
 def _connections(size: Size) -> Case:
-    """Convolutions and linear layers alone, forward and backward: what no spiking net can save."""
+    """Convolutions and linear layers alone, forward and backward, as dense products."""
     model = ConvNet(size.channels)
     frames = size.time_steps * size.batch
     shapes: dict[nn.Conv2d | nn.Linear, tuple[int, ...]] = {
@@ -219,7 +219,7 @@ def _tsslbp(size: Size) -> Case:
 
 CASES: dict[str, Callable[[Size], Case]] = {
     "ReLU, no time (PyTorch)": _relu,
-    "matrix products alone": _connections,
+    "dense matrix products alone": _connections,
     "tsslbp": _tsslbp,
     "snnTorch": partial(_peer, SnnTorchNeurons),
     "Norse": partial(_peer, NorseNeurons),

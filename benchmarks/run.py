@@ -28,7 +28,7 @@ from timing import Timing, interleave, peak_memory, per_doubling
 from tsslbp import training
 from tsslbp.environment import describe_environment
 
-BASELINE, FLOOR, OURS = "ReLU, no time (PyTorch)", "matrix products alone", "tsslbp"
+BASELINE, FLOOR, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
 PARAMETERS = 210_375
 TIME_STEPS = (5, 30, 100)  # of the neuron operation alone
