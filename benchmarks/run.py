@@ -28,7 +28,7 @@ from timing import Timing, interleave, peak_memory, per_doubling
 from tsslbp import training
 from tsslbp.environment import describe_environment
 
-BASELINE, FLOOR, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
+BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
 PARAMETERS = 210_375
 TIME_STEPS = (5, 30, 100)  # of the neuron operation alone
@@ -115,7 +115,7 @@ def check(cases: Mapping[str, Case]) -> list[str]:
     passed.append("with equal weights the peers' output neurons fire equally often")
 
     for name, case in cases.items():
-        if name != FLOOR:
+        if name != DENSE:
             _check_learning(name, case, images, labels)
     passed.append("every case reaches all its weights and learns a batch")
 
@@ -168,7 +168,7 @@ def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
             "median ms": timing.median * 1e3,
             "times ReLU": timing.median / timings[BASELINE].median,
             "times tsslbp": timing.median / timings[OURS].median,
-            "peak MB": None if name == FLOOR else peak_memory(name, Size()) / MB,
+            "peak MB": None if name == DENSE else peak_memory(name, Size()) / MB,
         }
         for name, timing in timings.items()
     ]

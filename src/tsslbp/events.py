@@ -12,7 +12,7 @@ output channels of a row at once (`simd.gather`):
   meets all events of its channel, each with the D at the same distance from it.
 
 The input's gradient ``D W^T`` is not sparse: silent neurons have one, too. It is a transposed
-convolution, PyTorch's own or, where nothing is padded, a faster one.
+convolution, PyTorch's own or, for unpadded windows of 3 x 3 and 5 x 5, a faster one.
 
 Legend: frames ``[F, H, W, C]``, channels last and flat; a linear layer's rows are frames of one
 pixel. A *line* is a row of a frame. A *block* is up to `simd.MOST_VECTORS` vectors of output
@@ -65,7 +65,7 @@ class Shape(NamedTuple):
 def _share_of_events(x):
     """Share of nonzero values, estimated from a part of them."""
     count = total = 0
-    for start in range(0, x.size, 8 * SAMPLED):
+    for start in range(0, x.size, 8 * SAMPLED + 17):  # odd: other columns each time
         stretch = x[start : start + SAMPLED]
         for value in stretch:
             count += 1 if value != 0 else 0
@@ -216,51 +216,61 @@ def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
                     _add_taps(s.kernel_width, vectors, width, *common)
 
 
-def _input_gradient_of(taps: int) -> Any:
+def _input_share_of(taps: int) -> Any:
     """The kernel for a kernel width, compiled on its own: the constants multiply the code."""
 
     @kernel()
-    def spread(packed, base, grad_out, at, line, s):
-        """`simd.spread` along a line, in pieces whose number of pixels is a constant."""
-        step, column = s.out_channels, 0
-        while column < s.out_width:
-            start, to, left = at + column * step, column * s.lanes, s.out_width - column
-            if left >= 8:
-                simd.spread(taps, 8, packed, base, grad_out, start, step, step, line, to)
-                column += 8
-            elif left >= 4:
-                simd.spread(taps, 4, packed, base, grad_out, start, step, step, line, to)
-                column += 4
-            else:
-                simd.spread(taps, 1, packed, base, grad_out, start, step, step, line, to)
-                column += 1
-
-    @kernel()
-    def share(grad_out, packed, grad_x, line, first, last, s):
+    def share(packed, grad_out, grad_x, line, first, last, s):
         """Frames `first` to `last`, line by line, without padding; ``line [W]`` of vectors."""
+        step = s.out_channels
         for frame in range(first, last):
             for channel in range(0, s.channels, s.lanes):
-                count = min(s.lanes, s.channels - channel)
                 for row in range(s.height):
                     line[:] = 0
                     for i in range(max(0, row - s.out_height + 1), min(taps, row + 1)):
                         base = (channel * taps + i * s.lanes) * s.out_channels * taps
-                        at = (frame * s.out_height + row - i) * s.out_width * s.out_channels
-                        spread(packed, base, grad_out, at, line, s)
+                        start = (frame * s.out_height + row - i) * s.out_width
+                        column = 0
+                        while column < s.out_width:  # in pieces that hide an addition's latency
+                            at, to = (start + column) * step, column * s.lanes
+                            if s.out_width - column >= 8:
+                                simd.spread(taps, 8, packed, base, grad_out, at, step, line, to)
+                                column += 8
+                            elif s.out_width - column >= 4:
+                                simd.spread(taps, 4, packed, base, grad_out, at, step, line, to)
+                                column += 4
+                            else:
+                                simd.spread(taps, 1, packed, base, grad_out, at, step, line, to)
+                                column += 1
                     for column in range(s.width):
                         to = ((frame * s.height + row) * s.width + column) * s.channels + channel
+                        count = min(s.lanes, s.channels - channel)
                         simd.move(line, column * s.lanes, count, grad_x, to)
 
-    @kernel(parallel=True)
-    def parallel(packed, grad_out, grad_x, lines, frames, workers, s):
-        for w in prange(workers):
-            first, last = w * frames // workers, (w + 1) * frames // workers
-            share(grad_out, packed, grad_x, lines[w], first, last, s)
-
-    return parallel
+    return share
 
 
-_INPUT_GRADIENTS = {(taps, taps): _input_gradient_of(taps) for taps in (3, 5)}
+_input_share_3, _input_share_5 = _input_share_of(3), _input_share_of(5)
+
+
+@kernel(parallel=True)
+def _input_parallel_3(packed, grad_out, grad_x, lines, frames, workers, s):
+    for w in prange(workers):
+        first, last = w * frames // workers, (w + 1) * frames // workers
+        _input_share_3(packed, grad_out, grad_x, lines[w], first, last, s)
+
+
+@kernel(parallel=True)
+def _input_parallel_5(packed, grad_out, grad_x, lines, frames, workers, s):
+    for w in prange(workers):
+        first, last = w * frames // workers, (w + 1) * frames // workers
+        _input_share_5(packed, grad_out, grad_x, lines[w], first, last, s)
+
+
+INPUT_KERNELS = {
+    (3, 3): (_input_share_3, _input_parallel_3),
+    (5, 5): (_input_share_5, _input_parallel_5),
+}
 
 
 @kernel()
@@ -344,10 +354,11 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     if x.ndim == 4:
         if x.shape[1] != weight.shape[1] or any(map(operator.lt, x.shape[2:], weight.shape[2:])):
             return False
-        x = x.movedim(1, -1)
+        x = x if x.is_contiguous() else x.movedim(1, -1)
     elif x.shape[-1] != weight.shape[-1]:
         return False
     try:
+        weight.detach().numpy()
         values = x.detach().contiguous().view(-1).numpy()
     except RuntimeError:
         return False
@@ -391,9 +402,15 @@ def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     packed = _new_packed(weight, s)
     out = x.new_empty(len(x), s.out_height, s.out_width, s.out_channels)
     lines, workers = len(x) * s.out_height, workers_for(x.numel() + out.numel())
-    with threads(workers):
-        _pack_parallel(weight.contiguous().view(-1).numpy(), packed.numpy(), False, workers, s)
-        _forward_parallel(_flat(x), packed.numpy(), out.view(-1).numpy(), lines, workers, s)
+    weights = weight.contiguous().view(-1).numpy(), packed.numpy()
+    arrays = _flat(x), packed.numpy(), out.view(-1).numpy()
+    if workers == 1:
+        _pack_share(*weights, 0, s.rows, False, s)
+        _forward_share(*arrays, lines, 0, 1, s)
+    else:
+        with threads(workers):
+            _pack_parallel(*weights, False, workers, s)
+            _forward_parallel(*arrays, lines, workers, s)
     return out.permute(0, 3, 1, 2)
 
 
@@ -403,12 +420,18 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     s = _shape(x, weight, padding)
     packed = _new_packed(weight, s)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    workers = workers_for(x.numel() + grad_out.numel())
+    workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
     places = s.kernel_width - 1 + s.out_height * (s.out_width + s.kernel_width - 1)
     grids = x.new_empty(workers, places * s.block).numpy()
-    with threads(workers):
-        _gradient_parallel(_flat(x), _flat(grad_out), packed.numpy(), grids, len(x), workers, s)
-        _pack_parallel(grad.view(-1).numpy(), packed.numpy(), True, workers, s)
+    arrays = _flat(x), _flat(grad_out), packed.numpy()
+    weights = grad.view(-1).numpy(), packed.numpy()
+    if workers == 1:
+        _gradient_share(*arrays, grids[0], len(x), 0, s.channels, s)
+        _pack_share(*weights, 0, s.rows, True, s)
+    else:
+        with threads(workers):
+            _gradient_parallel(*arrays, grids, len(x), workers, s)
+            _pack_parallel(*weights, True, workers, s)
     return grad
 
 
@@ -420,7 +443,7 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
             return grad_out.new_empty(0, weight.shape[1], 1, 1)
         image = grad_out.flatten(1).t()[None, :, None]
         return functional.conv_transpose2d(image, weight)[0, :, 0].t()[:, :, None, None]
-    if padding or sizes not in _INPUT_GRADIENTS:  # PyTorch's is as fast then
+    if padding or sizes not in INPUT_KERNELS:  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
@@ -429,10 +452,14 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
     workers = workers_for(grad_x.numel() + grad_out.numel())
     lines = grad_out.new_empty(workers, width * s.lanes).numpy()
-    arrays = _flat(grad_out), grad_x.view(-1).numpy(), lines
-    with threads(workers):
-        _pack_transposed(weight.contiguous().view(-1).numpy(), packed.numpy(), s)
-        _INPUT_GRADIENTS[sizes](packed.numpy(), *arrays, len(grad_x), workers, s)
+    arrays = _flat(grad_out), grad_x.view(-1).numpy()
+    _pack_transposed(weight.contiguous().view(-1).numpy(), packed.numpy(), s)
+    share, parallel = INPUT_KERNELS[sizes]
+    if workers == 1:
+        share(packed.numpy(), *arrays, lines[0], 0, len(grad_x), s)
+    else:
+        with threads(workers):
+            parallel(packed.numpy(), *arrays, lines, len(grad_x), workers, s)
     return grad_x.permute(0, 3, 1, 2)
 
 

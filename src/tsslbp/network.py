@@ -89,7 +89,8 @@ class Network(nn.Module):
             code, or `tsslbp.layers.NeuronDropout`.
         pool_scale: factor on the sums of the pooling, 1.1 in the original code.
         rule: learning rule.
-        impl: implementation of the neuron, see `tsslbp.spikes`.
+        impl: implementation of the neurons (`tsslbp.spikes`) and of the connections
+            (`tsslbp.layers.Conv`).
         generator: source of the initial weights, by default PyTorch's global one. Parameters come,
             and are drawn, in layer order.
 

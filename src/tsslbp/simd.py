@@ -2,6 +2,9 @@
 
 A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's are shorter. Arrays
 are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
+
+Numba keeps compiled kernels by the file that defines them. Whoever changes this file must delete
+the caches of `events` and `neuron.cpu` (the ``__pycache__`` folders beside them).
 """
 
 from __future__ import annotations
@@ -76,24 +79,24 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
 
 
 @intrinsic(prefer_literal=True)
-def spread(_: Any, taps, pixels, matrix, base, source, at, step, count, out, to):
-    """Add ``sum(source[at + i * step + j] * row(j * taps + k) for j < count)`` to pixel i + k.
+def spread(_: Any, taps, pixels, matrix, base, source, at, count, out, to):
+    """Add ``sum(source[at + i * count + j] * row(j * taps + k) for j < count)`` to pixel i + k.
 
     That is for all i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
     ``matrix[base + r * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
     """
     place = types.intp
-    signature = types.void(taps, pixels, matrix, place, source, place, place, place, out, place)
+    signature = types.void(taps, pixels, matrix, place, source, place, place, out, place)
 
     def generate(context, builder, signature, arguments):
         code = _Code(context, builder, signature, arguments, matrix.dtype)
-        rows, target = code.pointer(2, arguments[3]), code.pointer(8, arguments[9])
+        rows, target = code.pointer(2, arguments[3]), code.pointer(7, arguments[8])
         reach = range(taps.literal_value + pixels.literal_value - 1)
         slots = [code.constant(index * code.lanes) for index in reach]
         sums = [code.variable() for _ in reach]
         for total, slot in zip(sums, slots, strict=True):
             builder.store(code.load(target, slot), total)
-        with code.loop(code.constant(0), arguments[7]) as j:
+        with code.loop(code.constant(0), arguments[6]) as j:
             first = code.times(j, taps.literal_value * code.lanes)
             row = [
                 code.load(rows, code.plus(first, k * code.lanes)) for k in range(taps.literal_value)

@@ -265,7 +265,8 @@ def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
     base = currents(7, 6, 5)
     strided = base.permute(2, 1, 0)  # T = 5
     expanded = base[:1, :, 0].expand(5, 6)
-    for x in (strided, expanded):
+    moved = currents(6, 7, 5).movedim(-1, 0)  # time was the last axis
+    for x in (strided, expanded, moved):
         grad = currents(*x.shape, seed=1).transpose(0, 1).contiguous().transpose(0, 1)
         ours = value_and_gradient(lambda x: tsslbp.lif(x, impl=impl), x, grad)
         plain = value_and_gradient(

@@ -1,7 +1,8 @@
 """Fused kernels for the CPU (Numba): one pass forward, one pass backward, any number of steps.
 
-A layer is cut into blocks of neurons whose whole history fits in the cache. Per block the loop
-over time runs outside, and short loops over the neurons, which the compiler vectorises, run inside.
+A layer is cut into blocks of neurons whose whole history fits in the cache, but for layers with a
+band of pooled rows larger than that. Per block the loop over time runs outside, and short loops
+over the neurons, which the compiler vectorises, run inside.
 Only the input is kept for the backward pass, which computes potentials and spikes again by the
 same function, in the order of operations of `reference.simulate`: no fast-math, no contraction
 into fused multiply-adds.

@@ -500,7 +500,7 @@ def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
 
 def _channels_last(x: Tensor) -> bool:
     """Whether images lie in memory with the channels last, as convolutions like them."""
-    return x.ndim > 2 and not x.is_contiguous() and x.movedim(-3, -1).is_contiguous()
+    return x.ndim > 3 and not x.is_contiguous() and x.movedim(-3, -1).is_contiguous()
 
 
 # Autograd
