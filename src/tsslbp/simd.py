@@ -208,7 +208,6 @@ class _Code:
         self.lanes = lanes(self.itemsize)
         self.reals = ir.VectorType(context.get_data_type(dtype), self.lanes)
         self.integers = ir.VectorType(_I32, self.lanes)
-        self.mask = ir.VectorType(ir.IntType(1), self.lanes)
         self.zeros = ir.Constant(self.reals, [0.0] * self.lanes)
         self.lane_numbers = ir.Constant(self.integers, list(range(self.lanes)))
 
