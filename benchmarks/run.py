@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 import peers
 import tsslbp
 from peers import Case, Size
-from timing import Timing, interleave, peak_memory, per_doubling
+from timing import Timing, first_step, interleave, peak_memory, per_doubling
 from tsslbp import training
 from tsslbp.environment import describe_environment
 
@@ -55,6 +56,7 @@ def main() -> None:
     cases, result["unavailable"] = _available_cases()
     result["checks"] = check(cases)
     result["step"] = step_section(cases, arguments.quick)
+    result["first step"] = first_step_section()
     result["neuron"] = neuron_section(arguments.quick)
     result["growth"] = growth_section(arguments.quick)
     if arguments.json:
@@ -173,6 +175,15 @@ def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
         for name, timing in timings.items()
     ]
     _show("One training step: 15C5-P2-40C5-P2-300, batch 50, T = 5", rows)
+    return rows
+
+
+def first_step_section() -> list[Row]:
+    """The first step of a process: with kernels still to compile, and with kept ones."""
+    with TemporaryDirectory() as cache:
+        seconds = [first_step(OURS, cache) for _ in range(2)]
+    rows = [{"kernels": kind, "s": of} for kind, of in zip(("new", "kept"), seconds, strict=True)]
+    _show("First step of a process", rows)
     return rows
 
 

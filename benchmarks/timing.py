@@ -58,10 +58,25 @@ def peak_memory(name: str, size: Size) -> int:
     command = [sys.executable, str(Path(__file__).with_name("peak.py")), name]
     command += [str(number) for number in astuple(size)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return int(_output(command, environment).splitlines()[-1])
+
+
+def first_step(name: str, cache: str) -> float:
+    """Seconds of the first training step of case `name` in a fresh process.
+
+    `cache` is the folder of the compiled kernels; an empty one makes the step compile them.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("first.py")), name]
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "OMP_NUM_THREADS": threads}
+    return float(_output(command, environment).splitlines()[-1])
+
+
+def _output(command: Sequence[str], environment: Mapping[str, str]) -> str:
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
-    return int(result.stdout.splitlines()[-1])
+    return result.stdout
 
 
 def per_doubling(sizes: Sequence[int], values: Sequence[float]) -> float:

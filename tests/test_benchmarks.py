@@ -19,3 +19,5 @@ def test_quick_run(tmp_path: Path) -> None:
     assert "tsslbp" in json.dumps(numbers["step"])
     assert numbers["quick"] is True
     assert numbers["neuron"] and numbers["growth"]
+    new, kept = (row["s"] for row in numbers["first step"])
+    assert kept < new

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numba
+import numpy as np
 import torch
+from llvmlite import ir
+from numba import prange
+from numba.core import types
+from numba.extending import intrinsic
+from torch import Tensor
 
 SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile with Numba, kept on disk where some folder can be written."""
+    """Compile with Numba for the arguments that come, kept on disk where it can be written."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        settings = {"nogil": True, "error_model": "numpy"} | options
+        return cast(
+            "Callable[..., Any]", _kept_on_disk(numba.njit, nogil=True, **options)(function)
+        )
+
+    return decorate
+
+
+def _kept_on_disk(compiler: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def decorate(function: Callable[..., Any]) -> Any:
+        make = functools.partial(compiler, *arguments, error_model="numpy", **options)
         try:
-            return cast("Callable[..., Any]", numba.njit(cache=True, **settings)(function))
+            return make(cache=True)(function)
         except RuntimeError:  # Numba found no folder for its cache
             _warn_no_cache()
-            return cast("Callable[..., Any]", numba.njit(**settings)(function))
+            return make()(function)
 
     return decorate
 
@@ -73,6 +90,94 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
+
+
+class Share:
+    """A kernel that does one worker's share of some work; calling it does all shares.
+
+    It is a decorator of ``share(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
+    of what it is called with: tensors (one-dimensional arrays in the kernel, in the order of
+    memory), whole numbers, floats, and named tuples of such numbers. Its results are what it writes
+    to tensors. Each share is compiled once by itself; one loop over workers serves them all, which
+    Numba's own parallel loops do not: they compile their body three times over.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        functools.update_wrapper(self, function)
+        self.compiled: dict[tuple[Any, ...], tuple[Any, struct.Struct]] = {}
+
+    def __call__(self, *arguments: Any, workers: int) -> None:
+        kinds = tuple(
+            argument.dtype if isinstance(argument, Tensor) else type(argument)
+            for argument in arguments
+        )
+        found = self.compiled.get(kinds)
+        if found is None:
+            found = self.compiled[kinds] = self._compile(arguments)
+        function, layout = found
+        values: list[Any] = []
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                size = argument.numel()
+                values += (0, 0, size, argument.itemsize, argument.data_ptr(), size, 0)
+            elif isinstance(argument, tuple):
+                values += argument
+            else:
+                values.append(argument)
+        packed = ctypes.create_string_buffer(layout.pack(*values))
+        if workers == 1:
+            _call_alone(function.address, ctypes.addressof(packed))
+        else:
+            with threads(workers):
+                _call_all(function.address, ctypes.addressof(packed), workers)
+
+    def _compile(self, arguments: tuple[Any, ...]) -> tuple[Any, struct.Struct]:
+        kinds, layout = [], ""
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                dtype = numba.from_dtype(np.dtype(str(argument.dtype).removeprefix("torch.")))
+                kinds.append(types.Array(dtype, 1, "C"))
+                layout += ARRAY_LAYOUT
+            elif isinstance(argument, tuple):
+                fields = [NUMBERS[of] for of in get_type_hints(type(argument)).values()]
+                kinds.append(types.NamedTuple([kind for kind, _ in fields], type(argument)))
+                layout += "".join(code for _, code in fields)
+            else:
+                kind, code = NUMBERS[type(argument)]
+                kinds.append(kind)
+                layout += code
+        signature = types.void(types.CPointer(types.Tuple(kinds)), types.intp, types.intp)
+        function = _kept_on_disk(numba.cfunc, signature)(self.__wrapped__)  # type: ignore[attr-defined]
+        return function, struct.Struct(layout)
+
+
+ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes of one, address, length, stride
+NUMBERS = {int: (types.intp, "q"), bool: (types.intp, "q"), float: (types.float64, "d")}
+
+
+@intrinsic
+def _call(_: Any, function, arguments, worker, workers):
+    """Call a compiled share by its address."""
+
+    def generate(context, builder, signature, values):
+        number = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [number] * 3)
+        target = builder.inttoptr(values[0], kind.as_pointer())
+        builder.call(target, values[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), generate
+
+
+@kernel()
+def _call_alone(function, arguments):
+    _call(function, arguments, 0, 1)
+
+
+@kernel(parallel=True)
+def _call_all(function, arguments, workers):
+    for worker in prange(workers):
+        _call(function, arguments, np.intp(worker), workers)
 
 
 class Function(torch.autograd.Function):

@@ -27,13 +27,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from . import simd
-from .compiled import kernel, threads, workers_for
+from .compiled import Share, kernel, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
@@ -127,9 +126,10 @@ def _add_taps(taps, vectors, width, matrix, base, rows, values, first, last, out
         tap, base, to = tap + done, base - done * width, to + done * width
 
 
-@kernel()
-def _forward_share(x, packed, out, lines, worker, workers, s):
+@Share
+def _forward_share(arguments, worker, workers):
     """Every `workers`-th group of output lines, since later time steps hold more events."""
+    x, packed, out, lines, s = arguments[0]
     group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
     reach = s.kernel_height * s.channels  # weight rows of a kernel column
     room = group * s.width * reach + s.lanes
@@ -185,19 +185,22 @@ def _place_on_grid(grad_out, frame, channel, channels, width, margin, pitch, s, 
                 simd.move(grad_out, at + j, min(s.lanes, channels - j), grid, to + j)
 
 
-@kernel()
-def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
+@Share
+def _gradient_share(arguments, worker, workers):
     """Gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
 
     A weight's gradient is a sum over the events of its input channel, each of which meets the
     output's gradient at a distance that is the same for all of them.
     """
+    x, grad_out, grads, frames, s = arguments[0]
+    first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
     pitch, margin = s.out_width + s.kernel_width - 1, s.kernel_width - 1
     area = s.height * s.width
     room = (last - first) * area + s.lanes
     places, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     starts = np.empty((last - first, s.height + 1), np.intp)
     plane = np.empty(area, x.dtype)
+    grid = np.empty((margin + s.out_height * pitch) * s.block, x.dtype)
     for frame in range(frames):
         _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, plane)
         for channel in range(0, s.out_channels, s.block):
@@ -219,9 +222,12 @@ def _gradient_share(x, grad_out, grads, grid, frames, first, last, s):
 def _input_share_of(taps: int) -> Any:
     """The kernel for a kernel width, compiled on its own: the constants multiply the code."""
 
-    @kernel()
-    def share(packed, grad_out, grad_x, line, first, last, s):
-        """Frames `first` to `last`, line by line, without padding; ``line [W]`` of vectors."""
+    @Share
+    def share(arguments, worker, workers):
+        """Some frames, line by line, without padding."""
+        packed, grad_out, grad_x, frames, s = arguments[0]
+        first, last = worker * frames // workers, (worker + 1) * frames // workers
+        line = np.empty(s.width * s.lanes, grad_x.dtype)  # a vector for each pixel
         step = s.out_channels
         for frame in range(first, last):
             for channel in range(0, s.channels, s.lanes):
@@ -250,32 +256,13 @@ def _input_share_of(taps: int) -> Any:
     return share
 
 
-_input_share_3, _input_share_5 = _input_share_of(3), _input_share_of(5)
+INPUT_SHARES = {(taps, taps): _input_share_of(taps) for taps in (3, 5)}
 
 
-@kernel(parallel=True)
-def _input_parallel_3(packed, grad_out, grad_x, lines, frames, workers, s):
-    for w in prange(workers):
-        first, last = w * frames // workers, (w + 1) * frames // workers
-        _input_share_3(packed, grad_out, grad_x, lines[w], first, last, s)
-
-
-@kernel(parallel=True)
-def _input_parallel_5(packed, grad_out, grad_x, lines, frames, workers, s):
-    for w in prange(workers):
-        first, last = w * frames // workers, (w + 1) * frames // workers
-        _input_share_5(packed, grad_out, grad_x, lines[w], first, last, s)
-
-
-INPUT_KERNELS = {
-    (3, 3): (_input_share_3, _input_parallel_3),
-    (5, 5): (_input_share_5, _input_parallel_5),
-}
-
-
-@kernel()
-def _pack_transposed(weight, packed, s):
+@Share
+def _pack_transposed(arguments, worker, workers):
     """Weights ``[C', C, K, K]`` to ``[vector of C][kernel row][C'][kernel column][lane]``."""
+    weight, packed, s = arguments[0]
     for channel in range(0, s.channels, s.lanes):
         for i in range(s.kernel_height):
             for c in range(s.out_channels):
@@ -287,19 +274,6 @@ def _pack_transposed(weight, packed, s):
                         packed[to + lane] = weight[at * s.kernel_width + j]
 
 
-@kernel(parallel=True)
-def _forward_parallel(x, packed, out, lines, workers, s):
-    for w in prange(workers):
-        _forward_share(x, packed, out, lines, np.intp(w), workers, s)
-
-
-@kernel(parallel=True)
-def _gradient_parallel(x, grad_out, grads, grids, frames, workers, s):
-    for w in prange(workers):
-        first, last = w * s.channels // workers, (w + 1) * s.channels // workers
-        _gradient_share(x, grad_out, grads, grids[w], frames, first, last, s)
-
-
 @kernel(forceinline=True)
 def _place(row, s):
     """Where the weight of a packed row stands among those ``[C, K, K]`` of an output channel."""
@@ -308,12 +282,14 @@ def _place(row, s):
     return (channel * s.kernel_height + kernel_row) * s.kernel_width + column
 
 
-@kernel()
-def _pack_share(weight, packed, first, last, unpack, s):
-    """Rows `first` to `last` of the packed weights from ``weight [C', C, K, K]``.
+@Share
+def _pack_share(arguments, worker, workers):
+    """Some rows of the packed weights from ``weight [C', C, K, K]``.
 
     Or back, from gradients ``[block][C, K, K][block's channels]``.
     """
+    weight, packed, unpack, s = arguments[0]
+    first, last = worker * s.rows // workers, (worker + 1) * s.rows // workers
     for channel in range(0, s.out_channels, s.block):
         channels = min(s.block, s.out_channels - channel)
         width = -(-channels // s.lanes) * s.lanes
@@ -326,13 +302,6 @@ def _pack_share(weight, packed, first, last, unpack, s):
                     weight[at] = packed[start + j]
                 else:
                     packed[start + j] = weight[at]
-
-
-@kernel(parallel=True)
-def _pack_parallel(weight, packed, unpack, workers, s):
-    for w in prange(workers):
-        first, last = w * s.rows // workers, (w + 1) * s.rows // workers
-        _pack_share(weight, packed, first, last, unpack, s)
 
 
 # Host
@@ -392,25 +361,18 @@ def _new_packed(weight: Tensor, s: Shape) -> Tensor:
     return weight.new_zeros(s.rows * -(-s.out_channels // s.lanes) * s.lanes)
 
 
-def _flat(x: Tensor) -> Any:
-    """Values in the order of memory ``[F, H, W, C]``."""
-    return x.permute(0, 2, 3, 1).contiguous().view(-1).numpy()
+def _last(x: Tensor) -> Tensor:
+    """The same in memory with channels last."""
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     s = _shape(x, weight, padding)
     packed = _new_packed(weight, s)
     out = x.new_empty(len(x), s.out_height, s.out_width, s.out_channels)
-    lines, workers = len(x) * s.out_height, workers_for(x.numel() + out.numel())
-    weights = weight.contiguous().view(-1).numpy(), packed.numpy()
-    arrays = _flat(x), packed.numpy(), out.view(-1).numpy()
-    if workers == 1:
-        _pack_share(*weights, 0, s.rows, False, s)
-        _forward_share(*arrays, lines, 0, 1, s)
-    else:
-        with threads(workers):
-            _pack_parallel(*weights, False, workers, s)
-            _forward_parallel(*arrays, lines, workers, s)
+    workers = workers_for(x.numel() + out.numel())
+    _pack_share(weight.contiguous(), packed, False, s, workers=workers)
+    _forward_share(_last(x), packed, out, len(x) * s.out_height, s, workers=workers)
     return out.permute(0, 3, 1, 2)
 
 
@@ -421,17 +383,8 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     packed = _new_packed(weight, s)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
-    places = s.kernel_width - 1 + s.out_height * (s.out_width + s.kernel_width - 1)
-    grids = x.new_empty(workers, places * s.block).numpy()
-    arrays = _flat(x), _flat(grad_out), packed.numpy()
-    weights = grad.view(-1).numpy(), packed.numpy()
-    if workers == 1:
-        _gradient_share(*arrays, grids[0], len(x), 0, s.channels, s)
-        _pack_share(*weights, 0, s.rows, True, s)
-    else:
-        with threads(workers):
-            _gradient_parallel(*arrays, grids, len(x), workers, s)
-            _pack_parallel(*weights, True, workers, s)
+    _gradient_share(_last(x), _last(grad_out), packed, len(x), s, workers=workers)
+    _pack_share(grad, packed, True, s, workers=workers)
     return grad
 
 
@@ -443,23 +396,16 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
             return grad_out.new_empty(0, weight.shape[1], 1, 1)
         image = grad_out.flatten(1).t()[None, :, None]
         return functional.conv_transpose2d(image, weight)[0, :, 0].t()[:, :, None, None]
-    if padding or sizes not in INPUT_KERNELS:  # PyTorch's is as fast then
+    if padding or sizes not in INPUT_SHARES:  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
     channels = -(-s.channels // s.lanes) * s.lanes
     packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
+    _pack_transposed(weight.contiguous(), packed, s, workers=1)
     workers = workers_for(grad_x.numel() + grad_out.numel())
-    lines = grad_out.new_empty(workers, width * s.lanes).numpy()
-    arrays = _flat(grad_out), grad_x.view(-1).numpy()
-    _pack_transposed(weight.contiguous().view(-1).numpy(), packed.numpy(), s)
-    share, parallel = INPUT_KERNELS[sizes]
-    if workers == 1:
-        share(packed.numpy(), *arrays, lines[0], 0, len(grad_x), s)
-    else:
-        with threads(workers):
-            parallel(packed.numpy(), *arrays, lines, len(grad_x), workers, s)
+    INPUT_SHARES[sizes](packed, _last(grad_out), grad_x, len(grad_x), s, workers=workers)
     return grad_x.permute(0, 3, 1, 2)
 
 

@@ -43,7 +43,7 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
     signature = types.void(taps, vectors, matrix, at, rows, values, at, at, out, at, at, more)
 
     def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, signature, arguments, matrix.dtype)
+        code = Code(context, builder, signature, arguments, matrix.dtype)
         source, begin, end = code.pointer(2, arguments[3]), arguments[6], arguments[7]
         width = vectors.literal_value * code.lanes
         parts = [(k, v) for k in range(taps.literal_value) for v in range(vectors.literal_value)]
@@ -89,7 +89,7 @@ def spread(_: Any, taps, pixels, matrix, base, source, at, count, out, to):
     signature = types.void(taps, pixels, matrix, place, source, place, place, out, place)
 
     def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, signature, arguments, matrix.dtype)
+        code = Code(context, builder, signature, arguments, matrix.dtype)
         rows, target = code.pointer(2, arguments[3]), code.pointer(7, arguments[8])
         reach = range(taps.literal_value + pixels.literal_value - 1)
         slots = [code.constant(index * code.lanes) for index in reach]
@@ -126,7 +126,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):
     signature = place(x, place, place, place, rows, values, place)
 
     def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, signature, arguments, x.dtype)
+        code = Code(context, builder, signature, arguments, x.dtype)
         inside = code.below(arguments[2])
         found = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
         events = builder.fcmp_unordered("!=", found, code.zeros)
@@ -149,7 +149,7 @@ def move(_: Any, source, at, count, target, to):
     signature = types.void(source, place, place, target, place)
 
     def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, signature, arguments, source.dtype)
+        code = Code(context, builder, signature, arguments, source.dtype)
         zero, inside = code.constant(0), code.below(arguments[2])
         moved = code.load(code.pointer(0, arguments[1]), zero, inside)
         code.store(moved, code.pointer(3, arguments[4]), zero, inside)
@@ -158,47 +158,7 @@ def move(_: Any, source, at, count, target, to):
     return signature, generate
 
 
-@intrinsic
-def pool(_: Any, x, at, row, step, size, count, scale, out, to):
-    """Write `scale` times the sum over a window to `count` values ``out[to:]``.
-
-    The window's values begin at ``x[at + i * row + j * step]`` for i, j below `size`.
-    """
-    place = types.intp
-    signature = types.void(x, place, place, place, place, place, scale, out, place)
-
-    def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, signature, arguments, x.dtype)
-        inside, total = code.below(arguments[5]), code.variable()
-        for position in code.window(*arguments[1:5]):
-            value = code.load(code.pointer(0, position), code.constant(0), inside)
-            builder.store(builder.fadd(builder.load(total), value), total)
-        scaled = builder.fmul(code.splat(arguments[6], code.reals), builder.load(total))
-        code.store(scaled, code.pointer(7, arguments[8]), code.constant(0), inside)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def unpool(_: Any, grad, at, count, scale, out, to, row, step, size):
-    """The adjoint of `pool`: `scale` times `count` values ``grad[at:]`` to a window of `out`."""
-    place = types.intp
-    signature = types.void(grad, place, place, scale, out, place, place, place, place)
-
-    def generate(context, builder, signature, arguments):
-        code = _Code(context, builder, signature, arguments, grad.dtype)
-        inside = code.below(arguments[2])
-        value = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
-        scaled = builder.fmul(code.splat(arguments[3], code.reals), value)
-        for position in code.window(*arguments[5:9]):
-            code.store(scaled, code.pointer(4, position), code.constant(0), inside)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-class _Code:
+class Code:
     """Shorthand for the instructions above, on vectors of one dtype."""
 
     def __init__(self, context, builder, signature, arguments, dtype: types.Float) -> None:
@@ -282,14 +242,6 @@ class _Code:
         by = self.constant(step)
         with cgutils.for_range_slice(self.builder, first, last, by, _I64) as (position, _):
             yield position
-
-    def window(
-        self, start: ir.Value, row: ir.Value, step: ir.Value, size: ir.Value
-    ) -> Iterator[ir.Value]:
-        """Positions of a window of ``size x size``; yields once, inside the two loops."""
-        with self.loop(self.constant(0), size) as i, self.loop(self.constant(0), size) as j:
-            down, across = self.builder.mul(i, row), self.builder.mul(j, step)
-            yield self.builder.add(start, self.builder.add(down, across))
 
     def _vector_at(self, base: ir.Value, position: ir.Value) -> ir.Value:
         return self.builder.bitcast(self.builder.gep(base, [position]), self.reals.as_pointer())

@@ -88,15 +88,14 @@ def test_openmp_and_cache_give_no_warning() -> None:
 def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     """A second process takes them from the cache on disk."""
     report = (
-        "import atexit; atexit.register(lambda: print(*(sum(getattr(kernel.stats, kind).values())"
-        " for kernel in (tsslbp.neuron.cpu._forward_parallel, tsslbp.neuron.cpu._backward_parallel,"
-        " tsslbp.events._gradient_parallel)"
-        " for kind in ('cache_hits', 'cache_misses'))))"
+        "import atexit; atexit.register(lambda: print(*(function.cache_hits"
+        " for share in (tsslbp.neuron.cpu._forward_share, tsslbp.neuron.cpu._backward_share,"
+        " tsslbp.events._gradient_share) for function, _ in share.compiled.values())))"
     )
     before = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = run(report, PACKAGE.parent, **before)[-1].splitlines()[1]
     second = run(report, PACKAGE.parent, **before)[-1].splitlines()[1]
-    assert (first, second) == ("0 1 0 1 0 1", "1 0 1 0 1 0")
+    assert (first, second) == ("0 0 0", "1 1 1")
 
 
 def _in_worker(seed: int) -> float:
@@ -119,16 +118,14 @@ def test_kernels_follow_pytorchs_threads(monkeypatch) -> None:
 
 
 def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:
-    from tsslbp.neuron import cpu
-
     seen = []
-    kernel = cpu._forward_parallel
+    call_all = compiled._call_all
 
-    def spy(*arguments):
-        seen.append((arguments[3], numba.get_num_threads()))
-        return kernel(*arguments)
+    def spy(function, arguments, workers):
+        seen.append((workers, numba.get_num_threads()))
+        call_all(function, arguments, workers)
 
-    monkeypatch.setattr(cpu, "_forward_parallel", spy)
+    monkeypatch.setattr(compiled, "_call_all", spy)
     before, of_numba = torch.get_num_threads(), numba.get_num_threads()
     x = torch.rand(5, 100_000)
     for threads in (2, 1):
