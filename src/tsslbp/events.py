@@ -260,12 +260,43 @@ INPUT_SHARES = {(taps, taps): _input_share_of(taps) for taps in (3, 5)}
 
 
 @Share
+def _pixel_share(arguments, worker, workers):
+    """The same for windows of one pixel, some of all pixels: a matrix product."""
+    packed, grad_out, grad_x, frames, s = arguments[0]
+    pixels = frames * s.out_height * s.out_width
+    first, last = worker * pixels // workers, (worker + 1) * pixels // workers
+    step = s.out_channels
+    line = np.empty(16 * s.lanes, grad_x.dtype)
+    for channel in range(0, s.channels, s.lanes):
+        base, pixel = channel * step, first
+        while pixel < last:
+            line[:] = 0
+            if last - pixel >= 16:
+                simd.spread(1, 16, packed, base, grad_out, pixel * step, step, line, 0)
+                done = 16
+            elif last - pixel >= 4:
+                simd.spread(1, 4, packed, base, grad_out, pixel * step, step, line, 0)
+                done = 4
+            else:
+                simd.spread(1, 1, packed, base, grad_out, pixel * step, step, line, 0)
+                done = 1
+            for i in range(done):
+                to, count = (pixel + i) * s.channels + channel, min(s.lanes, s.channels - channel)
+                simd.move(line, i * s.lanes, count, grad_x, to)
+            pixel += done
+
+
+INPUT_SHARES[1, 1] = _pixel_share
+
+
+@Share
 def _pack_transposed(arguments, worker, workers):
     """Weights ``[C', C, K, K]`` to ``[vector of C][kernel row][C'][kernel column][lane]``."""
     weight, packed, s = arguments[0]
+    first, last = worker * s.out_channels // workers, (worker + 1) * s.out_channels // workers
     for channel in range(0, s.channels, s.lanes):
         for i in range(s.kernel_height):
-            for c in range(s.out_channels):
+            for c in range(first, last):
                 for j in range(s.kernel_width):
                     row = (channel * s.kernel_height + i * s.lanes) * s.out_channels
                     to = row * s.kernel_width + (c * s.kernel_width + j) * s.lanes
@@ -320,10 +351,11 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         return False
     if len(weight) < simd.lanes(x.element_size()):
         return False
-    if x.ndim == 4:
-        if x.shape[1] != weight.shape[1] or any(map(operator.lt, x.shape[2:], weight.shape[2:])):
+    if weight.ndim == 4:
+        channels, *sizes = x.shape[-3:]
+        if channels != weight.shape[1] or any(map(operator.lt, sizes, weight.shape[2:])):
             return False
-        x = x if x.is_contiguous() else x.movedim(1, -1)
+        x = x if x.is_contiguous() else x.movedim(-3, -1)
     elif x.shape[-1] != weight.shape[-1]:
         return False
     try:
@@ -391,11 +423,6 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
 def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
     sizes = tuple(weight.shape[-2:])
-    if sizes == grad_out.shape[-2:] == (1, 1):  # a linear layer: rows as pixels of one image
-        if not len(grad_out):
-            return grad_out.new_empty(0, weight.shape[1], 1, 1)
-        image = grad_out.flatten(1).t()[None, :, None]
-        return functional.conv_transpose2d(image, weight)[0, :, 0].t()[:, :, None, None]
     if padding or sizes not in INPUT_SHARES:  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
@@ -403,8 +430,8 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
     channels = -(-s.channels // s.lanes) * s.lanes
     packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
-    _pack_transposed(weight.contiguous(), packed, s, workers=1)
     workers = workers_for(grad_x.numel() + grad_out.numel())
+    _pack_transposed(weight.contiguous(), packed, s, workers=workers)
     INPUT_SHARES[sizes](packed, _last(grad_out), grad_x, len(grad_x), s, workers=workers)
     return grad_x.permute(0, 3, 1, 2)
 
@@ -412,38 +439,52 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
 # Autograd
 
 
-class _Convolution(torch.autograd.Function):
+class _Product(torch.autograd.Function):
+    """Both products: to a linear layer, each row of features is a frame of one pixel."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        return _forward(x, weight, padding)
+        out = _forward(*_frames(x, weight), padding)
+        if weight.ndim == 2:
+            return out.view(*x.shape[:-1], len(weight))
+        return out.view(*x.shape[:-3], *out.shape[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        frames, kernels = _frames(x, weight)
+        grad_frames, _ = _frames(grad_out, weight)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _input_gradient(weight, grad_out, ctx.padding)
+            grad_x = _input_gradient(kernels, grad_frames, ctx.padding).view(x.shape)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(x, weight, grad_out, ctx.padding)
+            grad_weight = _weight_gradient(frames, kernels, grad_frames, ctx.padding)
+            grad_weight = grad_weight.view(weight.shape)
         return grad_x, grad_weight, None
 
 
+def _frames(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames ``[F, C, H, W]`` and weights ``[C', C, K, K]``."""
+    if weight.ndim == 2:
+        return x.reshape(-1, x.shape[-1], 1, 1), weight[:, :, None, None]
+    return x.flatten(0, -4), weight
+
+
 # The functions of `torch.nn.functional` of these names, without bias, stride and dilation, for what
-# `suits`; torch.compile cannot look into the kernels, so a compiled module runs them as they are.
+# `suits`; results are stored channels last. torch.compile cannot look into the kernels, so a
+# compiled module runs them as they are.
 
 
 @torch.compiler.disable
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
-    """Convolution ``x [F, C, H, W], weight [C', C, K, K] -> [F, C', H', W']``, channels last."""
-    return cast(Tensor, _Convolution.apply(x, weight, padding))
+    """Convolution ``x [..., C, H, W], weight [C', C, K, K] -> [..., C', H', W']``."""
+    return cast(Tensor, _Product.apply(x, weight, padding))
 
 
 @torch.compiler.disable
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Linear layer ``x [..., features], weight [out, features] -> [..., out]``."""
-    frames = x.reshape(-1, x.shape[-1], 1, 1)
-    out = _Convolution.apply(frames, weight[:, :, None, None], 0)
-    return cast(Tensor, out).view(*x.shape[:-1], len(weight))
+    return cast(Tensor, _Product.apply(x, weight, 0))

@@ -55,14 +55,12 @@ class Conv(nn.Module):
             self.weight.mul_(weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.flatten(0, -4)
-        if x.ndim == 5 and _event_driven(self.impl, frames, self.weight):
+        if x.ndim == 5 and _event_driven(self.impl, x, self.weight):
             from . import events
 
-            out = cast(Tensor, events.conv2d(frames, self.weight, self.padding))
-        else:
-            weight = self.weight.to(memory_format=torch.channels_last)
-            out = functional.conv2d(frames, weight, padding=self.padding)
+            return cast(Tensor, events.conv2d(x, self.weight, self.padding))
+        weight = self.weight.to(memory_format=torch.channels_last)
+        out = functional.conv2d(x.flatten(0, -4), weight, padding=self.padding)
         return out.view(*x.shape[:-3], *out.shape[1:])
 
 

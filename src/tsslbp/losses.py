@@ -51,9 +51,12 @@ def van_rossum(
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if len(psp) < 10 else (0, 1)
     desired = _target(len(psp), pattern, tau_s, target_filters)
-    target = torch.tensor(desired, dtype=psp.dtype, device=psp.device)
-    true_class = functional.one_hot(labels, psp.shape[2]).to(psp.dtype)
-    return 0.5 * (psp - target[:, None, None] * true_class).square().sum()
+    train = torch.tensor(desired, dtype=psp.dtype, device=psp.device)
+    target = torch.zeros_like(psp)
+    target.scatter_(
+        2, labels.expand(len(psp), -1)[:, :, None], train[:, None, None].expand(-1, len(labels), 1)
+    )
+    return 0.5 * functional.mse_loss(psp, target, reduction="sum")
 
 
 def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:

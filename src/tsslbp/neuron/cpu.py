@@ -379,18 +379,26 @@ class _Psp(Function):
 
 
 class _Layer(Function):
+    """`images` are worked on with channels last, as `Conv` stores them."""
+
     @staticmethod
-    def forward(x: Tensor, steps: int, static: bool, rule: Rule, k: Constants) -> Any:
-        return _forward(x, steps, static, k)
+    def forward(x: Tensor, steps: int, static: bool, images: bool, rule: Rule, k: Constants) -> Any:
+        x = _last(x, images)
+        out, total = _forward(x, steps, static, k)
+        shape = [steps, *(x.shape if static else x.shape[1:])]
+        if k.pool > 1:
+            shape[-3:-1] = shape[-3] // k.pool, shape[-2] // k.pool
+        out = out.view(shape)
+        return out.movedim(-1, -3) if images else out, total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.steps, ctx.static, ctx.rule, ctx.k = inputs
-        neurons = x.numel() if ctx.static else x.numel() // ctx.steps
+        x, *ctx.form, ctx.rule, ctx.k = inputs
+        steps, static, _ = ctx.form
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
-        ctx.values = neurons * ctx.steps
+        ctx.values = x.numel() * steps if static else x.numel()
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
@@ -400,16 +408,18 @@ class _Layer(Function):
             rate = total.item() / max(ctx.values, 1)
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             k = k._replace(warm_up_psp=level)
-        grad_x = _Gradient.apply(x, grad_out.contiguous(), ctx.steps, ctx.static, k)
-        return grad_x, None, None, None, None
+        return _Gradient.apply(x, grad_out, *ctx.form, k), None, None, None, None, None
 
 
 class _Gradient(Function):
     """The backward kernel; a function of its own so that `torch.func` can unwrap its tensors."""
 
     @staticmethod
-    def forward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
-        return _backward(x, grad_out, steps, static, k)
+    def forward(
+        x: Tensor, grad_out: Tensor, steps: int, static: bool, images: bool, k: Constants
+    ) -> Tensor:
+        grad_x = _backward(_last(x, images), _last(grad_out, images), steps, static, k)
+        return grad_x.movedim(-1, -3) if images else grad_x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -418,6 +428,10 @@ class _Gradient(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> None:
         raise NotImplementedError("a learning rule has no second derivative")
+
+
+def _last(x: Tensor, images: bool) -> Tensor:
+    return (x.movedim(-3, -1) if images else x).contiguous()
 
 
 # The functions of `reference`, with its arguments; torch.compile cannot look into the kernels, so a
@@ -432,13 +446,13 @@ def psp(x: Tensor, tau_s: float) -> Tensor:
 @torch.compiler.disable
 def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule)
-    return _run(current, len(current), False, rule, k, current.shape)
+    return _run(current, len(current), False, False, rule, k)
 
 
 @torch.compiler.disable
 def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule, output_psp=True)
-    return _run(current, len(current), False, rule, k, current.shape)
+    return _run(current, len(current), False, False, rule, k)
 
 
 @torch.compiler.disable
@@ -460,19 +474,11 @@ def layer(
         pooled = reference.sum_pool(unpooled, pool, pool_scale)
         return psp(pooled, tau_s) if output_psp else pooled
     images = x.ndim + static == 5
-    if images:
-        x = x.movedim(-3, -1)  # channels last, as `Conv` stores them
-    shape = torch.Size([steps, *(x.shape if static else x.shape[1:])])
-    pooling = (*x.shape[-2:], pool, pool_scale) if fused else ()
+    pooling = (x.shape[-1], x.shape[-3], pool, pool_scale) if fused else ()
     k = _constants(x.dtype, tau_m, tau_s, threshold, rule, True, output_psp, *pooling)
-    if fused:
-        shape = torch.Size([*shape[:-3], shape[-3] // pool, shape[-2] // pool, shape[-1]])
-    out = _run(x, steps, static, rule, k, shape)
-    return out.movedim(-1, -3) if images else out
+    return _run(x, steps, static, images, rule, k)
 
 
-def _run(
-    x: Tensor, steps: int, static: bool, rule: Rule, k: Constants, shape: torch.Size
-) -> Tensor:
-    output, _ = _Layer.apply(x.contiguous(), steps, static, rule, k)
-    return cast(Tensor, output.view(shape))
+def _run(x: Tensor, steps: int, static: bool, images: bool, rule: Rule, k: Constants) -> Tensor:
+    output, _ = _Layer.apply(x, steps, static, images, rule, k)
+    return cast(Tensor, output)
