@@ -37,6 +37,7 @@ from .compiled import Share, kernel, workers_for
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
+PIXELS_AT_ONCE = 16  # of the input's gradient of a linear layer
 GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
 
@@ -200,7 +201,7 @@ def _gradient_share(arguments, worker, workers):
     places, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     starts = np.empty((last - first, s.height + 1), np.intp)
     plane = np.empty(area, x.dtype)
-    grid = np.empty((margin + s.out_height * pitch) * s.block, x.dtype)
+    grid = simd.scratch((margin + s.out_height * pitch) * s.block, x)
     for frame in range(frames):
         _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, plane)
         for channel in range(0, s.out_channels, s.block):
@@ -227,7 +228,7 @@ def _input_share_of(taps: int) -> Any:
         """Some frames, line by line, without padding."""
         packed, grad_out, grad_x, frames, s = arguments[0]
         first, last = worker * frames // workers, (worker + 1) * frames // workers
-        line = np.empty(s.width * s.lanes, grad_x.dtype)  # a vector for each pixel
+        line, pitch = simd.scratch(s.width * s.lanes, grad_x), taps * s.lanes
         step = s.out_channels
         for frame in range(first, last):
             for channel in range(0, s.channels, s.lanes):
@@ -240,13 +241,19 @@ def _input_share_of(taps: int) -> Any:
                         while column < s.out_width:  # in pieces that hide an addition's latency
                             at, to = (start + column) * step, column * s.lanes
                             if s.out_width - column >= 8:
-                                simd.spread(taps, 8, packed, base, grad_out, at, step, line, to)
+                                simd.spread(
+                                    taps, 8, packed, base, pitch, grad_out, at, step, line, to
+                                )
                                 column += 8
                             elif s.out_width - column >= 4:
-                                simd.spread(taps, 4, packed, base, grad_out, at, step, line, to)
+                                simd.spread(
+                                    taps, 4, packed, base, pitch, grad_out, at, step, line, to
+                                )
                                 column += 4
                             else:
-                                simd.spread(taps, 1, packed, base, grad_out, at, step, line, to)
+                                simd.spread(
+                                    taps, 1, packed, base, pitch, grad_out, at, step, line, to
+                                )
                                 column += 1
                     for column in range(s.width):
                         to = ((frame * s.height + row) * s.width + column) * s.channels + channel
@@ -261,32 +268,33 @@ INPUT_SHARES = {(taps, taps): _input_share_of(taps) for taps in (3, 5)}
 
 @Share
 def _pixel_share(arguments, worker, workers):
-    """The same for windows of one pixel, some of all pixels: a matrix product."""
-    packed, grad_out, grad_x, frames, s = arguments[0]
-    pixels = frames * s.out_height * s.out_width
+    """The same for windows of one pixel, some of all pixels: a matrix product.
+
+    `pitch` is the distance between rows of the weights, which need packing only where a row of
+    them is no whole number of vectors.
+    """
+    weight, grad_out, grad_x, pixels, pitch, s = arguments[0]
     first, last = worker * pixels // workers, (worker + 1) * pixels // workers
     step = s.out_channels
-    line = np.empty(16 * s.lanes, grad_x.dtype)
+    line = simd.scratch(PIXELS_AT_ONCE * s.lanes, grad_x)
     for channel in range(0, s.channels, s.lanes):
-        base, pixel = channel * step, first
+        base = channel * step if pitch == s.lanes else channel
+        size, pixel = min(s.lanes, s.channels - channel), first
         while pixel < last:
             line[:] = 0
-            if last - pixel >= 16:
-                simd.spread(1, 16, packed, base, grad_out, pixel * step, step, line, 0)
-                done = 16
+            at = pixel * step
+            if last - pixel >= PIXELS_AT_ONCE:
+                simd.spread(1, PIXELS_AT_ONCE, weight, base, pitch, grad_out, at, step, line, 0)
+                done = PIXELS_AT_ONCE
             elif last - pixel >= 4:
-                simd.spread(1, 4, packed, base, grad_out, pixel * step, step, line, 0)
+                simd.spread(1, 4, weight, base, pitch, grad_out, at, step, line, 0)
                 done = 4
             else:
-                simd.spread(1, 1, packed, base, grad_out, pixel * step, step, line, 0)
+                simd.spread(1, 1, weight, base, pitch, grad_out, at, step, line, 0)
                 done = 1
             for i in range(done):
-                to, count = (pixel + i) * s.channels + channel, min(s.lanes, s.channels - channel)
-                simd.move(line, i * s.lanes, count, grad_x, to)
+                simd.move(line, i * s.lanes, size, grad_x, (pixel + i) * s.channels + channel)
             pixel += done
-
-
-INPUT_SHARES[1, 1] = _pixel_share
 
 
 @Share
@@ -422,17 +430,23 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
 
 def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
-    sizes = tuple(weight.shape[-2:])
-    if padding or sizes not in INPUT_SHARES:  # PyTorch's is as fast then
+    sizes = weight.shape[2], weight.shape[3]
+    linear = sizes == tuple(grad_out.shape[-2:]) == (1, 1)
+    if padding or not (linear or sizes in INPUT_SHARES):  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
-    channels = -(-s.channels // s.lanes) * s.lanes
-    packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
     workers = workers_for(grad_x.numel() + grad_out.numel())
-    _pack_transposed(weight.contiguous(), packed, s, workers=workers)
-    INPUT_SHARES[sizes](packed, _last(grad_out), grad_x, len(grad_x), s, workers=workers)
+    packed, pitch = weight.contiguous(), s.channels
+    if s.channels % s.lanes or not linear:
+        channels, pitch = -(-s.channels // s.lanes) * s.lanes, s.lanes
+        packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
+        _pack_transposed(weight.contiguous(), packed, s, workers=workers)
+    if linear:
+        _pixel_share(packed, _last(grad_out), grad_x, len(grad_x), pitch, s, workers=workers)
+    else:
+        INPUT_SHARES[sizes](packed, _last(grad_out), grad_x, len(grad_x), s, workers=workers)
     return grad_x.permute(0, 3, 1, 2)
 
 

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from .compiled import kernel
 
 VECTOR_BYTES = 64
 MOST_VECTORS = 4  # in a row
@@ -28,6 +31,17 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 def lanes(itemsize: int) -> int:
     """Values of so many bytes in a vector."""
     return VECTOR_BYTES // itemsize
+
+
+@kernel()
+def scratch(size, array):
+    """Uninitialised memory of the array's dtype that starts where a vector may.
+
+    A vector across two lines of the cache takes twice the time, and `numpy.empty` lets it.
+    """
+    room = np.empty(size + VECTOR_BYTES // array.itemsize, array.dtype)
+    start = -room.ctypes.data % VECTOR_BYTES // array.itemsize
+    return room[start : start + size]
 
 
 @intrinsic(prefer_literal=True)
@@ -79,32 +93,32 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
 
 
 @intrinsic(prefer_literal=True)
-def spread(_: Any, taps, pixels, matrix, base, source, at, count, out, to):
-    """Add ``sum(source[at + i * count + j] * row(j * taps + k) for j < count)`` to pixel i + k.
+def spread(_: Any, taps, pixels, matrix, base, pitch, source, at, count, out, to):
+    """Add ``sum(source[at + i * count + j] * row(j, k) for j < count)`` to pixel i + k.
 
-    That is for all i below `pixels` and k below `taps`, two constants. ``row(r)`` is the vector
-    ``matrix[base + r * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
+    That is for all i below `pixels` and k below `taps`, two constants. ``row(j, k)`` is the vector
+    ``matrix[base + j * pitch + k * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
     """
     place = types.intp
-    signature = types.void(taps, pixels, matrix, place, source, place, place, out, place)
+    signature = types.void(taps, pixels, matrix, place, place, source, place, place, out, place)
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, matrix.dtype)
-        rows, target = code.pointer(2, arguments[3]), code.pointer(7, arguments[8])
+        rows, target = code.pointer(2, arguments[3]), code.pointer(8, arguments[9])
         reach = range(taps.literal_value + pixels.literal_value - 1)
         slots = [code.constant(index * code.lanes) for index in reach]
         sums = [code.variable() for _ in reach]
         for total, slot in zip(sums, slots, strict=True):
             builder.store(code.load(target, slot), total)
-        with code.loop(code.constant(0), arguments[6]) as j:
-            first = code.times(j, taps.literal_value * code.lanes)
+        with code.loop(code.constant(0), arguments[7]) as j:
+            first = builder.mul(j, arguments[4])
             row = [
                 code.load(rows, code.plus(first, k * code.lanes)) for k in range(taps.literal_value)
             ]
-            position = builder.add(arguments[5], j)
+            position = builder.add(arguments[6], j)
             for i in range(pixels.literal_value):
-                value = code.splat(builder.load(code.pointer(4, position)), code.reals)
-                position = builder.add(position, arguments[6])
+                value = code.splat(builder.load(code.pointer(5, position)), code.reals)
+                position = builder.add(position, arguments[7])
                 for k, weights in enumerate(row):
                     total = code.multiply_add(weights, value, builder.load(sums[i + k]))
                     builder.store(total, sums[i + k])

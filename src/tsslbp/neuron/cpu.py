@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,7 +175,7 @@ def _forward_share(arguments, worker, workers):
     n = x.size if static else x.size // steps
     pooled = n // (k.pool * k.pool)
     units, total = _units(n, k), 0
-    sums = np.empty(steps * k.lanes, x.dtype)
+    sums = simd.scratch(steps * k.lanes, x)
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         start, down, across, size, to = _unit(unit, n, k)
         if k.pool > 1:
@@ -219,8 +218,8 @@ def _backward_share(arguments, worker, workers):
     n = x.size if static else x.size // steps
     pooled = n // (k.pool * k.pool)
     units, room = _units(n, k), steps * VECTORS * k.lanes
-    potentials, increments = np.empty(room, x.dtype), np.empty(room, x.dtype)
-    psps = np.empty(room, x.dtype)
+    potentials, increments = simd.scratch(room, x), simd.scratch(room, x)
+    psps = simd.scratch(room, x)
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         start, down, across, size, to = _unit(unit, n, k)
         for i in range(0, k.pool, 2):
