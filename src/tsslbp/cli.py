@@ -17,6 +17,7 @@ import typer
 from . import __version__, data, display, experiment, figures, training
 from .data import DataSet
 from .description import plan
+from .device import configure
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .losses import predict
@@ -112,6 +113,18 @@ def train(
         bool,
         typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
     ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
+    ] = "cpu",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|tf32|bf16", help="Of matrix products; the last two need a GPU."
+        ),
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
+    ] = False,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -124,10 +137,11 @@ def train(
 
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    changes = {"seed": seed, "epochs": epochs, "protocol": protocol}
+    changes = {"seed": seed, "epochs": epochs, "protocol": protocol, "precision": precision}
     wanted = _changed(
         experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
     )
+    configure(device, wanted.precision, deterministic)
     folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
     data_set = data.load(wanted.data, data_dir)
     # Before the folder is made: what the user corrects now should not stand in the way then.
@@ -140,7 +154,7 @@ def train(
     training.keep_freed_memory()
     try:
         with display.Display(run, _image_counts(run.experiment, data_set)["training"]) as observer:
-            training.fit(run, data_set, observer)
+            training.fit(run, data_set, observer, device=device)
     except Diverged as error:
         kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
         raise Diverged(f"{error}{kept}") from error

@@ -36,6 +36,7 @@ Protocol = Literal["published", "validated"]
 Loss = Literal["kernel", "count", "softmax"]
 ConvInit = Literal["uniform", "kaiming"]
 DropoutKind = Literal["rows", "neurons"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Allowed(NamedTuple):
@@ -107,6 +108,8 @@ class Experiment:
         gradient_clip: bound of the gradient's norm over all weights.
         weight_limit: bound of every weight's magnitude after a step.
         patience: epochs without a better test accuracy after which training stops; None: never.
+        precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
+            bits) or ``"bf16"``, see `Network.set_precision`.
         seed: of initialisation, order, augmentation and dropout.
 
     Raises:
@@ -148,6 +151,7 @@ class Experiment:
     gradient_clip: Positive = 1.0
     weight_limit: Positive = 4.0
     patience: Count | None = None
+    precision: Precision = "float32"
     seed: Seed = 0
 
     def __post_init__(self) -> None:

@@ -21,6 +21,10 @@ class StepResult(NamedTuple):
     correct: int
     gradient_norm: float  # over all weights, before clipping
 
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
 
 class History:
     """Numbers of every step, and of the layers at some of them; `arrays` says them as arrays.

@@ -25,8 +25,11 @@ class Conv(nn.Module):
     ``1 / sqrt(fan_in)`` (``init="uniform"``, the revised code), or normal with variance
     ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`. Results are stored
     channels last. On a CPU an input with a time axis of which few values are not zero, as spikes
-    are, is computed event by event (`tsslbp.events`), except for ``impl="reference"``.
+    are, is computed event by event (`tsslbp.events`), except for ``impl="reference"``. With `dtype`
+    input and weights are rounded to it first.
     """
+
+    dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -59,7 +62,8 @@ class Conv(nn.Module):
             from . import events
 
             return cast(Tensor, events.conv2d(x, self.weight, self.padding))
-        weight = self.weight.to(memory_format=torch.channels_last)
+        x, weight = _rounded(x, self.weight, self.dtype)
+        weight = weight.to(memory_format=torch.channels_last)
         out = functional.conv2d(x.flatten(0, -4), weight, padding=self.padding)
         return out.view(*x.shape[:-3], *out.shape[1:])
 
@@ -68,8 +72,10 @@ class Linear(nn.Module):
     """Linear layer without bias: ``[..., features] -> [..., out_features]``.
 
     The initial weights are normal with variance ``2 / in_features``, times `weight_scale`. `impl`
-    is that of `Conv`.
+    and `dtype` are those of `Conv`.
     """
+
+    dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -91,7 +97,11 @@ class Linear(nn.Module):
             from . import events
 
             return cast(Tensor, events.linear(x, self.weight))
-        return functional.linear(x, self.weight)
+        return functional.linear(*_rounded(x, self.weight, self.dtype))
+
+
+def _rounded(x: Tensor, weight: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    return (x, weight) if dtype is None else (x.to(dtype), weight.to(dtype))
 
 
 def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
@@ -135,7 +145,7 @@ class _Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        kept = torch.rand(*self.mask_shape(x), device="cpu") >= self.p
+        kept = torch.rand(*self.mask_shape(x), device=x.device) >= self.p
         return x * (kept.to(x) / (1 - self.p))
 
     def extra_repr(self) -> str:
@@ -148,7 +158,7 @@ class RowDropout(_Dropout):
 
     In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
     before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
-    by ``1 - p``. The mask is drawn on the CPU from PyTorch's global generator.
+    by ``1 - p``. The mask is drawn from PyTorch's generator of the input's device.
     """
 
     def mask_shape(self, x: Tensor) -> Sequence[int]:

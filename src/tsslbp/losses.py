@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import InvalidInput
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSP and the labels
 
 
 def predict(psp: Tensor) -> Tensor:
@@ -50,13 +53,25 @@ def van_rossum(
     _check(psp, labels)
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if len(psp) < 10 else (0, 1)
-    desired = _target(len(psp), pattern, tau_s, target_filters)
-    train = torch.tensor(desired, dtype=psp.dtype, device=psp.device)
-    target = torch.zeros_like(psp)
-    target.scatter_(
-        2, labels.expand(len(psp), -1)[:, :, None], train[:, None, None].expand(-1, len(labels), 1)
-    )
+    classes = torch.arange(psp.shape[2], device=psp.device)
+    true_class = labels[:, None] == classes
+    settings = len(psp), tuple(pattern), tau_s, target_filters
+    target = _desired(*settings, psp.dtype, psp.device)[:, None, None] * true_class
     return 0.5 * functional.mse_loss(psp, target, reduction="sum")
+
+
+@functools.lru_cache(maxsize=32)
+def _desired(
+    steps: int,
+    pattern: tuple[int, ...],
+    tau_s: float,
+    target_filters: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """`_target` as a tensor; kept, since a CUDA graph cannot take numbers from the host."""
+    target = _target(steps, pattern, tau_s, target_filters)
+    return torch.tensor(target, dtype=dtype, device=device)
 
 
 def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:

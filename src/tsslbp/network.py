@@ -46,10 +46,11 @@ class SpikingLayer(nn.Module):
         self.name, self.connection = name, connection
         self.pool, self.pool_scale, self.output_psp = pool, pool_scale, output_psp
         self.neurons = neurons  # tau_m, tau_s, threshold, rule, impl
+        self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
 
     def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         return neuron.layer(
-            self.connection(x),
+            self._weighted(x),
             time_steps=time_steps,
             pool=self.pool,
             pool_scale=self.pool_scale,
@@ -59,10 +60,14 @@ class SpikingLayer(nn.Module):
 
     def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Input current of the neurons, ``[T, N, ...]``."""
-        weighted = self.connection(x)
+        weighted = self._weighted(x)
         if time_steps is not None:
             weighted = weighted.expand(time_steps, *weighted.shape)
         return neuron.psp(weighted, self.neurons["tau_s"], impl=self.neurons["impl"])
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        current: Tensor = self.connection(x)
+        return current if self.current_dtype is None else current.to(self.current_dtype)
 
     def passed_on(self, spikes: Tensor) -> Tensor:
         """What the next layer receives when this one's neurons emit `spikes`."""
@@ -170,6 +175,21 @@ class Network(nn.Module):
     @property
     def spiking_layers(self) -> list[SpikingLayer]:
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    def set_precision(self, precision: str) -> None:
+        """Choose how products are computed and currents stored on a GPU; weights stay float32.
+
+        ``"bf16"``: products take bfloat16 and sum in float32, except for the first layer, whose
+        input is images; currents, and so their gradients, are stored in bfloat16, except for the
+        output layer's. Neurons compute in float32. ``"float32"`` and ``"tf32"`` differ only in a
+        setting of the process (`tsslbp.device.configure`).
+        """
+        low = torch.bfloat16 if precision == "bf16" else None
+        for index, layer in enumerate(self.spiking_layers):
+            layer.connection.dtype = low if index else None
+            layer.current_dtype = low
+        if low:
+            self.spiking_layers[-1].current_dtype = torch.float32
 
     def forward(self, x: Tensor) -> Tensor:
         time_steps = self._check_input(x)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,20 +15,21 @@ from torch import Tensor
 
 from . import losses
 from .data import DataSet, augment, batches, normalise, split_validation
+from .device import DeviceSteps, clamp_weights, clip_gradient
 from .environment import peak_memory
 from .errors import Diverged, InvalidInput, RunError
 from .experiment import Experiment
 from .history import History, StepResult
+from .losses import Loss
 from .network import Network
 from .run import Run
 from .seeding import derive, generator
 
 ACTIVITY_EVERY = 25  # steps between two measurements of firing rate and warm-up
+DEVICE_EVERY = 200  # the same on a GPU, whose results are read as rarely
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 EVALUATION_BATCH = 200
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Observer(Protocol):
@@ -45,6 +45,9 @@ class Split(NamedTuple):
 
     images: Tensor
     labels: Tensor
+
+    def to(self, device: str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
 
 
 def build_network(
@@ -89,12 +92,14 @@ def build_loss(experiment: Experiment) -> Loss:
 
 
 def build_optimizer(experiment: Experiment, net: Network) -> torch.optim.AdamW:
+    weights = list(net.parameters())
     return torch.optim.AdamW(
-        net.parameters(),
+        weights,
         lr=experiment.learning_rate,
         betas=experiment.betas,
         weight_decay=experiment.weight_decay,
         fused=True,
+        capturable=weights[0].is_cuda,
     )
 
 
@@ -128,26 +133,11 @@ def train_step(
     result = StepResult(
         loss.item(), int((losses.predict(psp.detach()) == labels).sum()), norm.item()
     )
-    if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+    if not result.finite:
         raise Diverged(_explain(net, images, result))
     optimizer.step()
-    with torch.no_grad():
-        torch._foreach_clamp_min_(weights, -weight_limit)
-        torch._foreach_clamp_max_(weights, weight_limit)
+    clamp_weights(weights, weight_limit)
     return result
-
-
-@torch.no_grad()
-def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
-    """Scale the gradients down where their norm over all weights is above `limit`; return it.
-
-    `torch.nn.utils.clip_grad_norm_` without its search for devices and dtypes, which takes longer
-    than the work on a small network.
-    """
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm
 
 
 @torch.no_grad()
@@ -155,13 +145,13 @@ def evaluate(net: Network, split: Split, mean: Sequence[float], std: Sequence[fl
     """Accuracy of `net` on all images of a split, between 0 and 1."""
     was_training = net.training
     net.eval()
-    correct = 0
+    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     for start in range(0, len(split.labels), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
         psp = net(normalise(split.images[part], mean, std))
-        correct += int((losses.predict(psp) == split.labels[part]).sum())
+        correct += (losses.predict(psp) == split.labels[part]).sum()
     net.train(was_training)
-    return correct / len(split.labels)
+    return correct.item() / len(split.labels)
 
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
@@ -189,7 +179,14 @@ class Progress:
     finished: bool = False
 
 
-def fit(run: Run, data: DataSet, observer: Observer | None = None, *, impl: str = "auto") -> None:
+def fit(
+    run: Run,
+    data: DataSet,
+    observer: Observer | None = None,
+    *,
+    impl: str = "auto",
+    device: str = "cpu",
+) -> None:
     """Train a run's experiment to its end, from its checkpoint ``last`` where there is one.
 
     Writes metrics, steps and checkpoints into the run's folder. After a kill at any moment another
@@ -201,19 +198,28 @@ def fit(run: Run, data: DataSet, observer: Observer | None = None, *, impl: str 
         InvalidInput: the data do not fit the experiment.
         RunError: the run's folder cannot be read or written.
     """
-    _Fit(run, data, observer, impl).train()
+    _Fit(run, data, observer, impl, device).train()
 
 
 class _Fit:
-    def __init__(self, run: Run, data: DataSet, observer: Observer | None, impl: str) -> None:
+    def __init__(
+        self, run: Run, data: DataSet, observer: Observer | None, impl: str, device: str
+    ) -> None:
         self.run, self.data, self.observer = run, data, observer
         self.experiment = experiment = run.experiment
         check_data(experiment, data)
-        self.train_split, self.validation, self.test = splits(experiment, data)
+        train, validation, test = splits(experiment, data)
+        self.train_split, self.test = train.to(device), test.to(device)
+        self.validation = validation.to(device) if validation else None
         self.input_shape = tuple(data.train_images.shape[1:])
-        self.net = build_network(experiment, self.input_shape, data.classes, impl)
+        self.net = build_network(experiment, self.input_shape, data.classes, impl).to(device)
         self.loss = build_loss(experiment)
         self.optimizer = build_optimizer(experiment, self.net)
+        self.on_device = None
+        if self.train_split.labels.is_cuda:
+            self.net.set_precision(experiment.precision)
+            parts = self.net, self.optimizer, self.loss, *self.train_split, experiment
+            self.on_device = DeviceSteps(*parts, capture=True)
         self.progress, self.history = Progress(), History()
         if run.has_checkpoint("last"):
             self._restore()
@@ -222,7 +228,10 @@ class _Fit:
     def train(self) -> None:
         try:
             while not self.progress.finished and self.progress.epochs < self.experiment.epochs:
-                self._train_epoch()
+                if self.on_device:
+                    self._train_epoch_on_device(self.on_device)
+                else:
+                    self._train_epoch()
                 self._end_epoch()
         except Diverged:
             self.run.save_steps(self.history.arrays())  # the evidence
@@ -240,9 +249,8 @@ class _Fit:
             images = self._images(epoch, step, parts[step])
             labels = self.train_split.labels[parts[step]]
             result = self._step(epoch, step, images, labels)
+            self._record(epoch, step, len(parts), len(labels), result)
             progress.step, progress.seconds = step + 1, clock.seconds()
-            if self.observer:
-                self.observer.on_step(epoch, step + 1, len(parts), result)
             if progress.seconds - saved > CHECKPOINT_SECONDS:
                 self._save("last")
                 saved = progress.seconds
@@ -277,9 +285,39 @@ class _Fit:
                 )
             except Diverged as error:
                 raise Diverged(f"epoch {epoch}, step {step + 1}: {error}") from error
-        per_image = 1 if experiment.loss == "softmax" else len(labels)
-        self.history.add_step(epoch, len(labels), result.loss / per_image, result)
         return result
+
+    def _train_epoch_on_device(self, steps: DeviceSteps) -> None:
+        progress = self.progress
+        epoch, images = progress.epochs + 1, len(self.train_split.labels)
+        self.net.train()
+        clock = _Clock(progress.seconds)
+        saved = clock.seconds()
+        steps.begin(epoch, progress.step)
+        with torch.random.fork_rng(devices=[self.train_split.labels.device]):
+            for step in range(progress.step, steps.steps):
+                if step % DEVICE_EVERY == 0:
+                    steps.seed_masks(step)
+                    batch, _ = steps.batch(min(steps.size, images - step * steps.size))
+                    self.history.add_activity(self.net.activity(batch))
+                steps.run(step)
+                if (step + 1) % DEVICE_EVERY and step + 1 < steps.steps:
+                    continue
+                for number, result in enumerate(steps.read(step + 1), progress.step):
+                    if not result.finite:
+                        raise Diverged(f"epoch {epoch}, step {number + 1}: {_numbers(result)}")
+                    count = min(steps.size, images - number * steps.size)
+                    self._record(epoch, number, steps.steps, count, result)
+                progress.step, progress.seconds = step + 1, clock.seconds()
+                if progress.seconds - saved > CHECKPOINT_SECONDS:
+                    self._save("last")
+                    saved = progress.seconds
+
+    def _record(self, epoch: int, step: int, steps: int, images: int, result: StepResult) -> None:
+        per_image = 1 if self.experiment.loss == "softmax" else images
+        self.history.add_step(epoch, images, result.loss / per_image, result)
+        if self.observer:
+            self.observer.on_step(epoch, step + 1, steps, result)
 
     def _end_epoch(self) -> None:
         experiment, progress = self.experiment, self.progress
@@ -295,6 +333,7 @@ class _Fit:
             "seconds": progress.seconds,
             "images_per_second": len(self.train_split.labels) / progress.seconds,
             "peak_memory": peak_memory(),
+            **self._device_memory(),
         }
         if self.data.note:
             record["note"] = self.data.note
@@ -311,6 +350,11 @@ class _Fit:
         self._save("last")
         if self.observer:
             self.observer.on_epoch(record)
+
+    def _device_memory(self) -> dict[str, int]:
+        if not self.on_device:
+            return {}
+        return {"device_peak_memory": torch.cuda.max_memory_allocated(self.test.labels.device)}
 
     def _accuracy(self, split: Split) -> float:
         return evaluate(self.net, split, self.experiment.mean, self.experiment.std)
@@ -419,12 +463,17 @@ def keep_freed_memory() -> None:
 
 
 def _explain(net: Network, images: Tensor, result: StepResult) -> str:
-    what = f"the loss is {result.loss}, the gradient's norm {result.gradient_norm}"
     where = net.first_nonfinite(images)
     if where is None:
         names = [name for name, weight in net.named_parameters() if _has_bad_gradient(weight)]
         where = f"the gradient of {names[-1]}" if names else "the loss function"
-    return f"training diverged: {what}; NaN or infinity first appears in {where}"
+    return f"{_numbers(result)}; NaN or infinity first appears in {where}"
+
+
+def _numbers(result: StepResult) -> str:
+    return (
+        f"training diverged: the loss is {result.loss}, the gradient's norm {result.gradient_norm}"
+    )
 
 
 def _has_bad_gradient(weight: Tensor) -> bool:

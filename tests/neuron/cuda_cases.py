@@ -165,3 +165,23 @@ def test_more_values_than_32_bits_count(fused: str) -> None:
     assert torch.equal(output[:, -1000:], expected)
     assert torch.equal(x.grad[:, -1000:], tail.grad)
     assert not output[:, :1000].any()
+
+
+def test_network_in_bfloat16(fused: str) -> None:
+    """Products and currents in bfloat16, weights and their gradients in float32."""
+    torch.manual_seed(0)
+    net = tsslbp.Network("4C3-P2-12", (1, 8, 8), 3, impl=fused).to(DEVICE)
+    images, labels = normal(6, 1, 8, 8).abs(), torch.arange(6, device=DEVICE) % 3
+    gradients = {}
+    for precision in ("float32", "bf16"):
+        net.set_precision(precision)
+        net.zero_grad()
+        psp = net(images)
+        assert psp.dtype == torch.float32
+        tsslbp.losses.van_rossum(psp, labels).backward()
+        gradients[precision] = [weight.grad.clone() for weight in net.parameters()]
+    for exact, rounded in zip(gradients["float32"], gradients["bf16"], strict=True):
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(exact, rounded)
+        cosine = torch.nn.functional.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0)
+        assert cosine > 0.9

@@ -76,18 +76,26 @@ def normalise(
         raise InvalidInput(f"images must be [N, C, H, W], got shape {list(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InvalidInput(f"images must be uint8 or floating point, got {images.dtype}")
-    shift = _per_channel("mean", mean, images)
-    scale = _per_channel("std", std, images)
+    shift, scale = channel_values("mean", mean, images), channel_values("std", std, images)
     if not (scale > 0).all():
         raise InvalidInput(f"std must be positive, got {std}")
+    return normalised(images, shift, scale)
+
+
+def normalised(images: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`normalise` with checked `channel_values` of mean and standard deviation."""
     result = images.to(torch.float32, copy=True)
     if images.dtype == torch.uint8:
         result.div_(255)
     return result.sub_(shift).div_(scale)
 
 
-def _per_channel(name: str, value: float | Sequence[float], images: Tensor) -> Tensor:
-    """Return `value` as ``[1, 1, 1]`` or ``[C, 1, 1]`` float32."""
+def channel_values(name: str, value: float | Sequence[float], images: Tensor) -> Tensor:
+    """Return `value` as ``[1, 1, 1]`` or ``[C, 1, 1]`` float32, on the device of `images`.
+
+    Raises:
+        InvalidInput: neither one number nor one for each channel; `name` says of what.
+    """
     numbers = torch.tensor(value, dtype=torch.float32, device=images.device).reshape(-1, 1, 1)
     channels = images.shape[1]
     if len(numbers) not in (1, channels):
