@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tsslbp import data, training
-from tsslbp.device import DeviceSteps, configure
+from tsslbp.device import DeviceSteps, clip_gradient, configure
 from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
 from tsslbp.run import Run
@@ -130,6 +130,19 @@ def test_a_step_reads_no_number() -> None:
     with Reads() as reads:
         steps.run(1)
     assert len(reads.found) == 3, reads.found
+
+
+def test_clipping_is_pytorchs() -> None:
+    weights = [torch.zeros(3, 4, requires_grad=True), torch.zeros(5, requires_grad=True)]
+    assert clip_gradient(weights, 1.0) == 0
+    for scale in (0.01, 3.0):
+        gradients = [scale * torch.randn(weight.shape) for weight in weights]
+        found = []
+        for clip in (clip_gradient, torch.nn.utils.clip_grad_norm_):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient.clone()
+            found.append((clip(weights, 1.0), [weight.grad for weight in weights]))
+        torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast, get_type_hints
 
@@ -18,6 +18,9 @@ from numba import prange
 from numba.core import types
 from numba.extending import intrinsic
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
+
+from .errors import InvalidInput
 
 SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
 
@@ -37,8 +40,10 @@ def _kept_on_disk(compiler: Callable[..., Any], *arguments: Any, **options: Any)
     def decorate(function: Callable[..., Any]) -> Any:
         make = functools.partial(compiler, *arguments, error_model="numpy", **options)
         try:
-            return make(cache=True)(function)
-        except RuntimeError:  # Numba found no folder for its cache
+            return make(cache=True)(function)  # a cfunc is compiled here, a jit function later
+        except RuntimeError as error:
+            if "no locator" not in str(error):  # Numba found no folder for its cache
+                raise
             _warn_no_cache()
             return make()(function)
 
@@ -95,10 +100,11 @@ class Share:
     """A kernel that does one worker's share of some work; calling it does all shares.
 
     It is a decorator of ``share(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
-    of what it is called with: tensors (one-dimensional arrays in the kernel, in the order of
-    memory), whole numbers, floats, and named tuples of such numbers. Its results are what it writes
-    to tensors. Each share is compiled once by itself; one loop over workers serves them all, which
-    Numba's own parallel loops do not: they compile their body three times over.
+    of what it is called with: contiguous tensors (one-dimensional arrays in the kernel), whole
+    numbers, floats, and named tuples of such numbers. Its results are what it writes to tensors; it
+    returns `DONE`, which an error inside keeps it from. Each share is compiled once by itself; one
+    loop over workers serves them all, which Numba's own parallel loops do not: they compile their
+    body three times over.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -117,18 +123,25 @@ class Share:
         values: list[Any] = []
         for argument in arguments:
             if isinstance(argument, Tensor):
-                size = argument.numel()
-                values += (0, 0, size, argument.itemsize, argument.data_ptr(), size, 0)
+                size, itemsize, address = argument.numel(), argument.itemsize, argument.data_ptr()
+                if not argument.is_contiguous() or argument.is_neg() or (size and not address):
+                    raise InvalidInput(
+                        "the CPU's kernels need tensors whose values lie in memory as they are, "
+                        f"got a {type(argument).__name__} without; impl='reference' takes it"
+                    )
+                values += (0, 0, size, itemsize, address, size, itemsize)
             elif isinstance(argument, tuple):
                 values += argument
             else:
                 values.append(argument)
         packed = ctypes.create_string_buffer(layout.pack(*values))
         if workers == 1:
-            _call_alone(function.address, ctypes.addressof(packed))
+            done = _call(function.address, ctypes.addressof(packed), 0, 1)
         else:
             with threads(workers):
-                _call_all(function.address, ctypes.addressof(packed), workers)
+                done = _call_all(function.address, ctypes.addressof(packed), workers)
+        if done != workers:  # Numba has printed the error, which no one could catch
+            raise MemoryError(f"a kernel ran out of memory in {self.__name__}")  # type: ignore[attr-defined]
 
     def _compile(self, arguments: tuple[Any, ...]) -> tuple[Any, struct.Struct]:
         kinds, layout = [], ""
@@ -145,38 +158,49 @@ class Share:
                 kind, code = NUMBERS[type(argument)]
                 kinds.append(kind)
                 layout += code
-        signature = types.void(types.CPointer(types.Tuple(kinds)), types.intp, types.intp)
+        signature = types.intp(types.CPointer(types.Tuple(kinds)), types.intp, types.intp)
         function = _kept_on_disk(numba.cfunc, signature)(self.__wrapped__)  # type: ignore[attr-defined]
         return function, struct.Struct(layout)
 
 
+DONE = 1  # what a share returns; the C function of one that failed returns 0
 ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes of one, address, length, stride
 NUMBERS = {int: (types.intp, "q"), bool: (types.intp, "q"), float: (types.float64, "d")}
 
 
 @intrinsic
-def _call(_: Any, function, arguments, worker, workers):
+def _call_address(_: Any, function, arguments, worker, workers):
     """Call a compiled share by its address."""
 
     def generate(context, builder, signature, values):
         number = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [number] * 3)
-        target = builder.inttoptr(values[0], kind.as_pointer())
-        builder.call(target, values[1:])
-        return context.get_dummy_value()
+        kind = ir.FunctionType(number, [number] * 3)
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
 
-    return types.void(*[types.intp] * 4), generate
+    return types.intp(*[types.intp] * 4), generate
 
 
 @kernel()
-def _call_alone(function, arguments):
-    _call(function, arguments, 0, 1)
+def _call(function, arguments, worker, workers):
+    return _call_address(function, arguments, worker, workers)
 
 
 @kernel(parallel=True)
 def _call_all(function, arguments, workers):
+    done = 0
     for worker in prange(workers):
-        _call(function, arguments, np.intp(worker), workers)
+        done += _call_address(function, arguments, np.intp(worker), workers)
+    return done
+
+
+def new_images(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Memory for images ``[..., C, H, W]`` with the channels last, as no view of another tensor.
+
+    PyTorch would not let a user change a view that a `Function` returns.
+    """
+    *order, channels, height, width = range(len(shape))
+    order += [height, width, channels]
+    return torch.empty_permuted(shape, order, dtype=like.dtype, device=like.device)
 
 
 class Function(torch.autograd.Function):
@@ -190,4 +214,5 @@ class Function(torch.autograd.Function):
     def apply(cls, *arguments: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             return super().apply(*arguments)
+        arguments = unwrap_dead_wrappers(arguments)  # tensors that left a transform
         return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]

@@ -191,6 +191,8 @@ def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
     than the work on a small network.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not gradients:
+        return torch.zeros(())
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from . import simd
-from .compiled import Share, kernel, workers_for
+from .compiled import DONE, Share, kernel, new_images, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
@@ -58,7 +58,7 @@ class Shape(NamedTuple):
     block: int  # output channels in each block but the last
 
 
-# Kernels: one worker's share, then all workers
+# Kernels: one worker's share of the work
 
 
 @kernel()
@@ -153,6 +153,7 @@ def _forward_share(arguments, worker, workers):
                     base = channel * s.rows - left * reach * width
                     to = ((line + i) * s.out_width + column) * s.out_channels + channel
                     _write(vectors, packed, base, rows, values, start, end, out, to, tail)
+    return DONE
 
 
 @kernel()
@@ -218,6 +219,7 @@ def _gradient_share(arguments, worker, workers):
                     to = channel * s.rows + (c * s.kernel_height + i) * s.kernel_width * width
                     common = grid, base, places, values, start, end, grads, to
                     _add_taps(s.kernel_width, vectors, width, *common)
+    return DONE
 
 
 def _input_share_of(taps: int) -> Any:
@@ -259,6 +261,7 @@ def _input_share_of(taps: int) -> Any:
                         to = ((frame * s.height + row) * s.width + column) * s.channels + channel
                         count = min(s.lanes, s.channels - channel)
                         simd.move(line, column * s.lanes, count, grad_x, to)
+        return DONE
 
     return share
 
@@ -268,7 +271,7 @@ INPUT_SHARES = {(taps, taps): _input_share_of(taps) for taps in (3, 5)}
 
 @Share
 def _pixel_share(arguments, worker, workers):
-    """The same for windows of one pixel, some of all pixels: a matrix product.
+    """The input's gradient for windows of one pixel, some of all pixels: a matrix product.
 
     `pitch` is the distance between rows of the weights, which need packing only where a row of
     them is no whole number of vectors.
@@ -295,6 +298,7 @@ def _pixel_share(arguments, worker, workers):
             for i in range(done):
                 simd.move(line, i * s.lanes, size, grad_x, (pixel + i) * s.channels + channel)
             pixel += done
+    return DONE
 
 
 @Share
@@ -311,6 +315,7 @@ def _pack_transposed(arguments, worker, workers):
                     for lane in range(min(s.lanes, s.channels - channel)):
                         at = (c * s.channels + channel + lane) * s.kernel_height + i
                         packed[to + lane] = weight[at * s.kernel_width + j]
+    return DONE
 
 
 @kernel(forceinline=True)
@@ -341,6 +346,7 @@ def _pack_share(arguments, worker, workers):
                     weight[at] = packed[start + j]
                 else:
                     packed[start + j] = weight[at]
+    return DONE
 
 
 # Host
@@ -401,19 +407,18 @@ def _new_packed(weight: Tensor, s: Shape) -> Tensor:
     return weight.new_zeros(s.rows * -(-s.out_channels // s.lanes) * s.lanes)
 
 
-def _last(x: Tensor) -> Tensor:
-    """The same in memory with channels last."""
-    return x.permute(0, 2, 3, 1).contiguous()
+def _channels_last(x: Tensor) -> Tensor:
+    """The values as the kernels read them, ``[F, H, W, C]``."""
+    return x.permute(0, 2, 3, 1).contiguous().resolve_neg()
 
 
-def _forward(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, padding: int, out: Tensor) -> None:
+    """Write the product; the memory of `out` is ``[F, H', W', C']``."""
     s = _shape(x, weight, padding)
     packed = _new_packed(weight, s)
-    out = x.new_empty(len(x), s.out_height, s.out_width, s.out_channels)
     workers = workers_for(x.numel() + out.numel())
-    _pack_share(weight.contiguous(), packed, False, s, workers=workers)
-    _forward_share(_last(x), packed, out, len(x) * s.out_height, s, workers=workers)
-    return out.permute(0, 3, 1, 2)
+    _pack_share(weight.contiguous().resolve_neg(), packed, False, s, workers=workers)
+    _forward_share(_channels_last(x), packed, out, len(x) * s.out_height, s, workers=workers)
 
 
 def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
@@ -423,7 +428,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     packed = _new_packed(weight, s)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
-    _gradient_share(_last(x), _last(grad_out), packed, len(x), s, workers=workers)
+    _gradient_share(_channels_last(x), _channels_last(grad_out), packed, len(x), s, workers=workers)
     _pack_share(grad, packed, True, s, workers=workers)
     return grad
 
@@ -438,15 +443,19 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
     workers = workers_for(grad_x.numel() + grad_out.numel())
-    packed, pitch = weight.contiguous(), s.channels
+    packed, pitch = weight.contiguous().resolve_neg(), s.channels
     if s.channels % s.lanes or not linear:
         channels, pitch = -(-s.channels // s.lanes) * s.lanes, s.lanes
         packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
-        _pack_transposed(weight.contiguous(), packed, s, workers=workers)
+        _pack_transposed(weight.contiguous().resolve_neg(), packed, s, workers=workers)
     if linear:
-        _pixel_share(packed, _last(grad_out), grad_x, len(grad_x), pitch, s, workers=workers)
+        _pixel_share(
+            packed, _channels_last(grad_out), grad_x, len(grad_x), pitch, s, workers=workers
+        )
     else:
-        INPUT_SHARES[sizes](packed, _last(grad_out), grad_x, len(grad_x), s, workers=workers)
+        INPUT_SHARES[sizes](
+            packed, _channels_last(grad_out), grad_x, len(grad_x), s, workers=workers
+        )
     return grad_x.permute(0, 3, 1, 2)
 
 
@@ -460,10 +469,17 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        out = _forward(*_frames(x, weight), padding)
+        frames, kernels = _frames(x, weight)
         if weight.ndim == 2:
-            return out.view(*x.shape[:-1], len(weight))
-        return out.view(*x.shape[:-3], *out.shape[1:])
+            out = x.new_empty(*x.shape[:-1], len(weight))
+            _forward(frames, kernels, padding, out)
+            return out
+        sides = [
+            a + 2 * padding - b + 1 for a, b in zip(x.shape[-2:], weight.shape[-2:], strict=True)
+        ]
+        out = new_images(x, (*x.shape[:-3], len(weight), *sides))
+        _forward(frames, kernels, padding, out.movedim(-3, -1))
+        return out
 
     @staticmethod
     @once_differentiable

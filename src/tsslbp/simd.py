@@ -1,10 +1,11 @@
-"""Vector operations that Numba cannot express, as LLVM instructions; used by `tsslbp.events`.
+"""Vector operations that Numba cannot express, as LLVM instructions.
 
 A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's are shorter. Arrays
 are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
 
-Numba keeps compiled kernels by the file that defines them. Whoever changes this file must delete
-the caches of `events` and `neuron.cpu` (the ``__pycache__`` folders beside them).
+Numba keeps compiled kernels by the file that defines them. Whoever changes this file, `compiled` or
+`neuron.tiles` must delete the caches of `events` and `neuron.cpu`, in the ``__pycache__`` folders
+beside them.
 """
 
 from __future__ import annotations
@@ -172,6 +173,14 @@ def move(_: Any, source, at, count, target, to):
     return signature, generate
 
 
+def splat(builder: Any, value: ir.Value, size: int) -> ir.Value:
+    """A vector of so many equal values."""
+    undefined = ir.Constant(ir.VectorType(value.type, size), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, size), [0] * size)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
 class Code:
     """Shorthand for the instructions above, on vectors of one dtype."""
 
@@ -215,10 +224,7 @@ class Code:
         return self.splat(value, self.reals), self.times(self.builder.sext(row, _I64), width)
 
     def splat(self, value: ir.Value, vector: ir.VectorType) -> ir.Value:
-        undefined = ir.Constant(vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(_I32, 0))
-        zeros = ir.Constant(self.integers, [0] * self.lanes)
-        return self.builder.shuffle_vector(first, undefined, zeros)
+        return splat(self.builder, value, vector.count)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         product = self.builder.fmul(a, b, flags=("contract",))

@@ -1,5 +1,6 @@
 """Properties of the neuron operation, and the fused kernels against the reference."""
 
+import math
 import os
 
 import pytest
@@ -133,6 +134,47 @@ def test_layer_fused_equals_reference(
         results.append(value_and_gradient(operation, x, grad))
     for actual, expected in zip(*results, strict=True):
         assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("pool", [2, 3, 4, 5])
+@pytest.mark.parametrize("channels", [1, 17, 33])
+def test_pooling_windows_at_ugly_sizes(pool: int, channels: int, fused: str) -> None:
+    """Windows of several tiles, some cut off, and channels that fill no vector."""
+    x = 3 * currents(3, 2, channels, 2 * pool, 3 * pool)
+    grad = currents(3, 2, channels, 2, 3, seed=1)
+    results = [
+        value_and_gradient(lambda x: neuron.layer(x, pool=pool, impl=impl), x, grad)  # noqa: B023
+        for impl in (fused, "reference")
+    ]
+    for actual, expected in zip(*results, strict=True):
+        assert_same(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "rule", [TSSLBP(warm_up="never"), TSSLBP.published()], ids=["never", "published"]
+)
+def test_a_potential_that_is_no_number_shows_in_the_gradient(rule: TSSLBP) -> None:
+    """A diverged layer must not go unnoticed because it is silent. Of the CPU's kernels."""
+    x = currents(5, 70)
+    x[2, 40] = math.nan
+    _, gradient = value_and_gradient(
+        lambda x: tsslbp.spikes(x, rule=rule, impl="cpu"), x, torch.ones(5, 70)
+    )
+    assert gradient[:, 40].isnan().any()
+    assert gradient[:, :40].isfinite().all()
+
+
+def test_what_the_kernels_cannot_read() -> None:
+    x = currents(5, 64)
+    with pytest.raises(InvalidInput, match="impl='reference' takes it"):
+        tsslbp.lif(torch._efficientzerotensor((5, 4)), impl="cpu")
+    assert torch.equal(tsslbp.lif(torch._neg_view(x), impl="cpu"), tsslbp.lif(-x, impl="cpu"))
+
+
+def test_results_can_be_changed_in_place(fused: str) -> None:
+    x = currents(5, 2, 3, 4, 6).requires_grad_()
+    for pool in (1, 2):
+        neuron.layer(x, pool=pool, impl=fused).mul_(2).sum().backward()
 
 
 def test_layer_with_wide_images_and_several_bands(fused: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import simd
-from ..compiled import Function, Share, kernel, workers_for
+from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
 from ..rules import TSSLBP, Rule
 from . import reference
 from .tiles import (
@@ -114,21 +114,22 @@ def _recursive(potential, increment, grad, carry, k):
     """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
     timing = _clamp(1 / increment, k.timing_min, k.timing_max)
     fired = timing * (grad + potential * carry * k.leak)
-    gradient = where(potential > k.threshold, fired, k.decay * carry)
+    silent = potential <= k.threshold  # which a potential that is not a number is not
+    gradient = where(silent, k.decay * carry, fired)
     return gradient, gradient * k.intra
 
 
 @kernel(forceinline=True)
 def _next_spike(potential, increment, grad, later, carry, effect, k):
     """One step of `reference._next_spike`, and the timing part."""
-    fires = potential > k.threshold
-    reset = where(fires, potential * carry * k.leak * k.intra, 0)
+    silent = potential <= k.threshold
+    reset = where(silent, 0, potential * carry * k.leak * k.intra)
     effect = k.psp_decay * effect + k.psp_gain * reset
     total = grad + effect
     timing = _clamp(1 / increment, k.timing_min, k.timing_max)
     grad_psp = (grad - k.psp_decay * later) / k.psp_gain
-    carry = where(fires, grad_psp, k.decay * carry)
-    return where(fires, timing * total, 0), total, carry, effect
+    carry = where(silent, k.decay * carry, grad_psp)
+    return where(silent, 0, timing * total), total, carry, effect
 
 
 # A unit of work: a pooling window of some channels, in tiles of 2 x 2 pixels; without pooling one
@@ -147,7 +148,7 @@ def _unit(unit, n, k):
     """First neuron, distances to the rows below and beside it, size, and place when pooled."""
     if k.pool == 1:
         start = unit * VECTORS * k.lanes
-        return start, 2 * k.lanes, k.lanes, n - start, start
+        return start, 2 * k.lanes, k.lanes, min(n - start, VECTORS * k.lanes), start
     window, group = divmod(unit, -(-k.channels // k.lanes))
     band, column = divmod(window, k.width // k.pool)
     channel = group * k.lanes
@@ -209,6 +210,7 @@ def _forward_share(arguments, worker, workers):
                 else:
                     store_row(signal, out, t * pooled + to, size)
     counts[worker] = total
+    return DONE
 
 
 @Share
@@ -262,6 +264,7 @@ def _backward_share(arguments, worker, workers):
                         store_tile(through_input, grad_x, t * n + at, down, across, inside)
                 if static:
                     store_tile(total, grad_x, at, down, across, inside)
+    return DONE
 
 
 @Share
@@ -272,39 +275,39 @@ def _psp_share(arguments, worker, workers):
     units = -(-n // (VECTORS * lanes))
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         at = unit * VECTORS * lanes
-        left = n - at
+        left = min(n - at, VECTORS * lanes)
         inside = first_of_rows(x, left, left - lanes, left - 2 * lanes, left - 3 * lanes)
         state = zero_tile(x)
         for i in range(steps):
             row = ((steps - 1 - i) if reverse else i) * n
             state = decay * state + gain * load_tile(x, row + at, 2 * lanes, lanes, inside)
             store_tile(state, out, row + at, 2 * lanes, lanes, inside)
+    return DONE
 
 
 # Host
 
 
-def _forward(x: Tensor, steps: int, static: bool, k: Constants) -> tuple[Tensor, Tensor]:
-    """Return the layer's output, flat, and the number of spikes."""
+def _forward(x: Tensor, out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
+    """Write the layer's output and return the number of spikes."""
     neurons = x.numel() if static else x.numel() // steps
-    out = torch.empty(steps * neurons // k.pool**2, dtype=x.dtype, device=x.device)
     workers = workers_for(steps * neurons)
     counts = x.new_empty(workers, dtype=torch.float64)
     _forward_share(x, out, counts, steps, static, k, workers=workers)
-    return out, counts.sum()
+    return counts.sum()
 
 
-def _backward(x: Tensor, grad_out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
-    """Return the gradient of the layer's input."""
+def _backward(
+    x: Tensor, grad_out: Tensor, grad_x: Tensor, steps: int, static: bool, k: Constants
+) -> None:
+    """Write the gradient of the layer's input."""
     neurons = x.numel() if static else x.numel() // steps
-    grad_x = torch.empty_like(x)
     workers = workers_for(steps * neurons)
     _backward_share(x, grad_out, grad_x, steps, static, k, workers=workers)
-    return grad_x
 
 
 def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
-    x = x.contiguous()
+    x = x.contiguous().resolve_neg()
     out = torch.empty_like(x)
     settings = len(x), reverse, 1 - 1 / tau_s, 1 / tau_s, simd.lanes(x.itemsize)
     _psp_share(x, out, *settings, workers=workers_for(x.numel()))
@@ -348,7 +351,7 @@ def _tsslbp(rule: TSSLBP, tau_s: float) -> dict[str, Any]:
     warm_up = {"neuron": rule.warm_up_psp / tau_s, "always": math.inf}
     return {
         "rule": NEXT_SPIKE if rule.intra_neuron == "next-spike" else RECURSIVE,
-        "intra": rule.intra_neuron != "none",
+        "intra": float(rule.intra_neuron != "none"),
         "warm_up_psp": warm_up.get(rule.warm_up, -math.inf),
         "timing_min": rule.timing_min,
         "timing_max": rule.timing_max,
@@ -382,17 +385,15 @@ class _Layer(Function):
 
     @staticmethod
     def forward(x: Tensor, steps: int, static: bool, images: bool, rule: Rule, k: Constants) -> Any:
-        x = _last(x, images)
-        out, total = _forward(x, steps, static, k)
         shape = [steps, *(x.shape if static else x.shape[1:])]
         if k.pool > 1:
-            shape[-3:-1] = shape[-3] // k.pool, shape[-2] // k.pool
-        out = out.view(shape)
-        return out.movedim(-1, -3) if images else out, total
+            shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
+        out = new_images(x, shape) if images else x.new_empty(shape)
+        return out, _forward(_last(x, images), _last(out, images), steps, static, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, *ctx.form, ctx.rule, ctx.k = inputs
+        x, *ctx.form, ctx.rule, ctx.k = inputs  # form: steps, static, images
         steps, static, _ = ctx.form
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
@@ -417,8 +418,10 @@ class _Gradient(Function):
     def forward(
         x: Tensor, grad_out: Tensor, steps: int, static: bool, images: bool, k: Constants
     ) -> Tensor:
-        grad_x = _backward(_last(x, images), _last(grad_out, images), steps, static, k)
-        return grad_x.movedim(-1, -3) if images else grad_x
+        grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
+        x, grad_out = _last(x, images), _last(grad_out, images)
+        _backward(x, grad_out, _last(grad_x, images), steps, static, k)
+        return grad_x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -430,7 +433,8 @@ class _Gradient(Function):
 
 
 def _last(x: Tensor, images: bool) -> Tensor:
-    return (x.movedim(-3, -1) if images else x).contiguous()
+    """The values as the kernels read them: contiguous, of images with the channels last."""
+    return (x.movedim(-3, -1) if images else x).contiguous().resolve_neg()
 
 
 # The functions of `reference`, with its arguments; torch.compile cannot look into the kernels, so a

@@ -2,7 +2,7 @@
 
 A *tile* is four vectors of 64 bytes, enough that the operations of one hide the latency of
 another's: any four that follow each other, or those of a window of 2 x 2 pixels, channels last. A
-*row* is one such vector. Both take ``+ - * / < >`` among themselves and with numbers, and the
+*row* is one such vector. Both take ``+ - * / < <= >`` among themselves and with numbers, and the
 functions below; a comparison gives a mask. State that is kept in tiles stays in registers.
 """
 
@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from ..simd import Code, lanes
+from ..simd import Code, lanes, splat
 
 VECTORS = 4  # in a tile
 
@@ -67,10 +67,7 @@ def _as_vector(
 ) -> Any:
     if kind == vector:
         return value
-    number = context.cast(builder, value, kind, vector.dtype)
-    undefined = ir.Constant(ir.VectorType(number.type, vector.size), ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, _order([0] * vector.size))
+    return splat(builder, context.cast(builder, value, kind, vector.dtype), vector.size)
 
 
 def _order(positions: list[int]) -> ir.Constant:
@@ -101,6 +98,7 @@ _define(operator.add, lambda vector: vector, ir.IRBuilder.fadd)
 _define(operator.sub, lambda vector: vector, ir.IRBuilder.fsub)
 _define(operator.mul, lambda vector: vector, ir.IRBuilder.fmul)
 _define(operator.truediv, lambda vector: vector, ir.IRBuilder.fdiv)
+_define(operator.le, Mask, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
 _define(operator.lt, Mask, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
 _define(operator.gt, Mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
 
@@ -141,6 +139,7 @@ def zero_tile(_: Any, array):
 
 @intrinsic
 def zero_row(_: Any, array):
+    """A row of the array's dtype."""
     row = _row(array.dtype)
     return row(array), _constant(row, 0.0)
 

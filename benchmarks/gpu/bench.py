@@ -1,0 +1,431 @@
+"""GPU benchmark: ``python benchmarks/gpu/bench.py [--json FILE] [--quick]``.
+
+Checks first, then: the card itself, the neuron alone, training steps of whole networks, and one
+linear layer over many steps; each beside its peers where they are installed. Every measurement is
+repeated and given by its median; the device is waited for before and after each repetition. About
+eight minutes on one GPU. Without a GPU it runs on the CPU with small sizes (``--quick``), which
+shows that it runs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import peers
+import tsslbp
+from tsslbp import training
+from tsslbp.description import LayerPlan, plan
+from tsslbp.device import DeviceSteps, configure
+from tsslbp.environment import describe_environment
+from tsslbp.experiment import Experiment, load_recipe
+
+RECIPES = {  # what the training step is measured for, and the shape of its images
+    "mnist": (1, 28, 28),
+    "fashion-mnist-cnn": (1, 28, 28),
+    "cifar10-cnn1": (3, 32, 32),
+    "cifar10-cnn2": (3, 32, 32),
+}
+PRECISIONS = ("float32", "tf32", "bf16")
+Row = dict[str, Any]
+console = Console(width=120)
+
+
+class Bench:
+    """The device, and how long to measure on it."""
+
+    def __init__(self, device: str, quick: bool) -> None:
+        self.device, self.quick = device, quick
+        self.gpu = device != "cpu"
+        self.repetitions = 3 if quick else 30
+
+    def wait(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def seconds(self, run: Callable[[], object], calls: int = 1) -> float:
+        """Median time of a call, in rounds of `calls` between two waits."""
+        for _ in range(3):
+            run()
+        times = []
+        for _ in range(self.repetitions):
+            self.wait()
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            self.wait()
+            times.append((time.perf_counter() - start) / calls)
+        return statistics.median(times)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, device=self.device).to(dtype)
+
+
+# Checks
+
+
+def check(bench: Bench) -> list[str]:
+    """Stop where a result is wrong; return what was checked."""
+    for time_steps in (5, 100):
+        current = (bench.normal(time_steps, 5000) * 0.5 + 0.3).requires_grad_()
+        grad = bench.normal(time_steps, 5000)
+        ours, exact = (tsslbp.lif(current, impl=impl) for impl in ("auto", "reference"))
+        ours_back, exact_back = (torch.autograd.grad(of, current, grad)[0] for of in (ours, exact))
+        _close(ours, exact, 1e-6, f"PSP, T = {time_steps}")
+        _close(ours_back, exact_back, 1e-5, f"gradient, T = {time_steps}")
+    steps = _device_steps(bench, load_recipe("mnist"), (1, 28, 28), images=500)
+    first = _train(steps, 0, 1)
+    last = _train(steps, 1, steps.steps)[-1]
+    if not (all(result.finite for result in (first[0], last)) and last.loss < first[0].loss):
+        raise SystemExit(f"the captured step does not learn: {first[0]}, later {last}")
+    return ["neuron against reference, T = 5 and 100", "a captured step learns"]
+
+
+def _close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    error = (actual - expected).abs().max() / expected.abs().max()
+    if not error <= tolerance:
+        raise SystemExit(f"{what}: differs by {error:.2g} of the largest magnitude")
+
+
+def _train(steps: DeviceSteps, first: int, last: int) -> list[Any]:
+    if first == 0:
+        steps.begin(1, 0)
+    for step in range(first, last):
+        steps.run(step)
+    return steps.read(last)
+
+
+# The card
+
+
+def card_section(bench: Bench) -> Row:
+    """Bandwidth of a copy, and rate of a square matrix product in each precision."""
+    values, size = (1 << 20, 512) if bench.quick else (1 << 28, 8192)
+    source = torch.zeros(values, device=bench.device)
+    target = torch.empty_like(source)
+    seconds = bench.seconds(lambda: target.copy_(source))
+    row: Row = {"copy GB/s": 2 * source.nbytes / seconds / 1e9}
+    for precision in PRECISIONS:
+        torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        a, b = (bench.normal(size, size, dtype=dtype) for _ in range(2))
+        seconds = bench.seconds(partial(torch.mm, a, b))
+        row[f"{precision} TFLOP/s"] = 2 * size**3 / seconds / 1e12
+    show("The card", [row])
+    return row
+
+
+# The neuron alone
+
+
+def neuron_section(bench: Bench, card: Row) -> list[Row]:
+    """PSP of LIF neurons, forward and backward, as a share of the copy's bandwidth."""
+    values = 1 << (16 if bench.quick else 26)
+    dtypes = [torch.float32, torch.bfloat16] if bench.gpu else [torch.float32]
+    rows = []
+    for steps in (5, 30, 100, 500):
+        for dtype in dtypes:
+            for name, run in _neurons().items():
+                current = bench.normal(steps, values // steps, dtype=dtype) * 0.5 + 0.3
+                row: Row = {"T": steps, "dtype": str(dtype)[6:], "neuron": name}
+                try:
+                    rows.append(row | _neuron_row(bench, run, current.requires_grad_(), card))
+                except Exception as error:  # a peer that cannot do it
+                    if name == "tsslbp":
+                        raise
+                    rows.append(row | {"failed": type(error).__name__})
+    show("Neurons alone", rows)
+    return rows
+
+
+def _neurons() -> dict[str, Callable[[Tensor], Tensor]]:
+    found: dict[str, Callable[[Tensor], Tensor]] = {
+        "tsslbp": tsslbp.lif,
+        "PyTorch loop": partial(tsslbp.lif, impl="reference"),
+    }
+    try:
+        from spikingjelly.activation_based import neuron
+    except ImportError:
+        return found
+    for backend in ("cupy", "triton"):
+        try:
+            cell = neuron.LIFNode(tau=5.0, decay_input=False, step_mode="m", backend=backend)
+        except Exception:  # a back end of this version that is not installed
+            continue
+        found[f"SpikingJelly {backend}"] = partial(_fresh, cell)
+    return found
+
+
+def _fresh(cell: Any, x: Tensor) -> Tensor:
+    cell.reset()
+    found: Tensor = cell(x)
+    return found
+
+
+def _neuron_row(
+    bench: Bench, run: Callable[[Tensor], Tensor], current: Tensor, card: Row
+) -> dict[str, float]:
+    """Forward moves two arrays, backward three."""
+    source = current.detach()
+    forward = bench.seconds(partial(run, source))
+    output = run(current)
+    grad = torch.ones_like(output)
+    back = partial(torch.autograd.grad, output, current, grad, retain_graph=True)
+    row: Row = {}
+    for name, arrays, seconds in (("forward", 2, forward), ("backward", 3, bench.seconds(back))):
+        rate = arrays * source.nbytes / seconds / 1e9
+        row |= {f"{name} GB/s": rate, f"{name} / copy": rate / card["copy GB/s"]}
+    return row
+
+
+# Training steps
+
+
+def step_section(bench: Bench, card: Row) -> list[Row]:
+    """Steps of the study's networks at batch 50, on random images."""
+    rows = []
+    recipes = ["mnist"] if bench.quick else list(RECIPES)
+    for name in recipes:
+        for precision in PRECISIONS if bench.gpu else ("float32",):
+            rows.append({"network": name, "by": "tsslbp", "precision": precision})
+            rows[-1] |= _step_row(bench, name, precision, card)
+        for peer in ("snnTorch", "SpikingJelly"):
+            row = {"network": name, "by": peer, "precision": "tf32" if bench.gpu else "float32"}
+            try:
+                rows.append(row | _peer_row(bench, name, peer))
+            except ImportError:
+                console.print(f"without {peer}: it is not installed")
+    show("Training steps, batch 50", rows)
+    return rows
+
+
+def _step_row(bench: Bench, name: str, precision: str, card: Row) -> Row:
+    configure(bench.device, precision)
+    recipe, shape = load_recipe(name), RECIPES[name]
+    steps = _device_steps(bench, recipe, shape, 2500, precision)
+    if bench.gpu:
+        torch.cuda.reset_peak_memory_stats()
+    _train(steps, 0, 10)  # captures
+    count = 5 if bench.quick else 40
+    times = []
+    for _ in range(3 if bench.quick else 10):
+        steps.begin(1, 0)
+        bench.wait()
+        start = time.perf_counter()
+        for step in range(count):
+            steps.run(step)
+        bench.wait()
+        times.append((time.perf_counter() - start) / count)
+    seconds = statistics.median(times)
+    operations = step_operations(recipe, shape)
+    row: Row = {
+        "ms": seconds * 1e3,
+        "images/s": recipe.batch_size / seconds,
+        "TFLOP/s": operations / seconds / 1e12,
+        "/ card": operations / seconds / 1e12 / card[f"{precision} TFLOP/s"],
+    }
+    if bench.gpu:
+        row["peak MB"] = torch.cuda.max_memory_allocated() / 1e6
+    return row
+
+
+def _device_steps(
+    bench: Bench,
+    recipe: Experiment,
+    shape: tuple[int, int, int],
+    images: int,
+    precision: str = "float32",
+) -> DeviceSteps:
+    """The recipe's training step on random images, the brighter by class the further right."""
+    torch.manual_seed(0)
+    labels = torch.arange(images) % peers.CLASSES
+    pictures = torch.rand(images, *shape)
+    for label in range(peers.CLASSES):
+        pictures[labels == label, :, :, 2 * label : 2 * label + 3] += 1
+    net = training.build_network(recipe, shape, peers.CLASSES).to(bench.device)
+    if bench.gpu:
+        net.set_precision(precision)
+    optimizer = training.build_optimizer(recipe, net)
+    loss = training.build_loss(recipe)
+    data = pictures.to(bench.device), labels.to(bench.device)
+    return DeviceSteps(net.train(), optimizer, loss, *data, recipe, capture=bench.gpu)
+
+
+def step_operations(recipe: Experiment, shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of the products of a step: forward, and twice that backward.
+
+    The first layer is computed once for all time steps, and its input has no gradient.
+    """
+    total = 0.0
+    for index, layer in enumerate(plan(recipe.network, shape, peers.CLASSES, recipe.padding)):
+        forward = 2.0 * layer.parameters * _places(layer) * recipe.batch_size
+        total += 2 * forward if index == 0 else 3 * forward * recipe.time_steps
+    return total
+
+
+def _places(layer: LayerPlan) -> int:
+    """Positions at which a convolution's kernel is applied."""
+    if layer.kind != "conv":
+        return 1
+    return math.prod(side + 2 * layer.padding - layer.kernel + 1 for side in layer.in_shape[1:])
+
+
+class PeerNet(nn.Module):
+    """The same layers with a peer's neurons, pooling by averages, time folded into the batch."""
+
+    def __init__(self, layers: list[LayerPlan], neurons: Callable[[], nn.Module], steps: int):
+        super().__init__()
+        self.steps, self.layers = steps, layers
+        self.neurons = nn.ModuleList(neurons() for _ in layers)
+        self.connections = nn.ModuleList(
+            nn.Conv2d(
+                layer.in_shape[0], layer.units, layer.kernel, padding=layer.padding, bias=False
+            )
+            if layer.kind == "conv"
+            else nn.Linear(math.prod(layer.in_shape), layer.units, bias=False)
+            for layer in layers
+        )
+        with torch.no_grad():
+            for weight in self.parameters():
+                nn.init.kaiming_normal_(weight).mul_(2)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = zip(self.layers, self.connections, self.neurons, strict=True)
+        for index, (layer, connection, neurons) in enumerate(parts):
+            if layer.kind == "linear":
+                x = x.flatten(1)
+            current = connection(x)
+            if index == 0:
+                current = current.expand(self.steps, *current.shape)
+            else:
+                current = current.view(self.steps, -1, *current.shape[1:])
+            x = neurons(current).flatten(0, 1)
+            if layer.pool > 1:
+                x = functional.avg_pool2d(x, layer.pool)
+        return x.view(self.steps, -1, x.shape[-1]).sum(0)
+
+
+def _peer_row(bench: Bench, name: str, peer: str) -> Row:
+    recipe, shape = load_recipe(name), RECIPES[name]
+    neurons = {"snnTorch": peers.SnnTorchNeurons, "SpikingJelly": peers.SpikingJellyNeurons}[peer]
+    configure(bench.device, "tf32" if bench.gpu else "float32")
+    layers = plan(recipe.network, shape, peers.CLASSES, recipe.padding)
+    model = PeerNet(layers, neurons, recipe.time_steps).to(bench.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, fused=True)
+    images = torch.rand(recipe.batch_size, *shape, device=bench.device)
+    labels = torch.arange(recipe.batch_size, device=bench.device) % peers.CLASSES
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+        optimizer.step()
+
+    if bench.gpu:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = bench.seconds(step)
+    row: Row = {"ms": seconds * 1e3, "images/s": recipe.batch_size / seconds}
+    if bench.gpu:
+        row["peak MB"] = torch.cuda.max_memory_allocated() / 1e6
+    return row
+
+
+# The public protocol of the open-neuromorphic comparison of libraries
+
+
+def linear_section(bench: Bench) -> list[Row]:
+    """``Linear(n, n)`` and LIF, batch 16, T = 500: forward, and backward of the output's sum."""
+    configure(bench.device, "float32")
+    rows = []
+    steps = 50 if bench.quick else 500
+    for features in (64,) if bench.quick else (4096, 8192, 16384):
+        layer = nn.Linear(features, features).to(bench.device)
+        x = bench.normal(steps, 16, features)
+        for name, fire in (_neurons() | {"tsslbp": tsslbp.spikes}).items():
+            row: Row = {"n": features, "neuron": name}
+            forward, both = _passes(layer, x, fire)
+            try:
+                seconds = bench.seconds(forward), bench.seconds(both)
+            except Exception as error:
+                if name == "tsslbp":
+                    raise
+                rows.append(row | {"failed": type(error).__name__})
+                continue
+            row |= {"forward ms": seconds[0] * 1e3, "backward ms": (seconds[1] - seconds[0]) * 1e3}
+            rows.append(row)
+    show(f"Linear(n, n) and LIF, batch 16, T = {steps}", rows)
+    return rows
+
+
+def _passes(
+    layer: nn.Module, x: Tensor, fire: Callable[[Tensor], Tensor]
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward alone, and forward with backward."""
+    return lambda: fire(layer(x)).sum(), lambda: fire(layer(x)).sum().backward()
+
+
+# Output
+
+
+def show(title: str, rows: list[Row]) -> None:
+    table = Table(title=title, title_justify="left")
+    names = dict.fromkeys(name for row in rows for name in row)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = (row.get(name, "") for name in names)
+        table.add_row(*(f"{of:.3g}" if isinstance(of, float) else str(of) for of in cells))
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Benchmark on one GPU.")
+    parser.add_argument("--quick", action="store_true", help="small sizes, on the CPU as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
+    arguments = parser.parse_args()
+    if not (torch.cuda.is_available() or arguments.quick):
+        raise SystemExit("PyTorch finds no GPU here; --quick runs small sizes on the CPU")
+    bench = Bench("cuda" if torch.cuda.is_available() else "cpu", arguments.quick)
+    name = torch.cuda.get_device_name() if bench.gpu else "CPU"
+    console.print(f"{name}, PyTorch {torch.__version__}")
+    configure(bench.device, "float32")
+    result: Row = {"device": name, "quick": bench.quick, "environment": describe_environment()}
+
+    def save() -> None:  # after every section, so that a time limit costs only what is left
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+    result["checks"] = check(bench)
+    for line in result["checks"]:
+        console.print(f"checked: {line}")
+    result["card"] = card = card_section(bench)
+    for title, section in {
+        "step": partial(step_section, bench, card),
+        "neuron": partial(neuron_section, bench, card),
+        "linear": partial(linear_section, bench),
+    }.items():
+        save()
+        result[title] = section()
+    save()
+
+
+if __name__ == "__main__":
+    main()
