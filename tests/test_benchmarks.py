@@ -21,3 +21,27 @@ def test_quick_run(tmp_path: Path) -> None:
     assert numbers["neuron"] and numbers["growth"]
     new, kept = (row["s"] for row in numbers["first step"])
     assert kept < new
+
+
+def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
+    record = tmp_path / "gpu.json"
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "gpu" / "bench.py"), "--quick"]
+    result = subprocess.run(
+        [*command, "--json", str(record)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    numbers = json.loads(record.read_text())
+    assert {"checks", "card", "step", "neuron", "linear"} <= set(numbers)
+    assert numbers["step"][0]["images/s"] > 0
+
+
+def test_gpu_training_in_pieces(tmp_path: Path) -> None:
+    """A piece that ends before the training, then the rest; its record comes back."""
+    command = [sys.executable, str(BENCHMARKS / "gpu" / "train.py"), "digits", "--device", "cpu"]
+    command += ["--run", str(tmp_path / "run"), "--record", str(tmp_path / "record")]
+    options = ["--", "--epochs", "2"]
+    first = subprocess.run([*command, "--minutes", "0.001", *options], check=False)
+    assert first.returncode == 75
+    second = subprocess.run([*command, *options], check=False)
+    assert second.returncode == 0
+    assert len((tmp_path / "record" / "metrics.jsonl").read_text().splitlines()) == 2

@@ -149,7 +149,10 @@ def train(
     plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
     run = _open_run(folder, wanted, resume, epochs)
     if len(run.epochs()) >= run.experiment.epochs:
-        display.say(f"{folder} has trained its {run.experiment.epochs} epochs; --epochs adds more")
+        display.say(
+            f"{folder} has trained its {run.experiment.epochs} epochs; "
+            "a larger --epochs trains it further"
+        )
     _print_start(run, data_set)
     training.keep_freed_memory()
     try:

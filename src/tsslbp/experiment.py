@@ -331,7 +331,8 @@ def _check_loss(experiment: Experiment) -> None:
         if not any(train[: experiment.time_steps]):
             raise InvalidInput(
                 f"desired_train must have a spike within time_steps = {experiment.time_steps}, "
-                f"got {list(train)}{'' if experiment.desired_train else ', ... by default'}"
+                f"got {list(train)}{'' if experiment.desired_train else ', ... by default'}; "
+                "set another desired_train, such as [1], or another loss"
             )
     if experiment.loss == "count":
         desired, undesired = experiment.desired_count, experiment.undesired_count

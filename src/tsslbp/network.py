@@ -130,6 +130,8 @@ class Network(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(description, str):
+            raise InvalidInput(f"a network is described by text such as '300', got {description!r}")
         if len(input_shape) != 3 or not all(map(_is_count, input_shape)):
             raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
         for name, value in (("time_steps", time_steps), ("classes", classes)):
