@@ -117,7 +117,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("name", FACTS)
 def test_settings_are_those_of_the_original(name: str) -> None:
     experiment = load_recipe(name)
-    free = {"description", "validation_images", "seed"}
+    free = {"description", "validation_images", "precision", "seed"}
     assert set(FACTS[name]) == {field.name for field in fields(Experiment)} - free
     assert {key: getattr(experiment, key) for key in FACTS[name]} == FACTS[name]
 
