@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,14 +21,16 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import peers
 import tsslbp
 from peers import Case, Size
 from timing import Timing, first_step, interleave, peak_memory, per_doubling
 from tsslbp import training
+from tsslbp.description import LayerPlan, plan
 from tsslbp.environment import describe_environment
+from tsslbp.experiment import Experiment, load_recipe
 
 BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
@@ -59,6 +62,7 @@ def main() -> None:
     result["first step"] = first_step_section()
     result["neuron"] = neuron_section(arguments.quick)
     result["growth"] = growth_section(arguments.quick)
+    result["cifar10"] = cifar10_section(arguments.quick)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -244,6 +248,62 @@ def _growth(
         "MB": [peak / MB for peak in peaks],
         "memory, doubled": per_doubling(values, peaks),
     }
+
+
+def cifar10_section(quick: bool) -> list[Row]:
+    """CNN1's step beside its convolutions and linear layers as dense products, both at batch 50.
+
+    The first layer is computed once, the others for all time steps, forward and backward.
+    """
+    recipe = load_recipe("cifar10-cnn1")
+    if quick:
+        recipe = replace(recipe, network="16C3-P2-32", padding=(1,), batch_size=5)
+    shape = (3, 32, 32)
+    net = training.build_network(recipe, shape, peers.CLASSES)
+    optimizer, loss = training.build_optimizer(recipe, net), training.build_loss(recipe)
+    images = torch.randn(recipe.batch_size, *shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(recipe.batch_size) % peers.CLASSES
+    layers = plan(recipe.network, shape, peers.CLASSES, recipe.padding)
+    cases = {
+        "tsslbp": partial(training.train_step, net, optimizer, loss, images, labels),
+        "dense matrix products alone": partial(_dense_products, _dense_layers(recipe, layers)),
+    }
+    timings = interleave(cases, 2 if quick else 5)
+    floor = timings["dense matrix products alone"].median
+    rows = [
+        {"case": name, "median s": timing.median, "times dense": timing.median / floor}
+        for name, timing in timings.items()
+    ]
+    _show(f"CIFAR-10: {recipe.network}, batch {recipe.batch_size}, T = {recipe.time_steps}", rows)
+    return rows
+
+
+def _dense_layers(
+    recipe: Experiment, layers: Sequence[LayerPlan]
+) -> list[tuple[nn.Module, Tensor]]:
+    """PyTorch's layers, channels last, and an input each, of 0s and 1s."""
+    found: list[tuple[nn.Module, Tensor]] = []
+    for index, layer in enumerate(layers):
+        frames = recipe.batch_size * (recipe.time_steps if index else 1)
+        if layer.kind == "conv":
+            connection: nn.Module = nn.Conv2d(
+                layer.in_shape[0], layer.units, layer.kernel, padding=layer.padding, bias=False
+            )
+            nn.utils.convert_conv2d_weight_memory_format(connection, torch.channels_last)
+            x = torch.randint(2, (frames, *layer.in_shape)).float()
+            x = x.to(memory_format=torch.channels_last)
+        else:
+            connection = nn.Linear(math.prod(layer.in_shape), layer.units, bias=False)
+            x = torch.randint(2, (frames, math.prod(layer.in_shape))).float()
+        found.append((connection, x.requires_grad_(index > 0)))
+    return found
+
+
+def _dense_products(layers: Sequence[tuple[nn.Module, Tensor]]) -> None:
+    for layer, x in layers:
+        y = layer(x)
+        wanted = [*layer.parameters(), *([x] if x.requires_grad else [])]
+        torch.autograd.grad(y, wanted, torch.ones_like(y))
 
 
 def _step_of(size: Size) -> Callable[[], object]:

@@ -18,7 +18,7 @@ def test_quick_run(tmp_path: Path) -> None:
     numbers = json.loads(record.read_text())
     assert "tsslbp" in json.dumps(numbers["step"])
     assert numbers["quick"] is True
-    assert numbers["neuron"] and numbers["growth"]
+    assert numbers["neuron"] and numbers["growth"] and numbers["cifar10"]
     new, kept = (row["s"] for row in numbers["first step"])
     assert kept < new
 
