@@ -264,7 +264,7 @@ def cifar10_section(quick: bool) -> list[Row]:
     images = torch.randn(recipe.batch_size, *shape, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(recipe.batch_size) % peers.CLASSES
     layers = plan(recipe.network, shape, peers.CLASSES, recipe.padding)
-    cases = {
+    cases: dict[str, Callable[[], object]] = {
         "tsslbp": partial(training.train_step, net, optimizer, loss, images, labels),
         "dense matrix products alone": partial(_dense_products, _dense_layers(recipe, layers)),
     }
