@@ -163,11 +163,28 @@ def test_devices_that_cannot_be(device: str, precision: str, message: str) -> No
 @needs_gpu
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_captured_steps_train(tmp_path, precision: str) -> None:
-    experiment = replace(AUGMENTED, precision=precision, epochs=6)
+    experiment = replace(EXPERIMENT, dropout=0.0, precision=precision, epochs=60)
     configure("cuda", precision)
     run = Run.create(tmp_path, experiment)
     training.fit(run, few(), device="cuda")
     assert run.epochs()[-1]["train_accuracy"] > 0.9
+
+
+@needs_gpu
+def test_replayed_steps_are_those_that_were_captured() -> None:
+    """Crops, mirror images and dropout masks change from step to step, as without a graph."""
+    configure("cuda", "float32", deterministic=True)
+    found = []
+    for capture in (False, True):
+        train, _, _ = training.splits(AUGMENTED, few())
+        net = training.build_network(AUGMENTED, (1, 8, 8), 10).cuda().train()
+        optimizer = training.build_optimizer(AUGMENTED, net)
+        parts = net, optimizer, training.build_loss(AUGMENTED), *train.to("cuda"), AUGMENTED
+        found.append(run_epochs(DeviceSteps(*parts, capture=capture), 3))
+    torch.use_deterministic_algorithms(False)
+    for plain, replayed in zip(*found, strict=True):
+        assert replayed.correct == plain.correct
+        assert replayed.loss == pytest.approx(plain.loss, rel=1e-5)
 
 
 @needs_gpu

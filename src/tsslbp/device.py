@@ -54,6 +54,7 @@ def configure(device: str, precision: str, deterministic: bool = False) -> None:
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
     torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 class DeviceSteps:
@@ -88,6 +89,7 @@ class DeviceSteps:
         self.order = torch.empty(len(labels), dtype=whole, device=device)
         self.places = torch.zeros(self.steps, 3, self.size, dtype=whole, device=device)
         self.counter = torch.zeros(1, dtype=whole, device=device)
+        self.rows = torch.arange(self.steps, device=device)
         self.results = torch.zeros(self.steps, 3, dtype=torch.float64, device=device)
         self.diverged = torch.zeros((), device=device)
         # AdamW leaves the weights alone where this is 1 (PyTorch has it for gradient scaling).
@@ -95,6 +97,7 @@ class DeviceSteps:
         self.shift = channel_values("mean", experiment.mean, images)
         self.scale = channel_values("std", experiment.std, images)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.beside: torch.cuda.Stream | None = None
         self.done = 0  # steps since the start of this process
 
     def begin(self, epoch: int, step: int) -> None:
@@ -141,11 +144,11 @@ class DeviceSteps:
 
     def _warm_up(self) -> None:
         """Run a step beside the default stream, as a capture will."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self.beside = self.beside or torch.cuda.Stream()
+        self.beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.beside):
             self._step(self.size)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.beside)
 
     def read(self, until: int) -> list[StepResult]:
         """Wait for the results of the steps before `until` that have not been read yet."""
@@ -175,7 +178,8 @@ class DeviceSteps:
         with torch.no_grad():
             correct = (losses.predict(psp) == labels).sum()
             result = torch.stack([number.double() for number in (loss, correct, norm)])
-            self.results.index_copy_(0, self.counter, result[None])
+            here = (self.rows == self.counter)[:, None]
+            self.results.copy_(torch.where(here, result, self.results))
             finite = torch.isfinite(loss + norm)
             self.diverged.copy_(torch.where(finite, self.diverged, 1.0))
         self.optimizer.step()

@@ -60,7 +60,7 @@ def van_rossum(
     return 0.5 * functional.mse_loss(psp, target, reduction="sum")
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache  # nothing is ever dropped: a CUDA graph may go on reading it
 def _desired(
     steps: int,
     pattern: tuple[int, ...],

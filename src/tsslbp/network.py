@@ -182,9 +182,9 @@ class Network(nn.Module):
         """Choose how products are computed and currents stored on a GPU; weights stay float32.
 
         ``"bf16"``: products take bfloat16 and sum in float32, except for the first layer, whose
-        input is images; currents, and so their gradients, are stored in bfloat16, except for the
-        output layer's. Neurons compute in float32. ``"float32"`` and ``"tf32"`` differ only in a
-        setting of the process (`tsslbp.device.configure`).
+        input is images; currents, and so their gradients, are stored in bfloat16 (the output
+        layer's in float32, after its product). Neurons compute in float32. ``"float32"`` and
+        ``"tf32"`` differ only in a setting of the process (`tsslbp.device.configure`).
         """
         low = torch.bfloat16 if precision == "bf16" else None
         for index, layer in enumerate(self.spiking_layers):
@@ -228,7 +228,7 @@ class Network(nn.Module):
                 psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
                 on_surrogate = reference.in_warm_up(rule, spikes, psp, layer.neurons["tau_s"])
                 warm_up = on_surrogate.float().mean().item()
-            activities[layer.name] = Activity(spikes.mean().item(), warm_up)
+            activities[layer.name] = Activity(spikes.float().mean().item(), warm_up)
         return activities
 
     @torch.no_grad()

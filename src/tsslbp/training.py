@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import losses
 from .data import DataSet, augment, batches, normalise, split_validation
+from .data.dataset import channel_values, normalised
 from .device import DeviceSteps, clamp_weights, clip_gradient
 from .environment import peak_memory
 from .errors import Diverged, InvalidInput, RunError
@@ -145,10 +146,11 @@ def evaluate(net: Network, split: Split, mean: Sequence[float], std: Sequence[fl
     """Accuracy of `net` on all images of a split, between 0 and 1."""
     was_training = net.training
     net.eval()
+    shift, scale = (channel_values(*of, split.images) for of in (("mean", mean), ("std", std)))
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     for start in range(0, len(split.labels), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
-        psp = net(normalise(split.images[part], mean, std))
+        psp = net(normalised(split.images[part], shift, scale))
         correct += (losses.predict(psp) == split.labels[part]).sum()
     net.train(was_training)
     return correct.item() / len(split.labels)
