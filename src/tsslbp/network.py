@@ -228,7 +228,9 @@ class Network(nn.Module):
                 psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
                 on_surrogate = reference.in_warm_up(rule, spikes, psp, layer.neurons["tau_s"])
                 warm_up = on_surrogate.float().mean().item()
-            activities[layer.name] = Activity(spikes.float().mean().item(), warm_up)
+            exact = torch.promote_types(spikes.dtype, torch.float32)
+            rate = spikes.mean(dtype=exact).item()
+            activities[layer.name] = Activity(rate, warm_up)
         return activities
 
     @torch.no_grad()
