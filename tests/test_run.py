@@ -66,6 +66,13 @@ def disk_of(size: int) -> Iterator[None]:
 # Creating and opening
 
 
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match=r"other files already \(found thesis.tex\)"):
+        Run.create(tmp_path, EXPERIMENT)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_opened_run_has_the_experiment_it_was_created_with(run: Run) -> None:
     assert run.experiment == EXPERIMENT
     assert Run.open(run.folder) == run

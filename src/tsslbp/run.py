@@ -77,7 +77,7 @@ class Run:
         """Make `folder`, with parents, and write the experiment and the environment into it.
 
         Raises:
-            RunError: the folder holds a run, or part of one, already, or cannot be written.
+            RunError: the folder holds a run, part of one, or other files, or cannot be written.
         """
         for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
             if any(folder.glob(pattern)):
@@ -85,6 +85,13 @@ class Run:
                     f"{folder} holds a run already (found {pattern}): resume it, or choose "
                     "another folder"
                 )
+        ours = (_ENVIRONMENT, _CHECKPOINT_FOLDER)  # of a run that was killed while it was made
+        others = [name for name in _names(folder) if name not in ours and name[0] != "."]
+        if others:
+            raise RunError(
+                f"{folder} holds other files already (found {min(others)}): choose an empty or new "
+                "folder"
+            )
         try:
             (folder / _CHECKPOINT_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -361,6 +368,10 @@ def _expect_array(value: object) -> np.ndarray[Any, Any]:
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     text = _to_json(value, indent=2) + "\n"
     _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
