@@ -9,6 +9,7 @@ filter, which tsslbp's have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 import tsslbp
 from tsslbp import training
+from tsslbp.description import LayerPlan
 
 TAU_M = 5.0
 CLASSES = 10
@@ -225,6 +227,16 @@ CASES: dict[str, Callable[[Size], Case]] = {
     "Norse": partial(_peer, NorseNeurons),
     "SpikingJelly": partial(_peer, SpikingJellyNeurons),
 }
+
+
+def dense_layer(layer: LayerPlan) -> nn.Conv2d | nn.Linear:
+    """A planned layer's connection in PyTorch, channels last, without bias."""
+    if layer.kind == "linear":
+        return nn.Linear(math.prod(layer.in_shape), layer.units, bias=False)
+    channels, *_ = layer.in_shape
+    conv = nn.Conv2d(channels, layer.units, layer.kernel, padding=layer.padding, bias=False)
+    nn.utils.convert_conv2d_weight_memory_format(conv, torch.channels_last)
+    return conv
 
 
 def make(name: str, size: Size = Size()) -> Case:

@@ -285,17 +285,11 @@ def _dense_layers(
     found: list[tuple[nn.Module, Tensor]] = []
     for index, layer in enumerate(layers):
         frames = recipe.batch_size * (recipe.time_steps if index else 1)
+        shape = layer.in_shape if layer.kind == "conv" else (math.prod(layer.in_shape),)
+        x = torch.randint(2, (frames, *shape)).float()
         if layer.kind == "conv":
-            connection: nn.Module = nn.Conv2d(
-                layer.in_shape[0], layer.units, layer.kernel, padding=layer.padding, bias=False
-            )
-            nn.utils.convert_conv2d_weight_memory_format(connection, torch.channels_last)
-            x = torch.randint(2, (frames, *layer.in_shape)).float()
             x = x.to(memory_format=torch.channels_last)
-        else:
-            connection = nn.Linear(math.prod(layer.in_shape), layer.units, bias=False)
-            x = torch.randint(2, (frames, math.prod(layer.in_shape))).float()
-        found.append((connection, x.requires_grad_(index > 0)))
+        found.append((peers.dense_layer(layer), x.requires_grad_(index > 0)))
     return found
 
 

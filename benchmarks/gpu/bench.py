@@ -294,18 +294,10 @@ class PeerNet(nn.Module):
         super().__init__()
         self.steps, self.layers = steps, layers
         self.neurons = nn.ModuleList(neurons() for _ in layers)
-        self.connections = nn.ModuleList(
-            nn.Conv2d(
-                layer.in_shape[0], layer.units, layer.kernel, padding=layer.padding, bias=False
-            )
-            if layer.kind == "conv"
-            else nn.Linear(math.prod(layer.in_shape), layer.units, bias=False)
-            for layer in layers
-        )
+        self.connections = nn.ModuleList(map(peers.dense_layer, layers))
         with torch.no_grad():
             for weight in self.parameters():
                 nn.init.kaiming_normal_(weight).mul_(2)
-        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = zip(self.layers, self.connections, self.neurons, strict=True)

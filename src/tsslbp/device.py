@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import losses
 from .data import augment
-from .data.dataset import channel_values, normalised
+from .data.dataset import channel_statistics, normalised
 from .errors import InvalidInput
 from .experiment import Experiment
 from .history import StepResult
@@ -94,26 +94,28 @@ class DeviceSteps:
         self.diverged = torch.zeros((), device=device)
         # AdamW leaves the weights alone where this is 1 (PyTorch has it for gradient scaling).
         optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
-        self.shift = channel_values("mean", experiment.mean, images)
-        self.scale = channel_values("std", experiment.std, images)
+        self.statistics = channel_statistics(images, experiment.mean, experiment.std)
+        self.augments = bool(experiment.crop_padding or experiment.horizontal_flip)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.beside: torch.cuda.Stream | None = None
         self.done = 0  # steps since the start of this process
 
     def begin(self, epoch: int, step: int) -> None:
         """Upload what the steps of an epoch need, and stand before one of them."""
-        experiment, count = self.experiment, len(self.labels)
         self.epoch, self.unread = epoch, step
-        order = generator(experiment.seed, "order", epoch)
-        self.order.copy_(torch.randperm(count, generator=order))
-        if experiment.crop_padding or experiment.horizontal_flip:
+        order = generator(self.experiment.seed, "order", epoch)
+        self.order.copy_(torch.randperm(len(self.labels), generator=order))
+        if self.augments:
             self.places.copy_(torch.stack([self._placement(k) for k in range(self.steps)]))
         self.counter.fill_(step)
 
+    def count(self, step: int) -> int:
+        """Images of a step."""
+        return min(self.size, len(self.labels) - step * self.size)
+
     def _placement(self, step: int) -> Tensor:
         """Crops and mirror images of a step ``[3, size]``, on the CPU."""
-        experiment = self.experiment
-        count = min(self.size, len(self.labels) - step * self.size)
+        experiment, count = self.experiment, self.count(step)
         random = generator(experiment.seed, "augmentation", self.epoch, step)
         drawn = augment.draw(count, experiment.crop_padding, experiment.horizontal_flip, random)
         found = torch.zeros(3, self.size, dtype=torch.int64)
@@ -122,7 +124,7 @@ class DeviceSteps:
 
     def run(self, step: int) -> None:
         """Start step number `step` of the epoch, the next one."""
-        count = min(self.size, len(self.labels) - step * self.size)
+        count = self.count(step)
         self.seed_masks(step)
         if not self.capture or count < self.size:
             self._step(count)
@@ -158,14 +160,13 @@ class DeviceSteps:
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Images ``[count, C, H, W]``, augmented and normalised, and labels of the next step."""
-        experiment = self.experiment
         chosen = self.order[self.counter * self.size + self.lanes[:count]]
         images = self.images[chosen]
-        if experiment.crop_padding or experiment.horizontal_flip:
+        if self.augments:
             top, left, mirrored = self.places.index_select(0, self.counter)[0, :, :count]
             placement = augment.Placement(top, left, mirrored.bool())
-            images = augment.apply(images, placement, experiment.crop_padding)
-        return normalised(images, self.shift, self.scale), self.labels[chosen]
+            images = augment.apply(images, placement, self.experiment.crop_padding)
+        return normalised(images, *self.statistics), self.labels[chosen]
 
     def _step(self, count: int) -> None:
         """`training.train_step` on the next `count` images, with nothing that waits."""

@@ -443,11 +443,12 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
     workers = workers_for(grad_x.numel() + grad_out.numel())
-    packed, pitch = weight.contiguous().resolve_neg(), s.channels
+    weights = packed = weight.contiguous().resolve_neg()
+    pitch = s.channels
     if s.channels % s.lanes or not linear:
         channels, pitch = -(-s.channels // s.lanes) * s.lanes, s.lanes
         packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
-        _pack_transposed(weight.contiguous().resolve_neg(), packed, s, workers=workers)
+        _pack_transposed(weights, packed, s, workers=workers)
     if linear:
         _pixel_share(
             packed, _channels_last(grad_out), grad_x, len(grad_x), pitch, s, workers=workers

@@ -86,7 +86,8 @@ class Run:
                     "another folder"
                 )
         ours = (_ENVIRONMENT, _CHECKPOINT_FOLDER)  # of a run that was killed while it was made
-        others = [name for name in _names(folder) if name not in ours and name[0] != "."]
+        names = (path.name for path in folder.glob("*"))
+        others = [name for name in names if name not in ours and name[0] != "."]
         if others:
             raise RunError(
                 f"{folder} holds other files already (found {min(others)}): choose an empty or new "
@@ -368,10 +369,6 @@ def _expect_array(value: object) -> np.ndarray[Any, Any]:
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     text = _to_json(value, indent=2) + "\n"
     _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

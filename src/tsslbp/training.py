@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import losses
 from .data import DataSet, augment, batches, normalise, split_validation
-from .data.dataset import channel_values, normalised
+from .data.dataset import channel_statistics, normalised
 from .device import DeviceSteps, clamp_weights, clip_gradient
 from .environment import peak_memory
 from .errors import Diverged, InvalidInput, RunError
@@ -146,11 +146,11 @@ def evaluate(net: Network, split: Split, mean: Sequence[float], std: Sequence[fl
     """Accuracy of `net` on all images of a split, between 0 and 1."""
     was_training = net.training
     net.eval()
-    shift, scale = (channel_values(*of, split.images) for of in (("mean", mean), ("std", std)))
+    statistics = channel_statistics(split.images, mean, std)
     correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     for start in range(0, len(split.labels), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
-        psp = net(normalised(split.images[part], shift, scale))
+        psp = net(normalised(split.images[part], *statistics))
         correct += (losses.predict(psp) == split.labels[part]).sum()
     net.train(was_training)
     return correct.item() / len(split.labels)
@@ -193,7 +193,9 @@ def fit(
 
     Writes metrics, steps and checkpoints into the run's folder. After a kill at any moment another
     call continues to the same weights, optimiser state and metrics, times and memory aside; bit
-    for bit on an equal machine with equal versions, implementation and thread count.
+    for bit on an equal machine with equal versions, implementation and thread count. On a GPU
+    (`device`, for which `tsslbp.device.configure` sets PyTorch up) that takes its
+    ``deterministic``; dropout masks are drawn there.
 
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
@@ -223,6 +225,7 @@ class _Fit:
             parts = self.net, self.optimizer, self.loss, *self.train_split, experiment
             self.on_device = DeviceSteps(*parts, capture=True)
         self.progress, self.history = Progress(), History()
+        self.saved = 0.0  # seconds of the epoch at its last checkpoint
         if run.has_checkpoint("last"):
             self._restore()
         run.truncate_epochs(self.progress.epochs)
@@ -246,16 +249,13 @@ class _Fit:
         parts = list(batches(len(self.train_split.labels), experiment.batch_size, order))
         self.net.train()
         clock = _Clock(progress.seconds)
-        saved = clock.seconds()
+        self.saved = clock.seconds()
         for step in range(progress.step, len(parts)):
             images = self._images(epoch, step, parts[step])
             labels = self.train_split.labels[parts[step]]
             result = self._step(epoch, step, images, labels)
             self._record(epoch, step, len(parts), len(labels), result)
-            progress.step, progress.seconds = step + 1, clock.seconds()
-            if progress.seconds - saved > CHECKPOINT_SECONDS:
-                self._save("last")
-                saved = progress.seconds
+            self._advance(step + 1, clock)
 
     def _images(self, epoch: int, step: int, chosen: Tensor) -> Tensor:
         """Training images ``[N, C, H, W]``, augmented as the experiment says, and normalised."""
@@ -291,16 +291,16 @@ class _Fit:
 
     def _train_epoch_on_device(self, steps: DeviceSteps) -> None:
         progress = self.progress
-        epoch, images = progress.epochs + 1, len(self.train_split.labels)
+        epoch = progress.epochs + 1
         self.net.train()
         clock = _Clock(progress.seconds)
-        saved = clock.seconds()
+        self.saved = clock.seconds()
         steps.begin(epoch, progress.step)
         with torch.random.fork_rng(devices=[self.train_split.labels.device]):
             for step in range(progress.step, steps.steps):
                 if step % DEVICE_EVERY == 0:
                     steps.seed_masks(step)
-                    batch, _ = steps.batch(min(steps.size, images - step * steps.size))
+                    batch, _ = steps.batch(steps.count(step))
                     self.history.add_activity(self.net.activity(batch))
                 steps.run(step)
                 if (step + 1) % DEVICE_EVERY and step + 1 < steps.steps:
@@ -308,12 +308,15 @@ class _Fit:
                 for number, result in enumerate(steps.read(step + 1), progress.step):
                     if not result.finite:
                         raise Diverged(f"epoch {epoch}, step {number + 1}: {_numbers(result)}")
-                    count = min(steps.size, images - number * steps.size)
-                    self._record(epoch, number, steps.steps, count, result)
-                progress.step, progress.seconds = step + 1, clock.seconds()
-                if progress.seconds - saved > CHECKPOINT_SECONDS:
-                    self._save("last")
-                    saved = progress.seconds
+                    self._record(epoch, number, steps.steps, steps.count(number), result)
+                self._advance(step + 1, clock)
+
+    def _advance(self, step: int, clock: _Clock) -> None:
+        """Note that so many steps of the epoch are finished; now and then in a checkpoint."""
+        self.progress.step, self.progress.seconds = step, clock.seconds()
+        if self.progress.seconds - self.saved > CHECKPOINT_SECONDS:
+            self._save("last")
+            self.saved = self.progress.seconds
 
     def _record(self, epoch: int, step: int, steps: int, images: int, result: StepResult) -> None:
         per_image = 1 if self.experiment.loss == "softmax" else images

@@ -72,30 +72,38 @@ def normalise(
         InvalidInput: another shape or dtype, another number of means or standard deviations, or a
             standard deviation that is not positive.
     """
+    return normalised(images, *channel_statistics(images, mean, std))
+
+
+def channel_statistics(
+    images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, checked as `normalise` says, for `normalised`.
+
+    Returns:
+        ``[1, 1, 1]`` or ``[C, 1, 1]`` float32 each, on the device of `images`.
+    """
     if images.dim() != 4:
         raise InvalidInput(f"images must be [N, C, H, W], got shape {list(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise InvalidInput(f"images must be uint8 or floating point, got {images.dtype}")
-    shift, scale = channel_values("mean", mean, images), channel_values("std", std, images)
+    shift = _per_channel("mean", mean, images)
+    scale = _per_channel("std", std, images)
     if not (scale > 0).all():
         raise InvalidInput(f"std must be positive, got {std}")
-    return normalised(images, shift, scale)
+    return shift, scale
 
 
 def normalised(images: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """`normalise` with checked `channel_values` of mean and standard deviation."""
+    """`normalise` by what `channel_statistics` returned."""
     result = images.to(torch.float32, copy=True)
     if images.dtype == torch.uint8:
         result.div_(255)
     return result.sub_(shift).div_(scale)
 
 
-def channel_values(name: str, value: float | Sequence[float], images: Tensor) -> Tensor:
-    """Return `value` as ``[1, 1, 1]`` or ``[C, 1, 1]`` float32, on the device of `images`.
-
-    Raises:
-        InvalidInput: neither one number nor one for each channel; `name` says of what.
-    """
+def _per_channel(name: str, value: float | Sequence[float], images: Tensor) -> Tensor:
+    """Return `value` as ``[1, 1, 1]`` or ``[C, 1, 1]`` float32."""
     numbers = torch.tensor(value, dtype=torch.float32, device=images.device).reshape(-1, 1, 1)
     channels = images.shape[1]
     if len(numbers) not in (1, channels):

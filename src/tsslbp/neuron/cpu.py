@@ -158,10 +158,16 @@ def _unit(unit, n, k):
 
 
 @kernel(forceinline=True)
+def _first(x, size, lanes):
+    """Mask of the first neurons of a tile whose rows follow each other."""
+    return first_of_rows(x, size, size - lanes, size - 2 * lanes, size - 3 * lanes)
+
+
+@kernel(forceinline=True)
 def _inside(x, i, j, size, k):
     """Mask of the neurons of the tile at pixel i, j of a window."""
     if k.pool == 1:
-        return first_of_rows(x, size, size - k.lanes, size - 2 * k.lanes, size - 3 * k.lanes)
+        return _first(x, size, k.lanes)
     beside, below = j + 1 < k.pool, i + 1 < k.pool
     return first_of_rows(x, size, size * beside, size * below, size * (beside and below))
 
@@ -275,8 +281,7 @@ def _psp_share(arguments, worker, workers):
     units = -(-n // (VECTORS * lanes))
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         at = unit * VECTORS * lanes
-        left = min(n - at, VECTORS * lanes)
-        inside = first_of_rows(x, left, left - lanes, left - 2 * lanes, left - 3 * lanes)
+        inside = _first(x, min(n - at, VECTORS * lanes), lanes)
         state = zero_tile(x)
         for i in range(steps):
             row = ((steps - 1 - i) if reverse else i) * n
@@ -290,8 +295,7 @@ def _psp_share(arguments, worker, workers):
 
 def _forward(x: Tensor, out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
     """Write the layer's output and return the number of spikes."""
-    neurons = x.numel() if static else x.numel() // steps
-    workers = workers_for(steps * neurons)
+    workers = workers_for(_values(x, steps, static))
     counts = x.new_empty(workers, dtype=torch.float64)
     _forward_share(x, out, counts, steps, static, k, workers=workers)
     return counts.sum()
@@ -301,9 +305,13 @@ def _backward(
     x: Tensor, grad_out: Tensor, grad_x: Tensor, steps: int, static: bool, k: Constants
 ) -> None:
     """Write the gradient of the layer's input."""
-    neurons = x.numel() if static else x.numel() // steps
-    workers = workers_for(steps * neurons)
+    workers = workers_for(_values(x, steps, static))
     _backward_share(x, grad_out, grad_x, steps, static, k, workers=workers)
+
+
+def _values(x: Tensor, steps: int, static: bool) -> int:
+    """Neurons times steps."""
+    return x.numel() * steps if static else x.numel()
 
 
 def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
@@ -398,7 +406,7 @@ class _Layer(Function):
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
-        ctx.values = x.numel() * steps if static else x.numel()
+        ctx.values = _values(x, steps, static)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:

@@ -134,19 +134,19 @@ def count(_: Any, mask):
 def zero_tile(_: Any, array):
     """A tile of the array's dtype."""
     tile = _tile(array.dtype)
-    return tile(array), _constant(tile, 0.0)
+    return tile(array), _zeros(tile)
 
 
 @intrinsic
 def zero_row(_: Any, array):
     """A row of the array's dtype."""
     row = _row(array.dtype)
-    return row(array), _constant(row, 0.0)
+    return row(array), _zeros(row)
 
 
-def _constant(vector: Vector, value: float) -> Callable[..., ir.Constant]:
+def _zeros(vector: Vector) -> Callable[..., ir.Constant]:
     def generate(context, builder, signature, arguments):
-        return ir.Constant(context.get_value_type(vector), [value] * vector.size)
+        return ir.Constant(context.get_value_type(vector), [0.0] * vector.size)
 
     return generate
 
