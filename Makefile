@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (a minute or two, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install --constraint constraints.txt --editable '.[demo,figures,gpu,test,lint]'
+	@$(PIP) install --constraint constraints.txt --editable '.[cluster,demo,gpu,interactive,lint,study,tensorboard,test,wandb]'
 	@touch $@
 
 # The peers ask for packages that they do not use here (torchvision among them): none is installed.

@@ -20,7 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tsslbp import cli, data, display, experiment, training
+from tsslbp import cli, data, display, experiment, results, training
 from tsslbp.data import DataSet, cifar10
 from tsslbp.run import CHECKPOINTS, Run
 
@@ -97,7 +97,7 @@ def accuracies(output: str) -> dict[str, list[str]]:
     rows = {}
     for line in output.splitlines():
         title, *cells = re.split(r"  +", line.strip())
-        if title in display.MEASURES.values():
+        if title in results.MEASURES.values():
             rows[title] = cells
     return rows
 
@@ -114,17 +114,18 @@ def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> No
         "steps.npz",
         "checkpoints",
         "picture.png",
+        ".lock",
     }
     assert (run / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert "mine.npz: 51 training, 12 validation, 7 test" in output
     assert f"run folder  {run}\n" in output
     caveat = "note        tested on 7 of the 70 images"
     assert output.count(caveat) == 2  # at the start, and below the accuracies
-    assert caveat in output[output.index(display.MEASURES["best-test"]) :]
+    assert caveat in output[output.index(results.MEASURES["best-test"]) :]
     last = Run.open(run).epochs()[-1]
     assert last["note"].startswith("tested on 7 of the 70 images")
     rows = accuracies(output)
-    assert list(rows) == list(display.MEASURES.values())
+    assert list(rows) == list(results.MEASURES.values())
     shares = [f"{100 * last[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")]
     assert rows["last epoch"] == ["2", *shares]
     (line,) = (line for line in output.splitlines() if line.strip().startswith("2/2"))
@@ -150,7 +151,7 @@ def test_output_on_a_terminal_fits(program: Program, monkeypatch: pytest.MonkeyP
     assert max(map(len, lines)) <= 80
     assert any("first use compiles the kernels" in line for line in lines)
     assert any("epoch 2/2 testing" in line for line in lines)
-    assert accuracies(output).keys() == set(display.MEASURES.values())
+    assert accuracies(output).keys() == set(results.MEASURES.values())
 
 
 def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -213,9 +214,9 @@ def test_evaluate_agrees_with_the_records(program: Program) -> None:
     code, output, error = program("evaluate", "run")
     assert (code, error) == (0, "")
     assert output.count("note        tested on 7 of the 70 images") == 1
-    chosen = cli.measures(records("run"))
+    chosen = results.measures(records("run"))
     expected = {
-        display.MEASURES[name]: [
+        results.MEASURES[name]: [
             str(one["epoch"]),
             *(f"{100 * one[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")),
         ]
@@ -614,22 +615,6 @@ def test_records_that_were_removed(program: Program, refused: Callable[..., str]
     Path("run/metrics.jsonl").unlink()
     resume = ("train", "mine.toml", "--epochs", "1", "--out", "run", "--resume")
     assert "run holds no record of an epoch" in refused(*resume)
-
-
-def test_measures_choose_the_first_of_equal_epochs() -> None:
-    shares = [(1, 0.5, 0.7), (2, 0.6, 0.9), (3, 0.6, 0.9), (4, 0.4, 0.2)]
-    epochs = [
-        {"epoch": epoch, "validation_accuracy": validation, "test_accuracy": test}
-        for epoch, validation, test in shares
-    ]
-    chosen = cli.measures(epochs)
-    assert {name: one["epoch"] for name, one in chosen.items()} == {
-        "last": 4,
-        "best-validation": 2,
-        "best-test": 2,
-    }
-    published = [{"epoch": 1, "test_accuracy": 0.5}]
-    assert cli.measures(published) == {"last": published[0], "best-test": published[0]}
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,8 @@ def test_padding_that_does_not_fit(padding: int | list[int], words: str) -> None
 def test_mistyped_number() -> None:
     with pytest.raises(InvalidInput, match="more than 10,000,000,000: is a number mistyped"):
         plan("999999999999", (1, 28, 28), 10)
+
+
+def test_neurons_are_counted_before_the_pooling() -> None:
+    layers = plan("15C5-P2-40C3-P2-300", (1, 28, 28), 10, (1, 0))
+    assert [layer.neurons for layer in layers] == [15 * 26 * 26, 40 * 11 * 11, 300, 10]

@@ -1,43 +1,101 @@
-"""The committed records are whole, and what the README says is what they say."""
+"""Runs read from their folders, and put together by their settings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tsslbp.experiment import load_recipe
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
-RUNS = sorted(path.parent.name for path in RESULTS.glob("*/metrics.jsonl"))
-
-
-def epochs(name: str) -> list[dict]:
-    lines = (RESULTS / name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+from tsslbp import results
+from tsslbp.errors import RunError
+from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.run import Run
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_record(name: str) -> None:
-    """Every epoch is there, the code was committed, and results/README.md lists the record."""
-    experiment = load_recipe(RESULTS / name / "config.toml")
-    records = epochs(name)
-    assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
-    assert len(records) == experiment.epochs or experiment.patience is not None
-    environment = json.loads((RESULTS / name / "environment.json").read_text())
-    assert environment["dirty"] is False
-    assert f"`{name}/`" in (RESULTS / "README.md").read_text()
+def make(folder: Path, experiment: Experiment, accuracies: list[float]) -> None:
+    run = Run.create(folder, replace(experiment, epochs=len(accuracies) or 1))
+    for epoch, accuracy in enumerate(accuracies, 1):
+        values = {"train_accuracy": 0.5, "test_accuracy": accuracy, "seconds": 2.0}
+        run.append_epoch({"epoch": epoch, "validation_accuracy": 1 - accuracy} | values)
 
 
-def test_readme_says_what_the_records_say() -> None:
-    text = (ROOT / "README.md").read_text()
-    records = epochs("mnist-seed0")
-    last = f"last epoch {100 * records[-1]['test_accuracy']:.2f}"
-    best = f"best test epoch {100 * max(one['test_accuracy'] for one in records):.2f}"
-    assert last in text and best in text
-    five = 100 * epochs("mnist-5-epochs-seed0")[-1]["test_accuracy"]
-    assert five >= 98.8
-    assert f"{five:.1f} % after five epochs" in text
-    steps = json.loads((RESULTS / "bench" / "cpu.json").read_text())["step"]
-    for row in steps:
-        assert f"| {row['median ms']:.1f} |" in text, row["case"]
+def test_measures_choose_the_first_of_equal_epochs() -> None:
+    shares = [(1, 0.5, 0.7), (2, 0.6, 0.9), (3, 0.6, 0.9), (4, 0.4, 0.2)]
+    epochs = [
+        {"epoch": epoch, "validation_accuracy": validation, "test_accuracy": test}
+        for epoch, validation, test in shares
+    ]
+    chosen = results.measures(epochs)
+    assert {name: one["epoch"] for name, one in chosen.items()} == {
+        "last": 4,
+        "best-validation": 2,
+        "best-test": 2,
+    }
+    published = [{"epoch": 1, "test_accuracy": 0.5}]
+    assert results.measures(published) == {"last": published[0], "best-test": published[0]}
+
+
+def test_result(tmp_path: Path) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75, 0.25])
+    result = results.Result.read(tmp_path / "run")
+    assert result.accuracy == {"last": 0.25, "best-validation": 0.25, "best-test": 0.75}
+    assert result.seconds == 6.0
+    assert result.finished
+    assert not replace(result, epochs=result.epochs[:2]).finished
+
+
+def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
+    make(tmp_path / "a" / "good", load_recipe("digits"), [0.5])
+    make(tmp_path / "a" / "begun", load_recipe("digits"), [])
+    (tmp_path / "a" / "half").mkdir()
+    (tmp_path / "a" / "half" / "metrics.jsonl").write_text("{")
+    make(tmp_path / "a" / "damaged", load_recipe("digits"), [0.5])
+    (tmp_path / "a" / "damaged" / "environment.json").write_text("")
+    make(tmp_path / "a" / "foreign", load_recipe("digits"), [0.5])
+    (tmp_path / "a" / "foreign" / "metrics.jsonl").write_text('{"epoch": 1}')
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "a", tmp_path / "empty", tmp_path / "none"]
+    found, problems = results.read_all(paths)
+    assert [result.folder.name for result in found] == ["good"]
+    words = ["begun", "damaged", "foreign", "half", "empty holds no run", "none is no folder"]
+    assert len(problems) == len(words)
+    for word, problem in zip(words, problems, strict=True):
+        assert word in problem
+
+
+def test_a_run_without_an_epoch_is_no_result(tmp_path: Path) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [])
+    with pytest.raises(RunError, match="has not finished an epoch"):
+        results.Result.read(tmp_path / "run")
+
+
+def test_groups_differ_in_the_seed_only(tmp_path: Path) -> None:
+    digits = replace(load_recipe("digits"), epochs=1)
+    always = replace(digits, rule={"name": "TSSLBP", "warm_up": "always"})
+    for seed in (1, 0):
+        make(tmp_path / f"b{seed}", replace(digits, seed=seed), [0.5 + seed / 4])
+        make(tmp_path / f"a{seed}", replace(always, seed=seed), [0.25])
+    found, problems = results.read_all([tmp_path])
+    assert not problems
+    first, second = results.group(found)
+    assert first.label == "digits, epochs = 1, rule.warm_up = 'always'"
+    assert second.label == "digits, epochs = 1"
+    assert second.seeds == (0, 1)
+    assert np.array_equal(second.accuracies("last"), [0.5, 0.75])
+    assert second.accuracies("best-validation").shape == (2,)
+    assert second.experiment.seed == 0
+
+
+def test_labels_of_shipped_recipes_are_their_names() -> None:
+    from tsslbp.experiment import recipe_names
+
+    for name in recipe_names():
+        assert results.label(replace(load_recipe(name), seed=3)) == name
+
+
+def test_committed_records_can_be_read() -> None:
+    found, problems = results.read_all([Path(__file__).resolve().parents[1] / "results"])
+    assert not problems
+    assert {result.folder.name for result in found} >= {"mnist-seed0", "digits-seed0"}
+    assert all(json.dumps(dict(result.environment)) for result in found)

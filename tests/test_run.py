@@ -66,6 +66,20 @@ def disk_of(size: int) -> Iterator[None]:
 # Creating and opening
 
 
+def test_one_process_at_a_time_holds_a_run(run: Run) -> None:
+    lines = [
+        "from pathlib import Path",
+        "from tsslbp.run import Run",
+        f"with Run.open(Path({str(run.folder)!r})).hold(): pass",
+    ]
+    code = "\n".join(lines)
+    command = [sys.executable, "-c", code]
+    with run.hold():
+        second = subprocess.run(command, capture_output=True, text=True)
+    assert f"{run.folder} is in use by another process" in second.stderr
+    assert subprocess.run(command).returncode == 0
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunError, match=r"other files already \(found thesis.tex\)"):

@@ -168,7 +168,7 @@ def test_augmentation_of_training_images_alone(
     assert images == []
     net = tsslbp.load(run.folder, "last")
     test = training.Split(data.test_images, data.test_labels)
-    accuracy = training.evaluate(net, test, experiment.mean, experiment.std)
+    accuracy = training.evaluate(net, test, experiment.mean, experiment.std)[-1]
     assert accuracy == run.epochs()[-1]["test_accuracy"]  # of the images as they are
 
 
@@ -195,6 +195,12 @@ def test_records(tmp_path: Path) -> None:
         assert all(0 <= share <= 1 for share in record["warm_up"].values())
         assert record["images_per_second"] == pytest.approx(48 / record["seconds"])
         assert record["peak_memory"] > 10**7
+        assert len(record["test_accuracy_by_step"]) == run.experiment.time_steps
+        assert record["test_accuracy_by_step"][-1] == record["test_accuracy"]
+        rates = record["firing_rate"]
+        neurons = {layer.name: layer.neurons for layer in tsslbp.load(run.folder).plan}
+        spikes = sum(rates[name] * neurons[name] for name in rates)
+        assert record["spikes_per_image"] == pytest.approx(run.experiment.time_steps * spikes)
     assert len(steps["loss"]) == 18  # 48 images in batches of 8, three times
     assert epochs[1]["train_accuracy"] == steps["correct"][6:12].sum() / 48
     assert epochs[1]["loss"] == pytest.approx(steps["loss"][6:12].mean())
@@ -398,7 +404,7 @@ def test_load(tmp_path: Path) -> None:
         net = tsslbp.load(run.folder, name)
         accuracy = training.evaluate(
             net, training.Split(data.test_images, data.test_labels), (0.0,), (1.0,)
-        )
+        )[-1]
         _, state = run.load_checkpoint(name)
         assert accuracy == run.epochs()[state["epoch"] - 1]["test_accuracy"]
         assert key is None or state["epoch"] == 3

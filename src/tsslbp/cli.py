@@ -21,6 +21,7 @@ from .device import configure
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .losses import predict
+from .results import flat, measures
 from .run import CHECKPOINTS, Run
 
 app = typer.Typer(
@@ -246,7 +247,7 @@ def info(
     if is_recipe:
         table = wanted.to_table()
         display.say(f"\n{table.pop('description').strip()}\n")
-        for key, value in _flat(table).items():
+        for key, value in flat(table).items():
             display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
 
 
@@ -268,7 +269,7 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
     run = Run.open(folder)
-    there, asked = _flat(run.experiment.to_table()), _flat(wanted.to_table())
+    there, asked = flat(run.experiment.to_table()), flat(wanted.to_table())
     differences = [
         f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
         for key in sorted(there | asked)
@@ -281,15 +282,6 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
         )
     run.record_resume()
     return run.extended(epochs) if epochs else run
-
-
-def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table with the keys of its tables as ``"table.key"``."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        inner = value.items() if isinstance(value, Mapping) else ()
-        flat |= {f"{key}.{part}": item for part, item in inner} or {key: value}
-    return flat
 
 
 def _input_shape(
@@ -318,24 +310,8 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
                 net, split, run.experiment.mean, run.experiment.std
-            )
+            )[-1]
     return record | ({"note": data_set.note} if data_set.note else {})
-
-
-def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The records behind the ways of reporting a run; the first epoch wins a tie.
-
-    Args:
-        epochs: the records of a run's epochs, in order, at least one.
-
-    Returns:
-        Under the names of the checkpoints; without ``"best-validation"`` where no images were
-        held out.
-    """
-    chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
-    if "validation_accuracy" in epochs[-1]:
-        chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
-    return {name: chosen[name] for name in display.MEASURES if name in chosen}
 
 
 def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:

@@ -36,6 +36,15 @@ class LayerPlan:
         return self.out_shape[0]
 
     @property
+    def neurons(self) -> int:
+        """Spiking neurons: those before the pooling; none in a layer that only pools."""
+        if self.kind == "conv":
+            return self.units * math.prod(
+                side + 2 * self.padding - self.kernel + 1 for side in self.in_shape[1:]
+            )
+        return self.units if self.kind == "linear" else 0
+
+    @property
     def parameters(self) -> int:
         if self.kind == "conv":
             return self.in_shape[0] * self.units * self.kernel**2

@@ -15,15 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from .history import StepResult
+from .results import MEASURES
 from .run import Run
 
 console = Console(highlight=False)
 
-MEASURES = {
-    "last": "last epoch",
-    "best-validation": "epoch chosen on validation images",
-    "best-test": "best test epoch (published protocol)",
-}
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 

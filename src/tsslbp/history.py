@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,20 +59,31 @@ class History:
             for name, rows in self.rows.items()
         }
 
-    def epoch_summary(self, epoch: int, layers: Sequence[str]) -> dict[str, Any]:
-        """Means over one epoch: loss and accuracy by image, the others by measured step."""
+    def epoch_summary(
+        self, epoch: int, neurons: Mapping[str, int], time_steps: int
+    ) -> dict[str, Any]:
+        """Means over one epoch: loss and accuracy by image, the others by measured step.
+
+        Args:
+            epoch: its number, from 1.
+            neurons: number of neurons of every spiking layer, in order.
+            time_steps: T, for ``"spikes_per_image"``, which is summed over layers and steps.
+        """
         arrays = self.arrays()
         steps = np.flatnonzero(arrays["epoch"] == epoch)
         images = arrays["images"][steps]
         measured = np.isin(arrays["activity_step"], steps)
+        rates = _by_layer(neurons, arrays["firing_rate"][measured])
+        spikes = sum(rates[name] * count for name, count in neurons.items())
         return {
             "loss": float((arrays["loss"][steps] * images).sum() / images.sum()),
             "train_accuracy": float(arrays["correct"][steps].sum() / images.sum()),
-            "firing_rate": _by_layer(layers, arrays["firing_rate"][measured]),
-            "warm_up": _by_layer(layers, arrays["warm_up"][measured]),
+            "firing_rate": rates,
+            "spikes_per_image": time_steps * spikes,
+            "warm_up": _by_layer(neurons, arrays["warm_up"][measured]),
             "gradient_norm": float(arrays["gradient_norm"][steps].mean()),
         }
 
 
-def _by_layer(layers: Sequence[str], rows: Array) -> dict[str, float]:
+def _by_layer(layers: Iterable[str], rows: Array) -> dict[str, float]:
     return {name: float(value) for name, value in zip(layers, rows.mean(0), strict=True)}

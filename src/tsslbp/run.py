@@ -51,6 +51,7 @@ _METRICS = "metrics.jsonl"
 _STEPS = "steps.npz"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
+_LOCK = ".lock"
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -233,6 +234,10 @@ class Run:
         except _STEPS_DAMAGED as error:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
 
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from training this run while the context lasts, see `hold`."""
+        return hold(self.folder / _LOCK)
+
     def has_checkpoint(self, name: str) -> bool:
         """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
         return self._checkpoint(name).is_file()
@@ -289,6 +294,30 @@ class Run:
             hint = nearest(name, CHECKPOINTS)
             raise InvalidInput(f"unknown checkpoint {name!r}{hint}; known: {known}")
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, made where there is none, until the context ends.
+
+    A killed process lets go. The file stays; on Windows, and on file systems without locks, it
+    keeps nobody out.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise RunError(_write_error(path, error)) from error
+    with file:
+        try:
+            _lock(file)
+        except BlockingIOError:
+            raise RunError(f"{path.parent} is in use by another process") from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
 
 
 def _to_line(record: Mapping[str, Any]) -> bytes:

@@ -142,18 +142,26 @@ def train_step(
 
 
 @torch.no_grad()
-def evaluate(net: Network, split: Split, mean: Sequence[float], std: Sequence[float]) -> float:
-    """Accuracy of `net` on all images of a split, between 0 and 1."""
+def evaluate(
+    net: Network, split: Split, mean: Sequence[float], std: Sequence[float]
+) -> list[float]:
+    """Accuracies of `net` on all images of a split, between 0 and 1.
+
+    Returns:
+        ``[T]``: the accuracy if the output is read after the first step, after two, and so on; the
+        last is the network's accuracy.
+    """
     was_training = net.training
     net.eval()
     statistics = channel_statistics(split.images, mean, std)
-    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    correct = torch.zeros(net.time_steps, dtype=torch.int64, device=split.labels.device)
     for start in range(0, len(split.labels), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
         psp = net(normalised(split.images[part], *statistics))
-        correct += (losses.predict(psp) == split.labels[part]).sum()
+        for step in range(net.time_steps):
+            correct[step] += (losses.predict(psp[: step + 1]) == split.labels[part]).sum()
     net.train(was_training)
-    return correct.item() / len(split.labels)
+    return [count / len(split.labels) for count in correct.tolist()]
 
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
@@ -200,9 +208,10 @@ def fit(
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
         InvalidInput: the data do not fit the experiment.
-        RunError: the run's folder cannot be read or written.
+        RunError: the run's folder cannot be read or written, or another process trains the run.
     """
-    _Fit(run, data, observer, impl, device).train()
+    with run.hold():
+        _Fit(run, data, observer, impl, device).train()
 
 
 class _Fit:
@@ -327,14 +336,16 @@ class _Fit:
     def _end_epoch(self) -> None:
         experiment, progress = self.experiment, self.progress
         epoch = progress.epochs + 1
-        accuracies = {"test": self._accuracy(self.test)}
+        by_step = self._accuracies(self.test)
+        accuracies = {"test": by_step[-1]}
         if self.validation:
-            accuracies["validation"] = self._accuracy(self.validation)
-        layers = [layer.name for layer in self.net.spiking_layers]
+            accuracies["validation"] = self._accuracies(self.validation)[-1]
+        neurons = {layer.name: layer.neurons for layer in self.net.plan if layer.neurons}
         record = {
             "epoch": epoch,
-            **self.history.epoch_summary(epoch, layers),
+            **self.history.epoch_summary(epoch, neurons, experiment.time_steps),
             **{f"{name}_accuracy": value for name, value in accuracies.items()},
+            "test_accuracy_by_step": by_step,
             "seconds": progress.seconds,
             "images_per_second": len(self.train_split.labels) / progress.seconds,
             "peak_memory": peak_memory(),
@@ -361,7 +372,7 @@ class _Fit:
             return {}
         return {"device_peak_memory": torch.cuda.max_memory_allocated(self.test.labels.device)}
 
-    def _accuracy(self, split: Split) -> float:
+    def _accuracies(self, split: Split) -> list[float]:
         return evaluate(self.net, split, self.experiment.mean, self.experiment.std)
 
     def _save(self, name: str) -> None:

@@ -1,0 +1,200 @@
+"""What runs have reached, read from their folders, and runs of equal settings put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import Error, RunError
+from .experiment import Experiment, load_recipe, recipe_names
+from .run import Run
+
+Array = npt.NDArray[Any]
+
+MEASURES = {
+    "last": "last epoch",
+    "best-validation": "epoch chosen on validation images",
+    "best-test": "best test epoch (published protocol)",
+}
+APART = ("seed", "description")  # keys in which runs of equal settings may differ
+
+_MARKS = ("config.toml", "metrics.jsonl", "environment.json")
+
+
+def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records behind the ways of reporting a run; the first epoch wins a tie.
+
+    Args:
+        epochs: the records of a run's epochs, in order, at least one.
+
+    Returns:
+        Under the names of `MEASURES`; without ``"best-validation"`` where no images were held out.
+    """
+    chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
+    if "validation_accuracy" in epochs[-1]:
+        chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
+    return {name: chosen[name] for name in MEASURES if name in chosen}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run's folder says.
+
+    Attributes:
+        folder: of the run.
+        experiment: what was trained.
+        environment: where, as `tsslbp.run.Run.environment` has it.
+        epochs: the records of the epochs, at least one; see docs/guide.md.
+    """
+
+    folder: Path
+    experiment: Experiment
+    environment: Mapping[str, Any]
+    epochs: Sequence[dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Result:
+        """Read a run's folder.
+
+        Raises:
+            RunError: it is no run, or has not finished an epoch, or cannot be read.
+        """
+        run = Run.open(folder)
+        epochs = run.epochs()
+        if not epochs:
+            raise RunError(f"{folder} has not finished an epoch yet")
+        if missing := {"test_accuracy", "train_accuracy", "seconds"} - epochs[-1].keys():
+            raise RunError(f"{folder}: the last epoch's record holds no {min(missing)!r}")
+        return cls(folder, run.experiment, run.environment, epochs)
+
+    @cached_property
+    def accuracy(self) -> dict[str, float]:
+        """Test accuracy, 0 to 1, by measure, one of `MEASURES`."""
+        chosen = measures(self.epochs)
+        return {name: record["test_accuracy"] for name, record in chosen.items()}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training, without the evaluations."""
+        return float(sum(record["seconds"] for record in self.epochs))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs have been trained; one that may stop early counts as finished."""
+        experiment = self.experiment
+        return len(self.epochs) >= experiment.epochs or experiment.patience is not None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of equal settings but for the seed.
+
+    Attributes:
+        label: the nearest shipped recipe, and the keys in which the runs differ from it.
+        results: in the order of their seeds.
+    """
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The settings, with the first run's seed."""
+        return self.results[0].experiment
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(result.experiment.seed for result in self.results)
+
+    def accuracies(self, measure: str) -> Array:
+        """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""
+        values = [result.accuracy.get(measure) for result in self.results]
+        return np.array([value for value in values if value is not None])
+
+
+def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
+    """Read every run in folders of runs, at any depth, sorted by path.
+
+    Returns:
+        The runs that could be read, and one line for each folder that could not: empty,
+        half-written or damaged.
+    """
+    results: list[Result] = []
+    problems: list[str] = []
+    for path in paths:
+        folders = _run_folders(path)
+        if not folders:
+            problems.append(f"{path} holds no run" if path.is_dir() else f"{path} is no folder")
+        for folder in folders:
+            try:
+                results.append(Result.read(folder))
+            except Error as error:
+                problems.append(str(error))
+    return results, problems
+
+
+def group(results: Iterable[Result]) -> list[Group]:
+    """Put runs of equal settings together, in the order of their first appearance."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        key = json.dumps(_settings(result.experiment), sort_keys=True)
+        found.setdefault(key, []).append(result)
+    return [
+        Group(label(members[0].experiment), tuple(sorted(members, key=_seed)))
+        for members in found.values()
+    ]
+
+
+def label(experiment: Experiment) -> str:
+    """Name an experiment as the nearest shipped recipe and what differs from it.
+
+    Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``.
+    """
+    table = _settings(experiment)
+    candidates = {name: _differences(table, shipped) for name, shipped in _shipped().items()}
+    name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
+    return ", ".join([name, *(f"{key} = {value!r}" for key, value in candidates[name].items())])
+
+
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with the keys of its tables as ``"table.key"``."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = value.items() if isinstance(value, Mapping) else ()
+        result |= {f"{key}.{part}": item for part, item in inner} or {key: value}
+    return result
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    table = flat(experiment.to_table())
+    return {key: value for key, value in table.items() if key not in APART}
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """Settings of the shipped recipes."""
+    return {name: _settings(load_recipe(name)) for name in recipe_names()}
+
+
+def _differences(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What `table` says otherwise than `base`; None for what it does not say."""
+    keys = sorted(table.keys() | base.keys())
+    return {key: table.get(key) for key in keys if table.get(key) != base.get(key)}
+
+
+def _seed(result: Result) -> int:
+    return result.experiment.seed
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """Folders at or below `path` with a file that only a run's folder has."""
+    if any((path / name).is_file() for name in _MARKS):
+        return [path]
+    return sorted({file.parent for name in _MARKS for file in path.rglob(name)})

@@ -1,0 +1,43 @@
+"""The committed records are whole, and what the README says is what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tsslbp.experiment import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+RUNS = sorted(path.parent.name for path in RESULTS.glob("*/metrics.jsonl"))
+
+
+def epochs(name: str) -> list[dict]:
+    lines = (RESULTS / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_record(name: str) -> None:
+    """Every epoch is there, the code was committed, and results/README.md lists the record."""
+    experiment = load_recipe(RESULTS / name / "config.toml")
+    records = epochs(name)
+    assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
+    assert len(records) == experiment.epochs or experiment.patience is not None
+    environment = json.loads((RESULTS / name / "environment.json").read_text())
+    assert environment["dirty"] is False
+    assert f"`{name}/`" in (RESULTS / "README.md").read_text()
+
+
+def test_readme_says_what_the_records_say() -> None:
+    text = (ROOT / "README.md").read_text()
+    records = epochs("mnist-seed0")
+    last = f"last epoch {100 * records[-1]['test_accuracy']:.2f}"
+    best = f"best test epoch {100 * max(one['test_accuracy'] for one in records):.2f}"
+    assert last in text and best in text
+    five = 100 * epochs("mnist-5-epochs-seed0")[-1]["test_accuracy"]
+    assert five >= 98.8
+    assert f"{five:.1f} % after five epochs" in text
+    steps = json.loads((RESULTS / "bench" / "cpu.json").read_text())["step"]
+    for row in steps:
+        assert f"| {row['median ms']:.1f} |" in text, row["case"]
