@@ -10,19 +10,23 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from . import __version__, data, display, experiment, figures, training
+from . import trials as study
 from .data import DataSet
 from .description import plan
-from .device import configure
+from .device import configure, gpus
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
+from .jobs import Cluster, Engine, Local, cores
+from .jobs import run as run_jobs
 from .losses import predict
-from .results import flat, measures
+from .results import differences, flat, measures
 from .run import CHECKPOINTS, Run
+from .trials import Trial
 
 app = typer.Typer(
     add_completion=False,
@@ -33,6 +37,38 @@ app = typer.Typer(
 # The base of the errors in the command line; typer does not export it itself.
 UsageError: Any = typer.BadParameter.__base__
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
+]
+Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the training images.")]
+Device = Annotated[
+    str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Runs at once; by default one a core or GPU, on a cluster all.",
+    ),
+]
+ClusterKind = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="slurm|local",
+        help="Run as jobs of a cluster, through submitit; local tries that on this machine.",
+    ),
+]
+ClusterSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cluster-set",
+        metavar="KEY=VALUE",
+        help="Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -88,16 +124,11 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
-    ] = None,
+    settings: Settings = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Passes over the training images.")
-    ] = None,
+    epochs: Epochs = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -114,9 +145,7 @@ def train(
         bool,
         typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
     ] = False,
-    device: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
-    ] = "cpu",
+    device: Device = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(
@@ -144,10 +173,8 @@ def train(
     )
     configure(device, wanted.precision, deterministic)
     folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
-    data_set = data.load(wanted.data, data_dir)
     # Before the folder is made: what the user corrects now should not stand in the way then.
-    training.check_data(wanted, data_set)
-    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
+    data_set = _check(wanted, data_dir)
     run = _open_run(folder, wanted, resume, epochs)
     if len(run.epochs()) >= run.experiment.epochs:
         display.say(
@@ -167,6 +194,52 @@ def train(
         raise typer.Exit(130) from None
     _print_results(run)
     _draw(run, data_set)
+
+
+@app.command()
+def trials(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
+    ],
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each kind.")] = 5,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated|both", help="As for train; by default the recipe's."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the runs, by default runs/RECIPE-trials."),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+) -> None:
+    """Train one recipe with several seeds, many runs at a time.
+
+    \b
+    Examples:
+      tsslbp trials digits --seeds 5
+      tsslbp trials mnist --protocol both --out runs/mnist
+      tsslbp trials cifar10-cnn1 --cluster slurm --cluster-set slurm_partition=gpu
+
+    Each run has a folder and a log of its own. The same command goes on where it was interrupted,
+    and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
+    """  # noqa: D301
+    wanted = _changed(
+        experiment.with_settings(experiment.load_recipe(recipe), settings or []),
+        {"epochs": epochs},
+    )
+    folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
+    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
+    _check(wanted, data_dir)
+    engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
+    _run_trials(planned, engine, _train_options(data_dir, device))
 
 
 @app.command()
@@ -257,6 +330,69 @@ def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
     return Experiment.from_table(wanted.to_table() | given)
 
 
+def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
+    known: tuple[experiment.Protocol, ...] = get_args(experiment.Protocol)
+    if name is None:
+        return [wanted.protocol]
+    if name not in (*known, "both"):
+        raise InvalidInput(f"--protocol must be one of {', '.join(known)} or both, got {name!r}")
+    return [one for one in known if name in (one, "both")]
+
+
+def _check(wanted: Experiment, data_dir: Path | None) -> DataSet:
+    """Load the data of an experiment; raise what the user can correct before anything runs."""
+    data_set = data.load(wanted.data, data_dir)
+    training.check_data(wanted, data_set)
+    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
+    return data_set
+
+
+def _engine(
+    jobs: int,
+    workers: int | None,
+    cluster: str | None,
+    cluster_settings: Sequence[str] | None,
+    device: str,
+    folder: Path,
+) -> Engine:
+    """Where at most so many jobs shall run, by the options of the command line."""
+    if cluster:
+        pairs = (setting.partition("=") for setting in cluster_settings or ())
+        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
+        return Cluster(workers or jobs, folder / ".cluster", cluster, values)
+    if cluster_settings:
+        raise InvalidInput("--cluster-set needs --cluster")
+    devices = gpus() if device == "cuda" else []
+    return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
+
+
+def _train_options(data_dir: Path | None, device: str) -> list[str]:
+    """Options that a command hands on to the trainings that it starts."""
+    given = {"--data-dir": data_dir, "--device": device if device != "cpu" else None}
+    return [str(part) for pair in given.items() if pair[1] is not None for part in pair]
+
+
+def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> None:
+    """Make the runs that are not finished yet, and print what all have reached."""
+    before = {trial: trial.result() for trial in planned}
+    missing = [trial for trial in planned if not ((done := before[trial]) and done.finished)]
+    display.say(
+        f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
+        f"{engine.workers} at a time, {engine.threads} threads each"
+    )
+    try:
+        with display.TrialsDisplay(missing) as watch:
+            failures = run_jobs([trial.job(options) for trial in missing], engine, watch)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command goes on with the runs")
+        raise typer.Exit(130) from None
+    display.print_trials([done for trial in planned if (done := trial.result())])
+    if failures:
+        logs = planned[0].log.parent
+        what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise RunError(f"{len(failures)} of {len(planned)} runs failed ({what}); logs in {logs}")
+
+
 def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
     """Make the run, or open it again where `resume` finds one of the same settings.
 
@@ -269,15 +405,10 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
     run = Run.open(folder)
-    there, asked = flat(run.experiment.to_table()), flat(wanted.to_table())
-    differences = [
-        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
-        for key in sorted(there | asked)
-        if there.get(key) != asked.get(key) and key not in ("epochs", "description")
-    ]
-    if differences:
+    other = differences(run.experiment, wanted, ("epochs", "description"))
+    if other:
         raise RunError(
-            f"{folder} holds a run of other settings ({'; '.join(differences)}): ask for the same, "
+            f"{folder} holds a run of other settings ({'; '.join(other)}): ask for the same, "
             "or give another --out"
         )
     run.record_resume()

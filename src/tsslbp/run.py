@@ -296,6 +296,14 @@ class Run:
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
 
 
+def count_epochs(folder: Path) -> int:
+    """How many epochs the run in `folder` has recorded, for a look at its progress; 0 if none."""
+    try:
+        return (folder / _METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, made where there is none, until the context ends.
