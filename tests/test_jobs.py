@@ -1,7 +1,9 @@
 """Jobs in processes of this machine and of a local cluster: ends, failures, interruptions."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -39,13 +41,18 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
 Python = Callable[[str, str], Job]
 
 
+def slurm_answers() -> bool:
+    program = shutil.which("sinfo")
+    return program is not None and subprocess.run([program], capture_output=True).returncode == 0
+
+
 def test_one_failure_leaves_the_others_alone(python: Python) -> None:
     wanted = [
-        python("good", "print('fine')"),
+        python("good", "import time; time.sleep(1); print('fine')"),
+        python("late", "import time; time.sleep(1)"),
         python("bad", "import sys; print('error: no such thing'); sys.exit(2)"),
         python("killed", "import os; os.kill(os.getpid(), 9)"),
         python("silent", "import sys; sys.exit(3)"),
-        python("late", "import time; time.sleep(0.5)"),
     ]
     watch = Record()
     failures = jobs.run(wanted, Local(2, threads=1), watch)
@@ -116,14 +123,17 @@ def test_a_job_that_does_not_stop_is_killed(
         os.kill(int(job.log.read_text()), 0)
 
 
-def test_jobs_of_a_local_cluster(tmp_path: Path) -> None:
-    """Submitit's local executor: processes of its own, as a cluster's are."""
+@pytest.mark.parametrize("kind", jobs.CLUSTERS)
+def test_jobs_of_a_cluster(kind: str, tmp_path: Path) -> None:
+    """Submitit's local executor has processes of its own, as a cluster has."""
     pytest.importorskip("submitit")
+    if kind == "slurm" and not slurm_answers():
+        pytest.skip("no SLURM here (sinfo does not answer)")
     wanted = [
         Job("version", ("--version",), tmp_path / "a.log"),
         Job("bad", ("no-such-verb",), tmp_path / "b.log"),
     ]
-    cluster = Cluster(2, tmp_path / "cluster", "local", {"cpus_per_task": 2, "timeout_min": 5})
+    cluster = Cluster(2, tmp_path / "cluster", kind, {"cpus_per_task": 2, "timeout_min": 5})
     assert cluster.threads == 2
     watch = Record()
     failures = jobs.run(wanted, cluster, watch)
@@ -152,11 +162,8 @@ def test_clusters_that_cannot_be_used(
     kind: str, settings: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
-    if kind == "slurm":
-        import shutil
-
-        if shutil.which("srun"):
-            pytest.skip("there is a cluster here")
+    if kind == "slurm" and slurm_answers():
+        pytest.skip("there is a cluster here")
     with pytest.raises(InvalidInput, match=message):
         Cluster(1, tmp_path, kind, settings)
 
