@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, data, display, experiment, figures, training
+from . import __version__, data, display, experiment, figures, tracking, training
 from .data import DataSet
 from .description import plan
 from .device import configure
@@ -126,6 +126,12 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -143,6 +149,7 @@ def train(
         experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
     )
     configure(device, wanted.precision, deterministic)
+    tracking.check(track or [])
     folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
     data_set = data.load(wanted.data, data_dir)
     # Before the folder is made: what the user corrects now should not stand in the way then.
@@ -156,8 +163,12 @@ def train(
         )
     _print_start(run, data_set)
     training.keep_freed_memory()
+    images = _image_counts(run.experiment, data_set)["training"]
     try:
-        with display.Display(run, _image_counts(run.experiment, data_set)["training"]) as observer:
+        with (
+            display.Display(run, images) as shown,
+            tracking.trackers(track or [], run, images, shown) as observer,
+        ):
             training.fit(run, data_set, observer, device=device)
     except Diverged as error:
         kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
