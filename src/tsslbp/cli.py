@@ -253,6 +253,8 @@ def info(
         net = training.build_network(wanted, shape, outputs)
     except InvalidInput as error:
         hint = "" if is_recipe else nearest(network, experiment.recipe_names())
+        if network[:1].isalpha() and not is_recipe:
+            hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
     display.say(repr(net))
     if is_recipe:
