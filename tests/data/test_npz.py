@@ -64,14 +64,36 @@ def test_own_test_images(tmp_path: Path) -> None:
             images=IMAGES,
             labels=LABELS,
             test_images=IMAGES[:7],
-            test_labels=np.full(7, 5),
+            test_labels=np.full(7, 3),
             class_names=np.array(["a", "b"], dtype=object),
         )
     )
     assert len(found.train_labels) == 40 and found.note == ""
     assert np.array_equal(found.train_images.squeeze(1).numpy(), IMAGES)
     assert np.array_equal(found.test_images.squeeze(1).numpy(), IMAGES[:7])
-    assert found.classes == 6
+    assert found.classes == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_label", "expected"),
+    [
+        ([0, 1, 3], 0, "of the 4 classes, .* 1 have .* the first is 2"),
+        ([1, 2, 3], 5, "of the 6 classes, .* 3 have .* the first is 0"),
+    ],
+)
+def test_classes_without_training_images(
+    tmp_path: Path, labels: list[int], test_label: int, expected: str
+) -> None:
+    path = write(
+        tmp_path,
+        images=IMAGES[:3],
+        labels=np.array(labels),
+        test_images=IMAGES[:1],
+        test_labels=np.array([test_label]),
+    )
+    with pytest.warns(UserWarning, match=f"^mine.npz: {expected}"):
+        found = data.load(path)
+    assert found.classes == max(*labels, test_label) + 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", ">f8"])
