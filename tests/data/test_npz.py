@@ -50,9 +50,9 @@ def test_held_out_tenth(tmp_path: Path) -> None:
 
 
 def test_held_out_images_are_the_rest(tmp_path: Path) -> None:
-    numbered = np.arange(40, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    numbered = np.arange(40, dtype=np.float32)[:, None, None] / 4 * np.ones((1, 2, 2), np.float32)
     found = data.load(write(tmp_path, images=numbered, labels=LABELS))
-    train, test = found.train_images[:, 0, 0, 0], found.test_images[:, 0, 0, 0]
+    train, test = 4 * found.train_images[:, 0, 0, 0], 4 * found.test_images[:, 0, 0, 0]
     assert sorted(torch.cat([train, test]).tolist()) == list(range(40))
     assert (found.train_labels == train % 4).all() and (found.test_labels == test % 4).all()
 
@@ -104,6 +104,13 @@ def test_floating_point_becomes_float32(tmp_path: Path, dtype: str) -> None:
     )
     assert found.train_images.dtype == torch.float32
     assert np.array_equal(found.train_images.squeeze(1).numpy(), values.astype(np.float32))
+
+
+def test_floats_that_look_like_pixels(tmp_path: Path) -> None:
+    values = IMAGES.astype(np.float32)
+    with pytest.warns(UserWarning, match=r"^mine.npz: 'images' are 255 at most.*divided by 255$"):
+        found = data.load(write(tmp_path, images=values, labels=LABELS))
+    assert set(found.train_images.unique().tolist()) <= set(values.flatten().tolist())
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "uint64", ">i4"])
