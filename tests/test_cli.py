@@ -421,6 +421,7 @@ def test_as_a_module() -> None:
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["info", "15C5-Q2"], "'Q2'"),
         (["info", "digit"], "(did you mean 'digits'?)"),
+        (["info", "unknown"], "; a recipe's name serves as well, `tsslbp recipes` lists them"),
         (["info", "300", "--input-shape", "28"], "(C, H, W)"),
         (["info", "300", "--input-shape", "1x28xa"], "--input-shape must be whole numbers"),
         (["info", "300", "--time-steps", "0"], "time_steps"),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from . import __version__, data, display, experiment, figures, training
+from . import __version__, data, display, experiment, figures, tracking, training
 from . import trials as study
 from .data import DataSet
 from .description import plan
@@ -155,6 +155,12 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -172,6 +178,7 @@ def train(
         experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
     )
     configure(device, wanted.precision, deterministic)
+    tracking.check(track or [])
     folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
     # Before the folder is made: what the user corrects now should not stand in the way then.
     data_set = _check(wanted, data_dir)
@@ -183,8 +190,12 @@ def train(
         )
     _print_start(run, data_set)
     training.keep_freed_memory()
+    images = _image_counts(run.experiment, data_set)["training"]
     try:
-        with display.Display(run, _image_counts(run.experiment, data_set)["training"]) as observer:
+        with (
+            display.Display(run, images) as shown,
+            tracking.trackers(track or [], run, images, shown) as observer,
+        ):
             training.fit(run, data_set, observer, device=device)
     except Diverged as error:
         kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
@@ -315,6 +326,8 @@ def info(
         net = training.build_network(wanted, shape, outputs)
     except InvalidInput as error:
         hint = "" if is_recipe else nearest(network, experiment.recipe_names())
+        if network[:1].isalpha() and not is_recipe:
+            hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
     display.say(repr(net))
     if is_recipe:

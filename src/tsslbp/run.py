@@ -331,10 +331,11 @@ def hold(path: Path) -> Iterator[None]:
 def _to_line(record: Mapping[str, Any]) -> bytes:
     if not _is_epoch(record.get("epoch")):
         raise InvalidInput(f"an epoch's record needs an integer 'epoch', got {record!r:.80}")
-    return _to_json(record, separators=(",", ":")).encode() + b"\n"
+    return to_json(record, separators=(",", ":")).encode() + b"\n"
 
 
-def _to_json(value: Mapping[str, Any], **layout: Any) -> str:
+def to_json(value: Mapping[str, Any], **layout: Any) -> str:
+    """Return strict JSON, with null for NaN and infinity; `layout` as `json.dumps` takes it."""
     try:
         return json.dumps(_without_nan(value), allow_nan=False, **layout)
     except TypeError as error:
@@ -404,7 +405,7 @@ def _expect_array(value: object) -> np.ndarray[Any, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = _to_json(value, indent=2) + "\n"
+    text = to_json(value, indent=2) + "\n"
     _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 

@@ -92,6 +92,11 @@ def build_loss(experiment: Experiment) -> Loss:
     )
 
 
+def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
+    """A step's loss divided by its images; the softmax loss is a mean already."""
+    return loss if experiment.loss == "softmax" else loss / images
+
+
 def build_optimizer(experiment: Experiment, net: Network) -> torch.optim.AdamW:
     weights = list(net.parameters())
     return torch.optim.AdamW(
@@ -328,8 +333,8 @@ class _Fit:
             self.saved = self.progress.seconds
 
     def _record(self, epoch: int, step: int, steps: int, images: int, result: StepResult) -> None:
-        per_image = 1 if self.experiment.loss == "softmax" else images
-        self.history.add_step(epoch, images, result.loss / per_image, result)
+        loss = loss_per_image(self.experiment, result.loss, images)
+        self.history.add_step(epoch, images, loss, result)
         if self.observer:
             self.observer.on_step(epoch, step + 1, steps, result)
 
