@@ -451,7 +451,7 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         _quiet(axes)
     panels[-1, 0].set_xlabel("weight")
-    panels[-1, 1].set_xlabel("magnitude of the gradient")
+    panels[-1, 1].set_xlabel("magnitude of the gradient, where it is not 0")
     return figure
 
 
@@ -776,7 +776,7 @@ def _most_active(train: Array, potentials: Array) -> list[tuple[int, str, dict[s
             (
                 neuron,
                 f"({place})" if len(shape) > 1 else place,
-                {"color": PALETTE[line], "linewidth": 1.3},
+                {"color": PALETTE[line], "linestyle": LINES[line]},
             )
         )
     return chosen
