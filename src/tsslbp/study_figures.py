@@ -221,7 +221,7 @@ def learning_rate_against_epochs(
                 fontsize="small",
             )
     _colour_bar(figure, axes, points, percent, "test accuracy (%)")
-    axes.margins(0.12)
+    axes.margins(0.18, 0.12)
     axes.set_yscale("log")
     number_axis(axes, y, log=True)
     if len(distinct := np.unique(x)) <= FEW:
