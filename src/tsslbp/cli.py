@@ -318,7 +318,7 @@ def draw(
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = run.load_checkpoint(name)[1]["epoch"]
+    epoch = _epoch(run.load_checkpoint(name)[1])
     run_name = folder.resolve().name
     with display.console.status("drawing"):
         of_run = _figures_of_run(run)
@@ -503,16 +503,20 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     net = training.load(run.folder, name)
     _, state = run.load_checkpoint(name)
     _, validation, test = training.splits(run.experiment, data_set)
-    steps = state.get("progress", {}).get("step", 0)  # of an epoch that was broken off
-    record: dict[str, Any] = {
-        "epoch": f"{state['epoch']} + {steps} steps" if steps else state["epoch"]
-    }
+    record: dict[str, Any] = {"epoch": _epoch(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
                 net, split, run.experiment.mean, run.experiment.std
             )[-1]
     return record | ({"note": data_set.note} if data_set.note else {})
+
+
+def _epoch(state: Mapping[str, Any]) -> int | str:
+    """How far a checkpoint was trained; with the steps of an epoch that was broken off."""
+    epoch: int = state["epoch"]
+    steps = state.get("progress", {}).get("step", 0)
+    return f"{epoch} + {steps} steps" if steps else epoch
 
 
 def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
