@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, data, display, experiment, figures, training
+from . import report as reports
 from .data import DataSet
 from .description import plan
 from .device import configure
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
-from . import report as reports
 from .losses import predict
 from .results import flat, measures
 from .run import CHECKPOINTS, Run

@@ -23,8 +23,8 @@ from . import interactive, tables
 from .blocks import Block, Code, Figure, Lines, Page, Section, Text
 from .verdicts import Judgement, compare, judge
 
+SHOWN_CLAIMS = 8  # of a verdict, in the summary
 SHOWN_LINES = 40  # of a list of problems or commands
-COUNTED = {"supported": 0, "not supported": 1, "cannot tell": 2}  # order of the verdicts
 
 
 def write(paths: Sequence[Path], out: Path) -> list[str]:
@@ -80,12 +80,14 @@ def compose(
     return Page(
         title=f"TSSL-BP: {_count(len(results), 'run')}",
         lead=_lead(results, finished),
-        tallies=_tallies(results, finished, judgements),
-        verdicts=[(one.verdict, one.claim, one.reason) for one in _spoken_to(judgements)],
+        tallies=_tallies(results, finished),
+        verdicts=_glance(judgements),
         made_by=f"Made by tsslbp {__version__} from the records in the runs' folders.",
         sections=[
             section
-            for section in _sections(results, finished, everything, judgements, problems, paths, out)
+            for section in _sections(
+                results, finished, everything, judgements, problems, paths, out
+            )
             if section.blocks
         ],
     )
@@ -100,7 +102,7 @@ def to_html(page: Page) -> str:
         plotly=interactive.library() if graphs else None,
         css=_text("page.css"),
         script=_text("page.js"),
-        verdicts=(*COUNTED, "higher", "lower"),
+        verdicts=(*tables.ORDER, "higher", "lower"),
         images={
             figure.name: base64.b64encode(_svg(figure)).decode()
             for figure in page.figures
@@ -123,7 +125,7 @@ def _sections(
     paths: Sequence[Path],
     out: Path,
 ) -> Iterator[Section]:
-    yield Section("claims", "Claims and verdicts", [tables.claims_table(judgements)])
+    yield Section("claims", "Claims and verdicts", _claims(judgements))
     yield Section("published", "Published tables", _published(finished))
     yield Section("groups", "Other runs", _others(finished))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(finished))
@@ -139,6 +141,11 @@ def _sections(
     yield Section("problems", "Folders that could not be read", _lines(problems))
     yield Section("environment", "Environment", [tables.environment_table(results)])
     yield Section("repeat", "How to repeat", _repeat(results, paths, out))
+
+
+def _claims(judgements: Sequence[Judgement]) -> list[Block]:
+    found = (tables.claims_table(judgements), tables.open_claims_table(judgements))
+    return [table for table in found if table]
 
 
 def _published(groups: Sequence[Group]) -> list[Block]:
@@ -169,9 +176,7 @@ def _comparisons(groups: Sequence[Group]) -> list[Block]:
     return blocks
 
 
-def _figures(
-    number: int, groups: Sequence[Group], unfinished: Sequence[Result]
-) -> Sequence[Block]:
+def _figures(number: int, groups: Sequence[Group], unfinished: Sequence[Result]) -> Sequence[Block]:
     from .drawings import draw
 
     return draw(f"data-{number}", groups, unfinished, _measure(groups))
@@ -211,7 +216,7 @@ def _repeat(results: Sequence[Result], paths: Sequence[Path], out: Path) -> list
 def _lead(results: Sequence[Result], groups: Sequence[Group]) -> str:
     count = sum(len(one.results) for one in groups)
     data = _joined(list(dict.fromkeys(one.experiment.data for one in results)))
-    machines = _joined(list(dict.fromkeys(map(tables.machine, results))))
+    machines = _joined(list(dict.fromkeys(str(one.environment.get("cpu")) for one in results)))
     total = duration(sum(one.seconds for one in results))
     text = (
         f"{_count(count, 'finished run')} of {_count(len(groups), 'setting')} on {data}, "
@@ -222,25 +227,27 @@ def _lead(results: Sequence[Result], groups: Sequence[Group]) -> str:
     return text
 
 
-def _tallies(
-    results: Sequence[Result], groups: Sequence[Group], judgements: Sequence[Judgement]
-) -> list[tuple[str, str]]:
-    seeds = {one.experiment.seed for one in results}
-    tallies = [
-        ("runs", str(len(results))),
-        ("settings", str(len(groups))),
-        ("seeds", str(len(seeds))),
+def _tallies(results: Sequence[Result], groups: Sequence[Group]) -> list[tuple[str, str]]:
+    return [
+        ("runs", f"{len(results):,}"),
+        ("settings", f"{len(groups):,}"),
+        ("seeds", f"{len({one.experiment.seed for one in results}):,}"),
         ("epochs", f"{sum(len(one.epochs) for one in results):,}"),
         ("training time", duration(sum(one.seconds for one in results))),
     ]
-    verdicts = [one.verdict for one in judgements]
-    return tallies + [(f"claims: {name}", str(verdicts.count(name))) for name in COUNTED]
 
 
-def _spoken_to(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """The claims that were tested, decided ones first."""
-    tested = [one for one in judgements if one.p is not None]
-    return sorted(tested, key=lambda one: COUNTED[one.verdict])
+def _glance(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
+    """How many claims have which verdict, and the claims behind it that a run speaks to."""
+    lines = []
+    for verdict in tables.ORDER:
+        all_of_it = [one for one in judgements if one.verdict == verdict]
+        seen = [one.claim for one in all_of_it if one.seen]
+        unseen = len(all_of_it) - len(seen)
+        claims = "; ".join([*seen[:SHOWN_CLAIMS], *(["..."] if len(seen) > SHOWN_CLAIMS else [])])
+        without = f"{unseen} more for lack of runs" if unseen else ""
+        lines.append((verdict, _count(len(all_of_it), "claim"), f"{claims}; {without}".strip("; ")))
+    return lines
 
 
 def _measure(groups: Sequence[Group]) -> str:

@@ -19,7 +19,19 @@ Array = npt.NDArray[Any]
 
 COLOURS = "Viridis"
 POINTS_IN_ALL = 20_000  # of the training curves together
-HEIGHT = 460  # pixels
+HEIGHT = 460  # pixels, without the legend
+LEGEND_ROW, LEGEND_ROWS = 18, 12
+RING, RINGS = 4, 8  # pixels of a ring, and how many at most
+LEGEND_BELOW = {
+    "font": {"size": 11},
+    "orientation": "v",
+    "y": -0.2,
+    "yanchor": "top",
+    "x": 0,
+    "xanchor": "left",
+    "maxheight": LEGEND_ROW * LEGEND_ROWS,
+    "title": {"text": "click: hide or show, double click: this one alone", "font": {"size": 11}},
+}
 
 
 def library() -> str | None:
@@ -45,9 +57,9 @@ def parallel_coordinates(
     axes = [_axis(name, [trial.get(name) for trial in trials]) for name in names]
     percent = _percent(accuracies)
     axes.append({"label": "test accuracy (%)", "values": percent})
-    colour = {"color": percent, "colorscale": COLOURS, "showscale": True, "reversescale": True}
+    colour = {"color": percent, "colorscale": COLOURS, "reversescale": True}
     trace = {"type": "parcoords", "dimensions": axes, "line": colour}
-    return {"data": [trace], "layout": _layout(margin={"l": 70, "r": 40, "t": 60, "b": 30})}
+    return {"data": [trace], "layout": _layout(margin={"l": 70, "r": 70, "t": 60, "b": 30})}
 
 
 def training_curves(curves: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]:
@@ -74,8 +86,10 @@ def training_curves(curves: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]
         xaxis={"title": {"text": "training step"}},
         yaxis={"title": {"text": "training accuracy (%)"}},
         hovermode="closest",
+        hoverlabel={"namelength": -1},
         showlegend=True,
-        legend={"font": {"size": 11}, "title": {"text": "click: hide, double click: only this"}},
+        legend=LEGEND_BELOW,
+        height=HEIGHT + LEGEND_ROW * min(len(curves) + 1, LEGEND_ROWS),
     )
     return {"data": traces, "layout": layout}
 
@@ -83,16 +97,20 @@ def training_curves(curves: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]
 def learning_rate_against_epochs(
     learning_rates: Sequence[float], epochs: Sequence[int], accuracies: Sequence[float]
 ) -> dict[str, Any]:
-    """Trials as points, coloured by their test accuracy (0 to 1)."""
-    percent = _percent(accuracies)
+    """Trials as points, coloured by their test accuracy (0 to 1); rings around the best."""
+    order = np.argsort(accuracies, kind="stable")
+    x, y = np.asarray(epochs)[order].tolist(), np.asarray(learning_rates)[order].tolist()
+    percent, rates = _percent(np.asarray(accuracies)[order]), sorted(set(learning_rates))
+    places = list(zip(x, y, strict=True))
+    better = [places[index + 1 :].count(place) for index, place in enumerate(places)]
     trace = {
         "type": "scatter",
         "mode": "markers",
-        "x": list(epochs),
-        "y": list(learning_rates),
+        "x": x,
+        "y": y,
         "marker": {
-            "size": 13,
-            "opacity": 0.8,
+            "size": [12 + RING * min(count, RINGS) for count in better],
+            "line": {"width": 0.8, "color": "white"},
             "color": percent,
             "colorscale": COLOURS,
             "reversescale": True,
@@ -107,7 +125,7 @@ def learning_rate_against_epochs(
         yaxis={
             "title": {"text": "learning rate"},
             "type": "log",
-            "tickvals": sorted(set(learning_rates)),
+            **_ticks(rates, [f"{rate:g}" for rate in rates]),
         },
     )
     return {"data": [trace], "layout": layout}
@@ -153,6 +171,7 @@ def _layout(**parts: Any) -> dict[str, Any]:
         "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a929b", "activecolor": "#1d2126"},
         "font": {"family": "system-ui, sans-serif", "size": 13},
     }
     return layout | parts

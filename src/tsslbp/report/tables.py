@@ -29,7 +29,11 @@ HEAD = (
     "best run",
     "bias of choosing on test",
 )
-MEANING = "Mean ± standard deviation, below it the 95 % interval of the mean (Student's t)."
+MEANING = (
+    "Mean ± standard deviation of the runs; in small print the 95 % interval of the mean "
+    "(Student's t; bootstrap from 20 runs)."
+)
+ORDER = {"supported": 0, "not supported": 1, "cannot tell": 2}  # of verdicts
 DETAILS = ("command", "resumed")  # of an environment, which may differ from run to run
 
 
@@ -61,13 +65,22 @@ def other_table(groups: Sequence[Group], measure: str) -> Table | None:
     return Table(caption, ("settings", *HEAD), tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
-def claims_table(judgements: Sequence[Judgement]) -> Table:
+def claims_table(judgements: Sequence[Judgement]) -> Table | None:
+    """Claims that some run speaks to, decided ones first."""
+    seen = sorted((one for one in judgements if one.seen), key=lambda one: ORDER[one.verdict])
     rows = [
-        (one.claim, one.verdict, one.reason + (f"; p = {p_value(one.p)}" if one.p is not None else ""))
-        for one in judgements
+        (one.claim, one.verdict, one.reason, p_value(one.p) if one.p is not None else NONE)
+        for one in seen
     ]
-    caption = "Each claim and the verdict that the records allow; p after Holm's correction."
-    return Table(caption, ("claim", "verdict", "why"), tuple(rows), text_columns=3)
+    caption = "Claims that the runs speak to; p after Holm's correction over all tests here."
+    return Table(caption, ("claim", "verdict", "why", "p"), tuple(rows), 3) if rows else None
+
+
+def open_claims_table(judgements: Sequence[Judgement]) -> Table | None:
+    """Claims that no run speaks to."""
+    rows = tuple((one.claim, one.reason) for one in judgements if not one.seen)
+    caption = "Claims that no run speaks to yet: cannot tell"
+    return Table(caption, ("claim", "why"), rows, 2, folded=True) if rows else None
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -257,5 +270,3 @@ def _percent(share: float | None) -> str:
 
 def _plain(value: Any) -> str:
     return NONE if value is None else str(value)
-
-

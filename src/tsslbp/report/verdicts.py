@@ -39,12 +39,14 @@ class Judgement:
         verdict: computed from the records.
         reason: one line.
         p: of the test that decided, corrected for the number of tests; None without a test.
+        seen: whether any run speaks to it.
     """
 
     claim: str
     verdict: Verdict
     reason: str
     p: float | None = None
+    seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
     recipes = _by_recipe(groups)
     found = [one for claim in claims for one in _judge(claim, groups, recipes)]
     tested = [index for index, one in enumerate(found) if one.p is not None]
-    for index, p in zip(tested, stats.holm([found[index].p or 0.0 for index in tested]), strict=True):
+    for index, p in zip(
+        tested, stats.holm([found[index].p or 0.0 for index in tested]), strict=True
+    ):
         found[index] = _corrected(found[index], float(p), len(tested))
     return found
 
@@ -170,7 +174,7 @@ def _judge_reaches(claim: Reaches, recipes: Mapping[str | None, Group]) -> Judge
     target = row.reached(claim.against)
     group = recipes.get(claim.recipe)
     if target is None or group is None:
-        return _untested(claim, _no_run(claim.recipe))
+        return _unseen(claim, _no_run(claim.recipe))
     values = 100 * group.accuracies("best-test")
     difference = values.mean() - target.mean
     if target.sd is None:
@@ -191,7 +195,7 @@ def _judge_reaches(claim: Reaches, recipes: Mapping[str | None, Group]) -> Judge
 def _judge_exceeds(claim: Exceeds, recipes: Mapping[str | None, Group]) -> Judgement:
     group = recipes.get(claim.recipe)
     if group is None:
-        return _untested(claim, _no_run(claim.recipe))
+        return _unseen(claim, _no_run(claim.recipe))
     values = 100 * group.accuracies("best-test")
     if len(values) < 2:
         difference = values.mean() - claim.rival
@@ -209,7 +213,7 @@ def _judge_settings(claim: Settings, recipes: Mapping[str | None, Group]) -> Jud
     first, second = recipes.get(claim.recipe), recipes.get(claim.other)
     for name, group in ((claim.recipe, first), (claim.other, second)):
         if group is None:
-            return _untested(claim, _no_run(name))
+            return _unseen(claim, _no_run(name))
     assert first is not None and second is not None
     return _test_pair(claim, first, second, "best-test", 0.0)
 
@@ -218,7 +222,7 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
     """Judge by every pair of groups that differ in the claim's setting alone."""
     settings = [_settings(group) for group in groups]
     pairs = [
-        (groups[first], groups[second], settings[first][claim.key], settings[second][claim.key])
+        (groups[first], groups[second], settings[second].get(claim.key))
         for first in range(len(groups))
         for second in range(len(groups))
         if settings[first].get(claim.key) in claim.values
@@ -226,11 +230,11 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
         and _differences(settings[first], settings[second]) == (claim.key,)
     ]
     if not pairs:
-        yield _untested(claim, f"no two recipes that differ in {claim.key} alone have been run")
-    for first, second, here, there in pairs:
-        what = f"{claim.text} ({first.label}; {claim.key} = {here!r} against {there!r})"
-        measure = _measure(first, second)
-        yield replace(_test_pair(claim, first, second, measure, claim.margin or 0.0), claim=what)
+        yield _unseen(claim, f"no two recipes that differ in {claim.key} alone have been run")
+    for first, second, there in pairs:
+        judgement = _test_pair(claim, first, second, _measure(first, second), claim.margin or 0.0)
+        what = f"{claim.text}: {first.label}, against {claim.key} = {there!r}"
+        yield replace(judgement, claim=what)
 
 
 def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: float) -> Judgement:
@@ -286,6 +290,10 @@ def _corrected(judgement: Judgement, p: float, tests: int) -> Judgement:
 
 def _untested(claim: Claim, reason: str) -> Judgement:
     return Judgement(claim.text, CANNOT_TELL, reason)
+
+
+def _unseen(claim: Claim, reason: str) -> Judgement:
+    return Judgement(claim.text, CANNOT_TELL, reason, seen=False)
 
 
 def _by_recipe(groups: Sequence[Group]) -> dict[str | None, Group]:
