@@ -127,7 +127,7 @@ def _sections(
 ) -> Iterator[Section]:
     yield Section("claims", "Claims and verdicts", _claims(judgements))
     yield Section("published", "Published tables", _published(finished))
-    yield Section("groups", "Other runs", _others(finished))
+    yield Section("groups", "Other runs", tables.other_tables(finished, _measure(finished)))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(finished))
     for number, data in enumerate(dict.fromkeys(one.experiment.data for one in results), 1):
         mine = [one for one in finished if one.experiment.data == data]
@@ -161,11 +161,6 @@ def _published(groups: Sequence[Group]) -> list[Block]:
     return [*found, Lines(lines)] if lines else [*found]
 
 
-def _others(groups: Sequence[Group]) -> list[Block]:
-    table = tables.other_table(groups, _measure(groups))
-    return [table] if table else []
-
-
 def _comparisons(groups: Sequence[Group]) -> list[Block]:
     comparisons, left_out = compare(groups)
     if not comparisons:
@@ -184,12 +179,19 @@ def _figures(number: int, groups: Sequence[Group], unfinished: Sequence[Result])
 
 def _drops(results: Sequence[Result]) -> list[Block]:
     lines = [
-        f"{name}, epoch {record['epoch']}: {instability.describe(drop)}"
+        f"{name}, epoch {record['epoch']}: {_described(drop)}"
         for result, name in zip(results, _names(results), strict=True)
         for record in result.epochs
         for drop in record.get("drops", ())
     ]
     return _lines(lines)
+
+
+def _described(drop: Mapping[str, Any]) -> str:
+    try:
+        return instability.describe(instability.Drop.from_table(dict(drop)))
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another version
+        return f"a drop of the training accuracy at step {drop.get('step', 'unknown')}"
 
 
 def _caveats(results: Sequence[Result]) -> list[Block]:

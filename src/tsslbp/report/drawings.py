@@ -119,7 +119,7 @@ def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Figure | Non
         f"{prefix}-latency",
         "Latency",
         "Test accuracy if the output is read after so many time steps: mean of the runs, and the "
-        f"band from the lowest to the highest ({MEASURES[measure]}).",
+        f"band from the lowest to the highest ({MEASURES[measure]}).{_left_out(groups)}",
         study_figures.latency(curves),
     )
 
@@ -139,7 +139,8 @@ def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None
     return _figure(
         f"{prefix}-energy",
         "Energy",
-        f"Test accuracy against the spikes that an image causes ({MEASURES[measure]}).",
+        f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
+        f"{_left_out(groups)}",
         study_figures.energy(points),
     )
 
@@ -207,6 +208,12 @@ def _curve(result: Result) -> tuple[Array, Array]:
     steps = max(1, math.ceil(round(images) / result.experiment.batch_size))
     numbers = np.array([one["epoch"] for one in result.epochs])
     return steps * numbers, np.array([one["train_accuracy"] for one in result.epochs], float)
+
+
+def _left_out(groups: Sequence[Group]) -> str:
+    if len(groups) <= SHOWN_GROUPS:
+        return ""
+    return f" The {SHOWN_GROUPS} settings with the best runs, of {len(groups)}."
 
 
 def _best(group: Group, measure: str) -> Result:

@@ -45,7 +45,7 @@ def library() -> str | None:
 
 
 def parallel_coordinates(
-    trials: Sequence[Mapping[str, Any]], accuracies: Sequence[float]
+    trials: Sequence[Mapping[str, Any]], accuracies: Sequence[float] | Array
 ) -> dict[str, Any]:
     """Hyperparameters side by side, a line a trial, coloured by accuracy; needs WebGL.
 
@@ -53,6 +53,8 @@ def parallel_coordinates(
         trials: the hyperparameters of each, by name.
         accuracies: 0 to 1.
     """
+    order = np.argsort(accuracies, kind="stable").tolist()  # the best on top
+    trials, accuracies = [trials[index] for index in order], np.asarray(accuracies)[order]
     names = dict.fromkeys(name for trial in trials for name in trial)
     axes = [_axis(name, [trial.get(name) for trial in trials]) for name in names]
     percent = _percent(accuracies)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from .verdicts import Comparison, Judgement, row_of
 
 NONE = "-"
 FOLD_ABOVE = 25  # rows
+SHOWN_OF_MANY = 10
 HEAD = (
     "runs",
     "last epoch",
@@ -54,15 +56,19 @@ def published_tables(groups: Sequence[Group], names: Iterable[str]) -> list[Tabl
     return tables
 
 
-def other_table(groups: Sequence[Group], measure: str) -> Table | None:
-    """Groups that belong to no published row, best first within a data set."""
+def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:
+    """Groups that belong to no published row, best first within a data set.
+
+    Of very many all but the first are folded away.
+    """
     others = [group for group in groups if row_of(group) is None]
-    if not others:
-        return None
     others.sort(key=lambda one: (one.experiment.data, -one.accuracies(measure).mean()))
-    rows = [_group_line(group.label, group) for group in others]
+    rows = tuple(_group_line(group.label, group) for group in others)
+    shown = len(rows) if len(rows) <= FOLD_ABOVE else SHOWN_OF_MANY
+    head = ("settings", *HEAD)
     caption = f"Test accuracy (%), best first by {MEASURES[measure]}. {MEANING}"
-    return Table(caption, ("settings", *HEAD), tuple(rows), folded=len(rows) > FOLD_ABOVE)
+    tables = [Table(caption, head, rows[:shown]), Table("The others.", head, rows[shown:])]
+    return [replace(one, folded=one is not tables[0]) for one in tables if one.rows]
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Table | None:
@@ -79,7 +85,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Table | None:
 def open_claims_table(judgements: Sequence[Judgement]) -> Table | None:
     """Claims that no run speaks to."""
     rows = tuple((one.claim, one.reason) for one in judgements if not one.seen)
-    caption = "Claims that no run speaks to yet: cannot tell"
+    caption = "Claims that no run speaks to yet."
     return Table(caption, ("claim", "why"), rows, 2, folded=True) if rows else None
 
 
@@ -88,7 +94,6 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         (
             f"{one.first.label}\nagainst {one.second.label}",
             one.verdict,
-            MEASURES[one.measure],
             str(one.seeds),
             f"{one.difference.mean:+.2f}\n{_interval(one.difference.interval, '+.2f')}",
             p_value(one.p),
@@ -96,22 +101,25 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         for one in comparisons
     ]
     caption = (
-        "First minus second in percentage points, paired by seed, with the 95 % interval; "
-        "p of the paired t test after Holm's correction over this table."
+        "First minus second in percentage points of test accuracy, paired by seed, with the 95 % "
+        "interval; at the epoch chosen on validation images where both held some out, else the "
+        "last. p of the paired t test after Holm's correction over this table."
     )
-    head = ("settings", "first is", "accuracy", "seeds", "difference", "p")
-    return Table(caption, head, tuple(rows), text_columns=3, folded=len(rows) > FOLD_ABOVE)
+    head = ("settings", "first is", "seeds", "difference", "p")
+    return Table(caption, head, tuple(rows), text_columns=2, folded=len(rows) > FOLD_ABOVE)
 
 
 def compute_table(groups: Sequence[Group]) -> Table:
     """Time and memory by group; unfinished runs count too."""
     rows = [_compute_line(group) for group in groups]
     results = [result for group in groups for result in group.results]
-    rows.append(("all runs", "", str(len(results)), *[""] * 4, duration(_seconds(results)), ""))
-    caption = "Time spent on training, without the evaluations, and the largest resident memory."
-    head = ("settings", "machine", "runs", "epochs", "epoch", "images/s", "run", "total", "memory")
-    folded = len(rows) > FOLD_ABOVE
-    return Table(caption, head, tuple(rows), text_columns=2, folded=folded)
+    rows.append(("all runs", str(len(results)), *[""] * 4, duration(_seconds(results)), ""))
+    caption = (
+        "Time spent on training, without the evaluations: mean of an epoch and of a run, and in "
+        "total; images a second (median) and the largest resident memory."
+    )
+    head = ("settings", "runs", "epochs", "epoch", "images/s", "run", "total", "memory")
+    return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
 def run_table(results: Sequence[Result], labels: Mapping[str, str], names: Sequence[str]) -> Table:
@@ -244,8 +252,7 @@ def _compute_line(group: Group) -> tuple[str, ...]:
     span = f"{min(epochs)}" if len(set(epochs)) == 1 else f"{min(epochs)} to {max(epochs)}"
     seconds = _seconds(results)
     return (
-        group.label,
-        "; ".join(machines),
+        f"{group.label}\n{'; '.join(machines)}",
         str(len(results)),
         span,
         duration(seconds / len(records)),

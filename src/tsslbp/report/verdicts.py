@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -219,22 +219,34 @@ def _judge_settings(claim: Settings, recipes: Mapping[str | None, Group]) -> Jud
 
 
 def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]:
-    """Judge by every pair of groups that differ in the claim's setting alone."""
+    """Judge by groups that differ in the claim's setting alone.
+
+    Of several such pairs on one data set and network, as a sweep makes them, by the one with the
+    most seeds, and among these by that nearest to a shipped recipe.
+    """
     settings = [_settings(group) for group in groups]
-    pairs = [
-        (groups[first], groups[second], settings[second].get(claim.key))
-        for first in range(len(groups))
-        for second in range(len(groups))
-        if settings[first].get(claim.key) in claim.values
-        and _is_other(settings[second].get(claim.key), claim)
-        and _differences(settings[first], settings[second]) == (claim.key,)
-    ]
-    if not pairs:
+    best: dict[str, tuple[Group, Group, Any]] = {}
+    for first, second in permutations(range(len(groups)), 2):
+        here, there = settings[first].get(claim.key), settings[second].get(claim.key)
+        if (
+            here in claim.values
+            and _is_other(there, claim)
+            and _differences(settings[first], settings[second]) == (claim.key,)
+        ):
+            pair = (groups[first], groups[second], there)
+            place = f"{settings[first]['data']} {settings[first]['network']} {here!r} {there!r}"
+            best[place] = max(best.get(place, pair), pair, key=_weight)
+    if not best:
         yield _unseen(claim, f"no two recipes that differ in {claim.key} alone have been run")
-    for first, second, there in pairs:
-        judgement = _test_pair(claim, first, second, _measure(first, second), claim.margin or 0.0)
-        what = f"{claim.text}: {first.label}, against {claim.key} = {there!r}"
+    for one, other, there in best.values():
+        judgement = _test_pair(claim, one, other, _measure(one, other), claim.margin or 0.0)
+        what = f"{claim.text}: {one.label}, against {claim.key} = {there!r}"
         yield replace(judgement, claim=what)
+
+
+def _weight(pair: tuple[Group, Group, Any]) -> tuple[int, int]:
+    first, second, _ = pair
+    return len(set(first.seeds) & set(second.seeds)), -first.label.count(",")
 
 
 def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: float) -> Judgement:
