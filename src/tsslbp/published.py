@@ -32,7 +32,7 @@ class Accuracy:
     sd: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.mean <= self.best <= 100 or self.runs < 1:
+        if not 1 < self.mean <= self.best <= 100 or self.runs < 1:  # not a share of 1
             raise InvalidInput(f"an accuracy in percent and a number of runs expected, got {self}")
         if (self.sd is None) != (self.runs == 1):
             raise InvalidInput(f"a deviation belongs to several runs, got {self}")

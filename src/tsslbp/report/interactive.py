@@ -40,7 +40,7 @@ def library() -> str | None:
         from plotly.offline import get_plotlyjs
     except ImportError:
         return None
-    content = gzip.compress(get_plotlyjs().encode(), mtime=0)
+    content = gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
     return base64.b64encode(content).decode()
 
 

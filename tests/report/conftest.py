@@ -1,12 +1,35 @@
-"""Run folders with made-up records, without training."""
+"""Run folders with made-up records, without training, for the tests of the report."""
+
+from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tsslbp.experiment import Experiment, load_recipe, save
+
+@pytest.fixture(autouse=True, scope="session")
+def _needs() -> None:
+    for name in ("jinja2", "matplotlib", "scipy"):
+        pytest.importorskip(name)
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., None]:
+    """See `make`."""
+    return make
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Callable[..., Experiment]:
+    """A shipped recipe with changes: ``recipe("digits", seed, key=value)``."""
+    return lambda name, seed=0, **changes: replace(load_recipe(name), seed=seed, **changes)
+
 
 LAYERS = {"conv1": 0.1, "conv2": 0.2, "output": 0.05}
 STEPS = 26  # of an epoch
@@ -66,7 +89,3 @@ def record(experiment: Experiment, epoch: int, best: float) -> dict[str, Any]:
     if experiment.protocol == "validated":
         values["validation_accuracy"] = reached
     return values
-
-
-def recipe(name: str, seed: int = 0, **changes: Any) -> Experiment:
-    return replace(load_recipe(name), seed=seed, **changes)
