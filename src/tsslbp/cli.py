@@ -10,11 +10,12 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
-from . import __version__, data, display, experiment, figures, training
+from . import __version__, data, display, experiment, figures, inspection, study_figures, training
 from . import report as reports
 from .data import DataSet
 from .description import plan
@@ -22,8 +23,12 @@ from .device import configure
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .losses import predict
-from .results import flat, measures
+from .network import Network
+from .results import flat, label, measures
 from .run import CHECKPOINTS, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 app = typer.Typer(
     add_completion=False,
@@ -192,6 +197,48 @@ def evaluate(
 
 
 @app.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    image: Annotated[
+        int, typer.Option(metavar="N", help="Test image to follow through the network, from 0.")
+    ] = 0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(CHECKPOINTS),
+            help="Weights to look at, by default those chosen on validation images, or the last.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw what a run has learned into its folder, as figures/*.svg.
+
+    How training accuracy, firing rates and warm-up went (training, layers), which test classes are
+    taken for which (confusion), the spikes and membrane potentials that a test image causes
+    (image-N), and the weights, with their gradients on a batch of training images (histograms).
+    """
+    run = Run.open(folder)
+    _require_matplotlib()
+    name = checkpoint or training.default_checkpoint(run)
+    net = training.load(folder, name)
+    data_set = data.load(run.experiment.data, data_dir)
+    if not 0 <= image < len(data_set.test_labels):
+        last = len(data_set.test_labels) - 1
+        raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
+    epoch = _epoch(run.load_checkpoint(name)[1])
+    run_name = folder.resolve().name
+    with display.console.status("drawing"):
+        of_run = _figures_of_run(run)
+        of_net = _figures_of_network(run, net, data_set, image)
+        for figure in of_run.values():
+            study_figures.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+        for figure in of_net.values():
+            heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
+            study_figures.annotate(figure, heading.strip())
+        _save_figures(folder / "figures", of_run | of_net)
+
+
+@app.command()
 def recipes() -> None:
     """List the shipped recipes and what each promises."""
     for name in experiment.recipe_names():
@@ -324,16 +371,20 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     net = training.load(run.folder, name)
     _, state = run.load_checkpoint(name)
     _, validation, test = training.splits(run.experiment, data_set)
-    steps = state.get("progress", {}).get("step", 0)  # of an epoch that was broken off
-    record: dict[str, Any] = {
-        "epoch": f"{state['epoch']} + {steps} steps" if steps else state["epoch"]
-    }
+    record: dict[str, Any] = {"epoch": _epoch(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
                 net, split, run.experiment.mean, run.experiment.std
             )[-1]
     return record | ({"note": data_set.note} if data_set.note else {})
+
+
+def _epoch(state: Mapping[str, Any]) -> int | str:
+    """How far a checkpoint was trained; with the steps of an epoch that was broken off."""
+    epoch: int = state["epoch"]
+    steps = state.get("progress", {}).get("step", 0)
+    return f"{epoch} + {steps} steps" if steps else epoch
 
 
 def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
@@ -387,6 +438,72 @@ def _draw(run: Run, data_set: DataSet) -> None:
         display.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
     else:
         display.say(f"picture in {path}")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InvalidInput(
+            "figures need matplotlib, which is missing: pip install 'tsslbp[figures]'"
+        ) from None
+
+
+def _figures_of_run(run: Run) -> dict[str, Figure]:
+    """Figures of the run's records, by name; of an epoch that was broken off there are none."""
+    drawn: dict[str, Figure] = {}
+    if steps := run.steps():
+        accuracies = steps["correct"] / steps["images"]
+        name = f"{label(run.experiment)}, seed {run.experiment.seed}"
+        curve = np.arange(1, len(accuracies) + 1), accuracies
+        drawn["training"] = study_figures.training_curves({name: curve})
+    if epochs := run.epochs():
+        drawn["layers"] = study_figures.layers_over_training(epochs)
+    return drawn
+
+
+def _figures_of_network(
+    run: Run, net: Network, data_set: DataSet, number: int
+) -> dict[str, Figure]:
+    """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
+    wanted = run.experiment
+    train, _, test = training.splits(wanted, data_set)
+    matrix = inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
+    batch = slice(wanted.batch_size)
+    gradients = inspection.gradients(
+        net,
+        training.build_loss(wanted),
+        data.normalise(train.images[batch], wanted.mean, wanted.std),
+        train.labels[batch],
+    )
+    image = test.images[number : number + 1]
+    pixels = data.normalise(image, wanted.mean, wanted.std)
+    traces = net.trace(pixels)
+    return {
+        "confusion": study_figures.confusion(matrix.numpy()),
+        f"image-{number}": study_figures.image_trace(
+            image[0].numpy(),
+            int(test.labels[number]),
+            int(predict(net(pixels).detach())),
+            {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
+            {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
+            wanted.threshold,
+        ),
+        "histograms": study_figures.histograms(
+            {name: one.numpy() for name, one in inspection.weights(net).items()},
+            {name: one.numpy() for name, one in gradients.items()},
+        ),
+    }
+
+
+def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, figure in drawn.items():
+            study_figures.save_svg(figure, folder / f"{name}.svg", name)
+    except OSError as error:
+        raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
+    display.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")
 
 
 def _integers(name: str, text: str, separator: str) -> list[int]:

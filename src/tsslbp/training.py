@@ -437,6 +437,11 @@ def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:
     return state[key]
 
 
+def default_checkpoint(run: Run) -> str:
+    """The one chosen on validation images where there is one, otherwise the last."""
+    return "best-validation" if run.has_checkpoint("best-validation") else "last"
+
+
 def load(folder: str | Path, checkpoint: str | None = None) -> Network:
     """Return a run's trained network, in evaluation mode.
 
@@ -445,14 +450,14 @@ def load(folder: str | Path, checkpoint: str | None = None) -> Network:
 
     Args:
         folder: the run's folder.
-        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``; by default the one chosen
-            on validation images where there is one, otherwise the last.
+        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``, by default
+            `default_checkpoint`.
 
     Raises:
         RunError: no such run or checkpoint, or one that cannot be read.
     """
     run = Run.open(Path(folder))
-    name = checkpoint or ("best-validation" if run.has_checkpoint("best-validation") else "last")
+    name = checkpoint or default_checkpoint(run)
     tensors, state = run.load_checkpoint(name)
     source = f"checkpoint {name!r} of {folder}"
     shape, classes = _entry(state, "input_shape", source), _entry(state, "classes", source)
