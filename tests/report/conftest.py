@@ -13,6 +13,7 @@ import pytest
 
 from tsslbp.experiment import Experiment, load_recipe, save
 
+
 @pytest.fixture(autouse=True, scope="session")
 def _needs() -> None:
     for name in ("jinja2", "matplotlib", "scipy"):

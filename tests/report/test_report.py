@@ -22,9 +22,7 @@ RUNS = 100
 
 
 @pytest.fixture(scope="module")
-def study(
-    tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: Callable
-) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: Callable) -> Path:
     """Runs of MNIST and digits, one of them unfinished, and a folder that is no run."""
     folder = tmp_path_factory.mktemp("study") / "runs"
     for seed in range(3):
@@ -95,7 +93,9 @@ def test_tables_say_what_the_records_say(written: tuple[str, str]) -> None:
     # mean of 99.40, 99.41, 99.42; t(0.975, 2) = 4.3027, times 0.01 / sqrt(3)
     assert "| 3 | 99.31 ± 0.01<br>99.29 to 99.33 | - |" in ours
     assert "99.41 ± 0.01<br>99.39 to 99.43 | 99.42 | - |" in ours
-    digits, *_ = [line for line in lines if "| digits, epochs = 4, learning\\_rate = 0.001 " in line]
+    digits, *_ = [
+        line for line in lines if "| digits, epochs = 4, learning\\_rate = 0.001 " in line
+    ]
     # Chosen on validation images, the best epoch; the last one is 0.1 points below.
     assert "| 91.00 ± 0.10<br>" in digits and digits.count("| 91.10 ± 0.10<br>") == 2
 
