@@ -26,6 +26,7 @@ from . import (
     tracking,
     training,
 )
+from . import report as reports
 from . import trials as study
 from .data import DataSet
 from .description import plan
@@ -392,6 +393,27 @@ def info(
         display.say(f"\n{table.pop('description').strip()}\n")
         for key, value in flat(table).items():
             display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Folders of runs, or folders of those.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
+    ] = Path("report.html"),
+) -> None:
+    """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
+
+    Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
+    the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
+    """
+    with display.console.status("reading the records"):
+        problems = reports.write(runs, out)
+    for problem in problems:
+        display.complain("skipped", problem)
+    display.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
 def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
