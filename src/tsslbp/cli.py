@@ -22,6 +22,7 @@ from . import (
     experiment,
     figures,
     inspection,
+    published,
     study_figures,
     tracking,
     training,
@@ -266,7 +267,69 @@ def trials(
     planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
     _check(wanted, data_dir)
     engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
-    _run_trials(planned, engine, _train_options(data_dir, device))
+    if failed := _run_trials(planned, engine, _train_options(data_dir, device)):
+        raise RunError(failed)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TABLE]",
+            help="Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")] = 5,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated|both", help="As for train; by default the recipes'."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of runs and report, by default runs/reproduce."),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+) -> None:
+    """Reproduce a published table: the trials of its recipes, then the report.
+
+    First it says what that will cost on this machine, from a few training steps. Interrupted, the
+    same command goes on.
+    """
+    rows = published.find(table)
+    names = dict.fromkeys(name for row in rows for name in row.recipes)
+    for row in rows:
+        if not row.recipes:
+            display.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
+    folder = out or Path("runs") / "reproduce"
+    planned: dict[str, list[Trial]] = {}
+    data_sets = {}
+    for name in names:
+        shipped = experiment.with_settings(experiment.load_recipe(name), settings or [])
+        wanted = _changed(shipped, {"epochs": epochs})
+        data_sets[name] = _check(wanted, data_dir)
+        planned[name] = study.plan(wanted, seeds, _protocols(protocol, wanted), folder / name)
+    every = [trial for trials in planned.values() for trial in trials]
+    engine = _engine(len(every), workers, cluster, cluster_settings, device, folder)
+    with display.console.status("measuring what it will cost"):
+        costs = {
+            name: [study.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
+            * len(study.missing(trials))
+            for name, trials in planned.items()
+        }
+    display.print_costs(costs, engine.workers)
+    failed = _run_trials(every, engine, _train_options(data_dir, device))
+    report([folder], folder / "report.html")
+    if failed:
+        raise RunError(failed)
 
 
 @app.command()
@@ -464,10 +527,13 @@ def _train_options(data_dir: Path | None, device: str) -> list[str]:
     return [str(part) for pair in given.items() if pair[1] is not None for part in pair]
 
 
-def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> None:
-    """Make the runs that are not finished yet, and print what all have reached."""
-    before = {trial: trial.result() for trial in planned}
-    missing = [trial for trial in planned if not ((done := before[trial]) and done.finished)]
+def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> str:
+    """Make the runs that are not finished yet, and print what all have reached.
+
+    Returns:
+        A line about those that failed, or "".
+    """
+    missing = study.missing(planned)
     display.say(
         f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {engine.threads} threads each"
@@ -479,10 +545,12 @@ def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]
         display.complain("stopped", "the same command goes on with the runs")
         raise typer.Exit(130) from None
     display.print_trials([done for trial in planned if (done := trial.result())])
-    if failures:
-        logs = planned[0].log.parent
-        what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise RunError(f"{len(failures)} of {len(planned)} runs failed ({what}); logs in {logs}")
+    if not failures:
+        return ""
+    what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    return (
+        f"{len(failures)} of {len(planned)} runs failed ({what}); each has a log beside its folder"
+    )
 
 
 def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
@@ -610,7 +678,8 @@ def _figures_of_run(run: Run) -> dict[str, Figure]:
         accuracies = steps["correct"] / steps["images"]
         name = f"{label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
-        drawn["training"] = study_figures.training_curves({name: curve})
+        drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
+        drawn["training"] = study_figures.training_curves({name: curve}, {name: drops})
     if epochs := run.epochs():
         drawn["layers"] = study_figures.layers_over_training(epochs)
     return drawn

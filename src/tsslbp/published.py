@@ -165,6 +165,21 @@ def tables() -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.table for row in rows()))
 
 
+def find(name: str | None) -> tuple[Row, ...]:
+    """The rows of a table, or the one row of that name; all for None.
+
+    Raises:
+        InvalidInput: neither a table nor a row has the name.
+    """
+    found = tuple(row for row in rows() if name in (None, row.table, row.name))
+    if not found:
+        known = list(dict.fromkeys((*tables(), *(row.name for row in rows()))))
+        raise InvalidInput(
+            f"unknown table {name!r}{nearest(str(name), known)}; known: {', '.join(known)}"
+        )
+    return found
+
+
 def claims() -> tuple[Claim, ...]:
     """The claims of the paper, and the questions that it leaves open."""
     return _load()[1]
