@@ -129,12 +129,13 @@ def test_trials(program: Program, tmp_path: Path) -> None:
 
 def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     pytest.importorskip("submitit")
-    options = ("--seeds", "1", "--set", "epochs=1")
+    options = ("--seeds", "1", "--set", "epochs=1", "--track", "jsonl")
     assert program("trials", "mine.toml", *options, "--out", "here", "--workers", "1")[0] == 0
     settings = ("--cluster", "local", "--cluster-set", "cpus_per_task=1")
     code, _, error = program("trials", "mine.toml", *options, "--out", "there", *settings)
     assert (code, error) == (0, "")
     here, there = (Run.open(Path(name) / "validated-seed0") for name in ("here", "there"))
+    assert (there.folder / "track.jsonl").exists()
     assert here.epochs()[0]["test_accuracy"] == there.epochs()[0]["test_accuracy"]
 
 
@@ -193,6 +194,7 @@ def test_tables_to_reproduce() -> None:
         (("--protocol", "all"), "--protocol must be one of published, validated or both"),
         (("--cluster-set", "a=1"), "--cluster-set needs --cluster"),
         (("--cluster", "slrum"), "did you mean 'slurm'?"),
+        (("--track", "tensorbord"), "did you mean 'tensorboard'?"),
         (("--seeds", "0"), "seeds"),
         (("--set", "epoch=3"), "did you mean 'epochs'?"),
         (("--set", "validation_images=80"), "validation_images must be between"),

@@ -62,6 +62,10 @@ Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the t
 Device = Annotated[
     str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -172,12 +176,7 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."
-        ),
-    ] = None,
+    track: Track = None,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -247,6 +246,7 @@ def trials(
     cluster: ClusterKind = None,
     cluster_settings: ClusterSettings = None,
     device: Device = "cpu",
+    track: Track = None,
 ) -> None:
     """Train one recipe with several seeds, many runs at a time.
 
@@ -264,10 +264,11 @@ def trials(
         {"epochs": epochs},
     )
     folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
-    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
+    options = _train_options(data_dir, device, track)
     _check(wanted, data_dir)
+    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
     engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
-    if failed := _run_trials(planned, engine, _train_options(data_dir, device)):
+    if failed := _run_trials(planned, engine, options):
         raise RunError(failed)
 
 
@@ -298,12 +299,14 @@ def reproduce(
     cluster: ClusterKind = None,
     cluster_settings: ClusterSettings = None,
     device: Device = "cpu",
+    track: Track = None,
 ) -> None:
     """Reproduce a published table: the trials of its recipes, then the report.
 
     First it says what that will cost on this machine, from a few training steps. Interrupted, the
     same command goes on.
     """
+    options = _train_options(data_dir, device, track)
     rows = published.find(table)
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
@@ -326,7 +329,7 @@ def reproduce(
             for name, trials in planned.items()
         }
     display.print_costs(costs, engine.workers)
-    failed = _run_trials(every, engine, _train_options(data_dir, device))
+    failed = _run_trials(every, engine, options)
     report([folder], folder / "report.html")
     if failed:
         raise RunError(failed)
@@ -521,10 +524,12 @@ def _engine(
     return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
 
 
-def _train_options(data_dir: Path | None, device: str) -> list[str]:
+def _train_options(data_dir: Path | None, device: str, track: Sequence[str] | None) -> list[str]:
     """Options that a command hands on to the trainings that it starts."""
-    given = {"--data-dir": data_dir, "--device": device if device != "cpu" else None}
-    return [str(part) for pair in given.items() if pair[1] is not None for part in pair]
+    tracking.check(track or [])
+    options = ["--data-dir", str(data_dir)] if data_dir else []
+    options += ["--device", device] if device != "cpu" else []
+    return options + [part for name in track or [] for part in ("--track", name)]
 
 
 def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> str:
