@@ -32,7 +32,10 @@ def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     numbers = json.loads(record.read_text())
     assert {"checks", "card", "step", "neuron", "linear"} <= set(numbers)
-    assert numbers["step"][0]["images/s"] > 0
+    ours = {row["network"]: row for row in numbers["step"] if row["by"] == "tsslbp"}
+    assert set(ours) == {"mnist", "cifar10-cnn1"} and ours["mnist"]["images/s"] > 0
+    assert 0 < ours["cifar10-cnn1"]["augmentation / step"] < 1
+    assert {row["T"] for row in numbers["neuron"]} == {5, 30, 100, 500}
 
 
 def test_gpu_training_in_pieces(tmp_path: Path) -> None:

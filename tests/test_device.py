@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tsslbp import data, training
+from tsslbp import data, device, training
 from tsslbp.device import DeviceSteps, clip_gradient, configure
 from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
@@ -130,6 +131,70 @@ def test_a_step_reads_no_number() -> None:
     with Reads() as reads:
         steps.run(1)
     assert len(reads.found) == 3, reads.found
+
+
+class Uploads(TorchDispatchMode):
+    """Notes what takes a tensor from the host: a graph would go on with that one for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.found.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("rule", ["TSSLBP", "TSSLBP.published"])
+@pytest.mark.parametrize("loss", ["kernel", "count", "softmax"])
+def test_a_step_takes_nothing_from_the_host(
+    monkeypatch: pytest.MonkeyPatch, loss: str, rule: str
+) -> None:
+    """On a device without memory: who asks for a number there, gets an error."""
+    experiment = replace(AUGMENTED, loss=loss, rule=rule, desired_count=3.0, undesired_count=0.5)
+    net = training.build_network(experiment, (1, 8, 8), 10, impl="reference").to("meta").train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, foreach=True)  # AdamW's update: PyTorch's
+    images = torch.empty(61, 1, 8, 8, dtype=torch.uint8, device="meta")
+    labels = torch.empty(61, dtype=torch.int64, device="meta")
+    statistics = torch.empty(2, 1, 1, 1, device="meta").unbind()
+    monkeypatch.setattr(device, "channel_statistics", lambda *_: statistics)
+    parts = net, optimizer, training.build_loss(experiment), images, labels, experiment
+    steps = DeviceSteps(*parts, capture=False)  # type: ignore[arg-type]
+    del optimizer.found_inf  # which this optimiser does not know
+    steps.batch(8)
+    steps._step(8)  # keeps the loss's target
+    with Uploads() as uploads:
+        steps._step(8)
+    assert uploads.found == []
+
+
+def test_steps_in_bfloat16() -> None:
+    """Products and currents are rounded; weights, their gradients and moments are not."""
+    experiment = replace(AUGMENTED, crop_padding=0, horizontal_flip=False, dropout=0.0)
+    steps = device_steps(experiment)
+    steps.net.set_precision("bf16")
+    losses = [result.loss for result in run_epochs(steps, 30)]
+    assert sum(losses[-steps.steps :]) < 0.5 * sum(losses[: steps.steps])
+    for weight in steps.net.parameters():
+        moments = steps.optimizer.state[weight].values()
+        assert {one.dtype for one in (weight, weight.grad, *moments)} == {torch.float32}
+
+
+def test_crops_are_drawn_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a whole epoch at its start, when the device has nothing to do."""
+    drawn = []
+    draw = device.augment.draw
+    monkeypatch.setattr(
+        device.augment, "draw", lambda *arguments: drawn.append(0) or draw(*arguments)
+    )
+    steps = device_steps(AUGMENTED)
+    steps.begin(1, 0)
+    assert len(drawn) == 0
+    steps.run(0)
+    assert len(drawn) == 1
 
 
 def test_clipping_is_pytorchs() -> None:

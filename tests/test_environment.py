@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from tsslbp import environment
 from tsslbp.environment import describe_environment
@@ -17,6 +18,10 @@ from tsslbp.environment import describe_environment
 def test_command_of_a_package_run_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/tsslbp/__main__.py", "info", "10"])
     assert describe_environment()["command"] == "tsslbp info 10"
+
+
+def test_the_card_is_named_where_there_is_one() -> None:
+    assert (describe_environment()["gpu"] is None) != torch.cuda.is_available()
 
 
 def test_no_commit_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import tsslbp
 from tsslbp import training
+from tsslbp.data import augment
 from tsslbp.description import LayerPlan, plan
 from tsslbp.device import WARM_UP, DeviceSteps, configure
 from tsslbp.environment import describe_environment
@@ -43,6 +46,7 @@ RECIPES = {  # what the training step is measured for, and the shape of its imag
     "cifar10-cnn2": (3, 32, 32),
 }
 PRECISIONS = ("float32", "tf32", "bf16")
+PEERS = ("snntorch", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x")  # and what they may use
 Row = dict[str, Any]
 console = Console(width=120)
 
@@ -199,8 +203,7 @@ def _neuron_row(
 def step_section(bench: Bench, card: Row) -> list[Row]:
     """Steps of the study's networks at batch 50, on random images."""
     rows = []
-    recipes = ["mnist"] if bench.quick else list(RECIPES)
-    for name in recipes:
+    for name in ("mnist", "cifar10-cnn1") if bench.quick else RECIPES:
         for precision in PRECISIONS if bench.gpu else ("float32",):
             rows.append({"network": name, "by": "tsslbp", "precision": precision})
             rows[-1] |= _step_row(bench, name, precision, card)
@@ -216,7 +219,7 @@ def step_section(bench: Bench, card: Row) -> list[Row]:
 
 def _step_row(bench: Bench, name: str, precision: str, card: Row) -> Row:
     configure(bench.device, precision)
-    recipe, shape = load_recipe(name), RECIPES[name]
+    recipe, shape = _recipe(bench, name), RECIPES[name]
     steps = _device_steps(bench, recipe, shape, 2500, precision)
     _train(steps, 0, WARM_UP)  # which tries algorithms, some with much memory
     if bench.gpu:
@@ -243,7 +246,33 @@ def _step_row(bench: Bench, name: str, precision: str, card: Row) -> Row:
     }
     if bench.gpu:
         row["peak MB"] = torch.cuda.max_memory_allocated() / 1e6
+    if steps.augments:
+        row["augmentation / step"] = _augmentation(bench, steps) / seconds
     return row
+
+
+def _recipe(bench: Bench, name: str) -> Experiment:
+    """A recipe, with a thin network where CIFAR-10's would take too long."""
+    recipe = load_recipe(name)
+    if bench.quick and recipe.data == "cifar10":
+        return replace(recipe, network="4C3-P2-16", padding=1)
+    return recipe
+
+
+def _augmentation(bench: Bench, steps: DeviceSteps) -> float:
+    """Seconds that a step's crops and mirror images take on the device."""
+    padding = steps.experiment.crop_padding
+    drawn = augment.draw(steps.size, padding, True, torch.Generator().manual_seed(0))
+    placement = augment.Placement(*(part.to(bench.device) for part in drawn))
+    run: Callable[[], object]
+    run = partial(augment.apply, steps.images[: steps.size], placement, padding)
+    if bench.gpu:
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        run = graph.replay
+    return bench.seconds(run, 10)
 
 
 def _device_steps(
@@ -316,7 +345,7 @@ class PeerNet(nn.Module):
 
 
 def _peer_row(bench: Bench, name: str, peer: str) -> Row:
-    recipe, shape = load_recipe(name), RECIPES[name]
+    recipe, shape = _recipe(bench, name), RECIPES[name]
     neurons = {"snnTorch": peers.SnnTorchNeurons, "SpikingJelly": peers.SpikingJellyNeurons}[peer]
     configure(bench.device, "tf32" if bench.gpu else "float32")
     layers = plan(recipe.network, shape, peers.CLASSES, recipe.padding)
@@ -392,6 +421,13 @@ def show(title: str, rows: list[Row]) -> None:
     console.print(table)
 
 
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmark on one GPU.")
     parser.add_argument("--quick", action="store_true", help="small sizes, on the CPU as well")
@@ -404,6 +440,7 @@ def main() -> None:
     console.print(f"{name}, PyTorch {torch.__version__}")
     configure(bench.device, "float32")
     result: Row = {"device": name, "quick": bench.quick, "environment": describe_environment()}
+    result["peers"] = {peer: of for peer in PEERS if (of := _version(peer))}
 
     def save() -> None:  # after every section, so that a time limit costs only what is left
         if arguments.json:

@@ -1,9 +1,9 @@
 """Training on a GPU: settings of the process, and steps that never wait for the host.
 
-The data set lies on the device. What a step needs to know (its images, crops and mirror images) is
-uploaded once an epoch, a counter on the device tells it which step it is, and its results are
-written into a table there. So a step is the same work every time: after a few steps it is captured
-as a CUDA graph, and from then on replayed.
+The data set lies on the device. Which images a step takes is uploaded once an epoch, how they are
+cropped and mirrored while the steps before are at work. A counter on the device tells a step which
+one it is, and its results are written into a table there. So a step is the same work every time:
+after a few steps it is captured as a CUDA graph, and from then on replayed.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class DeviceSteps:
         self.lanes = torch.arange(self.size, device=device)
         self.order = torch.empty(len(labels), dtype=whole, device=device)
         self.places = torch.zeros(self.steps, 3, self.size, dtype=whole, device=device)
+        # Page-locked, so that uploading a row does not wait for the device.
+        self.drawn = torch.zeros(self.places.shape, dtype=whole, pin_memory=labels.is_cuda)
         self.counter = torch.zeros(1, dtype=whole, device=device)
         self.rows = torch.arange(self.steps, device=device)
         self.results = torch.zeros(self.steps, 3, dtype=torch.float64, device=device)
@@ -112,8 +114,6 @@ class DeviceSteps:
         self.epoch, self.unread = epoch, step
         order = generator(self.experiment.seed, "order", epoch)
         self.order.copy_(torch.randperm(len(self.labels), generator=order))
-        if self.augments:
-            self.places.copy_(torch.stack([self._placement(k) for k in range(self.steps)]))
         self.counter.fill_(step)
 
     def count(self, step: int) -> int:
@@ -132,7 +132,7 @@ class DeviceSteps:
     def run(self, step: int) -> None:
         """Start step number `step` of the epoch, the next one."""
         count = self.count(step)
-        self.seed_masks(step)
+        self.prepare(step)
         if not self.capture or count < self.size:
             self._step(count)
         elif self.graph is not None:
@@ -146,8 +146,15 @@ class DeviceSteps:
             self.graph.replay()
         self.done += 1
 
-    def seed_masks(self, step: int) -> None:
-        """Make the dropout of a step the same whenever it runs; a graph reads the seed, too."""
+    def prepare(self, step: int) -> None:
+        """Make crops and dropout of a step the same whenever it runs.
+
+        The crops are drawn here, while the device is busy with the steps before, and uploaded
+        behind these. A graph reads the seed of the dropout as well.
+        """
+        if self.augments:
+            self.drawn[step] = self._placement(step)
+            self.places[step].copy_(self.drawn[step], non_blocking=True)
         if self.experiment.dropout:
             torch.manual_seed(derive(self.experiment.seed, "dropout", self.epoch, step))
 

@@ -314,7 +314,7 @@ class _Fit:
         with torch.random.fork_rng(devices=[self.train_split.labels.device]):
             for step in range(progress.step, steps.steps):
                 if step % DEVICE_EVERY == 0:
-                    steps.seed_masks(step)
+                    steps.prepare(step)
                     batch, _ = steps.batch(steps.count(step))
                     self.history.add_activity(self.net.activity(batch))
                 steps.run(step)

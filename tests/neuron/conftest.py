@@ -13,7 +13,7 @@ import pytest
 
 FUSED = os.environ.get("TSSLBP_TEST_IMPL", "cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-SIZES = [(steps, neurons) for steps in (1, 2, 5, 30, 100) for neurons in (1, 63, 500, 1025)]
+SIZES = [(steps, neurons) for steps in (1, 2, 5, 30, 100, 300) for neurons in (1, 63, 500, 1025)]
 SOME_SIZES = [(1, 1), (2, 63), (5, 1), (5, 500), (1, 1025), (30, 63), (30, 1025), (100, 500)]
 
 

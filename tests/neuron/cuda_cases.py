@@ -83,6 +83,16 @@ def test_tiles_as_on_a_gpu(
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()
 
 
+def test_several_hundred_steps(poisoned: None, fused: str) -> None:
+    """Segments and chunks, the last ones not full, of neurons that fill no tile."""
+    x, grad = 1 + 2 * normal(300, 63), normal(300, 63, seed=1)
+    actual = output_and_gradient(x, grad, fused, output_psp=True)
+    expected = output_and_gradient(x, grad, "reference", output_psp=True)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.isfinite(one).all()
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
 @pytest.mark.parametrize("rate", [0.25, 0.2499])
 def test_the_layers_rate_is_exact(rate: float, fused: str) -> None:
     """At the threshold a layer is still in warm-up, over the least it is not."""

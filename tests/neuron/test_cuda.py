@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,15 @@ import torch
 import tsslbp
 from tsslbp import TSSLBP, neuron
 from tsslbp.errors import InvalidInput
+
+
+def _release(name: str) -> tuple[int, ...]:
+    """Major and minor version of a distribution; nothing where it is not installed."""
+    try:
+        return tuple(map(int, metadata.version(name).split(".")[:2]))
+    except metadata.PackageNotFoundError:
+        return ()
+
 
 HERE = Path(__file__).parent
 FILES = ["test_neuron.py", "test_golden.py", "cuda_cases.py"]
@@ -50,6 +60,11 @@ def passed(**environment: str) -> int:
 
 
 @needs_triton
+@pytest.mark.skipif(
+    _release("triton") < (3, 7) and _release("numpy") >= (2, 4),
+    reason="the interpreter of Triton before 3.7 cannot loop with NumPy 2.4 or newer",
+)
+@pytest.mark.timeout(900)  # a minute alone, several on a busy machine
 def test_in_the_interpreter() -> None:
     assert passed(TRITON_INTERPRET="1", OMP_NUM_THREADS="1") > 120
 
@@ -114,6 +129,7 @@ LAYERS = {  # settings of the neuron, steps, neurons, dtype
     "image": ({"static": True, "output_psp": True}, 5, 1 << 20, torch.float32),
     "unrolled": ({}, 30, 1 << 20, torch.float32),
     "segments": ({}, 100, 1 << 20, torch.float32),
+    "segments, bfloat16": ({}, 500, 1 << 20, torch.bfloat16),
     "one neuron": ({}, 100, 1, torch.float32),
     "64 bits": ({}, 2, 2**32 + 1, torch.float32),
 }
