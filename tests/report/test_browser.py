@@ -18,11 +18,18 @@ import pytest
 from tsslbp import report
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--enable-unsafe-swiftshader --remote-debugging-pipe"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-unsafe-swiftshader",  # WebGL in software
+    "--remote-debugging-pipe",
+]
 START = """
 import os, sys  # the protocol's pipes have fixed numbers
 for pipe, number in zip(sys.argv[1:3], (3, 4)):
