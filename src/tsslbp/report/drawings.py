@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 SHOWN_GROUPS = 8  # in the figures that compare groups
 LAYERED_GROUPS = 4  # with a figure of their layers, and their run's own figures
@@ -109,7 +110,7 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
 
 def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None:
     curves = {}
-    for group in groups[:SHOWN_GROUPS]:
+    for group in groups:
         rows = [_chosen(one, measure).get("test_accuracy_by_step") for one in group.results]
         if rows and all(rows):
             curves[group.label] = np.array(rows)
@@ -119,14 +120,14 @@ def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Figure | Non
         f"{prefix}-latency",
         "Latency",
         "Test accuracy if the output is read after so many time steps: mean of the runs, and the "
-        f"band from the lowest to the highest ({MEASURES[measure]}).{_left_out(groups)}",
-        study_figures.latency(curves),
+        f"band from the lowest to the highest ({MEASURES[measure]}).{_left_out(curves)}",
+        study_figures.latency(_first(curves)),
     )
 
 
 def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None:
     points = {}
-    for group in groups[:SHOWN_GROUPS]:
+    for group in groups:
         records = [_chosen(one, measure) for one in group.results]
         records = [one for one in records if one.get("spikes_per_image")]
         if records:
@@ -140,8 +141,8 @@ def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None
         f"{prefix}-energy",
         "Energy",
         f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
-        f"{_left_out(groups)}",
-        study_figures.energy(points),
+        f"{_left_out(points)}",
+        study_figures.energy(_first(points)),
     )
 
 
@@ -210,7 +211,11 @@ def _curve(result: Result) -> tuple[Array, Array]:
     return steps * numbers, np.array([one["train_accuracy"] for one in result.epochs], float)
 
 
-def _left_out(groups: Sequence[Group]) -> str:
+def _first(groups: Mapping[str, T]) -> dict[str, T]:
+    return dict(list(groups.items())[:SHOWN_GROUPS])
+
+
+def _left_out(groups: Mapping[str, Any]) -> str:
     if len(groups) <= SHOWN_GROUPS:
         return ""
     return f" The {SHOWN_GROUPS} settings with the best runs, of {len(groups)}."
