@@ -6,6 +6,7 @@ What it prints, and how, is `tsslbp.display`'s.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, data, display, experiment, figures, training
+from . import __version__, data, display, experiment, figures, space, training
 from .data import DataSet
 from .description import plan
 from .device import configure
@@ -23,6 +24,7 @@ from .experiment import Experiment
 from .losses import predict
 from .results import flat, measures
 from .run import CHECKPOINTS, Run
+from .sweep import Outcome, Search, Sweep
 
 app = typer.Typer(
     add_completion=False,
@@ -170,6 +172,86 @@ def train(
 
 
 @app.command()
+def sweep(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
+    ],
+    space_name: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            metavar="SPACE",
+            help=f"What to search: {' or '.join(space.space_names())}, or a .toml file.",
+        ),
+    ],
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trials in all; by default as the space says."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the trials and of the search.")
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(metavar="validation|test", help="Accuracy to search for; test flatters."),
+    ] = "validation",
+    sampler: Annotated[
+        str, typer.Option(metavar="gp|tpe|random", help="How to choose what to try.")
+    ] = "gp",
+    pruner: Annotated[
+        str, typer.Option(metavar="none|median|halving", help="How to give up bad trials early.")
+    ] = "none",
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the trials, by default runs/RECIPE-sweep."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TSSLBP_STORAGE",
+            metavar="URL|FILE",
+            help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Trials to train at once.")] = 1,
+    device: Annotated[
+        str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
+    ] = "cpu",
+) -> None:
+    """Search good settings of a recipe, by Bayesian optimisation.
+
+    \b
+    Examples:
+      tsslbp sweep digits --space digits
+      tsslbp sweep mnist --space mine.toml --trials 50 --pruner median
+      tsslbp sweep mnist --space published --objective test
+
+    The same command goes on with a sweep, or joins it from another process; more --trials take it
+    further. Each trial is a run in a folder of its own.
+    """  # noqa: D301
+    wanted = _changed(
+        experiment.with_settings(experiment.load_recipe(recipe), settings or []), {"seed": seed}
+    )
+    searched = space.load_space(space_name)
+    count = trials or searched.trials
+    if count is None:
+        raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
+    folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
+    planned = Sweep(wanted, searched, count, folder, objective, sampler, pruner, storage)
+    data_set = data.load(wanted.data, data_dir)
+    planned.check(data_set, device)
+    search = Search(planned)
+    _print_caution(planned, wanted)
+    _work(search, data_set, device)
+    _print_sweep(search.outcomes(), planned, recipe, settings or [])
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     data_dir: DataDir = None,
@@ -249,6 +331,45 @@ def info(
         display.say(f"\n{table.pop('description').strip()}\n")
         for key, value in flat(table).items():
             display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+
+
+def _print_caution(planned: Sweep, recipe: Experiment) -> None:
+    """Say what the objective means, where it is not the recipe's own way."""
+    if planned.objective == "test":
+        display.complain(
+            "caution",
+            "the settings are chosen on test images, as the published protocol does: the best "
+            "trial's accuracy flatters, and is no estimate of what the settings do on other images",
+        )
+    elif recipe.protocol == "published":
+        count = planned.experiment.validation_images
+        display.say(f"note        {count:,} training images are held out to judge the trials on")
+
+
+def _work(search: Search, data_set: DataSet, device: str) -> None:
+    counts = _image_counts(search.sweep.experiment, data_set)
+    watch = display.SweepDisplay(f"{search.sweep.objective} accuracy", counts["training"])
+    training.keep_freed_memory()
+    try:
+        search.work(data_set, watch, device)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command continues the sweep")
+        raise typer.Exit(130) from None
+
+
+def _print_sweep(
+    outcomes: Sequence[Outcome], planned: Sweep, recipe: str, given: Sequence[str]
+) -> None:
+    display.say()
+    display.print_sweep(outcomes, f"{planned.objective} accuracy")
+    best = outcomes[0]
+    if best.state != "finished":
+        raise RunError(f"no trial of {planned.folder} has finished: {best.reason or best.state}")
+    words = ["tsslbp", "train", recipe]
+    for setting in [*given, *space.settings(best.values)]:
+        words += ["--set", setting]
+    words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
+    display.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")
 
 
 def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:

@@ -7,7 +7,8 @@ only.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +18,12 @@ from rich.text import Text
 from .history import StepResult
 from .results import MEASURES
 from .run import Run
+from .space import as_text
+from .sweep import Outcome
 
 console = Console(highlight=False)
 
+SWEEP_ROW = "{:<12}{:<10}{:>21}  {}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
@@ -27,9 +31,15 @@ class Display:
     """Progress of a training: a bar on a terminal, a line an epoch everywhere.
 
     The bar and the time left are those of the whole run.
+
+    Args:
+        run: what is trained.
+        images: that it trains on.
+        lines: whether to print a line an epoch.
     """
 
-    def __init__(self, run: Run, images: int) -> None:
+    def __init__(self, run: Run, images: int, lines: bool = True) -> None:
+        self.lines = lines
         self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
         self.images = images
         self.seen = self.correct = 0  # in this epoch, by this process
@@ -49,8 +59,9 @@ class Display:
         )
 
     def __enter__(self) -> Display:
-        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        say(EPOCH_ROW.format(*titles), "bold")
+        if self.lines:
+            titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
+            say(EPOCH_ROW.format(*titles), "bold")
         self.progress.start()
         return self
 
@@ -71,6 +82,8 @@ class Display:
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         self.seen = self.correct = 0
+        if not self.lines:
+            return
         splits = ("train", "validation", "test")
         say(
             EPOCH_ROW.format(
@@ -81,6 +94,45 @@ class Display:
                 f"{record['images_per_second']:,.0f}",
             )
         )
+
+
+class SweepDisplay:
+    """Progress of a sweep: a bar for each run on a terminal, a line a trial everywhere.
+
+    Args:
+        objective: what the accuracies are, in words.
+        images: that a run trains on.
+    """
+
+    def __init__(self, objective: str, images: int) -> None:
+        self.images = images
+        say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
+
+    def observe(self, run: Run) -> Display:
+        return Display(run, self.images, lines=False)
+
+    def ended(self, outcome: Outcome) -> None:
+        say(_sweep_row(outcome))
+        if outcome.reason:
+            say(f"  {outcome.reason}")
+
+
+def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
+    """All trials of a sweep, in the given order."""
+    say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
+    for outcome in outcomes:
+        say(_sweep_row(outcome))
+
+
+def _sweep_row(outcome: Outcome) -> str:
+    name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+    values = [f"{key} = {_short(value)}" for key, value in outcome.values.items()]
+    values.append(f"seed = {outcome.seed}")
+    return SWEEP_ROW.format(name, outcome.state, percent(outcome.accuracy), ", ".join(values))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
