@@ -379,7 +379,7 @@ def test_version_and_help(program: Program) -> None:
     assert program("--version")[1].startswith("tsslbp ")
     code, output, _ = program()
     assert code == 0
-    for word in ("train", "evaluate", "recipes", "info", "--traceback"):
+    for word in ("train", "evaluate", "draw", "recipes", "info", "--traceback"):
         assert word in output
     code, output, _ = program("train", "--help")
     assert code == 0
@@ -421,6 +421,7 @@ def test_as_a_module() -> None:
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["info", "15C5-Q2"], "'Q2'"),
         (["info", "digit"], "(did you mean 'digits'?)"),
+        (["info", "unknown"], "; a recipe's name serves as well, `tsslbp recipes` lists them"),
         (["info", "300", "--input-shape", "28"], "(C, H, W)"),
         (["info", "300", "--input-shape", "1x28xa"], "--input-shape must be whole numbers"),
         (["info", "300", "--time-steps", "0"], "time_steps"),
@@ -586,6 +587,44 @@ def test_warnings_are_one_line(
     assert code == 0
     assert error == "warning: no cache [here]\n"
     assert not recwarn
+
+
+def test_draw_writes_figures_of_the_run_and_of_a_checkpoint(program: Program) -> None:
+    program("train", "mine.toml", "--out", "run")
+    code, output, error = program("draw", "run", "--image", "6", "--checkpoint", "last")
+    assert (code, error) == (0, "")
+    names = {"training", "layers", "confusion", "image-6", "histograms"}
+    assert {path.name for path in Path("run/figures").iterdir()} == {f"{one}.svg" for one in names}
+    assert all(name in output for name in names)
+    texts = {name: Path(f"run/figures/{name}.svg").read_text() for name in names}
+    assert all("tested on 7 of the 70 images" in text for text in texts.values())
+    assert "checkpoint last, epoch 2" in texts["confusion"]
+    assert "of 7 images wrong" in texts["confusion"]
+    assert "seed 0" in texts["training"]
+
+
+def test_draw_by_default_takes_the_weights_chosen_on_validation_images(program: Program) -> None:
+    program("train", "mine.toml", "--out", "run")
+    (Path("run") / "steps.npz").unlink()
+    program("draw", "run")
+    assert "checkpoint best-validation" in Path("run/figures/image-0.svg").read_text()
+    assert not Path("run/figures/training.svg").exists()  # its numbers are gone
+
+
+def test_draw_of_what_is_not_there(
+    program: Program, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("train", "mine.toml", "--out", "run", "--protocol", "published", "--epochs", "1")
+    assert "--image must be between 0 and 6, got 7" in refused("draw", "run", "--image", "7")
+    assert "got -1" in refused("draw", "run", "--image", "-1")
+    assert "best-validation" in refused("draw", "run", "--checkpoint", "best-validation")
+    assert "did you mean 'last'" in refused("draw", "run", "--checkpoint", "lst")
+    Path("run/figures").write_text("a file in the way")
+    assert "cannot write figures into run/figures" in refused("draw", "run")
+    Run.create(Path("new"), Run.open(Path("run")).experiment)
+    assert "saved: none" in refused("draw", "new")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'tsslbp[figures]'" in refused("draw", "run")
 
 
 def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -497,6 +497,22 @@ def test_the_program_cautions_against_the_test_objective(
     assert "--protocol published" in output
 
 
+def test_the_program_starts_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").mkdir()
+    command = ["sweep", "mine.toml", "--space", "space.toml", "--seed", "3", "--set", "epochs=1"]
+    assert cli.main([*command, "--workers", "2", "--storage", "runs/study.log"]) == 0
+    output, error = capsys.readouterr()
+    assert error == ""
+    assert output.startswith("2 trials at a time, ")
+    assert len(list(Path("runs/mine-sweep").glob("worker-*.log"))) == 2
+    for number in range(4):
+        (first, second) = [line for line in output.splitlines() if f"trial-{number:04d} " in line]
+        assert first == second and " finished " in first
+    run = Run.open(Path("runs/mine-sweep/trial-0000"))
+    assert run.experiment.seed == 3
+    assert "study.log" not in json.dumps(run.environment)  # it might hold a password
+
+
 def test_the_program_names_a_space_without_trials(capsys: pytest.CaptureFixture[str]) -> None:
     Path("space.toml").write_text("[parameters]\nepochs = [1, 2]\n")
     assert cli.main(["sweep", "mine.toml", "--space", "space.toml"]) == 2

@@ -6,25 +6,46 @@ What it prints, and how, is `tsslbp.display`'s.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+import numpy as np
 import typer
 
-from . import __version__, data, display, experiment, figures, space, training
+from . import (
+    __version__,
+    data,
+    display,
+    experiment,
+    figures,
+    inspection,
+    space,
+    study_figures,
+    tracking,
+    training,
+)
+from . import trials as study
 from .data import DataSet
 from .description import plan
-from .device import configure
+from .device import configure, gpus
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
+from .jobs import Cluster, Engine, Job, Local, cores
+from .jobs import run as run_jobs
 from .losses import predict
-from .results import flat, measures
+from .network import Network
+from .results import differences, flat, label, measures
 from .run import CHECKPOINTS, Run
 from .sweep import Outcome, Search, Sweep
+from .trials import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 app = typer.Typer(
     add_completion=False,
@@ -35,6 +56,38 @@ app = typer.Typer(
 # The base of the errors in the command line; typer does not export it itself.
 UsageError: Any = typer.BadParameter.__base__
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
+]
+Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the training images.")]
+Device = Annotated[
+    str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Runs at once; by default one a core or GPU, on a cluster all.",
+    ),
+]
+ClusterKind = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="slurm|local",
+        help="Run as jobs of a cluster, through submitit; local tries that on this machine.",
+    ),
+]
+ClusterSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cluster-set",
+        metavar="KEY=VALUE",
+        help="Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -90,16 +143,11 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
-    ] = None,
+    settings: Settings = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Passes over the training images.")
-    ] = None,
+    epochs: Epochs = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -116,9 +164,7 @@ def train(
         bool,
         typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
     ] = False,
-    device: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
-    ] = "cpu",
+    device: Device = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(
@@ -128,6 +174,12 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -145,11 +197,10 @@ def train(
         experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
     )
     configure(device, wanted.precision, deterministic)
+    tracking.check(track or [])
     folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
-    data_set = data.load(wanted.data, data_dir)
     # Before the folder is made: what the user corrects now should not stand in the way then.
-    training.check_data(wanted, data_set)
-    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
+    data_set = _check(wanted, data_dir)
     run = _open_run(folder, wanted, resume, epochs)
     if len(run.epochs()) >= run.experiment.epochs:
         display.say(
@@ -158,8 +209,12 @@ def train(
         )
     _print_start(run, data_set)
     training.keep_freed_memory()
+    images = _image_counts(run.experiment, data_set)["training"]
     try:
-        with display.Display(run, _image_counts(run.experiment, data_set)["training"]) as observer:
+        with (
+            display.Display(run, images) as shown,
+            tracking.trackers(track or [], run, images, shown) as observer,
+        ):
             training.fit(run, data_set, observer, device=device)
     except Diverged as error:
         kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
@@ -169,6 +224,52 @@ def train(
         raise typer.Exit(130) from None
     _print_results(run)
     _draw(run, data_set)
+
+
+@app.command()
+def trials(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
+    ],
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each kind.")] = 5,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated|both", help="As for train; by default the recipe's."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the runs, by default runs/RECIPE-trials."),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+) -> None:
+    """Train one recipe with several seeds, many runs at a time.
+
+    \b
+    Examples:
+      tsslbp trials digits --seeds 5
+      tsslbp trials mnist --protocol both --out runs/mnist
+      tsslbp trials cifar10-cnn1 --cluster slurm --cluster-set slurm_partition=gpu
+
+    Each run has a folder and a log of its own. The same command goes on where it was interrupted,
+    and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
+    """  # noqa: D301
+    wanted = _changed(
+        experiment.with_settings(experiment.load_recipe(recipe), settings or []),
+        {"epochs": epochs},
+    )
+    folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
+    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
+    _check(wanted, data_dir)
+    engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
+    _run_trials(planned, engine, _train_options(data_dir, device))
 
 
 @app.command()
@@ -188,10 +289,7 @@ def sweep(
         int | None,
         typer.Option(metavar="N", min=1, help="Trials in all; by default as the space says."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
-    ] = None,
+    settings: Settings = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of the trials and of the search.")
     ] = None,
@@ -218,17 +316,20 @@ def sweep(
             help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Trials to train at once.")] = 1,
-    device: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
-    ] = "cpu",
+    workers: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Trials at once; one: the sweep repeats exactly."),
+    ] = 1,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
 ) -> None:
     """Search good settings of a recipe, by Bayesian optimisation.
 
     \b
     Examples:
       tsslbp sweep digits --space digits
-      tsslbp sweep mnist --space mine.toml --trials 50 --pruner median
+      tsslbp sweep mnist --space mine.toml --trials 50 --pruner median --workers 4
       tsslbp sweep mnist --space published --objective test
 
     The same command goes on with a sweep, or joins it from another process; more --trials take it
@@ -247,7 +348,12 @@ def sweep(
     planned.check(data_set, device)
     search = Search(planned)
     _print_caution(planned, wanted)
-    _work(search, data_set, device)
+    if workers == 1 and not cluster:
+        _work(search, data_set, device)
+    else:
+        engine = _engine(count, workers, cluster, cluster_settings, device, folder)
+        command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
+        _run_workers(search, engine, [*command, *_train_options(data_dir, device)])
     _print_sweep(search.outcomes(), planned, recipe, settings or [])
 
 
@@ -270,6 +376,48 @@ def evaluate(
         for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     display.print_accuracies(rows)
+
+
+@app.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    image: Annotated[
+        int, typer.Option(metavar="N", help="Test image to follow through the network, from 0.")
+    ] = 0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(CHECKPOINTS),
+            help="Weights to look at, by default those chosen on validation images, or the last.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw what a run has learned into its folder, as figures/*.svg.
+
+    How training accuracy, firing rates and warm-up went (training, layers), which test classes are
+    taken for which (confusion), the spikes and membrane potentials that a test image causes
+    (image-N), and the weights, with their gradients on a batch of training images (histograms).
+    """
+    run = Run.open(folder)
+    _require_matplotlib()
+    name = checkpoint or training.default_checkpoint(run)
+    net = training.load(folder, name)
+    data_set = data.load(run.experiment.data, data_dir)
+    if not 0 <= image < len(data_set.test_labels):
+        last = len(data_set.test_labels) - 1
+        raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
+    epoch = run.load_checkpoint(name)[1]["epoch"]
+    run_name = folder.resolve().name
+    with display.console.status("drawing"):
+        of_run = _figures_of_run(run)
+        of_net = _figures_of_network(run, net, data_set, image)
+        for figure in of_run.values():
+            study_figures.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+        for figure in of_net.values():
+            heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
+            study_figures.annotate(figure, heading.strip())
+        _save_figures(folder / "figures", of_run | of_net)
 
 
 @app.command()
@@ -324,6 +472,8 @@ def info(
         net = training.build_network(wanted, shape, outputs)
     except InvalidInput as error:
         hint = "" if is_recipe else nearest(network, experiment.recipe_names())
+        if network[:1].isalpha() and not is_recipe:
+            hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
     display.say(repr(net))
     if is_recipe:
@@ -348,10 +498,41 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
 
 def _work(search: Search, data_set: DataSet, device: str) -> None:
     counts = _image_counts(search.sweep.experiment, data_set)
-    watch = display.SweepDisplay(f"{search.sweep.objective} accuracy", counts["training"])
+    watch = display.SweepDisplay(search.sweep.objective, counts["training"])
     training.keep_freed_memory()
     try:
         search.work(data_set, watch, device)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command continues the sweep")
+        raise typer.Exit(130) from None
+
+
+def _sweep_options(planned: Sweep, given: Sequence[str]) -> list[str]:
+    """Options with which another process joins a sweep; its storage is in the environment."""
+    options = {
+        "--trials": planned.trials,
+        "--seed": planned.experiment.seed,
+        "--objective": planned.objective,
+        "--sampler": planned.sampler,
+        "--pruner": planned.pruner,
+        "--out": planned.folder,
+        "--workers": 1,
+    }
+    pairs = [*options.items(), *(("--set", setting) for setting in given)]
+    return [str(part) for pair in pairs for part in pair]
+
+
+def _run_workers(search: Search, engine: Engine, command: Sequence[str]) -> None:
+    """Make the trials in several processes; each is the same command with one worker."""
+    if storage := search.sweep.storage:
+        os.environ["TSSLBP_STORAGE"] = storage  # not an argument, which may be seen and recorded
+    folder, count = search.folder, min(engine.workers, search.sweep.trials)
+    names = [f"worker-{number}" for number in range(count)]
+    jobs = [Job(name, tuple(command), folder / f"{name}.log") for name in names]
+    display.say(f"{count} trials at a time, {engine.threads} threads each")
+    try:
+        with display.WorkersDisplay(search) as watch:
+            run_jobs(jobs, engine, watch)
     except KeyboardInterrupt:
         display.complain("stopped", "the same command continues the sweep")
         raise typer.Exit(130) from None
@@ -361,10 +542,17 @@ def _print_sweep(
     outcomes: Sequence[Outcome], planned: Sweep, recipe: str, given: Sequence[str]
 ) -> None:
     display.say()
-    display.print_sweep(outcomes, f"{planned.objective} accuracy")
-    best = outcomes[0]
-    if best.state != "finished":
-        raise RunError(f"no trial of {planned.folder} has finished: {best.reason or best.state}")
+    display.print_sweep(outcomes, planned.objective)
+    ended = [outcome for outcome in outcomes if outcome.state != "running"]
+    if len(ended) < planned.trials:
+        display.say(
+            f"{len(ended)} of {planned.trials} trials have ended; where no process makes the others "
+            "any more, the same command does"
+        )
+    if not ended or ended[0].state != "finished":
+        why = ended[0].reason or ended[0].state if ended else "none has ended"
+        raise RunError(f"no trial of {planned.folder} has finished: {why}")
+    best = ended[0]
     words = ["tsslbp", "train", recipe]
     for setting in [*given, *space.settings(best.values)]:
         words += ["--set", setting]
@@ -376,6 +564,69 @@ def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
     """Return the experiment with those changes that are not None."""
     given = {key: value for key, value in changes.items() if value is not None}
     return Experiment.from_table(wanted.to_table() | given)
+
+
+def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
+    known: tuple[experiment.Protocol, ...] = get_args(experiment.Protocol)
+    if name is None:
+        return [wanted.protocol]
+    if name not in (*known, "both"):
+        raise InvalidInput(f"--protocol must be one of {', '.join(known)} or both, got {name!r}")
+    return [one for one in known if name in (one, "both")]
+
+
+def _check(wanted: Experiment, data_dir: Path | None) -> DataSet:
+    """Load the data of an experiment; raise what the user can correct before anything runs."""
+    data_set = data.load(wanted.data, data_dir)
+    training.check_data(wanted, data_set)
+    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
+    return data_set
+
+
+def _engine(
+    jobs: int,
+    workers: int | None,
+    cluster: str | None,
+    cluster_settings: Sequence[str] | None,
+    device: str,
+    folder: Path,
+) -> Engine:
+    """Where at most so many jobs shall run, by the options of the command line."""
+    if cluster:
+        pairs = (setting.partition("=") for setting in cluster_settings or ())
+        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
+        return Cluster(workers or jobs, folder / ".cluster", cluster, values)
+    if cluster_settings:
+        raise InvalidInput("--cluster-set needs --cluster")
+    devices = gpus() if device == "cuda" else []
+    return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
+
+
+def _train_options(data_dir: Path | None, device: str) -> list[str]:
+    """Options that a command hands on to the trainings that it starts."""
+    given = {"--data-dir": data_dir, "--device": device if device != "cpu" else None}
+    return [str(part) for pair in given.items() if pair[1] is not None for part in pair]
+
+
+def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> None:
+    """Make the runs that are not finished yet, and print what all have reached."""
+    before = {trial: trial.result() for trial in planned}
+    missing = [trial for trial in planned if not ((done := before[trial]) and done.finished)]
+    display.say(
+        f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
+        f"{engine.workers} at a time, {engine.threads} threads each"
+    )
+    try:
+        with display.TrialsDisplay(missing) as watch:
+            failures = run_jobs([trial.job(options) for trial in missing], engine, watch)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command goes on with the runs")
+        raise typer.Exit(130) from None
+    display.print_trials([done for trial in planned if (done := trial.result())])
+    if failures:
+        logs = planned[0].log.parent
+        what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise RunError(f"{len(failures)} of {len(planned)} runs failed ({what}); logs in {logs}")
 
 
 def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
@@ -390,15 +641,10 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
     run = Run.open(folder)
-    there, asked = flat(run.experiment.to_table()), flat(wanted.to_table())
-    differences = [
-        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
-        for key in sorted(there | asked)
-        if there.get(key) != asked.get(key) and key not in ("epochs", "description")
-    ]
-    if differences:
+    other = differences(run.experiment, wanted, ("epochs", "description"))
+    if other:
         raise RunError(
-            f"{folder} holds a run of other settings ({'; '.join(differences)}): ask for the same, "
+            f"{folder} holds a run of other settings ({'; '.join(other)}): ask for the same, "
             "or give another --out"
         )
     run.record_resume()
@@ -486,6 +732,72 @@ def _draw(run: Run, data_set: DataSet) -> None:
         display.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
     else:
         display.say(f"picture in {path}")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InvalidInput(
+            "figures need matplotlib, which is missing: pip install 'tsslbp[figures]'"
+        ) from None
+
+
+def _figures_of_run(run: Run) -> dict[str, Figure]:
+    """Figures of the run's records, by name; of an epoch that was broken off there are none."""
+    drawn: dict[str, Figure] = {}
+    if steps := run.steps():
+        accuracies = steps["correct"] / steps["images"]
+        name = f"{label(run.experiment)}, seed {run.experiment.seed}"
+        curve = np.arange(1, len(accuracies) + 1), accuracies
+        drawn["training"] = study_figures.training_curves({name: curve})
+    if epochs := run.epochs():
+        drawn["layers"] = study_figures.layers_over_training(epochs)
+    return drawn
+
+
+def _figures_of_network(
+    run: Run, net: Network, data_set: DataSet, number: int
+) -> dict[str, Figure]:
+    """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
+    wanted = run.experiment
+    train, _, test = training.splits(wanted, data_set)
+    matrix = inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
+    batch = slice(wanted.batch_size)
+    gradients = inspection.gradients(
+        net,
+        training.build_loss(wanted),
+        data.normalise(train.images[batch], wanted.mean, wanted.std),
+        train.labels[batch],
+    )
+    image = test.images[number : number + 1]
+    pixels = data.normalise(image, wanted.mean, wanted.std)
+    traces = net.trace(pixels)
+    return {
+        "confusion": study_figures.confusion(matrix.numpy()),
+        f"image-{number}": study_figures.image_trace(
+            image[0].numpy(),
+            int(test.labels[number]),
+            int(predict(net(pixels).detach())),
+            {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
+            {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
+            wanted.threshold,
+        ),
+        "histograms": study_figures.histograms(
+            {name: one.numpy() for name, one in inspection.weights(net).items()},
+            {name: one.numpy() for name, one in gradients.items()},
+        ),
+    }
+
+
+def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, figure in drawn.items():
+            study_figures.save_svg(figure, folder / f"{name}.svg", name)
+    except OSError as error:
+        raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
+    display.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")
 
 
 def _integers(name: str, text: str, separator: str) -> list[int]:

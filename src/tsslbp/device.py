@@ -57,6 +57,13 @@ def configure(device: str, precision: str, deterministic: bool = False) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
+def gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return chosen.split(",")[:count] if chosen else [str(index) for index in range(count)]
+
+
 class DeviceSteps:
     """The training steps of an experiment on the device where `net`, `images` and `labels` lie.
 

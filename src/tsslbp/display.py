@@ -6,25 +6,31 @@ only.
 
 from __future__ import annotations
 
+import math
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from .history import StepResult
-from .results import MEASURES
-from .run import Run
+from .jobs import Job
+from .results import MEASURES, Result, group
+from .run import Run, count_epochs
 from .space import as_text
-from .sweep import Outcome
+from .sweep import Outcome, Search
+from .trials import Trial
 
 console = Console(highlight=False)
 
-SWEEP_ROW = "{:<12}{:<10}{:>21}  {}"
+TRIAL_ROW = "{:<30}{:>12}{:>12}{:>12}{:>13}"  # 79 characters
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
+SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
+SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
 
 
 class Display:
@@ -96,11 +102,80 @@ class Display:
         )
 
 
+class TrialsDisplay:
+    """Progress of many runs: on a terminal a bar for all and for each, a line a run everywhere.
+
+    How far a run is it reads from the run's folder, wherever that is written.
+    """
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.trials = {trial.name: trial for trial in trials}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total} epochs"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=600,
+        )
+        total = sum(trial.experiment.epochs for trial in trials)
+        self.all = self.progress.add_task("all runs", total=total)
+        self.done = {trial.name: count_epochs(trial.folder) for trial in trials}
+        self.bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> TrialsDisplay:
+        say(TRIAL_ROW.format("run", "last epoch", "validation", "best test", "time"), "bold")
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def running(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            trial = self.trials[job.name]
+            if job.name not in self.bars:
+                total = trial.experiment.epochs
+                self.bars[job.name] = self.progress.add_task(job.name, total=total)
+            self.done[job.name] = count_epochs(trial.folder)
+            self.progress.update(self.bars[job.name], completed=self.done[job.name])
+        self.progress.update(self.all, completed=sum(self.done.values()))
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        if job.name in self.bars:
+            self.progress.remove_task(self.bars.pop(job.name))
+        trial = self.trials[job.name]
+        result = None if failure else trial.result()
+        if result is None:
+            complain("failed", f"{job.name}: {failure or 'no epoch was recorded'}")
+            return
+        shares = (percent(result.accuracy.get(name)) for name in MEASURES)
+        say(TRIAL_ROW.format(job.name, *shares, duration(result.seconds)))
+
+
+def print_trials(results: Sequence[Result]) -> None:
+    """Mean, standard deviation and best of each accuracy, for runs of equal settings together."""
+    for group_ in group(results):
+        seeds = ", ".join(map(str, group_.seeds))
+        say(f"\n{group_.label}, seeds {seeds}", "bold")
+        for name, title in MEASURES.items():
+            values = group_.accuracies(name)
+            if len(values):
+                spread = f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
+                best = f"best {percent(values.max())}"
+                say(f"{title:<38}{100 * values.mean():.2f}{spread} %, {best}")
+    for note in dict.fromkeys(result.epochs[-1].get("note", "") for result in results):
+        print_note(note)
+
+
 class SweepDisplay:
     """Progress of a sweep: a bar for each run on a terminal, a line a trial everywhere.
 
     Args:
-        objective: what the accuracies are, in words.
+        objective: of the sweep.
         images: that a run trains on.
     """
 
@@ -112,16 +187,66 @@ class SweepDisplay:
         return Display(run, self.images, lines=False)
 
     def ended(self, outcome: Outcome) -> None:
-        say(_sweep_row(outcome))
-        if outcome.reason:
-            say(f"  {outcome.reason}")
+        _print_outcome(outcome)
+
+
+class WorkersDisplay:
+    """Progress of a sweep that other processes make: a bar on a terminal, a line a trial."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.looked = search, -math.inf
+        self.shown = {one.number for one in search.outcomes() if one.state != "running"}
+        self.progress = Progress(
+            TextColumn("{task.completed}/{task.total} trials"),
+            BarColumn(bar_width=None),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=600,
+        )
+        self.task = self.progress.add_task("", total=search.sweep.trials)
+
+    def __enter__(self) -> WorkersDisplay:
+        objective = self.search.sweep.objective
+        say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self._look()
+
+    def running(self, jobs: Sequence[Job]) -> None:
+        if time.monotonic() - self.looked > SWEEP_SECONDS:
+            self._look()
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        if failure:
+            complain("failed", f"{job.name}: {failure}; log in {job.log}")
+
+    def _look(self) -> None:
+        self.looked = time.monotonic()
+        ended = [one for one in self.search.outcomes() if one.state != "running"]
+        for outcome in sorted(ended, key=lambda one: one.number):
+            if outcome.number not in self.shown:
+                self.shown.add(outcome.number)
+                _print_outcome(outcome)
+        self.progress.update(self.task, completed=len(self.shown))
 
 
 def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
     """All trials of a sweep, in the given order."""
     say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
     for outcome in outcomes:
-        say(_sweep_row(outcome))
+        _print_outcome(outcome)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    say(_sweep_row(outcome))
+    if outcome.reason:
+        say(f"  {outcome.reason}")
 
 
 def _sweep_row(outcome: Outcome) -> str:

@@ -252,12 +252,20 @@ def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment
         name, dot, part = key.strip().partition(".")
         _check_known(name)
         if dot:
-            table[name] = _as_table(name, table.get(name)) | {part: _value(text)}
+            table[name] = _as_table(name, table.get(name)) | {part: parse_value(text)}
         else:
             is_text = _hints()[name] in (str, Text)
-            table[name] = _text(text) if is_text else _value(text)
+            table[name] = _text(text) if is_text else parse_value(text)
     changed = Experiment.from_table(table)
     return replace(changed, data=_absolute(changed.data, Path()))
+
+
+def parse_value(text: str) -> Any:
+    """Return the TOML value that a text is; other text as it is."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
 
 
 class _Misfit(Exception):
@@ -383,13 +391,6 @@ def _as_table(name: str, value: Any) -> dict[str, Any]:
     raise InvalidInput(f"{name} is not a table, so no part of it can be set")
 
 
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-
-
 def _text(text: str) -> str:
-    value = _value(text)
+    value = parse_value(text)
     return value if isinstance(value, str) else text.strip()

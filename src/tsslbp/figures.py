@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 
 NEURONS_SHOWN = 80  # of a layer, evenly chosen
 NEURONS_NUMBERED = 10  # at most, of the last layer
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 BAND = 0.9  # height of a layer in the raster, whose next one begins 1 above
 CURVES = {
     "train_accuracy": ("training", "#9aa5b1"),
@@ -67,12 +68,13 @@ def draw_image(axes: Axes, image: Array) -> None:
     axes.set_axis_off()
 
 
-def draw_raster(axes: Axes, spikes: Mapping[str, Array]) -> None:
+def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) -> None:
     """Spikes over time, a band for each layer, the input's side at the bottom.
 
     Args:
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. Of a layer with more
             than `NEURONS_SHOWN` neurons, so many are drawn.
+        numbered: number the last layer's neurons, if they are few.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
     for band, train in enumerate(trains):
@@ -85,11 +87,12 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array]) -> None:
             steps + 1,
             bottoms,
             bottoms + 0.8 * row,
-            color=f"C{band}",
+            color=PALETTE[band % len(PALETTE)],
             linewidth=min(6, 150 / len(train)),
         )
         axes.axhline(band - (1 - BAND) / 2, color="0.85", linewidth=0.8)
-    _number_neurons(axes, len(trains) - 1, trains[-1].shape[1])
+    if numbered:
+        _number_neurons(axes, len(trains) - 1, trains[-1].shape[1])
     step_count = len(trains[0])
     axes.set_xlim(0.5, step_count + 0.5)
     axes.set_ylim(-(1 - BAND) / 2, len(trains) - (1 - BAND) / 2)

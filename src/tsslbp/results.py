@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -87,9 +87,10 @@ class Result:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs have been trained; one that may stop early counts as finished."""
-        experiment = self.experiment
-        return len(self.epochs) >= experiment.epochs or experiment.patience is not None
+        """Whether all epochs have been trained, or the experiment's patience has run out."""
+        last, best = self.epochs[-1]["epoch"], measures(self.epochs)["best-test"]["epoch"]
+        patience = self.experiment.patience
+        return last >= self.experiment.epochs or (patience is not None and last - best >= patience)
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,16 @@ def label(experiment: Experiment) -> str:
     candidates = {name: _differences(table, shipped) for name, shipped in _shipped().items()}
     name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
     return ", ".join([name, *(f"{key} = {value!r}" for key, value in candidates[name].items())])
+
+
+def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
+    """Say what one experiment has otherwise than another, a phrase a key, but for some keys."""
+    first, second = flat(there.to_table()), flat(asked.to_table())
+    return [
+        f"{key} is {first.get(key, 'unset')!r} there, {second.get(key, 'unset')!r} here"
+        for key in sorted(first | second)
+        if first.get(key) != second.get(key) and key not in apart
+    ]
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -296,6 +296,14 @@ class Run:
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
 
 
+def count_epochs(folder: Path) -> int:
+    """How many epochs the run in `folder` has recorded, for a look at its progress; 0 if none."""
+    try:
+        return (folder / _METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 @contextlib.contextmanager
 def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, made where there is none, until the context ends.
@@ -327,10 +335,11 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
 def _to_line(record: Mapping[str, Any]) -> bytes:
     if not _is_epoch(record.get("epoch")):
         raise InvalidInput(f"an epoch's record needs an integer 'epoch', got {record!r:.80}")
-    return _to_json(record, separators=(",", ":")).encode() + b"\n"
+    return to_json(record, separators=(",", ":")).encode() + b"\n"
 
 
-def _to_json(value: Mapping[str, Any], **layout: Any) -> str:
+def to_json(value: Mapping[str, Any], **layout: Any) -> str:
+    """Return strict JSON, with null for NaN and infinity; `layout` as `json.dumps` takes it."""
     try:
         return json.dumps(_without_nan(value), allow_nan=False, **layout)
     except TypeError as error:
@@ -401,7 +410,7 @@ def _expect_array(value: object) -> np.ndarray[Any, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
-    text = _to_json(value, indent=2) + "\n"
+    text = to_json(value, indent=2) + "\n"
     _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 

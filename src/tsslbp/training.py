@@ -92,6 +92,11 @@ def build_loss(experiment: Experiment) -> Loss:
     )
 
 
+def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
+    """A step's loss divided by its images; the softmax loss is a mean already."""
+    return loss if experiment.loss == "softmax" else loss / images
+
+
 def build_optimizer(experiment: Experiment, net: Network) -> torch.optim.AdamW:
     weights = list(net.parameters())
     return torch.optim.AdamW(
@@ -328,8 +333,8 @@ class _Fit:
             self.saved = self.progress.seconds
 
     def _record(self, epoch: int, step: int, steps: int, images: int, result: StepResult) -> None:
-        per_image = 1 if self.experiment.loss == "softmax" else images
-        self.history.add_step(epoch, images, result.loss / per_image, result)
+        loss = loss_per_image(self.experiment, result.loss, images)
+        self.history.add_step(epoch, images, loss, result)
         if self.observer:
             self.observer.on_step(epoch, step + 1, steps, result)
 
@@ -432,6 +437,11 @@ def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:
     return state[key]
 
 
+def default_checkpoint(run: Run) -> str:
+    """The one chosen on validation images where there is one, otherwise the last."""
+    return "best-validation" if run.has_checkpoint("best-validation") else "last"
+
+
 def load(folder: str | Path, checkpoint: str | None = None) -> Network:
     """Return a run's trained network, in evaluation mode.
 
@@ -440,14 +450,14 @@ def load(folder: str | Path, checkpoint: str | None = None) -> Network:
 
     Args:
         folder: the run's folder.
-        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``; by default the one chosen
-            on validation images where there is one, otherwise the last.
+        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``, by default
+            `default_checkpoint`.
 
     Raises:
         RunError: no such run or checkpoint, or one that cannot be read.
     """
     run = Run.open(Path(folder))
-    name = checkpoint or ("best-validation" if run.has_checkpoint("best-validation") else "last")
+    name = checkpoint or default_checkpoint(run)
     tensors, state = run.load_checkpoint(name)
     source = f"checkpoint {name!r} of {folder}"
     shape, classes = _entry(state, "input_shape", source), _entry(state, "classes", source)

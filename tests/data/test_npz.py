@@ -50,9 +50,9 @@ def test_held_out_tenth(tmp_path: Path) -> None:
 
 
 def test_held_out_images_are_the_rest(tmp_path: Path) -> None:
-    numbered = np.arange(40, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    numbered = np.arange(40, dtype=np.float32)[:, None, None] / 4 * np.ones((1, 2, 2), np.float32)
     found = data.load(write(tmp_path, images=numbered, labels=LABELS))
-    train, test = found.train_images[:, 0, 0, 0], found.test_images[:, 0, 0, 0]
+    train, test = 4 * found.train_images[:, 0, 0, 0], 4 * found.test_images[:, 0, 0, 0]
     assert sorted(torch.cat([train, test]).tolist()) == list(range(40))
     assert (found.train_labels == train % 4).all() and (found.test_labels == test % 4).all()
 
@@ -64,14 +64,36 @@ def test_own_test_images(tmp_path: Path) -> None:
             images=IMAGES,
             labels=LABELS,
             test_images=IMAGES[:7],
-            test_labels=np.full(7, 5),
+            test_labels=np.full(7, 3),
             class_names=np.array(["a", "b"], dtype=object),
         )
     )
     assert len(found.train_labels) == 40 and found.note == ""
     assert np.array_equal(found.train_images.squeeze(1).numpy(), IMAGES)
     assert np.array_equal(found.test_images.squeeze(1).numpy(), IMAGES[:7])
-    assert found.classes == 6
+    assert found.classes == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_label", "expected"),
+    [
+        ([0, 1, 3], 0, "of the 4 classes, .* 1 have .* the first is 2"),
+        ([1, 2, 3], 5, "of the 6 classes, .* 3 have .* the first is 0"),
+    ],
+)
+def test_classes_without_training_images(
+    tmp_path: Path, labels: list[int], test_label: int, expected: str
+) -> None:
+    path = write(
+        tmp_path,
+        images=IMAGES[:3],
+        labels=np.array(labels),
+        test_images=IMAGES[:1],
+        test_labels=np.array([test_label]),
+    )
+    with pytest.warns(UserWarning, match=f"^mine.npz: {expected}"):
+        found = data.load(path)
+    assert found.classes == max(*labels, test_label) + 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", ">f8"])
@@ -82,6 +104,13 @@ def test_floating_point_becomes_float32(tmp_path: Path, dtype: str) -> None:
     )
     assert found.train_images.dtype == torch.float32
     assert np.array_equal(found.train_images.squeeze(1).numpy(), values.astype(np.float32))
+
+
+def test_floats_that_look_like_pixels(tmp_path: Path) -> None:
+    values = IMAGES.astype(np.float32)
+    with pytest.warns(UserWarning, match=r"^mine.npz: 'images' are 255 at most.*divided by 255$"):
+        found = data.load(write(tmp_path, images=values, labels=LABELS))
+    assert set(found.train_images.unique().tolist()) <= set(values.flatten().tolist())
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "uint64", ">i4"])

@@ -15,6 +15,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 from __future__ import annotations
 
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..errors import DataError, nearest
 from .dataset import DataSet, split_test
 
 MAX_CLASSES = 100_000
+LARGE = 10.0  # above what normalised pixels reach: floats that are still 0..255
 
 _TRAIN = ("images", "labels")
 _TEST = ("test_images", "test_labels")
@@ -53,6 +55,8 @@ _Array = npt.NDArray[Any]
 def load(path: Path) -> DataSet:
     """Return the data set in the file `path`; its classes are the largest label plus one.
 
+    Warns of what trains, but is rarely meant: classes without an image, floats up to 255.
+
     Raises:
         DataError: the file is missing or damaged, lacks an array, or one is not as above.
     """
@@ -65,14 +69,17 @@ def load(path: Path) -> DataSet:
 
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     images, labels = _pair(arrays, *_TRAIN)
+    _warn_of_large_values(name, images)
     if "test_images" in arrays:
         test_images, test_labels = _pair(arrays, *_TEST)
         _compare(images, test_images)
         classes = int(max(labels.max(), test_labels.max())) + 1
+        _warn_of_gaps(name, labels, classes)
         return DataSet(name, images, labels, test_images, test_labels, classes)
     if len(images) == 1:
         raise ValueError("'images' holds one image only: nothing can be held out for testing")
     classes = int(labels.max()) + 1
+    _warn_of_gaps(name, labels, classes)
     train, test = split_test(labels, max(1, len(labels) // 10))
     note = f"tested on {len(test)} of the {len(labels)} images in {name}, held out by tsslbp"
     return DataSet(name, images[train], labels[train], images[test], labels[test], classes, note)
@@ -182,6 +189,29 @@ def _labels(array: _Array, name: str) -> Tensor:
             f"first is {array[first]} at index {first}: labels are class numbers 0, 1, 2, ..."
         )
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _warn_of_large_values(name: str, images: Tensor) -> None:
+    """Warn of floating-point images that are probably pixel values 0..255."""
+    if images.is_floating_point() and (largest := float(images.max())) > LARGE:
+        warnings.warn(
+            f"{name}: 'images' are {largest:g} at most, and floats are taken as they are, so mean "
+            "and std must fit; uint8 would be divided by 255",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def _warn_of_gaps(name: str, labels: Tensor, classes: int) -> None:
+    """Warn of classes that none of the images to train on has."""
+    empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
+    if empty:
+        warnings.warn(
+            f"{name}: of the {classes} classes, 0 to the largest label, {len(empty)} have no image "
+            f"in 'labels', the first is {empty[0]}",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _compare(images: Tensor, test_images: Tensor) -> None:

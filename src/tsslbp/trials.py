@@ -1,0 +1,162 @@
+"""One recipe over several seeds: which runs there are to make, and what each will take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from . import experiment as experiments
+from . import training
+from .data import DataSet, normalise
+from .errors import RunError
+from .experiment import Experiment, Protocol
+from .jobs import Job
+from .results import Result, differences
+from .run import Run
+
+RECIPE = "recipe.toml"
+MEASURED_STEPS = 5  # of an estimate
+MEASURED_IMAGES = 200  # of its evaluation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study, made or still to be made.
+
+    Attributes:
+        recipe: file of the experiment, whose seed and protocol may differ.
+        folder: of the run.
+        experiment: what it trains.
+    """
+
+    recipe: Path
+    folder: Path
+    experiment: Experiment
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    def result(self) -> Result | None:
+        """What the run has reached so far; None before its first epoch.
+
+        Raises:
+            RunError: the folder holds a run of other settings, or cannot be read.
+        """
+        if not (self.folder / "config.toml").exists():
+            return None
+        run = Run.open(self.folder)
+        if other := differences(run.experiment, self.experiment, ("epochs", "description")):
+            raise RunError(
+                f"{self.folder} holds a run of other settings ({'; '.join(other)}): ask for the "
+                "same, or give another --out"
+            )
+        result = Result.read(self.folder) if run.epochs() else None
+        return result and replace(result, experiment=self.experiment)
+
+    def job(self, options: Sequence[str] = ()) -> Job:
+        """The command that makes the run, or goes on with it.
+
+        Args:
+            options: more options of ``tsslbp train``, such as ``("--device", "cuda")``.
+        """
+        experiment = self.experiment
+        changes: dict[str, object] = {"--seed": experiment.seed, "--protocol": experiment.protocol}
+        changes |= {"--epochs": experiment.epochs, "--out": self.folder}
+        pairs = (str(part) for pair in changes.items() for part in pair)
+        return Job(self.name, ("train", str(self.recipe), *pairs, "--resume", *options), self.log)
+
+
+def plan(
+    experiment: Experiment, seeds: int, protocols: Iterable[Protocol], folder: Path
+) -> list[Trial]:
+    """The runs of an experiment over seeds, from its own upward, under each of the protocols.
+
+    Writes the experiment into `folder`, where the runs shall be.
+
+    Raises:
+        RunError: the folder holds trials of other settings, or cannot be written.
+    """
+    recipe = folder / RECIPE
+    if recipe.exists():
+        there = experiments.load_recipe(recipe)
+        if other := differences(there, experiment, ("seed", "protocol", "epochs", "description")):
+            raise RunError(
+                f"{folder} holds trials of other settings ({'; '.join(other)}): ask for the same, "
+                "or give another --out"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        experiments.save(experiment, recipe)
+    except OSError as error:
+        raise RunError(f"cannot write {recipe}: {error.strerror or error}") from error
+    return [
+        Trial(
+            recipe,
+            folder / f"{protocol}-seed{seed}",
+            replace(experiment, seed=seed, protocol=protocol),
+        )
+        for protocol in protocols
+        for seed in range(experiment.seed, experiment.seed + seeds)
+    ]
+
+
+def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = "cpu") -> float:
+    """Seconds that one run will take on this machine, from a few training steps.
+
+    Trained networks fire more or less than fresh ones, and processes beside each other share the
+    memory's bandwidth, so this is rough.
+    """
+    train, validation, test = training.splits(experiment, data)
+    net = training.build_network(experiment, data.train_images.shape[1:], data.classes).to(device)
+    optimizer = training.build_optimizer(experiment, net)
+    images, labels = train.images[: experiment.batch_size], train.labels[: experiment.batch_size]
+    batch = normalise(images, experiment.mean, experiment.std).to(device), labels.to(device)
+    few = training.Split(test.images[:MEASURED_IMAGES], test.labels[:MEASURED_IMAGES]).to(device)
+    loss = training.build_loss(experiment)
+    with _threads(threads):
+        training.train_step(net, optimizer, loss, *batch)  # the first compiles
+        times = [
+            _seconds(lambda: training.train_step(net, optimizer, loss, *batch))
+            for _ in range(MEASURED_STEPS)
+        ]
+        evaluation = _seconds(
+            lambda: training.evaluate(net, few, experiment.mean, experiment.std)
+        ) / len(few.labels)
+    steps = -(-len(train.labels) // experiment.batch_size)
+    tested = len(test.labels) + (len(validation.labels) if validation else 0)
+    return experiment.epochs * (steps * statistics.median(times) + tested * evaluation)
+
+
+def wall_clock(seconds: Iterable[float], workers: int) -> float:
+    """Time until all runs are done, each started as soon as one of `workers` is free."""
+    free = [0.0] * workers
+    for duration in seconds:
+        free[free.index(min(free))] += duration
+    return max(free)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
