@@ -546,8 +546,8 @@ def _print_sweep(
     ended = [outcome for outcome in outcomes if outcome.state != "running"]
     if len(ended) < planned.trials:
         display.say(
-            f"{len(ended)} of {planned.trials} trials have ended; where no process makes the others "
-            "any more, the same command does"
+            f"{len(ended)} of {planned.trials} trials have ended; where no process makes the "
+            "others any more, the same command does"
         )
     if not ended or ended[0].state != "finished":
         why = ended[0].reason or ended[0].state if ended else "none has ended"
