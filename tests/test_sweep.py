@@ -327,6 +327,53 @@ def test_a_trial_killed_before_it_had_values_is_not_lost(monkeypatch: pytest.Mon
     assert outcome.state == "finished"
 
 
+def test_a_trial_that_kills_its_processes_is_given_up(accuracy: Callable[..., None]) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(experiment: Experiment, epoch: int) -> float:
+        raise Killed
+
+    accuracy(kill)
+    search = Search(planned(trials=1))
+    for _ in range(sweep.KILLS):
+        with pytest.raises(Killed):
+            search.work(images(), Silent())
+    search.work(images(), Silent())
+    (outcome,) = search.outcomes()
+    assert outcome.state == "failed"
+    assert outcome.reason == "5 processes that trained it were killed: short of memory?"
+
+
+@pytest.mark.parametrize("stop", ["interrupt", "epoch"])
+def test_a_trial_that_gets_on_is_not_given_up(stop: str, accuracy: Callable[..., None]) -> None:
+    class Killed(BaseException):
+        pass
+
+    def end(record: dict[str, Any]) -> None:
+        if stop == "interrupt":
+            raise KeyboardInterrupt
+        if record["epoch"] % 2 == 0:  # the second epoch of its process
+            raise Killed
+
+    accuracy(by_rate)
+    one, times = planned(trials=1), sweep.KILLS + 2
+    search = Search(replace(one, experiment=replace(one.experiment, epochs=2 * times + 1)))
+    for _ in range(times):
+        with pytest.raises((Killed, KeyboardInterrupt)):
+            search.work(images(), Silent(end))
+    search.work(images(), Silent())
+    assert [outcome.state for outcome in search.outcomes()] == ["finished"]
+
+
+def test_a_file_system_without_locks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tsslbp.run
+
+    monkeypatch.setattr(tsslbp.run, "_lock", lambda *_: None)
+    with pytest.warns(UserWarning, match="out is on a file system without locks"):
+        Search(planned())
+
+
 def test_a_trial_that_somebody_trains_is_left_alone() -> None:
     first, second = Search(planned(trials=2)), Search(planned(trials=2))
     with first._claim() as mine, second._claim() as other, Search(planned(trials=2))._claim() as no:
@@ -522,7 +569,7 @@ def test_the_program_names_a_space_without_trials(capsys: pytest.CaptureFixture[
     assert not Path("runs").exists()
 
 
-EPOCHS, TRIALS = 40, 5
+EPOCHS, TRIALS = 30, 4
 
 
 @pytest.fixture
@@ -559,7 +606,7 @@ def trained_by(known_by: Path) -> Path | None:
     """The run that a process has under way, with some of its epochs."""
     for environment in Path("out").glob("trial-*/environment.json"):
         run = environment.parent
-        if str(known_by) in environment.read_text() and 2 <= len(lines(run)) < EPOCHS - 20:
+        if str(known_by) in environment.read_text() and 2 <= len(lines(run)) < EPOCHS - 15:
             return run
     return None
 

@@ -41,11 +41,13 @@ STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 JOURNALS = (".log", ".journal")
 DIGITS = 4  # of a number that is drawn from a range
 SQLITE_SECONDS = 60  # that a process waits for others to write
+KILLS = 5  # without an epoch in between, after which a trial is given up
 JOURNAL_SECONDS = 10  # after which one that was killed while it wrote is taken for that
 
 # Names of what is kept in a study and its trials.
 _SETTINGS, _FOLDER_ID, _FOLDER = "tsslbp", "tsslbp.folder-id", "tsslbp.folder"
 _SEED, _REASON, _WITHDRAWN = "tsslbp.seed", "tsslbp.reason", "tsslbp.withdrawn"
+_KILLED = "tsslbp.killed"  # how many processes since the last epoch that was finished
 _IDENTITY = "sweep.json"
 _LOCK = ".sweep.lock"
 
@@ -171,6 +173,7 @@ class Search:
         except OSError as error:
             raise RunError(f"cannot make {self.folder}: {error.strerror or error}") from error
         with hold(self.folder / _LOCK, wait=True):
+            _check_locks(self.folder / _LOCK)
             identity = self._identity()
             self.folder_id: str = identity["id"]
             self.study = self._study(identity["study"])
@@ -179,8 +182,9 @@ class Search:
     def work(self, data: DataSet, watch: Watch, device: str = "cpu") -> None:
         """Make trials until there are as many as asked for, those of other workers included.
 
-        A trial that diverges, or whose values do not go together, counts as failed. Any other
-        error ends the work; the trial can be continued.
+        A trial that diverges, whose values do not go together, or in which one process after the
+        other is killed (it may take too much memory), counts as failed. Any other error ends the
+        work; the trial can be continued.
 
         Raises:
             RunError: the storage or the folder cannot be used.
@@ -274,7 +278,9 @@ class Search:
                 continue  # somebody trains it
             # It may have ended between the two looks.
             if self.study.get_trials(deepcopy=False)[trial.number].state.name == "RUNNING":
-                return self._suggest(trial)
+                ours = self._suggest(trial)
+                ours.set_user_attr(_KILLED, trial.user_attrs.get(_KILLED, 0) + 1)
+                return ours
             owned.close()
         return None
 
@@ -320,6 +326,8 @@ class Search:
 
         key = OBJECTIVES[self.sweep.objective]
         try:
+            if trial.user_attrs.get(_KILLED, 0) >= KILLS:
+                raise _GivenUp(f"{KILLS} processes that trained it were killed: short of memory?")
             run = self._run(trial)
             configure(device, run.experiment.precision)
             with watch.observe(run) as observer:
@@ -330,7 +338,10 @@ class Search:
             self.study.tell(trial, max(record[key] for record in run.epochs()))
         except optuna.TrialPruned:
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except (Diverged, InvalidInput) as error:
+        except KeyboardInterrupt:
+            trial.set_user_attr(_KILLED, -1)  # that was not the trial's doing
+            raise
+        except (Diverged, InvalidInput, _GivenUp) as error:
             trial.set_user_attr(_REASON, str(error))
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
@@ -391,6 +402,10 @@ def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     ]
 
 
+class _GivenUp(Exception):
+    """A trial is not tried any more."""
+
+
 class _Reporter:
     """Hands on what a training tells its observer, and each epoch's accuracy to the study."""
 
@@ -414,6 +429,8 @@ class _Reporter:
 
         self.observer.on_epoch(record)
         self.report(record)
+        if self.trial.user_attrs.get(_KILLED):
+            self.trial.set_user_attr(_KILLED, 0)
         if record["epoch"] < self.epochs and self.trial.should_prune():
             raise optuna.TrialPruned
 
@@ -427,6 +444,18 @@ def _check_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
 
 
+def _check_locks(held: Path) -> None:
+    """Warn where a lock that this process holds does not keep others out."""
+    try:
+        with hold(held):
+            warnings.warn(
+                f"{held.parent} is on a file system without locks: make the sweep in one process",
+                stacklevel=2,
+            )
+    except RunError:
+        pass
+
+
 def _open_storage(storage: str | None, default: Path) -> optuna.storages.BaseStorage:
     import optuna
     import sqlalchemy
@@ -435,8 +464,9 @@ def _open_storage(storage: str | None, default: Path) -> optuna.storages.BaseSto
     if storage is None:
         storage = sqlalchemy.URL.create("sqlite", database=str(default)).render_as_string()
     if "://" in storage:
-        waiting = {"connect_args": {"timeout": SQLITE_SECONDS}}
-        options = waiting if storage.startswith("sqlite") else None
+        options: dict[str, Any] = {"pool_pre_ping": True}  # connections may end during a trial
+        if storage.startswith("sqlite"):
+            options["connect_args"] = {"timeout": SQLITE_SECONDS}
         return optuna.storages.RDBStorage(storage, engine_kwargs=options)
     if storage.endswith(JOURNALS):
         lock = JournalFileSymlinkLock(storage, JOURNAL_SECONDS)
