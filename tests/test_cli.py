@@ -664,6 +664,7 @@ def test_records_that_were_removed(program: Program, refused: Callable[..., str]
         (61.4, "1 min 1 s"),
         (3599.9, "1 h 0 min"),
         (7384, "2 h 3 min"),
+        (200_000, "2 d 7 h"),
     ],
 )
 def test_duration(seconds: float, text: str) -> None:

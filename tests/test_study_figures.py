@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from tsslbp import study_figures
+from tsslbp import parallel_axes, study_figures
 from tsslbp.figures import PALETTE
 
 TRIALS = [
@@ -69,7 +69,7 @@ def test_parallel_lines_that_share_a_value_are_told_apart() -> None:
     trials = [{"window": 5, "epochs": epochs} for epochs in (1, 2, 3)]
     shared, alone, _ = heights(study_figures.parallel_coordinates(trials, [0.1, 0.2, 0.3])).T
     assert np.all(np.diff(shared) > 0)
-    assert np.ptp(shared) <= 2 * study_figures.SPREAD
+    assert np.ptp(shared) <= 2 * parallel_axes.SPREAD
     assert np.diff(alone).tolist() == pytest.approx([np.ptp(alone) / 2] * 2)
 
 
@@ -95,6 +95,13 @@ def test_one_far_lower_accuracy_does_not_hide_the_others() -> None:
     assert (lines.norm.vmin, lines.norm.vmax) == pytest.approx((99, 99.3))
     assert ticks(figure.axes[2])[0] == "≤ 99"
     assert np.ptp(heights(figure)[1:, 1]) > 0.8
+
+
+def test_trials_that_all_failed() -> None:
+    failed = [math.nan] * 2
+    figure = drawn(study_figures.parallel_coordinates([{"a": 1}, {"b": None}], failed))
+    assert (heights(figure)[:, 2] < 0.1).all()
+    drawn(study_figures.learning_rate_against_epochs([0.1, 0.1], [5, 5], failed))
 
 
 @pytest.mark.parametrize("count", [0, 1, 500])
@@ -299,6 +306,12 @@ def test_histograms_count_every_weight_and_gradient() -> None:
     assert len(panels[1, 1].patches) == 0
 
 
+def test_histograms_of_a_network_that_does_not_learn() -> None:
+    zeros = {"conv1": np.zeros((2, 3)), "output": np.zeros((4, 2))}
+    figure = drawn(study_figures.histograms(zeros, zeros))
+    assert all(text.get_text() == "no gradient but 0" for one in figure.axes for text in one.texts)
+
+
 def test_svg_is_the_same_every_time() -> None:
     first, second = (study_figures.svg_text(traced(), "a") for _ in range(2))
     assert first == second
@@ -338,7 +351,7 @@ def test_save_svg(tmp_path: Path) -> None:
     study_figures.save_svg(figure, tmp_path / "energy.svg", "energy")
     root = ElementTree.parse(tmp_path / "energy.svg").getroot()
     written = [one.text for one in root.iter() if one.tag.endswith("text")]
-    assert root.get("id") == "energy"
+    assert root.get("id") == "figure-energy"
     assert 'a id="b" <c>' in written
     assert sum("caveat" in (text or "") for text in written) > 1  # in lines
 

@@ -18,6 +18,8 @@ from tsslbp import training
 from tsslbp.data import DataSet, augment, batches, normalise
 from tsslbp.errors import Diverged, InvalidInput, RunError
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.instability import Drop
+from tsslbp.instability import find as find_drops
 from tsslbp.layers import DROPOUT
 from tsslbp.run import Run
 from tsslbp.seeding import derive, generator
@@ -454,3 +456,31 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         [sys.executable, "-c", program], env=environment, capture_output=True, check=True
     )
     assert int(result.stdout) < 8192  # of ten steps; 40,960 without
+
+
+def test_a_sudden_drop_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights spoilt before a known step, the third of an epoch of six."""
+    damaged, calls = 74, 0
+    step = training.train_step
+
+    def spoil(net, *arguments, **options):
+        nonlocal calls
+        result = step(net, *arguments, **options)
+        calls += 1
+        if calls == damaged:
+            with torch.no_grad():
+                list(net.parameters())[-1].neg_()
+        return result
+
+    monkeypatch.setattr(training, "train_step", spoil)
+    run = trained(tmp_path / "run", replace(EXPERIMENT, dropout=0.0, epochs=22))
+    found = [(record["epoch"], drop) for record in run.epochs() for drop in record.get("drops", ())]
+    [(epoch, table)] = found
+    drop = Drop.from_table(table)
+    assert (drop.step, drop.epoch) == (damaged, 13)
+    assert epoch == 16  # the epoch of the nineteenth step from it on
+    assert drop.accuracy.before > 0.95 and drop.accuracy.after < 0.8
+    assert list(drop.firing_rate) == list(run.epochs()[0]["firing_rate"])
+    assert drop.firing_rate["output"].after < 0.01 < drop.firing_rate["output"].before
+    [later] = find_drops(run.steps(), list(drop.firing_rate))
+    assert later == replace(drop, recovery=later.recovery)

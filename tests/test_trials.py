@@ -1,5 +1,6 @@
 """A recipe over seeds: what is planned, what is left to do, and the program's verb."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import cli, results, trials
+from tsslbp import cli, published, results, trials
 from tsslbp.data import digits
-from tsslbp.errors import RunError
+from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
 from tsslbp.run import Run, count_epochs
 
@@ -128,12 +129,13 @@ def test_trials(program: Program, tmp_path: Path) -> None:
 
 def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     pytest.importorskip("submitit")
-    options = ("--seeds", "1", "--set", "epochs=1")
+    options = ("--seeds", "1", "--set", "epochs=1", "--track", "jsonl")
     assert program("trials", "mine.toml", *options, "--out", "here", "--workers", "1")[0] == 0
     settings = ("--cluster", "local", "--cluster-set", "cpus_per_task=1")
     code, _, error = program("trials", "mine.toml", *options, "--out", "there", *settings)
     assert (code, error) == (0, "")
     here, there = (Run.open(Path(name) / "validated-seed0") for name in ("here", "there"))
+    assert (there.folder / "track.jsonl").exists()
     assert here.epochs()[0]["test_accuracy"] == there.epochs()[0]["test_accuracy"]
 
 
@@ -159,12 +161,40 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
     assert len(run.environment["resumed"]) == 1
 
 
+def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trials of a table's recipes, what they will cost before, and the report."""
+    (row,) = published.find("cifar10-cnn1")
+    fake = replace(row, recipes=("digits",)), replace(row, title="Other", recipes=())
+    monkeypatch.setattr(published, "find", lambda name: fake if name == "x" else ())
+    options = ("--seeds", "2", "--epochs", "1", "--out", "out")
+    code, output, error = program("reproduce", "x", *options)
+    assert (code, error) == (0, "")
+    assert "Other, T = 5: left out, there is no recipe yet" in output
+    cost = output.index("about ")
+    assert re.search(r"digits +2 +\d+\.\d s +\d+\.\d s\n", output[:cost])
+    assert cost < output.index("digits/validated-seed0") < output.index("report in")
+    assert "digits, epochs = 1" in Path("out/report.html").read_text()
+    code, output, _ = program("reproduce", "x", *options)
+    assert code == 0
+    assert re.search(r"digits +0 +- +0\.0 s\n", output)
+
+
+def test_tables_to_reproduce() -> None:
+    assert [row.name for row in published.find("mnist")] == ["mnist"]
+    assert {row.name for row in published.find("cifar10")} == {"cifar10-cnn1", "cifar10-cnn2"}
+    assert len(published.find("cifar10-cnn2")) == 1
+    assert published.find(None) == published.rows()
+    with pytest.raises(InvalidInput, match=r"unknown table 'minst' \(did you mean 'mnist'"):
+        published.find("minst")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--protocol", "all"), "--protocol must be one of published, validated or both"),
         (("--cluster-set", "a=1"), "--cluster-set needs --cluster"),
         (("--cluster", "slrum"), "did you mean 'slurm'?"),
+        (("--track", "tensorbord"), "did you mean 'tensorboard'?"),
         (("--seeds", "0"), "seeds"),
         (("--set", "epoch=3"), "did you mean 'epochs'?"),
         (("--set", "validation_images=80"), "validation_images must be between"),

@@ -24,11 +24,13 @@ from . import (
     experiment,
     figures,
     inspection,
+    published,
     space,
     study_figures,
     tracking,
     training,
 )
+from . import report as reports
 from . import trials as study
 from .data import DataSet
 from .description import plan
@@ -63,6 +65,10 @@ Settings = Annotated[
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the training images.")]
 Device = Annotated[
     str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."),
 ]
 Workers = Annotated[
     int | None,
@@ -174,12 +180,7 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="jsonl|tensorboard|wandb", help="Tell a tracker how it goes; repeatable."
-        ),
-    ] = None,
+    track: Track = None,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -249,6 +250,7 @@ def trials(
     cluster: ClusterKind = None,
     cluster_settings: ClusterSettings = None,
     device: Device = "cpu",
+    track: Track = None,
 ) -> None:
     """Train one recipe with several seeds, many runs at a time.
 
@@ -266,10 +268,75 @@ def trials(
         {"epochs": epochs},
     )
     folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
-    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
+    options = _train_options(data_dir, device, track)
     _check(wanted, data_dir)
+    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
     engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
-    _run_trials(planned, engine, _train_options(data_dir, device))
+    if failed := _run_trials(planned, engine, options):
+        raise RunError(failed)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TABLE]",
+            help="Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")] = 5,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated|both", help="As for train; by default the recipes'."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of runs and report, by default runs/reproduce."),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+    track: Track = None,
+) -> None:
+    """Reproduce a published table: the trials of its recipes, then the report.
+
+    First it says what that will cost on this machine, from a few training steps. Interrupted, the
+    same command goes on.
+    """
+    options = _train_options(data_dir, device, track)
+    rows = published.find(table)
+    names = dict.fromkeys(name for row in rows for name in row.recipes)
+    for row in rows:
+        if not row.recipes:
+            display.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
+    folder = out or Path("runs") / "reproduce"
+    planned: dict[str, list[Trial]] = {}
+    data_sets = {}
+    for name in names:
+        shipped = experiment.with_settings(experiment.load_recipe(name), settings or [])
+        wanted = _changed(shipped, {"epochs": epochs})
+        data_sets[name] = _check(wanted, data_dir)
+        planned[name] = study.plan(wanted, seeds, _protocols(protocol, wanted), folder / name)
+    every = [trial for trials in planned.values() for trial in trials]
+    engine = _engine(len(every), workers, cluster, cluster_settings, device, folder)
+    with display.console.status("measuring what it will cost"):
+        costs = {
+            name: [study.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
+            * len(study.missing(trials))
+            for name, trials in planned.items()
+        }
+    display.print_costs(costs, engine.workers)
+    failed = _run_trials(every, engine, options)
+    report([folder], folder / "report.html")
+    if failed:
+        raise RunError(failed)
 
 
 @app.command()
@@ -353,7 +420,7 @@ def sweep(
     else:
         engine = _engine(count, workers, cluster, cluster_settings, device, folder)
         command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
-        _run_workers(search, engine, [*command, *_train_options(data_dir, device)])
+        _run_workers(search, engine, [*command, *_train_options(data_dir, device, None)])
     _print_sweep(search.outcomes(), planned, recipe, settings or [])
 
 
@@ -407,7 +474,7 @@ def draw(
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = run.load_checkpoint(name)[1]["epoch"]
+    epoch = _epoch(run.load_checkpoint(name)[1])
     run_name = folder.resolve().name
     with display.console.status("drawing"):
         of_run = _figures_of_run(run)
@@ -481,6 +548,27 @@ def info(
         display.say(f"\n{table.pop('description').strip()}\n")
         for key, value in flat(table).items():
             display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Folders of runs, or folders of those.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
+    ] = Path("report.html"),
+) -> None:
+    """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
+
+    Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
+    the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
+    """
+    with display.console.status("reading the records"):
+        problems = reports.write(runs, out)
+    for problem in problems:
+        display.complain("skipped", problem)
+    display.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
 def _print_caution(planned: Sweep, recipe: Experiment) -> None:
@@ -602,16 +690,21 @@ def _engine(
     return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
 
 
-def _train_options(data_dir: Path | None, device: str) -> list[str]:
+def _train_options(data_dir: Path | None, device: str, track: Sequence[str] | None) -> list[str]:
     """Options that a command hands on to the trainings that it starts."""
-    given = {"--data-dir": data_dir, "--device": device if device != "cpu" else None}
-    return [str(part) for pair in given.items() if pair[1] is not None for part in pair]
+    tracking.check(track or [])
+    options = ["--data-dir", str(data_dir)] if data_dir else []
+    options += ["--device", device] if device != "cpu" else []
+    return options + [part for name in track or [] for part in ("--track", name)]
 
 
-def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> None:
-    """Make the runs that are not finished yet, and print what all have reached."""
-    before = {trial: trial.result() for trial in planned}
-    missing = [trial for trial in planned if not ((done := before[trial]) and done.finished)]
+def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> str:
+    """Make the runs that are not finished yet, and print what all have reached.
+
+    Returns:
+        A line about those that failed, or "".
+    """
+    missing = study.missing(planned)
     display.say(
         f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {engine.threads} threads each"
@@ -623,10 +716,12 @@ def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]
         display.complain("stopped", "the same command goes on with the runs")
         raise typer.Exit(130) from None
     display.print_trials([done for trial in planned if (done := trial.result())])
-    if failures:
-        logs = planned[0].log.parent
-        what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise RunError(f"{len(failures)} of {len(planned)} runs failed ({what}); logs in {logs}")
+    if not failures:
+        return ""
+    what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    return (
+        f"{len(failures)} of {len(planned)} runs failed ({what}); each has a log beside its folder"
+    )
 
 
 def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
@@ -669,16 +764,20 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     net = training.load(run.folder, name)
     _, state = run.load_checkpoint(name)
     _, validation, test = training.splits(run.experiment, data_set)
-    steps = state.get("progress", {}).get("step", 0)  # of an epoch that was broken off
-    record: dict[str, Any] = {
-        "epoch": f"{state['epoch']} + {steps} steps" if steps else state["epoch"]
-    }
+    record: dict[str, Any] = {"epoch": _epoch(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
                 net, split, run.experiment.mean, run.experiment.std
             )[-1]
     return record | ({"note": data_set.note} if data_set.note else {})
+
+
+def _epoch(state: Mapping[str, Any]) -> int | str:
+    """How far a checkpoint was trained; with the steps of an epoch that was broken off."""
+    epoch: int = state["epoch"]
+    steps = state.get("progress", {}).get("step", 0)
+    return f"{epoch} + {steps} steps" if steps else epoch
 
 
 def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
@@ -750,7 +849,8 @@ def _figures_of_run(run: Run) -> dict[str, Figure]:
         accuracies = steps["correct"] / steps["images"]
         name = f"{label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
-        drawn["training"] = study_figures.training_curves({name: curve})
+        drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
+        drawn["training"] = study_figures.training_curves({name: curve}, {name: drops})
     if epochs := run.epochs():
         drawn["layers"] = study_figures.layers_over_training(epochs)
     return drawn

@@ -23,11 +23,12 @@ from .results import MEASURES, Result, group
 from .run import Run, count_epochs
 from .space import as_text
 from .sweep import Outcome, Search
-from .trials import Trial
+from .trials import Trial, wall_clock
 
 console = Console(highlight=False)
 
 TRIAL_ROW = "{:<30}{:>12}{:>12}{:>12}{:>13}"  # 79 characters
+COST_ROW = "{:<30}{:>14}{:>14}{:>14}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
 SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
@@ -154,6 +155,17 @@ class TrialsDisplay:
             return
         shares = (percent(result.accuracy.get(name)) for name in MEASURES)
         say(TRIAL_ROW.format(job.name, *shares, duration(result.seconds)))
+
+
+def print_costs(costs: Mapping[str, Sequence[float]], workers: int) -> None:
+    """What trainings will take, in seconds a run by recipe, with so many runs at a time."""
+    say(COST_ROW.format("recipe", "runs to make", "a run", "together"), "bold")
+    for name, runs in costs.items():
+        each = duration(runs[0]) if runs else "-"
+        say(COST_ROW.format(name, len(runs), each, duration(wall_clock(runs, workers))))
+    every = [seconds for runs in costs.values() for seconds in runs]
+    total = duration(wall_clock(every, workers))
+    say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
 
 
 def print_trials(results: Sequence[Result]) -> None:
@@ -303,13 +315,16 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``."""
+    """Return such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``, ``"2 d 5 h"``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def folded(line: str, indent: str = "") -> str:

@@ -19,6 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .figures import PALETTE, draw_image, draw_raster
+from .parallel_axes import (
+    FEW,
+    accuracy_axis,
+    hyperparameter_axis,
+    is_logarithmic,
+    lowest_shown,
+    number_axis,
+    spread,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +41,6 @@ WIDTH = 7.2  # inches: 691 pixels of a web page
 NAMED_CURVES = 15  # curves with an entry of their own in a legend
 POINTS = 400  # of a curve, which is averaged down to them
 POINTS_IN_ALL = 40_000
-FEW = 8  # distinct values of an axis that are its ticks
-SPREAD = 0.03  # of an axis' height: how far from its value a line is drawn at most
 NUMBERED_CLASSES = 20
 NEURONS_TRACED = 3  # of a hidden layer
 MISSING = "0.6"  # colour of what has no accuracy
@@ -71,10 +78,10 @@ def parallel_coordinates(
     figure = _figure(3.8)
     host = figure.subplots()
     shown = [
-        _spread(_hyperparameter_axis(host, place, len(names), values))
+        spread(hyperparameter_axis(host, place, len(names), values))
         for place, values in enumerate(columns)
     ]
-    shown.append(_accuracy_axis(host, len(names), percent))
+    shown.append(accuracy_axis(host, len(names), percent))
     points = np.stack([np.tile(np.arange(len(shown)), (len(trials), 1)), np.stack(shown, 1)], 2)
     few = len(trials) <= 30
     lines = LineCollection(
@@ -214,9 +221,9 @@ def learning_rate_against_epochs(
                 fontsize="small",
             )
     _colour_bar(figure, axes, points, percent, "test accuracy (%)")
-    axes.margins(0.12)
+    axes.margins(0.18, 0.12)
     axes.set_yscale("log")
-    _number_axis(axes, y, log=True)
+    number_axis(axes, y, log=True)
     if len(distinct := np.unique(x)) <= FEW:
         axes.set_xticks(distinct, [f"{value:g}" for value in distinct])
     axes.set_xlabel("epochs")
@@ -282,7 +289,7 @@ def energy(points: Mapping[str, tuple[Array, Array]]) -> Figure:
             label=name,
         )
     values = np.concatenate([np.ravel(spikes) for spikes, _ in points.values()])
-    if _is_logarithmic(values):
+    if is_logarithmic(values):
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -490,8 +497,9 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
 
 
 def save_svg(figure: Figure, path: Path, title: str = "") -> None:
-    """Write `svg_text` into a file; the file's name without its ending is the prefix of the ids."""
-    path.write_text(svg_text(figure, path.stem, title), encoding="utf-8")
+    """Write `svg_text` into a file, whose name is part of the ids."""
+    prefix = "figure-" + re.sub(r"[^A-Za-z0-9-]", "-", path.stem)
+    path.write_text(svg_text(figure, prefix, title), encoding="utf-8")
 
 
 def _own_ids(tag: str, prefix: str) -> str:
@@ -579,26 +587,19 @@ def _darker_is_better() -> Colormap:
     return _part_of("viridis_r", 0.1, 1).with_extremes(bad=MISSING)
 
 
-def _lowest_shown(percent: Array) -> float:
-    """The lowest accuracy that is not so far below the others that it would hide them."""
-    known = percent[np.isfinite(percent)]
-    lower, upper = np.percentile(known, [25, 75])
-    return float(known[known >= lower - 3 * max(upper - lower, 1.0)].min())
-
-
 def _accuracy_norm(percent: Array) -> Normalize:
     from matplotlib.colors import Normalize
 
     if not np.isfinite(percent).any():
         return Normalize(0, 100)
-    low, high = _lowest_shown(percent), float(np.nanmax(percent))
+    low, high = lowest_shown(percent), float(np.nanmax(percent))
     return Normalize(low if low < high else high - 1, high)
 
 
 def _colour_bar(
     figure: Figure, axes: Axes, drawn: ScalarMappable, percent: Array, name: str
 ) -> None:
-    below = np.isfinite(percent).any() and np.nanmin(percent) < _lowest_shown(percent)
+    below = np.isfinite(percent).any() and np.nanmin(percent) < lowest_shown(percent)
     bar = figure.colorbar(drawn, ax=axes, label=name, extend="min" if below else "neither")
     bar.formatter.set_useOffset(False)  # type: ignore[attr-defined]
     if bar.solids:
@@ -613,138 +614,6 @@ def _averaged(values: Array, count: int) -> Array:
     edges = np.linspace(0, len(values), count + 1).astype(int)
     means: Array = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
     return means
-
-
-def _is_logarithmic(values: Array) -> bool:
-    known = values[np.isfinite(values)]
-    return bool(known.size and known.min() > 0 and known.max() >= 10 * known.min())
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _hyperparameter_axis(host: Axes, place: int, last: int, values: Sequence[Any]) -> Array:
-    """Draw one axis of parallel coordinates; returns how high each value lies on it, 0 to 1."""
-    axes = _vertical_axis(host, place, last)
-    missing = np.array([_is_missing(value) for value in values])
-    given = [value for value in values if not _is_missing(value)]
-    if all(map(_is_number, given)):
-        numbers = np.array([math.nan if _is_missing(one) else float(one) for one in values])
-        log = _is_logarithmic(numbers)
-        if log:
-            axes.set_yscale("log")
-    else:
-        names = sorted({str(value) for value in given})
-        numbers = np.array(
-            [math.nan if _is_missing(one) else float(names.index(str(one))) for one in values]
-        )
-        log = False
-    _set_range(axes, numbers, log, 0.2 if missing.any() else 0.05)
-    if all(map(_is_number, given)):
-        _number_axis(axes, numbers, log)
-    else:
-        axes.set_yticks(
-            range(len(names)), [textwrap.shorten(n, 16, placeholder="…") for n in names]
-        )
-    return _heights(host, axes, place, numbers)
-
-
-def _accuracy_axis(host: Axes, place: int, percent: Array) -> Array:
-    """`_hyperparameter_axis` of the accuracies, of which far lower ones lie at its foot."""
-    axes = _vertical_axis(host, place, place)
-    known = percent[np.isfinite(percent)]
-    shown = percent
-    if known.size:
-        shown = np.where(np.isnan(percent), math.nan, np.maximum(percent, _lowest_shown(percent)))
-    _set_range(axes, shown, False, 0.2 if len(known) < len(percent) else 0.05)
-    _number_axis(axes, np.round(shown, 2), False)
-    if known.size and known.min() < np.nanmin(shown):
-        lowest = float(np.nanmin(shown))
-        ticks = [
-            tick for tick in axes.get_yticks() if tick > lowest + 0.1 * np.ptp(axes.get_ylim())
-        ]
-        axes.set_yticks([lowest, *ticks], [f"≤ {lowest:.4g}", *_written(np.array(ticks), False)])
-    return _heights(host, axes, place, shown)
-
-
-def _vertical_axis(host: Axes, place: int, last: int) -> Axes:
-    axes = host.twinx()
-    axes.spines[["left", "top", "bottom"]].set_visible(False)
-    axes.spines["right"].set_position(("axes", place / max(last, 1)))
-    axes.tick_params(axis="y", which="minor", length=0)
-    return axes
-
-
-def _set_range(axes: Axes, values: Array, log: bool, below: float) -> None:
-    """Limits of an axis around its values, with a share of their span below for missing ones."""
-    known = values[np.isfinite(values)]
-    if log:
-        known = np.log10(known)
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    span = (high - low) or 1.0
-    low, high = low - below * span, high + 0.05 * span
-    axes.set_ylim(*((10**low, 10**high) if log else (low, high)))
-
-
-def _number_axis(axes: Axes, values: Array, log: bool) -> None:
-    """Ticks of a vertical axis at its few values, or at round numbers between them."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
-    low, high = axes.get_ylim()
-    ticks = np.unique(values[np.isfinite(values)])
-    if len(ticks) > FEW:
-        locator = LogLocator(subs=(1, 2, 5)) if log else MaxNLocator(6)
-        ticks = np.asarray(locator.tick_values(float(ticks[0]), float(ticks[-1])))
-        ticks = ticks[(ticks >= low) & (ticks <= high)]
-        if log and len(ticks) > FEW:
-            ticks = ticks[np.isclose(np.log10(ticks) % 1, 0)]
-    heights = (
-        np.log10(ticks / low) / math.log10(high / low) if log else (ticks - low) / (high - low)
-    )
-    kept = [
-        index
-        for index in range(len(ticks))
-        if index == 0 or heights[index] - heights[index - 1] > 0.04
-    ]
-    axes.set_yticks(ticks[kept], _written(ticks[kept], log))
-    axes.yaxis.set_minor_formatter("")
-
-
-def _written(ticks: Array, log: bool) -> list[str]:
-    """Numbers as text, with equally many decimals on a linear axis."""
-    texts = [f"{tick:g}" for tick in ticks]
-    if log or any("e" in text for text in texts):
-        return texts
-    decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
-    return [f"{tick:.{decimals}f}" for tick in ticks]
-
-
-def _heights(host: Axes, axes: Axes, place: int, values: Array) -> Array:
-    """Heights of values on an axis, 0 to 1; those of NaN near its foot, which is then named."""
-    for name in axes.get_yticklabels():
-        name.set_fontsize("small")
-        name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
-    missing = np.isnan(values)
-    known = np.column_stack([np.zeros(len(values)), np.where(missing, axes.get_ylim()[1], values)])
-    heights: Array = axes.transLimits.transform(axes.transScale.transform(known))[:, 1]
-    if missing.any():
-        host.text(place + 0.03, 0.04, "none", fontsize="small", va="center", color="0.35")
-    return np.where(missing, 0.04, heights)
-
-
-def _spread(heights: Array) -> Array:
-    """Heights with those that coincide spread out around their place, in the order given."""
-    spread = heights.copy()
-    for value in np.unique(heights):
-        same = np.flatnonzero(heights == value)
-        reach = min(SPREAD, 0.004 * (len(same) - 1))
-        spread[same] += np.linspace(-reach, reach, len(same)) if len(same) > 1 else 0
-    return spread
 
 
 def _radius(rank: int, count: int) -> float:

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from . import losses
+from . import instability, losses
 from .data import DataSet, augment, batches, normalise, split_validation
 from .data.dataset import channel_statistics, normalised
 from .device import DeviceSteps, clamp_weights, clip_gradient
@@ -358,6 +359,10 @@ class _Fit:
         }
         if self.data.note:
             record["note"] = self.data.note
+        steps = self.history.arrays()
+        before = int(np.searchsorted(steps["epoch"], epoch))  # steps of the earlier epochs
+        if drops := instability.find(steps, list(neurons), since=before):
+            record["drops"] = [drop.to_table() for drop in drops]
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
             if accuracy > progress.best.get(name, -1.0):
@@ -367,7 +372,7 @@ class _Fit:
         progress.finished = patience is not None and epoch - progress.best_epoch["test"] >= patience
         # The checkpoint last: a run killed before it repeats the epoch and drops the line.
         self.run.append_epoch(record)
-        self.run.save_steps(self.history.arrays())
+        self.run.save_steps(steps)
         self._save("last")
         if self.observer:
             self.observer.on_epoch(record)

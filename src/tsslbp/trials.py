@@ -21,7 +21,7 @@ from .results import Result, differences
 from .run import Run
 
 RECIPE = "recipe.toml"
-MEASURED_STEPS = 5  # of an estimate
+MEASURED_STEPS, MEASURED_SECONDS = 5, 10.0  # of an estimate, at most
 MEASURED_IMAGES = 200  # of its evaluation
 
 
@@ -111,6 +111,16 @@ def plan(
     ]
 
 
+def missing(trials: Iterable[Trial]) -> list[Trial]:
+    """Those that are not finished yet.
+
+    Raises:
+        RunError: a folder holds a run of other settings, or cannot be read.
+    """
+    results = ((trial, trial.result()) for trial in trials)
+    return [trial for trial, result in results if not (result and result.finished)]
+
+
 def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = "cpu") -> float:
     """Seconds that one run will take on this machine, from a few training steps.
 
@@ -126,10 +136,9 @@ def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = 
     loss = training.build_loss(experiment)
     with _threads(threads):
         training.train_step(net, optimizer, loss, *batch)  # the first compiles
-        times = [
-            _seconds(lambda: training.train_step(net, optimizer, loss, *batch))
-            for _ in range(MEASURED_STEPS)
-        ]
+        times: list[float] = []
+        while len(times) < MEASURED_STEPS and sum(times) < MEASURED_SECONDS:
+            times.append(_seconds(lambda: training.train_step(net, optimizer, loss, *batch)))
         evaluation = _seconds(
             lambda: training.evaluate(net, few, experiment.mean, experiment.std)
         ) / len(few.labels)

@@ -1,0 +1,179 @@
+"""The published figures for a browser, as plotly's tables of ``data`` and ``layout``.
+
+They show what `tsslbp.study_figures` draws. The tables are written by hand, since plotly's own
+classes take seconds to import; a test holds them against its schema.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+COLOURS = "Viridis"
+POINTS_IN_ALL = 20_000  # of the training curves together
+HEIGHT = 460  # pixels, without the legend
+LEGEND_ROW, LEGEND_ROWS = 18, 12
+RING, RINGS = 4, 8  # pixels of a ring, and how many at most
+LEGEND_BELOW = {
+    "font": {"size": 11},
+    "orientation": "v",
+    "y": -0.2,
+    "yanchor": "top",
+    "x": 0,
+    "xanchor": "left",
+    "maxheight": LEGEND_ROW * LEGEND_ROWS,
+    "title": {"text": "click: hide or show, double click: this one alone", "font": {"size": 11}},
+}
+
+
+def library() -> str | None:
+    """plotly.js, compressed by gzip and written in base 64; None where plotly is missing."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        return None
+    content = gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
+    return base64.b64encode(content).decode()
+
+
+def parallel_coordinates(
+    trials: Sequence[Mapping[str, Any]], accuracies: Sequence[float] | Array
+) -> dict[str, Any]:
+    """Hyperparameters side by side, a line a trial, coloured by accuracy; needs WebGL.
+
+    Args:
+        trials: the hyperparameters of each, by name.
+        accuracies: 0 to 1.
+    """
+    order = np.argsort(accuracies, kind="stable").tolist()  # the best on top
+    trials, accuracies = [trials[index] for index in order], np.asarray(accuracies)[order]
+    names = dict.fromkeys(name for trial in trials for name in trial)
+    axes = [_axis(name, [trial.get(name) for trial in trials]) for name in names]
+    percent = _percent(accuracies)
+    axes.append({"label": "test accuracy (%)", "values": percent})
+    colour = {"color": percent, "colorscale": COLOURS, "reversescale": True}
+    trace = {"type": "parcoords", "dimensions": axes, "line": colour}
+    return {"data": [trace], "layout": _layout(margin={"l": 70, "r": 70, "t": 60, "b": 30})}
+
+
+def training_curves(curves: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]:
+    """Training accuracy of runs over their steps, named by their hyperparameters.
+
+    Args:
+        curves: by name, steps ``[n]`` and accuracies ``[n]``, 0 to 1.
+    """
+    points = max(20, POINTS_IN_ALL // max(1, len(curves)))
+    traces = []
+    for name, (steps, accuracies) in curves.items():
+        kept = np.unique(np.linspace(0, len(steps) - 1, min(points, len(steps))).astype(int))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(kept) < 3 else "lines",
+                "name": name,
+                "x": [int(step) for step in steps[kept]],
+                "y": _percent(accuracies[kept]),
+                "line": {"width": 1.5},
+            }
+        )
+    layout = _layout(
+        xaxis={"title": {"text": "training step"}},
+        yaxis={"title": {"text": "training accuracy (%)"}},
+        hovermode="closest",
+        hoverlabel={"namelength": -1},
+        showlegend=True,
+        legend=LEGEND_BELOW,
+        height=HEIGHT + LEGEND_ROW * min(len(curves) + 1, LEGEND_ROWS),
+    )
+    return {"data": traces, "layout": layout}
+
+
+def learning_rate_against_epochs(
+    learning_rates: Sequence[float], epochs: Sequence[int], accuracies: Sequence[float]
+) -> dict[str, Any]:
+    """Trials as points, coloured by their test accuracy (0 to 1); rings around the best."""
+    order = np.argsort(accuracies, kind="stable")
+    x, y = np.asarray(epochs)[order].tolist(), np.asarray(learning_rates)[order].tolist()
+    percent, rates = _percent(np.asarray(accuracies)[order]), sorted(set(learning_rates))
+    places = list(zip(x, y, strict=True))
+    better = [places[index + 1 :].count(place) for index, place in enumerate(places)]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": x,
+        "y": y,
+        "marker": {
+            "size": [12 + RING * min(count, RINGS) for count in better],
+            "line": {"width": 0.8, "color": "white"},
+            "color": percent,
+            "colorscale": COLOURS,
+            "reversescale": True,
+            "showscale": True,
+            "colorbar": {"title": {"text": "test accuracy (%)", "side": "right"}},
+        },
+        "customdata": percent,
+        "hovertemplate": "%{x} epochs, learning rate %{y}: %{customdata:.2f} %<extra></extra>",
+    }
+    layout = _layout(
+        xaxis={"title": {"text": "epochs"}, "tickvals": sorted(set(epochs))},
+        yaxis={
+            "title": {"text": "learning rate"},
+            "type": "log",
+            **_ticks(rates, [f"{rate:g}" for rate in rates]),
+        },
+    )
+    return {"data": [trace], "layout": layout}
+
+
+def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """An axis of parallel coordinates: of numbers, of logarithms of numbers, or of names."""
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(numbers) < len(values) or any(isinstance(value, bool) for value in values):
+        words = sorted({str(value) for value in values})
+        places = [words.index(str(value)) for value in values]
+        return {"label": name, "values": places} | _ticks(range(len(words)), words)
+    known = sorted(set(numbers))
+    if known[0] > 0 and known[-1] >= 10 * known[0]:
+        few = known if len(known) <= 12 else [10.0**n for n in _decades(known[0], known[-1])]
+        logs = [math.log10(value) for value in few]
+        values = [math.log10(value) for value in numbers]
+        return {"label": name, "values": values} | _ticks(logs, [f"{value:g}" for value in few])
+    ticks = _ticks(known, [f"{value:g}" for value in known]) if len(known) <= 12 else {}
+    return {"label": name, "values": list(numbers)} | ticks
+
+
+def _ticks(places: Sequence[float], words: Sequence[str]) -> dict[str, Any]:
+    return {"tickvals": list(places), "ticktext": [_quoted(word) for word in words]}
+
+
+def _quoted(word: str) -> str:
+    """A word without markup: plotly reads some of HTML in its labels."""
+    return word.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _decades(low: float, high: float) -> range:
+    return range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+
+
+def _percent(shares: Sequence[float] | Array) -> list[float]:
+    return [round(100 * float(share), 3) for share in shares]
+
+
+def _layout(**parts: Any) -> dict[str, Any]:
+    layout = {
+        "height": HEIGHT,
+        "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a929b", "activecolor": "#1d2126"},
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+    }
+    return layout | parts

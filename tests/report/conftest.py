@@ -1,0 +1,92 @@
+"""Run folders with made-up records, without training, for the tests of the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsslbp.experiment import Experiment, load_recipe, save
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _needs() -> None:
+    for name in ("jinja2", "matplotlib", "scipy"):
+        pytest.importorskip(name)
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., None]:
+    """See `make`."""
+    return make
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Callable[..., Experiment]:
+    """A shipped recipe with changes: ``recipe("digits", seed, key=value)``."""
+    return lambda name, seed=0, **changes: replace(load_recipe(name), seed=seed, **changes)
+
+
+LAYERS = {"conv1": 0.1, "conv2": 0.2, "output": 0.05}
+STEPS = 26  # of an epoch
+
+
+ENVIRONMENT = {
+    "tsslbp": "0.1.0",
+    "commit": "0123abc",
+    "python": "3.11.7",
+    "cpu": "Test CPU",
+    "cores": 4,
+    "threads": 2,
+}
+
+
+def make(
+    folder: Path, experiment: Experiment, best: float, epochs: int | None = None, **extra: Any
+) -> None:
+    """Make a run whose test accuracy rises to `best`, and falls a little in the last epoch.
+
+    Args:
+        folder: of the run.
+        experiment: what it says to have trained.
+        best: largest test accuracy, 0 to 1.
+        epochs: with a record, by default all.
+        extra: further keys of the last record.
+    """
+    count = epochs or experiment.epochs
+    lines = [record(experiment, epoch, best) for epoch in range(1, count + 1)]
+    if count > 1:
+        lines[-1]["test_accuracy"] -= 0.001
+    lines[-1] |= extra
+    folder.mkdir(parents=True)
+    save(experiment, folder / "config.toml")
+    command = f"tsslbp train {experiment.data} --seed {experiment.seed}"
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT | {"command": command}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def record(experiment: Experiment, epoch: int, best: float) -> dict[str, Any]:
+    reached = best * (1 - math.exp(-epoch)) if epoch < experiment.epochs - 1 else best
+    steps = experiment.time_steps
+    values: dict[str, Any] = {
+        "epoch": epoch,
+        "loss": 1 / epoch,
+        "train_accuracy": min(1.0, reached + 0.002),
+        "test_accuracy": reached,
+        "test_accuracy_by_step": [reached * step / steps for step in range(1, steps + 1)],
+        "firing_rate": LAYERS,
+        "warm_up": {name: 1 - rate for name, rate in LAYERS.items()},
+        "spikes_per_image": 1000.0 + epoch,
+        "gradient_norm": 10.0,
+        "seconds": 2.0,
+        "images_per_second": STEPS * experiment.batch_size / 2.0,
+        "peak_memory": 2**30,
+    }
+    if experiment.protocol == "validated":
+        values["validation_accuracy"] = reached
+    return values
