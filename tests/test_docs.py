@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tsslbp.data.npz
-from tsslbp import cli, experiment
+from tsslbp import cli, experiment, space
 from tsslbp.data import DataSet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,15 +58,27 @@ def test_command(
     def one_epoch(name: str) -> experiment.Experiment:
         return replace(load_recipe(name), epochs=1, validation_images=5)
 
+    load_space = space.load_space
+
+    def without_epochs(name: str) -> space.Space:
+        one = load_space(name)
+        kept = {key: values for key, values in one.parameters.items() if key != "epochs"}
+        return replace(one, parameters=kept)
+
     monkeypatch.setattr(experiment, "load_recipe", one_epoch)
+    monkeypatch.setattr(space, "load_space", without_epochs)
     exec("\n".join(blocks(GUIDE, "python")[:1]), {})
-    Path("my-recipe.toml").write_text(blocks(GUIDE, "toml")[0])
+    for text in blocks(GUIDE, "toml"):
+        name = "my-space.toml" if "[parameters]" in text else "my-recipe.toml"
+        Path(name).write_text(text)
 
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
     if any(word in command for word in ("--resume", "evaluate", "draw", "report")):
         run("tsslbp train mnist --out runs/first")
+    if "sweep" in command:
+        command = re.sub(r" --trials \d+", "", command) + " --trials 2"
     run(re.sub(r"--epochs \d+", "--epochs 1", command))
 
 

@@ -6,6 +6,8 @@ What it prints, and how, is `tsslbp.display`'s.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ from . import (
     figures,
     inspection,
     published,
+    space,
     study_figures,
     tracking,
     training,
@@ -34,12 +37,13 @@ from .description import plan
 from .device import configure, gpus
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
-from .jobs import Cluster, Engine, Local, cores
+from .jobs import Cluster, Engine, Job, Local, cores
 from .jobs import run as run_jobs
 from .losses import predict
 from .network import Network
 from .results import differences, flat, label, measures
 from .run import CHECKPOINTS, Run
+from .sweep import Outcome, Search, Sweep
 from .trials import Trial
 
 if TYPE_CHECKING:
@@ -336,6 +340,91 @@ def reproduce(
 
 
 @app.command()
+def sweep(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
+    ],
+    space_name: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            metavar="SPACE",
+            help=f"What to search: {' or '.join(space.space_names())}, or a .toml file.",
+        ),
+    ],
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trials in all; by default as the space says."),
+    ] = None,
+    settings: Settings = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the trials and of the search.")
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(metavar="validation|test", help="Accuracy to search for; test flatters."),
+    ] = "validation",
+    sampler: Annotated[
+        str, typer.Option(metavar="gp|tpe|random", help="How to choose what to try.")
+    ] = "gp",
+    pruner: Annotated[
+        str, typer.Option(metavar="none|median|halving", help="How to give up bad trials early.")
+    ] = "none",
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the trials, by default runs/RECIPE-sweep."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TSSLBP_STORAGE",
+            metavar="URL|FILE",
+            help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Trials at once; one: the sweep repeats exactly."),
+    ] = 1,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+) -> None:
+    """Search good settings of a recipe, by Bayesian optimisation.
+
+    \b
+    Examples:
+      tsslbp sweep digits --space digits
+      tsslbp sweep mnist --space mine.toml --trials 50 --pruner median --workers 4
+      tsslbp sweep mnist --space published --objective test
+
+    The same command goes on with a sweep, or joins it from another process; more --trials take it
+    further. Each trial is a run in a folder of its own.
+    """  # noqa: D301
+    wanted = _changed(
+        experiment.with_settings(experiment.load_recipe(recipe), settings or []), {"seed": seed}
+    )
+    searched = space.load_space(space_name)
+    count = trials or searched.trials
+    if count is None:
+        raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
+    folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
+    planned = Sweep(wanted, searched, count, folder, objective, sampler, pruner, storage)
+    data_set = data.load(wanted.data, data_dir)
+    planned.check(data_set, device)
+    search = Search(planned)
+    _print_caution(planned, wanted)
+    if workers == 1 and not cluster:
+        _work(search, data_set, device)
+    else:
+        engine = _engine(count, workers, cluster, cluster_settings, device, folder)
+        command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
+        _run_workers(search, engine, [*command, *_train_options(data_dir, device, None)])
+    _print_sweep(search.outcomes(), planned, recipe, settings or [])
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     data_dir: DataDir = None,
@@ -480,6 +569,83 @@ def report(
     for problem in problems:
         display.complain("skipped", problem)
     display.say(f"report in {out} and {out.with_suffix('.md')}")
+
+
+def _print_caution(planned: Sweep, recipe: Experiment) -> None:
+    """Say what the objective means, where it is not the recipe's own way."""
+    if planned.objective == "test":
+        display.complain(
+            "caution",
+            "the settings are chosen on test images, as the published protocol does: the best "
+            "trial's accuracy flatters, and is no estimate of what the settings do on other images",
+        )
+    elif recipe.protocol == "published":
+        count = planned.experiment.validation_images
+        display.say(f"note        {count:,} training images are held out to judge the trials on")
+
+
+def _work(search: Search, data_set: DataSet, device: str) -> None:
+    counts = _image_counts(search.sweep.experiment, data_set)
+    watch = display.SweepDisplay(search.sweep.objective, counts["training"])
+    training.keep_freed_memory()
+    try:
+        search.work(data_set, watch, device)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command continues the sweep")
+        raise typer.Exit(130) from None
+
+
+def _sweep_options(planned: Sweep, given: Sequence[str]) -> list[str]:
+    """Options with which another process joins a sweep; its storage is in the environment."""
+    options = {
+        "--trials": planned.trials,
+        "--seed": planned.experiment.seed,
+        "--objective": planned.objective,
+        "--sampler": planned.sampler,
+        "--pruner": planned.pruner,
+        "--out": planned.folder,
+        "--workers": 1,
+    }
+    pairs = [*options.items(), *(("--set", setting) for setting in given)]
+    return [str(part) for pair in pairs for part in pair]
+
+
+def _run_workers(search: Search, engine: Engine, command: Sequence[str]) -> None:
+    """Make the trials in several processes; each is the same command with one worker."""
+    if storage := search.sweep.storage:
+        os.environ["TSSLBP_STORAGE"] = storage  # not an argument, which may be seen and recorded
+    folder, count = search.folder, min(engine.workers, search.sweep.trials)
+    names = [f"worker-{number}" for number in range(count)]
+    jobs = [Job(name, tuple(command), folder / f"{name}.log") for name in names]
+    display.say(f"{count} trials at a time, {engine.threads} threads each")
+    try:
+        with display.WorkersDisplay(search) as watch:
+            run_jobs(jobs, engine, watch)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command continues the sweep")
+        raise typer.Exit(130) from None
+
+
+def _print_sweep(
+    outcomes: Sequence[Outcome], planned: Sweep, recipe: str, given: Sequence[str]
+) -> None:
+    display.say()
+    display.print_sweep(outcomes, planned.objective)
+    ended = [outcome for outcome in outcomes if outcome.state != "running"]
+    if len(ended) < planned.trials:
+        display.say(
+            f"{len(ended)} of {planned.trials} trials have ended; where no process makes the "
+            "others any more, the same command does"
+        )
+    if not ended or ended[0].state != "finished":
+        why = ended[0].reason or ended[0].state if ended else "none has ended"
+        raise RunError(f"no trial of {planned.folder} has finished: {why}")
+    best = ended[0]
+    words = ["tsslbp", "train", recipe]
+    for setting in [*given, *space.settings(best.values)]:
+        words += ["--set", setting]
+    words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
+    display.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")
 
 
 def _changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:

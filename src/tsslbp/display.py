@@ -6,8 +6,11 @@ only.
 
 from __future__ import annotations
 
+import math
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +21,8 @@ from .history import StepResult
 from .jobs import Job
 from .results import MEASURES, Result, group
 from .run import Run, count_epochs
+from .space import as_text
+from .sweep import Outcome, Search
 from .trials import Trial, wall_clock
 
 console = Console(highlight=False)
@@ -25,15 +30,23 @@ console = Console(highlight=False)
 TRIAL_ROW = "{:<30}{:>12}{:>12}{:>12}{:>13}"  # 79 characters
 COST_ROW = "{:<30}{:>14}{:>14}{:>14}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
+SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
+SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
 
 
 class Display:
     """Progress of a training: a bar on a terminal, a line an epoch everywhere.
 
     The bar and the time left are those of the whole run.
+
+    Args:
+        run: what is trained.
+        images: that it trains on.
+        lines: whether to print a line an epoch.
     """
 
-    def __init__(self, run: Run, images: int) -> None:
+    def __init__(self, run: Run, images: int, lines: bool = True) -> None:
+        self.lines = lines
         self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
         self.images = images
         self.seen = self.correct = 0  # in this epoch, by this process
@@ -53,8 +66,9 @@ class Display:
         )
 
     def __enter__(self) -> Display:
-        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        say(EPOCH_ROW.format(*titles), "bold")
+        if self.lines:
+            titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
+            say(EPOCH_ROW.format(*titles), "bold")
         self.progress.start()
         return self
 
@@ -75,6 +89,8 @@ class Display:
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         self.seen = self.correct = 0
+        if not self.lines:
+            return
         splits = ("train", "validation", "test")
         say(
             EPOCH_ROW.format(
@@ -165,6 +181,95 @@ def print_trials(results: Sequence[Result]) -> None:
                 say(f"{title:<38}{100 * values.mean():.2f}{spread} %, {best}")
     for note in dict.fromkeys(result.epochs[-1].get("note", "") for result in results):
         print_note(note)
+
+
+class SweepDisplay:
+    """Progress of a sweep: a bar for each run on a terminal, a line a trial everywhere.
+
+    Args:
+        objective: of the sweep.
+        images: that a run trains on.
+    """
+
+    def __init__(self, objective: str, images: int) -> None:
+        self.images = images
+        say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
+
+    def observe(self, run: Run) -> Display:
+        return Display(run, self.images, lines=False)
+
+    def ended(self, outcome: Outcome) -> None:
+        _print_outcome(outcome)
+
+
+class WorkersDisplay:
+    """Progress of a sweep that other processes make: a bar on a terminal, a line a trial."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.looked = search, -math.inf
+        self.shown = {one.number for one in search.outcomes() if one.state != "running"}
+        self.progress = Progress(
+            TextColumn("{task.completed}/{task.total} trials"),
+            BarColumn(bar_width=None),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=600,
+        )
+        self.task = self.progress.add_task("", total=search.sweep.trials)
+
+    def __enter__(self) -> WorkersDisplay:
+        objective = self.search.sweep.objective
+        say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self._look()
+
+    def running(self, jobs: Sequence[Job]) -> None:
+        if time.monotonic() - self.looked > SWEEP_SECONDS:
+            self._look()
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        if failure:
+            complain("failed", f"{job.name}: {failure}; log in {job.log}")
+
+    def _look(self) -> None:
+        self.looked = time.monotonic()
+        ended = [one for one in self.search.outcomes() if one.state != "running"]
+        for outcome in sorted(ended, key=lambda one: one.number):
+            if outcome.number not in self.shown:
+                self.shown.add(outcome.number)
+                _print_outcome(outcome)
+        self.progress.update(self.task, completed=len(self.shown))
+
+
+def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
+    """All trials of a sweep, in the given order."""
+    say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
+    for outcome in outcomes:
+        _print_outcome(outcome)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    say(_sweep_row(outcome))
+    if outcome.reason:
+        say(f"  {outcome.reason}")
+
+
+def _sweep_row(outcome: Outcome) -> str:
+    name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+    values = [f"{key} = {_short(value)}" for key, value in outcome.values.items()]
+    values.append(f"seed = {outcome.seed}")
+    return SWEEP_ROW.format(name, outcome.state, percent(outcome.accuracy), ", ".join(values))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:

@@ -100,7 +100,7 @@ class Run:
             raise RunError(
                 f"cannot make the run folder {folder}: {error.strerror or error}"
             ) from error
-        _write_json(folder / _ENVIRONMENT, describe_environment())
+        write_json(folder / _ENVIRONMENT, describe_environment())
         # Last, because this file makes the folder a run.
         _replace(folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary))
         return cls.open(folder)
@@ -145,7 +145,7 @@ class Run:
         """Append the present environment to the list ``"resumed"`` of the run's environment."""
         value = self.environment
         resumed = [*value.get("resumed", []), describe_environment()]
-        _write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
+        write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
 
     def extended(self, epochs: int) -> Run:
         """Return the run with another number of epochs to train, and write that down.
@@ -305,11 +305,15 @@ def count_epochs(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
+def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, made where there is none, until the context ends.
 
     A killed process lets go. The file stays; on Windows, and on file systems without locks, it
     keeps nobody out.
+
+    Args:
+        path: of the lock file.
+        wait: until another process that holds it lets go.
 
     Raises:
         RunError: another process holds it, or it cannot be made.
@@ -320,7 +324,7 @@ def hold(path: Path) -> Iterator[None]:
         raise RunError(_write_error(path, error)) from error
     with file:
         try:
-            _lock(file)
+            _lock(file, wait)
         except BlockingIOError:
             raise RunError(f"{path.parent} is in use by another process") from None
         except OSError:
@@ -404,7 +408,8 @@ def _expect_array(value: object) -> np.ndarray[Any, Any]:
     return value
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
     text = to_json(value, indent=2) + "\n"
     _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
 
@@ -459,10 +464,10 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def _lock(file: IO[bytes]) -> None:
+def _lock(file: IO[bytes], wait: bool = False) -> None:
     """Lock a file until it is closed; BlockingIOError where another process has locked it."""
     if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sync(path: Path) -> None:
