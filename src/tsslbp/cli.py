@@ -14,13 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, data, display, experiment, figures, training
+from . import __version__, data, display, experiment, figures, parallel, training
 from .data import DataSet
 from .description import plan
 from .device import configure
 from .errors import Diverged, Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .losses import predict
+from .parallel import Processes
 from .results import flat, measures
 from .run import CHECKPOINTS, Run
 
@@ -139,34 +140,24 @@ def train(
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     changes = {"seed": seed, "epochs": epochs, "protocol": protocol, "precision": precision}
-    wanted = _changed(
-        experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
-    )
-    configure(device, wanted.precision, deterministic)
-    folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
-    data_set = data.load(wanted.data, data_dir)
-    # Before the folder is made: what the user corrects now should not stand in the way then.
-    training.check_data(wanted, data_set)
-    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
-    run = _open_run(folder, wanted, resume, epochs)
-    if len(run.epochs()) >= run.experiment.epochs:
-        display.say(
-            f"{folder} has trained its {run.experiment.epochs} epochs; "
-            "a larger --epochs trains it further"
+    with parallel.join() as processes:
+        wanted = _changed(
+            experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
         )
-    _print_start(run, data_set)
-    training.keep_freed_memory()
-    try:
-        with display.Display(run, _image_counts(run.experiment, data_set)["training"]) as observer:
-            training.fit(run, data_set, observer, device=device)
-    except Diverged as error:
-        kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
-        raise Diverged(f"{error}{kept}") from error
-    except KeyboardInterrupt:
-        display.complain("stopped", f"the same command with --resume continues the run in {folder}")
-        raise typer.Exit(130) from None
-    _print_results(run)
-    _draw(run, data_set)
+        device = processes.device(device)
+        configure(device, wanted.precision, deterministic)
+        with processes.first_of_machine_first():
+            data_set = data.load(wanted.data, data_dir)
+        # Before the folder is made: what the user corrects now should not stand in the way then.
+        training.check_data(wanted, data_set)
+        plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
+        training.keep_freed_memory()
+        if processes.is_first:
+            folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
+            run = _open_run(folder, wanted, resume, epochs)
+            _fit_and_report(run, data_set, device, processes)
+        else:
+            training.fit(None, data_set, device=device, processes=processes)
 
 
 @app.command()
@@ -284,6 +275,30 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
     return run.extended(epochs) if epochs else run
 
 
+def _fit_and_report(run: Run, data_set: DataSet, device: str, processes: Processes) -> None:
+    if len(run.epochs()) >= run.experiment.epochs:
+        display.say(
+            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
+            "a larger --epochs trains it further"
+        )
+    _print_start(run, data_set, processes.count)
+    observer = display.Display(run, _image_counts(run.experiment, data_set)["training"])
+    try:
+        with observer:
+            training.fit(run, data_set, observer, device=device, processes=processes)
+    except Diverged as error:
+        has_kept = run.has_checkpoint("last")
+        kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
+        raise Diverged(f"{error}{kept}") from error
+    except KeyboardInterrupt:
+        display.complain(
+            "stopped", f"the same command with --resume continues the run in {run.folder}"
+        )
+        raise typer.Exit(130) from None
+    _print_results(run)
+    _draw(run, data_set)
+
+
 def _input_shape(
     wanted: Experiment, input_shape: str | None, classes: int | None
 ) -> tuple[tuple[int, ...], int]:
@@ -324,13 +339,15 @@ def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _print_start(run: Run, data_set: DataSet) -> None:
+def _print_start(run: Run, data_set: DataSet, processes: int) -> None:
     counts = _image_counts(run.experiment, data_set)
     done = len(run.epochs())
     display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     display.say(f"images      {data_set.name}: {images}")
     display.print_note(data_set.note)
+    if processes > 1:
+        display.say(f"processes   {processes}")
     display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
