@@ -234,7 +234,7 @@ class Network(nn.Module):
             if isinstance(rule, TSSLBP):
                 psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
                 on_surrogate = reference.in_warm_up(rule, rate, psp, layer.neurons["tau_s"])
-                warm_up = mean(on_surrogate.float().sum(), on_surrogate.numel()).item()
+                warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel()).item()
             activities[layer.name] = Activity(rate.item(), warm_up)
         return activities
 
