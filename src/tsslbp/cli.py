@@ -24,6 +24,7 @@ from . import (
     experiment,
     figures,
     inspection,
+    parallel,
     published,
     space,
     study_figures,
@@ -41,6 +42,7 @@ from .jobs import Cluster, Engine, Job, Local, cores
 from .jobs import run as run_jobs
 from .losses import predict
 from .network import Network
+from .parallel import Processes
 from .results import differences, flat, label, measures
 from .run import CHECKPOINTS, Run
 from .sweep import Outcome, Search, Sweep
@@ -194,37 +196,23 @@ def train(
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     changes = {"seed": seed, "epochs": epochs, "protocol": protocol, "precision": precision}
-    wanted = _changed(
-        experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
-    )
-    configure(device, wanted.precision, deterministic)
-    tracking.check(track or [])
-    folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
-    # Before the folder is made: what the user corrects now should not stand in the way then.
-    data_set = _check(wanted, data_dir)
-    run = _open_run(folder, wanted, resume, epochs)
-    if len(run.epochs()) >= run.experiment.epochs:
-        display.say(
-            f"{folder} has trained its {run.experiment.epochs} epochs; "
-            "a larger --epochs trains it further"
+    with parallel.join() as processes:
+        wanted = _changed(
+            experiment.with_settings(experiment.load_recipe(recipe), settings or []), changes
         )
-    _print_start(run, data_set)
-    training.keep_freed_memory()
-    images = _image_counts(run.experiment, data_set)["training"]
-    try:
-        with (
-            display.Display(run, images) as shown,
-            tracking.trackers(track or [], run, images, shown) as observer,
-        ):
-            training.fit(run, data_set, observer, device=device)
-    except Diverged as error:
-        kept = f"; {folder} keeps the last good checkpoint" if run.has_checkpoint("last") else ""
-        raise Diverged(f"{error}{kept}") from error
-    except KeyboardInterrupt:
-        display.complain("stopped", f"the same command with --resume continues the run in {folder}")
-        raise typer.Exit(130) from None
-    _print_results(run)
-    _draw(run, data_set)
+        device = processes.device(device)
+        configure(device, wanted.precision, deterministic)
+        tracking.check(track or [])
+        # Before the folder is made: what the user corrects now should not stand in the way then.
+        with processes.first_of_machine_first():
+            data_set = _check(wanted, data_dir)
+        training.keep_freed_memory()
+        if processes.is_first:
+            folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
+            run = _open_run(folder, wanted, resume, epochs)
+            _fit_and_report(run, data_set, device, processes, track or [])
+        else:
+            training.fit(None, data_set, device=device, processes=processes)
 
 
 @app.command()
@@ -746,6 +734,35 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
     return run.extended(epochs) if epochs else run
 
 
+def _fit_and_report(
+    run: Run, data_set: DataSet, device: str, processes: Processes, track: Sequence[str]
+) -> None:
+    if len(run.epochs()) >= run.experiment.epochs:
+        display.say(
+            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
+            "a larger --epochs trains it further"
+        )
+    _print_start(run, data_set, processes.count)
+    images = _image_counts(run.experiment, data_set)["training"]
+    try:
+        with (
+            display.Display(run, images) as shown,
+            tracking.trackers(track, run, images, shown) as observer,
+        ):
+            training.fit(run, data_set, observer, device=device, processes=processes)
+    except Diverged as error:
+        has_kept = run.has_checkpoint("last")
+        kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
+        raise Diverged(f"{error}{kept}") from error
+    except KeyboardInterrupt:
+        display.complain(
+            "stopped", f"the same command with --resume continues the run in {run.folder}"
+        )
+        raise typer.Exit(130) from None
+    _print_results(run)
+    _draw(run, data_set)
+
+
 def _input_shape(
     wanted: Experiment, input_shape: str | None, classes: int | None
 ) -> tuple[tuple[int, ...], int]:
@@ -790,13 +807,15 @@ def _image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _print_start(run: Run, data_set: DataSet) -> None:
+def _print_start(run: Run, data_set: DataSet, processes: int) -> None:
     counts = _image_counts(run.experiment, data_set)
     done = len(run.epochs())
     display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     display.say(f"images      {data_set.name}: {images}")
     display.print_note(data_set.note)
+    if processes > 1:
+        display.say(f"processes   {processes}")
     display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 

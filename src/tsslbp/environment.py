@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 
 
 def describe_environment() -> dict[str, Any]:
@@ -21,7 +22,7 @@ def describe_environment() -> dict[str, Any]:
 
     ``commit`` and ``dirty`` (whether tracked source files differ from it) are those of the
     checkout that this package is run from, None where it is installed otherwise. ``threads`` is
-    the number that PyTorch uses now.
+    the number that PyTorch uses now, ``processes`` that of the processes that train together.
     """
     commit, dirty = _source_state(Path(__file__).parent)
     return {
@@ -38,6 +39,7 @@ def describe_environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.get_world_size() if distributed.is_initialized() else 1,
         "command": _command_line(sys.argv),
     }
 

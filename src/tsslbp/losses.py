@@ -103,11 +103,14 @@ def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> T
 def softmax(psp: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the PSP summed over time, as logits; `psp` is ``[T, N, classes]``.
 
+    Of no images it is 0.
+
     Raises:
         InvalidInput: a label out of range.
     """
     _check(psp, labels)
-    return functional.cross_entropy(psp.sum(0), labels)
+    logits = psp.sum(0)
+    return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
 
 def _target(steps: int, pattern: Sequence[int], tau_s: float, target_filters: int) -> list[float]:

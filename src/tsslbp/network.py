@@ -14,7 +14,7 @@ from .description import LayerPlan, plan
 from .errors import InvalidInput, nearest
 from .layers import DROPOUT, Conv, Linear, SumPool
 from .neuron import reference
-from .neuron.reference import Trace
+from .neuron.reference import Mean, Trace
 from .rules import TSSLBP, Rule
 
 
@@ -48,13 +48,14 @@ class SpikingLayer(nn.Module):
         self.neurons = neurons  # tau_m, tau_s, threshold, rule, impl
         self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
 
-    def forward(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, time_steps: int | None = None, mean: Mean | None = None) -> Tensor:
         return neuron.layer(
             self._weighted(x),
             time_steps=time_steps,
             pool=self.pool,
             pool_scale=self.pool_scale,
             output_psp=self.output_psp,
+            mean=mean,
             **self.neurons,
         )
 
@@ -193,11 +194,12 @@ class Network(nn.Module):
         if low:
             self.spiking_layers[-1].current_dtype = torch.float32
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
+        """Return the output PSP; `mean` where `x` is a part of a batch, see `tsslbp.spikes`."""
         time_steps = self._check_input(x)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
-                x = layer(x, time_steps)
+                x = layer(x, time_steps, mean)
                 time_steps = None
             else:
                 x = layer(x)
@@ -218,19 +220,22 @@ class Network(nn.Module):
         }
 
     @torch.no_grad()
-    def activity(self, x: Tensor) -> dict[str, Activity]:
-        """Firing rate and share in warm-up of every layer, at about the cost of a forward pass."""
+    def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
+        """Firing rate and share in warm-up of every layer, at about the cost of a forward pass.
+
+        `mean` is that over all processes where `x` is a part of a batch, see `tsslbp.spikes`.
+        """
         activities = {}
         for layer, _, spikes in self._walk(x):
             rule, impl = layer.neurons["rule"], layer.neurons["impl"]
+            exact = torch.promote_types(spikes.dtype, torch.float32)
+            rate = mean(spikes.sum(dtype=exact), spikes.numel())
             warm_up = None
             if isinstance(rule, TSSLBP):
                 psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
-                on_surrogate = reference.in_warm_up(rule, spikes, psp, layer.neurons["tau_s"])
-                warm_up = on_surrogate.float().mean().item()
-            exact = torch.promote_types(spikes.dtype, torch.float32)
-            rate = spikes.mean(dtype=exact).item()
-            activities[layer.name] = Activity(rate, warm_up)
+                on_surrogate = reference.in_warm_up(rule, rate, psp, layer.neurons["tau_s"])
+                warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel()).item()
+            activities[layer.name] = Activity(rate.item(), warm_up)
         return activities
 
     @torch.no_grad()

@@ -22,6 +22,11 @@ IntraNeuron = Literal["recursive", "next-spike", "none"]
 class Rule:
     """Base of all learning rules."""
 
+    @property
+    def reads_rate(self) -> bool:
+        """Whether the gradient depends on the mean firing rate of the whole layer."""
+        return False
+
 
 @dataclass(frozen=True)
 class TSSLBP(Rule):
@@ -84,6 +89,10 @@ class TSSLBP(Rule):
                 "TSSLBP: surrogate_width must be positive and surrogate_clamp between 0 and 16, "
                 f"got {self.surrogate_width} and {self.surrogate_clamp}"
             )
+
+    @property
+    def reads_rate(self) -> bool:
+        return self.warm_up == "layer"
 
     @classmethod
     def published(cls, **changes: Any) -> TSSLBP:

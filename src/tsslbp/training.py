@@ -6,6 +6,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,7 @@ from .experiment import Experiment
 from .history import History, StepResult
 from .losses import Loss
 from .network import Network
+from .parallel import ALONE, Processes
 from .run import Run
 from .seeding import derive, generator
 
@@ -119,29 +121,33 @@ def train_step(
     *,
     gradient_clip: float = 1.0,
     weight_limit: float = 4.0,
+    processes: Processes = ALONE,
 ) -> StepResult:
     """Forward, loss, backward, clipping of the gradient's norm, update, clamp of the weights.
 
     Args:
+        loss_function: of the output PSP and the labels; the losses of the processes add up.
         images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``.
         labels: ``[N]`` int64.
         gradient_clip: bound of the gradient's norm over all weights.
         weight_limit: bound of every weight's magnitude after the update.
+        processes: each of which takes the step on its part of the batch; the result is the whole's.
 
     Raises:
         Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
     """
     weights: list[Tensor] = list(net.parameters())
     optimizer.zero_grad()
-    psp = net(images)
+    psp = processes.output(net, images)
     loss = loss_function(psp, labels)
     loss.backward()
     norm = clip_gradient(weights, gradient_clip)
-    result = StepResult(
-        loss.item(), int((losses.predict(psp.detach()) == labels).sum()), norm.item()
-    )
+    correct = (losses.predict(psp.detach()) == labels).sum()
+    loss, correct = processes.sum(loss, correct)
+    result = StepResult(loss.item(), int(correct), norm.item())
     if not result.finite:
-        raise Diverged(_explain(net, images, result))
+        where = processes.found(net.first_nonfinite(images))
+        raise Diverged(_explain(net, where, result))
     optimizer.step()
     clamp_weights(weights, weight_limit)
     return result
@@ -149,9 +155,13 @@ def train_step(
 
 @torch.no_grad()
 def evaluate(
-    net: Network, split: Split, mean: Sequence[float], std: Sequence[float]
+    net: Network,
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    processes: Processes = ALONE,
 ) -> list[float]:
-    """Accuracies of `net` on all images of a split, between 0 and 1.
+    """Accuracies of `net` on all images of a split, between 0 and 1, shared out to `processes`.
 
     Returns:
         ``[T]``: the accuracy if the output is read after the first step, after two, and so on; the
@@ -160,13 +170,15 @@ def evaluate(
     was_training = net.training
     net.eval()
     statistics = channel_statistics(split.images, mean, std)
-    correct = torch.zeros(net.time_steps, dtype=torch.int64, device=split.labels.device)
-    for start in range(0, len(split.labels), EVALUATION_BATCH):
+    images, labels = map(processes.part, split)
+    correct = torch.zeros(net.time_steps, dtype=torch.int64, device=labels.device)
+    for start in range(0, len(labels), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)
-        psp = net(normalised(split.images[part], *statistics))
+        psp = net(normalised(images[part], *statistics))
         for step in range(net.time_steps):
-            correct[step] += (losses.predict(psp[: step + 1]) == split.labels[part]).sum()
+            correct[step] += (losses.predict(psp[: step + 1]) == labels[part]).sum()
     net.train(was_training)
+    (correct,) = processes.sum(correct)
     return [count / len(split.labels) for count in correct.tolist()]
 
 
@@ -196,12 +208,13 @@ class Progress:
 
 
 def fit(
-    run: Run,
+    run: Run | None,
     data: DataSet,
     observer: Observer | None = None,
     *,
     impl: str = "auto",
     device: str = "cpu",
+    processes: Processes = ALONE,
 ) -> None:
     """Train a run's experiment to its end, from its checkpoint ``last`` where there is one.
 
@@ -211,21 +224,31 @@ def fit(
     (`device`, for which `tsslbp.device.configure` sets PyTorch up) that takes its
     ``deterministic``; dropout masks are drawn there.
 
+    Several `processes` (`tsslbp.parallel.join`) train as one would on the same batches, but for
+    rounding and other dropout masks. All of them call this with the same data; `run` is None for
+    all but the first, which alone reads and writes the folder.
+
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
         InvalidInput: the data do not fit the experiment.
         RunError: the run's folder cannot be read or written, or another process trains the run.
     """
-    with run.hold():
-        _Fit(run, data, observer, impl, device).train()
+    with run.hold() if run else nullcontext():
+        _Fit(run, data, observer, impl, device, processes).train()
 
 
 class _Fit:
     def __init__(
-        self, run: Run, data: DataSet, observer: Observer | None, impl: str, device: str
+        self,
+        run: Run | None,
+        data: DataSet,
+        observer: Observer | None,
+        impl: str,
+        device: str,
+        processes: Processes,
     ) -> None:
-        self.run, self.data, self.observer = run, data, observer
-        self.experiment = experiment = run.experiment
+        self.run, self.data, self.observer, self.processes = run, data, observer, processes
+        self.experiment = experiment = processes.broadcast(run.experiment if run else None)
         check_data(experiment, data)
         train, validation, test = splits(experiment, data)
         self.train_split, self.test = train.to(device), test.to(device)
@@ -238,12 +261,16 @@ class _Fit:
         if self.train_split.labels.is_cuda:
             self.net.set_precision(experiment.precision)
             parts = self.net, self.optimizer, self.loss, *self.train_split, experiment
-            self.on_device = DeviceSteps(*parts, capture=True)
+            if processes.count == 1:
+                self.on_device = DeviceSteps(*parts, capture=True)
         self.progress, self.history = Progress(), History()
         self.saved = 0.0  # seconds of the epoch at its last checkpoint
-        if run.has_checkpoint("last"):
-            self._restore()
-        run.truncate_epochs(self.progress.epochs)
+        has_begun = run is not None and run.has_checkpoint("last")
+        checkpoint = run.load_checkpoint("last") if run and has_begun else None
+        if (checkpoint := processes.broadcast(checkpoint)) is not None:
+            self._restore(*checkpoint)
+        if run:
+            run.truncate_epochs(self.progress.epochs)
 
     def train(self) -> None:
         try:
@@ -254,7 +281,8 @@ class _Fit:
                     self._train_epoch()
                 self._end_epoch()
         except Diverged:
-            self.run.save_steps(self.history.arrays())  # the evidence
+            if self.run:
+                self.run.save_steps(self.history.arrays())  # the evidence
             raise
 
     def _train_epoch(self) -> None:
@@ -266,39 +294,47 @@ class _Fit:
         clock = _Clock(progress.seconds)
         self.saved = clock.seconds()
         for step in range(progress.step, len(parts)):
-            images = self._images(epoch, step, parts[step])
-            labels = self.train_split.labels[parts[step]]
-            result = self._step(epoch, step, images, labels)
-            self._record(epoch, step, len(parts), len(labels), result)
+            result = self._step(epoch, step, parts[step])
+            self._record(epoch, step, len(parts), len(parts[step]), result)
             self._advance(step + 1, clock)
 
     def _images(self, epoch: int, step: int, chosen: Tensor) -> Tensor:
-        """Training images ``[N, C, H, W]``, augmented as the experiment says, and normalised."""
-        experiment, images = self.experiment, self.train_split.images[chosen]
+        """This process's images ``[N, C, H, W]`` of a batch, augmented and normalised."""
+        experiment, part = self.experiment, self.processes.part
+        images = self.train_split.images[part(chosen)]
         padding, flip = experiment.crop_padding, experiment.horizontal_flip
         if padding or flip:
             random = generator(experiment.seed, "augmentation", epoch, step)
-            placement = augment.draw(len(images), padding, flip, random)
-            images = augment.apply(images, placement, padding)
+            placement = augment.draw(len(chosen), padding, flip, random)
+            images = augment.apply(images, augment.Placement(*map(part, placement)), padding)
         return normalise(images, experiment.mean, experiment.std)
 
-    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor) -> StepResult:
-        experiment = self.experiment
+    def _part_of_loss(self, images: int) -> Loss:
+        """This process's part of the loss of a batch of so many `images`."""
+        if self.experiment.loss != "softmax":
+            return self.loss  # a sum over images
+        return lambda psp, labels: self.loss(psp, labels) * (len(labels) / images)
+
+    def _step(self, epoch: int, step: int, chosen: Tensor) -> StepResult:
+        experiment, processes = self.experiment, self.processes
+        images = self._images(epoch, step, chosen)
+        labels = self.train_split.labels[processes.part(chosen)]
         with torch.random.fork_rng(devices=[]):
-            mask_seed = derive(experiment.seed, "dropout", epoch, step)
+            mask_seed = derive(experiment.seed, processes.own("dropout"), epoch, step)
             try:
                 if step % ACTIVITY_EVERY == 0:
                     torch.manual_seed(mask_seed)
-                    self.history.add_activity(self.net.activity(images))
+                    self.history.add_activity(self.net.activity(images, processes.mean))
                 torch.manual_seed(mask_seed)
                 result = train_step(
                     self.net,
                     self.optimizer,
-                    self.loss,
+                    self._part_of_loss(len(chosen)),
                     images,
                     labels,
                     gradient_clip=experiment.gradient_clip,
                     weight_limit=experiment.weight_limit,
+                    processes=processes,
                 )
             except Diverged as error:
                 raise Diverged(f"epoch {epoch}, step {step + 1}: {error}") from error
@@ -371,25 +407,29 @@ class _Fit:
         patience = experiment.patience
         progress.finished = patience is not None and epoch - progress.best_epoch["test"] >= patience
         # The checkpoint last: a run killed before it repeats the epoch and drops the line.
-        self.run.append_epoch(record)
-        self.run.save_steps(steps)
+        if self.run:
+            self.run.append_epoch(record)
+            self.run.save_steps(steps)
         self._save("last")
         if self.observer:
             self.observer.on_epoch(record)
 
     def _device_memory(self) -> dict[str, int]:
-        if not self.on_device:
+        if not self.test.labels.is_cuda:
             return {}
         return {"device_peak_memory": torch.cuda.max_memory_allocated(self.test.labels.device)}
 
     def _accuracies(self, split: Split) -> list[float]:
-        return evaluate(self.net, split, self.experiment.mean, self.experiment.std)
+        statistics = self.experiment.mean, self.experiment.std
+        return evaluate(self.net, split, *statistics, self.processes)
 
     def _save(self, name: str) -> None:
         tensors = {f"weights.{key}": value for key, value in self.net.state_dict().items()}
         for key, value in tensors.items():
             if not torch.isfinite(value).all():
                 raise Diverged(f"{key} holds NaN or infinity; the last good checkpoint is kept")
+        if not self.run:
+            return
         state: dict[str, Any] = {
             "input_shape": self.input_shape,
             "classes": self.data.classes,
@@ -403,9 +443,8 @@ class _Fit:
                 tensors[f"history.{key}"] = torch.from_numpy(array)
         self.run.save_checkpoint(name, tensors, state)
 
-    def _restore(self) -> None:
-        tensors, state = self.run.load_checkpoint("last")
-        source = f"checkpoint 'last' of {self.run.folder}"
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        source = f"checkpoint 'last' of {self.run.folder if self.run else 'the first process'}"
         load_weights(self.net, tensors, source)
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer.", tensors).items():
@@ -493,8 +532,7 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def _explain(net: Network, images: Tensor, result: StepResult) -> str:
-    where = net.first_nonfinite(images)
+def _explain(net: Network, where: str | None, result: StepResult) -> str:
     if where is None:
         names = [name for name, weight in net.named_parameters() if _has_bad_gradient(weight)]
         where = f"the gradient of {names[-1]}" if names else "the loss function"

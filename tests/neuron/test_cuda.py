@@ -100,8 +100,17 @@ def hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_active", _Hopper())  # `reset_active` would look for a GPU
 
 
-def compiled(extent, k, rule: TSSLBP = TSSLBP(), real=torch.float32) -> list:  # noqa: B008
-    """The forward and the backward kernel as they are launched for a layer of such an extent."""
+def compiled(
+    extent,
+    k,
+    rule: TSSLBP = TSSLBP(),  # noqa: B008
+    real=torch.float32,
+    rate=torch.int64,
+) -> list:
+    """The forward and the backward kernel as they are launched for a layer of such an extent.
+
+    `rate` is the dtype of what says the layer's: a count, or the rate of several processes.
+    """
     from tsslbp.neuron import cuda
 
     count, windows = torch.int64, extent.neurons // k.pool**2
@@ -114,7 +123,7 @@ def compiled(extent, k, rule: TSSLBP = TSSLBP(), real=torch.float32) -> list:  #
     )
     saved = torch.promote_types(real, torch.float32)
     backward = cuda._tsslbp_kernel.warmup(
-        *(real, real, real, count, saved, *extent, extent.steps * extent.neurons),
+        *(real, real, real, rate, saved, *extent, extent.steps * extent.neurons),
         **{"k": k, "rule": rule, "grid": (1,)},
         **cuda._backward_settings(real.itemsize, extent),
         **cuda.LAUNCH,
@@ -151,6 +160,16 @@ def test_machine_code(hopper: None, name: str) -> None:
         if name in ("few steps", "image"):  # contiguous values move 16 bytes at once
             assert re.search(r"ld\.global[.\w:]*\.v4\.b32", code)
             assert re.search(r"st\.global[.\w:]*\.v4\.b32", code)
+
+
+@needs_compiler
+def test_the_rate_of_several_processes_compiles(hopper: None) -> None:
+    from tsslbp.neuron import cuda
+
+    k = cuda.Neuron(5.0, 3.0, 1.0, filter_input=True)
+    extent = cuda.Extent(5, 1 << 20)
+    _, kernel = compiled(extent, k, TSSLBP.published(), rate=torch.float64)
+    assert "div.rn.f64" in kernel.asm["ptx"]
 
 
 @needs_compiler

@@ -330,6 +330,28 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
 
+@pytest.mark.parametrize(("rate", "warm_up"), [(0.1, "always"), (0.1001, "never")])
+@pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif, neuron.layer])
+def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, impl: str) -> None:
+    """A rule by layer is told the rate, for the sum and number of the spikes that are here."""
+    told = []
+
+    def mean(total: Tensor, values: int) -> Tensor:
+        told.append((int(total), values))
+        return torch.full((), rate, dtype=torch.float64, device=DEVICE)
+
+    def run(**settings) -> tuple[Tensor, Tensor]:
+        return value_and_gradient(lambda x: operation(x, impl=impl, **settings), x, grad)
+
+    x, grad = currents(7, 40), currents(7, 40, seed=1)
+    shared = run(rule=TSSLBP.published(), mean=mean)
+    assert all(map(torch.equal, shared, run(rule=TSSLBP.published(warm_up=warm_up))))
+    current = tsslbp.psp(x, impl=impl) if operation is neuron.layer else x
+    assert told == [(int(tsslbp.spikes(current, impl=impl).sum()), 280)]
+    run(rule=TSSLBP(), mean=mean)
+    assert len(told) == 1  # a rule that does not need the rate does not ask
+
+
 def test_empty_batch(impl: str) -> None:
     x = torch.zeros(5, 0, 3, requires_grad=True, device=DEVICE)
     output = tsslbp.lif(x, impl=impl)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule
 from . import reference
+from .reference import Mean
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
@@ -59,6 +60,7 @@ def spikes(
     threshold: float = 1.0,
     rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
     impl: str = "auto",
+    mean: Mean | None = None,
 ) -> Tensor:
     """Spike train of leaky integrate-and-fire neurons.
 
@@ -76,6 +78,9 @@ def spikes(
             float64 on the CPU), ``"cuda"`` (fused kernels for float32, float64 and bfloat16 on a
             GPU; bfloat16 is computed with in float32; needs Triton) or ``"auto"`` (the fused
             kernels that take the input, otherwise the reference).
+        mean: where several processes share a batch, the mean over all of them of values whose sum
+            and number are given; for rules that read the firing rate of the whole layer. By default
+            `current` is all there is.
 
     Returns:
         Spikes ``[T, ...]``, 0 or 1, in the dtype of `current`.
@@ -90,7 +95,9 @@ def spikes(
     implementation = _implementation(impl, current, rule)
     return cast(
         Tensor,
-        implementation.spikes(current, float(tau_m), float(tau_s), float(threshold), rule),
+        implementation.spikes(
+            current, float(tau_m), float(tau_s), float(threshold), rule, _needed(mean, rule)
+        ),
     )
 
 
@@ -102,6 +109,7 @@ def lif(
     threshold: float = 1.0,
     rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
     impl: str = "auto",
+    mean: Mean | None = None,
 ) -> Tensor:
     """``psp(spikes(current))`` in one kernel: the PSP ``[T, ...]`` of a layer of neurons.
 
@@ -111,7 +119,10 @@ def lif(
     check_settings(tau_m, tau_s, threshold, rule)
     implementation = _implementation(impl, current, rule)
     return cast(
-        Tensor, implementation.lif(current, float(tau_m), float(tau_s), float(threshold), rule)
+        Tensor,
+        implementation.lif(
+            current, float(tau_m), float(tau_s), float(threshold), rule, _needed(mean, rule)
+        ),
     )
 
 
@@ -127,6 +138,7 @@ def layer(
     pool_scale: float = 1.0,
     output_psp: bool = False,
     impl: str = "auto",
+    mean: Mean | None = None,
 ) -> Tensor:
     """``spikes(psp(x))`` in one kernel, then sum pooling and a second `psp` where asked for.
 
@@ -137,7 +149,7 @@ def layer(
         x: ``[T, N, ...]``, or ``[N, ...]`` with `time_steps`: an input that is the same at every
             step, as the connection's result for a static image is.
         time_steps: number of steps T of a constant input.
-        tau_m, tau_s, threshold, rule, impl: as for `spikes`.
+        tau_m, tau_s, threshold, rule, impl, mean: as for `spikes`.
         pool: side of the pooling window; above 1, `x` ends in ``[C, H, W]``.
         pool_scale: factor on the sum over a window.
         output_psp: whether to return the PSP instead of spikes (or their sums).
@@ -169,8 +181,13 @@ def layer(
             pool,
             float(pool_scale),
             output_psp,
+            _needed(mean, rule),
         ),
     )
+
+
+def _needed(mean: Mean | None, rule: Rule) -> Mean | None:
+    return mean if rule.reads_rate else None
 
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:

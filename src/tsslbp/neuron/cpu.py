@@ -22,6 +22,7 @@ from .. import simd
 from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
 from ..rules import TSSLBP, Rule
 from . import reference
+from .reference import Mean
 from .tiles import (
     VECTORS,
     count,
@@ -392,31 +393,40 @@ class _Layer(Function):
     """`images` are worked on with channels last, as `Conv` stores them."""
 
     @staticmethod
-    def forward(x: Tensor, steps: int, static: bool, images: bool, rule: Rule, k: Constants) -> Any:
+    def forward(
+        x: Tensor,
+        steps: int,
+        static: bool,
+        images: bool,
+        rule: Rule,
+        k: Constants,
+        mean: Mean | None,
+    ) -> Any:
         shape = [steps, *(x.shape if static else x.shape[1:])]
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
         out = new_images(x, shape) if images else x.new_empty(shape)
-        return out, _forward(_last(x, images), _last(out, images), steps, static, k)
+        total = _forward(_last(x, images), _last(out, images), steps, static, k)
+        return out, mean(total, _values(x, steps, static)) if mean else total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, *ctx.form, ctx.rule, ctx.k = inputs  # form: steps, static, images
+        x, *ctx.form, ctx.rule, ctx.k, mean = inputs  # form: steps, static, images
         steps, static, _ = ctx.form
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
-        ctx.values = _values(x, steps, static)
+        ctx.values = 1 if mean else _values(x, steps, static)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
         k = ctx.k
-        if isinstance(ctx.rule, TSSLBP) and ctx.rule.warm_up == "layer":
+        if ctx.rule.reads_rate:
             rate = total.item() / max(ctx.values, 1)
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             k = k._replace(warm_up_psp=level)
-        return _Gradient.apply(x, grad_out, *ctx.form, k), None, None, None, None, None
+        return _Gradient.apply(x, grad_out, *ctx.form, k), *6 * (None,)
 
 
 class _Gradient(Function):
@@ -455,15 +465,29 @@ def psp(x: Tensor, tau_s: float) -> Tensor:
 
 
 @torch.compiler.disable
-def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+def spikes(
+    current: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    mean: Mean | None = None,
+) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule)
-    return _run(current, len(current), False, False, rule, k)
+    return _run(current, len(current), False, False, rule, k, mean)
 
 
 @torch.compiler.disable
-def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+def lif(
+    current: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    mean: Mean | None = None,
+) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule, output_psp=True)
-    return _run(current, len(current), False, False, rule, k)
+    return _run(current, len(current), False, False, rule, k, mean)
 
 
 @torch.compiler.disable
@@ -477,19 +501,28 @@ def layer(
     pool: int,
     pool_scale: float,
     output_psp: bool,
+    mean: Mean | None = None,
 ) -> Tensor:
     static, steps = time_steps > 0, time_steps or len(x)
     fused = pool > 1 and x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0
     if pool > 1 and not fused:
-        unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False)
+        unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False, mean)
         pooled = reference.sum_pool(unpooled, pool, pool_scale)
         return psp(pooled, tau_s) if output_psp else pooled
     images = x.ndim + static == 5
     pooling = (x.shape[-1], x.shape[-3], pool, pool_scale) if fused else ()
     k = _constants(x.dtype, tau_m, tau_s, threshold, rule, True, output_psp, *pooling)
-    return _run(x, steps, static, images, rule, k)
+    return _run(x, steps, static, images, rule, k, mean)
 
 
-def _run(x: Tensor, steps: int, static: bool, images: bool, rule: Rule, k: Constants) -> Tensor:
-    output, _ = _Layer.apply(x, steps, static, images, rule, k)
+def _run(
+    x: Tensor,
+    steps: int,
+    static: bool,
+    images: bool,
+    rule: Rule,
+    k: Constants,
+    mean: Mean | None,
+) -> Tensor:
+    output, _ = _Layer.apply(x, steps, static, images, rule, k, mean)
     return cast(Tensor, output)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..rules import TSSLBP, Rule
 from . import reference
+from .reference import Mean
 
 LAUNCH = {"enable_fp_fusion": False}  # a spike must not depend on how it was compiled
 MOST_UNROLLED = 30  # steps; a neuron's potentials in registers, its warm-up in bits of one word
@@ -296,13 +297,13 @@ def _tsslbp_kernel(
     x_ptr,  # [T, n], or [n] where it is static
     grad_ptr,  # [T, windows]
     out_ptr,  # of the shape of x
-    count_ptr,  # spikes of the layer, where its warm-up is by layer
+    count_ptr,  # spikes of the layer, where its warm-up is by layer (or its rate, see values)
     saved_ptr,  # [programs, segments, 3, L], where there is more than one segment
     steps,
     neurons,
     row,
     inner,
-    values,  # neurons times steps
+    values,  # neurons times steps (or 1)
     k: tl.constexpr,
     rule: tl.constexpr,
     STEPS: tl.constexpr,
@@ -450,9 +451,15 @@ def _forward(x: Tensor, extent: Extent, k: Neuron, counts: bool) -> tuple[Tensor
 
 
 def _backward(
-    x: Tensor, grad_out: Tensor, count: Tensor, extent: Extent, rule: Rule, k: Neuron
+    x: Tensor,
+    grad_out: Tensor,
+    count: Tensor,
+    values: int,
+    extent: Extent,
+    rule: Rule,
+    k: Neuron,
 ) -> Tensor:
-    """Return the gradient of the layer's input."""
+    """Return the gradient of the layer's input; ``count / values`` is the layer's rate."""
     grad_x = torch.empty_like(x)
     settings = _backward_settings(x.element_size(), extent)
     lanes = settings["LANES"]
@@ -463,7 +470,7 @@ def _backward(
     real = torch.promote_types(x.dtype, torch.float32)
     saved = torch.empty(size, dtype=real, device=x.device)
     arrays = x, grad_out, grad_x, count, saved
-    sizes = *extent, extent.steps * extent.neurons
+    sizes = *extent, values
     if programs:
         with torch.cuda.device_of(x):
             BACKWARD[type(rule)][programs,](*arrays, *sizes, k=k, rule=rule, **settings, **LAUNCH)
@@ -522,12 +529,14 @@ class _Psp(torch.autograd.Function):
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, extent: Extent, rule: Rule, k: Neuron) -> Any:
-        return _forward(x, extent, k, isinstance(rule, TSSLBP) and rule.warm_up == "layer")
+    def forward(x: Tensor, extent: Extent, rule: Rule, k: Neuron, mean: Mean | None) -> Any:
+        out, count = _forward(x, extent, k, rule.reads_rate)
+        return out, mean(count, extent.steps * extent.neurons) if mean else count
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.extent, ctx.rule, ctx.k = inputs
+        x, ctx.extent, ctx.rule, ctx.k, mean = inputs
+        ctx.values = 1 if mean else ctx.extent.steps * ctx.extent.neurons
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
@@ -535,8 +544,9 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, count = ctx.saved_tensors
-        grad_x = _Gradient.apply(x, grad_out.contiguous(), count, ctx.extent, ctx.rule, ctx.k)
-        return grad_x, None, None, None
+        arguments = count, ctx.values, ctx.extent, ctx.rule, ctx.k
+        grad_x = _Gradient.apply(x, grad_out.contiguous(), *arguments)
+        return grad_x, None, None, None, None
 
 
 class _Gradient(torch.autograd.Function):
@@ -544,9 +554,15 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, grad_out: Tensor, count: Tensor, extent: Extent, rule: Rule, k: Neuron
+        x: Tensor,
+        grad_out: Tensor,
+        count: Tensor,
+        values: int,
+        extent: Extent,
+        rule: Rule,
+        k: Neuron,
     ) -> Tensor:
-        return _backward(x, grad_out, count, extent, rule, k)
+        return _backward(x, grad_out, count, values, extent, rule, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -569,13 +585,27 @@ def psp(x: Tensor, tau_s: float) -> Tensor:
 
 
 @torch.compiler.disable
-def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
-    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold))
+def spikes(
+    current: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    mean: Mean | None = None,
+) -> Tensor:
+    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold), mean)
 
 
 @torch.compiler.disable
-def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
-    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold, output_psp=True))
+def lif(
+    current: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    mean: Mean | None = None,
+) -> Tensor:
+    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold, output_psp=True), mean)
 
 
 @torch.compiler.disable
@@ -589,6 +619,7 @@ def layer(
     pool: int,
     pool_scale: float,
     output_psp: bool,
+    mean: Mean | None = None,
 ) -> Tensor:
     fused = pool == 1 or (x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0)
     k = Neuron(
@@ -601,25 +632,28 @@ def layer(
         pool=pool if fused else 1,
         pool_scale=pool_scale if fused and pool > 1 else 1.0,
     )
-    output = _run(x, time_steps or len(x), rule, k)
+    output = _run(x, time_steps or len(x), rule, k, mean)
     if fused:
         return output
     pooled = reference.sum_pool(output, pool, pool_scale)
     return psp(pooled, tau_s) if output_psp else pooled
 
 
-def _run(x: Tensor, steps: int, rule: Rule, k: Neuron) -> Tensor:
+def _run(x: Tensor, steps: int, rule: Rule, k: Neuron, mean: Mean | None) -> Tensor:
     if _channels_last(x):
-        return _run_images(x.movedim(-3, -1), steps, rule, k, x.shape[-3]).movedim(-1, -3)
-    return _run_images(x[..., None], steps, rule, k, 1)[..., 0]
+        return _run_images(x.movedim(-3, -1), steps, rule, k, mean, x.shape[-3]).movedim(-1, -3)
+    return _run_images(x[..., None], steps, rule, k, mean, 1)[..., 0]
 
 
-def _run_images(x: Tensor, steps: int, rule: Rule, k: Neuron, channels: int) -> Tensor:
+def _run_images(
+    x: Tensor, steps: int, rule: Rule, k: Neuron, mean: Mean | None, channels: int
+) -> Tensor:
     """Run a layer on images ``[T, ..., H, W, channels]``, or ``[..., H, W, channels]``."""
     shape = [steps, *(x.shape if k.static else x.shape[1:])]
     neurons = math.prod(shape[1:])
     if k.pool > 1:
         shape[-3:-1] = shape[-3] // k.pool, shape[-2] // k.pool
     row = math.prod(shape[-2:]) if k.pool > 1 else 1
-    output, _ = _Layer.apply(x.contiguous(), Extent(steps, neurons, row, channels), rule, k)
+    extent = Extent(steps, neurons, row, channels)
+    output, _ = _Layer.apply(x.contiguous(), extent, rule, k, mean)
     return cast(Tensor, output.view(shape))

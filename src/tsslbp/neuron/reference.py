@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..rules import TSSLBP, Rule
 
+Mean = Callable[[Tensor, int], Tensor]  # over processes, of values with this sum and number here
+
 
 class Trace(NamedTuple):
     """What a layer of neurons did, each ``[T, ...]``."""
@@ -54,15 +56,29 @@ def simulate(current: Tensor, tau_m: float, tau_s: float, threshold: float) -> T
     return Trace(potentials, increments, spikes, psp(spikes, tau_s))
 
 
-def spikes(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+def spikes(
+    current: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    mean: Mean | None = None,
+) -> Tensor:
     """Spike train of `current`; backward, `rule` maps dL/ds to dL/d(current)."""
     function: Any = _Spikes.apply  # PyTorch leaves it untyped
-    return cast(Tensor, function(current, tau_m, tau_s, threshold, rule))
+    return cast(Tensor, function(current, tau_m, tau_s, threshold, rule, mean))
 
 
-def lif(current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule) -> Tensor:
+def lif(
+    current: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+    rule: Rule,
+    mean: Mean | None = None,
+) -> Tensor:
     """PSP of the spike train of `current`."""
-    return psp(spikes(current, tau_m, tau_s, threshold, rule), tau_s)
+    return psp(spikes(current, tau_m, tau_s, threshold, rule, mean), tau_s)
 
 
 def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
@@ -81,6 +97,7 @@ def layer(
     pool: int,
     pool_scale: float,
     output_psp: bool,
+    mean: Mean | None = None,
 ) -> Tensor:
     """Synaptic filter, spikes, then sum pooling and a second filter where they are asked for.
 
@@ -88,7 +105,7 @@ def layer(
     """
     if time_steps:
         x = x.expand(time_steps, *x.shape)
-    output = spikes(psp(x, tau_s), tau_m, tau_s, threshold, rule)
+    output = spikes(psp(x, tau_s), tau_m, tau_s, threshold, rule, mean)
     if pool > 1:
         output = sum_pool(output, pool, pool_scale)
     return psp(output, tau_s) if output_psp else output
@@ -97,13 +114,19 @@ def layer(
 class _Spikes(torch.autograd.Function):
     @staticmethod
     def forward(
-        current: Tensor, tau_m: float, tau_s: float, threshold: float, rule: Rule
+        current: Tensor,
+        tau_m: float,
+        tau_s: float,
+        threshold: float,
+        rule: Rule,
+        mean: Mean | None,
     ) -> Tensor:
         return simulate(current, tau_m, tau_s, threshold).spikes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        current, *ctx.constants, ctx.rule = inputs
+        current, *ctx.constants, ctx.rule, mean = inputs
+        ctx.rate = mean(output.sum(), output.numel()) if mean else None
         ctx.save_for_backward(current)
 
     @staticmethod
@@ -113,8 +136,9 @@ class _Spikes(torch.autograd.Function):
         tau_m, tau_s, threshold = ctx.constants
         trace = simulate(current, tau_m, tau_s, threshold)
         rule_backward = BACKWARD[type(ctx.rule)]
-        grad_current = rule_backward(ctx.rule, trace, grad_spikes, tau_m, tau_s, threshold)
-        return grad_current, None, None, None, None
+        rate = trace.spikes.mean() if ctx.rate is None else ctx.rate
+        grad_current = rule_backward(ctx.rule, trace, rate, grad_spikes, tau_m, tau_s, threshold)
+        return grad_current, None, None, None, None, None
 
 
 def surrogate(potential: Tensor, threshold: float, width: float, clamp: float) -> Tensor:
@@ -123,17 +147,26 @@ def surrogate(potential: Tensor, threshold: float, width: float, clamp: float) -
     return f / (width * (1 + f) ** 2)
 
 
-def in_warm_up(rule: TSSLBP, spikes: Tensor, psp: Tensor, tau_s: float) -> Tensor:
-    """Where `rule` replaces its gradient by the surrogate's, bool of the shape of `psp`."""
+def in_warm_up(rule: TSSLBP, rate: Tensor, psp: Tensor, tau_s: float) -> Tensor:
+    """Where `rule` replaces its gradient by the surrogate's, bool of the shape of `psp`.
+
+    `rate` is the layer's mean firing rate, a scalar, over the whole batch.
+    """
     if rule.warm_up == "neuron":
         return psp < rule.warm_up_psp / tau_s
     if rule.warm_up == "layer":
-        return (spikes.mean() <= rule.rate_threshold).expand_as(psp)
+        return (rate <= rule.rate_threshold).expand_as(psp)
     return torch.full_like(psp, rule.warm_up == "always", dtype=torch.bool)
 
 
 def tsslbp_backward(
-    rule: TSSLBP, trace: Trace, grad_spikes: Tensor, tau_m: float, tau_s: float, threshold: float
+    rule: TSSLBP,
+    trace: Trace,
+    rate: Tensor,
+    grad_spikes: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
 ) -> Tensor:
     """dL/d(current) by TSSL-BP; `grad_spikes` is G, dL/ds."""
     timing = torch.clamp(1 / trace.increment, rule.timing_min, rule.timing_max) * trace.spikes
@@ -144,7 +177,7 @@ def tsslbp_backward(
         gradient = _recursive(trace, timing, grad_spikes, tau_m)
     else:
         gradient = timing * grad_spikes
-    warm_up = in_warm_up(rule, trace.spikes, trace.psp, tau_s)
+    warm_up = in_warm_up(rule, rate, trace.psp, tau_s)
     return torch.where(warm_up, grad_spikes * slope, gradient)
 
 
