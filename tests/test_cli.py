@@ -388,7 +388,7 @@ def test_version_and_help(program: Program) -> None:
 
 
 def test_as_a_module() -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-m", "tsslbp", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "Usage: tsslbp" in result.stdout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import cli, published, results, trials
+from tsslbp import cli, display, published, results, trials
 from tsslbp.data import digits
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
@@ -142,14 +142,14 @@ def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
 def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the midst of a run, the same command continues that run."""
 
-    class Interrupting(cli.display.TrialsDisplay):
+    class Interrupting(display.TrialsDisplay):
         def running(self, jobs: object) -> None:
             if count_epochs(Path("out/validated-seed0")):
                 raise KeyboardInterrupt
 
     command = ("trials", "mine.toml", "--seeds", "1", "--epochs", "40", "--out", "out")
     with monkeypatch.context() as patch:
-        patch.setattr(cli.display, "TrialsDisplay", Interrupting)
+        patch.setattr(display, "TrialsDisplay", Interrupting)
         code, _, error = program(*command)
     assert code == 130
     assert "the same command goes on" in error

@@ -1,0 +1,82 @@
+"""The program: one function a verb. Errors are one line; `--traceback` shows where they come from.
+
+What it prints, and how, is `tsslbp.display`'s.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__, display
+from ..errors import Error
+from . import runs, studies
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+# The base of the errors in the command line; typer does not export it itself.
+UsageError: Any = typer.BadParameter.__base__
+
+VERBS = (
+    runs.train,
+    studies.trials,
+    studies.reproduce,
+    studies.sweep,
+    studies.report,
+    runs.evaluate,
+    runs.draw,
+    runs.recipes,
+    runs.info,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code: 2 for what the user can correct, in one line.
+
+    Args:
+        arguments: of the command line, by default those of this process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments = [argument for argument in given if argument != "--traceback"]
+    with warnings.catch_warnings():
+        warnings.showwarning = display.show_warning
+        try:
+            command = typer.main.get_command(app)
+            return command.main(arguments, "tsslbp", standalone_mode=False) or 0
+        except UsageError as error:
+            where = error.ctx.command_path if error.ctx else "tsslbp"
+            display.complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
+        except Error as error:
+            if arguments != given:
+                raise
+            display.complain("error", str(error))
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+    return 2
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Train deep spiking neural networks in few time steps with TSSL-BP.
+
+    Start with: tsslbp train digits
+
+    Add --traceback to a command to see where an error comes from.
+    """
+    if version:
+        print(f"tsslbp {__version__}")
+        raise typer.Exit
+
+
+for verb in VERBS:
+    app.command()(verb)

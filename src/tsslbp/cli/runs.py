@@ -1,0 +1,440 @@
+"""The verbs about one run: train, evaluate, draw, recipes, info."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from .. import (
+    data,
+    display,
+    experiment,
+    figures,
+    inspection,
+    parallel,
+    study_figures,
+    tracking,
+    training,
+)
+from ..data import DataSet
+from ..device import configure
+from ..errors import Diverged, InvalidInput, RunError, nearest
+from ..experiment import Experiment
+from ..losses import predict
+from ..network import Network
+from ..parallel import Processes
+from ..results import differences, flat, label, measures
+from ..run import CHECKPOINTS, Run
+from .options import (
+    DataDir,
+    Device,
+    Epochs,
+    Recipe,
+    Settings,
+    Track,
+    changed,
+    experiment_of,
+    image_counts,
+    load_checked,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def train(
+    recipe: Recipe,
+    settings: Settings = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
+    ] = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated",
+            help="Train on all training images, or hold some out to choose the epoch on.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run's folder, by default runs/RECIPE-seedN."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
+    ] = False,
+    device: Device = "cpu",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|tf32|bf16", help="Of matrix products; the last two need a GPU."
+        ),
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
+    ] = False,
+    track: Track = None,
+) -> None:
+    """Train a network by a recipe, into a run's folder.
+
+    \b
+    Examples:
+      tsslbp train digits
+      tsslbp train mnist --epochs 5 --seed 1 --resume
+      tsslbp train mnist --set learning_rate=0.001 --set rule.warm_up=always
+      tsslbp train mine.toml --out runs/first
+      torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
+
+    `tsslbp info RECIPE` shows the keys of a recipe, and their values.
+    """  # noqa: D301 (\b is the character after which lines stay as they are)
+    changes = {"seed": seed, "epochs": epochs, "protocol": protocol, "precision": precision}
+    with parallel.join() as processes:
+        wanted = experiment_of(recipe, settings, changes)
+        device = processes.device(device)
+        configure(device, wanted.precision, deterministic)
+        tracking.check(track or [])
+        # Before the folder is made: what the user corrects now should not stand in the way then.
+        with processes.first_of_machine_first():
+            data_set = load_checked(wanted, data_dir)
+        training.keep_freed_memory()
+        if processes.is_first:
+            folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
+            run = _open_run(folder, wanted, resume, epochs)
+            _fit_and_report(run, data_set, device, processes, track or [])
+        else:
+            training.fit(None, data_set, device=device, processes=processes)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Measure the accuracies of a run again.
+
+    All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
+    epoch chosen on validation images, and of the best test epoch.
+    """
+    run = Run.open(folder)
+    if not any(run.has_checkpoint(name) for name in CHECKPOINTS):
+        raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
+    data_set = data.load(run.experiment.data, data_dir)
+    rows = {}
+    with display.console.status("measuring"):
+        for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
+            rows[name] = _measure(run, name, data_set)
+    display.print_accuracies(rows)
+
+
+def draw(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    image: Annotated[
+        int, typer.Option(metavar="N", help="Test image to follow through the network, from 0.")
+    ] = 0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(CHECKPOINTS),
+            help="Weights to look at, by default those chosen on validation images, or the last.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw what a run has learned into its folder, as figures/*.svg.
+
+    How training accuracy, firing rates and warm-up went (training, layers), which test classes are
+    taken for which (confusion), the spikes and membrane potentials that a test image causes
+    (image-N), and the weights, with their gradients on a batch of training images (histograms).
+    """
+    run = Run.open(folder)
+    _require_matplotlib()
+    name = checkpoint or training.default_checkpoint(run)
+    net = training.load(folder, name)
+    data_set = data.load(run.experiment.data, data_dir)
+    if not 0 <= image < len(data_set.test_labels):
+        last = len(data_set.test_labels) - 1
+        raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
+    epoch = _epoch(run.load_checkpoint(name)[1])
+    run_name = folder.resolve().name
+    with display.console.status("drawing"):
+        of_run = _figures_of_run(run)
+        of_net = _figures_of_network(run, net, data_set, image)
+        for figure in of_run.values():
+            study_figures.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+        for figure in of_net.values():
+            heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
+            study_figures.annotate(figure, heading.strip())
+        _save_figures(folder / "figures", of_run | of_net)
+
+
+def recipes() -> None:
+    """List the shipped recipes and what each promises."""
+    for name in experiment.recipe_names():
+        one = experiment.load_recipe(name)
+        display.say(display.folded(f"{name}  {one.network}, T = {one.time_steps}"), "bold")
+        for line in one.description.strip().splitlines():
+            display.say(display.folded(line, "  "))
+        display.say()
+    display.say("tsslbp info RECIPE shows all settings of a recipe.")
+
+
+def info(
+    network: Annotated[
+        str,
+        typer.Argument(metavar="NETWORK", help="Such as 15C5-P2-40C5-P2-300, or a recipe's name."),
+    ],
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CxHxW",
+            help="Channels, height and width of the images, by default 1x28x28 or the recipe's.",
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Neurons of the output layer, by default 10 or the data's."
+        ),
+    ] = None,
+    time_steps: Annotated[int | None, typer.Option(metavar="T", help="Time steps.")] = None,
+    padding: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="Of the convolutions, such as 1, or 1,0 for each."),
+    ] = None,
+) -> None:
+    """Print a network's layers, shapes and parameters.
+
+    A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
+    5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
+    implied. For a recipe this prints its settings as well.
+    """
+    is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
+    base = experiment.load_recipe(network) if is_recipe else Experiment("mnist", network)
+    pads = None if padding is None else _integers("--padding", padding, ",")
+    wanted = changed(base, {"time_steps": time_steps, "padding": pads})
+    shape, outputs = _input_shape(wanted, input_shape, classes)
+    try:
+        net = training.build_network(wanted, shape, outputs)
+    except InvalidInput as error:
+        hint = "" if is_recipe else nearest(network, experiment.recipe_names())
+        if network[:1].isalpha() and not is_recipe:
+            hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
+        raise InvalidInput(f"{error}{hint}") from error
+    display.say(repr(net))
+    if is_recipe:
+        table = wanted.to_table()
+        display.say(f"\n{table.pop('description').strip()}\n")
+        for key, value in flat(table).items():
+            display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+
+
+def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
+    """Make the run, or open it again where `resume` finds one of the same settings.
+
+    A run that is opened again keeps its number of epochs unless `epochs` says another.
+    """
+    if not (folder / "config.toml").exists():
+        return Run.create(folder, wanted)
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already: continue it with --resume, or give another --out"
+        )
+    run = Run.open(folder)
+    other = differences(run.experiment, wanted, ("epochs", "description"))
+    if other:
+        raise RunError(
+            f"{folder} holds a run of other settings ({'; '.join(other)}): ask for the same, "
+            "or give another --out"
+        )
+    run.record_resume()
+    return run.extended(epochs) if epochs else run
+
+
+def _fit_and_report(
+    run: Run, data_set: DataSet, device: str, processes: Processes, track: Sequence[str]
+) -> None:
+    if len(run.epochs()) >= run.experiment.epochs:
+        display.say(
+            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
+            "a larger --epochs trains it further"
+        )
+    _print_start(run, data_set, processes.count)
+    images = image_counts(run.experiment, data_set)["training"]
+    try:
+        with (
+            display.Display(run, images) as shown,
+            tracking.trackers(track, run, images, shown) as observer,
+        ):
+            training.fit(run, data_set, observer, device=device, processes=processes)
+    except Diverged as error:
+        has_kept = run.has_checkpoint("last")
+        kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
+        raise Diverged(f"{error}{kept}") from error
+    except KeyboardInterrupt:
+        display.complain(
+            "stopped", f"the same command with --resume continues the run in {run.folder}"
+        )
+        raise typer.Exit(130) from None
+    _print_results(run)
+    _draw(run, data_set)
+
+
+def _input_shape(
+    wanted: Experiment, input_shape: str | None, classes: int | None
+) -> tuple[tuple[int, ...], int]:
+    """Shape of the images and number of classes, of the data where they are not given."""
+    given = tuple(_integers("--input-shape", input_shape, "x")) if input_shape else None
+    if wanted.data in data.SHAPES:
+        return given or data.SHAPES[wanted.data], classes or data.CLASSES
+    if given and classes:
+        return given, classes
+    data_set = data.load(wanted.data)
+    return given or tuple(data_set.train_images.shape[1:]), classes or data_set.classes
+
+
+def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
+    """Accuracies of a checkpoint, with the keys of an epoch's record."""
+    net = training.load(run.folder, name)
+    _, state = run.load_checkpoint(name)
+    _, validation, test = training.splits(run.experiment, data_set)
+    record: dict[str, Any] = {"epoch": _epoch(state)}
+    for split_name, split in (("validation", validation), ("test", test)):
+        if split is not None:
+            record[f"{split_name}_accuracy"] = training.evaluate(
+                net, split, run.experiment.mean, run.experiment.std
+            )[-1]
+    return record | ({"note": data_set.note} if data_set.note else {})
+
+
+def _epoch(state: Mapping[str, Any]) -> int | str:
+    """How far a checkpoint was trained; with the steps of an epoch that was broken off."""
+    epoch: int = state["epoch"]
+    steps = state.get("progress", {}).get("step", 0)
+    return f"{epoch} + {steps} steps" if steps else epoch
+
+
+def _print_start(run: Run, data_set: DataSet, processes: int) -> None:
+    counts = image_counts(run.experiment, data_set)
+    done = len(run.epochs())
+    display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
+    images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    display.say(f"images      {data_set.name}: {images}")
+    display.print_note(data_set.note)
+    if processes > 1:
+        display.say(f"processes   {processes}")
+    display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
+
+
+def _print_results(run: Run) -> None:
+    epochs = run.epochs()
+    if not epochs:
+        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
+    display.say()
+    display.print_accuracies(measures(epochs))
+    display.say(f"\ntraining time {display.duration(sum(record['seconds'] for record in epochs))}")
+
+
+def _draw(run: Run, data_set: DataSet) -> None:
+    """Draw a test image's spikes and the training curve into the run's folder."""
+    net = training.load(run.folder)
+    image = data_set.test_images[:1]
+    pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
+    path = run.folder / "picture.png"
+    try:
+        figure = figures.run_picture(
+            image[0].numpy(),
+            int(data_set.test_labels[0]),
+            int(predict(net(pixels).detach())),
+            {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
+            run.epochs(),
+        )
+        figure.savefig(path, dpi=120)
+    except ImportError:
+        display.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        display.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+    else:
+        display.say(f"picture in {path}")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InvalidInput(
+            "figures need matplotlib, which is missing: pip install 'tsslbp[figures]'"
+        ) from None
+
+
+def _figures_of_run(run: Run) -> dict[str, Figure]:
+    """Figures of the run's records, by name; of an epoch that was broken off there are none."""
+    drawn: dict[str, Figure] = {}
+    if steps := run.steps():
+        accuracies = steps["correct"] / steps["images"]
+        name = f"{label(run.experiment)}, seed {run.experiment.seed}"
+        curve = np.arange(1, len(accuracies) + 1), accuracies
+        drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
+        drawn["training"] = study_figures.training_curves({name: curve}, {name: drops})
+    if epochs := run.epochs():
+        drawn["layers"] = study_figures.layers_over_training(epochs)
+    return drawn
+
+
+def _figures_of_network(
+    run: Run, net: Network, data_set: DataSet, number: int
+) -> dict[str, Figure]:
+    """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
+    wanted = run.experiment
+    train, _, test = training.splits(wanted, data_set)
+    matrix = inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
+    batch = slice(wanted.batch_size)
+    gradients = inspection.gradients(
+        net,
+        training.build_loss(wanted),
+        data.normalise(train.images[batch], wanted.mean, wanted.std),
+        train.labels[batch],
+    )
+    image = test.images[number : number + 1]
+    pixels = data.normalise(image, wanted.mean, wanted.std)
+    traces = net.trace(pixels)
+    return {
+        "confusion": study_figures.confusion(matrix.numpy()),
+        f"image-{number}": study_figures.image_trace(
+            image[0].numpy(),
+            int(test.labels[number]),
+            int(predict(net(pixels).detach())),
+            {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
+            {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
+            wanted.threshold,
+        ),
+        "histograms": study_figures.histograms(
+            {name: one.numpy() for name, one in inspection.weights(net).items()},
+            {name: one.numpy() for name, one in gradients.items()},
+        ),
+    }
+
+
+def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, figure in drawn.items():
+            study_figures.save_svg(figure, folder / f"{name}.svg", name)
+    except OSError as error:
+        raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
+    display.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")
+
+
+def _integers(name: str, text: str, separator: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(separator)]
+    except ValueError:
+        raise InvalidInput(
+            f"{name} must be whole numbers joined by {separator!r}, got {text!r}"
+        ) from None

@@ -1,0 +1,402 @@
+"""The verbs about many runs: trials, reproduce, sweep, report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from .. import data, display, experiment, published, space, tracking, training
+from .. import report as reports
+from .. import trials as study
+from ..data import DataSet
+from ..device import gpus
+from ..errors import InvalidInput, RunError
+from ..experiment import Experiment
+from ..jobs import Cluster, Engine, Job, Local, cores
+from ..jobs import run as run_jobs
+from ..sweep import Outcome, Search, Sweep
+from ..trials import Trial
+from .options import (
+    DataDir,
+    Device,
+    Epochs,
+    Recipe,
+    Settings,
+    Track,
+    experiment_of,
+    image_counts,
+    load_checked,
+)
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Runs at once; by default one a core or GPU, on a cluster all.",
+    ),
+]
+ClusterKind = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="slurm|local",
+        help="Run as jobs of a cluster, through submitit; local tries that on this machine.",
+    ),
+]
+ClusterSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cluster-set",
+        metavar="KEY=VALUE",
+        help="Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
+    ),
+]
+
+
+def trials(
+    recipe: Recipe,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each kind.")] = 5,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated|both", help="As for train; by default the recipe's."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the runs, by default runs/RECIPE-trials."),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+    track: Track = None,
+) -> None:
+    """Train one recipe with several seeds, many runs at a time.
+
+    \b
+    Examples:
+      tsslbp trials digits --seeds 5
+      tsslbp trials mnist --protocol both --out runs/mnist
+      tsslbp trials cifar10-cnn1 --cluster slurm --cluster-set slurm_partition=gpu
+
+    Each run has a folder and a log of its own. The same command goes on where it was interrupted,
+    and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
+    """  # noqa: D301
+    wanted = experiment_of(recipe, settings, {"epochs": epochs})
+    folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
+    options = _train_options(data_dir, device, track)
+    load_checked(wanted, data_dir)
+    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
+    engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
+    if failed := _run_trials(planned, engine, options):
+        raise RunError(failed)
+
+
+def reproduce(
+    table: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TABLE]",
+            help="Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")] = 5,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="published|validated|both", help="As for train; by default the recipes'."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of runs and report, by default runs/reproduce."),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+    track: Track = None,
+) -> None:
+    """Reproduce a published table: the trials of its recipes, then the report.
+
+    First it says what that will cost on this machine, from a few training steps. Interrupted, the
+    same command goes on.
+    """
+    options = _train_options(data_dir, device, track)
+    rows = published.find(table)
+    names = dict.fromkeys(name for row in rows for name in row.recipes)
+    for row in rows:
+        if not row.recipes:
+            display.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
+    folder = out or Path("runs") / "reproduce"
+    planned: dict[str, list[Trial]] = {}
+    data_sets = {}
+    for name in names:
+        wanted = experiment_of(name, settings, {"epochs": epochs})
+        data_sets[name] = load_checked(wanted, data_dir)
+        planned[name] = study.plan(wanted, seeds, _protocols(protocol, wanted), folder / name)
+    every = [trial for trials in planned.values() for trial in trials]
+    engine = _engine(len(every), workers, cluster, cluster_settings, device, folder)
+    with display.console.status("measuring what it will cost"):
+        costs = {
+            name: [study.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
+            * len(study.missing(trials))
+            for name, trials in planned.items()
+        }
+    display.print_costs(costs, engine.workers)
+    failed = _run_trials(every, engine, options)
+    report([folder], folder / "report.html")
+    if failed:
+        raise RunError(failed)
+
+
+def sweep(
+    recipe: Recipe,
+    space_name: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            metavar="SPACE",
+            help=f"What to search: {' or '.join(space.space_names())}, or a .toml file.",
+        ),
+    ],
+    trials: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trials in all; by default as the space says."),
+    ] = None,
+    settings: Settings = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the trials and of the search.")
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(metavar="validation|test", help="Accuracy to search for; test flatters."),
+    ] = "validation",
+    sampler: Annotated[
+        str, typer.Option(metavar="gp|tpe|random", help="How to choose what to try.")
+    ] = "gp",
+    pruner: Annotated[
+        str, typer.Option(metavar="none|median|halving", help="How to give up bad trials early.")
+    ] = "none",
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the trials, by default runs/RECIPE-sweep."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TSSLBP_STORAGE",
+            metavar="URL|FILE",
+            help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Trials at once; one: the sweep repeats exactly."),
+    ] = 1,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+) -> None:
+    """Search good settings of a recipe, by Bayesian optimisation.
+
+    \b
+    Examples:
+      tsslbp sweep digits --space digits
+      tsslbp sweep mnist --space mine.toml --trials 50 --pruner median --workers 4
+      tsslbp sweep mnist --space published --objective test
+
+    The same command goes on with a sweep, or joins it from another process; more --trials take it
+    further. Each trial is a run in a folder of its own.
+    """  # noqa: D301
+    wanted = experiment_of(recipe, settings, {"seed": seed})
+    searched = space.load_space(space_name)
+    count = trials or searched.trials
+    if count is None:
+        raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
+    folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
+    planned = Sweep(wanted, searched, count, folder, objective, sampler, pruner, storage)
+    data_set = data.load(wanted.data, data_dir)
+    planned.check(data_set, device)
+    search = Search(planned)
+    _print_caution(planned, wanted)
+    if workers == 1 and not cluster:
+        _work(search, data_set, device)
+    else:
+        engine = _engine(count, workers, cluster, cluster_settings, device, folder)
+        command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
+        _run_workers(search, engine, [*command, *_train_options(data_dir, device, None)])
+    _print_sweep(search.outcomes(), planned, recipe, settings or [])
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Folders of runs, or folders of those.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
+    ] = Path("report.html"),
+) -> None:
+    """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
+
+    Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
+    the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
+    """
+    with display.console.status("reading the records"):
+        problems = reports.write(runs, out)
+    for problem in problems:
+        display.complain("skipped", problem)
+    display.say(f"report in {out} and {out.with_suffix('.md')}")
+
+
+def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
+    known: tuple[experiment.Protocol, ...] = get_args(experiment.Protocol)
+    if name is None:
+        return [wanted.protocol]
+    if name not in (*known, "both"):
+        raise InvalidInput(f"--protocol must be one of {', '.join(known)} or both, got {name!r}")
+    return [one for one in known if name in (one, "both")]
+
+
+def _engine(
+    jobs: int,
+    workers: int | None,
+    cluster: str | None,
+    cluster_settings: Sequence[str] | None,
+    device: str,
+    folder: Path,
+) -> Engine:
+    """Where at most so many jobs shall run, by the options of the command line."""
+    if cluster:
+        pairs = (setting.partition("=") for setting in cluster_settings or ())
+        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
+        return Cluster(workers or jobs, folder / ".cluster", cluster, values)
+    if cluster_settings:
+        raise InvalidInput("--cluster-set needs --cluster")
+    devices = gpus() if device == "cuda" else []
+    return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
+
+
+def _train_options(data_dir: Path | None, device: str, track: Sequence[str] | None) -> list[str]:
+    """Options that a command hands on to the trainings that it starts."""
+    tracking.check(track or [])
+    options = ["--data-dir", str(data_dir)] if data_dir else []
+    options += ["--device", device] if device != "cpu" else []
+    return options + [part for name in track or [] for part in ("--track", name)]
+
+
+def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> str:
+    """Make the runs that are not finished yet, and print what all have reached.
+
+    Returns:
+        A line about those that failed, or "".
+    """
+    missing = study.missing(planned)
+    display.say(
+        f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
+        f"{engine.workers} at a time, {engine.threads} threads each"
+    )
+    try:
+        with display.TrialsDisplay(missing) as watch:
+            failures = run_jobs([trial.job(options) for trial in missing], engine, watch)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command goes on with the runs")
+        raise typer.Exit(130) from None
+    display.print_trials([done for trial in planned if (done := trial.result())])
+    if not failures:
+        return ""
+    what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    return (
+        f"{len(failures)} of {len(planned)} runs failed ({what}); each has a log beside its folder"
+    )
+
+
+def _print_caution(planned: Sweep, recipe: Experiment) -> None:
+    """Say what the objective means, where it is not the recipe's own way."""
+    if planned.objective == "test":
+        display.complain(
+            "caution",
+            "the settings are chosen on test images, as the published protocol does: the best "
+            "trial's accuracy flatters, and is no estimate of what the settings do on other images",
+        )
+    elif recipe.protocol == "published":
+        count = planned.experiment.validation_images
+        display.say(f"note        {count:,} training images are held out to judge the trials on")
+
+
+def _work(search: Search, data_set: DataSet, device: str) -> None:
+    counts = image_counts(search.sweep.experiment, data_set)
+    watch = display.SweepDisplay(search.sweep.objective, counts["training"])
+    training.keep_freed_memory()
+    try:
+        search.work(data_set, watch, device)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command continues the sweep")
+        raise typer.Exit(130) from None
+
+
+def _sweep_options(planned: Sweep, given: Sequence[str]) -> list[str]:
+    """Options with which another process joins a sweep; its storage is in the environment."""
+    options = {
+        "--trials": planned.trials,
+        "--seed": planned.experiment.seed,
+        "--objective": planned.objective,
+        "--sampler": planned.sampler,
+        "--pruner": planned.pruner,
+        "--out": planned.folder,
+        "--workers": 1,
+    }
+    pairs = [*options.items(), *(("--set", setting) for setting in given)]
+    return [str(part) for pair in pairs for part in pair]
+
+
+def _run_workers(search: Search, engine: Engine, command: Sequence[str]) -> None:
+    """Make the trials in several processes; each is the same command with one worker."""
+    if storage := search.sweep.storage:
+        os.environ["TSSLBP_STORAGE"] = storage  # not an argument, which may be seen and recorded
+    folder, count = search.folder, min(engine.workers, search.sweep.trials)
+    names = [f"worker-{number}" for number in range(count)]
+    jobs = [Job(name, tuple(command), folder / f"{name}.log") for name in names]
+    display.say(f"{count} trials at a time, {engine.threads} threads each")
+    try:
+        with display.WorkersDisplay(search) as watch:
+            run_jobs(jobs, engine, watch)
+    except KeyboardInterrupt:
+        display.complain("stopped", "the same command continues the sweep")
+        raise typer.Exit(130) from None
+
+
+def _print_sweep(
+    outcomes: Sequence[Outcome], planned: Sweep, recipe: str, given: Sequence[str]
+) -> None:
+    display.say()
+    display.print_sweep(outcomes, planned.objective)
+    ended = [outcome for outcome in outcomes if outcome.state != "running"]
+    if len(ended) < planned.trials:
+        display.say(
+            f"{len(ended)} of {planned.trials} trials have ended; where no process makes the "
+            "others any more, the same command does"
+        )
+    if not ended or ended[0].state != "finished":
+        why = ended[0].reason or ended[0].state if ended else "none has ended"
+        raise RunError(f"no trial of {planned.folder} has finished: {why}")
+    best = ended[0]
+    words = ["tsslbp", "train", recipe]
+    for setting in [*given, *space.settings(best.values)]:
+        words += ["--set", setting]
+    words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
+    display.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")
