@@ -136,6 +136,7 @@ def train(
       tsslbp train mnist --epochs 5 --seed 1 --resume
       tsslbp train mnist --set learning_rate=0.001 --set rule.warm_up=always
       tsslbp train mine.toml --out runs/first
+      torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
 
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)

@@ -125,6 +125,11 @@ class Processes:
             self._replica.register_comm_hook(None, lambda _, bucket: _summed(bucket.buffer()))
         return cast(Tensor, self._replica(images, self.mean))
 
+    def part_company(self) -> None:
+        """End the group; nothing that needs the others can be called any more."""
+        self._replica = None
+        distributed.destroy_process_group()
+
 
 ALONE = Processes()
 
@@ -146,19 +151,24 @@ def join() -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
+    # Its default arguments would keep the group whole if there were one already, and the group's
+    # threads, where they outlive Python, now and then abort the process.
+    from torch.distributed.nn import functional  # noqa: F401
+
     store, rank, _ = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+    processes = Processes(rank, count, int(os.environ["LOCAL_RANK"]))
     try:
         with warnings.catch_warnings():
             # Of weights with one input channel, whose stride means nothing.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-            yield Processes(rank, count, int(os.environ["LOCAL_RANK"]))
+            yield processes
     except BaseException:
         if not _tells(store, rank):
             raise SystemExit(2) from None
         raise
-    distributed.destroy_process_group()
+    processes.part_company()
 
 
 def _tells(store: Any, rank: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -244,6 +245,7 @@ class _Fit:
         self.run, self.data, self.observer, self.processes = run, data, observer, processes
         self.experiment = experiment = processes.broadcast(run.experiment if run else None)
         check_data(experiment, data)
+        _check_same(data, processes)
         train, validation, test = splits(experiment, data)
         self.train_split, self.test = train.to(device), test.to(device)
         self.validation = validation.to(device) if validation else None
@@ -554,6 +556,16 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
         raise InvalidInput(
             f"validation_images must be between 1 and {len(data.train_labels) - 1} for "
             f"{data.name}, got {experiment.validation_images}"
+        )
+
+
+def _check_same(data: DataSet, processes: Processes) -> None:
+    """Raise `InvalidInput` where a process has other data than the first; labels tell it."""
+    labels = data.train_labels, data.test_labels
+    here = (data.train_images.shape, *(zlib.crc32(part.numpy().tobytes()) for part in labels))
+    if here != processes.broadcast(here):
+        raise InvalidInput(
+            f"process {processes.rank} has other data than the first under the name {data.name}"
         )
 
 
