@@ -229,6 +229,16 @@ def test_parts_make_up_the_batch() -> None:
     assert len({Processes(rank, 3).own("dropout") for rank in range(3)}) == 3
 
 
+def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process's experiment comes, then what tells its data."""
+    first = iter([FIVE_STEPS, (toy().train_images.shape, 1, 2)])
+    monkeypatch.setattr(Processes, "broadcast", lambda self, value: next(first))
+    with pytest.raises(
+        InvalidInput, match="process 1 has other data than the first under the name"
+    ):
+        training.fit(None, toy(), processes=Processes(1, 2))
+
+
 def test_gpus_are_taken_in_the_order_of_the_processes() -> None:
     assert ALONE.device("cuda:3") == "cuda:3"
     assert Processes(5, 8, local_rank=1).device("cuda") == "cuda:1"

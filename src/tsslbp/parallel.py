@@ -151,9 +151,9 @@ def join() -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
-    # Before there is a group, which its default arguments would otherwise keep: threads that outlive
-    # Python now and then abort the process.
-    import torch.distributed.nn.functional
+    # Its default arguments would keep the group whole if there were one already, and the group's
+    # threads, where they outlive Python, now and then abort the process.
+    from torch.distributed.nn import functional  # noqa: F401
 
     store, rank, _ = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
