@@ -9,7 +9,9 @@ from tsslbp.experiment import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-RUNS = sorted(path.parent.name for path in RESULTS.glob("*/metrics.jsonl"))
+RUNS = sorted(
+    path.parent.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("metrics.jsonl")
+)
 
 
 def epochs(name: str) -> list[dict]:
@@ -26,7 +28,7 @@ def test_record(name: str) -> None:
     assert len(records) == experiment.epochs or experiment.patience is not None
     environment = json.loads((RESULTS / name / "environment.json").read_text())
     assert environment["dirty"] is False
-    assert f"`{name}/`" in (RESULTS / "README.md").read_text()
+    assert f"`{name.partition('/')[0]}/`" in (RESULTS / "README.md").read_text()
 
 
 def test_readme_says_what_the_records_say() -> None:

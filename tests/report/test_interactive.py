@@ -48,8 +48,23 @@ def test_axes_of_parallel_coordinates() -> None:
 def test_an_axis_of_many_numbers_has_round_ticks() -> None:
     trials = [{"rate": rate} for rate in np.geomspace(1e-4, 1e-2, 40).tolist()]
     (trace,) = interactive.parallel_coordinates(trials, [0.5] * 40)["data"]
-    assert trace["dimensions"][0]["ticktext"] == ["0.0001", "0.001", "0.01"]
+    texts = ["0.0001", "0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01"]
+    assert trace["dimensions"][0]["ticktext"] == texts
     assert len(trace["dimensions"][0]["values"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("rates", "texts"),
+    [
+        ([0.0003, 0.03, 0.002], ["0.0003", "0.002", "0.03"]),
+        ([0.001872, 0.002, 0.00186, 0.03], ["0.002", "0.005", "0.01", "0.02"]),
+        ([1.5e-7, 1.0], ["1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1", "1"]),
+        ([0.0131], ["0.0131"]),
+    ],
+)
+def test_ticks_of_learning_rates_are_round(rates: list[float], texts: list[str]) -> None:
+    graph = interactive.learning_rate_against_epochs(rates, [5] * len(rates), [0.5] * len(rates))
+    assert graph["layout"]["yaxis"]["ticktext"] == texts
 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:

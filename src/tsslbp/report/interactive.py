@@ -21,6 +21,7 @@ COLOURS = "Viridis"
 POINTS_IN_ALL = 20_000  # of the training curves together
 HEIGHT = 460  # pixels, without the legend
 LEGEND_ROW, LEGEND_ROWS = 18, 12
+FEW = 8  # values of a logarithmic axis that are its ticks
 RING, RINGS = 4, 8  # pixels of a ring, and how many at most
 LEGEND_BELOW = {
     "font": {"size": 11},
@@ -102,7 +103,7 @@ def learning_rate_against_epochs(
     """Trials as points, coloured by their test accuracy (0 to 1); rings around the best."""
     order = np.argsort(accuracies, kind="stable")
     x, y = np.asarray(epochs)[order].tolist(), np.asarray(learning_rates)[order].tolist()
-    percent, rates = _percent(np.asarray(accuracies)[order]), sorted(set(learning_rates))
+    percent, rates = _percent(np.asarray(accuracies)[order]), _log_ticks(learning_rates)
     places = list(zip(x, y, strict=True))
     better = [places[index + 1 :].count(place) for index, place in enumerate(places)]
     trace = {
@@ -127,6 +128,7 @@ def learning_rate_against_epochs(
         yaxis={
             "title": {"text": "learning rate"},
             "type": "log",
+            "automargin": True,
             **_ticks(rates, [f"{rate:g}" for rate in rates]),
         },
     )
@@ -142,7 +144,7 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         return {"label": name, "values": places} | _ticks(range(len(words)), words)
     known = sorted(set(numbers))
     if known[0] > 0 and known[-1] >= 10 * known[0]:
-        few = known if len(known) <= 12 else [10.0**n for n in _decades(known[0], known[-1])]
+        few = _log_ticks(numbers)
         logs = [math.log10(value) for value in few]
         values = [math.log10(value) for value in numbers]
         return {"label": name, "values": values} | _ticks(logs, [f"{value:g}" for value in few])
@@ -159,8 +161,16 @@ def _quoted(word: str) -> str:
     return word.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _decades(low: float, high: float) -> range:
-    return range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+def _log_ticks(values: Sequence[float]) -> list[float]:
+    """Ticks of a logarithmic axis: the values if they are few and round, else 1, 2, 5, 10, ..."""
+    known = sorted(set(values))
+    if len(known) <= FEW and all(math.isclose(float(f"{value:.1g}"), value) for value in known):
+        return known
+    low, high = known[0], known[-1]
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    parts = (1, 2, 5) if high < 1e4 * low else (1,)
+    ticks = [float(f"{part}e{decade}") for decade in decades for part in parts]
+    return [tick for tick in ticks if low <= tick <= high] or known
 
 
 def _percent(shares: Sequence[float] | Array) -> list[float]:
