@@ -169,11 +169,18 @@ def label(experiment: Experiment) -> str:
 
 def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
     """Say what one experiment has otherwise than another, a phrase a key, but for some keys."""
-    first, second = flat(there.to_table()), flat(asked.to_table())
+    tables = [flat(one.to_table()) for one in (there, asked)]
+    return table_differences(
+        *({key: one[key] for key in one if key not in apart} for one in tables)
+    )
+
+
+def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Say what one table has otherwise than another, a phrase a key."""
     return [
-        f"{key} is {first.get(key, 'unset')!r} there, {second.get(key, 'unset')!r} here"
-        for key in sorted(first | second)
-        if first.get(key) != second.get(key) and key not in apart
+        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key) != asked.get(key)
     ]
 
 
