@@ -76,7 +76,7 @@ def test_each_process_has_its_share_of_the_machine(python: Python) -> None:
     assert Local(10**6).threads == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Path) -> None:
     flag = tmp_path / "began"
     job = python(
@@ -100,6 +100,7 @@ def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Pa
     thread.join()
     assert job.log.read_text() == "stopped\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 def test_a_job_that_does_not_stop_is_killed(

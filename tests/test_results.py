@@ -1,6 +1,7 @@
 """Runs read from their folders, and put together by their settings."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,38 @@ def test_committed_records_can_be_read() -> None:
     assert not problems
     assert {result.folder.name for result in found} >= {"mnist-seed0", "digits-seed0"}
     assert all(json.dumps(dict(result.environment)) for result in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"test_accuracy": None}, "epoch 2 is damaged: test_accuracy is None"),
+        ({"seconds": math.inf}, "epoch 2 is damaged: seconds is inf"),
+        ({"test_accuracy_by_step": [0.5, "x"]}, "damaged: test_accuracy_by_step"),
+        ({"images_per_second": "fast"}, "damaged: images_per_second"),
+        ({"warm_up": 0.5}, "damaged: warm_up"),
+        ({"drops": [{}]}, "damaged: drops"),
+        ({"note": ["x"]}, "damaged: note"),
+    ],
+)
+def test_a_damaged_record_is_no_result(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75, 0.25])
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1] |= changes
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RunError, match=words):
+        results.Result.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["test_accuracy", "validation_accuracy"])
+def test_an_epoch_without_its_accuracy_is_no_result(tmp_path: Path, key: str) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75])
+    path = tmp_path / "run" / "metrics.jsonl"
+    first, second = path.read_text().splitlines()
+    shorter = {name: value for name, value in json.loads(first).items() if name != key}
+    path.write_text(f"{json.dumps(shorter)}\n{second}\n")
+    with pytest.raises(RunError, match=f"epoch 1 holds no '{key}'"):
+        results.Result.read(tmp_path / "run")

@@ -29,6 +29,14 @@ def test_summary_worked_by_hand() -> None:
     assert found.interval == pytest.approx((3 - half, 3 + half), abs=1e-6)
 
 
+def test_interval_of_a_published_mean() -> None:
+    values = [99.36, 99.4, 99.46]
+    found = stats.summary(values)
+    assert stats.t_interval(found.mean, found.sd, found.runs) == found.interval
+    with pytest.raises(InvalidInput, match="at least 2 runs, got 1"):
+        stats.t_interval(99.4, 0.1, 1)
+
+
 def test_one_run_has_no_spread() -> None:
     assert stats.summary([0.995]) == stats.Summary(1, 0.995, None, 0.995, None)
 

@@ -560,6 +560,16 @@ def test_the_program_starts_workers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "study.log" not in json.dumps(run.environment)  # it might hold a password
 
 
+def test_the_program_sweeps_on_a_cluster() -> None:
+    """Submitit's local executor: each worker is a job, and together they make as many as asked."""
+    pytest.importorskip("submitit")
+    command = ["sweep", "mine.toml", "--space", "space.toml", "--set", "epochs=1", "--workers", "2"]
+    cluster = ["--cluster", "local", "--cluster-set", "cpus_per_task=1"]
+    assert cli.main([*command, *cluster, "--out", "out", "--trials", "2"]) == 0
+    assert len(list(Path("out/.cluster").glob("*_submitted.pkl"))) == 2
+    assert len([path for path in Path("out").glob("trial-*") if Run.open(path).epochs()]) == 2
+
+
 def test_the_program_names_a_space_without_trials(capsys: pytest.CaptureFixture[str]) -> None:
     Path("space.toml").write_text("[parameters]\nepochs = [1, 2]\n")
     assert cli.main(["sweep", "mine.toml", "--space", "space.toml"]) == 2

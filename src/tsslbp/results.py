@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ MEASURES = {
 APART = ("seed", "description")  # keys in which runs of equal settings may differ
 
 _MARKS = ("config.toml", "metrics.jsonl", "environment.json")
+_NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # of every epoch
 
 
 def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -70,8 +72,9 @@ class Result:
         epochs = run.epochs()
         if not epochs:
             raise RunError(f"{folder} has not finished an epoch yet")
-        if missing := {"test_accuracy", "train_accuracy", "seconds"} - epochs[-1].keys():
-            raise RunError(f"{folder}: the last epoch's record holds no {min(missing)!r}")
+        needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys())}
+        for record in epochs:
+            _check(record, needed, folder)
         return cls(folder, run.experiment, run.environment, epochs)
 
     @cached_property
@@ -166,11 +169,18 @@ def label(experiment: Experiment) -> str:
 
 def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
     """Say what one experiment has otherwise than another, a phrase a key, but for some keys."""
-    first, second = flat(there.to_table()), flat(asked.to_table())
+    tables = [flat(one.to_table()) for one in (there, asked)]
+    return table_differences(
+        *({key: one[key] for key in one if key not in apart} for one in tables)
+    )
+
+
+def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Say what one table has otherwise than another, a phrase a key."""
     return [
-        f"{key} is {first.get(key, 'unset')!r} there, {second.get(key, 'unset')!r} here"
-        for key in sorted(first | second)
-        if first.get(key) != second.get(key) and key not in apart
+        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key) != asked.get(key)
     ]
 
 
@@ -181,6 +191,33 @@ def flat(table: Mapping[str, Any]) -> dict[str, Any]:
         inner = value.items() if isinstance(value, Mapping) else ()
         result |= {f"{key}.{part}": item for part, item in inner} or {key: value}
     return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_drop(value: Any) -> bool:
+    return isinstance(value, dict) and _is_number(value.get("step"))
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
+    **dict.fromkeys((*_NEEDED, "validation_accuracy"), _is_number),
+    **dict.fromkeys(("images_per_second", "peak_memory", "spikes_per_image"), _is_number),
+    **dict.fromkeys(("firing_rate", "warm_up"), lambda value: isinstance(value, dict)),
+    "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "drops": lambda value: isinstance(value, list) and all(map(_is_drop, value)),
+    "note": lambda value: isinstance(value, str),
+}
+
+
+def _check(record: Mapping[str, Any], needed: set[str], folder: Path) -> None:
+    where = f"{folder}: the record of epoch {record['epoch']}"
+    if missing := needed - record.keys():
+        raise RunError(f"{where} holds no {min(missing)!r}")
+    for key, fits in _FITS.items():
+        if key in record and not fits(record[key]):
+            raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

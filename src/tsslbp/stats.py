@@ -93,8 +93,19 @@ def summary(values: npt.ArrayLike) -> Summary:
     if runs >= BOOTSTRAP_RUNS and sd > 0:
         interval = _bootstrap(array)
     else:
-        interval = _t_interval(mean, sd / math.sqrt(runs), runs - 1)
+        interval = t_interval(mean, sd, runs)
     return Summary(runs, mean, sd, best, interval)
+
+
+def t_interval(mean: float, sd: float, runs: int) -> Interval:
+    """Student's t interval of a mean, such as a published one, from its sample deviation.
+
+    Raises:
+        InvalidInput: fewer than two runs; SciPy is missing.
+    """
+    if runs < 2:
+        raise InvalidInput(f"an interval needs at least 2 runs, got {runs}")
+    return _interval(mean, sd / math.sqrt(runs), runs - 1)
 
 
 def paired(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
@@ -218,14 +229,14 @@ def _moments(values: Array) -> tuple[float, float]:
 
 
 def _test(mean: float, error: float, freedom: float) -> Difference:
-    interval = _t_interval(mean, error, freedom)
+    interval = _interval(mean, error, freedom)
     if error == 0:
         return Difference(mean, interval, 1.0 if mean == 0 else 0.0)
     p = 2 * float(_special().stdtr(freedom, -abs(mean) / error))
     return Difference(mean, interval, p)
 
 
-def _t_interval(mean: float, error: float, freedom: float) -> Interval:
+def _interval(mean: float, error: float, freedom: float) -> Interval:
     if error == 0:
         return Interval(mean, mean)
     half = error * float(_special().stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -25,7 +25,7 @@ from .device import configure
 from .errors import Diverged, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .history import StepResult
-from .results import flat
+from .results import flat, table_differences
 from .run import Run, hold, write_json
 from .seeding import derive
 from .space import Choice, Range, Space, apply, as_text
@@ -250,8 +250,8 @@ class Search:
         if there != asked:
             raise InvalidInput(
                 f"{self._storage} holds a sweep {name!r} of other settings "
-                f"({'; '.join(_differences(there, asked))}): ask for the same, or give another "
-                "--out"
+                f"({'; '.join(table_differences(there, asked))}): ask for the same, or give "
+                "another --out"
             )
         return study
 
@@ -392,14 +392,6 @@ class Search:
 
     def _lock(self, number: int) -> Path:
         return self.folder / f".trial-{number:04d}.lock"
-
-
-def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    return [
-        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
-        for key in sorted(there | asked)
-        if there.get(key) != asked.get(key)
-    ]
 
 
 class _GivenUp(Exception):

@@ -24,6 +24,7 @@ CURVES = {
 GRAPHS = {
     "parallel": interactive.parallel_coordinates(TRIALS, ACCURACIES),
     "curves": interactive.training_curves(CURVES),
+    "drops": interactive.training_curves(CURVES, {"one": [2500, 4000], "two": []}),
     "rates": interactive.learning_rate_against_epochs([0.1, 0.1, 0.2], [50, 50, 100], ACCURACIES),
 }
 
@@ -74,6 +75,14 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     assert traces[0]["x"][0] == 1 and traces[0]["x"][-1] == 5000
     assert traces[0]["y"][-1] == 100
     assert GRAPHS["curves"]["data"][1]["mode"] == "lines+markers"  # a line of one point is none
+
+
+def test_sudden_drops_are_marked_on_their_curve() -> None:
+    *curves, marks = GRAPHS["drops"]["data"]
+    assert curves == GRAPHS["curves"]["data"]
+    assert (marks["name"], marks["text"]) == ("sudden drop", ["one", "one"])
+    assert marks["x"] == [2500, 4000]
+    assert marks["y"] == pytest.approx([50, 80], abs=0.1)
 
 
 def test_trials_at_one_place_are_rings_around_the_best() -> None:

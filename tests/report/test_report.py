@@ -88,8 +88,8 @@ def test_tables_say_what_the_records_say(written: tuple[str, str]) -> None:
     (published,) = [line for line in lines if "| published | 5" in line]
     (study_line,) = [line for line in lines if "| reproduction study | 5" in line]
     (ours,) = [line for line in lines if "ours: mnist |" in line]
-    assert "99.50 ± 0.02 | 99.53" in published
-    assert "99.40 ± 0.04 | 99.47" in study_line
+    assert "99.50 ± 0.02<br>99.48 to 99.52 | 99.53" in published
+    assert "99.40 ± 0.04<br>99.35 to 99.45 | 99.47" in study_line
     # mean of 99.40, 99.41, 99.42; t(0.975, 2) = 4.3027, times 0.01 / sqrt(3)
     assert "| 3 | 99.31 ± 0.01<br>99.29 to 99.33 | - |" in ours
     assert "99.41 ± 0.01<br>99.39 to 99.43 | 99.42 | - |" in ours
@@ -192,6 +192,16 @@ def test_a_run_counts_once(study: Path, tmp_path: Path) -> None:
     (problem,) = report.write(paths, tmp_path / "report.html")
     assert "has the settings and seed of" in problem
     assert "ours: mnist | 2 |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_finished_run_counts_before_an_unfinished_copy(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    make_run(tmp_path / "runs" / "a", recipe("digits", epochs=5), 0.9, epochs=2)
+    make_run(tmp_path / "runs" / "b", recipe("digits", epochs=5), 0.9)
+    (problem,) = report.write([tmp_path / "runs"], tmp_path / "report.html")
+    assert "a has the settings and seed of" in problem
+    assert "1 finished run of" in (tmp_path / "report.md").read_text()
 
 
 def test_the_same_records_give_the_same_files(study: Path, written: tuple[str, str]) -> None:

@@ -260,11 +260,11 @@ def _measure(groups: Sequence[Group]) -> str:
 
 
 def _once(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
-    """Results without those of a folder or of settings and seed that came before."""
+    """Results, each folder and each pair of settings and seed once; a finished run goes first."""
     folders = {result.folder.resolve(): result for result in results}
     kept: dict[str, Result] = {}
     repeats = []
-    for result in folders.values():
+    for result in sorted(folders.values(), key=lambda one: not one.finished):
         key = json.dumps(result.experiment.to_table() | {"description": ""}, sort_keys=True)
         if key in kept:
             repeats.append(f"{result.folder} has the settings and seed of {kept[key].folder}")

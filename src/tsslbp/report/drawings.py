@@ -104,7 +104,7 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
         "Training accuracy",
         "Every run, by epoch, over its training steps.",
         study_figures.training_curves(curves, drops),
-        interactive.training_curves(curves),
+        interactive.training_curves(curves, drops),
     )
 
 

@@ -65,11 +65,14 @@ def parallel_coordinates(
     return {"data": [trace], "layout": _layout(margin={"l": 70, "r": 70, "t": 60, "b": 30})}
 
 
-def training_curves(curves: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]:
+def training_curves(
+    curves: Mapping[str, tuple[Array, Array]], drops: Mapping[str, Sequence[float]] | None = None
+) -> dict[str, Any]:
     """Training accuracy of runs over their steps, named by their hyperparameters.
 
     Args:
         curves: by name, steps ``[n]`` and accuracies ``[n]``, 0 to 1.
+        drops: by the same names, the steps of sudden drops, which are marked.
     """
     points = max(20, POINTS_IN_ALL // max(1, len(curves)))
     traces = []
@@ -85,6 +88,8 @@ def training_curves(curves: Mapping[str, tuple[Array, Array]]) -> dict[str, Any]
                 "line": {"width": 1.5},
             }
         )
+    if drops and any(drops.values()):
+        traces.append(_drop_marks(curves, drops))
     layout = _layout(
         xaxis={"title": {"text": "training step"}},
         yaxis={"title": {"text": "training accuracy (%)"}},
@@ -133,6 +138,22 @@ def learning_rate_against_epochs(
         },
     )
     return {"data": [trace], "layout": layout}
+
+
+def _drop_marks(
+    curves: Mapping[str, tuple[Array, Array]], drops: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    marks = [(name, step) for name, steps in drops.items() for step in steps]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "sudden drop",
+        "x": [step for _, step in marks],
+        "y": _percent([np.interp(step, *curves[name]) for name, step in marks]),
+        "text": [_quoted(name) for name, _ in marks],
+        "hovertemplate": "step %{x}: %{text}<extra>sudden drop</extra>",
+        "marker": {"symbol": "triangle-down-open", "size": 10, "color": "#8a929b"},
+    }
 
 
 def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:

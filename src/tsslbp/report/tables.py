@@ -218,9 +218,10 @@ def _row_lines(row: Row, groups: Sequence[Group]) -> list[tuple[str, ...]]:
 
 
 def _accuracy_line(name: str, accuracy: Accuracy) -> tuple[str, ...]:
-    mean = f"{accuracy.mean:.2f}" + (f" ± {accuracy.sd:.2f}" if accuracy.sd is not None else "")
-    best = f"{accuracy.best:.2f}"
-    return (name, str(accuracy.runs), NONE, NONE, mean, best, NONE)
+    mean, sd, runs, best = accuracy.mean, accuracy.sd, accuracy.runs, accuracy.best
+    interval = None if sd is None else stats.t_interval(mean, sd, runs)
+    reached = mean_and_deviation(Summary(runs, mean, sd, best, interval))
+    return (name, str(runs), NONE, NONE, reached, f"{best:.2f}", NONE)
 
 
 def _group_line(name: str, group: Group) -> tuple[str, ...]:
