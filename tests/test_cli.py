@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.console import Console
 
 from tsslbp import cli, data, display, experiment, results, training
 from tsslbp.data import DataSet, cifar10
-from tsslbp.run import CHECKPOINTS, Run
+from tsslbp.run import CHECKPOINTS, Run, count_epochs
 
 RECIPE = """
 data = "mine.npz"
@@ -385,6 +386,19 @@ def test_version_and_help(program: Program) -> None:
     assert code == 0
     for option in ("--set", "--seed", "--epochs", "--protocol", "--data-dir", "--out", "--resume"):
         assert option in output
+
+
+def test_termination_is_an_interruption() -> None:
+    """Schedulers send SIGTERM; the run can be continued then, too."""
+    command = [sys.executable, "-m", "tsslbp", "train", "mine.toml", "--epochs", "10000"]
+    with subprocess.Popen([*command, "--out", "run"], stdout=-1, stderr=-1, text=True) as process:
+        while not count_epochs(Path("run")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        _, error = process.communicate()
+    assert process.returncode == 130
+    assert "stopped: the same command with --resume continues the run in run" in error
 
 
 def test_as_a_module() -> None:

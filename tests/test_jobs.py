@@ -78,10 +78,12 @@ def test_each_process_has_its_share_of_the_machine(python: Python) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
     flag = tmp_path / "began"
     job = python(
         "long",
-        "import time, pathlib\n"
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         f"pathlib.Path({str(flag)!r}).touch()\n"
         "try: time.sleep(60)\n"
         "except KeyboardInterrupt: print('stopped')",
@@ -101,6 +103,7 @@ def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Pa
     assert job.log.read_text() == "stopped\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_job_that_does_not_stop_is_killed(
@@ -109,7 +112,7 @@ def test_a_job_that_does_not_stop_is_killed(
     monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.5)
     job = python(
         "deaf",
-        "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)",
     )
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from tsslbp import parallel_axes
 
 
-def axis(values: list) -> tuple[Axes, np.ndarray]:
+def axis(values: list, name: str = "epochs") -> tuple[Axes, np.ndarray]:
     host = Figure().subplots()
-    heights = parallel_axes.hyperparameter_axis(host, 0, 1, values)
+    heights = parallel_axes.hyperparameter_axis(host, 0, 1, name, values)
     return host.figure.axes[-1], heights
 
 
@@ -46,6 +46,11 @@ def test_many_decades_have_a_tick_each() -> None:
 )
 def test_positive_numbers_over_a_decade_get_a_logarithmic_axis(values: list, log: bool) -> None:
     assert (axis(values)[0].get_yscale() == "log") == log
+
+
+def test_the_learning_rates_axis_is_logarithmic_however_near_they_lie() -> None:
+    assert axis([0.001, 0.002], "learning_rate")[0].get_yscale() == "log"
+    assert axis([0.001, 0.001], "learning_rate")[0].get_yscale() == "log"
 
 
 def test_text_gets_categories_even_beside_numbers() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from .results import MEASURES, Result, group
 from .run import Run, count_epochs
 from .space import as_text
 from .sweep import Outcome, Search
+from .tracking import trackers
+from .training import Observer
 from .trials import Trial, wall_clock
 
 console = Console(highlight=False)
@@ -189,14 +192,20 @@ class SweepDisplay:
     Args:
         objective: of the sweep.
         images: that a run trains on.
+        track: names of trackers, see `tsslbp.tracking`.
     """
 
-    def __init__(self, objective: str, images: int) -> None:
-        self.images = images
+    def __init__(self, objective: str, images: int, track: Sequence[str] = ()) -> None:
+        self.images, self.track = images, track
         say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
 
-    def observe(self, run: Run) -> Display:
-        return Display(run, self.images, lines=False)
+    @contextmanager
+    def observe(self, run: Run) -> Iterator[Observer]:
+        with (
+            Display(run, self.images, lines=False) as shown,
+            trackers(self.track, run, self.images, shown) as observer,
+        ):
+            yield observer or shown
 
     def ended(self, outcome: Outcome) -> None:
         _print_outcome(outcome)

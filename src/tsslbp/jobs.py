@@ -91,7 +91,7 @@ def run(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
     """
     waiting, failures = list(jobs), {}
     tasks: dict[Job, Task] = {}
-    with _terminated_as_interrupted():
+    with terminated_as_interrupted():
         try:
             while waiting or tasks:
                 while waiting and len(tasks) < engine.workers:
@@ -117,6 +117,27 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as an interrupt, so that work ends in order, and its jobs with it.
+
+    Signals that are ignored stay so: `nohup` ignores SIGHUP.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 @dataclass
@@ -159,7 +180,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt reaches it through `stop` only
+                start_new_session=True,  # signals of the terminal reach it through `stop` only
             )
 
     @property
@@ -170,7 +191,7 @@ class _Process:
         return self._process.poll()
 
     def stop(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        self._process.terminate()  # heard also where interrupts are ignored, as behind `nohup`
 
     def kill(self) -> None:
         self._process.kill()
@@ -319,24 +340,3 @@ def _stop(tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.poll() is None:
             task.kill()
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP as SIGINT, so that the jobs do not outlive this process.
-
-    Signals that are ignored stay so: `nohup` ignores SIGHUP.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
-    before = {number: signal.getsignal(number) for number in numbers}
-    taken = [number for number in numbers if before[number] != signal.SIG_IGN]
-    for number in taken:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, before[number])

@@ -20,9 +20,12 @@ APART = 0.04  # of an axis' height: between two ticks at least
 SPREAD = 0.03  # how far from its height a line is drawn at most
 FOOT = 0.04  # height of a missing value
 CATEGORY_CHARACTERS = 16
+LOGARITHMIC = ("learning_rate",)  # axes that are, however near their values lie
 
 
-def hyperparameter_axis(host: Axes, place: int, last: int, values: Sequence[Any]) -> Array:
+def hyperparameter_axis(
+    host: Axes, place: int, last: int, name: str, values: Sequence[Any]
+) -> Array:
     """Draw one axis of parallel coordinates; returns how high each value lies on it, 0 to 1."""
     axes = _vertical_axis(host, place, last)
     given = [value for value in values if not _is_missing(value)]
@@ -33,7 +36,7 @@ def hyperparameter_axis(host: Axes, place: int, last: int, values: Sequence[Any]
             for value in values
         ]
     )
-    log = not names and is_logarithmic(numbers)
+    log = not names and (name in LOGARITHMIC or is_logarithmic(numbers))
     axes.set_yscale("log" if log else "linear")
     _set_range(axes, numbers, log, 0.2 if len(given) < len(values) else 0.05)
     if names:

@@ -78,8 +78,8 @@ def parallel_coordinates(
     figure = _figure(3.8)
     host = figure.subplots()
     shown = [
-        spread(hyperparameter_axis(host, place, len(names), values))
-        for place, values in enumerate(columns)
+        spread(hyperparameter_axis(host, place, len(names), name, values))
+        for place, (name, values) in enumerate(zip(names, columns, strict=True))
     ]
     shown.append(accuracy_axis(host, len(names), percent))
     points = np.stack([np.tile(np.arange(len(shown)), (len(trials), 1)), np.stack(shown, 1)], 2)

@@ -46,6 +46,12 @@ def test_axes_of_parallel_coordinates() -> None:
     assert axes["patience"]["ticktext"] == ["3", "None"]
 
 
+def test_the_learning_rates_axis_is_logarithmic_however_near_they_lie() -> None:
+    trials = [{"learning_rate": 0.001}, {"learning_rate": 0.002}]
+    (trace,) = interactive.parallel_coordinates(trials, [0.5] * 2)["data"]
+    assert trace["dimensions"][0]["values"] == pytest.approx([-3, math.log10(0.002)])
+
+
 def test_an_axis_of_many_numbers_has_round_ticks() -> None:
     trials = [{"rate": rate} for rate in np.geomspace(1e-4, 1e-2, 40).tolist()]
     (trace,) = interactive.parallel_coordinates(trials, [0.5] * 40)["data"]

@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__, display
 from ..errors import Error
+from ..jobs import terminated_as_interrupted
 from . import runs, studies
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     arguments = [argument for argument in given if argument != "--traceback"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), terminated_as_interrupted():
         warnings.showwarning = display.show_warning
         try:
             command = typer.main.get_command(app)

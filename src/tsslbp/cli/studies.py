@@ -158,7 +158,8 @@ def reproduce(
         }
     display.print_costs(costs, engine.workers)
     failed = _run_trials(every, engine, options)
-    report([folder], folder / "report.html")
+    if any(trial.result() for trial in every):
+        report([folder], folder / "report.html")
     if failed:
         raise RunError(failed)
 
@@ -211,6 +212,7 @@ def sweep(
     cluster: ClusterKind = None,
     cluster_settings: ClusterSettings = None,
     device: Device = "cpu",
+    track: Track = None,
 ) -> None:
     """Search good settings of a recipe, by Bayesian optimisation.
 
@@ -224,6 +226,7 @@ def sweep(
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
     wanted = experiment_of(recipe, settings, {"seed": seed})
+    options = _train_options(data_dir, device, track)
     searched = space.load_space(space_name)
     count = trials or searched.trials
     if count is None:
@@ -235,11 +238,11 @@ def sweep(
     search = Search(planned)
     _print_caution(planned, wanted)
     if workers == 1 and not cluster:
-        _work(search, data_set, device)
+        _work(search, data_set, device, track or [])
     else:
         engine = _engine(count, workers, cluster, cluster_settings, device, folder)
         command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
-        _run_workers(search, engine, [*command, *_train_options(data_dir, device, None)])
+        _run_workers(search, engine, [*command, *options])
     _print_sweep(search.outcomes(), planned, recipe, settings or [])
 
 
@@ -338,9 +341,9 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
         display.say(f"note        {count:,} training images are held out to judge the trials on")
 
 
-def _work(search: Search, data_set: DataSet, device: str) -> None:
+def _work(search: Search, data_set: DataSet, device: str, track: Sequence[str]) -> None:
     counts = image_counts(search.sweep.experiment, data_set)
-    watch = display.SweepDisplay(search.sweep.objective, counts["training"])
+    watch = display.SweepDisplay(search.sweep.objective, counts["training"], track)
     training.keep_freed_memory()
     try:
         search.work(data_set, watch, device)

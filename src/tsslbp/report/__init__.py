@@ -253,10 +253,11 @@ def _glance(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
 
 
 def _measure(groups: Sequence[Group]) -> str:
-    """How runs are put in order: by validation images where all held some out, else last."""
-    results = [result for one in groups for result in one.results]
-    validated = all("best-validation" in result.accuracy for result in results)
-    return "best-validation" if validated else "last"
+    """How runs are put in order: as their protocol chooses the epoch, else by the last one."""
+    protocols = {one.experiment.protocol for one in groups}
+    if len(protocols) == 1:
+        return "best-validation" if protocols == {"validated"} else "best-test"
+    return "last"
 
 
 def _once(results: Sequence[Result]) -> tuple[list[Result], list[str]]:

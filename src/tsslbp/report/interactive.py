@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..parallel_axes import LOGARITHMIC
+
 Array = npt.NDArray[Any]
 
 COLOURS = "Viridis"
@@ -164,7 +166,7 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         places = [words.index(str(value)) for value in values]
         return {"label": name, "values": places} | _ticks(range(len(words)), words)
     known = sorted(set(numbers))
-    if known[0] > 0 and known[-1] >= 10 * known[0]:
+    if name in LOGARITHMIC or (known[0] > 0 and known[-1] >= 10 * known[0]):
         few = _log_ticks(numbers)
         logs = [math.log10(value) for value in few]
         values = [math.log10(value) for value in numbers]

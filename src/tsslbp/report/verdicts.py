@@ -19,7 +19,7 @@ from .. import published, stats
 from ..experiment import load_recipe
 from ..published import Change, Claim, Exceeds, Reaches, Row, Settings
 from ..results import MEASURES, Group, flat
-from ..stats import Difference
+from ..stats import Difference, Interval
 
 Array = npt.NDArray[Any]
 Verdict = Literal["supported", "not supported", "cannot tell"]
@@ -196,16 +196,12 @@ def _judge_exceeds(claim: Exceeds, recipes: Mapping[str | None, Group]) -> Judge
     group = recipes.get(claim.recipe)
     if group is None:
         return _unseen(claim, _no_run(claim.recipe))
-    values = 100 * group.accuracies("best-test")
-    if len(values) < 2:
-        difference = values.mean() - claim.rival
-        return _untested(claim, f"{difference:+.2f} points, but a single run allows no test")
-    rival = np.full_like(values, claim.rival)
-    return _test(
-        claim,
-        lambda _: _paired(values, rival),
-        0.0,
-        f"{_runs(len(values))} against {claim.rival:.2f} %, taken as exact{_note(group)}",
+    summary = stats.summary(100 * group.accuracies("best-test"))
+    reason = f"{summary.mean - claim.rival:+.2f} points"
+    if summary.interval:
+        reason += f" (ours 95 % interval {_interval(summary.interval)})"
+    return _untested(
+        claim, f"{reason}, but one published number without its spread allows no test{_note(group)}"
     )
 
 
@@ -298,6 +294,10 @@ def _corrected(judgement: Judgement, p: float, tests: int) -> Judgement:
         return replace(judgement, p=p)
     reason = f"{judgement.reason}; not after Holm's correction over {tests} tests"
     return replace(judgement, verdict=CANNOT_TELL, reason=reason, p=p)
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.low:.2f} to {interval.high:.2f}"
 
 
 def _untested(claim: Claim, reason: str) -> Judgement:
