@@ -139,6 +139,19 @@ def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     assert here.epochs()[0]["test_accuracy"] == there.epochs()[0]["test_accuracy"]
 
 
+def test_trials_are_told_of_data_that_they_do_not_inherit(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that the environment names is no part of the recorded commands."""
+    monkeypatch.setenv("TSSLBP_DATA", "there")
+    for name, extra in (("inherited", ()), ("told", ("--data-dir", "here"))):
+        options = ("--seeds", "1", "--epochs", "1", "--out", name, *extra)
+        assert program("trials", "mine.toml", *options)[0] == 0
+        command = Run.open(Path(name) / "validated-seed0").environment["command"]
+        assert ("--data-dir here" in command) == (name == "told")
+        assert "there" not in command
+
+
 def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the midst of a run, the same command continues that run."""
 

@@ -297,7 +297,8 @@ def _engine(
 def _train_options(data_dir: Path | None, device: str, track: Sequence[str] | None) -> list[str]:
     """Options that a command hands on to the trainings that it starts."""
     tracking.check(track or [])
-    options = ["--data-dir", str(data_dir)] if data_dir else []
+    inherited = data_dir is None or str(data_dir) == os.environ.get("TSSLBP_DATA")
+    options = [] if inherited else ["--data-dir", str(data_dir)]
     options += ["--device", device] if device != "cpu" else []
     return options + [part for name in track or [] for part in ("--track", name)]
 
