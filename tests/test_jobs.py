@@ -147,6 +147,18 @@ def test_jobs_of_a_cluster(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "a.log").read_text().startswith("tsslbp ")
 
 
+def test_a_job_that_its_cluster_ends_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    job = Job("long", ("train", "digits", "--out", str(tmp_path / "run")), tmp_path / "a.log")
+    task = Cluster(1, tmp_path / "cluster", "local").start(job)
+    assert task.poll() is None
+    task.stop()
+    while (status := task.poll()) is None:
+        time.sleep(0.1)
+    assert status == 1
+    assert "error: the cluster ended it: " in job.log.read_text()
+
+
 def test_a_job_taken_off_its_machine_is_queued_again(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     command = jobs.Command(Job("a", ("--version",), tmp_path / "a.log"), 1)

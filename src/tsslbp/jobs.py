@@ -246,7 +246,7 @@ class Cluster:
         from submitit.core.utils import FailedJobError
 
         try:
-            return _Queued(self._executor.submit(Command(job, self.threads)))
+            return _Queued(job, self._executor.submit(Command(job, self.threads)))
         except (FailedJobError, OSError) as error:
             reason = " ".join(str(error).split())
             raise RunError(f"the cluster does not take {job.name}: {reason}") from error
@@ -279,16 +279,20 @@ class Command:
 
 
 class _Queued:
-    def __init__(self, job: submitit.Job[int]) -> None:
-        self._job = job
+    def __init__(self, job: Job, queued: submitit.Job[int]) -> None:
+        self._job, self._queued = job, queued
 
     def poll(self) -> int | None:
-        if not self._job.done():
+        if not self._queued.done():
             return None
-        return 1 if self._job.exception() else self._job.result()
+        if not self._queued.exception():
+            return self._queued.result()
+        with _log(self._job) as log:
+            log.write(f"error: the cluster ended it: {self._queued.state}\n".encode())
+        return 1
 
     def stop(self) -> None:
-        self._job.cancel(check=False)
+        self._queued.cancel(check=False)
 
     kill = stop
 
@@ -335,8 +339,10 @@ def _stop(tasks: Sequence[Task]) -> None:
     for task in tasks:
         task.stop()
     limit = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < limit and any(task.poll() is None for task in tasks):
-        time.sleep(POLL_SECONDS)
-    for task in tasks:
-        if task.poll() is None:
-            task.kill()
+    try:
+        while time.monotonic() < limit and any(task.poll() is None for task in tasks):
+            time.sleep(POLL_SECONDS)
+    finally:  # at once, if a person has no patience
+        for task in tasks:
+            if task.poll() is None:
+                task.kill()

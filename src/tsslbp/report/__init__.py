@@ -138,7 +138,7 @@ def _sections(
     labels = {str(one.folder): some.label for some in everything for one in some.results}
     yield Section("runs", "Runs", [tables.run_table(results, labels, _names(results))])
     yield Section("caveats", "Caveats of the data", _caveats(results))
-    yield Section("problems", "Folders that could not be read", _lines(problems))
+    yield Section("problems", "Folders left out", _lines(problems))
     yield Section("environment", "Environment", [tables.environment_table(results)])
     yield Section("repeat", "How to repeat", _repeat(results, paths, out))
 
