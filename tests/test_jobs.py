@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,14 @@ def test_each_process_has_its_share_of_the_machine(python: Python) -> None:
     assert Local(10**6).threads == 1
 
 
+def test_why_a_job_failed_is_its_own_error(python: Python) -> None:
+    """Not an earlier attempt's, nor what another process writes into the log."""
+    job = python("a", "import sys; print('error: in use'); print(' 21/40 0.05'); sys.exit(2)")
+    assert jobs.run([job], Local(1), Record()) == {"a": "in use"}
+    crashing = replace(job, arguments=("import sys; print('ValueError: x'); sys.exit(1)",))
+    assert jobs.run([crashing], Local(1), Record()) == {"a": "ValueError: x"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Path) -> None:
     flag = tmp_path / "began"
@@ -100,6 +109,17 @@ def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Pa
     thread.join()
     assert job.log.read_text() == "stopped\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_jobs_of_a_background_process_can_be_interrupted(python: Python) -> None:
+    """It ignores SIGINT, and a child inherits that."""
+    job = python("a", "import signal; print(signal.getsignal(signal.SIGINT).__name__)")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        jobs.run([job], Local(1), Record())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert job.log.read_text() == "default_int_handler\n"
 
 
 def test_a_job_that_does_not_stop_is_killed(
@@ -156,14 +176,16 @@ def test_a_job_taken_off_its_machine_is_queued_again(tmp_path: Path) -> None:
         ("slrum", {}, r"unknown cluster 'slrum' \(did you mean 'slurm'\?\)"),
         ("slurm", {}, "cluster 'slurm' cannot be used"),
         ("local", {"no_such": 1}, "cluster 'local' cannot be used: .*no_such"),
+        ("local", {"cpus_per_task": "many"}, "cluster 'local' cannot be used: .*many"),
+        ("local", {"cpus_per_task": 0}, "cpus_per_task must be at least 1, got 0"),
     ],
 )
 def test_clusters_that_cannot_be_used(
     kind: str, settings: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
-    if kind == "slurm" and slurm_answers():
-        pytest.skip("there is a cluster here")
+    if kind == "slurm" and shutil.which("srun"):
+        pytest.skip("SLURM is installed here")
     with pytest.raises(InvalidInput, match=message):
         Cluster(1, tmp_path, kind, settings)
 
