@@ -151,8 +151,8 @@ def join() -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
-    # Before there is a group, which its default arguments would otherwise keep: threads that outlive
-    # Python now and then abort the process.
+    # Before there is a group, which its default arguments would otherwise keep: threads that
+    # outlive Python now and then abort the process.
     import torch.distributed.nn.functional
 
     store, rank, _ = next(rendezvous("env://"))

@@ -25,6 +25,7 @@ MEASURES = {
 }
 APART = ("seed", "description")  # keys in which runs of equal settings may differ
 
+_NUMBERS = ("test_accuracy", "train_accuracy", "seconds")  # that every record holds
 _MARKS = ("config.toml", "metrics.jsonl", "environment.json")
 
 
@@ -70,8 +71,12 @@ class Result:
         epochs = run.epochs()
         if not epochs:
             raise RunError(f"{folder} has not finished an epoch yet")
-        if missing := {"test_accuracy", "train_accuracy", "seconds"} - epochs[-1].keys():
-            raise RunError(f"{folder}: the last epoch's record holds no {min(missing)!r}")
+        for record in epochs:
+            for key in (*_NUMBERS, *({"validation_accuracy"} & epochs[-1].keys())):
+                if type(record.get(key)) not in (int, float):
+                    raise RunError(
+                        f"{folder}: the record of epoch {record['epoch']} holds no number {key!r}"
+                    )
         return cls(folder, run.experiment, run.environment, epochs)
 
     @cached_property
