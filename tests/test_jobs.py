@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,14 @@ def test_each_process_has_its_share_of_the_machine(python: Python) -> None:
     assert seen == ["4 2", "4 2", "4 5"]
     assert Local(1).threads == jobs.cores()
     assert Local(10**6).threads == 1
+
+
+def test_why_a_job_failed_is_its_own_error(python: Python) -> None:
+    """Not an earlier attempt's, nor what another process writes into the log."""
+    job = python("a", "import sys; print('error: in use'); print(' 21/40 0.05'); sys.exit(2)")
+    assert jobs.run([job], Local(1), Record()) == {"a": "in use"}
+    crashing = replace(job, arguments=("import sys; print('ValueError: x'); sys.exit(1)",))
+    assert jobs.run([crashing], Local(1), Record()) == {"a": "ValueError: x"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -172,14 +181,16 @@ def test_a_job_taken_off_its_machine_is_queued_again(tmp_path: Path) -> None:
         ("slrum", {}, r"unknown cluster 'slrum' \(did you mean 'slurm'\?\)"),
         ("slurm", {}, "cluster 'slurm' cannot be used"),
         ("local", {"no_such": 1}, "cluster 'local' cannot be used: .*no_such"),
+        ("local", {"cpus_per_task": "many"}, "cluster 'local' cannot be used: .*many"),
+        ("local", {"cpus_per_task": 0}, "cpus_per_task must be at least 1, got 0"),
     ],
 )
 def test_clusters_that_cannot_be_used(
     kind: str, settings: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("submitit")
-    if kind == "slurm" and slurm_answers():
-        pytest.skip("there is a cluster here")
+    if kind == "slurm" and shutil.which("srun"):
+        pytest.skip("SLURM is installed here")
     with pytest.raises(InvalidInput, match=message):
         Cluster(1, tmp_path, kind, settings)
 

@@ -55,11 +55,21 @@ def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "a" / "damaged" / "environment.json").write_text("")
     make(tmp_path / "a" / "foreign", load_recipe("digits"), [0.5])
     (tmp_path / "a" / "foreign" / "metrics.jsonl").write_text('{"epoch": 1}')
+    for number, key in enumerate(("test_accuracy", "seconds", "validation_accuracy")):
+        make(tmp_path / "a" / f"other{number}", load_recipe("digits"), [0.5, 0.5])
+        path = tmp_path / "a" / f"other{number}" / "metrics.jsonl"
+        first, last = map(json.loads, path.read_text().splitlines())
+        path.write_text("\n".join(map(json.dumps, (first | {key: None}, last))) + "\n")
     (tmp_path / "empty").mkdir()
     paths = [tmp_path / "a", tmp_path / "empty", tmp_path / "none"]
     found, problems = results.read_all(paths)
     assert [result.folder.name for result in found] == ["good"]
-    words = ["begun", "damaged", "foreign", "half", "empty holds no run", "none is no folder"]
+    words = ["begun", "damaged", "foreign", "half", "other0", "other1"]
+    words += [
+        "the record of epoch 1 holds no number 'validation_accuracy'",
+        "empty holds no run",
+        "none is no folder",
+    ]
     assert len(problems) == len(words)
     for word, problem in zip(words, problems, strict=True):
         assert word in problem

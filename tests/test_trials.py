@@ -1,6 +1,7 @@
 """A recipe over seeds: what is planned, what is left to do, and the program's verb."""
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tsslbp import cli, display, published, results, trials
+from tsslbp.cli import studies
 from tsslbp.data import digits
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
@@ -168,6 +170,11 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
     assert "the same command goes on" in error
     run = Run.open(Path("out/validated-seed0"))
     assert 0 < len(run.epochs()) < 40
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "run_jobs", lambda *_: {"out/validated-seed0": "no memory"})
+        code, output, error = program(*command)
+    assert code == 2 and "no memory" in error
+    assert "epoch chosen on validation images" not in output  # of runs that are not finished
     code, output, _ = program(*command)
     assert code == 0, output
     assert [record["epoch"] for record in run.epochs()] == list(range(1, 41))
@@ -192,6 +199,17 @@ def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"digits +0 +- +0\.0 s\n", output)
 
 
+def test_nothing_is_trained_that_could_not_be_reported(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, error = program("reproduce", "nmnist")
+    assert (code, error) == (2, "error: nothing is left to reproduce\n")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, error = program("reproduce", "mnist")
+    assert code == 2 and "pip install 'tsslbp[study]'" in error
+    assert not Path("runs").exists()
+
+
 def test_tables_to_reproduce() -> None:
     assert [row.name for row in published.find("mnist")] == ["mnist"]
     assert {row.name for row in published.find("cifar10")} == {"cifar10-cnn1", "cifar10-cnn2"}
@@ -206,8 +224,11 @@ def test_tables_to_reproduce() -> None:
     [
         (("--protocol", "all"), "--protocol must be one of published, validated or both"),
         (("--cluster-set", "a=1"), "--cluster-set needs --cluster"),
+        (("--cluster", "local", "--cluster-set", "a"), "expects KEY=VALUE, got 'a'"),
         (("--cluster", "slrum"), "did you mean 'slurm'?"),
         (("--track", "tensorbord"), "did you mean 'tensorboard'?"),
+        (("--device", "gpu"), "device must be 'cpu', 'cuda' or 'cuda:N'"),
+        (("--set", "precision=tf32"), "needs a GPU"),
         (("--seeds", "0"), "seeds"),
         (("--set", "epoch=3"), "did you mean 'epochs'?"),
         (("--set", "validation_images=80"), "validation_images must be between"),
@@ -216,5 +237,6 @@ def test_tables_to_reproduce() -> None:
 def test_bad_input(program: Program, options: tuple[str, ...], message: str) -> None:
     code, _, error = program("trials", "mine.toml", *options)
     assert code == 2
+    assert not Path("runs").exists() or not list(Path("runs").rglob("*.toml"))
     assert message in error
     assert error.count("\n") == 1

@@ -131,7 +131,8 @@ class TrialsDisplay:
         self.bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> TrialsDisplay:
-        say(TRIAL_ROW.format("run", "last epoch", "validation", "best test", "time"), "bold")
+        if self.trials:
+            say(TRIAL_ROW.format("run", "last epoch", "validation", "best test", "time"), "bold")
         self.progress.start()
         return self
 

@@ -91,16 +91,18 @@ def run(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
     """
     waiting, failures = list(jobs), {}
     tasks: dict[Job, Task] = {}
+    logged: dict[Job, int] = {}  # bytes of the log that are of earlier attempts
     with terminated_as_interrupted():
         try:
             while waiting or tasks:
                 while waiting and len(tasks) < engine.workers:
                     job = waiting.pop(0)
+                    logged[job] = job.log.stat().st_size if job.log.exists() else 0
                     tasks[job] = engine.start(job)
                 for job, task in list(tasks.items()):
                     if (status := task.poll()) is not None:
                         del tasks[job]
-                        failure = _failure(job, status)
+                        failure = _failure(job, status, logged[job])
                         watch.ended(job, failure)
                         if failure:
                             failures[job.name] = failure
@@ -225,6 +227,8 @@ class Cluster:
                 f"unknown cluster {self.kind!r}{nearest(self.kind, CLUSTERS)}; known: "
                 f"{', '.join(CLUSTERS)}"
             )
+        if type(self.settings.get("cpus_per_task", 1)) is int and self.threads < 1:
+            raise InvalidInput(f"cpus_per_task must be at least 1, got {self.threads}")
         try:
             import submitit
         except ImportError:
@@ -233,7 +237,7 @@ class Cluster:
         try:
             self._executor = submitit.AutoExecutor(folder=self.folder, cluster=self.kind)
             self._executor.update_parameters(**(defaults | dict(self.settings)))
-        except (RuntimeError, TypeError, ValueError, NameError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError, NameError) as error:
             reason = " ".join(str(error).split())
             raise InvalidInput(f"cluster {self.kind!r} cannot be used: {reason}") from error
 
@@ -317,8 +321,12 @@ def _log(job: Job) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _failure(job: Job, status: int) -> str | None:
-    """One line of why a job failed; None if it did not."""
+def _failure(job: Job, status: int, logged: int) -> str | None:
+    """One line of why a job failed; None if it did not.
+
+    That is the last error in its log, or the last line if there is none. Another process may write
+    into the log as well: one that goes on since its parent was killed.
+    """
     if status == 0:
         return None
     if status < 0:
@@ -327,10 +335,11 @@ def _failure(job: Job, status: int) -> str | None:
         return f"ended by {name}{hint}"
     with suppress(OSError):
         with job.log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            file.seek(max(logged, file.seek(0, os.SEEK_END) - LOG_TAIL))
             lines = file.read().decode(errors="replace").strip().splitlines()
         if lines:
-            return lines[-1].removeprefix("error: ")
+            errors = [line for line in lines if line.startswith("error: ")]
+            return (errors or lines)[-1].removeprefix("error: ")
     return f"ended with status {status}"
 
 

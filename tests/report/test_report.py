@@ -121,13 +121,14 @@ def test_drops_caveats_and_environments_are_told(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
     drop = {"step": 61, "depth": 0.5}
-    make_run(tmp_path / "a", recipe("digits", 0), 0.9, note="a caveat", drops=[drop])
+    make_run(tmp_path / "a", recipe("digits", 0), 0.9, note="a caveat", drops=[drop, {}])
     make_run(tmp_path / "b", recipe("digits", 1), 0.9)
     environment = json.loads((tmp_path / "b" / "environment.json").read_text())
     (tmp_path / "b" / "environment.json").write_text(json.dumps(environment | {"cpu": "Other"}))
     _, markdown = write(tmp_path, tmp_path)
     assert "a caveat: all accuracies of 1 run (digits)" in markdown
     assert "a, epoch 30: " in markdown and "step 61" in markdown
+    assert "at step unknown" in markdown  # another version's
     assert "differ in cpu" in markdown
 
 
@@ -170,6 +171,14 @@ def test_one_run(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
     assert "<h1>TSSL-BP: 1 run</h1>" in html
     assert "±" not in markdown.split("## Other runs")[1].split("|", 1)[1]
     assert "Comparisons" not in html
+    assert "- **supported**: 0 claims\n" in markdown
+    assert re.search(r"\*\*cannot tell\*\*: (\d+) claims \(\1 for lack of runs\)", markdown)
+
+
+def test_markdown_links_to_figures_of_any_name(study: Path, tmp_path: Path) -> None:
+    report.write([study / "mnist-0"], tmp_path / "my report.html")
+    assert "](my%20report_figures/" in (tmp_path / "my report.md").read_text()
+    assert (tmp_path / "my report_figures").is_dir()
 
 
 def test_only_unfinished_runs(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:

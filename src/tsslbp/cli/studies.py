@@ -14,7 +14,7 @@ from .. import data, display, experiment, published, space, tracking, training
 from .. import report as reports
 from .. import trials as study
 from ..data import DataSet
-from ..device import gpus
+from ..device import configure, gpus
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
 from ..jobs import Cluster, Engine, Job, Local, cores
@@ -96,8 +96,10 @@ def trials(
     folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
     options = _train_options(data_dir, device, track)
     load_checked(wanted, data_dir)
-    planned = study.plan(wanted, seeds, _protocols(protocol, wanted), folder)
-    engine = _engine(len(planned), workers, cluster, cluster_settings, device, folder)
+    protocols = _protocols(protocol, wanted)
+    count = seeds * len(protocols)
+    engine = _engine(count, workers, cluster, cluster_settings, device, folder, wanted)
+    planned = study.plan(wanted, seeds, protocols, folder)
     if failed := _run_trials(planned, engine, options):
         raise RunError(failed)
 
@@ -141,15 +143,19 @@ def reproduce(
     for row in rows:
         if not row.recipes:
             display.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
+    if not names:
+        raise InvalidInput("nothing is left to reproduce")
+    reports.check_packages()
     folder = out or Path("runs") / "reproduce"
-    planned: dict[str, list[Trial]] = {}
-    data_sets = {}
-    for name in names:
-        wanted = experiment_of(name, settings, {"epochs": epochs})
-        data_sets[name] = load_checked(wanted, data_dir)
-        planned[name] = study.plan(wanted, seeds, _protocols(protocol, wanted), folder / name)
+    wanted = {name: experiment_of(name, settings, {"epochs": epochs}) for name in names}
+    data_sets = {name: load_checked(one, data_dir) for name, one in wanted.items()}
+    protocols = {name: _protocols(protocol, one) for name, one in wanted.items()}
+    count = seeds * sum(map(len, protocols.values()))
+    engine = _engine(count, workers, cluster, cluster_settings, device, folder, *wanted.values())
+    planned = {
+        name: study.plan(one, seeds, protocols[name], folder / name) for name, one in wanted.items()
+    }
     every = [trial for trials in planned.values() for trial in trials]
-    engine = _engine(len(every), workers, cluster, cluster_settings, device, folder)
     with display.console.status("measuring what it will cost"):
         costs = {
             name: [study.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
@@ -237,10 +243,10 @@ def sweep(
     planned.check(data_set, device)
     search = Search(planned)
     _print_caution(planned, wanted)
-    if workers == 1 and not cluster:
+    if workers == 1 and not cluster and not cluster_settings:
         _work(search, data_set, device, track or [])
     else:
-        engine = _engine(count, workers, cluster, cluster_settings, device, folder)
+        engine = _engine(count, workers, cluster, cluster_settings, device, folder, wanted)
         command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
         _run_workers(search, engine, [*command, *options])
     _print_sweep(search.outcomes(), planned, recipe, settings or [])
@@ -282,14 +288,20 @@ def _engine(
     cluster_settings: Sequence[str] | None,
     device: str,
     folder: Path,
+    *wanted: Experiment,
 ) -> Engine:
-    """Where at most so many jobs shall run, by the options of the command line."""
+    """Where at most so many jobs that train `wanted` shall run, by the command line's options."""
     if cluster:
+        for setting in cluster_settings or ():
+            if "=" not in setting:
+                raise InvalidInput(f"--cluster-set expects KEY=VALUE, got {setting!r}")
         pairs = (setting.partition("=") for setting in cluster_settings or ())
         values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
         return Cluster(workers or jobs, folder / ".cluster", cluster, values)
     if cluster_settings:
         raise InvalidInput("--cluster-set needs --cluster")
+    for experiment_ in wanted:
+        configure(device, experiment_.precision)
     devices = gpus() if device == "cuda" else []
     return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
 
@@ -320,7 +332,8 @@ def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]
     except KeyboardInterrupt:
         display.complain("stopped", "the same command goes on with the runs")
         raise typer.Exit(130) from None
-    display.print_trials([done for trial in planned if (done := trial.result())])
+    results = [done for trial in planned if (done := trial.result())]
+    display.print_trials([result for result in results if result.finished])
     if not failures:
         return ""
     what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())

@@ -29,7 +29,7 @@ def load() -> DataSet:
     except ImportError as error:
         raise DataError(
             f"the digits come with scikit-learn, which cannot be imported ({error}): "
-            "pip install tsslbp[demo]"
+            "pip install 'tsslbp[demo]'"
         ) from error
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().div(LARGEST).unsqueeze(1)

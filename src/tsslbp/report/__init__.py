@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .. import __version__, instability, published
 from ..display import duration
@@ -43,7 +44,7 @@ def write(paths: Sequence[Path], out: Path) -> list[str]:
     """
     if out.suffix != ".html":
         raise InvalidInput(f"the report is an HTML file, such as report.html; got {out}")
-    _check_packages()
+    check_packages()
     found, problems = read_all(paths)
     results, repeats = _once(found)
     problems += repeats
@@ -113,7 +114,7 @@ def to_html(page: Page) -> str:
 
 def to_markdown(page: Page, folder: str) -> str:
     """The page in Markdown, with its figures in a folder of that name."""
-    return _render("page.md", page=page, folder=folder)
+    return _render("page.md", page=page, folder=quote(folder))
 
 
 def _sections(
@@ -247,7 +248,8 @@ def _glance(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
         seen = [one.claim for one in all_of_it if one.seen]
         unseen = len(all_of_it) - len(seen)
         claims = "; ".join([*seen[:SHOWN_CLAIMS], *(["..."] if len(seen) > SHOWN_CLAIMS else [])])
-        without = f"{unseen} more for lack of runs" if unseen else ""
+        more = " more" if seen else ""
+        without = f"{unseen}{more} for lack of runs" if unseen else ""
         lines.append((verdict, _count(len(all_of_it), "claim"), f"{claims}; {without}".strip("; ")))
     return lines
 
@@ -331,7 +333,8 @@ def _text(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Raise `InvalidInput` where a package that reports need is missing."""
     for name in ("jinja2", "matplotlib", "scipy"):
         try:
             __import__(name)

@@ -92,11 +92,17 @@ def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure
     return figures
 
 
+def _drops(result: Result) -> list[Mapping[str, Any]]:
+    """Sudden drops whose step is known; another version may have recorded them otherwise."""
+    drops = [drop for one in result.epochs for drop in one.get("drops", ())]
+    return [drop for drop in drops if "step" in drop]
+
+
 def _curves(prefix: str, results: Sequence[Result]) -> Figure:
     names = _names(results)
     curves = {name: _curve(result) for name, result in zip(names, results, strict=True)}
     drops = {
-        name: [drop["step"] for one in result.epochs for drop in one.get("drops", ())]
+        name: [drop["step"] for drop in _drops(result)]
         for name, result in zip(names, results, strict=True)
     }
     return _figure(
