@@ -81,6 +81,21 @@ def test_result_of_a_trial(tmp_path: Path) -> None:
         replace(trial, experiment=replace(digits, tau_s=4.0)).result()
 
 
+@pytest.mark.parametrize("name", ["a", "fashion-mnist-mlp-published"])
+def test_rows_are_as_wide_as_the_longest_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = trials.plan(load_recipe("digits"), 1, ["published"], tmp_path / name)
+    record = {"train_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
+    for trial in planned:
+        Run.create(trial.folder, trial.experiment).append_epoch({"epoch": 1} | record)
+    with display.TrialsDisplay(planned) as watch:
+        watch.ended(planned[0].job(), None)
+    heading, row = capsys.readouterr().out.splitlines()
+    assert row.startswith(f"{name}/published-seed0 ")
+    assert len(heading) == len(row)
+
+
 def test_wall_clock() -> None:
     assert trials.wall_clock([3.0, 1.0, 1.0, 1.0], 1) == 6.0
     assert trials.wall_clock([3.0, 1.0, 1.0, 1.0], 2) == 3.0

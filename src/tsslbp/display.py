@@ -30,7 +30,7 @@ from .trials import Trial, wall_clock
 
 console = Console(highlight=False)
 
-TRIAL_ROW = "{:<30}{:>12}{:>12}{:>12}{:>13}"  # 79 characters
+TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a name is longer
 COST_ROW = "{:<30}{:>14}{:>14}{:>14}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
@@ -114,6 +114,7 @@ class TrialsDisplay:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = {trial.name: trial for trial in trials}
+        self.width = max(30, *map(len, self.trials)) if trials else 30
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -132,7 +133,8 @@ class TrialsDisplay:
 
     def __enter__(self) -> TrialsDisplay:
         if self.trials:
-            say(TRIAL_ROW.format("run", "last epoch", "validation", "best test", "time"), "bold")
+            titles = ("run", "last epoch", "validation", "best test", "time")
+            say(TRIAL_ROW.format(*titles, width=self.width), "bold")
         self.progress.start()
         return self
 
@@ -158,7 +160,8 @@ class TrialsDisplay:
             complain("failed", f"{job.name}: {failure or 'no epoch was recorded'}")
             return
         shares = (percent(result.accuracy.get(name)) for name in MEASURES)
-        say(TRIAL_ROW.format(job.name, *shares, duration(result.seconds)))
+        seconds = duration(result.seconds)
+        say(TRIAL_ROW.format(job.name, *shares, seconds, width=self.width))
 
 
 def print_costs(costs: Mapping[str, Sequence[float]], workers: int) -> None:

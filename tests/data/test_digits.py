@@ -53,5 +53,5 @@ def test_given_folder_is_not_needed(digits: data.DataSet, tmp_path: Path) -> Non
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DataError, match=r"pip install tsslbp\[demo\]"):
+    with pytest.raises(DataError, match=r"pip install 'tsslbp\[demo\]'"):
         data.load("digits")
