@@ -73,8 +73,14 @@ def test_each_process_has_its_share_of_the_machine(python: Python) -> None:
     jobs.run(wanted, Local(3, threads=4, devices=["2", "5"]), Record())
     seen = sorted(job.log.read_text().strip() for job in wanted)
     assert seen == ["4 2", "4 2", "4 5"]
-    assert Local(1).threads == jobs.cores()
-    assert Local(10**6).threads == 1
+
+
+def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [Local(workers).threads for workers in (1, 3, 100)] == [8, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what the user says is not exceeded
+    assert [Local(workers).threads for workers in (1, 3)] == [3, 2]
 
 
 def test_why_a_job_failed_is_its_own_error(python: Python) -> None:

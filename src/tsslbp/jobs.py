@@ -148,7 +148,8 @@ class Local:
 
     Attributes:
         workers: processes at once.
-        threads: of each; by default the cores are shared out evenly.
+        threads: of each; by default the cores are shared out evenly, but no more than the
+            environment's OMP_NUM_THREADS.
         devices: names of GPUs, as CUDA_VISIBLE_DEVICES takes them, which the processes take turns
             in; empty: what they find.
     """
@@ -161,7 +162,7 @@ class Local:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InvalidInput(f"workers must be at least 1, got {self.workers}")
-        self.threads = self.threads or max(1, cores() // self.workers)
+        self.threads = self.threads or _share(self.workers)
         self._places = [None] * self.workers
 
     def start(self, job: Job) -> Task:
@@ -171,6 +172,13 @@ class Local:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
         task = self._places[place] = _Process(job, environment)
         return task
+
+
+def _share(workers: int) -> int:
+    """Threads of each of so many processes."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
+    return max(1, min(most, cores() // workers))
 
 
 class _Process:

@@ -285,6 +285,15 @@ def test_many_runs_are_reported_in_time(
     assert len(html) < 6e6
 
 
+def test_another_markdown_file_is_not_replaced(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(InvalidInput, match="which is no report, would be replaced"):
+        report.write([study], tmp_path / "README.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    report.write([study], tmp_path / "a.html")
+    report.write([study], tmp_path / "a.html")
+
+
 def test_no_run_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run to report on"):
         report.write([], tmp_path / "report.html")

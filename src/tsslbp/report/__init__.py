@@ -25,6 +25,7 @@ from .blocks import Block, Code, Figure, Lines, Page, Section, Text
 from .verdicts import Judgement, compare, judge
 
 SHOWN_CLAIMS = 8  # of a verdict, in the summary
+TITLE = "TSSL-BP: "  # how a report begins
 SHOWN_LINES = 40  # of a list of problems or commands
 
 
@@ -39,11 +40,15 @@ def write(paths: Sequence[Path], out: Path) -> list[str]:
         A line for each folder that could not be read.
 
     Raises:
-        InvalidInput: `out` is no ``.html`` file, or a package is missing.
+        InvalidInput: `out` is no ``.html`` file, the Markdown file beside it would replace one
+            that is no report, or a package is missing.
         RunError: no run could be read, or the files cannot be written.
     """
     if out.suffix != ".html":
         raise InvalidInput(f"the report is an HTML file, such as report.html; got {out}")
+    beside = out.with_suffix(".md")
+    if beside.exists() and not beside.read_bytes().startswith(f"# {TITLE}".encode()):
+        raise InvalidInput(f"{beside}, which is no report, would be replaced: give another name")
     check_packages()
     found, problems = read_all(paths)
     results, repeats = _once(found)
@@ -79,7 +84,7 @@ def compose(
     everything = group(results)
     judgements = judge(published.claims(), finished)
     return Page(
-        title=f"TSSL-BP: {_count(len(results), 'run')}",
+        title=f"{TITLE}{_count(len(results), 'run')}",
         lead=_lead(results, finished),
         tallies=_tallies(results, finished),
         verdicts=_glance(judgements),
