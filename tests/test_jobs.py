@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,22 @@ class Record:
 
     def ended(self, job: Job, failure: str | None) -> None:
         self.ends[job.name] = failure
+
+
+USUAL = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+
+
+@pytest.fixture(autouse=True)
+def _usual_signals() -> Iterator[None]:
+    """The tests may run where some are ignored, as behind `nohup`."""
+    before = {number: signal.signal(number, handler) for number, handler in USUAL.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -93,7 +109,6 @@ def test_why_a_job_failed_is_its_own_error(python: Python) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
     flag = tmp_path / "began"
     job = python(
         "long",
@@ -116,9 +131,8 @@ def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Pa
         jobs.run([job], Local(1), Record())
     thread.join()
     assert job.log.read_text() == "stopped\n"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-    signal.signal(signal.SIGINT, before)
+    for one, handler in USUAL.items():
+        assert signal.getsignal(one) is handler
 
 
 def test_a_job_that_does_not_stop_is_killed(

@@ -197,7 +197,7 @@ def _described(drop: Mapping[str, Any]) -> str:
     try:
         return instability.describe(instability.Drop.from_table(dict(drop)))
     except (AttributeError, KeyError, TypeError, ValueError):  # of another version
-        return f"a drop of the training accuracy at step {drop.get('step', 'unknown')}"
+        return f"a drop of the training accuracy at step {drop['step']}"
 
 
 def _caveats(results: Sequence[Result]) -> list[Block]:
