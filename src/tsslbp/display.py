@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from .history import StepResult
@@ -37,6 +44,18 @@ SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
 SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
 
 
+def _progress(seconds: float, *columns: ProgressColumn) -> Progress:
+    """A bar that appears on terminals only; the time left follows the last `seconds`."""
+    return Progress(
+        *columns,
+        console=console,
+        transient=True,
+        expand=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=seconds,
+    )
+
+
 class Display:
     """Progress of a training: a bar on a terminal, a line an epoch everywhere.
 
@@ -53,16 +72,12 @@ class Display:
         self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
         self.images = images
         self.seen = self.correct = 0  # in this epoch, by this process
-        self.progress = Progress(
+        self.progress = _progress(
+            300,
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[train]}"),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=300,
         )
         self.task = self.progress.add_task(
             "starting (first use compiles the kernels, once)", total=None, train=""
@@ -115,16 +130,12 @@ class TrialsDisplay:
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = {trial.name: trial for trial in trials}
         self.width = max(30, *map(len, self.trials)) if trials else 30
-        self.progress = Progress(
+        self.progress = _progress(
+            600,
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed}/{task.total} epochs"),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=600,
         )
         total = sum(trial.experiment.epochs for trial in trials)
         self.all = self.progress.add_task("all runs", total=total)
@@ -221,15 +232,11 @@ class WorkersDisplay:
     def __init__(self, search: Search) -> None:
         self.search, self.looked = search, -math.inf
         self.shown = {one.number for one in search.outcomes() if one.state != "running"}
-        self.progress = Progress(
+        self.progress = _progress(
+            600,
             TextColumn("{task.completed}/{task.total} trials"),
             BarColumn(bar_width=None),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            expand=True,
-            disable=not console.is_terminal,
-            speed_estimate_period=600,
         )
         self.task = self.progress.add_task("", total=search.sweep.trials)
 

@@ -148,7 +148,7 @@ def group(results: Iterable[Result]) -> list[Group]:
     """Put runs of equal settings together, in the order of their first appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        key = json.dumps(_settings(result.experiment), sort_keys=True)
+        key = json.dumps(settings_of(result.experiment), sort_keys=True)
         found.setdefault(key, []).append(result)
     return [
         Group(label(members[0].experiment), tuple(sorted(members, key=_seed)))
@@ -161,10 +161,28 @@ def label(experiment: Experiment) -> str:
 
     Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``.
     """
-    table = _settings(experiment)
-    candidates = {name: _differences(table, shipped) for name, shipped in _shipped().items()}
+    table = settings_of(experiment)
+    candidates = {name: changes(table, base) for name, base in shipped().items()}
     name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
     return ", ".join([name, *(f"{key} = {value!r}" for key, value in candidates[name].items())])
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """The keys of an experiment that runs of equal settings share, and their values."""
+    table = flat(experiment.to_table())
+    return {key: value for key, value in table.items() if key not in APART}
+
+
+@cache
+def shipped() -> dict[str, dict[str, Any]]:
+    """What `settings_of` says of each shipped recipe, by name."""
+    return {name: settings_of(load_recipe(name)) for name in recipe_names()}
+
+
+def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What `table` says otherwise than `base`; None for what it does not say."""
+    keys = sorted(table.keys() | base.keys())
+    return {key: table.get(key) for key in keys if table.get(key) != base.get(key)}
 
 
 def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
@@ -173,6 +191,21 @@ def differences(there: Experiment, asked: Experiment, apart: Collection[str] = A
     return table_differences(
         *({key: one[key] for key in one if key not in apart} for one in tables)
     )
+
+
+def check_settings(what: str, there: Experiment, asked: Experiment, apart: Collection[str]) -> None:
+    """Raise `RunError` where what is in a folder has other settings than are asked for.
+
+    Args:
+        what: such as ``"runs/a holds a run"``.
+        there, asked: the two experiments.
+        apart: keys that may differ.
+    """
+    if other := differences(there, asked, apart):
+        raise RunError(
+            f"{what} of other settings ({'; '.join(other)}): ask for the same, or give another "
+            "--out"
+        )
 
 
 def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
@@ -218,23 +251,6 @@ def _check(record: Mapping[str, Any], needed: set[str], folder: Path) -> None:
     for key, fits in _FITS.items():
         if key in record and not fits(record[key]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
-
-
-def _settings(experiment: Experiment) -> dict[str, Any]:
-    table = flat(experiment.to_table())
-    return {key: value for key, value in table.items() if key not in APART}
-
-
-@cache
-def _shipped() -> dict[str, dict[str, Any]]:
-    """Settings of the shipped recipes."""
-    return {name: _settings(load_recipe(name)) for name in recipe_names()}
-
-
-def _differences(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """What `table` says otherwise than `base`; None for what it does not say."""
-    keys = sorted(table.keys() | base.keys())
-    return {key: table.get(key) for key in keys if table.get(key) != base.get(key)}
 
 
 def _seed(result: Result) -> int:

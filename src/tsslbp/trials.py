@@ -17,7 +17,7 @@ from .data import DataSet, normalise
 from .errors import RunError
 from .experiment import Experiment, Protocol
 from .jobs import Job
-from .results import Result, differences
+from .results import Result, check_settings
 from .run import Run
 
 RECIPE = "recipe.toml"
@@ -56,11 +56,8 @@ class Trial:
         if not (self.folder / "config.toml").exists():
             return None
         run = Run.open(self.folder)
-        if other := differences(run.experiment, self.experiment, ("epochs", "description")):
-            raise RunError(
-                f"{self.folder} holds a run of other settings ({'; '.join(other)}): ask for the "
-                "same, or give another --out"
-            )
+        what = f"{self.folder} holds a run"
+        check_settings(what, run.experiment, self.experiment, ("epochs", "description"))
         result = Result.read(self.folder) if run.epochs() else None
         return result and replace(result, experiment=self.experiment)
 
@@ -90,11 +87,8 @@ def plan(
     recipe = folder / RECIPE
     if recipe.exists():
         there = experiments.load_recipe(recipe)
-        if other := differences(there, experiment, ("seed", "protocol", "epochs", "description")):
-            raise RunError(
-                f"{folder} holds trials of other settings ({'; '.join(other)}): ask for the same, "
-                "or give another --out"
-            )
+        apart = ("seed", "protocol", "epochs", "description")
+        check_settings(f"{folder} holds trials", there, experiment, apart)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         experiments.save(experiment, recipe)

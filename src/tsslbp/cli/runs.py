@@ -28,7 +28,7 @@ from ..experiment import Experiment
 from ..losses import predict
 from ..network import Network
 from ..parallel import Processes
-from ..results import differences, flat, label, measures
+from ..results import check_settings, flat, label, measures
 from ..run import CHECKPOINTS, Run
 from .options import (
     DataDir,
@@ -246,12 +246,8 @@ def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
     run = Run.open(folder)
-    other = differences(run.experiment, wanted, ("epochs", "description"))
-    if other:
-        raise RunError(
-            f"{folder} holds a run of other settings ({'; '.join(other)}): ask for the same, "
-            "or give another --out"
-        )
+    what = f"{folder} holds a run"
+    check_settings(what, run.experiment, wanted, ("epochs", "description"))
     run.record_resume()
     return run.extended(epochs) if epochs else run
 

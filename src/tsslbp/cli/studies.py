@@ -33,6 +33,11 @@ from .options import (
     load_checked,
 )
 
+Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")]
+Protocols = Annotated[
+    str | None,
+    typer.Option(metavar="published|validated|both", help="As for train; by default the recipe's."),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -61,15 +66,10 @@ ClusterSettings = Annotated[
 
 def trials(
     recipe: Recipe,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each kind.")] = 5,
+    seeds: Seeds = 5,
     settings: Settings = None,
     epochs: Epochs = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="published|validated|both", help="As for train; by default the recipe's."
-        ),
-    ] = None,
+    protocol: Protocols = None,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None,
@@ -112,15 +112,10 @@ def reproduce(
             help="Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")] = 5,
+    seeds: Seeds = 5,
     settings: Settings = None,
     epochs: Epochs = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="published|validated|both", help="As for train; by default the recipes'."
-        ),
-    ] = None,
+    protocol: Protocols = None,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import combinations, permutations
 from typing import Any, Literal
 
@@ -16,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import published, stats
-from ..experiment import load_recipe
 from ..published import Change, Claim, Exceeds, Reaches, Row, Settings
-from ..results import MEASURES, Group, flat
+from ..results import MEASURES, Group, changes, settings_of, shipped
 from ..stats import Difference, Interval
 
 Array = npt.NDArray[Any]
@@ -97,13 +95,13 @@ def compare(groups: Sequence[Group]) -> tuple[list[Comparison], int]:
     Returns:
         At most `MAX_COMPARISONS`, and how many were left out.
     """
-    settings = [_settings(group) for group in groups]
+    settings = [settings_of(group.experiment) for group in groups]
     pairs = [
         (first, second, keys)
         for first, second in combinations(range(len(groups)), 2)
         if settings[first]["data"] == settings[second]["data"]
         and len(set(groups[first].seeds) & set(groups[second].seeds)) > 1
-        and (keys := _differences(settings[first], settings[second]))
+        and (keys := tuple(changes(settings[first], settings[second])))
     ]
     pairs.sort(key=lambda pair: len(pair[2]))
     shown = [
@@ -125,10 +123,10 @@ def row_of(group: Group) -> tuple[Row, str] | None:
 
     They may differ from the recipe in `FREE` settings, and train on an inexact copy of the data.
     """
-    settings = _settings(group)
+    settings = settings_of(group.experiment)
     for row in published.rows():
         for recipe in row.recipes:
-            differences = _differences(settings, _recipe(recipe))
+            differences = tuple(changes(settings, shipped()[recipe]))
             if settings["data"] in (row.data, *row.copies):
                 differences = tuple(key for key in differences if key != "data")
             if not set(differences) - set(FREE):
@@ -220,14 +218,14 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
     Of several such pairs on one data set and network, as a sweep makes them, by the one with the
     most seeds, and among these by that nearest to a shipped recipe.
     """
-    settings = [_settings(group) for group in groups]
+    settings = [settings_of(group.experiment) for group in groups]
     best: dict[str, tuple[Group, Group, Any]] = {}
     for first, second in permutations(range(len(groups)), 2):
         here, there = settings[first].get(claim.key), settings[second].get(claim.key)
         if (
             here in claim.values
             and _is_other(there, claim)
-            and _differences(settings[first], settings[second]) == (claim.key,)
+            and tuple(changes(settings[first], settings[second])) == (claim.key,)
         ):
             pair = (groups[first], groups[second], there)
             place = f"{settings[first]['data']} {settings[first]['network']} {here!r} {there!r}"
@@ -347,18 +345,3 @@ def _measure(first: Group, second: Group) -> str:
         "best-validation" in one.accuracy for group in (first, second) for one in group.results
     )
     return "best-validation" if validated else "last"
-
-
-def _settings(group: Group) -> dict[str, Any]:
-    table = flat(group.experiment.to_table())
-    return {key: value for key, value in table.items() if key not in ("seed", "description")}
-
-
-@cache
-def _recipe(name: str) -> dict[str, Any]:
-    return flat(load_recipe(name).to_table())
-
-
-def _differences(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, ...]:
-    keys = first.keys() | second.keys()
-    return tuple(sorted(key for key in keys if first.get(key) != second.get(key)))
