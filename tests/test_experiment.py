@@ -82,6 +82,7 @@ WRONG: list[tuple[str, Any, list[str]]] = [
     ("horizontal_flip", "yes", ["true or false", "got 'yes'"]),
     ("protocol", "publishd", ["one of published, validated", "did you mean 'published'?"]),
     ("protocol", 1, ["one of published, validated", "got 1"]),
+    ("train_images", 0, ["whole number of at least 1", "got 0"]),
     ("validation_images", 0, ["whole number of at least 1", "got 0"]),
     ("padding", -1, ["whole number of at least 0", "got -1"]),
     ("padding", [0, -1], ["whole number of at least 0", "got [0, -1]"]),

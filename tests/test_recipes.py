@@ -17,7 +17,7 @@ from tsslbp.rules import TSSLBP
 from tsslbp.training import build_network
 
 # What a recipe may leave unsaid: there is no number for "none".
-OPTIONAL = {"desired_count", "undesired_count", "patience"}
+OPTIONAL = {"desired_count", "undesired_count", "patience", "train_images"}
 
 COMMON: dict[str, Any] = {
     "mean": (0.1307,),

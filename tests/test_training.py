@@ -17,7 +17,7 @@ import tsslbp.data
 from tsslbp import training
 from tsslbp.data import DataSet, augment, batches, normalise
 from tsslbp.errors import Diverged, InvalidInput, RunError
-from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.experiment import Experiment, Protocol, load_recipe
 from tsslbp.instability import Drop
 from tsslbp.instability import find as find_drops
 from tsslbp.layers import DROPOUT
@@ -426,7 +426,27 @@ def test_checkpoint_of_another_network(tmp_path: Path) -> None:
         training.fit(Run.open(run.folder), toy())
 
 
+@pytest.mark.parametrize(("protocol", "left"), [("published", 60), ("validated", 48)])
+def test_train_images_are_a_fixed_part_of_those_left(
+    protocol: Protocol, left: int
+) -> None:
+    experiment = replace(EXPERIMENT, protocol=protocol)
+    everything, validation, test = training.splits(experiment, toy())
+    some, same_validation, same_test = training.splits(
+        replace(experiment, train_images=20, seed=3), toy()
+    )
+    assert len(everything.labels) == left and len(some.labels) == 20
+    rows = {tuple(image.flatten().tolist()) for image in everything.images}
+    assert all(tuple(image.flatten().tolist()) in rows for image in some.images)
+    assert torch.equal(test.images, same_test.images)
+    assert (validation is None) == (same_validation is None) == (protocol == "published")
+    if validation and same_validation:
+        assert torch.equal(validation.images, same_validation.images)
+
+
 def test_data_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"train_images must be at most 48, .* got 49"):
+        trained(tmp_path / "e", replace(EXPERIMENT, train_images=49))
     with pytest.raises(InvalidInput, match="validation_images must be between 1 and 59"):
         trained(tmp_path / "a", replace(EXPERIMENT, validation_images=60))
     three = replace(EXPERIMENT, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -87,6 +87,7 @@ class Experiment:
         horizontal_flip: whether each training image is mirrored left to right with odds 1:1.
         protocol: ``"published"``: train on all training images, report the best test epoch;
             ``"validated"``: hold `validation_images` of them out and let these choose the epoch.
+        train_images: train on so many of those that are left, always the same; None: on all.
         network: layers such as ``"15C5-P2-40C5-P2-300"``, see `tsslbp.description`.
         padding: of the convolutions, one number or one for each.
         time_steps: T.
@@ -127,6 +128,7 @@ class Experiment:
     horizontal_flip: bool = False
     protocol: Protocol = "validated"
     validation_images: Count = 5000
+    train_images: Count | None = None
     padding: Natural | tuple[Natural, ...] = 0
     time_steps: Count = 5
     tau_m: TimeConstant = 5.0

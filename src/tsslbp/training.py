@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import instability, losses
-from .data import DataSet, augment, batches, normalise, split_validation
+from .data import DataSet, augment, batches, normalise, split_validation, subset
 from .data.dataset import channel_statistics, normalised
 from .device import DeviceSteps, clamp_weights, clip_gradient
 from .environment import peak_memory
@@ -185,15 +185,16 @@ def evaluate(
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
     """Training, validation and test images; no validation under the published protocol."""
+    images, labels = data.train_images, data.train_labels
     test = Split(data.test_images, data.test_labels)
-    if experiment.protocol == "published":
-        return Split(data.train_images, data.train_labels), None, test
-    train, held_out = split_validation(len(data.train_labels), experiment.validation_images)
-    return (
-        Split(data.train_images[train], data.train_labels[train]),
-        Split(data.train_images[held_out], data.train_labels[held_out]),
-        test,
-    )
+    train, validation = torch.arange(len(labels)), None
+    if experiment.protocol == "validated":
+        train, held_out = split_validation(len(labels), experiment.validation_images)
+        validation = Split(images[held_out], labels[held_out])
+    if experiment.train_images is not None:
+        train = train[subset(len(train), experiment.train_images)]
+    every = len(train) == len(labels)  # then without a copy
+    return Split(images, labels) if every else Split(images[train], labels[train]), validation, test
 
 
 @dataclass
@@ -571,6 +572,13 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
         raise InvalidInput(
             f"validation_images must be between 1 and {len(data.train_labels) - 1} for "
             f"{data.name}, got {experiment.validation_images}"
+        )
+    held_out = experiment.validation_images if experiment.protocol == "validated" else 0
+    left = len(data.train_labels) - held_out
+    if experiment.train_images is not None and experiment.train_images > left:
+        raise InvalidInput(
+            f"train_images must be at most {left}, the training images of {data.name} that are "
+            f"left, got {experiment.train_images}"
         )
 
 

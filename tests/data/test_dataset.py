@@ -116,6 +116,17 @@ def test_split_validation_never_changes() -> None:
     assert not torch.equal(validation, other)
 
 
+def test_a_subset_is_part_of_every_larger_one_and_never_changes() -> None:
+    small, large = data.subset(55000, 100), data.subset(55000, 10000)
+    assert len(small) == 100 and len(large) == 10000
+    assert (small.diff() > 0).all() and torch.isin(small, large).all()
+    assert small[:3].tolist() == [16, 69, 891]
+    assert torch.equal(data.subset(7, 7), torch.arange(7))
+    for kept in (0, 8):
+        with pytest.raises(InvalidInput, match=f"train_images must be between 1 and 7, got {kept}"):
+            data.subset(7, kept)
+
+
 @pytest.mark.parametrize(("count", "held_out"), [(10, 0), (10, 10), (10, -1), (10, 11), (0, 0)])
 def test_split_validation_refuses(count: int, held_out: int) -> None:
     with pytest.raises(InvalidInput, match=f"cannot hold out {held_out} of {count} images"):

@@ -64,7 +64,7 @@ def image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
     """How many images of a data set an experiment trains, chooses and tests with."""
     held_out = wanted.validation_images if wanted.protocol == "validated" else 0
     counts = {
-        "training": len(data_set.train_labels) - held_out,
+        "training": wanted.train_images or len(data_set.train_labels) - held_out,
         "validation": held_out,
         "test": len(data_set.test_labels),
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import InvalidInput, nearest
 from . import augment, cifar10, digits, idx, npz
-from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation
+from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation, subset
 
 __all__ = [
     "CLASSES",
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "normalise",
     "split_validation",
+    "subset",
 ]
 
 NAMES = ("digits", *idx.SOURCES, *cifar10.EDITIONS)

@@ -14,6 +14,7 @@ from ..errors import InvalidInput
 
 VALIDATION_SEED = 20201001
 TEST_SEED = 20210301
+SUBSET_SEED = 20201201
 
 
 @final
@@ -133,6 +134,22 @@ def split_validation(
             f"cannot hold out {held_out} of {count} images: hold out at least 1 and keep at least 1"
         )
     return _without(count, _permutation(count, seed)[:held_out])
+
+
+def subset(count: int, kept: int, seed: int = SUBSET_SEED) -> Tensor:
+    """Choose some of the indices 0..count-1 at random, the same every time, for less training.
+
+    A smaller subset is a part of a larger one.
+
+    Returns:
+        ``[kept]`` int64, in rising order.
+
+    Raises:
+        InvalidInput: there are not so many, or none shall be kept.
+    """
+    if not 0 < kept <= count:
+        raise InvalidInput(f"train_images must be between 1 and {count}, got {kept}")
+    return _permutation(count, seed)[:kept].sort().values
 
 
 def split_test(labels: Tensor, held_out: int, seed: int = TEST_SEED) -> tuple[Tensor, Tensor]:
