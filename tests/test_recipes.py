@@ -25,6 +25,7 @@ COMMON: dict[str, Any] = {
     "crop_padding": 0,
     "horizontal_flip": False,
     "protocol": "published",
+    "train_images": None,
     "time_steps": 5,
     "threshold": 1.0,
     "weight_scale": 1.0,

@@ -427,9 +427,7 @@ def test_checkpoint_of_another_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "left"), [("published", 60), ("validated", 48)])
-def test_train_images_are_a_fixed_part_of_those_left(
-    protocol: Protocol, left: int
-) -> None:
+def test_train_images_are_a_fixed_part_of_those_left(protocol: Protocol, left: int) -> None:
     experiment = replace(EXPERIMENT, protocol=protocol)
     everything, validation, test = training.splits(experiment, toy())
     some, same_validation, same_test = training.splits(
