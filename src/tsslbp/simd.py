@@ -4,7 +4,7 @@ A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's ar
 are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
 
 Numba keeps compiled kernels by the file that defines them. Whoever changes this file, `compiled`,
-`neuron.tiles` or `neuron.steps` must delete the caches of `events` and `neuron.cpu`, in the
+`neuron.tiles` or `neuron.cpu_rules` must delete the caches of `events` and `neuron.cpu`, in the
 ``__pycache__`` folders beside them.
 """
 

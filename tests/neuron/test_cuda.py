@@ -20,8 +20,9 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import TSSLBP, neuron
+from tsslbp import NA, SLAYER, TSSLBP, EventProp, Surrogate, neuron
 from tsslbp.errors import InvalidInput
+from tsslbp.rules import Rule
 
 
 def _release(name: str) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ def hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def compiled(
     extent,
     k,
-    rule: TSSLBP = TSSLBP(),  # noqa: B008
+    rule: Rule = TSSLBP(),  # noqa: B008
     real=torch.float32,
     rate=torch.int64,
 ) -> list:
@@ -114,7 +115,7 @@ def compiled(
     from tsslbp.neuron import cuda
 
     count, windows = torch.int64, extent.neurons // k.pool**2
-    counts = rule.warm_up == "layer"
+    counts = rule.reads_rate
     forward = cuda._forward_kernel.warmup(
         *(real, real, count, extent.steps, windows, extent.row, extent.inner),
         **{"k": k, "COUNT": counts, "grid": (1,)},
@@ -122,9 +123,11 @@ def compiled(
         **cuda.LAUNCH,
     )
     saved = torch.promote_types(real, torch.float32)
-    backward = cuda._tsslbp_kernel.warmup(
-        *(real, real, real, rate, saved, *extent, extent.steps * extent.neurons),
-        **{"k": k, "rule": rule, "grid": (1,)},
+    backward = cuda._backward_kernel.warmup(
+        *(real, real, real, rate, saved, torch.float64),
+        *(*extent, extent.steps * extent.neurons),
+        **{"k": k, "grid": (1,)},
+        **cuda._rule_settings(rule),
         **cuda._backward_settings(real.itemsize, extent),
         **cuda.LAUNCH,
     )
@@ -163,6 +166,26 @@ def test_machine_code(hopper: None, name: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("steps", [5, 100])
+@pytest.mark.parametrize(
+    "rule",
+    [Surrogate("sigmoid", through_reset=True), SLAYER(), EventProp(), NA()],
+    ids=["surrogate", "SLAYER", "EventProp", "NA"],
+)
+def test_every_rule_compiles(hopper: None, rule: Rule, steps: int) -> None:
+    """With registers enough, but for NA, whose history is as long as T."""
+    from tsslbp.neuron import cuda
+
+    if isinstance(rule, NA) and steps > cuda.MOST_UNROLLED:
+        with pytest.raises(InvalidInput, match="NA for at most 30 time steps, got 100"):
+            cuda.spikes(torch.zeros(steps, 1), 5.0, 3.0, 1.0, rule)
+        return
+    k = cuda.Neuron(5.0, 3.0, 1.0, filter_input=True)
+    _, backward = compiled(cuda.Extent(steps, 1 << 20), k, rule)
+    assert not re.search(r"\b(LDL|STL)\b", backward.asm["sass"])
+
+
+@needs_compiler
 def test_the_rate_of_several_processes_compiles(hopper: None) -> None:
     from tsslbp.neuron import cuda
 
@@ -180,7 +203,7 @@ def test_no_compilation_for_a_new_batch_size(hopper: None) -> None:
 
     def variants(steps: int, batch: int) -> int:
         compiled(cuda.Extent(steps, batch * 48), k)
-        kernels = cuda._forward_kernel, cuda._tsslbp_kernel
+        kernels = cuda._forward_kernel, cuda._backward_kernel
         return sum(len(kernel.device_caches[99][0]) for kernel in kernels)
 
     for steps in (5, 100):

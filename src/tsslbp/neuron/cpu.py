@@ -21,8 +21,8 @@ from .. import simd
 from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
 from ..rules import Rule
 from . import reference
+from .cpu_rules import CONSTANTS, History, begin, magnitude, rule_step
 from .reference import Shared, output_scale
-from .steps import CONSTANTS, History, begin, magnitude, rule_step
 from .tiles import (
     VECTORS,
     count,

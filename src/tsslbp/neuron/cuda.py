@@ -28,9 +28,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..rules import TSSLBP, Rule
+from ..errors import InvalidInput
+from ..rules import NA, Rule
 from . import reference
-from .reference import Mean
+from .cuda_rules import STEPS, filtered
+from .reference import Shared, output_scale
 
 LAUNCH = {"enable_fp_fusion": False}  # a spike must not depend on how it was compiled
 MOST_UNROLLED = 30  # steps; a neuron's potentials in registers, its warm-up in bits of one word
@@ -115,15 +117,9 @@ def _rows(start, offsets, count, first, steps, stride, STEPS: tl.constexpr, EXAC
 
 
 @triton.jit
-def _filter(x, state, k: tl.constexpr):
-    """One step of the synaptic filter."""
-    return (1 - 1 / k.tau_s) * state + (1 / k.tau_s) * x
-
-
-@triton.jit
 def _step(x, current, rest, k: tl.constexpr):
     """One step of `reference.simulate`, behind the input filter where there is one."""
-    current = _filter(x, current, k) if k.filter_input else x
+    current = filtered(x, current, k) if k.filter_input else x
     potential = (1 - 1 / k.tau_m) * rest + current
     return current, potential, _rest(potential, k)
 
@@ -135,71 +131,28 @@ def _rest(potential, k: tl.constexpr):
 
 
 @triton.jit
-def _slope(potential, rule: tl.constexpr, k: tl.constexpr):
-    """The surrogate derivative."""
-    x = (k.threshold - potential) * (1 / rule.surrogate_width)
-    f = tl.exp(tl.minimum(tl.maximum(x, -rule.surrogate_clamp), rule.surrogate_clamp))
-    return f / (rule.surrogate_width * (1 + f) * (1 + f))
-
-
-@triton.jit
-def _timing(potential, rest, rule: tl.constexpr):
-    """Change of the firing time with the current, at a spike; `rest` is from the step before."""
-    return tl.minimum(tl.maximum(1 / (potential - rest), rule.timing_min), rule.timing_max)
-
-
-@triton.jit
-def _recursive(potential, rest, grad, carry, rule: tl.constexpr, k: tl.constexpr):
-    """One step of `reference._recursive`; what it carries is the gradient itself (README.md)."""
-    timing = _timing(potential, rest, rule)
-    if rule.intra_neuron == "none":
-        return tl.where(potential > k.threshold, timing * grad, 0.0)
-    at_spike = timing * (grad + carry * potential * (1 / k.tau_m))
-    return tl.where(potential > k.threshold, at_spike, carry * (1 - 1 / k.tau_m))
-
-
-@triton.jit
-def _next_spike(potential, grad, carry, effect, later, k: tl.constexpr):
-    """One step of `reference._next_spike`: the new `carry` and `effect`."""
-    fires = potential > k.threshold
-    reset = tl.where(fires, potential * carry * (1 / k.tau_m), 0.0)
-    grad_psp = k.tau_s * (grad - (1 - 1 / k.tau_s) * later)
-    return tl.where(fires, grad_psp, carry * (1 - 1 / k.tau_m)), _filter(reset, effect, k)
-
-
-@triton.jit
-def _rule_step(
-    potential, rest, grad, in_warm_up, carry, effect, later, rule: tl.constexpr, k: tl.constexpr
+def _history(
+    xs,
+    current,
+    rest,
+    psp,
+    rule: tl.constexpr,
+    k: tl.constexpr,
+    BY_NEURON: tl.constexpr,
+    STEPS: tl.constexpr,
 ):
-    """One step of `reference.tsslbp_backward`: dL/d(current), and the state of the rule."""
-    if rule.intra_neuron == "next-spike":
-        carry, effect = _next_spike(potential, grad, carry, effect, later, k)
-        later = grad
-        grad = grad + effect
-        fires = potential > k.threshold
-        gradient = tl.where(fires, _timing(potential, rest, rule) * grad, 0.0)
-    else:
-        carry = _recursive(potential, rest, grad, carry, rule, k)
-        gradient = carry
-    if rule.warm_up == "always":
-        gradient = grad * _slope(potential, rule, k)
-    elif rule.warm_up != "never":
-        gradient = tl.where(in_warm_up, grad * _slope(potential, rule, k), gradient)
-    return gradient, carry, effect, later
-
-
-@triton.jit
-def _history(xs, current, rest, psp, rule: tl.constexpr, k: tl.constexpr, STEPS: tl.constexpr):
-    """Potentials of STEPS steps, a tuple of tiles; bit i of an integer: warm-up at step i."""
+    """Inputs and potentials of STEPS steps, tuples; bit i of an integer: warm-up at step i."""
+    currents = ()
     potentials = ()
     bits = tl.zeros(rest.shape, tl.int32)
     for i in tl.static_range(STEPS):
         current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+        currents = currents + (current,)
         potentials = potentials + (potential,)
-        if rule.warm_up == "neuron":
-            psp = _filter((potential > k.threshold).to(rest.dtype), psp, k)
+        if BY_NEURON:
+            psp = filtered((potential > k.threshold).to(rest.dtype), psp, k)
             bits |= tl.where(psp < rule.warm_up_psp / k.tau_s, 1 << i, 0)
-    return potentials, bits
+    return currents, potentials, bits
 
 
 @triton.jit
@@ -212,7 +165,7 @@ def _save_states(x, in_tile, saved, steps, stride, rest, k: tl.constexpr, STEPS:
         xs = _rows(x, lanes, in_tile, segment * STEPS, steps, stride, STEPS, True)
         for i in tl.static_range(STEPS):
             current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
-            psp = _filter((potential > k.threshold).to(rest.dtype), psp, k)
+            psp = filtered((potential > k.threshold).to(rest.dtype), psp, k)
         to = saved + (segment * 3) * rest.shape[0] + lanes
         tl.store(to, current)
         tl.store(to + rest.shape[0], rest)
@@ -285,7 +238,7 @@ def _forward_kernel(
                     count += (fires & inside).to(tl.int32)
             signal = signal * k.pool_scale
             if k.output_psp:
-                psp = _filter(signal, psp, k)
+                psp = filtered(signal, psp, k)
                 signal = psp
             tl.store(out_ptr + first_out + (first + i) * stride_out + lanes, signal, inside)
     if COUNT:
@@ -293,12 +246,13 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["steps", "inner", "values"])
-def _tsslbp_kernel(
+def _backward_kernel(
     x_ptr,  # [T, n], or [n] where it is static
     grad_ptr,  # [T, windows]
     out_ptr,  # of the shape of x
     count_ptr,  # spikes of the layer, where its warm-up is by layer (or its rate, see values)
     saved_ptr,  # [programs, segments, 3, L], where there is more than one segment
+    sums_ptr,  # [programs] magnitudes of dL/d(current), where these shall be scaled
     steps,
     neurons,
     row,
@@ -306,6 +260,8 @@ def _tsslbp_kernel(
     values,  # neurons times steps (or 1)
     k: tl.constexpr,
     rule: tl.constexpr,
+    STEP: tl.constexpr,  # the rule's, of cuda_rules.py
+    WARM_UP: tl.constexpr,  # where the rule has one: "neuron", "layer"
     STEPS: tl.constexpr,
     EXACT: tl.constexpr,
     LANES: tl.constexpr,
@@ -318,7 +274,8 @@ def _tsslbp_kernel(
     saved = saved_ptr + tl.program_id(0).to(tl.int64) * segments * (3 * LANES)
     lanes = tl.arange(0, LANES)
     zeros = tl.zeros([LANES], real)
-    if rule.warm_up == "layer":
+    absolute = tl.zeros([LANES], tl.float64)
+    if WARM_UP == "layer":
         in_warm_up = tl.load(count_ptr).to(tl.float64) / values <= rule.rate_threshold
     for block in range(tl.program_id(0), tl.cdiv(neurons, LANES), tl.num_programs(0)):
         start = tl.cast(block, tl.int64) * LANES
@@ -343,20 +300,28 @@ def _tsslbp_kernel(
             current, rest_before, psp = zeros, zeros, zeros
             if not EXACT:
                 current, rest_before, psp = _state_before(segment, saved, LANES)
-            potentials, bits = _history(xs, current, rest_before, psp, rule, k, STEPS)
+            currents, potentials, bits = _history(
+                xs, current, rest_before, psp, rule, k, WARM_UP == "neuron", STEPS
+            )
+            effects = ()  # of the later steps
             for i in tl.static_range(STEPS - 1, -1, -1):
                 rest = rest_before if i == 0 else _rest(potentials[i - 1], k)
                 signal = grads[i].to(real) * k.pool_scale
                 if k.output_psp:
-                    grad_output = _filter(signal, grad_output, k)
+                    grad_output = filtered(signal, grad_output, k)
                     signal = grad_output
-                if rule.warm_up != "layer":
+                if WARM_UP != "layer":
                     in_warm_up = (bits & (1 << i)) != 0
-                gradient, carry, effect, later = _rule_step(
-                    potentials[i], rest, signal, in_warm_up, carry, effect, later, rule, k
+                history = currents, potentials, effects
+                state = carry, effect, later
+                gradient, carry, effect, later = STEP(
+                    i, potentials[i], rest, signal, in_warm_up, *state, history, rule, k
                 )
+                effects = (effect,) + effects
+                if rule.is_normalised:
+                    absolute += tl.abs(gradient).to(tl.float64)
                 if k.filter_input:
-                    grad_input = _filter(gradient, grad_input, k)
+                    grad_input = filtered(gradient, grad_input, k)
                     gradient = grad_input
                 if k.static:
                     total += gradient
@@ -365,6 +330,8 @@ def _tsslbp_kernel(
                     tl.store(out + (first + i) * stride + lanes, gradient, inside)
         if k.static:
             tl.store(out + lanes, total, lanes < in_tile)
+    if rule.is_normalised:
+        tl.store(sums_ptr + tl.program_id(0), tl.sum(absolute, axis=0))
 
 
 @triton.jit(do_not_specialize=["steps"])
@@ -391,7 +358,7 @@ def _psp_kernel(
     for first in range(0, steps, STEPS):
         xs = _rows(x_ptr + start, lanes, in_tile, first, steps, stride, STEPS, False)
         for i in tl.static_range(STEPS):
-            psp = _filter(xs[i].to(real), psp, k)
+            psp = filtered(xs[i].to(real), psp, k)
             inside = _inside(lanes, in_tile, first + i, steps, False)
             tl.store(out_ptr + start + (first + i) * stride + lanes, psp, inside)
 
@@ -458,8 +425,11 @@ def _backward(
     extent: Extent,
     rule: Rule,
     k: Neuron,
-) -> Tensor:
-    """Return the gradient of the layer's input; ``count / values`` is the layer's rate."""
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the layer's input; ``count / values`` is the layer's rate.
+
+    Where it shall be scaled, also the sums of the magnitudes of dL/d(current), one a program.
+    """
     grad_x = torch.empty_like(x)
     settings = _backward_settings(x.element_size(), extent)
     lanes = settings["LANES"]
@@ -469,15 +439,24 @@ def _backward(
         size = programs * triton.cdiv(extent.steps, SEGMENT) * 3 * lanes
     real = torch.promote_types(x.dtype, torch.float32)
     saved = torch.empty(size, dtype=real, device=x.device)
-    arrays = x, grad_out, grad_x, count, saved
+    sums = torch.empty(programs * rule.is_normalised, dtype=torch.float64, device=x.device)
+    arrays = x, grad_out, grad_x, count, saved, sums
     sizes = *extent, values
     if programs:
         with torch.cuda.device_of(x):
-            BACKWARD[type(rule)][programs,](*arrays, *sizes, k=k, rule=rule, **settings, **LAUNCH)
-    return grad_x
+            _backward_kernel[programs,](
+                *arrays, *sizes, k=k, **_rule_settings(rule), **settings, **LAUNCH
+            )
+    return grad_x, sums
 
 
-BACKWARD: dict[type[Rule], Any] = {TSSLBP: _tsslbp_kernel}
+BACKWARD = STEPS  # of each rule
+
+
+def _rule_settings(rule: Rule) -> dict[str, Any]:
+    """What the backward kernel must know of a rule."""
+    warm_up = getattr(rule, "warm_up", "never")
+    return {"rule": rule, "STEP": BACKWARD[type(rule)], "WARM_UP": warm_up}
 
 
 def _resident(x: Tensor, history: int) -> int:
@@ -529,14 +508,16 @@ class _Psp(torch.autograd.Function):
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, extent: Extent, rule: Rule, k: Neuron, mean: Mean | None) -> Any:
+    def forward(x: Tensor, extent: Extent, rule: Rule, k: Neuron, shared: Shared | None) -> Any:
         out, count = _forward(x, extent, k, rule.reads_rate)
+        mean = shared and rule.reads_rate and shared.mean
         return out, mean(count, extent.steps * extent.neurons) if mean else count
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.extent, ctx.rule, ctx.k, mean = inputs
-        ctx.values = 1 if mean else ctx.extent.steps * ctx.extent.neurons
+        x, ctx.extent, ctx.rule, ctx.k, ctx.shared = inputs
+        told = ctx.shared and ctx.shared.mean
+        ctx.values = 1 if told else ctx.extent.steps * ctx.extent.neurons
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
@@ -544,7 +525,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, count = ctx.saved_tensors
-        arguments = count, ctx.values, ctx.extent, ctx.rule, ctx.k
+        arguments = count, ctx.values, ctx.extent, ctx.rule, ctx.k, ctx.shared
         grad_x = _Gradient.apply(x, grad_out.contiguous(), *arguments)
         return grad_x, None, None, None, None
 
@@ -561,8 +542,13 @@ class _Gradient(torch.autograd.Function):
         extent: Extent,
         rule: Rule,
         k: Neuron,
+        shared: Shared | None,
     ) -> Tensor:
-        return _backward(x, grad_out, count, values, extent, rule, k)
+        grad_x, sums = _backward(x, grad_out, count, values, extent, rule, k)
+        if rule.is_normalised:
+            magnitude = sums.sum() / max(extent.steps * extent.neurons, 1)
+            grad_x *= output_scale(magnitude, shared, k.output_psp)
+        return grad_x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -591,9 +577,9 @@ def spikes(
     tau_s: float,
     threshold: float,
     rule: Rule,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
-    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold), mean)
+    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold), shared)
 
 
 @torch.compiler.disable
@@ -603,9 +589,11 @@ def lif(
     tau_s: float,
     threshold: float,
     rule: Rule,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
-    return _run(current, len(current), rule, Neuron(tau_m, tau_s, threshold, output_psp=True), mean)
+    return _run(
+        current, len(current), rule, Neuron(tau_m, tau_s, threshold, output_psp=True), shared
+    )
 
 
 @torch.compiler.disable
@@ -619,7 +607,7 @@ def layer(
     pool: int,
     pool_scale: float,
     output_psp: bool,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     fused = pool == 1 or (x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0)
     k = Neuron(
@@ -632,21 +620,26 @@ def layer(
         pool=pool if fused else 1,
         pool_scale=pool_scale if fused and pool > 1 else 1.0,
     )
-    output = _run(x, time_steps or len(x), rule, k, mean)
+    output = _run(x, time_steps or len(x), rule, k, shared)
     if fused:
         return output
     pooled = reference.sum_pool(output, pool, pool_scale)
     return psp(pooled, tau_s) if output_psp else pooled
 
 
-def _run(x: Tensor, steps: int, rule: Rule, k: Neuron, mean: Mean | None) -> Tensor:
+def _run(x: Tensor, steps: int, rule: Rule, k: Neuron, shared: Shared | None) -> Tensor:
+    if isinstance(rule, NA) and steps > MOST_UNROLLED:
+        raise InvalidInput(
+            f"impl='cuda' takes the rule NA for at most {MOST_UNROLLED} time steps, got {steps}; "
+            "impl='reference' takes more"
+        )
     if _channels_last(x):
-        return _run_images(x.movedim(-3, -1), steps, rule, k, mean, x.shape[-3]).movedim(-1, -3)
-    return _run_images(x[..., None], steps, rule, k, mean, 1)[..., 0]
+        return _run_images(x.movedim(-3, -1), steps, rule, k, shared, x.shape[-3]).movedim(-1, -3)
+    return _run_images(x[..., None], steps, rule, k, shared, 1)[..., 0]
 
 
 def _run_images(
-    x: Tensor, steps: int, rule: Rule, k: Neuron, mean: Mean | None, channels: int
+    x: Tensor, steps: int, rule: Rule, k: Neuron, shared: Shared | None, channels: int
 ) -> Tensor:
     """Run a layer on images ``[T, ..., H, W, channels]``, or ``[..., H, W, channels]``."""
     shape = [steps, *(x.shape if k.static else x.shape[1:])]
@@ -655,5 +648,5 @@ def _run_images(
         shape[-3:-1] = shape[-3] // k.pool, shape[-2] // k.pool
     row = math.prod(shape[-2:]) if k.pool > 1 else 1
     extent = Extent(steps, neurons, row, channels)
-    output, _ = _Layer.apply(x.contiguous(), extent, rule, k, mean)
+    output, _ = _Layer.apply(x.contiguous(), extent, rule, k, shared)
     return cast(Tensor, output.view(shape))

@@ -1,0 +1,203 @@
+"""One step of each learning rule backward in time, for the kernels of `cuda`.
+
+A rule's step takes the step's number, the potential before the reset, what was left of it after
+the step before (`rest`), dL/ds (`grad`), whether the surrogate takes over (`TSSLBP` alone), three
+tiles of state that it returned one step later, and a history: inputs and potentials of all steps,
+and what it returned as `effect` at the later ones. It returns dL/dI and the new state. The rule's
+own numbers are constants of the compiler.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, Surrogate
+
+
+@triton.jit
+def filtered(x, state, k: tl.constexpr):
+    """One step of the synaptic filter."""
+    return (1 - 1 / k.tau_s) * state + (1 / k.tau_s) * x
+
+
+@triton.jit
+def _logistic(x, most: tl.constexpr):
+    """Derivative of the logistic function at x, which `most` bounds."""
+    f = tl.exp(tl.minimum(tl.maximum(x, -most), most))
+    return f / ((1 + f) * (1 + f))
+
+
+@triton.jit
+def _timing(potential, rest, low: tl.constexpr, high: tl.constexpr):
+    """Change of the firing time with the current, at a spike; `rest` is from the step before."""
+    return tl.minimum(tl.maximum(1 / (potential - rest), low), high)
+
+
+@triton.jit
+def _recursive(potential, rest, grad, carry, rule: tl.constexpr, k: tl.constexpr):
+    """One step of `reference._recursive`; what it carries is the gradient itself (README.md)."""
+    timing = _timing(potential, rest, rule.timing_min, rule.timing_max)
+    if rule.intra_neuron == "none":
+        return tl.where(potential > k.threshold, timing * grad, 0.0)
+    at_spike = timing * (grad + carry * potential * (1 / k.tau_m))
+    return tl.where(potential > k.threshold, at_spike, carry * (1 - 1 / k.tau_m))
+
+
+@triton.jit
+def _next_spike(potential, grad, carry, effect, later, k: tl.constexpr):
+    """One step of `reference._next_spike`: the new `carry` and `effect`."""
+    fires = potential > k.threshold
+    reset = tl.where(fires, potential * carry * (1 / k.tau_m), 0.0)
+    grad_psp = k.tau_s * (grad - (1 - 1 / k.tau_s) * later)
+    return tl.where(fires, grad_psp, carry * (1 - 1 / k.tau_m)), filtered(reset, effect, k)
+
+
+@triton.jit
+def _tsslbp_step(
+    t: tl.constexpr,
+    potential,
+    rest,
+    grad,
+    in_warm_up,
+    carry,
+    effect,
+    later,
+    history,
+    rule: tl.constexpr,
+    k: tl.constexpr,
+):
+    if rule.intra_neuron == "next-spike":
+        carry, effect = _next_spike(potential, grad, carry, effect, later, k)
+        later = grad
+        grad = grad + effect
+        fires = potential > k.threshold
+        timing = _timing(potential, rest, rule.timing_min, rule.timing_max)
+        gradient = tl.where(fires, timing * grad, 0.0)
+    else:
+        carry = _recursive(potential, rest, grad, carry, rule, k)
+        gradient = carry
+    if rule.warm_up != "never":
+        x = (k.threshold - potential) * (1 / rule.surrogate_width)
+        slope = _logistic(x, rule.surrogate_clamp) * (1 / rule.surrogate_width)
+        if rule.warm_up == "always":
+            gradient = grad * slope
+        else:
+            gradient = tl.where(in_warm_up, grad * slope, gradient)
+    return gradient, carry, effect, later
+
+
+@triton.jit
+def _surrogate_step(
+    t: tl.constexpr,
+    potential,
+    rest,
+    grad,
+    in_warm_up,
+    carry,
+    effect,
+    later,
+    history,
+    rule: tl.constexpr,
+    k: tl.constexpr,
+):
+    x = (potential - k.threshold) * (1 / rule.width)
+    size = tl.abs(x)
+    if rule.derivative == "rectangle":
+        slope = tl.where(size < 0.5, 1.0, 0 * x)
+    elif rule.derivative == "fast-sigmoid":
+        slope = 1 / ((1 + size) * (1 + size))
+    elif rule.derivative == "sigmoid":
+        slope = 4 * _logistic(x, 16.0)
+    elif rule.derivative == "arctangent":
+        slope = 1 / (1 + x * x)
+    else:
+        slope = tl.where(size < 1, 1 - size, 0 * x)
+    slope = rule.height * slope
+    kept = tl.where(potential > k.threshold, 0.0, 1.0)
+    if rule.through_reset:
+        kept = kept - potential * slope
+    gradient = slope * grad + (1 - 1 / k.tau_m) * kept * carry
+    return gradient, gradient, effect, later
+
+
+@triton.jit
+def _slayer_step(
+    t: tl.constexpr,
+    potential,
+    rest,
+    grad,
+    in_warm_up,
+    carry,
+    effect,
+    later,
+    history,
+    rule: tl.constexpr,
+    k: tl.constexpr,
+):
+    slope = rule.height * tl.exp(-tl.abs(potential - k.threshold) * (1 / rule.width))
+    gradient = slope * grad + (1 - 1 / k.tau_m) * carry
+    return gradient, gradient, effect, later
+
+
+@triton.jit
+def _eventprop_step(
+    t: tl.constexpr,
+    potential,
+    rest,
+    grad,
+    in_warm_up,
+    carry,
+    effect,
+    later,
+    history,
+    rule: tl.constexpr,
+    k: tl.constexpr,
+):
+    carry = (1 - 1 / k.tau_m) * carry
+    timing = tl.minimum(1 / (potential - rest), rule.timing_max)
+    at_spike = carry + timing * (k.threshold / k.tau_m * carry + grad - later)
+    gradient = tl.where(potential > k.threshold, at_spike, carry)
+    return gradient, gradient, effect, grad
+
+
+@triton.jit
+def _na_step(
+    t: tl.constexpr,
+    potential,
+    rest,
+    grad,
+    in_warm_up,
+    carry,
+    effect,
+    later,
+    history,
+    rule: tl.constexpr,
+    k: tl.constexpr,
+):
+    currents, potentials, effects = history
+    effect = (1 - 1 / k.tau_s) * effect + grad
+    fires = potential > k.threshold
+    total = tl.where(fires, -effect, effect)
+    rest = tl.where(fires, k.threshold, 0.0)
+    for after in tl.static_range(t + 1, len(currents)):
+        neighbour = (1 - 1 / k.tau_m) * rest + currents[after]
+        fires = neighbour > k.threshold
+        rest = tl.where(fires, 0.0, neighbour)
+        total += tl.where(fires, effects[after - t - 1], 0.0)
+        total -= tl.where(potentials[after] > k.threshold, effects[after - t - 1], 0.0)
+    distance = k.threshold - potential
+    slope = 1 / (distance * distance * distance)
+    slope = tl.minimum(tl.maximum(slope, -rule.slope_max), rule.slope_max)
+    return slope * total, carry, effect, later
+
+
+STEPS: dict[type[Rule], Any] = {
+    TSSLBP: _tsslbp_step,
+    Surrogate: _surrogate_step,
+    SLAYER: _slayer_step,
+    EventProp: _eventprop_step,
+    NA: _na_step,
+}

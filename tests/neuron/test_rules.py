@@ -1,0 +1,250 @@
+"""Each learning rule against a check of its own, which shares no code with it."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+import tsslbp
+from tsslbp import NA, SLAYER, EventProp, SpikeBP, Surrogate
+from tsslbp.rules import DERIVATIVES, Rule
+
+TAU_M, TAU_S, THRESHOLD = 4.0, 2.5, 0.8
+DECAY = 1 - 1 / TAU_M
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+CURRENT = 0.3 + 0.6 * normal(9, 200, seed=0)
+GRAD = normal(9, 200, seed=1)
+
+
+def by_rule(rule: Rule, current: Tensor = CURRENT, grad: Tensor = GRAD) -> Tensor:
+    x = current.clone().requires_grad_()
+    settings = {"tau_m": TAU_M, "tau_s": TAU_S, "threshold": THRESHOLD}
+    tsslbp.spikes(x, rule=rule, impl="reference", **settings).backward(grad)
+    assert x.grad is not None
+    return x.grad
+
+
+class _Spike(Function):
+    """A step whose derivative is that of a smooth function, for ordinary autograd."""
+
+    @staticmethod
+    def forward(ctx, distance: Tensor, smooth) -> Tensor:
+        ctx.save_for_backward(distance)
+        ctx.smooth = smooth
+        return (distance > 0).double()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (distance,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = distance.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(ctx.smooth(x).sum(), x)
+        return grad * slope, None
+
+
+def by_autograd(smooth, through_reset: bool) -> Tensor:
+    """Backpropagation through time by PyTorch, with the step's derivative replaced."""
+    x = CURRENT.clone().requires_grad_()
+    rest, total = torch.zeros_like(x[0]), torch.zeros((), dtype=torch.float64)
+    for x_t, grad_t in zip(x, GRAD, strict=True):
+        potential = DECAY * rest + x_t
+        spike = _Spike.apply(potential - THRESHOLD, smooth)
+        rest = potential * (1 - (spike if through_reset else spike.detach()))
+        total = total + (spike * grad_t).sum()
+    (gradient,) = torch.autograd.grad(total, x)
+    return gradient
+
+
+WIDTH = 0.3
+
+
+def _unit(x: Tensor) -> Tensor:
+    return (x / WIDTH).clamp(-1, 1)
+
+
+SMOOTH = {  # functions that rise from 0 to 1, and the height of their derivative at 0
+    "rectangle": (lambda x: (x / WIDTH + 0.5).clamp(0, 1), 1 / WIDTH),
+    "fast-sigmoid": (lambda x: (1 + (x / WIDTH) / (1 + (x / WIDTH).abs())) / 2, 1 / (2 * WIDTH)),
+    "sigmoid": (lambda x: torch.sigmoid(x / WIDTH), 1 / (4 * WIDTH)),
+    "arctangent": (lambda x: torch.atan(x / WIDTH) / math.pi + 0.5, 1 / (math.pi * WIDTH)),
+    "triangle": (lambda x: 0.5 + _unit(x) - _unit(x) * _unit(x).abs() / 2, 1 / WIDTH),
+}
+
+
+@pytest.mark.parametrize("through_reset", [False, True])
+@pytest.mark.parametrize("derivative", SMOOTH)
+def test_surrogates_are_autograd_through_a_smooth_step(derivative, through_reset: bool) -> None:
+    smooth, height = SMOOTH[derivative]
+    gradient = by_rule(Surrogate(derivative, height, WIDTH, through_reset))
+    assert torch.allclose(gradient, by_autograd(smooth, through_reset), rtol=1e-10, atol=1e-12)
+
+
+def test_published_heights_and_widths() -> None:
+    """Peak and value at a distance from the threshold, as the sources print them."""
+    at = {  # distance from the threshold, in thresholds: what the source's formula gives there
+        "rectangle": (0.49, 1.0),  # 1 / a within a / 2, a = 1
+        "fast-sigmoid": (0.2, 1 / 9),  # 1 / (1 + beta |u - th|)^2 at 2 mV, beta = 1 / mV
+        "sigmoid": (0.2, math.e / (0.2 * (1 + math.e) ** 2)),
+        "arctangent": (0.5, 1 / (1 + (math.pi / 2) ** 2)),  # alpha = 2
+        "triangle": (0.5, 0.3 * 0.5),
+    }
+    assert at.keys() == DERIVATIVES.keys()
+    for derivative, (distance, value) in at.items():
+        x = torch.tensor([[1 + distance], [1 - distance]], dtype=torch.float64).requires_grad_()
+        for potential in x:  # one step each
+            one = potential[None]
+            spikes = tsslbp.spikes(one, rule=Surrogate(derivative), impl="reference")
+            (slope,) = torch.autograd.grad(spikes.sum(), one)
+            assert slope.item() == pytest.approx(value)
+
+
+def test_slayer_correlates_with_the_kernel_of_the_psp() -> None:
+    """Its error is that of the spikes times the escape rate, correlated with the response."""
+    rule = SLAYER(height=0.7, width=0.4)
+    rest, potentials = torch.zeros_like(CURRENT[0]), []
+    for current in CURRENT:
+        potentials.append(DECAY * rest + current)
+        rest = potentials[-1] * (potentials[-1] <= THRESHOLD)
+    error = GRAD * 0.7 * torch.exp(-(torch.stack(potentials) - THRESHOLD).abs() / 0.4)
+    kernel = DECAY ** torch.arange(9.0, dtype=torch.float64)
+    expected = torch.stack([torch.einsum("k,kn->n", kernel[: 9 - t], error[t:]) for t in range(9)])
+    assert torch.allclose(by_rule(rule), expected, rtol=1e-12)
+
+
+def test_spike_bp_is_what_the_public_code_makes_of_autograd() -> None:
+    """Its tricks, told anew: leaks and resets detached, and the leak's factor at every spike."""
+    x = CURRENT.clone().requires_grad_()
+    membrane, trace, number = (torch.zeros_like(x[0]) for _ in range(3))
+    spikes = []
+    for x_t in x:
+        membrane = membrane + x_t
+        above = torch.where(membrane > THRESHOLD, membrane, 0.0)
+        spike = (above > 0).double() + (above - above.detach()) / THRESHOLD
+        membrane = membrane - above
+        membrane = DECAY * membrane.detach() + membrane - membrane.detach()
+        trace, number = DECAY * trace + spike.detach(), number + spike.detach()
+        spikes.append(spike)
+    leak = (number > 0).double() - trace / (TAU_M * number.clamp(min=1))
+    total = sum((spike * leak * grad).sum() for spike, grad in zip(spikes, GRAD, strict=True))
+    (expected,) = torch.autograd.grad(total, x)
+    assert torch.allclose(by_rule(SpikeBP()), expected, rtol=1e-12, atol=1e-14)
+
+
+# EventProp: a neuron in continuous time, du/dt = -u / tau_m + i(t), i(t) = w / tau_s e^(-t / tau_s)
+# after an input at 0; it fires at t1 and, from 0 again, at t2. The loss is cos t1 + cos t2.
+
+MEMBRANE, SYNAPSE = 3.0, 1.5
+
+
+def _potential(w: Tensor, start: Tensor, t: Tensor) -> Tensor:
+    """Potential at t of a neuron that was at 0 at `start`."""
+    factor = w * MEMBRANE / (MEMBRANE - SYNAPSE)
+    return factor * (torch.exp(-(t - start) / MEMBRANE - start / SYNAPSE) - torch.exp(-t / SYNAPSE))
+
+
+def _crossing(w: Tensor, start: Tensor) -> Tensor:
+    """When it reaches 1, by bisection of the rising part and one Newton step that autograd sees."""
+    low, high = start.detach(), start.detach() + 1.2
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = _potential(w, start, middle) > 1
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    t = high.detach().requires_grad_()
+    (speed,) = torch.autograd.grad(_potential(w, start, t).sum(), t, retain_graph=True)
+    return t.detach() - (_potential(w, start, t.detach()) - 1) / speed.detach()
+
+
+def _exact(w: Tensor, spikes: int) -> Tensor:
+    w = w.clone().requires_grad_()
+    t, loss = torch.zeros_like(w), torch.zeros((), dtype=torch.float64)
+    for _ in range(spikes):
+        t = _crossing(w, t)
+        loss = loss + torch.cos(t).sum()
+    (gradient,) = torch.autograd.grad(loss, w)
+    return gradient
+
+
+def _discrete(w: Tensor, spikes: int, step: float) -> Tensor:
+    w = w.clone().requires_grad_()
+    steps = round(1.4 / step)
+    x = torch.zeros(steps, len(w), dtype=torch.float64)
+    current = tsslbp.psp(torch.cat([w[None], x[1:]]), SYNAPSE / step)
+    train = tsslbp.spikes(
+        current, tau_m=MEMBRANE / step, tau_s=SYNAPSE / step, rule=EventProp(1e9), impl="reference"
+    )
+    assert (train.sum(0) == spikes).all()
+    loss = (train * torch.cos(step * torch.arange(steps, dtype=torch.float64))[:, None]).sum()
+    (gradient,) = torch.autograd.grad(loss, w)
+    return gradient
+
+
+@pytest.mark.parametrize(("spikes", "weights"), [(1, (2.4, 3.0)), (2, (4.5, 5.0))])
+def test_eventprop_tends_to_the_exact_gradient_at_first_order(spikes: int, weights) -> None:
+    """The mean error over many weights, whose spikes fall anywhere in a step."""
+    w = torch.linspace(*weights, 200, dtype=torch.float64)
+    exact = _exact(w, spikes)
+    errors = [
+        ((_discrete(w, spikes, step) - exact).abs().mean() / exact.abs().mean()).item()
+        for step in (0.02, 0.01, 0.005, 0.0025)
+    ]
+    assert errors[-1] < 0.01
+    for coarse, fine in itertools.pairwise(errors):
+        assert 1.7 < coarse / fine < 2.4
+
+
+def test_eventprop_by_hand() -> None:
+    """tau_m = 2: a spike at the second step, du = 0.4, so it moves by 2.5 steps a unit."""
+    current = torch.tensor([[0.8], [0.8], [0.1]], dtype=torch.float64, requires_grad=True)
+    settings = {"tau_m": 2.0, "tau_s": 2.0, "impl": "reference"}
+    tsslbp.spikes(current, rule=EventProp(), **settings).backward(
+        torch.tensor([[5.0], [3.0], [2.0]], dtype=torch.float64)
+    )
+    # A step later it would cost 2 - 3, so the spike gains 2.5; half of it reaches the step before.
+    assert current.grad is not None
+    assert current.grad.flatten().tolist() == pytest.approx([1.25, 2.5, 0.0])
+
+
+# NA: the layers' scales in a network (a single layer stands in test_golden.py).
+
+
+def test_na_scales_hidden_layers_by_the_output_layers_gradient(impl: str) -> None:
+    """The first layer by the mean of the scaled gradient of the last, which counts for itself."""
+    images = normal(6, 1, 4, 4, seed=2).abs()
+    nets = {}
+    for normalise in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        nets[normalise] = tsslbp.Network(
+            "12", (1, 4, 4), classes=3, rule=NA(normalise), impl=impl, generator=generator
+        ).double()
+        psp = nets[normalise](3 * images)
+        psp.backward(normal(*psp.shape, seed=3))
+    hidden_raw, raw = _currents_of(nets[False], 3 * images)
+    magnitude = raw.abs().mean()
+    scale = _scale(magnitude.round(decimals=3), magnitude)
+    expected = [_scale((scale * magnitude).round(decimals=3), (scale * hidden_raw).abs().mean())]
+    raws, scaled = ([weight.grad for weight in nets[kind].parameters()] for kind in (False, True))
+    assert torch.allclose(scaled[1], scale * raws[1], rtol=1e-10)
+    assert torch.allclose(scaled[0], scale * expected[0] * raws[0], rtol=1e-10)
+
+
+def _scale(reference: Tensor, magnitude: Tensor) -> Tensor:
+    return 1.2 * torch.log(reference / (magnitude + 1e-5) + 1.02)
+
+
+def _currents_of(net: tsslbp.Network, images: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of the input current of each layer."""
+    hidden, output = net.spiking_layers
+    first = hidden.current(images.flatten(1), net.time_steps).detach().requires_grad_()
+    spikes = tsslbp.spikes(first, **hidden.neurons)
+    second = output.current(spikes)
+    psp = tsslbp.lif(second, **output.neurons)
+    return torch.autograd.grad(psp, (first, second), normal(*psp.shape, seed=3))
