@@ -132,6 +132,28 @@ def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
     return RULES[name](**table)
 
 
+def split_rules(text: str) -> list[str]:
+    """Split a list of rules at the commas outside parentheses.
+
+    Such as ``"TSSLBP, TSSLBP(warm_up=always, timing_max=4)"`` into two. Spaces are brought to one
+    form, so that the same text names the same rule.
+
+    Raises:
+        InvalidInput: a name is missing between commas, or a parenthesis is open.
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    names = [", ".join("".join(part.split()).split(",")) for part in parts]
+    if depth or not all(names):
+        raise InvalidInput(f"expected rules such as 'TSSLBP, TSSLBP.published', got {text!r}")
+    return names
+
+
 def to_config(rule: Rule) -> dict[str, Any]:
     """Return the table that `from_config` makes `rule` from."""
     return {"name": type(rule).__name__} | asdict(rule)
