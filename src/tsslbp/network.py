@@ -14,7 +14,7 @@ from .description import LayerPlan, plan
 from .errors import InvalidInput, nearest
 from .layers import DROPOUT, Conv, Linear, SumPool
 from .neuron import reference
-from .neuron.reference import Mean, Trace
+from .neuron.reference import Mean, Shared, Trace
 from .rules import TSSLBP, Rule
 
 
@@ -48,14 +48,16 @@ class SpikingLayer(nn.Module):
         self.neurons = neurons  # tau_m, tau_s, threshold, rule, impl
         self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
 
-    def forward(self, x: Tensor, time_steps: int | None = None, mean: Mean | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
+    ) -> Tensor:
         return neuron.layer(
             self._weighted(x),
             time_steps=time_steps,
             pool=self.pool,
             pool_scale=self.pool_scale,
             output_psp=self.output_psp,
-            mean=mean,
+            shared=shared,
             **self.neurons,
         )
 
@@ -195,11 +197,11 @@ class Network(nn.Module):
             self.spiking_layers[-1].current_dtype = torch.float32
 
     def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
-        """Return the output PSP; `mean` where `x` is a part of a batch, see `tsslbp.spikes`."""
-        time_steps = self._check_input(x)
+        """Return the output PSP; `mean` where `x` is a part of a batch, see `neuron.Shared`."""
+        time_steps, shared = self._check_input(x), Shared(mean)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
-                x = layer(x, time_steps, mean)
+                x = layer(x, time_steps, shared)
                 time_steps = None
             else:
                 x = layer(x)
@@ -223,7 +225,7 @@ class Network(nn.Module):
     def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
         """Firing rate and share in warm-up of every layer, at about the cost of a forward pass.
 
-        `mean` is that over all processes where `x` is a part of a batch, see `tsslbp.spikes`.
+        `mean` is that over all processes where `x` is a part of a batch, see `neuron.Shared`.
         """
         activities = {}
         for layer, _, spikes in self._walk(x):

@@ -2,12 +2,19 @@
 
 A rule says how the gradient that arrives at a layer's spikes, dL/ds, becomes the gradient of the
 layer's input current, dL/dI. It holds numbers and names only; each implementation of the neuron
-(`tsslbp.neuron`) has one table from rule type to the function that carries it out.
+(`tsslbp.neuron`) has one table from rule type to the function that carries it out. How to add one:
+docs/rules.md.
+
+Symbols, of one neuron: ``u[t]`` is its potential before the reset, ``s[t]`` its spike, ``du[t] =
+I[t] - u'[t-1] / tau_m`` the increment of the potential (``u'`` after the reset), ``th`` the
+threshold, ``G[t] = dL/ds[t]`` through the synaptic filter, ``decay = 1 - 1 / tau_m`` and ``d[t] =
+dL/dI[t]``. G and d are 0 after the last step.
 """
 
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -16,6 +23,14 @@ from .errors import InvalidInput, nearest
 
 WarmUp = Literal["neuron", "layer", "never", "always"]
 IntraNeuron = Literal["recursive", "next-spike", "none"]
+Derivative = Literal["rectangle", "fast-sigmoid", "sigmoid", "arctangent", "triangle"]
+DERIVATIVES: dict[Derivative, tuple[float, float]] = {  # height and width, see `Surrogate`
+    "rectangle": (1.0, 1.0),
+    "fast-sigmoid": (1.0, 0.1),
+    "sigmoid": (1.25, 0.2),
+    "arctangent": (1.0, 1 / math.pi),
+    "triangle": (0.3, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,11 @@ class Rule:
     @property
     def reads_rate(self) -> bool:
         """Whether the gradient depends on the mean firing rate of the whole layer."""
+        return False
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether a layer's gradient is scaled by its mean magnitude and the output layer's."""
         return False
 
 
@@ -106,21 +126,189 @@ class TSSLBP(Rule):
         return cls(**(settings | changes))
 
 
+@dataclass(frozen=True)
+class Surrogate(Rule):
+    """Backpropagation through time with a surrogate derivative of the spike.
+
+    ``d[t] = h(u[t]) G[t] + d[t+1] decay (1 - s[t] - r u[t] h(u[t]))``, where h replaces the
+    derivative of the spike by the potential, and r is 1 if the gradient flows through the reset,
+    else 0. With ``x = (u - th) / width``, h is `height` times
+
+    ==================  =================================  ========================================
+    derivative          shape                              height and width by default
+    ==================  =================================  ========================================
+    ``"rectangle"``     1 where ``|x| < 1/2``, else 0      1, 1: STBP, Wu et al. (2018)
+    ``"fast-sigmoid"``  ``1 / (1 + |x|)^2``                1, 0.1: SuperSpike, Zenke & Ganguli
+                                                           (2018): 1 mV, of 10 mV between rest
+                                                           and threshold
+    ``"sigmoid"``       ``4 e^x / (1 + e^x)^2``            1.25, 0.2: TSSL-BP's warm-up, the
+                                                           derivative of a logistic function
+    ``"arctangent"``    ``1 / (1 + x^2)``                  1, 1/pi: Fang et al. (2021)
+    ``"triangle"``      ``1 - |x|`` where positive         0.3, 1: Bellec et al. (2018)
+    ==================  =================================  ========================================
+
+    Not to be confused with ``TSSLBP(warm_up="always")``, whose gradient does not travel through
+    the membrane: it is h G alone.
+
+    Attributes:
+        derivative: shape of h.
+        height: of h at the threshold, in units of 1 / potential; None: as the table says.
+        width: of h, in units of the potential; None: as the table says.
+        through_reset: whether the gradient flows through the reset as well.
+
+    Raises:
+        InvalidInput: a field is outside its range.
+
+    Source: Wu et al., Frontiers in Neuroscience 12 (2018); Zenke & Ganguli, Neural Computation 30
+    (2018); Fang et al., ICCV (2021); Bellec et al., NeurIPS (2018).
+    """
+
+    derivative: Derivative = "rectangle"
+    height: float | None = None
+    width: float | None = None
+    through_reset: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "derivative", get_args(Derivative))
+        height, width = DERIVATIVES[self.derivative]
+        object.__setattr__(self, "height", height if self.height is None else self.height)
+        object.__setattr__(self, "width", width if self.width is None else self.width)
+        _check_positive(self, "height", "width")
+        _check_flag(self, "through_reset")
+
+
+@dataclass(frozen=True)
+class SLAYER(Rule):
+    """Spike layer error reassignment in time (Shrestha & Orchard, NeurIPS 2018).
+
+    ``d[t] = h(u[t]) G[t] + decay d[t+1]`` with the derivative of the escape rate,
+    ``h(u) = height exp(-|u - th| / width)``. An error is credited to earlier steps by the kernel
+    of the PSP alone, here that of synapse and membrane, as if there were no reset.
+
+    SLAYER's own neuron is a spike response model whose refractory kernel its gradient leaves out as
+    well; here its rule runs on the house's neuron.
+
+    Attributes:
+        height: of h at the threshold, in units of 1 / potential; `scaleRho / tauRho` in its code.
+        width: of h, in units of the potential; `tauRho` times the threshold in its code.
+
+    Raises:
+        InvalidInput: a field is outside its range.
+    """
+
+    height: float = 1.0
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "height", "width")
+
+
+@dataclass(frozen=True)
+class EventProp(Rule):
+    """The adjoint of a neuron with events at its spikes (Wunderlich & Pehle, 2021), in steps.
+
+    At a spike ``d[t] = decay d[t+1] (1 + q th / tau_m) + q (G[t] - G[t+1])`` with
+    ``q = min(1 / du[t], timing_max)``, elsewhere ``d[t] = decay d[t+1]``.
+
+    A spike that comes one step later changes the loss by ``G[t+1] - G[t]``, the forward difference
+    of the gradient along time; a potential that is higher by 1 brings it ``1 / du`` steps forward;
+    and what follows the reset starts earlier by as much, while the potential rises by
+    ``du + th / tau_m`` a step. As the step tends to 0 and all time constants to infinity in steps,
+    the gradient tends to the exact one of the spikes' times, at first order. At ``tau_m = 5`` steps
+    it is an approximation, and like the exact one it says nothing about spikes that appear or
+    vanish: a silent neuron has no gradient.
+
+    Attributes:
+        timing_max: bound of ``1 / du``, in units of 1 / potential.
+
+    Raises:
+        InvalidInput: a field is outside its range.
+
+    Source: Wunderlich & Pehle, Scientific Reports 11 (2021), table 1, for leaky
+    integrate-and-fire neurons with exponential synapses; derivation in ``neuron/README.md``.
+    """
+
+    timing_max: float = 8.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "timing_max")
+
+
+@dataclass(frozen=True)
+class NA(Rule):
+    """Neighbourhood aggregation (Yang, Zhang & Li, ICML 2021), as in its authors' code.
+
+    ``raw[t] = clamp(1 / (th - u[t])^3, -slope_max, slope_max) D[t]``, where D[t] is the effect of
+    flipping the spike of step t: with ``a_t`` the PSP of the spike train in which it is flipped (a
+    suppressed spike leaves the potential at the threshold, an added one resets it) and the later
+    steps follow from that, ``D[t] = sum over k >= t of (a_t[k] - a[k]) F[k]``, ``F = tau_s G``.
+    Its cost is quadratic in T.
+
+    With `normalise`, raw is scaled by ``1.2 log(m_ref / (m + 1e-5) + 1.02)``, where m is the mean
+    of ``|raw|`` in the layer, and m_ref, rounded to three decimals, the same m for the output layer
+    and the mean magnitude of the output layer's scaled gradient for all others. That takes the
+    whole batch in one process; a layer outside a `Network` counts as an output layer.
+
+    Attributes:
+        normalise: whether a layer's gradient is scaled.
+        slope_max: bound of ``1 / (th - u)^3``.
+
+    Raises:
+        InvalidInput: a field is outside its range.
+    """
+
+    normalise: bool = True
+    slope_max: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check_flag(self, "normalise")
+        _check_positive(self, "slope_max")
+
+    @property
+    def is_normalised(self) -> bool:
+        return self.normalise
+
+
+@dataclass(frozen=True)
+class SpikeBP(Rule):
+    """Spike-based backpropagation with a leak-corrected derivative (Lee et al., 2020).
+
+    ``d[t] = s[t] c G[t] / th + (1 - s[t]) d[t+1]``: the error of a spike is credited undiminished
+    to every step since the one before. The leak enters by one factor for each neuron,
+    ``c = 1 - f / (tau_m n)`` with n the number of its spikes and ``f = sum over its spikes at t of
+    decay^(T - 1 - t)``, the trace that they leave.
+
+    The recursion is that of its authors' code, whose output neurons do not spike; here they do, and
+    the rule serves them as well.
+
+    Source: Lee, Sarwar, Panda, Srinivasan & Roy, Frontiers in Neuroscience 14 (2020), approximate
+    derivative of leaky integrate-and-fire neurons; public code
+    chan8972/Enabling_Spikebased_Backpropagation.
+    """
+
+
 RULES: dict[str, Callable[..., Rule]] = {
     "TSSLBP": TSSLBP,
     "TSSLBP.published": TSSLBP.published,
+    "Surrogate": Surrogate,
+    "SLAYER": SLAYER,
+    "EventProp": EventProp,
+    "NA": NA,
+    "SpikeBP": SpikeBP,
 }
 
 
 def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
-    """Make a rule from its name, one of `RULES`, or a table of a ``name`` and the rule's fields.
+    """Make a rule from text or a table of a ``name``, one of `RULES`, and the rule's fields.
+
+    As text: ``"TSSLBP"`` or ``"TSSLBP(warm_up=always, timing_max=4)"``.
 
     Raises:
         InvalidInput: no rule, or no field of it, has that name; the nearest is suggested.
     """
     if isinstance(value, Rule):
         return value
-    table = {"name": value} if isinstance(value, str) else dict(value)
+    table = _read(value) if isinstance(value, str) else dict(value)
     name = str(table.pop("name", None))
     if name not in RULES:
         hint = nearest(name, RULES)
@@ -133,25 +321,38 @@ def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
 
 
 def split_rules(text: str) -> list[str]:
-    """Split a list of rules at the commas outside parentheses.
-
-    Such as ``"TSSLBP, TSSLBP(warm_up=always, timing_max=4)"`` into two. Spaces are brought to one
-    form, so that the same text names the same rule.
-
-    Raises:
-        InvalidInput: a name is missing between commas, or a parenthesis is open.
-    """
-    parts, depth = [""], 0
+    """Rules in a list with commas between them, each as `from_config` reads it."""
+    depth, parts = 0, [""]
     for letter in text:
         depth += (letter == "(") - (letter == ")")
         if letter == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += letter
-    names = [", ".join("".join(part.split()).split(",")) for part in parts]
-    if depth or not all(names):
-        raise InvalidInput(f"expected rules such as 'TSSLBP, TSSLBP.published', got {text!r}")
-    return names
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _read(text: str) -> dict[str, Any]:
+    """The table that a rule's text stands for."""
+    name, bracket, inside = text.strip().partition("(")
+    table: dict[str, Any] = {"name": name.strip()}
+    if not bracket:
+        return table
+    if not inside.endswith(")"):
+        raise InvalidInput(f"expected a rule such as TSSLBP(warm_up=always), got {text!r}")
+    for part in split_rules(inside[:-1]):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InvalidInput(f"expected field=value in the brackets of a rule, got {part!r}")
+        table[key.strip()] = _value(value.strip())
+    return table
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def to_config(rule: Rule) -> dict[str, Any]:
@@ -167,6 +368,21 @@ def _check_choice(rule: Rule, name: str, choices: tuple[str, ...]) -> None:
             f"{type(rule).__name__}: {name} must be one of {', '.join(choices)}, "
             f"got {value!r}{hint}"
         )
+
+
+def _check_positive(rule: Rule, *names: str) -> None:
+    for name in names:
+        value = getattr(rule, name)
+        if not _is_finite(value) or value <= 0:
+            raise InvalidInput(
+                f"{type(rule).__name__}: {name} must be a positive number, got {value!r}"
+            )
+
+
+def _check_flag(rule: Rule, name: str) -> None:
+    value = getattr(rule, name)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{type(rule).__name__}: {name} must be true or false, got {value!r}")
 
 
 def _is_finite(value: object) -> bool:

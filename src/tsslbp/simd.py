@@ -3,9 +3,9 @@
 A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's are shorter. Arrays
 are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
 
-Numba keeps compiled kernels by the file that defines them. Whoever changes this file, `compiled` or
-`neuron.tiles` must delete the caches of `events` and `neuron.cpu`, in the ``__pycache__`` folders
-beside them.
+Numba keeps compiled kernels by the file that defines them. Whoever changes this file, `compiled`,
+`neuron.tiles` or `neuron.steps` must delete the caches of `events` and `neuron.cpu`, in the
+``__pycache__`` folders beside them.
 """
 
 from __future__ import annotations

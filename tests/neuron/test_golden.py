@@ -50,6 +50,23 @@ def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
     assert_close(current.grad, data["grad_current"], TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("name", ["na_0.npz", "na_1.npz"])
+def test_neighbourhood_aggregation(
+    golden: Path, name: str, normalise: bool, dtype: torch.dtype, impl: str
+) -> None:
+    data = np.load(golden / name)
+    constants = {key: float(data[key]) for key in ("tau_m", "tau_s", "threshold")}
+    current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
+    psp = tsslbp.lif(current, **constants, rule=tsslbp.NA(normalise), impl=impl)
+    psp.backward(torch.tensor(data["grad_psp"], dtype=dtype, device=DEVICE))
+    assert_close(psp, data["psp"], TOLERANCE[dtype])
+    assert current.grad is not None
+    kind = "normalised" if normalise else "raw"
+    assert_close(current.grad, data[f"grad_current_{kind}"], TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(golden: Path, name: str, impl: str) -> None:
     """Output, gradients and three optimisation steps of a whole network, in float64."""

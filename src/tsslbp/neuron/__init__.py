@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule
 from . import reference
-from .reference import Mean
+from .reference import Shared
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
@@ -28,7 +28,7 @@ DTYPES = {  # of the fused kernels, by implementation, which has the name of its
 }
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-__all__ = ["IMPLEMENTATIONS", "check_settings", "layer", "lif", "psp", "spikes"]
+__all__ = ["IMPLEMENTATIONS", "Shared", "check_settings", "layer", "lif", "psp", "spikes"]
 
 
 def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
@@ -60,7 +60,7 @@ def spikes(
     threshold: float = 1.0,
     rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
     impl: str = "auto",
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     """Spike train of leaky integrate-and-fire neurons.
 
@@ -77,10 +77,9 @@ def spikes(
         impl: ``"reference"`` (plain PyTorch, any device), ``"cpu"`` (fused kernels for float32 and
             float64 on the CPU), ``"cuda"`` (fused kernels for float32, float64 and bfloat16 on a
             GPU; bfloat16 is computed with in float32; needs Triton) or ``"auto"`` (the fused
-            kernels that take the input, otherwise the reference).
-        mean: where several processes share a batch, the mean over all of them of values whose sum
-            and number are given; for rules that read the firing rate of the whole layer. By default
-            `current` is all there is.
+            kernels that take the input and the rule, otherwise the reference).
+        shared: what the layers of a network share, for rules that look beyond one layer or
+            process; by default `current` is all there is.
 
     Returns:
         Spikes ``[T, ...]``, 0 or 1, in the dtype of `current`.
@@ -92,12 +91,11 @@ def spikes(
     """
     _check_input(current, "current")
     check_settings(tau_m, tau_s, threshold, rule)
+    _check_shared(rule, shared)
     implementation = _implementation(impl, current, rule)
     return cast(
         Tensor,
-        implementation.spikes(
-            current, float(tau_m), float(tau_s), float(threshold), rule, _needed(mean, rule)
-        ),
+        implementation.spikes(current, float(tau_m), float(tau_s), float(threshold), rule, shared),
     )
 
 
@@ -109,7 +107,7 @@ def lif(
     threshold: float = 1.0,
     rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
     impl: str = "auto",
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     """``psp(spikes(current))`` in one kernel: the PSP ``[T, ...]`` of a layer of neurons.
 
@@ -117,12 +115,11 @@ def lif(
     """
     _check_input(current, "current")
     check_settings(tau_m, tau_s, threshold, rule)
+    _check_shared(rule, shared)
     implementation = _implementation(impl, current, rule)
     return cast(
         Tensor,
-        implementation.lif(
-            current, float(tau_m), float(tau_s), float(threshold), rule, _needed(mean, rule)
-        ),
+        implementation.lif(current, float(tau_m), float(tau_s), float(threshold), rule, shared),
     )
 
 
@@ -138,7 +135,7 @@ def layer(
     pool_scale: float = 1.0,
     output_psp: bool = False,
     impl: str = "auto",
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     """``spikes(psp(x))`` in one kernel, then sum pooling and a second `psp` where asked for.
 
@@ -149,7 +146,7 @@ def layer(
         x: ``[T, N, ...]``, or ``[N, ...]`` with `time_steps`: an input that is the same at every
             step, as the connection's result for a static image is.
         time_steps: number of steps T of a constant input.
-        tau_m, tau_s, threshold, rule, impl, mean: as for `spikes`.
+        tau_m, tau_s, threshold, rule, impl, shared: as for `spikes`.
         pool: side of the pooling window; above 1, `x` ends in ``[C, H, W]``.
         pool_scale: factor on the sum over a window.
         output_psp: whether to return the PSP instead of spikes (or their sums).
@@ -164,6 +161,7 @@ def layer(
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
     _check_input(x if time_steps is None else x[None], "x")
     check_settings(tau_m, tau_s, threshold, rule)
+    _check_shared(rule, shared)
     if pool < 1 or (pool > 1 and (x.ndim + (time_steps is not None) != 5 or pool > x.shape[-1])):
         raise InvalidInput(
             f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
@@ -181,13 +179,9 @@ def layer(
             pool,
             float(pool_scale),
             output_psp,
-            _needed(mean, rule),
+            shared,
         ),
     )
-
-
-def _needed(mean: Mean | None, rule: Rule) -> Mean | None:
-    return mean if rule.reads_rate else None
 
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
@@ -209,6 +203,8 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
     module: ModuleType = reference
     if name != "reference":  # importing and compiling kernels takes a moment: only when used
         module = importlib.import_module(f".{name}", __name__)
+    if impl == "auto" and type(rule) in reference.BACKWARD.keys() - module.BACKWARD.keys():
+        return reference
     if rule is not None and type(rule) not in module.BACKWARD:
         known = ", ".join(known.__name__ for known in module.BACKWARD)
         elsewhere = module is not reference and type(rule) in reference.BACKWARD
@@ -217,6 +213,14 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
             f"impl={name!r} has no learning rule {type(rule).__name__}; it has: {known}{hint}"
         )
     return module
+
+
+def _check_shared(rule: Rule, shared: Shared | None) -> None:
+    if rule.is_normalised and shared and shared.mean:
+        raise InvalidInput(
+            f"{type(rule).__name__} scales gradients by means over the whole batch, which several "
+            "processes do not share; train in one process, or with normalise=False"
+        )
 
 
 def _fitting(x: Tensor) -> str:

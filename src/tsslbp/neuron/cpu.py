@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,9 +19,10 @@ from torch import Tensor
 
 from .. import simd
 from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
-from ..rules import TSSLBP, Rule
+from ..rules import Rule
 from . import reference
-from .reference import Mean
+from .reference import Shared, output_scale
+from .steps import CONSTANTS, History, begin, magnitude, rule_step
 from .tiles import (
     VECTORS,
     count,
@@ -39,8 +39,6 @@ from .tiles import (
     zero_row,
     zero_tile,
 )
-
-RECURSIVE, NEXT_SPIKE = range(2)
 
 
 class Constants(NamedTuple):
@@ -59,13 +57,7 @@ class Constants(NamedTuple):
     lanes: int  # values in a vector
     pool: int
     pool_scale: float
-    rule: int  # RECURSIVE or NEXT_SPIKE
-    intra: float  # 1, or 0 without the intra-neuron part
-    warm_up_psp: float  # PSP below which the surrogate takes over; -inf never, inf always
-    timing_min: float
-    timing_max: float
-    surrogate_scale: float  # 1 / surrogate_width
-    surrogate_clamp: float
+    is_normalised: bool  # whether to add up the magnitude of the gradient
 
 
 # One time step, on tiles
@@ -75,62 +67,9 @@ class Constants(NamedTuple):
 def _step(x, current, rest, k):
     """One step of `reference.simulate`, behind the input filter."""
     current = k.input_decay * current + k.input_gain * x
-    increment = current - k.leak * rest
     potential = k.decay * rest + current
     fires = potential > k.threshold
-    return current, increment, potential, fires, where(fires, 0, potential)
-
-
-@kernel(forceinline=True)
-def _clamp(x, low, high):
-    """NaN stays NaN."""
-    x = where(x < low, low, x)
-    return where(x > high, high, x)
-
-
-@kernel(forceinline=True, fastmath={"contract"})
-def _surrogate(potential, k):
-    """Derivative of the logistic function, by the cosh series of README.md."""
-    x = (k.threshold - potential) * k.surrogate_scale
-    y = _clamp(x, -k.surrogate_clamp, k.surrogate_clamp) * (1 / 8)
-    z = y * y
-    if k.lanes == 8:  # float64; the other terms do not show in float32
-        m = z * (1 / 6402373705728000) + (1 / 20922789888000)
-        m = m * z + (1 / 87178291200)
-        m = m * z + (1 / 479001600)
-        m = m * z + (1 / 3628800)
-    else:
-        m = z * (1 / 479001600) + (1 / 3628800)
-    m = m * z + (1 / 40320)
-    m = m * z + (1 / 720)
-    m = m * z + (1 / 24)
-    m = (m * z + (1 / 2)) * z
-    for _ in range(3):
-        m = m * (2 * m + 4)
-    return k.surrogate_scale / (4 + 2 * m)
-
-
-@kernel(forceinline=True)
-def _recursive(potential, increment, grad, carry, k):
-    """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
-    timing = _clamp(1 / increment, k.timing_min, k.timing_max)
-    fired = timing * (grad + potential * carry * k.leak)
-    silent = potential <= k.threshold  # which a potential that is not a number is not
-    gradient = where(silent, k.decay * carry, fired)
-    return gradient, gradient * k.intra
-
-
-@kernel(forceinline=True)
-def _next_spike(potential, increment, grad, later, carry, effect, k):
-    """One step of `reference._next_spike`, and the timing part."""
-    silent = potential <= k.threshold
-    reset = where(silent, 0, potential * carry * k.leak * k.intra)
-    effect = k.psp_decay * effect + k.psp_gain * reset
-    total = grad + effect
-    timing = _clamp(1 / increment, k.timing_min, k.timing_max)
-    grad_psp = (grad - k.psp_decay * later) / k.psp_gain
-    carry = where(silent, k.decay * carry, grad_psp)
-    return where(silent, 0, timing * total), total, carry, effect
+    return current, potential, fires, where(fires, 0, potential)
 
 
 # A unit of work: a pooling window of some channels, in tiles of 2 x 2 pixels; without pooling one
@@ -196,7 +135,7 @@ def _forward_share(arguments, worker, workers):
                 for t in range(steps):
                     row = 0 if static else t * n
                     value = load_tile(x, row + at, down, across, inside)
-                    current, _, _, fires, rest = _step(value, current, rest, k)
+                    current, _, fires, rest = _step(value, current, rest, k)
                     total += count(fires)
                     spikes = where(fires, 1, 0)
                     if k.pool > 1:
@@ -222,13 +161,18 @@ def _forward_share(arguments, worker, workers):
 
 @Share
 def _backward_share(arguments, worker, workers):
-    """``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`."""
-    x, grad_out, grad_x, steps, static, k = arguments[0]
+    """``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`.
+
+    If the gradient shall be scaled, the sum of the magnitudes of dL/dI goes to ``sums[worker]``.
+    """
+    x, grad_out, grad_x, sums, steps, static, k, r = arguments[0]
     n = x.size if static else x.size // steps
     pooled = n // (k.pool * k.pool)
     units, room = _units(n, k), steps * VECTORS * k.lanes
-    potentials, increments = simd.scratch(room, x), simd.scratch(room, x)
-    psps = simd.scratch(room, x)
+    currents, potentials = simd.scratch(room, x), simd.scratch(room, x)
+    history = History(currents, potentials, simd.scratch(room, x))
+    magnitudes = simd.scratch(VECTORS * k.lanes, x)
+    sums[worker] = 0
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         start, down, across, size, to = _unit(unit, n, k)
         for i in range(0, k.pool, 2):
@@ -239,12 +183,14 @@ def _backward_share(arguments, worker, workers):
                 for t in range(steps):
                     row = 0 if static else t * n
                     value = load_tile(x, row + at, down, across, inside)
-                    current, increment, potential, fires, rest = _step(value, current, rest, k)
+                    current, potential, fires, rest = _step(value, current, rest, k)
                     psp = k.psp_decay * psp + k.psp_gain * where(fires, 1, 0)
+                    keep(current, currents, t)
                     keep(potential, potentials, t)
-                    keep(increment, increments, t)
-                    keep(psp, psps, t)
-                filtered = later = carry = effect = through_input = total = zero_tile(x)
+                    keep(psp, history.psps, t)
+                filtered = through_input = total = absolute = zero_tile(x)
+                state = begin(r, steps, zero_tile(x), history, k)
+                before = kept(potentials, steps - 1)
                 for t in range(steps - 1, -1, -1):
                     if k.pool > 1:
                         grad = repeat(load_row(grad_out, t * pooled + to, size) * k.pool_scale)
@@ -253,17 +199,13 @@ def _backward_share(arguments, worker, workers):
                     if k.output_psp:
                         filtered = k.psp_decay * filtered + k.psp_gain * grad
                         grad = filtered
-                    potential, increment = kept(potentials, t), kept(increments, t)
-                    if k.rule == NEXT_SPIKE:
-                        before = grad
-                        gradient, grad, carry, effect = _next_spike(
-                            potential, increment, grad, later, carry, effect, k
-                        )
-                        later = before
-                    else:
-                        gradient, carry = _recursive(potential, increment, grad, carry, k)
-                    warm_up = kept(psps, t) < k.warm_up_psp
-                    result = where(warm_up, grad * _surrogate(potential, k), gradient)
+                    potential, before = before, zero_tile(x)
+                    if t > 0:
+                        before = kept(potentials, t - 1)
+                    rest = where(before > k.threshold, 0, before)
+                    result, state = rule_step(r, t, steps, potential, rest, grad, state, history, k)
+                    if k.is_normalised:
+                        absolute = absolute + magnitude(result)
                     through_input = k.input_decay * through_input + k.input_gain * result
                     if static:
                         total = total + through_input
@@ -271,7 +213,19 @@ def _backward_share(arguments, worker, workers):
                         store_tile(through_input, grad_x, t * n + at, down, across, inside)
                 if static:
                     store_tile(total, grad_x, at, down, across, inside)
+                if k.is_normalised:
+                    keep(absolute, magnitudes, 0)
+                    sums[worker] += _sum(magnitudes)
     return DONE
+
+
+@kernel()
+def _sum(values):
+    """In float64, which a sum over a whole layer needs."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
 
 
 @Share
@@ -303,11 +257,19 @@ def _forward(x: Tensor, out: Tensor, steps: int, static: bool, k: Constants) -> 
 
 
 def _backward(
-    x: Tensor, grad_out: Tensor, grad_x: Tensor, steps: int, static: bool, k: Constants
-) -> None:
-    """Write the gradient of the layer's input."""
+    x: Tensor,
+    grad_out: Tensor,
+    grad_x: Tensor,
+    steps: int,
+    static: bool,
+    k: Constants,
+    r: tuple[Any, ...],
+) -> Tensor:
+    """Write the gradient of the layer's input; return the sum of magnitudes of dL/dI."""
     workers = workers_for(_values(x, steps, static))
-    _backward_share(x, grad_out, grad_x, steps, static, k, workers=workers)
+    sums = x.new_empty(workers, dtype=torch.float64)
+    _backward_share(x, grad_out, grad_x, sums, steps, static, k, r, workers=workers)
+    return sums.sum()
 
 
 def _values(x: Tensor, steps: int, static: bool) -> int:
@@ -351,25 +313,11 @@ def _constants(
         lanes=simd.lanes(torch.finfo(dtype).bits // 8),
         pool=pool,
         pool_scale=pool_scale,
-        **BACKWARD[type(rule)](rule, tau_s),
+        is_normalised=rule.is_normalised,
     )
 
 
-def _tsslbp(rule: TSSLBP, tau_s: float) -> dict[str, Any]:
-    """The constants of TSSL-BP; its warm-up by layer is decided in the backward pass."""
-    warm_up = {"neuron": rule.warm_up_psp / tau_s, "always": math.inf}
-    return {
-        "rule": NEXT_SPIKE if rule.intra_neuron == "next-spike" else RECURSIVE,
-        "intra": float(rule.intra_neuron != "none"),
-        "warm_up_psp": warm_up.get(rule.warm_up, -math.inf),
-        "timing_min": rule.timing_min,
-        "timing_max": rule.timing_max,
-        "surrogate_scale": 1 / rule.surrogate_width,
-        "surrogate_clamp": rule.surrogate_clamp,
-    }
-
-
-BACKWARD: dict[type[Rule], Callable[..., dict[str, Any]]] = {TSSLBP: _tsslbp}
+BACKWARD = CONSTANTS  # of each rule
 
 
 # Autograd
@@ -400,33 +348,35 @@ class _Layer(Function):
         images: bool,
         rule: Rule,
         k: Constants,
-        mean: Mean | None,
+        shared: Shared | None,
     ) -> Any:
         shape = [steps, *(x.shape if static else x.shape[1:])]
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
         out = new_images(x, shape) if images else x.new_empty(shape)
         total = _forward(_last(x, images), _last(out, images), steps, static, k)
+        mean = shared and rule.reads_rate and shared.mean
         return out, mean(total, _values(x, steps, static)) if mean else total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, *ctx.form, ctx.rule, ctx.k, mean = inputs  # form: steps, static, images
+        x, *ctx.form, ctx.rule, ctx.k, ctx.shared = inputs  # form: steps, static, images
         steps, static, _ = ctx.form
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
-        ctx.values = 1 if mean else _values(x, steps, static)
+        told = ctx.shared and ctx.shared.mean
+        ctx.values = 1 if told else _values(x, steps, static)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
-        k = ctx.k
+        r: Any = BACKWARD[type(ctx.rule)](ctx.rule, ctx.k)
         if ctx.rule.reads_rate:
             rate = total.item() / max(ctx.values, 1)
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
-            k = k._replace(warm_up_psp=level)
-        return _Gradient.apply(x, grad_out, *ctx.form, k), *6 * (None,)
+            r = r._replace(warm_up_psp=level)
+        return _Gradient.apply(x, grad_out, *ctx.form, ctx.k, r, ctx.shared), *6 * (None,)
 
 
 class _Gradient(Function):
@@ -434,11 +384,21 @@ class _Gradient(Function):
 
     @staticmethod
     def forward(
-        x: Tensor, grad_out: Tensor, steps: int, static: bool, images: bool, k: Constants
+        x: Tensor,
+        grad_out: Tensor,
+        steps: int,
+        static: bool,
+        images: bool,
+        k: Constants,
+        r: Any,
+        shared: Shared | None,
     ) -> Tensor:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
         x, grad_out = _last(x, images), _last(grad_out, images)
-        _backward(x, grad_out, _last(grad_x, images), steps, static, k)
+        total = _backward(x, grad_out, _last(grad_x, images), steps, static, k, r)
+        if k.is_normalised:
+            magnitude = total / max(_values(x, steps, static), 1)
+            grad_x *= output_scale(magnitude, shared, k.output_psp)
         return grad_x
 
     @staticmethod
@@ -471,10 +431,10 @@ def spikes(
     tau_s: float,
     threshold: float,
     rule: Rule,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule)
-    return _run(current, len(current), False, False, rule, k, mean)
+    return _run(current, len(current), False, False, rule, k, shared)
 
 
 @torch.compiler.disable
@@ -484,10 +444,10 @@ def lif(
     tau_s: float,
     threshold: float,
     rule: Rule,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     k = _constants(current.dtype, tau_m, tau_s, threshold, rule, output_psp=True)
-    return _run(current, len(current), False, False, rule, k, mean)
+    return _run(current, len(current), False, False, rule, k, shared)
 
 
 @torch.compiler.disable
@@ -501,18 +461,18 @@ def layer(
     pool: int,
     pool_scale: float,
     output_psp: bool,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     static, steps = time_steps > 0, time_steps or len(x)
     fused = pool > 1 and x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0
     if pool > 1 and not fused:
-        unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False, mean)
+        unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False, shared)
         pooled = reference.sum_pool(unpooled, pool, pool_scale)
         return psp(pooled, tau_s) if output_psp else pooled
     images = x.ndim + static == 5
     pooling = (x.shape[-1], x.shape[-3], pool, pool_scale) if fused else ()
     k = _constants(x.dtype, tau_m, tau_s, threshold, rule, True, output_psp, *pooling)
-    return _run(x, steps, static, images, rule, k, mean)
+    return _run(x, steps, static, images, rule, k, shared)
 
 
 def _run(
@@ -522,7 +482,7 @@ def _run(
     images: bool,
     rule: Rule,
     k: Constants,
-    mean: Mean | None,
+    shared: Shared | None,
 ) -> Tensor:
-    output, _ = _Layer.apply(x, steps, static, images, rule, k, mean)
+    output, _ = _Layer.apply(x, steps, static, images, rule, k, shared)
     return cast(Tensor, output)

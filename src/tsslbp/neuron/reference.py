@@ -8,19 +8,38 @@ the spikes that the backward pass recomputes those of the forward pass, in every
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ..rules import TSSLBP, Rule
+from ..errors import InvalidInput
+from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
 
 Mean = Callable[[Tensor, int], Tensor]  # over processes, of values with this sum and number here
+
+
+@dataclass
+class Shared:
+    """What the layers of a network share in one forward and backward pass.
+
+    Attributes:
+        mean: where several processes share a batch, the mean over all of them of values whose sum
+            and number are given; for rules that read the firing rate of the whole layer. None: the
+            batch is all here.
+        output_gradient: mean magnitude of the output layer's scaled gradient, a scalar, once that
+            layer's backward pass has set it; for rules that scale gradients.
+    """
+
+    mean: Mean | None = None
+    output_gradient: Tensor | None = None
 
 
 class Trace(NamedTuple):
     """What a layer of neurons did, each ``[T, ...]``."""
 
+    current: Tensor  # I: the input
     potential: Tensor  # u: before the reset
     increment: Tensor  # du: what the step added to the potential
     spikes: Tensor  # s: 0 or 1
@@ -53,7 +72,7 @@ def simulate(current: Tensor, tau_m: float, tau_s: float, threshold: float) -> T
         rest = potential * (1 - spikes)
         steps.append((potential, increment, spikes))
     potentials, increments, spikes = (torch.stack(part) for part in zip(*steps, strict=True))
-    return Trace(potentials, increments, spikes, psp(spikes, tau_s))
+    return Trace(current, potentials, increments, spikes, psp(spikes, tau_s))
 
 
 def spikes(
@@ -62,11 +81,12 @@ def spikes(
     tau_s: float,
     threshold: float,
     rule: Rule,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
+    is_output: bool = False,
 ) -> Tensor:
     """Spike train of `current`; backward, `rule` maps dL/ds to dL/d(current)."""
     function: Any = _Spikes.apply  # PyTorch leaves it untyped
-    return cast(Tensor, function(current, tau_m, tau_s, threshold, rule, mean))
+    return cast(Tensor, function(current, tau_m, tau_s, threshold, rule, shared, is_output))
 
 
 def lif(
@@ -75,10 +95,10 @@ def lif(
     tau_s: float,
     threshold: float,
     rule: Rule,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     """PSP of the spike train of `current`."""
-    return psp(spikes(current, tau_m, tau_s, threshold, rule, mean), tau_s)
+    return psp(spikes(current, tau_m, tau_s, threshold, rule, shared, is_output=True), tau_s)
 
 
 def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
@@ -97,7 +117,7 @@ def layer(
     pool: int,
     pool_scale: float,
     output_psp: bool,
-    mean: Mean | None = None,
+    shared: Shared | None = None,
 ) -> Tensor:
     """Synaptic filter, spikes, then sum pooling and a second filter where they are asked for.
 
@@ -105,7 +125,7 @@ def layer(
     """
     if time_steps:
         x = x.expand(time_steps, *x.shape)
-    output = spikes(psp(x, tau_s), tau_m, tau_s, threshold, rule, mean)
+    output = spikes(psp(x, tau_s), tau_m, tau_s, threshold, rule, shared, is_output=output_psp)
     if pool > 1:
         output = sum_pool(output, pool, pool_scale)
     return psp(output, tau_s) if output_psp else output
@@ -119,13 +139,15 @@ class _Spikes(torch.autograd.Function):
         tau_s: float,
         threshold: float,
         rule: Rule,
-        mean: Mean | None,
+        shared: Shared | None,
+        is_output: bool,
     ) -> Tensor:
         return simulate(current, tau_m, tau_s, threshold).spikes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        current, *ctx.constants, ctx.rule, mean = inputs
+        current, *ctx.constants, ctx.rule, ctx.shared, ctx.is_output = inputs
+        mean = ctx.shared and ctx.rule.reads_rate and ctx.shared.mean
         ctx.rate = mean(output.sum(), output.numel()) if mean else None
         ctx.save_for_backward(current)
 
@@ -133,12 +155,28 @@ class _Spikes(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         (current,) = ctx.saved_tensors
-        tau_m, tau_s, threshold = ctx.constants
-        trace = simulate(current, tau_m, tau_s, threshold)
-        rule_backward = BACKWARD[type(ctx.rule)]
+        trace = simulate(current, *ctx.constants)
         rate = trace.spikes.mean() if ctx.rate is None else ctx.rate
-        grad_current = rule_backward(ctx.rule, trace, rate, grad_spikes, tau_m, tau_s, threshold)
-        return grad_current, None, None, None, None, None
+        rule_backward = BACKWARD[type(ctx.rule)]
+        grad_current = rule_backward(ctx.rule, trace, rate, grad_spikes, *ctx.constants)
+        if ctx.rule.is_normalised:
+            grad_current *= output_scale(grad_current.abs().mean(), ctx.shared, ctx.is_output)
+        return grad_current, None, None, None, None, None, None
+
+
+def output_scale(magnitude: Tensor, shared: Shared | None, is_output: bool) -> Tensor:
+    """What a rule that `is_normalised` scales a layer's gradient by, a scalar.
+
+    `magnitude` is the gradient's mean magnitude; `shared` tells the output layer's, or is told it.
+    """
+    known = shared and not is_output
+    reference = shared.output_gradient if shared and known else magnitude
+    if reference is None:
+        raise InvalidInput("the output layer's backward pass must come first, none has been made")
+    scale = 1.2 * torch.log(torch.round(reference, decimals=3) / (magnitude + 1e-5) + 1.02)
+    if shared and is_output:
+        shared.output_gradient = scale * magnitude
+    return scale
 
 
 def surrogate(potential: Tensor, threshold: float, width: float, clamp: float) -> Tensor:
@@ -209,4 +247,131 @@ def _next_spike(trace: Trace, grad_spikes: Tensor, tau_m: float, tau_s: float) -
     return effect
 
 
-BACKWARD: dict[type[Rule], Callable[..., Tensor]] = {TSSLBP: tsslbp_backward}
+def derivative(potential: Tensor, threshold: float, rule: Surrogate) -> Tensor:
+    """What stands for the derivative of the spike by the potential."""
+    height, width = cast("tuple[float, float]", (rule.height, rule.width))
+    x = (potential - threshold) * (1 / width)
+    f = torch.exp(-x.abs())
+    shape = {
+        "rectangle": lambda: (x.abs() < 1 / 2).to(x),
+        "fast-sigmoid": lambda: 1 / (1 + x.abs()) ** 2,
+        "sigmoid": lambda: 4 * f / (1 + f) ** 2,
+        "arctangent": lambda: 1 / (1 + x**2),
+        "triangle": lambda: (1 - x.abs()).clamp(min=0),
+    }
+    return height * shape[rule.derivative]()
+
+
+def surrogate_backward(
+    rule: Surrogate,
+    trace: Trace,
+    rate: Tensor,
+    grad_spikes: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+) -> Tensor:
+    """dL/d(current) by backpropagation through time with a surrogate derivative."""
+    slope = derivative(trace.potential, threshold, rule)
+    kept = 1 - trace.spikes - rule.through_reset * trace.potential * slope
+    return _carried(slope * grad_spikes, (1 - 1 / tau_m) * kept)
+
+
+def slayer_backward(
+    rule: SLAYER,
+    trace: Trace,
+    rate: Tensor,
+    grad_spikes: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+) -> Tensor:
+    """dL/d(current) by SLAYER: an error travels back through the membrane as without resets."""
+    slope = rule.height * torch.exp(-(trace.potential - threshold).abs() / rule.width)
+    return _carried(slope * grad_spikes, torch.full_like(slope, 1 - 1 / tau_m))
+
+
+def eventprop_backward(
+    rule: EventProp,
+    trace: Trace,
+    rate: Tensor,
+    grad_spikes: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+) -> Tensor:
+    """dL/d(current) by the adjoint of a neuron with events, the spikes' times being moved."""
+    timing = (1 / trace.increment).clamp(max=rule.timing_max) * trace.spikes
+    later = torch.cat([grad_spikes[1:], torch.zeros_like(grad_spikes[:1])])
+    return _carried(
+        timing * (grad_spikes - later), (1 - 1 / tau_m) * (1 + timing * threshold / tau_m)
+    )
+
+
+def spike_bp_backward(
+    rule: SpikeBP,
+    trace: Trace,
+    rate: Tensor,
+    grad_spikes: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+) -> Tensor:
+    """dL/d(current) by the rule of Lee et al.: a spike's error for all steps since the last."""
+    left = torch.zeros_like(trace.spikes[0])  # the trace of the spikes at the end
+    for spikes in trace.spikes:
+        left = (1 - 1 / tau_m) * left + spikes
+    leak = 1 - left / (tau_m * trace.spikes.sum(0).clamp(min=1))
+    return _carried(trace.spikes * leak * grad_spikes / threshold, 1 - trace.spikes)
+
+
+def _carried(gained: Tensor, kept: Tensor) -> Tensor:
+    """``d[t] = gained[t] + kept[t] d[t+1]``, from 0 after the last step."""
+    carry = torch.zeros_like(gained[0])
+    gradient = torch.empty_like(gained)
+    for t in reversed(range(len(gradient))):
+        carry = gained[t] + kept[t] * carry
+        gradient[t] = carry
+    return gradient
+
+
+def na_backward(
+    rule: NA,
+    trace: Trace,
+    rate: Tensor,
+    grad_spikes: Tensor,
+    tau_m: float,
+    tau_s: float,
+    threshold: float,
+) -> Tensor:
+    """dL/d(current) by neighbourhood aggregation, before any scaling."""
+    slope = (1 / (threshold - trace.potential) ** 3).clamp(-rule.slope_max, rule.slope_max)
+    # The PSP of a neighbour against F is its spikes against F, filtered once more backwards.
+    effect = _carried(grad_spikes, torch.full_like(grad_spikes, 1 - 1 / tau_s))
+    gradient = torch.empty_like(grad_spikes)
+    for t in range(len(gradient)):
+        neighbour = _neighbour(trace, t, tau_m, threshold)
+        gradient[t] = slope[t] * ((neighbour - trace.spikes[t:]) * effect[t:]).sum(0)
+    return gradient
+
+
+def _neighbour(trace: Trace, t: int, tau_m: float, threshold: float) -> Tensor:
+    """Spikes from step t on, ``[T - t, ...]``, if that of step t is flipped."""
+    rest = threshold * trace.spikes[t]
+    neighbour = [1 - trace.spikes[t]]
+    for current in trace.current[t + 1 :]:
+        potential = (1 - 1 / tau_m) * rest + current
+        spikes = (potential > threshold).to(current.dtype)
+        rest = potential * (1 - spikes)
+        neighbour.append(spikes)
+    return torch.stack(neighbour)
+
+
+BACKWARD: dict[type[Rule], Callable[..., Tensor]] = {
+    TSSLBP: tsslbp_backward,
+    Surrogate: surrogate_backward,
+    SLAYER: slayer_backward,
+    EventProp: eventprop_backward,
+    NA: na_backward,
+    SpikeBP: spike_bp_backward,
+}

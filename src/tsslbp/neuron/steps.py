@@ -1,0 +1,308 @@
+"""One step of each learning rule backward in time, on tiles, for the kernels of `cpu`.
+
+A rule is a named tuple of constants here. Its step takes these as `r`, the step's number, the
+potential before the reset, what was left of the potential after the step before (`rest`), dL/ds,
+the state that it returned one step later, three tiles, and what the kernel kept of all steps; it
+returns dL/dI and the state. The kernel is compiled for each rule that is used, so that none pays
+for the others. `SpikeBP` alone looks ahead: see `begin`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+from numba.extending import overload
+
+from ..compiled import kernel
+from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
+from .tiles import keep, kept, where
+
+
+class History(NamedTuple):
+    """What the kernel kept of a tile, arrays of one tile a step."""
+
+    currents: Any
+    potentials: Any
+    psps: Any
+
+
+@kernel(forceinline=True)
+def _clamp(x, low, high):
+    """NaN stays NaN."""
+    x = where(x < low, low, x)
+    return where(x > high, high, x)
+
+
+@kernel(forceinline=True)
+def _timing(potential, rest, low, high):
+    """Change of the firing time with the current, at a spike; `rest` is from the step before."""
+    return _clamp(1 / (potential - rest), low, high)
+
+
+@kernel(forceinline=True)
+def magnitude(x):
+    return where(x < 0, 0 - x, x)
+
+
+class Timing(NamedTuple):
+    """Constants of `TSSLBP`."""
+
+    next_spike: bool  # which of the two intra-neuron parts
+    intra: float  # 1, or 0 without the intra-neuron part
+    warm_up_psp: float  # PSP below which the surrogate takes over; -inf never, inf always
+    timing_min: float
+    timing_max: float
+    surrogate_scale: float  # 1 / surrogate_width
+    surrogate_clamp: float
+
+
+@kernel(forceinline=True, fastmath={"contract"})
+def _logistic(x, clamp, lanes):
+    """Derivative of the logistic function at x, by the cosh series of README.md."""
+    y = _clamp(x, -clamp, clamp) * (1 / 8)
+    z = y * y
+    if lanes == 8:  # float64; the other terms do not show in float32
+        m = z * (1 / 6402373705728000) + (1 / 20922789888000)
+        m = m * z + (1 / 87178291200)
+        m = m * z + (1 / 479001600)
+        m = m * z + (1 / 3628800)
+    else:
+        m = z * (1 / 479001600) + (1 / 3628800)
+    m = m * z + (1 / 40320)
+    m = m * z + (1 / 720)
+    m = m * z + (1 / 24)
+    m = (m * z + (1 / 2)) * z
+    for _ in range(3):
+        m = m * (2 * m + 4)
+    return 1 / (4 + 2 * m)
+
+
+@kernel(forceinline=True)
+def _recursive(potential, rest, grad, carry, r, k):
+    """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
+    timing = _timing(potential, rest, r.timing_min, r.timing_max)
+    fired = timing * (grad + potential * carry * k.leak)
+    silent = potential <= k.threshold  # which a potential that is not a number is not
+    gradient = where(silent, k.decay * carry, fired)
+    return gradient, gradient * r.intra
+
+
+@kernel(forceinline=True)
+def _next_spike(potential, rest, grad, state, r, k):
+    """One step of `reference._next_spike`, and the timing part."""
+    later, carry, effect = state
+    silent = potential <= k.threshold
+    reset = where(silent, 0, potential * carry * k.leak * r.intra)
+    effect = k.psp_decay * effect + k.psp_gain * reset
+    timing = _timing(potential, rest, r.timing_min, r.timing_max)
+    grad_psp = (grad - k.psp_decay * later) / k.psp_gain
+    carry = where(silent, k.decay * carry, grad_psp)
+    total = grad + effect
+    return where(silent, 0, timing * total), total, (grad, carry, effect)
+
+
+def _tsslbp_step(r, t, steps, potential, rest, grad, state, history, k):
+    if r.next_spike:
+        gradient, grad, state = _next_spike(potential, rest, grad, state, r, k)
+    else:
+        gradient, carry = _recursive(potential, rest, grad, state[0], r, k)
+        state = carry, state[1], state[2]
+    warm_up = kept(history.psps, t) < r.warm_up_psp
+    x = (k.threshold - potential) * r.surrogate_scale
+    slope = r.surrogate_scale * _logistic(x, r.surrogate_clamp, k.lanes)
+    return where(warm_up, grad * slope, gradient), state
+
+
+RECTANGLE, FAST_SIGMOID, SIGMOID, ARCTANGENT, TRIANGLE, EXPONENTIAL = range(6)
+SHAPES = {
+    "rectangle": RECTANGLE,
+    "fast-sigmoid": FAST_SIGMOID,
+    "sigmoid": SIGMOID,
+    "arctangent": ARCTANGENT,
+    "triangle": TRIANGLE,
+}
+LARGEST_EXPONENT = 32.0  # beyond it, exp(-x) is 0 beside 1
+
+
+class Slope(NamedTuple):
+    """Constants of `Surrogate` and `SLAYER`."""
+
+    shape: int
+    height: float
+    scale: float  # 1 / width
+    reset: float  # 1: the reset stops what travels back through the membrane; else 0
+    through_reset: float  # 1: the gradient flows through the reset itself; else 0
+
+
+@kernel(forceinline=True, fastmath={"contract"})
+def _exponential(x, lanes):
+    """``exp(-x)`` for x of at least 0: 1 / (1 + m), ``m = e^x - 1`` by a series at x / 64."""
+    z = where(x > LARGEST_EXPONENT, LARGEST_EXPONENT, x) * (1 / 64)
+    if lanes == 8:  # float64
+        m = z * (1 / 87178291200) + (1 / 6227020800)
+        m = m * z + (1 / 479001600)
+        m = m * z + (1 / 39916800)
+        m = m * z + (1 / 3628800)
+        m = m * z + (1 / 362880)
+    else:
+        m = z * (1 / 3628800) + (1 / 362880)
+    m = m * z + (1 / 40320)
+    m = m * z + (1 / 5040)
+    m = m * z + (1 / 720)
+    m = m * z + (1 / 120)
+    m = m * z + (1 / 24)
+    m = m * z + (1 / 6)
+    m = m * z + (1 / 2)
+    m = (m * z + 1) * z
+    for _ in range(6):
+        m = m * (m + 2)
+    return 1 / (1 + m)
+
+
+@kernel(forceinline=True)
+def _slope(potential, r, k):
+    """The surrogate derivative of a shape."""
+    x = (potential - k.threshold) * r.scale
+    size = magnitude(x)
+    if r.shape == RECTANGLE:
+        return where(size < 0.5, r.height, 0 * x)
+    if r.shape == FAST_SIGMOID:
+        return r.height / ((1 + size) * (1 + size))
+    if r.shape == SIGMOID:
+        return 4 * r.height * _logistic(x, 16.0, k.lanes)
+    if r.shape == ARCTANGENT:
+        return r.height / (1 + x * x)
+    if r.shape == TRIANGLE:
+        return r.height * where(size < 1, 1 - size, 0 * x)
+    return r.height * _exponential(size, k.lanes)
+
+
+def _slope_step(r, t, steps, potential, rest, grad, state, history, k):
+    slope = _slope(potential, r, k)
+    spike = where(potential > k.threshold, r.reset, 0)
+    through = r.through_reset * potential * slope
+    gradient = slope * grad + k.decay * (1 - spike - through) * state[0]
+    return gradient, (gradient, state[1], state[2])
+
+
+class Events(NamedTuple):
+    """Constants of `EventProp`."""
+
+    timing_max: float
+
+
+def _events_step(r, t, steps, potential, rest, grad, state, history, k):
+    carry, later = k.decay * state[0], state[1]
+    timing = _timing(potential, rest, -math.inf, r.timing_max)
+    at_spike = carry + timing * (k.threshold * k.leak * carry + grad - later)
+    gradient = where(potential <= k.threshold, carry, at_spike)
+    return gradient, (gradient, grad, state[2])
+
+
+class Neighbours(NamedTuple):
+    """Constants of `NA`."""
+
+    slope_max: float
+
+
+def _neighbours_step(r, t, steps, potential, rest, grad, state, history, k):
+    currents, potentials, effects = history  # in the place of the PSP, which it does not need
+    effect = k.psp_decay * state[0] + grad
+    keep(effect, effects, t)
+    fires = potential > k.threshold
+    total = where(fires, 0 - effect, effect)
+    rest = where(fires, k.threshold, 0 * potential)
+    for later in range(t + 1, steps):
+        neighbour = k.decay * rest + kept(currents, later)
+        fires = neighbour > k.threshold
+        rest = where(fires, 0, neighbour)
+        added = where(fires, kept(effects, later), 0)
+        total = (
+            total + added - where(kept(potentials, later) > k.threshold, kept(effects, later), 0)
+        )
+    distance = k.threshold - potential
+    slope = _clamp(1 / (distance * distance * distance), -r.slope_max, r.slope_max)
+    return slope * total, (effect, state[1], state[2])
+
+
+class Undiminished(NamedTuple):
+    """Constants of `SpikeBP`."""
+
+    per_threshold: float  # 1 / threshold
+
+
+def _undiminished_step(r, t, steps, potential, rest, grad, state, history, k):
+    silent = potential <= k.threshold
+    fired = state[1] * grad * r.per_threshold + 0 * potential  # what is no number shall show
+    gradient = where(silent, state[0], fired)
+    return gradient, (gradient, state[1], state[2])
+
+
+STEPS: dict[type, Callable[..., Any]] = {
+    Timing: _tsslbp_step,
+    Slope: _slope_step,
+    Events: _events_step,
+    Neighbours: _neighbours_step,
+    Undiminished: _undiminished_step,
+}
+
+
+def rule_step(r, t, steps, potential, rest, grad, state, history, k):
+    """One step backward of the rule whose constants `r` are; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(rule_step, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_step(r, t, steps, potential, rest, grad, state, history, k):
+    return STEPS[r.instance_class]
+
+
+def begin(r, steps, zero, history, k):
+    """The state before the last step; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(begin, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_begin(r, steps, zero, history, k):
+    def at_rest(r, steps, zero, history, k):
+        return zero, zero, zero
+
+    def with_leak(r, steps, zero, history, k):
+        left = number = zero
+        for t in range(steps):
+            spikes = where(kept(history.potentials, t) > k.threshold, 1, zero)
+            left, number = k.decay * left + spikes, number + spikes
+        return zero, 1 - k.leak * left / where(number < 1, 1, number), zero
+
+    return with_leak if r.instance_class is Undiminished else at_rest
+
+
+def _timing_constants(rule: TSSLBP, k: Any) -> Timing:
+    """The warm-up by layer is decided in the backward pass."""
+    warm_up = {"neuron": rule.warm_up_psp * k.psp_gain, "always": math.inf}
+    return Timing(
+        next_spike=rule.intra_neuron == "next-spike",
+        intra=float(rule.intra_neuron != "none"),
+        warm_up_psp=warm_up.get(rule.warm_up, -math.inf),
+        timing_min=rule.timing_min,
+        timing_max=rule.timing_max,
+        surrogate_scale=1 / rule.surrogate_width,
+        surrogate_clamp=rule.surrogate_clamp,
+    )
+
+
+def _slope_constants(rule: Surrogate, k: Any) -> Slope:
+    height, width = cast("tuple[float, float]", (rule.height, rule.width))
+    return Slope(SHAPES[rule.derivative], height, 1 / width, 1.0, float(rule.through_reset))
+
+
+CONSTANTS: dict[type[Rule], Callable[[Any, Any], tuple[Any, ...]]] = {
+    TSSLBP: _timing_constants,
+    Surrogate: _slope_constants,
+    SLAYER: lambda rule, k: Slope(EXPONENTIAL, rule.height, 1 / rule.width, 0.0, 0.0),
+    EventProp: lambda rule, k: Events(rule.timing_max),
+    NA: lambda rule, k: Neighbours(rule.slope_max),
+    SpikeBP: lambda rule, k: Undiminished(1 / k.threshold),
+}
