@@ -70,7 +70,7 @@ class Comparison:
         rates = self.learning_rates or [factor * base.learning_rate for factor in FACTORS]
         values = {
             "experiment": base,
-            "rules": tuple(self.rules),
+            "rules": tuple(map(_tidy, self.rules)),
             "time_steps": tuple(sorted(self.time_steps or [base.time_steps])),
             "learning_rates": tuple(sorted(float(f"{rate:.6g}") for rate in rates)),
         }
@@ -342,6 +342,11 @@ def cautions(comparison: Comparison, cells: Iterable[Cell] = ()) -> list[str]:
 def slug(rule: str) -> str:
     """A rule's text as the name of a folder, such as ``"TSSLBP-warm_up=always"``."""
     return re.sub(r"[^\w.=+-]+", "-", re.sub(r"[\s\"']", "", rule)).strip("-")
+
+
+def _tidy(rule: str) -> str:
+    """A rule's text with its spaces in one form, so that the same text is the same rule."""
+    return ", ".join("".join(rule.split()).split(","))
 
 
 def _cell(comparison: Comparison, folder: Path, rule: str, steps: int) -> Cell:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate, neuron
-from tsslbp.rules import Rule
 from tsslbp.errors import InvalidInput
+from tsslbp.rules import Rule
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = os.environ.get("TSSLBP_TEST_IMPL") == "cuda" and not INTERPRETED
