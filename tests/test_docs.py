@@ -83,6 +83,8 @@ def test_command(
         row = replace(published.find("mnist")[0], recipes=("digits",))
         monkeypatch.setattr(published, "find", lambda _: (row,))
         command += " --seeds 1"
+    if "compare" in command:
+        command = re.sub(r" --time-steps \S+", "", command) + " --learning-rates 0.002 --seeds 1"
     command = re.sub(r"--seeds \d+", "--seeds 1", command)
     run(re.sub(r"--epochs \d+", "--epochs 1", command))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tsslbp import cli, display, published, results, trials
-from tsslbp.cli import studies
+from tsslbp.cli import trainings
 from tsslbp.data import digits
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
@@ -186,7 +186,7 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
     run = Run.open(Path("out/validated-seed0"))
     assert 0 < len(run.epochs()) < 40
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "run_jobs", lambda *_: {"out/validated-seed0": "no memory"})
+        patch.setattr(trainings, "run_jobs", lambda *_: {"out/validated-seed0": "no memory"})
         code, output, error = program(*command)
     assert code == 2 and "no memory" in error
     assert "epoch chosen on validation images" not in output  # of runs that are not finished

@@ -25,6 +25,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from . import stats
+from .compare import Cell, Gap
 from .history import StepResult
 from .jobs import Job
 from .results import MEASURES, Result, group
@@ -38,7 +40,8 @@ from .trials import Trial, wall_clock
 console = Console(highlight=False)
 
 TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a name is longer
-COST_ROW = "{:<30}{:>14}{:>14}{:>14}"
+COST_ROW = "{:<{width}}{:>14}{:>14}{:>14}"
+RULE_ROW = "{:<{width}}{:>4}{:>16}{:>7}{:>17}{:>18}{:>14}{:>14}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
 SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
@@ -175,12 +178,14 @@ class TrialsDisplay:
         say(TRIAL_ROW.format(job.name, *shares, seconds, width=self.width))
 
 
-def print_costs(costs: Mapping[str, Sequence[float]], workers: int) -> None:
+def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str = "recipe") -> None:
     """What trainings will take, in seconds a run by recipe, with so many runs at a time."""
-    say(COST_ROW.format("recipe", "runs to make", "a run", "together"), "bold")
+    width = max(30, *map(len, costs))
+    say(COST_ROW.format(title, "runs to make", "a run", "together", width=width), "bold")
     for name, runs in costs.items():
         each = duration(runs[0]) if runs else "-"
-        say(COST_ROW.format(name, len(runs), each, duration(wall_clock(runs, workers))))
+        together = duration(wall_clock(runs, workers))
+        say(COST_ROW.format(name, len(runs), each, together, width=width))
     every = [seconds for runs in costs.values() for seconds in runs]
     total = duration(wall_clock(every, workers))
     say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
@@ -199,6 +204,46 @@ def print_trials(results: Sequence[Result]) -> None:
                 say(f"{title:<38}{100 * values.mean():.2f}{spread} %, {best}")
     for note in dict.fromkeys(result.epochs[-1].get("note", "") for result in results):
         print_note(note)
+
+
+def print_rules(cells: Sequence[Cell], gaps: Sequence[Gap]) -> None:
+    """What learning rules have reached side by side, and how far they lie from the first one."""
+    width = max(20, *(len(cell.rule) + 2 for cell in cells))
+    titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
+    say(RULE_ROW.format("rule", "T", *titles, width=width), "bold")
+    for cell in cells:
+        row = [f"{cell.rate:g}{' (edge)' if cell.edge else ''}" if cell.rate else "-"]
+        say(RULE_ROW.format(cell.rule, cell.time_steps, *row, *_reached(cell), width=width))
+    say()
+    for gap in gaps:
+        say(f"{gap.rule}, T = {gap.time_steps}, against {gap.against}: {describe_gap(gap)}")
+
+
+def describe_gap(gap: Gap) -> str:
+    """Such as ``"-0.52 points (95 % interval -0.90 to -0.14), p = 0.013: lower"``."""
+    if gap.difference is None or gap.p is None:
+        return f"{gap.verdict}, a test needs two seeds of both"
+    low, high = gap.difference.interval
+    return (
+        f"{gap.difference.mean:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), "
+        f"p = {gap.p:.3f}: {gap.verdict}"
+    )
+
+
+def _reached(cell: Cell) -> list[str]:
+    """Runs, accuracy, its interval, spikes and seconds of a cell, as they are printed."""
+    if not cell.results:
+        return ["0", "-", "-", "-", "-"]
+    accuracy = stats.summary(100 * cell.accuracies)
+    spread = f" ± {accuracy.sd:.2f}" if accuracy.sd is not None else ""
+    interval = accuracy.interval
+    return [
+        str(len(cell.results)),
+        f"{accuracy.mean:.2f}{spread} %",
+        f"{interval.low:.2f} to {interval.high:.2f}" if interval else "-",
+        f"{cell.spikes.mean():,.0f}" if len(cell.spikes) else "-",
+        duration(cell.seconds.mean()),
+    ]
 
 
 class SweepDisplay:

@@ -5,6 +5,7 @@
 ``environment.json``         versions, commit, machine and command of the run and its resumes
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
+``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
 
@@ -49,6 +50,7 @@ _CONFIG = "config.toml"
 _ENVIRONMENT = "environment.json"
 _METRICS = "metrics.jsonl"
 _STEPS = "steps.npz"
+_DIVERGED = "diverged.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
 _LOCK = ".lock"
@@ -233,6 +235,31 @@ class Run:
                 return {name: _expect_array(arrays[name]) for name in arrays.files}
         except _STEPS_DAMAGED as error:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
+
+    def record_divergence(self, reason: str | None) -> None:
+        """Write down why the training diverged; None: it is tried again, nothing is known."""
+        path = self.folder / _DIVERGED
+        if reason is not None:
+            write_json(path, {"reason": reason})
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(_write_error(path, error)) from error
+
+    def divergence(self) -> str | None:
+        """Return why the training diverged; None where it has not.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        path = self.folder / _DIVERGED
+        if not path.exists():
+            return None
+        try:
+            return str(json.loads(path.read_bytes())["reason"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"cannot read {path}: {error}") from error
 
     def hold(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from training this run while the context lasts, see `hold`."""

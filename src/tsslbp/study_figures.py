@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
+Span = tuple[float, float]
 
 WIDTH = 7.2  # inches: 691 pixels of a web page
 NAMED_CURVES = 15  # curves with an entry of their own in a legend
@@ -49,6 +51,26 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LEGEND_COLUMNS = {20: 4, 30: 3, 48: 2}  # characters of the longest label: columns
 LEGEND_CHARACTERS = 100
 LEGEND_ROW = 0.2  # inches
+APART = 1.03  # factor between points at the same number of time steps, so that none hides another
+
+
+@dataclass(frozen=True)
+class Point:
+    """What runs of equal settings have reached.
+
+    Attributes:
+        time_steps: T.
+        accuracy: mean test accuracy, 0 to 1.
+        accuracy_interval: its interval; None of one run.
+        cost: mean of what the accuracy is drawn against.
+        cost_interval: its interval; None of one run.
+    """
+
+    time_steps: int
+    accuracy: float
+    accuracy_interval: Span | None = None
+    cost: float = math.nan
+    cost_interval: Span | None = None
 
 
 def parallel_coordinates(
@@ -294,6 +316,73 @@ def energy(points: Mapping[str, tuple[Array, Array]]) -> Figure:
         axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_xlabel("spikes per image, all layers and time steps")
+    _accuracy_of(axes, "test accuracy (%)")
+    _legend(figure, axes)
+    return figure
+
+
+def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure:
+    """Accuracy against the number of time steps T, on a logarithmic axis, with intervals.
+
+    Points at one T stand side by side.
+
+    Args:
+        curves: by name, such as the learning rule, a point each T.
+    """
+    if not any(curves.values()):
+        return _empty("no runs")
+    figure = _figure(3.6)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    for index, (name, points) in enumerate(curves.items()):
+        shift = APART ** (index - (len(curves) - 1) / 2)
+        x = [shift * point.time_steps for point in points]
+        style = _line(index) | {"marker": MARKERS[index % len(MARKERS)]}
+        _draw_intervals(axes, points, x, style, name)
+    steps = sorted({point.time_steps for points in curves.values() for point in points})
+    axes.set_xlim(steps[0] / APART ** (len(curves) + 4), steps[-1] * APART ** (len(curves) + 4))
+    axes.set_xticks(steps, [f"{number}" for number in steps])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("time steps T")
+    _accuracy_of(axes, "test accuracy (%)")
+    _legend(figure, axes)
+    return figure
+
+
+def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> Figure:
+    """Accuracy against what it costs, with the intervals of both; each T has a marker of its own.
+
+    Args:
+        curves: by name, such as the learning rule, a point each T; those without a cost (NaN) are
+            left out.
+        name: of the cost. Where costs span a factor of 10, their axis is logarithmic.
+    """
+    from matplotlib.ticker import StrMethodFormatter
+
+    known = {
+        one: [point for point in points if math.isfinite(point.cost)]
+        for one, points in curves.items()
+    }
+    if not any(known.values()):
+        return _empty("no runs")
+    figure = _figure(3.6)
+    axes = figure.subplots()
+    steps = sorted({point.time_steps for points in known.values() for point in points})
+    markers = {number: MARKERS[index % len(MARKERS)] for index, number in enumerate(steps)}
+    for index, (one, points) in enumerate(known.items()):
+        style = _line(index)
+        axes.plot([], [], label=one, **style)
+        axes.plot([p.cost for p in points], [100 * p.accuracy for p in points], **style)
+        for point in points:
+            alone = style | {"linestyle": "", "marker": markers[point.time_steps]}
+            _draw_intervals(axes, [point], [point.cost], alone)
+    for number, marker in markers.items():
+        axes.plot([], [], marker, color="0.35", label=f"T = {number}")
+    if is_logarithmic(np.array([point.cost for points in known.values() for point in points])):
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.set_xlabel(name)
     _accuracy_of(axes, "test accuracy (%)")
     _legend(figure, axes)
     return figure
@@ -550,6 +639,26 @@ def _line(index: int) -> dict[str, Any]:
         "color": PALETTE[index % len(PALETTE)],
         "linestyle": LINES[index // len(PALETTE) % len(LINES)],
     }
+
+
+def _draw_intervals(
+    axes: Axes,
+    points: Sequence[Point],
+    x: Sequence[float],
+    style: Mapping[str, Any],
+    label: str | None = None,
+) -> None:
+    """Points with the intervals of their accuracy, and of their cost where they have one."""
+    y = [100 * point.accuracy for point in points]
+    axes.plot(
+        x, y, label=label, markersize=6, markeredgecolor="white", markeredgewidth=0.4, **style
+    )
+    for point, place, height in zip(points, x, y, strict=True):
+        line = {"color": style["color"], "linewidth": 1.2}
+        if point.accuracy_interval:
+            axes.plot([place] * 2, [100 * end for end in point.accuracy_interval], **line)
+        if point.cost_interval:
+            axes.plot(point.cost_interval, [height] * 2, **line)
 
 
 def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:

@@ -276,6 +276,8 @@ class _Fit:
             run.truncate_epochs(self.progress.epochs)
 
     def train(self) -> None:
+        if self.run:
+            self.run.record_divergence(None)
         try:
             while not self.progress.finished and self.progress.epochs < self.experiment.epochs:
                 if self.on_device:
@@ -283,9 +285,10 @@ class _Fit:
                 else:
                     self._train_epoch()
                 self._end_epoch()
-        except Diverged:
+        except Diverged as error:
             if self.run:
                 self.run.save_steps(self.history.arrays())  # the evidence
+                self.run.record_divergence(str(error))
             raise
 
     def _train_epoch(self) -> None:

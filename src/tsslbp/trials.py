@@ -33,15 +33,17 @@ class Trial:
         recipe: file of the experiment, whose seed and protocol may differ.
         folder: of the run.
         experiment: what it trains.
+        base: folder from which on the run's is its name; by default the second above it.
     """
 
     recipe: Path
     folder: Path
     experiment: Experiment
+    base: Path | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.folder.parent.name}/{self.folder.name}"
+        return self.folder.relative_to(self.base or self.folder.parent.parent).as_posix()
 
     @property
     def log(self) -> Path:
@@ -60,6 +62,11 @@ class Trial:
         check_settings(what, run.experiment, self.experiment, ("epochs", "description"))
         result = Result.read(self.folder) if run.epochs() else None
         return result and replace(result, experiment=self.experiment)
+
+    def divergence(self) -> str | None:
+        """Why the run diverged; None where it has not."""
+        there = (self.folder / "config.toml").exists()
+        return Run.open(self.folder).divergence() if there else None
 
     def job(self, options: Sequence[str] = ()) -> Job:
         """The command that makes the run, or goes on with it.
@@ -84,6 +91,16 @@ def plan(
     Raises:
         RunError: the folder holds trials of other settings, or cannot be written.
     """
+    prepare(experiment, folder)
+    return planned(experiment, seeds, protocols, folder)
+
+
+def prepare(experiment: Experiment, folder: Path) -> None:
+    """Write the experiment into a folder of trials.
+
+    Raises:
+        RunError: the folder holds trials of other settings, or cannot be written.
+    """
     recipe = folder / RECIPE
     if recipe.exists():
         there = experiments.load_recipe(recipe)
@@ -94,11 +111,22 @@ def plan(
         experiments.save(experiment, recipe)
     except OSError as error:
         raise RunError(f"cannot write {recipe}: {error.strerror or error}") from error
+
+
+def planned(
+    experiment: Experiment,
+    seeds: int,
+    protocols: Iterable[Protocol],
+    folder: Path,
+    base: Path | None = None,
+) -> list[Trial]:
+    """The same as `plan`, without a look at the disk; `base` as a `Trial` has it."""
     return [
         Trial(
-            recipe,
+            folder / RECIPE,
             folder / f"{protocol}-seed{seed}",
             replace(experiment, seed=seed, protocol=protocol),
+            base,
         )
         for protocol in protocols
         for seed in range(experiment.seed, experiment.seed + seeds)

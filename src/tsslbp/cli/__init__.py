@@ -15,7 +15,7 @@ import typer
 from .. import __version__, display
 from ..errors import Error
 from ..jobs import terminated_as_interrupted
-from . import runs, studies
+from . import rules, runs, studies
 
 app = typer.Typer(
     add_completion=False,
@@ -31,6 +31,7 @@ VERBS = (
     studies.trials,
     studies.reproduce,
     studies.sweep,
+    rules.compare,
     studies.report,
     runs.evaluate,
     runs.draw,

@@ -10,14 +10,13 @@ from typing import Annotated, get_args
 
 import typer
 
-from .. import data, display, experiment, published, space, tracking, training
+from .. import data, display, experiment, published, space, training
 from .. import report as reports
 from .. import trials as study
 from ..data import DataSet
-from ..device import configure, gpus
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
-from ..jobs import Cluster, Engine, Job, Local, cores
+from ..jobs import Engine, Job
 from ..jobs import run as run_jobs
 from ..sweep import Outcome, Search, Sweep
 from ..trials import Trial
@@ -32,35 +31,20 @@ from .options import (
     image_counts,
     load_checked,
 )
+from .trainings import (
+    ClusterKind,
+    ClusterSettings,
+    Workers,
+    describe_failures,
+    engine_of,
+    make,
+    train_options,
+)
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")]
 Protocols = Annotated[
     str | None,
     typer.Option(metavar="published|validated|both", help="As for train; by default the recipe's."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Runs at once; by default one a core or GPU, on a cluster all.",
-    ),
-]
-ClusterKind = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="slurm|local",
-        help="Run as jobs of a cluster, through submitit; local tries that on this machine.",
-    ),
-]
-ClusterSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cluster-set",
-        metavar="KEY=VALUE",
-        help="Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
-    ),
 ]
 
 
@@ -94,11 +78,11 @@ def trials(
     """  # noqa: D301
     wanted = experiment_of(recipe, settings, {"epochs": epochs})
     folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
-    options = _train_options(data_dir, device, track)
+    options = train_options(data_dir, device, track)
     load_checked(wanted, data_dir)
     protocols = _protocols(protocol, wanted)
     count = seeds * len(protocols)
-    engine = _engine(count, workers, cluster, cluster_settings, device, folder, wanted)
+    engine = engine_of(count, workers, cluster, cluster_settings, device, folder, wanted)
     planned = study.plan(wanted, seeds, protocols, folder)
     if failed := _run_trials(planned, engine, options):
         raise RunError(failed)
@@ -132,7 +116,7 @@ def reproduce(
     First it says what that will cost on this machine, from a few training steps. Interrupted, the
     same command goes on.
     """
-    options = _train_options(data_dir, device, track)
+    options = train_options(data_dir, device, track)
     rows = published.find(table)
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
@@ -146,7 +130,7 @@ def reproduce(
     data_sets = {name: load_checked(one, data_dir) for name, one in wanted.items()}
     protocols = {name: _protocols(protocol, one) for name, one in wanted.items()}
     count = seeds * sum(map(len, protocols.values()))
-    engine = _engine(count, workers, cluster, cluster_settings, device, folder, *wanted.values())
+    engine = engine_of(count, workers, cluster, cluster_settings, device, folder, *wanted.values())
     planned = {
         name: study.plan(one, seeds, protocols[name], folder / name) for name, one in wanted.items()
     }
@@ -227,7 +211,7 @@ def sweep(
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
     wanted = experiment_of(recipe, settings, {"seed": seed})
-    options = _train_options(data_dir, device, track)
+    options = train_options(data_dir, device, track)
     searched = space.load_space(space_name)
     count = trials or searched.trials
     if count is None:
@@ -241,7 +225,7 @@ def sweep(
     if workers == 1 and not cluster and not cluster_settings:
         _work(search, data_set, device, track or [])
     else:
-        engine = _engine(count, workers, cluster, cluster_settings, device, folder, wanted)
+        engine = engine_of(count, workers, cluster, cluster_settings, device, folder, wanted)
         command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
         _run_workers(search, engine, [*command, *options])
     _print_sweep(search.outcomes(), planned, recipe, settings or [])
@@ -276,65 +260,16 @@ def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol
     return [one for one in known if name in (one, "both")]
 
 
-def _engine(
-    jobs: int,
-    workers: int | None,
-    cluster: str | None,
-    cluster_settings: Sequence[str] | None,
-    device: str,
-    folder: Path,
-    *wanted: Experiment,
-) -> Engine:
-    """Where at most so many jobs that train `wanted` shall run, by the command line's options."""
-    if cluster:
-        for setting in cluster_settings or ():
-            if "=" not in setting:
-                raise InvalidInput(f"--cluster-set expects KEY=VALUE, got {setting!r}")
-        pairs = (setting.partition("=") for setting in cluster_settings or ())
-        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
-        return Cluster(workers or jobs, folder / ".cluster", cluster, values)
-    if cluster_settings:
-        raise InvalidInput("--cluster-set needs --cluster")
-    for experiment_ in wanted:
-        configure(device, experiment_.precision)
-    devices = gpus() if device == "cuda" else []
-    return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
-
-
-def _train_options(data_dir: Path | None, device: str, track: Sequence[str] | None) -> list[str]:
-    """Options that a command hands on to the trainings that it starts."""
-    tracking.check(track or [])
-    inherited = data_dir is None or str(data_dir) == os.environ.get("TSSLBP_DATA")
-    options = [] if inherited else ["--data-dir", str(data_dir)]
-    options += ["--device", device] if device != "cpu" else []
-    return options + [part for name in track or [] for part in ("--track", name)]
-
-
 def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> str:
     """Make the runs that are not finished yet, and print what all have reached.
 
     Returns:
         A line about those that failed, or "".
     """
-    missing = study.missing(planned)
-    display.say(
-        f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
-        f"{engine.workers} at a time, {engine.threads} threads each"
-    )
-    try:
-        with display.TrialsDisplay(missing) as watch:
-            failures = run_jobs([trial.job(options) for trial in missing], engine, watch)
-    except KeyboardInterrupt:
-        display.complain("stopped", "the same command goes on with the runs")
-        raise typer.Exit(130) from None
+    failures = make(planned, engine, options)
     results = [done for trial in planned if (done := trial.result())]
     display.print_trials([result for result in results if result.finished])
-    if not failures:
-        return ""
-    what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-    return (
-        f"{len(failures)} of {len(planned)} runs failed ({what}); each has a log beside its folder"
-    )
+    return describe_failures(failures, len(planned))
 
 
 def _print_caution(planned: Sweep, recipe: Experiment) -> None:

@@ -20,8 +20,9 @@ from .. import __version__, instability, published
 from ..display import duration
 from ..errors import InvalidInput, RunError
 from ..results import Group, Result, group, read_all
-from . import interactive, tables
+from . import interactive, rules, tables
 from .blocks import Block, Code, Figure, Lines, Page, Section, Text
+from .rules import Found
 from .verdicts import Judgement, compare, judge
 
 SHOWN_CLAIMS = 8  # of a verdict, in the summary
@@ -56,7 +57,9 @@ def write(paths: Sequence[Path], out: Path) -> list[str]:
     if not results:
         reason = f": {problems[0]}" if problems else ""
         raise RunError(f"no run to report on{reason}")
-    page = compose(results, problems, paths, out)
+    comparisons, unreadable = rules.find(paths)
+    problems += unreadable
+    page = compose(results, problems, paths, out, comparisons)
     folder = out.with_name(f"{out.stem}_figures")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,11 @@ def write(paths: Sequence[Path], out: Path) -> list[str]:
 
 
 def compose(
-    results: Sequence[Result], problems: Sequence[str], paths: Sequence[Path], out: Path
+    results: Sequence[Result],
+    problems: Sequence[str],
+    paths: Sequence[Path],
+    out: Path,
+    comparisons: Sequence[Found] = (),
 ) -> Page:
     """Put together what a report says.
 
@@ -79,21 +86,21 @@ def compose(
         results: of runs, each folder and each pair of settings and seed once.
         problems: a line for each folder that could not be read.
         paths, out: as `write` takes them.
+        comparisons: of learning rules, whose runs are told in a section of their own. Runs that
+            only chose a learning rate enter no other statistics than compute.
     """
-    finished = group(result for result in results if result.finished)
-    everything = group(results)
+    chosen, choosing, others = _apart(results, comparisons)
+    finished = group(one for one in (*others, *chosen) if one.finished)
     judgements = judge(published.claims(), finished)
     return Page(
         title=f"{TITLE}{_count(len(results), 'run')}",
-        lead=_lead(results, finished),
+        lead=_lead(results, finished, len(choosing)),
         tallies=_tallies(results, finished),
         verdicts=_glance(judgements),
         made_by=f"Made by tsslbp {__version__} from the records in the runs' folders.",
         sections=[
             section
-            for section in _sections(
-                results, finished, everything, judgements, problems, paths, out
-            )
+            for section in _sections(results, others, comparisons, judgements, problems, paths, out)
             if section.blocks
         ],
     )
@@ -108,7 +115,7 @@ def to_html(page: Page) -> str:
         plotly=interactive.library() if graphs else None,
         css=_text("page.css"),
         script=_text("page.js"),
-        verdicts=(*tables.ORDER, "higher", "lower"),
+        verdicts=(*tables.ORDER, "higher", "lower", "undecided"),
         images={
             figure.name: base64.b64encode(_svg(figure)).decode()
             for figure in page.figures
@@ -124,20 +131,23 @@ def to_markdown(page: Page, folder: str) -> str:
 
 def _sections(
     results: Sequence[Result],
-    finished: Sequence[Group],
-    everything: Sequence[Group],
+    others: Sequence[Result],
+    comparisons: Sequence[Found],
     judgements: Sequence[Judgement],
     problems: Sequence[str],
     paths: Sequence[Path],
     out: Path,
 ) -> Iterator[Section]:
+    everything, finished = group(results), group(one for one in others if one.finished)
+    for number, comparison in enumerate(comparisons, 1):
+        yield rules.section(number, comparison, results)
     yield Section("claims", "Claims and verdicts", _claims(judgements))
     yield Section("published", "Published tables", _published(finished))
     yield Section("groups", "Other runs", tables.other_tables(finished, _measure(finished)))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(finished))
-    for number, data in enumerate(dict.fromkeys(one.experiment.data for one in results), 1):
+    for number, data in enumerate(dict.fromkeys(one.experiment.data for one in others), 1):
         mine = [one for one in finished if one.experiment.data == data]
-        open_ends = [one for one in results if one.experiment.data == data and not one.finished]
+        open_ends = [one for one in others if one.experiment.data == data and not one.finished]
         yield Section(f"figures-{number}", f"Figures: {data}", _figures(number, mine, open_ends))
     yield Section("drops", "Unstable runs", _drops(results))
     yield Section("compute", "Compute", [tables.compute_table(everything)])
@@ -221,7 +231,7 @@ def _repeat(results: Sequence[Result], paths: Sequence[Path], out: Path) -> list
     ]
 
 
-def _lead(results: Sequence[Result], groups: Sequence[Group]) -> str:
+def _lead(results: Sequence[Result], groups: Sequence[Group], choosing: int) -> str:
     count = sum(len(one.results) for one in groups)
     data = _joined(list(dict.fromkeys(one.experiment.data for one in results)))
     machines = _joined(list(dict.fromkeys(str(one.environment.get("cpu")) for one in results)))
@@ -230,9 +240,26 @@ def _lead(results: Sequence[Result], groups: Sequence[Group]) -> str:
         f"{_count(count, 'finished run')} of {_count(len(groups), 'setting')} on {data}, "
         f"trained in {total} on {machines}."
     )
-    if left_out := len(results) - count:
+    if left_out := len(results) - count - choosing:
         text += f" {_count(left_out, 'unfinished run')} left out of all statistics."
+    if choosing:
+        text += f" {_count(choosing, 'further run')} only chose a learning rate."
     return text
+
+
+def _apart(
+    results: Sequence[Result], comparisons: Sequence[Found]
+) -> tuple[list[Result], list[Result], list[Result]]:
+    """Runs at chosen learning rates, runs that only chose one, and runs of no comparison."""
+    chosen, choosing, others = [], [], []
+    for result in results:
+        if any(one.counts(result) for one in comparisons):
+            chosen.append(result)
+        elif any(one.holds(result) for one in comparisons):
+            choosing.append(result)
+        else:
+            others.append(result)
+    return chosen, choosing, others
 
 
 def _tallies(results: Sequence[Result], groups: Sequence[Group]) -> list[tuple[str, str]]:

@@ -17,13 +17,12 @@ import numpy.typing as npt
 from .. import published, stats
 from ..published import Change, Claim, Exceeds, Reaches, Row, Settings
 from ..results import MEASURES, Group, changes, settings_of, shipped
-from ..stats import Difference, Interval
+from ..stats import LEVEL, Difference, Interval, paired_accuracies
 
 Array = npt.NDArray[Any]
 Verdict = Literal["supported", "not supported", "cannot tell"]
 
 FREE = ("seed", "description", "protocol", "validation_images", "precision")  # of a recipe's runs
-LEVEL = 0.05
 CANNOT_TELL: Literal["cannot tell"] = "cannot tell"
 MAX_COMPARISONS = 40
 
@@ -108,7 +107,9 @@ def compare(groups: Sequence[Group]) -> tuple[list[Comparison], int]:
         (groups[first], groups[second], keys, _measure(groups[first], groups[second]))
         for first, second, keys in pairs[:MAX_COMPARISONS]
     ]
-    differences = [_paired(*shared(first, second, measure)) for first, second, _, measure in shown]
+    differences = [
+        paired_accuracies(*shared(first, second, measure)) for first, second, _, measure in shown
+    ]
     comparisons = [
         Comparison(*pair, len(shared(*pair[:2], pair[3])[0]), difference, float(p))
         for pair, difference, p in zip(
@@ -249,7 +250,7 @@ def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: 
         return _untested(claim, f"the two share {_seeds(len(one))}; a test needs two or more")
     return _test(
         claim,
-        lambda shift: _paired(one + shift, other),
+        lambda shift: paired_accuracies(one + shift, other),
         margin,
         f"{_seeds(len(one))}, {MEASURES[measure]}{_note(first)}",
     )
@@ -275,16 +276,6 @@ def _test(
     if plain.verdict == "lower" and plain.p <= LEVEL:
         return Judgement(claim.text, "not supported", reason, plain.p)
     return Judgement(claim.text, CANNOT_TELL, reason, raised.p)
-
-
-def _paired(first: Array, second: Array) -> Difference:
-    """`stats.paired`, but p is 1 where all differences are equal: they say nothing of a spread.
-
-    Accuracies on few test images are often equal.
-    """
-    difference = stats.paired(first, second)
-    low, high = difference.interval
-    return replace(difference, p=1.0) if low == high else difference
 
 
 def _corrected(judgement: Judgement, p: float, tests: int) -> Judgement:

@@ -1,0 +1,175 @@
+"""The verbs about learning rules: compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from .. import compare as side_by_side
+from .. import display
+from .. import report as reports
+from .. import trials as study
+from ..compare import Cell, Comparison
+from ..data import DataSet
+from ..errors import Diverged, InvalidInput, RunError
+from ..jobs import Engine
+from ..rules import split_rules
+from ..trials import Trial
+from .options import DataDir, Device, Epochs, Recipe, Settings, Track, experiment_of, load_checked
+from .trainings import (
+    ClusterKind,
+    ClusterSettings,
+    Workers,
+    describe_failures,
+    engine_of,
+    make,
+    train_options,
+)
+
+T = TypeVar("T")
+
+
+def compare(
+    recipe: Recipe,
+    rules: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE, RULE, ...",
+            help="Learning rules; the others are compared with the first.",
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs at each chosen rate.")] = 3,
+    time_steps: Annotated[
+        str | None, typer.Option(metavar="T,T,...", help="Time steps; by default the recipe's.")
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LR,LR,...",
+            help="To try for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
+        ),
+    ] = None,
+    settings: Settings = None,
+    epochs: Epochs = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of runs and report, by default runs/RECIPE-compare."
+        ),
+    ] = None,
+    workers: Workers = None,
+    cluster: ClusterKind = None,
+    cluster_settings: ClusterSettings = None,
+    device: Device = "cpu",
+    track: Track = None,
+) -> None:
+    """Compare learning rules under equal conditions.
+
+    \b
+    Examples:
+      tsslbp compare digits --rules "TSSLBP, TSSLBP.published"
+      tsslbp compare mnist --rules "TSSLBP, TSSLBP(warm_up=always)" --seeds 5
+      tsslbp compare mnist --rules "TSSLBP, TSSLBP.published" --time-steps 1,2,5 --set loss=softmax
+
+    The rules see the same initial weights and images in the same order, with the same optimiser and
+    epochs. For each rule and T the learning rate is chosen on validation images, by runs with the
+    first seed; the other seeds follow at that rate. First it says what that will cost on this
+    machine. Interrupted, the same command goes on; more rules, time steps, rates or seeds add runs.
+    """  # noqa: D301
+    wanted = experiment_of(recipe, settings, {"epochs": epochs})
+    options = train_options(data_dir, device, track)
+    asked = Comparison(
+        wanted,
+        tuple(split_rules(rules)),
+        _numbers("--time-steps", time_steps, int),
+        _numbers("--learning-rates", learning_rates, float),
+        seeds,
+    )
+    reports.check_packages()
+    data_set = load_checked(asked.experiment, data_dir)
+    folder = out or Path("runs") / f"{Path(recipe).stem}-compare"
+    tuning = asked.tuning(folder)
+    engine = engine_of(
+        len(tuning), workers, cluster, cluster_settings, device, folder, asked.experiment
+    )
+    side_by_side.prepare(asked, folder)
+    if wanted.patience is not None:
+        display.complain("caution", "patience is left out: all rules train for the same epochs")
+    for caution in side_by_side.cautions(asked):
+        display.complain("caution", caution)
+    _print_plan(asked, side_by_side.outcomes(asked, folder), data_set, engine, device)
+    failures = _make(tuning, engine, options)
+    finals = side_by_side.finals(asked, folder)
+    failures |= _make(finals, engine, options)
+    _print_outcome(asked, folder)
+    if any(trial.result() for trial in tuning):
+        reports.write([folder], folder / "report.html")
+        display.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
+    if failures:
+        names = {trial.name for trial in (*tuning, *finals)}
+        raise RunError(describe_failures(failures, len(names)))
+
+
+def _make(trials: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:
+    """Make the runs that are neither finished nor diverged; returns why others failed, by name."""
+    left = [trial for trial in trials if not trial.divergence()]
+    failures = make(left, engine, options)
+    return {
+        trial.name: failures[trial.name]
+        for trial in left
+        if trial.name in failures and not trial.divergence()
+    }
+
+
+def _print_plan(
+    asked: Comparison, cells: Sequence[Cell], data_set: DataSet, engine: Engine, device: str
+) -> None:
+    """Which runs there are, and what those to be made will cost."""
+    rates, seeds = len(asked.learning_rates), asked.seeds
+    left = sum(cell.missing for cell in cells)
+    display.say(
+        f"{len(asked.rules)} rules x {len(asked.time_steps)} T x ({rates} learning rates with the "
+        f"first seed + {seeds - 1} more seeds at the chosen one) = "
+        f"{len(cells) * (rates + seeds - 1)} runs, {left} of them to make"
+    )
+    with display.console.status("measuring what it will cost"):
+        costs = {
+            cell.name: [_seconds(asked, cell, data_set, engine.threads, device)] * cell.missing
+            for cell in cells
+        }
+    display.print_costs(costs, engine.workers, "rule")
+
+
+def _seconds(asked: Comparison, cell: Cell, data_set: DataSet, threads: int, device: str) -> float:
+    """Estimate of a run; 0 where nothing is to be made, or the rule diverges at once."""
+    if not cell.missing:
+        return 0.0
+    variant = asked.variant(cell.rule, cell.time_steps, asked.learning_rates[0])
+    try:
+        return study.estimate(variant, data_set, threads, device)
+    except Diverged as error:
+        display.complain("caution", f"{cell.name}: no estimate, {error}")
+        return 0.0
+
+
+def _print_outcome(asked: Comparison, folder: Path) -> None:
+    cells = side_by_side.outcomes(asked, folder)
+    display.say()
+    display.print_rules(cells, side_by_side.gaps(cells))
+    for caution in side_by_side.cautions(asked, cells):
+        display.complain("caution", caution)
+
+
+def _numbers(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T, ...]:
+    """The numbers of a list separated by commas; empty if there is no list."""
+    if text is None:
+        return ()
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        example = "1,2,5" if kind is int else "0.0005,0.001"
+        raise InvalidInput(f"{option} expects numbers such as {example}, got {text!r}") from None
