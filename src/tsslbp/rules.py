@@ -132,6 +132,18 @@ def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
     return RULES[name](**table)
 
 
+def split_rules(text: str) -> list[str]:
+    """Rules in a list with commas between them, each as `from_config` reads it."""
+    depth, parts = 0, [""]
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
 def to_config(rule: Rule) -> dict[str, Any]:
     """Return the table that `from_config` makes `rule` from."""
     return {"name": type(rule).__name__} | asdict(rule)

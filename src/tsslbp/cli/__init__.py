@@ -15,7 +15,7 @@ import typer
 from .. import __version__, display
 from ..errors import Error
 from ..jobs import terminated_as_interrupted
-from . import runs, studies
+from . import rules, runs, studies
 
 app = typer.Typer(
     add_completion=False,
@@ -32,6 +32,7 @@ VERBS = (
     studies.reproduce,
     studies.sweep,
     studies.report,
+    rules.microscope,
     runs.evaluate,
     runs.draw,
     runs.recipes,
