@@ -83,6 +83,8 @@ def test_command(
         row = replace(published.find("mnist")[0], recipes=("digits",))
         monkeypatch.setattr(published, "find", lambda _: (row,))
         command += " --seeds 1"
+    if "microscope" in command:
+        command += " --rounds 4 --widths 0.1"
     command = re.sub(r"--seeds \d+", "--seeds 1", command)
     run(re.sub(r"--epochs \d+", "--epochs 1", command))
 

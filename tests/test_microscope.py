@@ -92,7 +92,7 @@ def test_losses_of_many_weights_are_those_of_the_networks() -> None:
     assert len(set(found.tolist())) > 1
 
 
-@pytest.mark.parametrize(("directions", "rounds"), [(None, 6), (8, 40)])
+@pytest.mark.parametrize(("directions", "rounds"), [(None, 6), (16, 20)])
 def test_control_agrees_with_autograd(directions: int | None, rounds: int) -> None:
     nets = {"revised": network("2C3-P2-8")}
     layers = examine(
@@ -241,7 +241,7 @@ def refusals() -> list[tuple[str, dict]]:
         ("noise widths must be positive", {"nets": nets, "widths": [0.1, 0]}),
         ("noise widths must be positive", {"nets": nets, "widths": []}),
         ("an even number of at least 4, got 5", {"nets": nets, "rounds": 5}),
-        ("at least 8, got 3", {"nets": nets, "directions": 3}),
+        ("at least 16, got 15", {"nets": nets, "directions": 15}),
         ("at most 15, the weights of layer output", {"nets": nets, "directions": 20}),
         ("float64", {"nets": {"a": network("5").float()}}),
         ("evaluation mode", {"nets": {"a": network("5").train()}}),
@@ -262,7 +262,7 @@ def test_refuses(message: str, arguments: dict) -> None:
 
 def test_wide_networks_along_directions() -> None:
     layers = examine(
-        {"a": wide()}, losses.van_rossum, *batch(), widths=[0.3], rounds=4, directions=8
+        {"a": wide()}, losses.van_rossum, *batch(), widths=[0.3], rounds=4, directions=16
     )
     assert [layer.weights for layer in layers] == [36 * 52, 52 * 3]
 
@@ -348,9 +348,9 @@ def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> N
     net = training.build_network(run.experiment, (1, 6, 6), 3)
     zeros = {f"weights.{key}": 0 * value for key, value in net.state_dict().items()}
     run.save_checkpoint("last", zeros, {"epoch": 1, "input_shape": (1, 6, 6), "classes": 3})
-    assert cli.main([*COMMAND, "run", "--rounds", "4", "--directions", "8"]) == 0
+    assert cli.main([*COMMAND, "run", "--rounds", "4", "--directions", "16"]) == 0
     record = json.loads(Path("microscope.json").read_text())
-    assert (record["weights"], record["directions"]) == ("checkpoint last", 8)
+    assert (record["weights"], record["directions"]) == ("checkpoint last", 16)
     for layer in record["layers"]:
         assert layer["firing_rate"] == 0
         assert layer["truth"]["TSSLBP"][0]["value"] is None

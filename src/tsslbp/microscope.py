@@ -52,7 +52,7 @@ from .seeding import generator
 from .stats import Interval, t_interval
 
 LARGEST = 2_000  # weights of a network whose whole gradient is estimated
-FEWEST_DIRECTIONS = 8  # from which an interval can be told
+FEWEST_DIRECTIONS = 16  # from which an interval can be told
 ROUNDS = 10
 WIDTHS = (0.01, 0.03, 0.1, 0.3)
 CONTROL_WIDTH = 0.01  # so narrow that the smooth network's loss is straight within it
@@ -355,10 +355,13 @@ def cosine(gradient: Tensor, estimates: Tensor, sample: Sample = "rounds") -> Co
 
     With a and b the means of the first and second half of the estimates, and g the gradient, it is
     ``(<g, a> + <g, b>) / 2 / (|g| sqrt(<a, b>))``: the errors of a and b are independent, so
-    ``<a, b>`` is on average the truth's squared length, where ``<a, a>`` would be longer. Its 95 %
-    interval is Student's, with the standard error of the jackknife (Efron & Tibshirani 1993). The
-    jackknife counts the error of ``<a, b>`` that comes from both halves at once twice, so where the
-    noise is large the interval is rather too wide.
+    ``<a, b>`` is on average the truth's squared length, where ``<a, a>`` would be longer.
+
+    The 95 % interval is Student's, with the jackknife's standard error (Efron & Tibshirani 1993).
+    Drawn from normal numbers, such intervals held the truth in 94 % to 99 % of the cases, more
+    where the noise is large, since the jackknife counts twice what the errors of both halves do
+    together; along 16 or 24 directions in about 91 %, along 64 in 95 %. Where the truth is rarely
+    clear of the noise, as 1 in 10, the cosine is too small when it is: ``<a, b>`` had to be large.
 
     Args:
         gradient: ``[coordinates]``.
