@@ -314,7 +314,7 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
 def print_microscope(layers: Sequence[Layer], widths: Sequence[float]) -> None:
     """Cosines of rules' gradients with the truth and with each other, a table for each layer.
 
-    Where there is none, the reason stands in its place. A control that does not reach 0.99 makes a
+    Where there is none, the reason stands in its place. A control further than 0.01 from 1 makes a
     caution.
     """
     width = max(26, *(len(rule) + 4 for rule in layers[0].truth))
@@ -330,12 +330,12 @@ def print_microscope(layers: Sequence[Layer], widths: Sequence[float]) -> None:
         for number, cosines in enumerate(layer.between, 1):
             cells = "".join(f"{one:>8.3f}" for one in cosines)
             say(f"{f'{number}  with 1 to {len(cosines)}':<{width}}{cells}")
-        interval = layer.control.interval
-        if interval is None or interval.high < AGREEMENT:
+        value = layer.control.value
+        if value is None or abs(value - 1) > 1 - AGREEMENT:  # noise takes it above 1 as well
             complain(
                 "caution",
                 f"the control of {layer.name} is {control}, it should reach {AGREEMENT}: "
-                "take more rounds, or do not trust this layer's numbers",
+                "take more rounds, or do not trust the numbers of this layer",
             )
 
 
