@@ -105,6 +105,8 @@ def test_command(
         command += " --seeds 1"
     if "compare" in command:
         command = re.sub(r" --time-steps \S+", "", command) + " --learning-rates 0.002 --seeds 1"
+    if "microscope" in command:
+        command += " --rounds 4 --widths 0.1"
     command = re.sub(r"--seeds \d+", "--seeds 1", command)
     run(re.sub(r"--epochs \d+", "--epochs 1", command))
 

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsslbp.errors import InvalidInput
-from tsslbp.rules import RULES, TSSLBP, IntraNeuron, Rule, WarmUp, from_config, to_config
+from tsslbp.rules import (
+    RULES,
+    TSSLBP,
+    IntraNeuron,
+    Rule,
+    WarmUp,
+    from_config,
+    split_rules,
+    to_config,
+)
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -118,3 +127,10 @@ def test_a_wrong_rule_is_one_clear_line(config: Any, words: list[str]) -> None:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_split_rules_at_commas_outside_brackets() -> None:
+    text = " TSSLBP, TSSLBP(warm_up=always, timing_max=4) ,, B(c=(1, 2)),"
+    expected = ["TSSLBP", "TSSLBP(warm_up=always, timing_max=4)", "B(c=(1, 2))"]
+    assert split_rules(text) == expected
+    assert split_rules(" ") == []

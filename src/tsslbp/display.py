@@ -29,6 +29,7 @@ from . import stats
 from .compare import Cell, Gap
 from .history import StepResult
 from .jobs import Job
+from .microscope import AGREEMENT, Cosine, Layer
 from .results import MEASURES, Result, group
 from .run import Run, count_epochs
 from .space import as_text
@@ -353,6 +354,41 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
         say("  ".join([f"{title:<{widths[0]}}", *numbers]), None if index else "bold")
     for note in dict.fromkeys(record.get("note", "") for record in records.values()):
         print_note(note)
+
+
+def print_microscope(layers: Sequence[Layer], widths: Sequence[float]) -> None:
+    """Cosines of rules' gradients with the truth and with each other, a table for each layer.
+
+    Where there is none, the reason stands in its place. A control further than 0.01 from 1 makes a
+    caution.
+    """
+    width = max(26, *(len(rule) + 4 for rule in layers[0].truth))
+    for layer in layers:
+        rate = f"{layer.firing_rate:.3f} spikes per neuron and step"
+        say(f"\n{layer.name}  {layer.weights:,} weights, {rate}", "bold")
+        say(f"{'noise width':<{width}}" + "".join(f"{one:>16g}" for one in widths))
+        for number, (rule, row) in enumerate(layer.truth.items(), 1):
+            cells = "".join(f"{_cosine(one):>16}" for one in row)
+            say(f"{f'{number}  {rule}':<{width}}{cells}")
+        control = _cosine(layer.control, 4)
+        say(f"{'control, smooth neurons':<{width}}{control:>16}")
+        for number, cosines in enumerate(layer.between, 1):
+            cells = "".join(f"{one:>8.3f}" for one in cosines)
+            say(f"{f'{number}  with 1 to {len(cosines)}':<{width}}{cells}")
+        value = layer.control.value
+        if value is None or abs(value - 1) > 1 - AGREEMENT:  # noise takes it above 1 as well
+            complain(
+                "caution",
+                f"the control of {layer.name} is {control}, it should reach {AGREEMENT}: "
+                "take more rounds, or do not trust the numbers of this layer",
+            )
+
+
+def _cosine(one: Cosine, digits: int = 3) -> str:
+    if one.value is None or one.interval is None:
+        return one.reason
+    half = (one.interval.high - one.interval.low) / 2
+    return f"{one.value:.{digits}f} ± {half:.{digits}f}"
 
 
 def print_note(note: str) -> None:

@@ -15,7 +15,7 @@ import typer
 from .. import __version__, display
 from ..errors import Error
 from ..jobs import terminated_as_interrupted
-from . import rules, runs, studies
+from . import microscope, rules, runs, studies
 
 app = typer.Typer(
     add_completion=False,
@@ -33,6 +33,7 @@ VERBS = (
     studies.sweep,
     rules.compare,
     studies.report,
+    microscope.microscope,
     runs.evaluate,
     runs.draw,
     runs.recipes,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from .. import data, experiment, training
 from ..data import DataSet
 from ..description import plan
+from ..errors import InvalidInput
 from ..experiment import Experiment
+
+T = TypeVar("T")
 
 Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
@@ -69,3 +72,14 @@ def image_counts(wanted: Experiment, data_set: DataSet) -> dict[str, int]:
         "test": len(data_set.test_labels),
     }
     return {name: count for name, count in counts.items() if count}
+
+
+def numbers(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T, ...]:
+    """The numbers of a list separated by commas; empty if there is no list."""
+    if text is None:
+        return ()
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        example = "1,2,5" if kind is int else "0.0005,0.001"
+        raise InvalidInput(f"{option} expects numbers such as {example}, got {text!r}") from None

@@ -1,10 +1,10 @@
-"""The verbs about learning rules: compare."""
+"""The verb that compares learning rules: compare."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -14,11 +14,21 @@ from .. import report as reports
 from .. import trials as study
 from ..compare import Cell, Comparison
 from ..data import DataSet
-from ..errors import Diverged, InvalidInput, RunError
+from ..errors import Diverged, RunError
 from ..jobs import Engine
 from ..rules import split_rules
 from ..trials import Trial
-from .options import DataDir, Device, Epochs, Recipe, Settings, Track, experiment_of, load_checked
+from .options import (
+    DataDir,
+    Device,
+    Epochs,
+    Recipe,
+    Settings,
+    Track,
+    experiment_of,
+    load_checked,
+    numbers,
+)
 from .trainings import (
     ClusterKind,
     ClusterSettings,
@@ -28,8 +38,6 @@ from .trainings import (
     make,
     train_options,
 )
-
-T = TypeVar("T")
 
 
 def compare(
@@ -85,8 +93,8 @@ def compare(
     asked = Comparison(
         wanted,
         tuple(split_rules(rules)),
-        _numbers("--time-steps", time_steps, int),
-        _numbers("--learning-rates", learning_rates, float),
+        numbers("--time-steps", time_steps, int),
+        numbers("--learning-rates", learning_rates, float),
         seeds,
     )
     reports.check_packages()
@@ -162,14 +170,3 @@ def _print_outcome(asked: Comparison, folder: Path) -> None:
     display.print_rules(cells, side_by_side.gaps(cells))
     for caution in side_by_side.cautions(asked, cells):
         display.complain("caution", caution)
-
-
-def _numbers(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """The numbers of a list separated by commas; empty if there is no list."""
-    if text is None:
-        return ()
-    try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        example = "1,2,5" if kind is int else "0.0005,0.001"
-        raise InvalidInput(f"{option} expects numbers such as {example}, got {text!r}") from None
