@@ -365,7 +365,7 @@ def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--rules", "TSSLBP, TSLBP"], "did you mean 'TSSLBP'"),
         (["--rules", "TSSLBP, TSSLBP"], "different learning rules"),
         (["--rules", " , "], "different learning rules"),
-        (["--widths", "0.1;0.3"], "numbers with commas"),
+        (["--widths", "0.1;0.3"], "expects numbers such as 0.0005,0.001"),
         (["--out", "seen.png"], "must end in .svg"),
         (["--set", "network=99"], "at most 2,000 weights"),
     ],
@@ -388,6 +388,6 @@ def test_a_control_that_fails_is_said(
         wrong = Cosine(0.9, Interval(0.85, 0.95))
         return [microscope.Layer("output", 5, 0.1, {"TSSLBP": [right] * 2}, np.eye(1), wrong)]
 
-    monkeypatch.setattr("tsslbp.cli.rules.examine", failing)
+    monkeypatch.setattr("tsslbp.cli.microscope.examine", failing)
     assert cli.main([*COMMAND, "mine.toml"]) == 0
     assert "caution: the control of output is 0.9000 ± 0.0500" in capsys.readouterr().err
