@@ -48,7 +48,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,10 @@ class Neuron:
                 raise InvalidInput(
                     f"Neuron: {name} must be at least 1 time step, got {getattr(self, name)!r}"
                 )
-        _check_positive(self, "threshold")
+        if not _is_finite(self.threshold) or self.threshold <= 0:
+            raise InvalidInput(
+                f"Neuron: threshold must be a positive number, got {self.threshold!r}"
+            )
 
     @classmethod
     def of_papers(cls, time_steps: int) -> Neuron:
@@ -452,14 +455,6 @@ def _ratio(effect: Tensor, counts: Tensor, silent: float) -> Tensor:
     """``effect / counts``, and `silent` where the count is 0."""
     fired = counts > 0
     return torch.where(fired, effect / torch.where(fired, counts, 1), silent)
-
-
-def _check_positive(settings: Any, name: str) -> None:
-    value = getattr(settings, name)
-    if not _is_finite(value) or value <= 0:
-        raise InvalidInput(
-            f"{type(settings).__name__}: {name} must be a positive number, got {value!r}"
-        )
 
 
 def _is_finite(value: object) -> bool:
