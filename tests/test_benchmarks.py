@@ -23,6 +23,22 @@ def test_quick_run(tmp_path: Path) -> None:
     assert kept < new
 
 
+def test_spike_train_rules(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    program = str(BENCHMARKS / "spike_train_rules.py")
+    result = subprocess.run(
+        [sys.executable, program, "--quick", "--json", str(record)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "| HM2BP |" in result.stdout and "| STRSBP |" in result.stdout
+    numbers = json.loads(record.read_text())
+    assert [run["rule"] for run in numbers["runs"]] == ["HM2BP", "STRSBP"]
+    assert len(numbers["search"]) == 6
+
+
 def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
     record = tmp_path / "gpu.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "gpu" / "bench.py"), "--quick"]

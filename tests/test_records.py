@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -43,3 +44,15 @@ def test_readme_says_what_the_records_say() -> None:
     steps = json.loads((RESULTS / "bench" / "cpu.json").read_text())["step"]
     for row in steps:
         assert f"| {row['median ms']:.1f} |" in text, row["case"]
+
+
+def test_spike_train_rules_record() -> None:
+    record = json.loads((RESULTS / "rules" / "spike_train_rules.json").read_text())
+    assert record["environment"]["dirty"] is False and record["quick"] is False
+    text = (RESULTS / "README.md").read_text()
+    for rule, name in (("HM2BP", "HM2-BP"), ("STRSBP", "ST-RSBP")):
+        own = [100 * run["test accuracy"] for run in record["runs"] if run["rule"] == rule]
+        assert f"{name} {mean(own):.2f} +- {stdev(own):.2f} %" in text
+    low, high = record["difference"]["interval"]
+    difference = f"difference {record['difference']['mean']:.2f} %"
+    assert f"{difference} (95 % interval {low:.2f} to {high:.2f})" in text

@@ -238,6 +238,12 @@ def report(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
     ] = Path("report.html"),
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Compare all with the runs in here, instead of every two."
+        ),
+    ] = None,
 ) -> None:
     """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
 
@@ -245,7 +251,7 @@ def report(
     the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
     """
     with display.console.status("reading the records"):
-        problems = reports.write(runs, out)
+        problems = reports.write(runs, out, against)
     for problem in problems:
         display.complain("skipped", problem)
     display.say(f"report in {out} and {out.with_suffix('.md')}")

@@ -30,19 +30,21 @@ TITLE = "TSSL-BP: "  # how a report begins
 SHOWN_LINES = 40  # of a list of problems or commands
 
 
-def write(paths: Sequence[Path], out: Path) -> list[str]:
+def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list[str]:
     """Report on all runs at or below `paths`.
 
     Args:
         paths: folders of runs, or folders of such folders.
         out: the HTML file; ``.md`` and the folder ``_figures`` of the same name lie beside it.
+        against: folder of the runs that the others are compared with, and nothing else; without it
+            every pair of settings is compared, and Holm's correction goes over all of them.
 
     Returns:
         A line for each folder that could not be read.
 
     Raises:
         InvalidInput: `out` is no ``.html`` file, the Markdown file beside it would replace one
-            that is no report, or a package is missing.
+            that is no report, no finished run is at or below `against`, or a package is missing.
         RunError: no run could be read, or the files cannot be written.
     """
     if out.suffix != ".html":
@@ -59,7 +61,7 @@ def write(paths: Sequence[Path], out: Path) -> list[str]:
         raise RunError(f"no run to report on{reason}")
     comparisons, unreadable = rules.find(paths)
     problems += unreadable
-    page = compose(results, problems, paths, out, comparisons)
+    page = compose(results, problems, paths, out, comparisons, against)
     folder = out.with_name(f"{out.stem}_figures")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +81,7 @@ def compose(
     paths: Sequence[Path],
     out: Path,
     comparisons: Sequence[Found] = (),
+    against: Path | None = None,
 ) -> Page:
     """Put together what a report says.
 
@@ -88,6 +91,7 @@ def compose(
         paths, out: as `write` takes them.
         comparisons: of learning rules, whose runs are told in a section of their own. Runs that
             only chose a learning rate enter no other statistics than compute.
+        against: as `write` takes it.
     """
     chosen, choosing, others = _apart(results, comparisons)
     finished = group(one for one in (*others, *chosen) if one.finished)
@@ -100,7 +104,9 @@ def compose(
         made_by=f"Made by tsslbp {__version__} from the records in the runs' folders.",
         sections=[
             section
-            for section in _sections(results, others, comparisons, judgements, problems, paths, out)
+            for section in _sections(
+                results, others, comparisons, judgements, problems, paths, out, against
+            )
             if section.blocks
         ],
     )
@@ -137,6 +143,7 @@ def _sections(
     problems: Sequence[str],
     paths: Sequence[Path],
     out: Path,
+    against: Path | None,
 ) -> Iterator[Section]:
     everything, finished = group(results), group(one for one in others if one.finished)
     for number, comparison in enumerate(comparisons, 1):
@@ -144,7 +151,7 @@ def _sections(
     yield Section("claims", "Claims and verdicts", _claims(judgements))
     yield Section("published", "Published tables", _published(finished))
     yield Section("groups", "Other runs", tables.other_tables(finished, _measure(finished)))
-    yield Section("comparisons", "Comparisons over the same seeds", _comparisons(finished))
+    yield Section("comparisons", "Comparisons over the same seeds", _comparisons(finished, against))
     for number, data in enumerate(dict.fromkeys(one.experiment.data for one in others), 1):
         mine = [one for one in finished if one.experiment.data == data]
         open_ends = [one for one in others if one.experiment.data == data and not one.finished]
@@ -156,7 +163,7 @@ def _sections(
     yield Section("caveats", "Caveats of the data", _caveats(results))
     yield Section("problems", "Folders left out", _lines(problems))
     yield Section("environment", "Environment", [tables.environment_table(results)])
-    yield Section("repeat", "How to repeat", _repeat(results, paths, out))
+    yield Section("repeat", "How to repeat", _repeat(results, paths, out, against))
 
 
 def _claims(judgements: Sequence[Judgement]) -> list[Block]:
@@ -177,14 +184,27 @@ def _published(groups: Sequence[Group]) -> list[Block]:
     return [*found, Lines(lines)] if lines else [*found]
 
 
-def _comparisons(groups: Sequence[Group]) -> list[Block]:
-    comparisons, left_out = compare(groups)
+def _comparisons(groups: Sequence[Group], against: Path | None) -> list[Block]:
+    comparisons, left_out = compare(groups, _below(against, groups) if against else ())
     if not comparisons:
         return []
     blocks: list[Block] = [tables.comparison_table(comparisons)]
     if left_out:
         blocks.append(Text(f"{left_out:,} further pairs, which differ in more, are left out."))
     return blocks
+
+
+def _below(folder: Path, groups: Sequence[Group]) -> list[Group]:
+    """The groups of which a run is at or below a folder."""
+    place = folder.resolve()
+    found = [
+        one
+        for one in groups
+        if any(result.folder.resolve().is_relative_to(place) for result in one.results)
+    ]
+    if not found:
+        raise InvalidInput(f"no finished run of the report is at or below {folder}")
+    return found
 
 
 def _figures(number: int, groups: Sequence[Group], unfinished: Sequence[Result]) -> Sequence[Block]:
@@ -215,11 +235,14 @@ def _caveats(results: Sequence[Result]) -> list[Block]:
     return [lines] if lines else []
 
 
-def _repeat(results: Sequence[Result], paths: Sequence[Path], out: Path) -> list[Block]:
+def _repeat(
+    results: Sequence[Result], paths: Sequence[Path], out: Path, against: Path | None
+) -> list[Block]:
     commands = dict.fromkeys(
         str(command) for one in results if (command := one.environment.get("command"))
     )
-    report = shlex.join(["tsslbp", "report", *map(str, paths), "-o", str(out)])
+    options = ["-o", str(out), *(["--against", str(against)] if against else [])]
+    report = shlex.join(["tsslbp", "report", *map(str, paths), *options])
     return [
         Text(
             "Each run's config.toml holds all its settings and repeats it: tsslbp train "

@@ -88,16 +88,28 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
     return found
 
 
-def compare(groups: Sequence[Group]) -> tuple[list[Comparison], int]:
+def compare(
+    groups: Sequence[Group], against: Sequence[Group] = ()
+) -> tuple[list[Comparison], int]:
     """Compare groups of the same data that share two seeds or more, the most alike first.
+
+    Args:
+        groups: to be compared.
+        against: those among them that all others, and nothing else, are compared with.
 
     Returns:
         At most `MAX_COMPARISONS`, and how many were left out.
     """
     settings = [settings_of(group.experiment) for group in groups]
+    fixed = [number for number, one in enumerate(groups) if one in against]
+    every = range(len(groups))
     pairs = [
         (first, second, keys)
-        for first, second in combinations(range(len(groups)), 2)
+        for first, second in (
+            [(one, other) for other in fixed for one in every if one not in fixed]
+            if against
+            else combinations(every, 2)
+        )
         if settings[first]["data"] == settings[second]["data"]
         and len(set(groups[first].seeds) & set(groups[second].seeds)) > 1
         and (keys := tuple(changes(settings[first], settings[second])))
