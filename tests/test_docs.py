@@ -5,19 +5,21 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import tsslbp.data.npz
-from tsslbp import cli, experiment, published, space
+from tsslbp import cli, experiment, published, rules, space
 from tsslbp.cli import trainings
 from tsslbp.data import DataSet
 from tsslbp.jobs import Engine, Job, Watch
+from tsslbp.neuron import reference
 
 ROOT = Path(__file__).resolve().parents[1]
-README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
+README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "src/tsslbp/neuron/README.md"]
 
 
@@ -57,7 +59,25 @@ def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(compile(code, document.name, "exec"), {})
 
 
-@pytest.mark.parametrize("command", [*commands(README), *commands(GUIDE)])
+def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of rules.md: about 20 lines, and a rule like those that ship."""
+    monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
+    monkeypatch.setattr(reference, "BACKWARD", dict(reference.BACKWARD))
+    (example,) = blocks(RULES, "python")
+    assert len(example.strip().splitlines()) < 30
+    names: dict[str, Any] = {}
+    exec(compile(example, RULES.name, "exec"), names)
+    assert rules.from_config("StraightThrough(high=1.5)") == names["StraightThrough"](high=1.5)
+    names["net"](torch.ones(2, 1, 28, 28)).sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in names["net"].parameters())
+    current = torch.tensor([[-0.5], [0.5], [1.2], [1.7]], requires_grad=True)
+    one = rules.from_config("StraightThrough(high=1.5)")
+    tsslbp.spikes(current, tau_m=1.0, rule=one).backward(torch.full((4, 1), 3.0))
+    assert current.grad is not None
+    assert current.grad.flatten().tolist() == [0.0, 3.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize("command", [*commands(README), *commands(GUIDE), *commands(RULES)])
 def test_command(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
