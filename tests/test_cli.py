@@ -557,9 +557,12 @@ def test_divergence_names_the_layer_and_the_checkpoint(
     tensors, state = Run.open(Path("run")).load_checkpoint("last")
     assert state["epoch"] == 1
     assert all(value.isfinite().all() for key, value in tensors.items() if "weights" in key)
+    assert "epoch 2, step 2: training diverged" in str(Run.open(Path("run")).divergence())
     code, output, _ = program("evaluate", "run")
     assert code == 0
     assert accuracies(output)["last epoch"][0] == "1"
+    assert program("train", "mine.toml", "--epochs", "3", "--out", "run", "--resume")[0] == 0
+    assert Run.open(Path("run")).divergence() is None
 
 
 def _interrupt(net: Any) -> None:

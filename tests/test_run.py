@@ -640,3 +640,15 @@ def test_every_json_file_is_strict(run: Run) -> None:
     run.append_epoch({"epoch": 1, "loss": float("-inf")})
     for name in ("environment.json", "metrics.jsonl"):
         assert json.loads((run.folder / name).read_text(), parse_constant=refuse)
+
+
+def test_divergence(run: Run) -> None:
+    assert run.divergence() is None
+    run.record_divergence(None)
+    run.record_divergence("epoch 1: NaN")
+    assert Run.open(run.folder).divergence() == "epoch 1: NaN"
+    run.record_divergence(None)
+    assert run.divergence() is None
+    (run.folder / "diverged.json").write_text("[]")
+    with pytest.raises(RunError, match=r"cannot read .*diverged\.json"):
+        run.divergence()

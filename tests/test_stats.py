@@ -85,6 +85,12 @@ def test_paired_agrees_with_r() -> None:
     assert stats.paired(SECOND, FIRST).verdict == "higher"
 
 
+def test_equal_differences_of_accuracies_are_no_evidence() -> None:
+    assert stats.paired_accuracies(FIRST, SECOND) == stats.paired(FIRST, SECOND)
+    equal = stats.paired_accuracies([98.0, 99.0], [97.0, 98.0])
+    assert (equal.mean, equal.p, equal.interval) == (1.0, 1.0, (1.0, 1.0))
+
+
 def test_welch_agrees_with_r() -> None:
     found = stats.welch(FIRST, np.mean(SECOND), np.std(SECOND, ddof=1), len(SECOND))
     assert found.mean == pytest.approx(-1.58)

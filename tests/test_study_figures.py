@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from tsslbp import parallel_axes, study_figures
 from tsslbp.figures import PALETTE
+from tsslbp.study_figures import Point
 
 TRIALS = [
     {"epochs": 50, "learning_rate": 0.0001, "warm_up": "never"},
@@ -214,6 +215,51 @@ def test_energy_by_group() -> None:
     assert figure.axes[0].get_xscale() == "linear"
     wide = study_figures.energy(groups | {"c": (np.array([5000.0]), np.array([0.98]))})
     assert drawn(wide).axes[0].get_xscale() == "log"
+
+
+def test_accuracy_against_time_steps_with_intervals() -> None:
+    """Rules at one T stand side by side, in equal distances around it on the logarithmic axis."""
+    rules = {
+        "a": [Point(1, 0.90, (0.88, 0.92)), Point(5, 0.95)],
+        "b": [Point(1, 0.91), Point(5, 0.96, (0.95, 0.97))],
+    }
+    axes = drawn(study_figures.accuracy_against_time_steps(rules)).axes[0]
+    first, interval, second, other = axes.lines
+    assert first.get_ydata().tolist() == [90, 95] and second.get_ydata().tolist() == [91, 96]
+    assert interval.get_ydata() == pytest.approx([88, 92])
+    assert set(interval.get_xdata()) == {first.get_xdata()[0]}
+    assert set(other.get_xdata()) == {second.get_xdata()[1]}
+    assert np.multiply(first.get_xdata(), second.get_xdata()) == pytest.approx([1, 25])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "5"]
+    assert legend(axes.figure) == ["a", "b"]
+
+
+def test_accuracy_against_cost_with_intervals() -> None:
+    """A colour a rule, a marker a T; where the cost is not known there is no point."""
+    rules = {
+        "a": [Point(1, 0.9, None, 100, (90, 110)), Point(5, 0.95, (0.94, 0.96), 300)],
+        "b": [Point(1, 0.91, None, 120), Point(5, 0.97)],
+    }
+    figure = drawn(study_figures.accuracy_against_cost(rules, "spikes"))
+    axes = figure.axes[0]
+    points = {tuple(*one.get_xydata()): one for one in axes.lines if len(one.get_xdata()) == 1}
+    assert points.keys() == {(100, 90), (300, 95), (120, 91)}
+    assert points[100, 90].get_marker() == points[120, 91].get_marker()
+    assert points[100, 90].get_marker() != points[300, 95].get_marker()
+    assert points[100, 90].get_color() == points[300, 95].get_color() != points[120, 91].get_color()
+    spans = [one.get_xydata().tolist() for one in axes.lines if len(one.get_xdata()) == 2]
+    assert [[90, 90], [110, 90]] in spans
+    assert np.isclose(spans, [[300, 94], [300, 96]]).all((1, 2)).any()
+    assert legend(figure) == ["a", "b", "T = 1", "T = 5"]
+    assert axes.get_xscale() == "linear"
+    wide = rules | {"c": [Point(1, 0.9, None, 2000)]}
+    assert drawn(study_figures.accuracy_against_cost(wide, "x")).axes[0].get_xscale() == "log"
+
+
+@pytest.mark.parametrize("rules", [{}, {"a": []}, {"a": [Point(1, 0.9)]}])
+def test_rules_without_costs(rules: dict[str, list[Point]]) -> None:
+    drawn(study_figures.accuracy_against_cost(rules, "spikes"))
+    drawn(study_figures.accuracy_against_time_steps(rules))
 
 
 def test_layers_over_training() -> None:

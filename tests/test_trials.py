@@ -96,6 +96,17 @@ def test_rows_are_as_wide_as_the_longest_name(
     assert len(heading) == len(row)
 
 
+def test_names_of_trials(tmp_path: Path) -> None:
+    """A run's name begins at its recipe's folder, or at the folder of a study of several."""
+    place = tmp_path / "a" / "b" / "c"
+    (short,) = trials.planned(load_recipe("digits"), 1, ["validated"], place)
+    (long,) = trials.planned(load_recipe("digits"), 1, ["validated"], place, tmp_path)
+    assert short.name == "c/validated-seed0"
+    assert long.name == "a/b/c/validated-seed0"
+    assert short.job().arguments == long.job().arguments
+    assert short.divergence() is None
+
+
 def test_wall_clock() -> None:
     assert trials.wall_clock([3.0, 1.0, 1.0, 1.0], 1) == 6.0
     assert trials.wall_clock([3.0, 1.0, 1.0, 1.0], 2) == 3.0

@@ -71,7 +71,10 @@ class Result:
         run = Run.open(folder)
         epochs = run.epochs()
         if not epochs:
-            raise RunError(f"{folder} has not finished an epoch yet")
+            why = "has not finished an epoch yet"
+            if reason := run.divergence():
+                why = f"diverged in its first epoch: {reason}"
+            raise RunError(f"{folder} {why}")
         needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys())}
         for record in epochs:
             _check(record, needed, folder)

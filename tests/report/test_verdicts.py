@@ -168,3 +168,20 @@ def test_comparisons_begin_with_the_most_alike(groups: Callable) -> None:
     assert [len(one.keys) for one in comparisons] == [1, 1, 2]
     assert comparisons[0].verdict == "higher"
     assert comparisons[0].seeds == 3
+
+
+def test_everything_is_compared_with_one_alone(groups: Callable) -> None:
+    """The family of tests is smaller, and a difference is that from the baseline."""
+    found = groups(
+        ("digits", {}, [95.0, 96.2, 97.0]),
+        ("digits", {"learning_rate": 0.1}, [90.0, 91.0, 92.1]),
+        ("digits", {"batch_size": 7}, [95.1, 96.0, 97.0]),
+    )
+    baseline = next(one for one in found if one.label == "digits")
+    comparisons, _ = verdicts.compare(found, [baseline])
+    assert [one.second for one in comparisons] == [baseline] * 2
+    assert {one.keys for one in comparisons} == {("learning_rate",), ("batch_size",)}
+    every, _ = verdicts.compare(found)
+    by_keys = {one.keys: one for one in every}
+    for one in comparisons:
+        assert one.p <= by_keys[one.keys].p

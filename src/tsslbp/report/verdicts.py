@@ -88,9 +88,7 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
     return found
 
 
-def compare(
-    groups: Sequence[Group], against: Sequence[Group] = ()
-) -> tuple[list[Comparison], int]:
+def compare(groups: Sequence[Group], against: Sequence[Group] = ()) -> tuple[list[Comparison], int]:
     """Compare groups of the same data that share two seeds or more, the most alike first.
 
     Args:
