@@ -73,6 +73,7 @@ def build_network(
         experiment.dropout,
         experiment.dropout_kind,
         experiment.pool_scale,
+        experiment.neunorm,
         experiment.rule,
         impl,
         generator(experiment.seed, "weights"),
