@@ -79,7 +79,23 @@ class SpikingLayer(nn.Module):
         return reference.sum_pool(spikes, self.pool, self.pool_scale)
 
 
-class Network(nn.Module):
+class Model(nn.Module):
+    """What `tsslbp.training` knows of a network: from images to outputs ``[T, N, classes]``.
+
+    The class with the largest output summed over time is predicted (`tsslbp.predict`).
+
+    Attributes:
+        time_steps: T.
+    """
+
+    time_steps: int
+
+    def first_nonfinite(self, x: Tensor) -> str | None:
+        """Name the first layer with a weight or current that is NaN or infinite, where known."""
+        return None
+
+
+class Network(Model):
     """A feed-forward spiking network trained by a learning rule.
 
     Args:
