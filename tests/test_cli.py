@@ -155,12 +155,11 @@ def test_output_on_a_terminal_fits(program: Program, monkeypatch: pytest.MonkeyP
     assert accuracies(output).keys() == set(results.MEASURES.values())
 
 
-def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", experiment.load_recipe("mnist"))
+def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     record = {"epoch": 100, "loss": 1234.5678, "seconds": 3599.0, "images_per_second": 12345.6}
     splits = ("train", "validation", "test")
     record |= {f"{split}_accuracy": 1.0 for split in splits}
-    display.Display(run, 60000).on_epoch(record)
+    display.Display(experiment.load_recipe("mnist"), 60000).on_epoch(record)
     line = capsys.readouterr().out
     expected = "100/100 1234.5678 100.00 % 100.00 % 100.00 % 59 min 59 s 12,346"
     assert " ".join(line.split()) == expected

@@ -1,6 +1,7 @@
 """Connections, pooling and dropout over signals with and without time."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from tsslbp import events
 from tsslbp.errors import InvalidInput
-from tsslbp.layers import DROPOUT, Conv, Linear, NeuronDropout, RowDropout, SumPool
+from tsslbp.layers import DROPOUT, Conv, Linear, NeuNorm, NeuronDropout, RowDropout, SumPool
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -190,6 +191,76 @@ def test_sum_pool_by_hand() -> None:
     x = torch.arange(15, dtype=torch.float64).reshape(1, 1, 3, 5)
     # the third row and the fifth column are left out: 0 + 1 + 5 + 6 and 2 + 3 + 7 + 8
     assert SumPool(2, 1.1)(x).flatten().tolist() == pytest.approx([12 * 1.1, 20 * 1.1])
+
+
+def neunorm(shape: tuple[int, ...], k: float = 0.9) -> NeuNorm:
+    """A layer whose U is random, as after some training."""
+    layer = NeuNorm(shape, k).double()
+    with torch.no_grad():
+        layer.weight.normal_(generator=seeded(2))
+    return layer
+
+
+def test_neunorm_by_hand() -> None:
+    """Two maps, one position, two steps: v/F = (1 - 0.6)/4 = 0.1, so x = 0.2, then 0.12 + 0.1."""
+    layer = NeuNorm((2, 1, 1), k=0.6).double()
+    layer.weight.data = torch.tensor([2.0, -1.0]).double().view(2, 1, 1)
+    spikes = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).double().view(2, 1, 2, 1, 1)
+    expected = torch.tensor([[1 - 0.4, 1 + 0.2], [0 - 0.44, 1 + 0.22]]).double()
+    torch.testing.assert_close(layer(spikes).flatten(1), expected)
+
+
+@pytest.mark.parametrize("k", [0.0, 0.9])
+def test_neunorm_is_its_formula(k: float) -> None:
+    steps, maps = 4, 3
+    layer, x = neunorm((maps, 2, 5), k), signal(steps, 2, maps, 2, 5)
+    out = layer(x)
+    for n, row, column in itertools.product(range(2), range(2), range(5)):
+        state = 0.0
+        for t in range(steps):
+            mine = x[t, n, :, row, column]
+            state = k * state + (1 - k) / maps**2 * mine.sum()
+            expected = mine - layer.weight[:, row, column] * state
+            torch.testing.assert_close(out[t, n, :, row, column], expected)
+
+
+def test_neunorm_gradients_are_derivatives() -> None:
+    layer, x = neunorm((3, 2, 2)), signal(4, 2, 3, 2, 2).requires_grad_()
+
+    def function(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight}, x)
+
+    assert torch.autograd.gradcheck(function, (x, layer.weight))
+    layer(x).square().sum().backward()
+    assert layer.weight.grad.all()
+
+
+def test_neunorm_reads_time_forward_and_keeps_no_state() -> None:
+    layer, x = neunorm((3, 2, 2)), signal(5, 2, 3, 2, 2)
+    changed = x.clone()
+    changed[3:] += 1
+    before = layer(x)
+    assert torch.equal(layer(changed)[:3], before[:3])
+    assert torch.equal(layer(x), before)
+    torch.testing.assert_close(layer(x[:, :1]), before[:, :1])  # nor mixes images
+
+
+def test_neunorm_of_silence_is_silence_and_of_no_weights_nothing() -> None:
+    layer, x = neunorm((3, 2, 2)), signal(5, 2, 3, 2, 2)
+    assert not layer(torch.zeros_like(x)).any()
+    assert torch.equal(NeuNorm((3, 2, 2)).double()(x), x)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2, 2), (5, 2, 4, 2, 2), (5, 2, 3, 2, 1)])
+def test_neunorm_refuses_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInput, match=r"expected a signal \[T, N, 3, 2, 2\], got shape"):
+        neunorm((3, 2, 2))(signal(*shape))
+
+
+@pytest.mark.parametrize("k", [1.0, -0.1, float("nan")])
+def test_neunorm_refuses_a_decay_out_of_range(k: float) -> None:
+    with pytest.raises(InvalidInput, match="k must be at least 0 and below 1"):
+        NeuNorm((3, 2, 2), k)
 
 
 def test_dropout_shares_its_mask_over_width_and_time() -> None:

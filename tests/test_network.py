@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import tsslbp
 from tsslbp import TSSLBP, Network, losses
 from tsslbp.errors import InvalidInput
-from tsslbp.layers import DROPOUT
+from tsslbp.layers import DROPOUT, NeuNorm
 from tsslbp.neuron import reference
 from tsslbp.rules import Rule
 
@@ -204,6 +204,48 @@ def test_dropout_stands_behind_every_hidden_layer(kind: str, expected: type) -> 
     spiking = [index for index, layer in enumerate(layers) if hasattr(layer, "connection")]
     assert [type(layers[index + 1]) for index in spiking[:-1]] == [expected] * 3
     assert spiking[-1] == len(layers) - 1
+
+
+def test_neunorm_stands_behind_every_convolution() -> None:
+    net = network("4C3-P2-6C3-7-5", neunorm=True, dropout=0.3)
+    kinds = [type(layer).__name__ for layer in net.layers]
+    assert kinds[:6] == ["SpikingLayer", "NeuNorm", "RowDropout"] * 2
+    assert "NeuNorm" not in kinds[6:]
+    assert [tuple(layer.weight.shape) for layer in net.layers[1:5:3]] == [(4, 4, 4), (6, 4, 4)]
+    total = sum(weight.numel() for weight in net.parameters())
+    assert repr(net).splitlines()[-1].split() == ["total", f"{total:,}"]
+
+
+def test_neunorm_starts_as_nothing_and_then_matters() -> None:
+    """Implementations agree on it; the wide layer takes its events, where they are few."""
+    plain, x = network("32C3-P2-32C3-7").double(), images()
+    psps = []
+    for impl in ("cpu", "reference"):
+        net = network("32C3-P2-32C3-7", neunorm=True, impl=impl).double()
+        torch.testing.assert_close(net(x), plain(x))
+        for layer in net.layers:
+            if isinstance(layer, NeuNorm):
+                layer.weight.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(100)
+        psps.append(net(x))
+        assert set(net.trace(x)) == set(net.activity(x))
+    torch.testing.assert_close(*psps)
+    assert not torch.equal(psps[0], plain(x))
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_neunorm_trains(rule: Rule) -> None:
+    net = network(neunorm=True, rule=rule)
+    x, labels = images(dtype=torch.float32), torch.arange(6) % 3
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    values = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = losses.van_rossum(net(x), labels)
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.8 * values[0]
+    assert all(layer.weight.any() for layer in net.layers if isinstance(layer, NeuNorm))
 
 
 def test_rules_and_implementations_see_the_same_masks() -> None:

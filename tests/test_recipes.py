@@ -30,6 +30,7 @@ COMMON: dict[str, Any] = {
     "threshold": 1.0,
     "weight_scale": 1.0,
     "pool_scale": 1.1,
+    "neunorm": False,
     "dropout": 0.0,
     "dropout_kind": "rows",
     "epochs": 100,

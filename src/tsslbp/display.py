@@ -27,6 +27,7 @@ from rich.text import Text
 
 from . import stats
 from .compare import Cell, Gap
+from .experiment import Experiment
 from .history import StepResult
 from .jobs import Job
 from .microscope import AGREEMENT, Cosine, Layer
@@ -45,6 +46,7 @@ COST_ROW = "{:<{width}}{:>14}{:>14}{:>14}"
 RULE_ROW = "{:<{width}}{:>4}{:>16}{:>7}{:>17}{:>18}{:>14}{:>14}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
+CONVERSION_ROW = "{:>6}{:>14}{:>16}{:>14}{:>16}"  # 66 characters
 SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
 
 
@@ -66,14 +68,14 @@ class Display:
     The bar and the time left are those of the whole run.
 
     Args:
-        run: what is trained.
+        experiment: what is trained.
         images: that it trains on.
         lines: whether to print a line an epoch.
     """
 
-    def __init__(self, run: Run, images: int, lines: bool = True) -> None:
+    def __init__(self, experiment: Experiment, images: int, lines: bool = True) -> None:
         self.lines = lines
-        self.epochs, self.batch_size = run.experiment.epochs, run.experiment.batch_size
+        self.epochs, self.batch_size = experiment.epochs, experiment.batch_size
         self.images = images
         self.seen = self.correct = 0  # in this epoch, by this process
         self.progress = _progress(
@@ -263,7 +265,7 @@ class SweepDisplay:
     @contextmanager
     def observe(self, run: Run) -> Iterator[Observer]:
         with (
-            Display(run, self.images, lines=False) as shown,
+            Display(run.experiment, self.images, lines=False) as shown,
             trackers(self.track, run, self.images, shown) as observer,
         ):
             yield observer or shown
@@ -389,6 +391,26 @@ def _cosine(one: Cosine, digits: int = 3) -> str:
         return one.reason
     half = (one.interval.high - one.interval.low) / 2
     return f"{one.value:.{digits}f} ± {half:.{digits}f}"
+
+
+def print_conversion(record: Mapping[str, Any]) -> None:
+    """A ReLU network's accuracy, then that of its conversions and their spikes, by time steps.
+
+    Args:
+        record: as ``tsslbp convert`` writes it.
+    """
+    relu, plain = record["relu"], record["plain"]
+    how = MEASURES[relu["chosen"]]
+    say(f"\nReLU network, {how} ({relu['epoch']}): test {percent(relu['test_accuracy'])}\n")
+    titles = ("plain", "spikes/image", "calibrated", "spikes/image")
+    say(CONVERSION_ROW.format("steps", *titles), "bold")
+    for steps, calibrated in record["calibrated"].items():
+        cells: list[str] = []
+        for one in (plain, calibrated):
+            cells.append(percent(one["test_accuracy_by_step"][int(steps) - 1]))
+            cells.append(f"{one['spikes_per_image_by_step'][int(steps) - 1]:,.0f}")
+        say(CONVERSION_ROW.format(steps, *cells))
+    print_note(record.get("note", ""))
 
 
 def print_note(note: str) -> None:

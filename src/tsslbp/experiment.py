@@ -96,6 +96,7 @@ class Experiment:
         weight_scale: factor on the initial weights, or one each for ``conv`` and ``linear``.
         conv_init: distribution of the initial convolution weights.
         pool_scale: factor on the sums of the pooling.
+        neunorm: whether NeuNorm stands behind every convolution, see `tsslbp.layers.NeuNorm`.
         dropout: probability of dropout behind every hidden layer.
         dropout_kind: what is dropped from images, ``"rows"`` or single ``"neurons"``, see
             `tsslbp.layers`; from linear layers it is neurons.
@@ -137,6 +138,7 @@ class Experiment:
     weight_scale: Positive | ScaleTable = 1.0
     conv_init: ConvInit = "uniform"
     pool_scale: Positive = 1.1
+    neunorm: bool = False
     dropout: Share = 0.0
     dropout_kind: DropoutKind = "rows"
     rule: Rule = TSSLBP()  # noqa: RUF009 (frozen)

@@ -1,7 +1,7 @@
-"""Connections, pooling and dropout over signals ``[T, N, ...]``.
+"""Connections, pooling, normalisation and dropout over signals ``[T, N, ...]``.
 
-None of them mixes time steps, so each also takes a signal without time, ``[N, ...]``, and the two
-are told apart by the number of dimensions.
+None but `NeuNorm` mixes time steps, so each other one also takes a signal without time,
+``[N, ...]``, and the two are told apart by the number of dimensions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import InvalidInput
-from .neuron.reference import sum_pool
+from .neuron.reference import psp, sum_pool
 
 
 class Conv(nn.Module):
@@ -128,6 +128,54 @@ class SumPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, scale={self.scale}"
+
+
+@final
+class NeuNorm(nn.Module):
+    """Neuron normalisation: an auxiliary neuron at every position inhibits all feature maps there.
+
+    With the signal ``s [T, N, F, H, W]`` of F feature maps, spikes or pooled spikes, the auxiliary
+    neuron's state is ``x[t] = k x[t-1] + (v/F) sum_f s_f[t]``, ``x[-1] = 0``, and what is passed on
+    is ``s_c[t] - U_c x[t]``, of the same shape. U, ``[F, H, W]``, is trained. ``k + v F = 1``, so
+    ``v/F = (1 - k)/F^2``, and x is a moving average of the maps' mean signal, divided by F: small
+    where maps are many. Once U is not zero, the signal that leaves is real and not zero wherever a
+    map has been active, so connections behind it mostly take the dense product (`Conv`).
+
+    Not to be confused with batch normalisation: nothing is divided, no statistics are kept, and an
+    image does not depend on the others of its batch.
+
+    Args:
+        shape: ``(F, H, W)`` of one step's signal.
+        k: decay of the auxiliary neuron a step, at least 0 and below 1.
+
+    Raises:
+        InvalidInput: `k` is out of range, or a signal has another shape.
+
+    Source: Wu, Deng, Li, Zhu, Xie & Shi, "Direct training for spiking neural networks: faster,
+    larger, better" (AAAI 2019), section on neuron normalisation. The default of k, and one weight
+    for each map and position, are those of the layer in SpikingJelly. U starts at zero, where the
+    network is the one without it; SpikingJelly draws it within ``1 / sqrt(H W)``.
+    """
+
+    def __init__(self, shape: Sequence[int], k: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= k < 1:
+            raise InvalidInput(f"k must be at least 0 and below 1, got {k}")
+        self.k = k
+        self.weight = nn.Parameter(torch.zeros(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[2:] != self.weight.shape:
+            maps, height, width = self.weight.shape
+            raise InvalidInput(
+                f"expected a signal [T, N, {maps}, {height}, {width}], got shape {list(x.shape)}"
+            )
+        # The auxiliary neuron is a synaptic filter over the mean of the maps.
+        state = psp(x.mean(2, keepdim=True), 1 / (1 - self.k)) / len(self.weight)
+        return x - self.weight * state
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, k={self.k}"
 
 
 class _Dropout(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import neuron
 from .description import LayerPlan, plan
 from .errors import InvalidInput, nearest
-from .layers import DROPOUT, Conv, Linear, SumPool
+from .layers import DROPOUT, Conv, Linear, NeuNorm, SumPool
 from .neuron import reference
 from .neuron.reference import Mean, Shared, Trace
 from .rules import TSSLBP, Rule
@@ -79,7 +79,23 @@ class SpikingLayer(nn.Module):
         return reference.sum_pool(spikes, self.pool, self.pool_scale)
 
 
-class Network(nn.Module):
+class Model(nn.Module):
+    """What `tsslbp.training` knows of a network: from images to outputs ``[T, N, classes]``.
+
+    The class with the largest output summed over time is predicted (`tsslbp.predict`).
+
+    Attributes:
+        time_steps: T.
+    """
+
+    time_steps: int
+
+    def first_nonfinite(self, x: Tensor) -> str | None:
+        """Name the first layer with a weight or current that is NaN or infinite, where known."""
+        return None
+
+
+class Network(Model):
     """A feed-forward spiking network trained by a learning rule.
 
     Args:
@@ -96,6 +112,8 @@ class Network(nn.Module):
         dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.layers.RowDropout`, as the original
             code, or `tsslbp.layers.NeuronDropout`.
         pool_scale: factor on the sums of the pooling, 1.1 in the original code.
+        neunorm: whether a `tsslbp.layers.NeuNorm` stands behind every convolution's neurons and
+            their pooling.
         rule: learning rule.
         impl: implementation of the neurons (`tsslbp.spikes`) and of the connections
             (`tsslbp.layers.Conv`).
@@ -128,6 +146,7 @@ class Network(nn.Module):
         dropout: float = 0.0,
         dropout_kind: str = "rows",
         pool_scale: float = 1.1,
+        neunorm: bool = False,
         rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
         impl: str = "auto",
         generator: torch.Generator | None = None,
@@ -149,7 +168,7 @@ class Network(nn.Module):
             )
         neuron.check_settings(tau_m, tau_s, threshold, rule, impl)
         self.description, self.input_shape = description, tuple(input_shape)
-        self.classes, self.time_steps = classes, time_steps
+        self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
         self.plan = plan(description, self.input_shape, classes, padding)
         scales = _weight_scales(weight_scale)
         neurons = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold}
@@ -174,6 +193,8 @@ class Network(nn.Module):
                     impl=impl,
                 )
             )
+            if neunorm and part.kind == "conv":
+                self.layers.append(NeuNorm(part.out_shape))
             if dropout and not is_output:
                 self.layers.append(DROPOUT[dropout_kind](dropout))
 
@@ -290,6 +311,8 @@ class Network(nn.Module):
         rows.append(("input", "", _times(self.input_shape), ""))
         for part in self.plan:
             rows.append((part.name, _summary(part), _times(part.out_shape), f"{part.parameters:,}"))
+            if self.neunorm and part.kind == "conv":
+                rows.append(("", "NeuNorm", "", f"{math.prod(part.out_shape):,}"))
         total = sum(parameter.numel() for parameter in self.parameters())
         rows.append(("total", "", "", f"{total:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]

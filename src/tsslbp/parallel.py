@@ -22,7 +22,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import InvalidInput
-from .network import Network
+from .network import Model
 
 PATIENCE = timedelta(seconds=2)  # for the first process to tell an error that it shares
 
@@ -113,7 +113,7 @@ class Processes:
         if not self.local_rank:
             self.sum(torch.zeros(1))
 
-    def output(self, net: Network, images: Tensor) -> Tensor:
+    def output(self, net: Model, images: Tensor) -> Tensor:
         """``net(images)``, whose backward pass sums the gradients over all processes.
 
         The losses are sums over the batch, so the gradients are summed, not averaged.

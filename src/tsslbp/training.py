@@ -25,7 +25,7 @@ from .errors import Diverged, InvalidInput, RunError
 from .experiment import Experiment
 from .history import History, StepResult
 from .losses import Loss
-from .network import Network
+from .network import Model, Network
 from .parallel import ALONE, Processes
 from .run import Run
 from .seeding import derive, generator
@@ -73,6 +73,7 @@ def build_network(
         experiment.dropout,
         experiment.dropout_kind,
         experiment.pool_scale,
+        experiment.neunorm,
         experiment.rule,
         impl,
         generator(experiment.seed, "weights"),
@@ -101,7 +102,7 @@ def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
     return loss if experiment.loss == "softmax" else loss / images
 
 
-def build_optimizer(experiment: Experiment, net: Network) -> torch.optim.AdamW:
+def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.AdamW:
     weights = list(net.parameters())
     return torch.optim.AdamW(
         weights,
@@ -113,8 +114,36 @@ def build_optimizer(experiment: Experiment, net: Network) -> torch.optim.AdamW:
     )
 
 
+def batch_images(
+    experiment: Experiment,
+    images: Tensor,
+    chosen: Tensor,
+    epoch: int,
+    step: int,
+    processes: Processes = ALONE,
+) -> Tensor:
+    """This process's images of a step's batch, augmented and normalised.
+
+    Args:
+        experiment: says how; with `epoch` and `step` it says which crops.
+        images: all training images ``[M, C, H, W]``, not normalised.
+        chosen: indices of the whole batch ``[N]``.
+        processes: among which the batch is shared out.
+
+    Returns:
+        ``[N, C, H, W]`` float32.
+    """
+    part, padding, flip = processes.part, experiment.crop_padding, experiment.horizontal_flip
+    batch = images[part(chosen)]
+    if padding or flip:
+        random = generator(experiment.seed, "augmentation", epoch, step)
+        placement = augment.draw(len(chosen), padding, flip, random)
+        batch = augment.apply(batch, augment.Placement(*map(part, placement)), padding)
+    return normalise(batch, experiment.mean, experiment.std)
+
+
 def train_step(
-    net: Network,
+    net: Model,
     optimizer: torch.optim.Optimizer,
     loss_function: Loss,
     images: Tensor,
@@ -156,7 +185,7 @@ def train_step(
 
 @torch.no_grad()
 def evaluate(
-    net: Network,
+    net: Model,
     split: Split,
     mean: Sequence[float],
     std: Sequence[float],
@@ -304,17 +333,6 @@ class _Fit:
             self._record(epoch, step, len(parts), len(parts[step]), result)
             self._advance(step + 1, clock)
 
-    def _images(self, epoch: int, step: int, chosen: Tensor) -> Tensor:
-        """This process's images ``[N, C, H, W]`` of a batch, augmented and normalised."""
-        experiment, part = self.experiment, self.processes.part
-        images = self.train_split.images[part(chosen)]
-        padding, flip = experiment.crop_padding, experiment.horizontal_flip
-        if padding or flip:
-            random = generator(experiment.seed, "augmentation", epoch, step)
-            placement = augment.draw(len(chosen), padding, flip, random)
-            images = augment.apply(images, augment.Placement(*map(part, placement)), padding)
-        return normalise(images, experiment.mean, experiment.std)
-
     def _part_of_loss(self, images: int) -> Loss:
         """This process's part of the loss of a batch of so many `images`."""
         if self.experiment.loss != "softmax":
@@ -323,7 +341,7 @@ class _Fit:
 
     def _step(self, epoch: int, step: int, chosen: Tensor) -> StepResult:
         experiment, processes = self.experiment, self.processes
-        images = self._images(epoch, step, chosen)
+        images = batch_images(experiment, self.train_split.images, chosen, epoch, step, processes)
         labels = self.train_split.labels[processes.part(chosen)]
         with torch.random.fork_rng(devices=[]):
             mask_seed = derive(experiment.seed, processes.own("dropout"), epoch, step)
@@ -538,7 +556,7 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def _explain(net: Network, where: str | None, result: StepResult) -> str:
+def _explain(net: Model, where: str | None, result: StepResult) -> str:
     if where is None:
         names = [name for name, weight in net.named_parameters() if _has_bad_gradient(weight)]
         where = f"the gradient of {names[-1]}" if names else "the loss function"

@@ -15,7 +15,7 @@ import typer
 from .. import __version__, display
 from ..errors import Error
 from ..jobs import terminated_as_interrupted
-from . import microscope, rules, runs, studies
+from . import conversion, microscope, rules, runs, studies
 
 app = typer.Typer(
     add_completion=False,
@@ -36,6 +36,7 @@ VERBS = (
     microscope.microscope,
     runs.evaluate,
     runs.draw,
+    conversion.convert,
     runs.recipes,
     runs.info,
 )

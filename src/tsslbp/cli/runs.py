@@ -264,7 +264,7 @@ def _fit_and_report(
     images = image_counts(run.experiment, data_set)["training"]
     try:
         with (
-            display.Display(run, images) as shown,
+            display.Display(run.experiment, images) as shown,
             tracking.trackers(track, run, images, shown) as observer,
         ):
             training.fit(run, data_set, observer, device=device, processes=processes)
