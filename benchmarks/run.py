@@ -32,11 +32,23 @@ from tsslbp.data import augment
 from tsslbp.description import LayerPlan, plan
 from tsslbp.environment import describe_environment
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.rules import DERIVATIVES, from_config
 
 BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
 PARAMETERS = 210_375
 TIME_STEPS = (5, 30, 100)  # of the neuron operation alone
+COMPARED_RULES = (
+    "TSSLBP",
+    "TSSLBP.published",
+    "TSSLBP(warm_up=always)",
+    *(f"Surrogate(derivative={one})" for one in DERIVATIVES),
+    "Surrogate(through_reset=true)",
+    "SLAYER",
+    "EventProp",
+    "NA",
+    "SpikeBP",
+)
 LEARNING_STEPS = 40
 MB = 1e6
 
@@ -62,6 +74,7 @@ def main() -> None:
     result["step"] = step_section(cases, arguments.quick)
     result["first step"] = first_step_section()
     result["neuron"] = neuron_section(arguments.quick)
+    result["rules"] = rules_section(arguments.quick)
     result["growth"] = growth_section(arguments.quick)
     result["cifar10"] = cifar10_section(arguments.quick)
     if arguments.json:
@@ -214,6 +227,30 @@ def neuron_section(quick: bool) -> list[Row]:
             row[f"{name} GB/s"] = arrays * current.nbytes / timings[name].median / 1e9
         rows.append(row)
     _show("LIF neurons and synaptic filter alone (float32), beside a copy", rows)
+    return rows
+
+
+def rules_section(quick: bool) -> list[Row]:
+    """The backward pass of every learning rule, beside TSSL-BP's on the same values."""
+    values = 1 << (18 if quick else 21)
+    rows = []
+    for time_steps in TIME_STEPS[:2]:
+        current, incoming = _currents(time_steps, values // time_steps)
+        psps = {
+            text: tsslbp.lif(current, rule=from_config(text), impl="cpu") for text in COMPARED_RULES
+        }
+        cases = {text: partial(_backward, psp, current, incoming) for text, psp in psps.items()}
+        timings = interleave(cases, 5 if quick else 40)
+        rows += [
+            {
+                "rule": text,
+                "T": time_steps,
+                "backward ms": timing.median * 1e3,
+                "times TSSLBP": timing.median / timings["TSSLBP"].median,
+            }
+            for text, timing in timings.items()
+        ]
+    _show("Learning rules: the neuron's backward pass (float32)", rows)
     return rows
 
 
