@@ -166,11 +166,16 @@ def test_machine_code(hopper: None, name: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("steps", [5, 100])
 @pytest.mark.parametrize(
-    "rule",
-    [Surrogate("sigmoid", through_reset=True), SLAYER(), EventProp(), NA()],
-    ids=["surrogate", "SLAYER", "EventProp", "NA"],
+    ("rule", "steps"),
+    [
+        (Surrogate("sigmoid", through_reset=True), 100),
+        (SLAYER(), 5),
+        (EventProp(), 5),
+        (NA(), 5),
+        (NA(), 100),
+    ],
+    ids=["surrogate", "SLAYER", "EventProp", "NA", "NA in many steps"],
 )
 def test_every_rule_compiles(hopper: None, rule: Rule, steps: int) -> None:
     """With registers enough, but for NA, whose history is as long as T."""
