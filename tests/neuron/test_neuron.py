@@ -167,6 +167,27 @@ def test_pooling_windows_at_ugly_sizes(pool: int, channels: int, fused: str) -> 
         assert_same(actual, expected)
 
 
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_the_scale_of_a_layers_gradient_is_the_mean_over_its_neurons(
+    pool: int, static: bool, fused: str
+) -> None:
+    """Not over the places of a tile that hold none, as those beside a window of 3 x 3."""
+    shape, settings = (2, 5, 2 * pool, 3 * pool), {"rule": NA(), "pool": pool}
+    x = 3 * currents(*(shape if static else (4, *shape)))
+    grad = currents(4, 2, 5, 2, 3, seed=1)
+    results = []
+    for impl in (fused, "reference"):
+
+        def operation(x: Tensor) -> Tensor:
+            steps = 4 if static else None
+            return neuron.layer(x, time_steps=steps, output_psp=True, impl=impl, **settings)  # noqa: B023
+
+        results.append(value_and_gradient(operation, x, grad))
+    for actual, expected in zip(*results, strict=True):
+        assert_same(actual, expected)
+
+
 @pytest.mark.parametrize(
     "rule",
     [

@@ -214,7 +214,7 @@ def _backward_share(arguments, worker, workers):
                 if static:
                     store_tile(total, grad_x, at, down, across, inside)
                 if k.is_normalised:
-                    keep(absolute, magnitudes, 0)
+                    keep(where(inside, absolute, 0), magnitudes, 0)
                     sums[worker] += _sum(magnitudes)
     return DONE
 
