@@ -189,8 +189,9 @@ class SLAYER(Rule):
     well; here its rule runs on the house's neuron.
 
     Attributes:
-        height: of h at the threshold, in units of 1 / potential; `scaleRho / tauRho` in its code.
-        width: of h, in units of the potential; `tauRho` times the threshold in its code.
+        height: of h at the threshold, in units of 1 / potential; `scaleRho / (tauRho theta)` in its
+            code.
+        width: of h, in units of the potential; `tauRho theta` in its code.
 
     Raises:
         InvalidInput: a field is outside its range.
@@ -224,7 +225,7 @@ class EventProp(Rule):
     Raises:
         InvalidInput: a field is outside its range.
 
-    Source: Wunderlich & Pehle, Scientific Reports 11 (2021), table 1, for leaky
+    Source: Wunderlich & Pehle, Scientific Reports 11 (2021), the adjoint of leaky
     integrate-and-fire neurons with exponential synapses; derivation in ``neuron/README.md``.
     """
 
@@ -279,7 +280,8 @@ class SpikeBP(Rule):
     decay^(T - 1 - t)``, the trace that they leave.
 
     The recursion is that of its authors' code, whose output neurons do not spike; here they do, and
-    the rule serves them as well.
+    the rule serves them as well. ``1 / tau_m`` in c is the paper's; the code has ``-log(decay)``,
+    which is the same for long time constants only.
 
     Source: Lee, Sarwar, Panda, Srinivasan & Roy, Frontiers in Neuroscience 14 (2020), approximate
     derivative of leaky integrate-and-fire neurons; public code
