@@ -13,6 +13,7 @@ from tsslbp.rules import (
     TSSLBP,
     IntraNeuron,
     Rule,
+    Surrogate,
     WarmUp,
     from_config,
     split_rules,
@@ -127,6 +128,16 @@ def test_a_wrong_rule_is_one_clear_line(config: Any, words: list[str]) -> None:
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_another_derivative_brings_its_own_height_and_width() -> None:
+    """In the table of a recipe or a sweep, unless one was asked for."""
+    table = to_config(Surrogate("rectangle", width=0.7))
+    assert from_config(table) == Surrogate("rectangle", width=0.7)
+    changed = from_config(table | {"derivative": "sigmoid"})
+    assert changed == Surrogate("sigmoid", height=1.25, width=0.7)
+    plain = from_config(to_config(Surrogate()) | {"derivative": "fast-sigmoid"})
+    assert plain == Surrogate("fast-sigmoid", height=1.0, width=0.1)
 
 
 def test_split_rules_at_commas_outside_brackets() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment, load_recipe, with_settings
+from tsslbp.rules import Surrogate
 from tsslbp.space import Choice, Range, Space, apply, load_space, settings, space_names
 
 DIGITS = load_recipe("digits")
@@ -161,3 +162,19 @@ def test_a_rule_may_be_a_table(tmp_path: Path) -> None:
 )
 def test_rising_numbers_are_ordered(values: tuple[object, ...], ordered: bool) -> None:
     assert Choice(values).ordered == ordered
+
+
+def test_a_derivative_is_searched_at_its_own_width() -> None:
+    """And a width that is the usual one can be searched as well."""
+    surrogate = with_settings(DIGITS, ["rule=Surrogate"])
+    parameters = {
+        "rule.derivative": Choice(("rectangle", "fast-sigmoid")),
+        "rule.width": Choice((0.5, 1.0)),
+    }
+    rules = [one.rule for one in Space(parameters).fitted(surrogate).variants(surrogate)]
+    assert rules == [
+        Surrogate("rectangle"),
+        Surrogate("fast-sigmoid", 1.0, 0.1),
+        Surrogate("rectangle", width=0.5),
+        Surrogate("rectangle", width=1.0),
+    ]

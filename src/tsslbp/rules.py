@@ -47,6 +47,11 @@ class Rule:
         """Whether a layer's gradient is scaled by its mean magnitude and the output layer's."""
         return False
 
+    @property
+    def implied(self) -> frozenset[str]:
+        """Fields whose values follow from the others, which a recipe leaves out."""
+        return frozenset()
+
 
 @dataclass(frozen=True)
 class TSSLBP(Rule):
@@ -175,6 +180,11 @@ class Surrogate(Rule):
         object.__setattr__(self, "width", width if self.width is None else self.width)
         _check_positive(self, "height", "width")
         _check_flag(self, "through_reset")
+
+    @property
+    def implied(self) -> frozenset[str]:
+        usual = zip(("height", "width"), DERIVATIVES[self.derivative], strict=True)
+        return frozenset(name for name, value in usual if getattr(self, name) == value)
 
 
 @dataclass(frozen=True)
@@ -358,8 +368,9 @@ def _value(text: str) -> Any:
 
 
 def to_config(rule: Rule) -> dict[str, Any]:
-    """Return the table that `from_config` makes `rule` from."""
-    return {"name": type(rule).__name__} | asdict(rule)
+    """Return the table that `from_config` makes `rule` from, without what is implied."""
+    table = {"name": type(rule).__name__} | asdict(rule)
+    return {key: value for key, value in table.items() if key not in rule.implied}
 
 
 def _check_choice(rule: Rule, name: str, choices: tuple[str, ...]) -> None:

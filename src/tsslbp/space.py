@@ -252,5 +252,5 @@ def _fit(key: str, value: Any, experiment: Experiment) -> Any:
     """Check a value, and return a number in the type that `experiment` gives it."""
     table: Any = apply(experiment, {key: value}).to_table()
     name, dot, part = key.partition(".")
-    fitted = table[name][part] if dot else table[name]
+    fitted = table[name].get(part, value) if dot else table[name]  # without what is implied
     return fitted if type(fitted) is float else value
