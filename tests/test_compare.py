@@ -86,6 +86,20 @@ def result_cell(rule: str, accuracies: Sequence[float], steps: int = 5, folder: 
     return Cell(rule, steps, RATES, dict.fromkeys(RATES, 0.5), {}, 0.002, tuple(results), (), 3)
 
 
+def test_a_rule_that_lost_a_seed_is_not_better_by_the_others(tmp_path: Path) -> None:
+    """What diverged is no missing value: the other seeds are those that went well."""
+    first = result_cell("TSSLBP", [0.90, 0.91, 0.92])
+    other = result_cell("Surrogate", [0.95, 0.962, 0.97])
+    (gap,) = compare.gaps([first, other])
+    assert (gap.verdict, gap.lost) == ("higher", 0)
+    for pair in (
+        [first, replace(other, lost_seeds=(3,))],
+        [replace(first, lost_seeds=(3,)), other],
+    ):
+        (gap,) = compare.gaps(pair)
+        assert (gap.verdict, gap.lost) == ("undecided", 1)
+
+
 def test_default_learning_rates_are_around_the_recipes() -> None:
     planned = Comparison(recipe(learning_rate=0.0004), RULES)
     assert planned.learning_rates == (0.0001, 0.0002, 0.0004, 0.0008, 0.0016)

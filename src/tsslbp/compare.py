@@ -199,6 +199,7 @@ class Gap:
         rule, against: the two.
         time_steps: T.
         seeds: that both have.
+        lost: runs of either that diverged; without them the rest is no fair sample.
         difference: of the test accuracies, in percentage points; None of fewer than two seeds.
         p: corrected by Holm's method for all gaps of the comparison; None without a difference.
     """
@@ -207,6 +208,7 @@ class Gap:
     against: str
     time_steps: int
     seeds: int
+    lost: int
     difference: Difference | None
     p: float | None = None
 
@@ -214,9 +216,10 @@ class Gap:
     def verdict(self) -> str:
         """``"higher"``, ``"lower"``, or ``"undecided"`` where the interval contains zero.
 
-        Undecided as well where p is too large after the correction, and without a test.
+        Undecided as well where p is too large after the correction, where a run diverged, and
+        without a test.
         """
-        if self.difference is None or self.p is None or self.p > stats.LEVEL:
+        if self.lost or self.difference is None or self.p is None or self.p > stats.LEVEL:
             return "undecided"
         return self.difference.verdict.replace("cannot tell", "undecided")
 
@@ -398,7 +401,8 @@ def _gap(cell: Cell, first: Cell) -> Gap:
     if len(seeds) > 1:
         pairs = ([side[seed] for seed in seeds] for side in (ours, theirs))
         difference = stats.paired_accuracies(*pairs)
-    return Gap(cell.rule, first.rule, cell.time_steps, len(seeds), difference)
+    lost = len(cell.lost_seeds) + len(first.lost_seeds)
+    return Gap(cell.rule, first.rule, cell.time_steps, len(seeds), lost, difference)
 
 
 def _check_distinct(

@@ -38,7 +38,7 @@ from .experiment import Experiment
 from .layers import Conv, Linear, NeuNorm
 from .network import Model, Network, SpikingLayer
 from .neuron.reference import sum_pool
-from .results import measures
+from .results import is_finished, measures
 from .seeding import derive, generator
 from .training import (
     EVALUATION_BATCH,
@@ -114,7 +114,7 @@ class ReLUNetwork(Model):
         return [layer for layer in self.layers if isinstance(layer, ReLULayer)]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._with_time(x)
+        x = self.with_time(x)
         for layer in self.layers:
             x = layer(x)
         return x
@@ -122,7 +122,7 @@ class ReLUNetwork(Model):
     @torch.no_grad()
     def activations(self, x: Tensor) -> dict[str, Tensor]:
         """What every layer computes before its pooling, ``[N, ...]``, by its name."""
-        found, x = {}, self._with_time(x)
+        found, x = {}, self.with_time(x)
         for layer in self.layers:
             if isinstance(layer, ReLULayer):
                 activation = layer.activation(x)
@@ -132,7 +132,7 @@ class ReLUNetwork(Model):
                 x = layer(x)
         return found
 
-    def _with_time(self, x: Tensor) -> Tensor:
+    def with_time(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.input_shape:
             channels, height, width = self.input_shape
             raise InvalidInput(
@@ -191,7 +191,7 @@ def train(
     held_out = {"validation": validation.to(device)} if validation else {}
     epochs: list[dict[str, Any]] = []
     chosen, weights = "best-validation" if validation else "last", net.state_dict()
-    while not _finished(epochs, experiment):
+    while not (epochs and is_finished(epochs, experiment)):
         record = _train_epoch(net, optimizer, experiment, train_split, len(epochs) + 1, observer)
         for name, split in {**held_out, "test": test}.items():
             record[f"{name}_accuracy"] = evaluate(net, split, experiment.mean, experiment.std)[0]
@@ -202,13 +202,6 @@ def train(
             observer.on_epoch(record)
     net.load_state_dict(weights)
     return Trained(net.eval(), epochs, chosen)
-
-
-def _finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> bool:
-    if not epochs or experiment.patience is None:
-        return len(epochs) == experiment.epochs
-    best = measures(epochs)["best-test"]["epoch"]
-    return len(epochs) == experiment.epochs or len(epochs) - best >= experiment.patience
 
 
 def _train_epoch(
@@ -313,7 +306,7 @@ class ConvertedNetwork(Model):
             and the outputs, ``[1, N, classes]``.
         """
         potentials: dict[str, Tensor] = {}
-        image = self.relu._with_time(x)
+        image = self.relu.with_time(x)
         for _ in range(self.time_steps):
             yield self._step(image, potentials)
 

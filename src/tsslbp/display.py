@@ -227,9 +227,10 @@ def describe_gap(gap: Gap) -> str:
     if gap.difference is None or gap.p is None:
         return f"{gap.verdict}, a test needs two seeds of both"
     low, high = gap.difference.interval
+    diverged = ", a run diverged" if gap.lost else ""
     return (
         f"{gap.difference.mean:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), "
-        f"p = {gap.p:.3f}: {gap.verdict}"
+        f"p = {gap.p:.3f}: {gap.verdict}{diverged}"
     )
 
 

@@ -94,9 +94,14 @@ class Result:
     @property
     def finished(self) -> bool:
         """Whether all epochs have been trained, or the experiment's patience has run out."""
-        last, best = self.epochs[-1]["epoch"], measures(self.epochs)["best-test"]["epoch"]
-        patience = self.experiment.patience
-        return last >= self.experiment.epochs or (patience is not None and last - best >= patience)
+        return is_finished(self.epochs, self.experiment)
+
+
+def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> bool:
+    """Whether a training with these records of its epochs, one or more, has come to its end."""
+    last, best = epochs[-1]["epoch"], measures(epochs)["best-test"]["epoch"]
+    patience = experiment.patience
+    return last >= experiment.epochs or (patience is not None and last - best >= patience)
 
 
 @dataclass(frozen=True)

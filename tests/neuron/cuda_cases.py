@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
-from tsslbp import TSSLBP, neuron
+from tsslbp import NA, TSSLBP, neuron
+from tsslbp.errors import InvalidInput
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -195,3 +196,16 @@ def test_network_in_bfloat16(fused: str) -> None:
         assert not torch.equal(exact, rounded)
         cosine = torch.nn.functional.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0)
         assert cosine > 0.9
+
+
+def test_na_in_many_steps_is_the_references(fused: str) -> None:
+    """Its history is as long as T and does not fit into registers: auto takes the reference."""
+    x = normal(31, 4)
+    with pytest.raises(
+        InvalidInput, match=r"no learning rule NA in 31 time steps.*'reference' has"
+    ):
+        tsslbp.spikes(x, rule=NA(), impl=fused)
+    assert tsslbp.spikes(x[:30], rule=NA(), impl=fused).shape == (30, 4)
+    assert neuron._implementation(fused, x, NA(), 30) is not neuron.reference
+    if not INTERPRETED:  # there auto takes the kernels of the CPU
+        assert neuron._implementation("auto", x, NA(), 31) is neuron.reference

@@ -92,7 +92,7 @@ def spikes(
     _check_input(current, "current")
     check_settings(tau_m, tau_s, threshold, rule)
     _check_shared(rule, shared)
-    implementation = _implementation(impl, current, rule)
+    implementation = _implementation(impl, current, rule, len(current))
     return cast(
         Tensor,
         implementation.spikes(current, float(tau_m), float(tau_s), float(threshold), rule, shared),
@@ -116,7 +116,7 @@ def lif(
     _check_input(current, "current")
     check_settings(tau_m, tau_s, threshold, rule)
     _check_shared(rule, shared)
-    implementation = _implementation(impl, current, rule)
+    implementation = _implementation(impl, current, rule, len(current))
     return cast(
         Tensor,
         implementation.lif(current, float(tau_m), float(tau_s), float(threshold), rule, shared),
@@ -169,7 +169,7 @@ def layer(
         )
     return cast(
         Tensor,
-        _implementation(impl, x, rule).layer(
+        _implementation(impl, x, rule, time_steps or len(x)).layer(
             x,
             time_steps or 0,
             float(tau_m),
@@ -184,7 +184,7 @@ def layer(
     )
 
 
-def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
+def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
     """Choose the implementation once; what it cannot do is an error that names one that can."""
     _check_impl(impl)
     able = _fitting(x)
@@ -203,16 +203,25 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None) -> ModuleType:
     module: ModuleType = reference
     if name != "reference":  # importing and compiling kernels takes a moment: only when used
         module = importlib.import_module(f".{name}", __name__)
-    if impl == "auto" and type(rule) in reference.BACKWARD.keys() - module.BACKWARD.keys():
+    if rule is None or steps <= _most_steps(module, rule):
+        return module
+    if impl == "auto" and type(rule) in reference.BACKWARD:
         return reference
-    if rule is not None and type(rule) not in module.BACKWARD:
-        known = ", ".join(known.__name__ for known in module.BACKWARD)
-        elsewhere = module is not reference and type(rule) in reference.BACKWARD
-        hint = "; impl='reference' has it" if elsewhere else ""
-        raise InvalidInput(
-            f"impl={name!r} has no learning rule {type(rule).__name__}; it has: {known}{hint}"
-        )
-    return module
+    known = ", ".join(known.__name__ for known in module.BACKWARD)
+    elsewhere = module is not reference and type(rule) in reference.BACKWARD
+    hint = "; impl='reference' has it" if elsewhere else ""
+    many = f" in {steps} time steps" if type(rule) in module.BACKWARD else ""
+    raise InvalidInput(
+        f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
+    )
+
+
+def _most_steps(module: ModuleType, rule: Rule) -> float:
+    """For how many time steps an implementation has a rule; 0 where it has none."""
+    if type(rule) not in module.BACKWARD:
+        return 0
+    limits: dict[type[Rule], int] = getattr(module, "MOST_STEPS", {})
+    return limits.get(type(rule), math.inf)
 
 
 def _check_shared(rule: Rule, shared: Shared | None) -> None:

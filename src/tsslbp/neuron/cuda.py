@@ -28,7 +28,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..errors import InvalidInput
 from ..rules import NA, Rule
 from . import reference
 from .cuda_rules import STEPS, filtered
@@ -451,6 +450,7 @@ def _backward(
 
 
 BACKWARD = STEPS  # of each rule
+MOST_STEPS = {NA: MOST_UNROLLED}  # which a rule takes, if not any number
 
 
 def _rule_settings(rule: Rule) -> dict[str, Any]:
@@ -628,11 +628,6 @@ def layer(
 
 
 def _run(x: Tensor, steps: int, rule: Rule, k: Neuron, shared: Shared | None) -> Tensor:
-    if isinstance(rule, NA) and steps > MOST_UNROLLED:
-        raise InvalidInput(
-            f"impl='cuda' takes the rule NA for at most {MOST_UNROLLED} time steps, got {steps}; "
-            "impl='reference' takes more"
-        )
     if _channels_last(x):
         return _run_images(x.movedim(-3, -1), steps, rule, k, shared, x.shape[-3]).movedim(-1, -3)
     return _run_images(x[..., None], steps, rule, k, shared, 1)[..., 0]

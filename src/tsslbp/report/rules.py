@@ -107,7 +107,8 @@ def _conditions(comparison: Comparison) -> str:
         f"{experiment.network}, loss {experiment.loss}, {images} training images, "
         f"{experiment.validation_images:,} held out for validation. For each rule and T, of the "
         f"learning rates {rates}, the one with the best accuracy on these was chosen by runs with "
-        f"seed {experiment.seed}; the other seeds were run at that rate. Test images chose nothing."
+        f"seed {experiment.seed}, which counts as a result too; the other seeds were run at that "
+        f"rate. Test images chose nothing."
     )
 
 
