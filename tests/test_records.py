@@ -6,13 +6,19 @@ from statistics import mean, stdev
 
 import pytest
 
+from tsslbp import compare, stats
 from tsslbp.experiment import load_recipe
+from tsslbp.results import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 RUNS = sorted(
     path.parent.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("metrics.jsonl")
 )
+
+FINDINGS = ROOT / "docs" / "findings.md"
+COMPARISONS = sorted(path.parent.name for path in RESULTS.glob("findings/*/compare.json"))
+SETTINGS = sorted(path.name for path in RESULTS.glob("findings/settings-*"))
 
 
 def epochs(name: str) -> list[dict]:
@@ -29,7 +35,8 @@ def test_record(name: str) -> None:
     assert len(records) == experiment.epochs or experiment.patience is not None
     environment = json.loads((RESULTS / name / "environment.json").read_text())
     assert environment["dirty"] is False
-    assert f"`{name.partition('/')[0]}/`" in (RESULTS / "README.md").read_text()
+    listed = (RESULTS / "README.md").read_text()
+    assert any(f"`{folder.as_posix()}/`" in listed for folder in [Path(name), *Path(name).parents])
 
 
 def test_readme_says_what_the_records_say() -> None:
@@ -44,6 +51,58 @@ def test_readme_says_what_the_records_say() -> None:
     steps = json.loads((RESULTS / "bench" / "cpu.json").read_text())["step"]
     for row in steps:
         assert f"| {row['median ms']:.1f} |" in text, row["case"]
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_findings_say_what_the_comparisons_say(name: str) -> None:
+    """All runs are there, and every accuracy and difference stands in the page."""
+    text, folder = FINDINGS.read_text(), RESULTS / "findings" / name
+    cells = compare.outcomes(compare.read(folder), folder)
+    assert not any(cell.missing for cell in cells)
+    for cell in cells:
+        accuracies = [100 * one for one in cell.accuracies]
+        assert f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f}" in text, cell.name
+    for gap in compare.gaps(cells):
+        assert gap.difference is not None
+        low, high = gap.difference.interval
+        words = f"{gap.difference.mean:+.2f} ({low:+.2f} to {high:+.2f})"
+        assert f"{words}, {gap.verdict}" in text, gap
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_findings_say_what_the_settings_do(name: str) -> None:
+    """Each setting's runs are paired by seed with those of the revised settings."""
+    text, folder = FINDINGS.read_text(), RESULTS / "findings" / name
+
+    def accuracies(setting: str) -> list[float]:
+        runs = sorted((folder / setting).glob("validated-seed*"))
+        return [100 * Result.read(run).accuracy["best-validation"] for run in runs]
+
+    revised = accuracies("revised")
+    assert f"{mean(revised):.2f} ± {stdev(revised):.2f}" in text
+    for setting in {path.name for path in folder.iterdir() if path.is_dir()} - {"revised"}:
+        if setting == "report_figures":
+            continue
+        ours = accuracies(setting)
+        difference = stats.paired_accuracies(ours, revised)
+        low, high = difference.interval
+        row = f"{mean(ours):.2f} ± {stdev(ours):.2f} | {difference.mean:+.2f} "
+        assert f"{row}({low:+.2f} to {high:+.2f})" in text, setting
+
+
+def test_findings_say_what_the_microscope_saw() -> None:
+    records = [
+        json.loads((RESULTS / "rules" / f"microscope-{name}.json").read_text())
+        for name in ("start", "trained")
+    ]
+    width = records[0]["widths"].index(0.1)
+    for rule in records[0]["rules"]:
+        cells = [
+            f"{layer['truth'][rule][width]['value']:.2f}"
+            for record in records
+            for layer in record["layers"]
+        ]
+        assert f"| `{rule}` | {' | '.join(cells)} |" in FINDINGS.read_text()
 
 
 def test_spike_train_rules_record() -> None:
