@@ -292,6 +292,7 @@ def test_a_comparison_may_grow_and_nothing_else(tmp_path: Path) -> None:
     assert compare.read(tmp_path) == larger
     for change, message in [
         ({"rules": RULES}, r"more rules \(NA\)"),
+        ({"rules": (*RULES, "NA(normalise=true)")}, r"rule NA\(normalise=true\) is written NA:"),
         ({"time_steps": (1, 5)}, r"more time steps \(2\)"),
         ({"learning_rates": RATES}, r"more learning rates \(0.008\)"),
         ({"experiment": recipe(loss="softmax", tau_s=4.0)}, "tau_s is 3.0 there, 4.0 here"),
@@ -300,6 +301,12 @@ def test_a_comparison_may_grow_and_nothing_else(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=message):
             compare.prepare(replace(larger, **change), tmp_path)
     assert compare.read(tmp_path) == larger
+
+
+def test_a_rule_may_be_written_in_several_ways() -> None:
+    texts = ("TSSLBP( )", """Surrogate(derivative = 'arctangent',width=""" """2)""", " NA ()")
+    planned = replace(comparison(), rules=texts)
+    assert planned.rules == ("TSSLBP", "Surrogate(derivative=arctangent, width=2)", "NA")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"rules": ["A"]}', '{"rules": 3}'])
@@ -316,6 +323,7 @@ def test_a_damaged_plan_is_named(text: str, tmp_path: Path) -> None:
         ({"rules": ()}, "at least one of the rules"),
         ({"rules": ("TSSLBP", "TSLBP")}, "did you mean 'TSSLBP'"),
         ({"rules": ("TSSLBP", "TSSLBP(warm_up=neuron)")}, "are the same"),
+        ({"rules": ("TSSLBP NA",)}, "unknown learning rule 'TSSLBP NA'"),
         ({"time_steps": (1, 1)}, "time steps: 1 and 1 are the same"),
         ({"time_steps": (0,)}, "time_steps must be"),
         ({"learning_rates": (0.1, -0.1)}, "learning_rate must be"),
@@ -447,6 +455,7 @@ def test_a_run_that_fails_otherwise_is_made_again(
         (("--rules", "TSSLBP", "--time-steps", "1,a"), "--time-steps expects numbers such as 1,2"),
         (("--rules", "TSSLBP", "--learning-rates", ""), "--learning-rates expects numbers"),
         (("--rules", "TSSLBP", "--set", "validation_images=80"), "validation_images must be"),
+        (("--rules", "TSSLBP", "--set", "rule.warm_up=never"), "--set rule has no effect"),
         ((), "--rules"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment, load_recipe, save, with_settings
-from tsslbp.rules import TSSLBP
+from tsslbp.rules import SLAYER, TSSLBP
 
 MINIMAL = {"data": "mnist", "network": "300"}
 
@@ -340,6 +340,7 @@ class TestWithSettings:
             ("rule=TSSLBP.published", "rule", TSSLBP.published()),
             ("rule.warm_up=always", "rule", TSSLBP(warm_up="always")),
             ("rule.timing_max=4", "rule", TSSLBP(timing_max=4.0)),
+            ("rule.name=SLAYER", "rule", SLAYER()),
         ],
     )
     def test_a_setting(self, setting: str, key: str, value: Any) -> None:
@@ -363,6 +364,10 @@ class TestWithSettings:
             rule=TSSLBP.published(rate_threshold=0.05),
             weight_scale={"conv": 5.0, "linear": 2.0},
         )
+
+    def test_a_part_of_a_rule_that_was_given_as_text(self) -> None:
+        changed = with_settings(self.base, ["rule=SLAYER(height=2)", "rule.width=0.5"])
+        assert changed.rule == SLAYER(height=2, width=0.5)
 
     def test_the_users_images_lie_in_the_current_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -303,6 +303,13 @@ def test_figure_shows_truth_and_rules_of_every_layer(tmp_path: Path) -> None:
     figure.savefig(tmp_path / "figure.png")
 
 
+def test_figure_of_one_width() -> None:
+    truth = {"output": {"A": rows([0.5, 0.4, 0.6])}}
+    figure = figures.microscope([0.1], truth, {"output": rows([1])}, {"output": 1.0})
+    low, high = figure.axes[0].get_xlim()
+    assert low < 0.1 < high
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -378,6 +385,11 @@ def test_command_refuses(
     assert message in error
     assert error.count("\n") == 1
     assert not list(recipe.parent.glob("*.svg"))
+
+
+def test_a_folder_that_holds_no_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*COMMAND, str(recipe.parent)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 def test_a_control_that_fails_is_said(

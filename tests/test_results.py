@@ -95,6 +95,16 @@ def test_groups_differ_in_the_seed_only(tmp_path: Path) -> None:
     assert second.experiment.seed == 0
 
 
+def test_of_different_rules_the_names_differ_and_no_field() -> None:
+    surrogate, published = (
+        replace(load_recipe("digits"), rule=rule) for rule in ("Surrogate", "TSSLBP.published")
+    )
+    assert results.differences(surrogate, load_recipe("digits")) == [
+        "rule.name is 'Surrogate' there, 'TSSLBP' here"
+    ]
+    assert "rule.warm_up" in str(results.differences(published, load_recipe("digits")))
+
+
 def test_labels_of_shipped_recipes_are_their_names() -> None:
     from tsslbp.experiment import recipe_names
 

@@ -109,7 +109,9 @@ def test_rules_of_different_types_differ() -> None:
     [
         ("TSLBP", ["'TSLBP'", "did you mean 'TSSLBP'?"]),
         ({"name": "TSSLBP.publised"}, ["'TSSLBP.publised'", "did you mean 'TSSLBP.published'?"]),
-        ({"warm_up": "never"}, ["unknown learning rule", "known: TSSLBP, TSSLBP.published"]),
+        ({"warm_up": "never"}, ["needs a name", "TSSLBP, TSSLBP.published"]),
+        ("slayer", ["'slayer'", "did you mean 'SLAYER'?"]),
+        ("SLAYER(width=1, height=2, width=3)", ["width stands twice", "SLAYER(width=1,"]),
         ({"name": "TSSLBP", "warmup": "never"}, ["no field 'warmup'", "did you mean 'warm_up'?"]),
         ({"name": "TSSLBP", "warm_up": "neurn"}, ["warm_up", "'neurn'", "did you mean 'neuron'?"]),
         ({"name": "TSSLBP", "intra_neuron": 3}, ["intra_neuron", "recursive", "got 3"]),

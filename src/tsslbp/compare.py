@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +232,16 @@ def prepare(comparison: Comparison, folder: Path) -> None:
 
     Raises:
         RunError: the folder holds a comparison of other settings, or of more than is asked for,
-            or cannot be written.
+            or cannot be written; or a rule of it is written otherwise.
     """
     if (folder / FILE).exists():
         there = read(folder)
         what = f"{folder} holds a comparison"
         kept = ("description", "rule", "time_steps")
         check_settings(what, there.experiment, comparison.experiment, kept)
+        for here, asked in product(there.rules, comparison.rules):
+            if here != asked and from_config(here) == from_config(asked):
+                raise RunError(f"{what} where the rule {asked} is written {here}: write it so")
         for name in GROWING:
             if left_out := [x for x in getattr(there, name) if x not in getattr(comparison, name)]:
                 words = ", ".join(map(str, left_out))
@@ -348,8 +352,9 @@ def slug(rule: str) -> str:
 
 
 def _tidy(rule: str) -> str:
-    """A rule's text with its spaces in one form, so that the same text is the same rule."""
-    return ", ".join("".join(rule.split()).split(","))
+    """A rule's text with spaces, quotation marks and empty brackets in one form."""
+    from_config(rule)  # an error quotes what was given
+    return ", ".join(re.sub(r"[\s\"']", "", rule).removesuffix("()").split(","))
 
 
 def _cell(comparison: Comparison, folder: Path, rule: str, steps: int) -> Cell:

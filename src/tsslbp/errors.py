@@ -27,6 +27,13 @@ class Diverged(Error):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or ``""``."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or ``""``.
+
+    Capitals and small letters count as equal only where nothing is close otherwise.
+    """
+    words = list(known)
+    folded = {one.casefold(): one for one in words}
+    for text, candidates in ((word, {one: one for one in words}), (word.casefold(), folded)):
+        if matches := difflib.get_close_matches(text, candidates, n=1, cutoff=0.5):
+            return f" (did you mean {candidates[matches[0]]!r}?)"
+    return ""

@@ -30,7 +30,7 @@ from typing import (
 import tomli_w
 
 from .errors import InvalidInput, nearest
-from .rules import TSSLBP, Rule, from_config, to_config
+from .rules import TSSLBP, Rule, as_table, from_config, to_config
 
 Protocol = Literal["published", "validated"]
 Loss = Literal["kernel", "count", "softmax"]
@@ -242,7 +242,8 @@ def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment
     """Return the experiment with ``"key=value"`` settings applied in order.
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
-    table: ``rule.warm_up=always``, ``weight_scale.conv=5``. A relative path to a ``.npz``
+    table: ``rule.warm_up=always``, ``weight_scale.conv=5``; another ``rule.name`` brings its
+    own fields. A relative path to a ``.npz``
     file starts from the current folder and becomes absolute.
 
     Raises:
@@ -256,7 +257,9 @@ def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment
         name, dot, part = key.strip().partition(".")
         _check_known(name)
         if dot:
-            table[name] = _as_table(name, table.get(name)) | {part: parse_value(text)}
+            fresh = (name, part) == ("rule", "name")
+            before = {} if fresh else _as_table(name, table.get(name))
+            table[name] = before | {part: parse_value(text)}
         else:
             is_text = _hints()[name] in (str, Text)
             table[name] = _text(text) if is_text else parse_value(text)
@@ -389,7 +392,7 @@ def _as_table(name: str, value: Any) -> dict[str, Any]:
     if name == "weight_scale" and not isinstance(value, dict):
         return {"conv": value, "linear": value}
     if name == "rule" and isinstance(value, str):
-        return {"name": value}
+        return as_table(value)
     if isinstance(value, dict):
         return value
     raise InvalidInput(f"{name} is not a table, so no part of it can be set")

@@ -118,6 +118,8 @@ def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]
     """
     axes.set_axis_on()
     axes.set_xscale("log")
+    room = max((max(widths) / min(widths)) ** 0.12, 1.3)
+    axes.set_xlim(min(widths) / room, max(widths) * room)
     for index, (rule, rows) in enumerate(cosines.items()):
         value, low, high = rows.T
         axes.errorbar(
@@ -134,7 +136,6 @@ def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]
     axes.axhline(1, color="0.7", linewidth=0.8)
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.minorticks_off()
-    axes.margins(x=0.12)
     axes.set_xlabel("noise width", fontsize="small")
     axes.grid(color="0.9")
 

@@ -194,8 +194,14 @@ def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]
 
 
 def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
-    """Say what one experiment has otherwise than another, a phrase a key, but for some keys."""
-    tables = [flat(one.to_table()) for one in (there, asked)]
+    """Say what one experiment has otherwise than another, a phrase a key, but for some keys.
+
+    Of different learning rules the names alone: their fields have nothing to do with each other.
+    """
+    tables = [one.to_table() for one in (there, asked)]
+    if len({table["rule"]["name"] for table in tables}) > 1:
+        tables = [table | {"rule": {"name": table["rule"]["name"]}} for table in tables]
+    tables = [flat(table) for table in tables]
     return table_differences(
         *({key: one[key] for key in one if key not in apart} for one in tables)
     )

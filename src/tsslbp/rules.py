@@ -152,6 +152,8 @@ class Surrogate(Rule):
     ``"triangle"``      ``1 - |x|`` where positive         0.3, 1: Bellec et al. (2018)
     ==================  =================================  ========================================
 
+    The sigmoid takes x between -16 and 16.
+
     Not to be confused with ``TSSLBP(warm_up="always")``, whose gradient does not travel through
     the membrane: it is h G alone.
 
@@ -320,8 +322,10 @@ def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
     """
     if isinstance(value, Rule):
         return value
-    table = _read(value) if isinstance(value, str) else dict(value)
-    name = str(table.pop("name", None))
+    table = as_table(value)
+    if "name" not in table:
+        raise InvalidInput(f"a learning rule's table needs a name, one of {', '.join(RULES)}")
+    name = str(table.pop("name"))
     if name not in RULES:
         hint = nearest(name, RULES)
         raise InvalidInput(f"unknown learning rule {name!r}{hint}; known: {', '.join(RULES)}")
@@ -344,9 +348,16 @@ def split_rules(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _read(text: str) -> dict[str, Any]:
-    """The table that a rule's text stands for."""
-    name, bracket, inside = text.strip().partition("(")
+def as_table(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The table that a rule's text stands for; of a table a copy. Names are not checked yet.
+
+    Raises:
+        InvalidInput: the text cannot be read.
+    """
+    if not isinstance(value, str):
+        return dict(value)
+    text = value.strip()
+    name, bracket, inside = text.partition("(")
     table: dict[str, Any] = {"name": name.strip()}
     if not bracket:
         return table
@@ -356,7 +367,9 @@ def _read(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise InvalidInput(f"expected field=value in the brackets of a rule, got {part!r}")
-        table[key.strip()] = _value(value.strip())
+        if (key := key.strip()) in table:
+            raise InvalidInput(f"{key} stands twice in the rule {text!r}")
+        table[key] = _value(value.strip())
     return table
 
 

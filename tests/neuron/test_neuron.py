@@ -85,6 +85,21 @@ def test_fused_equals_reference(
             assert torch.equal(results[0][0], results[1][0])
 
 
+def test_far_from_the_threshold_the_surrogates_are_the_same(fused: str) -> None:
+    """Where they are all that there is: no neuron is close to it."""
+    x = torch.linspace(-20, -3, 50, dtype=torch.float64, device=DEVICE).expand(3, 50)
+    for name in ("fast sigmoid", "sigmoid", "arctangent"):
+        gradients = [
+            value_and_gradient(
+                lambda x: tsslbp.spikes(x, rule=RULES[name], impl=impl),  # noqa: B023
+                x,
+                torch.ones_like(x),
+            )[1]
+            for impl in (fused, "reference")
+        ]
+        assert_same(*gradients)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 30])
 @pytest.mark.parametrize("neurons", [1, 63, 5000])
 def test_psp_fused_equals_reference(poisoned: None, steps: int, neurons: int, fused: str) -> None:

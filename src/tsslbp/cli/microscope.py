@@ -139,7 +139,8 @@ def _check_output(out: Path) -> None:
 def _opened(recipe: str, settings: Sequence[str]) -> tuple[Experiment, Checkpoint | None, str]:
     """The experiment of a recipe or a run, a run's checkpoint, and what the weights are."""
     folder = Path(recipe)
-    if not (folder / "config.toml").is_file():
+    is_run = (folder / "config.toml").is_file()
+    if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):
         return experiment_of(recipe, settings, {}), None, "initial weights"
     run = Run.open(folder)
     name = training.default_checkpoint(run)

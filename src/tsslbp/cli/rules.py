@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from .. import report as reports
 from .. import trials as study
 from ..compare import Cell, Comparison
 from ..data import DataSet
-from ..errors import Diverged, RunError
+from ..errors import Diverged, InvalidInput, RunError
 from ..jobs import Engine
 from ..rules import split_rules
 from ..trials import Trial
@@ -88,6 +89,8 @@ def compare(
     first seed; the other seeds follow at that rate. First it says what that will cost on this
     machine. Interrupted, the same command goes on; more rules, time steps, rates or seeds add runs.
     """  # noqa: D301
+    if any(re.match(r"\s*rule\b", setting) for setting in settings or ()):
+        raise InvalidInput("--set rule has no effect here: say it in --rules")
     wanted = experiment_of(recipe, settings, {"epochs": epochs})
     options = train_options(data_dir, device, track)
     asked = Comparison(
@@ -125,6 +128,8 @@ def compare(
 def _make(trials: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:
     """Make the runs that are neither finished nor diverged; returns why others failed, by name."""
     left = [trial for trial in trials if not trial.divergence()]
+    if not left:
+        return {}
     failures = make(left, engine, options)
     return {
         trial.name: failures[trial.name]

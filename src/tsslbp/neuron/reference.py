@@ -251,7 +251,7 @@ def derivative(potential: Tensor, threshold: float, rule: Surrogate) -> Tensor:
     """What stands for the derivative of the spike by the potential."""
     height, width = cast("tuple[float, float]", (rule.height, rule.width))
     x = (potential - threshold) * (1 / width)
-    f = torch.exp(-x.abs())
+    f = torch.exp(-x.abs().clamp(max=16))
     shape = {
         "rectangle": lambda: (x.abs() < 1 / 2).to(x),
         "fast-sigmoid": lambda: 1 / (1 + x.abs()) ** 2,

@@ -203,7 +203,10 @@ def _below(folder: Path, groups: Sequence[Group]) -> list[Group]:
         if any(result.folder.resolve().is_relative_to(place) for result in one.results)
     ]
     if not found:
-        raise InvalidInput(f"no finished run of the report is at or below {folder}")
+        raise InvalidInput(
+            f"no finished run of the report is at or below {folder} (those of a comparison of "
+            "learning rules are compared in its own section)"
+        )
     return found
 
 
