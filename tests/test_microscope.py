@@ -372,7 +372,7 @@ def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--rules", "TSSLBP, TSLBP"], "did you mean 'TSSLBP'"),
         (["--rules", "TSSLBP, TSSLBP"], "different learning rules"),
         (["--rules", " , "], "different learning rules"),
-        (["--widths", "0.1;0.3"], "expects numbers such as 0.0005,0.001"),
+        (["--widths", "0.1;0.3"], "expects numbers such as 0.001,0.01"),
         (["--out", "seen.png"], "must end in .svg"),
         (["--set", "network=99"], "at most 2,000 weights"),
     ],

@@ -216,6 +216,11 @@ def test_neunorm_stands_behind_every_convolution() -> None:
     assert repr(net).splitlines()[-1].split() == ["total", f"{total:,}"]
 
 
+def test_neunorm_needs_a_convolution() -> None:
+    with pytest.raises(InvalidInput, match="neunorm needs a convolution, '7-5' has none"):
+        network("7-5", neunorm=True)
+
+
 def test_neunorm_starts_as_nothing_and_then_matters() -> None:
     """Implementations agree on it; the wide layer takes its events, where they are few."""
     plain, x = network("32C3-P2-32C3-7").double(), images()

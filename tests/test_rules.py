@@ -61,6 +61,8 @@ def test_the_table_is_complete() -> None:
             TSSLBP.published(rate_threshold=0.05),
         ),
         (TSSLBP(timing_max=4.0), TSSLBP(timing_max=4.0)),
+        ("STBP", Surrogate("rectangle")),
+        ("SuperSpike(width=0.2)", Surrogate("fast-sigmoid", width=0.2)),
     ],
 )
 def test_from_config(config: Any, rule: Rule) -> None:

@@ -170,6 +170,8 @@ class Network(Model):
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
         self.plan = plan(description, self.input_shape, classes, padding)
+        if neunorm and not any(part.kind == "conv" for part in self.plan):
+            raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
         scales = _weight_scales(weight_scale)
         neurons = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold}
         self.layers = nn.ModuleList()

@@ -17,6 +17,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, Literal, get_args
 
 from .errors import InvalidInput, nearest
@@ -305,6 +306,8 @@ RULES: dict[str, Callable[..., Rule]] = {
     "TSSLBP": TSSLBP,
     "TSSLBP.published": TSSLBP.published,
     "Surrogate": Surrogate,
+    "STBP": partial(Surrogate, derivative="rectangle"),
+    "SuperSpike": partial(Surrogate, derivative="fast-sigmoid"),
     "SLAYER": SLAYER,
     "EventProp": EventProp,
     "NA": NA,

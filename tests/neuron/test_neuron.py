@@ -447,6 +447,16 @@ def test_torch_func_and_compile(fused: str) -> None:
     assert torch.equal(compiled, expected)
 
 
+def test_a_rule_without_a_function_says_where_it_belongs() -> None:
+    class Mine(Rule):
+        pass
+
+    with pytest.raises(InvalidInput, match="no implementation has .* Mine: enter"):
+        tsslbp.spikes(currents(2, 3), rule=Mine())
+    with pytest.raises(InvalidInput, match="impl='cpu' has no learning rule Mine; it has: TSSLBP"):
+        tsslbp.spikes(currents(2, 3), rule=Mine(), impl="cpu")
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

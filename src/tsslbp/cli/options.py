@@ -81,5 +81,5 @@ def numbers(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T,
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        example = "1,2,5" if kind is int else "0.0005,0.001"
+        example = "1,2,5" if kind is int else "0.001,0.01"
         raise InvalidInput(f"{option} expects numbers such as {example}, got {text!r}") from None

@@ -207,6 +207,11 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
         return module
     if impl == "auto" and type(rule) in reference.BACKWARD:
         return reference
+    if impl == "auto":
+        raise InvalidInput(
+            f"no implementation has the learning rule {type(rule).__name__}: "
+            "enter its function into tsslbp.neuron.reference.BACKWARD, see docs/rules.md"
+        )
     known = ", ".join(known.__name__ for known in module.BACKWARD)
     elsewhere = module is not reference and type(rule) in reference.BACKWARD
     hint = "; impl='reference' has it" if elsewhere else ""
