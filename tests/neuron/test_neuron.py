@@ -451,7 +451,7 @@ def test_a_rule_without_a_function_says_where_it_belongs() -> None:
     class Mine(Rule):
         pass
 
-    with pytest.raises(InvalidInput, match="no implementation has .* Mine: enter"):
+    with pytest.raises(InvalidInput, match="no implementation has the learning rule Mine"):
         tsslbp.spikes(currents(2, 3), rule=Mine())
     with pytest.raises(InvalidInput, match="impl='cpu' has no learning rule Mine; it has: TSSLBP"):
         tsslbp.spikes(currents(2, 3), rule=Mine(), impl="cpu")
