@@ -114,8 +114,9 @@ def test_command(
         row = replace(published.find("mnist")[0], recipes=("digits",))
         monkeypatch.setattr(published, "find", lambda _: (row,))
         command += " --seeds 1"
-    if "compare" in command:  # in this process, which is quicker
+    if "--cluster" not in command:  # in this process, which is quicker
         monkeypatch.setattr(trainings, "run_jobs", here)
+    if "compare" in command:
         command += " --time-steps 2 --learning-rates 0.002 --seeds 1"
     if "microscope" in command:
         command += " --rounds 4 --widths 0.1"

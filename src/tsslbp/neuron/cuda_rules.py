@@ -116,10 +116,10 @@ def _surrogate_step(
     else:
         slope = tl.where(size < 1, 1 - size, 0 * x)
     slope = rule.height * slope
-    kept = tl.where(potential > k.threshold, 0.0, 1.0)
+    carry = (1 - 1 / k.tau_m) * carry
+    gradient = slope * grad + tl.where(potential > k.threshold, 0.0, carry)
     if rule.through_reset:
-        kept = kept - potential * slope
-    gradient = slope * grad + (1 - 1 / k.tau_m) * kept * carry
+        gradient -= potential * slope * carry
     return gradient, gradient, effect, later
 
 
@@ -181,7 +181,7 @@ def _na_step(
     effect = (1 - 1 / k.tau_s) * effect + grad
     fires = potential > k.threshold
     total = tl.where(fires, -effect, effect)
-    rest = tl.where(fires, k.threshold, 0.0)
+    rest = tl.where(fires, k.threshold, 0 * potential)  # of its dtype: two numbers are float32
     for after in tl.static_range(t + 1, len(currents)):
         neighbour = (1 - 1 / k.tau_m) * rest + currents[after]
         fires = neighbour > k.threshold
