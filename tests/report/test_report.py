@@ -18,7 +18,7 @@ from tsslbp.errors import InvalidInput, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0  # of 500 runs of 100 epochs
-RUNS = 100
+RUNS = 200
 
 
 @pytest.fixture(scope="module")
