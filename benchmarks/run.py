@@ -1,4 +1,4 @@
-"""Benchmark: ``python benchmarks/run.py [--quick] [--json FILE]``.
+"""Benchmark: ``python benchmarks/run.py [--quick] [--rules] [--json FILE]``.
 
 Checks first: a wrong result is not timed. All timings come from this one process, in which the
 cases take turns; memory is measured in a process for each case.
@@ -60,6 +60,7 @@ def main() -> None:
     """Run the checks and the sections, print them, write them to a file where asked to."""
     parser = argparse.ArgumentParser(description="Benchmark of one training step and of its parts.")
     parser.add_argument("--quick", action="store_true", help="few repetitions, small sizes")
+    parser.add_argument("--rules", action="store_true", help="learning rules alone")
     parser.add_argument("--threads", type=int, help="of PyTorch and of the kernels")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     arguments = parser.parse_args()
@@ -69,14 +70,15 @@ def main() -> None:
 
     result: dict[str, Any] = {"environment": _environment(), "quick": arguments.quick}
     console.print(_machine(result["environment"]))
-    cases, result["unavailable"] = _available_cases()
-    result["checks"] = check(cases)
-    result["step"] = step_section(cases, arguments.quick)
-    result["first step"] = first_step_section()
-    result["neuron"] = neuron_section(arguments.quick)
+    if not arguments.rules:
+        cases, result["unavailable"] = _available_cases()
+        result["checks"] = check(cases)
+        result["step"] = step_section(cases, arguments.quick)
+        result["first step"] = first_step_section()
+        result["neuron"] = neuron_section(arguments.quick)
+        result["growth"] = growth_section(arguments.quick)
+        result["cifar10"] = cifar10_section(arguments.quick)
     result["rules"] = rules_section(arguments.quick)
-    result["growth"] = growth_section(arguments.quick)
-    result["cifar10"] = cifar10_section(arguments.quick)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

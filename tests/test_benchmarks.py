@@ -19,6 +19,7 @@ def test_quick_run(tmp_path: Path) -> None:
     assert "tsslbp" in json.dumps(numbers["step"])
     assert numbers["quick"] is True
     assert numbers["neuron"] and numbers["growth"] and numbers["cifar10"]
+    assert {row["rule"] for row in numbers["rules"]} >= {"TSSLBP", "SLAYER", "EventProp", "NA"}
     new, kept = (row["s"] for row in numbers["first step"])
     assert kept < new
 
