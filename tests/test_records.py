@@ -105,6 +105,14 @@ def test_findings_say_what_the_microscope_saw() -> None:
         assert f"| `{rule}` | {' | '.join(cells)} |" in FINDINGS.read_text()
 
 
+def test_no_rule_takes_much_longer_than_tssl_bp() -> None:
+    """But for NA, whose cost is quadratic in T."""
+    record = json.loads((RESULTS / "bench" / "rules.json").read_text())
+    assert record["environment"]["dirty"] is False and record["quick"] is False
+    times = {(row["rule"], row["T"]): row["times TSSLBP"] for row in record["rules"]}
+    assert all(ratio < 1.3 for (rule, _), ratio in times.items() if rule != "NA")
+
+
 def test_spike_train_rules_record() -> None:
     record = json.loads((RESULTS / "rules" / "spike_train_rules.json").read_text())
     assert record["environment"]["dirty"] is False and record["quick"] is False
