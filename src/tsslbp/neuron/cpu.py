@@ -21,7 +21,7 @@ from .. import simd
 from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
 from ..rules import Rule
 from . import reference
-from .cpu_rules import CONSTANTS, History, begin, magnitude, rule_step
+from .cpu_rules import CONSTANTS, History, begin, rule_step
 from .reference import Shared, output_scale
 from .tiles import (
     VECTORS,
@@ -57,7 +57,7 @@ class Constants(NamedTuple):
     lanes: int  # values in a vector
     pool: int
     pool_scale: float
-    is_normalised: bool  # whether to add up the magnitude of the gradient
+    is_normalised: bool  # whether the rule's second tile of state adds up the gradient's magnitude
 
 
 # One time step, on tiles
@@ -188,7 +188,7 @@ def _backward_share(arguments, worker, workers):
                     keep(current, currents, t)
                     keep(potential, potentials, t)
                     keep(psp, history.psps, t)
-                filtered = through_input = total = absolute = zero_tile(x)
+                filtered = through_input = total = zero_tile(x)
                 state = begin(r, steps, zero_tile(x), history, k)
                 before = kept(potentials, steps - 1)
                 for t in range(steps - 1, -1, -1):
@@ -204,8 +204,6 @@ def _backward_share(arguments, worker, workers):
                         before = kept(potentials, t - 1)
                     rest = where(before > k.threshold, 0, before)
                     result, state = rule_step(r, t, steps, potential, rest, grad, state, history, k)
-                    if k.is_normalised:
-                        absolute = absolute + magnitude(result)
                     through_input = k.input_decay * through_input + k.input_gain * result
                     if static:
                         total = total + through_input
@@ -214,7 +212,7 @@ def _backward_share(arguments, worker, workers):
                 if static:
                     store_tile(total, grad_x, at, down, across, inside)
                 if k.is_normalised:
-                    keep(where(inside, absolute, 0), magnitudes, 0)
+                    keep(where(inside, state[1], 0), magnitudes, 0)
                     sums[worker] += _sum(magnitudes)
     return DONE
 

@@ -42,7 +42,7 @@ def _timing(potential, rest, low, high):
 
 
 @kernel(forceinline=True)
-def magnitude(x):
+def _magnitude(x):
     return where(x < 0, 0 - x, x)
 
 
@@ -165,7 +165,7 @@ def _exponential(x, lanes):
 def _slope(potential, r, k):
     """The surrogate derivative of a shape."""
     x = (potential - k.threshold) * r.scale
-    size = magnitude(x)
+    size = _magnitude(x)
     if r.shape == RECTANGLE:
         return where(size < 0.5, r.height, 0 * x)
     if r.shape == FAST_SIGMOID:
@@ -224,7 +224,8 @@ def _neighbours_step(r, t, steps, potential, rest, grad, state, history, k):
         )
     distance = k.threshold - potential
     slope = _clamp(1 / (distance * distance * distance), -r.slope_max, r.slope_max)
-    return slope * total, (effect, state[1], state[2])
+    gradient = slope * total
+    return gradient, (effect, state[1] + _magnitude(gradient), state[2])
 
 
 class Undiminished(NamedTuple):
