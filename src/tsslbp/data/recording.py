@@ -111,6 +111,7 @@ def _columns(recording: Events | Array | Mapping[str, Any]) -> dict[str, Array]:
         found = dict(zip("xytp", recording.T, strict=True))
     else:
         names = recording.dtype.names if isinstance(recording, np.ndarray) else tuple(recording)
+        assert names is not None  # an array without is dealt with above
         found = {name: recording[_field(name, names)] for name in _FIELDS}
     return {name: _whole(name, np.asarray(column)) for name, column in found.items()}
 
