@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tsslbp import seeding, stats
-from tsslbp.data import DataSet, batches, load, split_validation
+from tsslbp.data import DataSet, Images, batches, load, split_validation
 from tsslbp.environment import describe_environment
 from tsslbp.spike_train_rules import (
     RULES,
@@ -134,7 +134,7 @@ def train(case: Case, setting: Setting, data: DataSet, kept: Tensor) -> Row:
 
 
 def fit(case: Case, setting: Setting, data: DataSet, kept: Tensor) -> SpikeTrainNetwork:
-    sizes = (data.train_images[0].numel(), setting.hidden, data.classes)
+    sizes = (data.train_images[:1].shape.numel(), setting.hidden, data.classes)
     random = seeding.generator(case.seed, "weights")
     net = SpikeTrainNetwork(sizes, setting.neuron, random)
     optimizer = torch.optim.Adam(net.parameters(), lr=case.learning_rate)
@@ -149,7 +149,7 @@ def fit(case: Case, setting: Setting, data: DataSet, kept: Tensor) -> SpikeTrain
     return net
 
 
-def evaluate(net: SpikeTrainNetwork, setting: Setting, images: Tensor) -> dict[str, Any]:
+def evaluate(net: SpikeTrainNetwork, setting: Setting, images: Images) -> dict[str, Any]:
     """Output counts, mean spikes of a neuron by layer, and ST-RSBP's smallest feedback S."""
     spikes = encode(images, setting.time_steps, seeding.generator(0, "evaluation"))
     trains = net(spikes)
@@ -161,8 +161,9 @@ def evaluate(net: SpikeTrainNetwork, setting: Setting, images: Tensor) -> dict[s
     }
 
 
-def encode(images: Tensor, time_steps: int, random: torch.Generator) -> Tensor:
+def encode(images: Images, time_steps: int, random: torch.Generator) -> Tensor:
     """Spikes ``[T, N, pixels]`` of images with pixels 0..1."""
+    assert isinstance(images, Tensor)
     rates = images.flatten(1) * LARGEST_RATE / time_steps
     return (torch.rand(time_steps, *rates.shape, generator=random) < rates).float()
 

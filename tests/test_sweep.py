@@ -24,8 +24,9 @@ from tsslbp import cli, data, sweep, training
 from tsslbp.data import DataSet
 from tsslbp.errors import Diverged, InvalidInput, RunError
 from tsslbp.experiment import Experiment, load_recipe
-from tsslbp.run import Run, hold
+from tsslbp.run import Run
 from tsslbp.space import Choice, Range, Space, load_space
+from tsslbp.storage import hold
 from tsslbp.sweep import Outcome, Search, Sweep
 
 RECIPE = """
@@ -367,9 +368,9 @@ def test_a_trial_that_gets_on_is_not_given_up(stop: str, accuracy: Callable[...,
 
 
 def test_a_file_system_without_locks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tsslbp.run
+    import tsslbp.storage
 
-    monkeypatch.setattr(tsslbp.run, "_lock", lambda *_: None)
+    monkeypatch.setattr(tsslbp.storage, "_lock", lambda *_: None)
     with pytest.warns(UserWarning, match="out is on a file system without locks"):
         Search(planned())
 

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from . import losses
-from .data import DataSet, batches, normalise, subset
+from .data import DataSet, Frames, batches, normalise, subset
 from .errors import InvalidInput
 from .experiment import Experiment
 from .layers import Conv, Linear, NeuNorm
@@ -41,13 +41,13 @@ from .neuron.reference import sum_pool
 from .results import is_finished, measures
 from .seeding import derive, generator
 from .training import (
-    EVALUATION_BATCH,
     Observer,
     Split,
     batch_images,
     build_network,
     build_optimizer,
     evaluate,
+    evaluation_batches,
     splits,
     train_step,
 )
@@ -184,7 +184,9 @@ def train(
         InvalidInput: the network cannot be converted.
     """
     train_split, validation, test = splits(experiment, data)
-    shape = data.train_images.shape[1:]
+    if isinstance(data.train_images, Frames):
+        raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
+    shape = data.input_shape
     net = ReLUNetwork(build_network(experiment, shape, data.classes)).to(device)
     optimizer = build_optimizer(experiment, net)
     train_split, test = train_split.to(device), test.to(device)
@@ -422,10 +424,8 @@ def measure(
     """Accuracy and spikes of `net` on all images of a split, normalised by `mean` and `std`."""
     correct = torch.zeros(net.time_steps, dtype=torch.int64, device=split.labels.device)
     spikes = torch.zeros(net.time_steps, dtype=torch.float64, device=split.labels.device)
-    parts = zip(
-        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-    )
-    for images, labels in parts:
+    for part in evaluation_batches(len(split.labels), net.time_steps):
+        images, labels = split.images[part], split.labels[part]
         outputs = cast(Tensor, 0)
         for step, emitted in enumerate(net.simulate(normalise(images, mean, std))):
             *hidden, output = emitted.values()

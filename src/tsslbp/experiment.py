@@ -29,6 +29,7 @@ from typing import (
 
 import tomli_w
 
+from .data.binning import Binning
 from .errors import InvalidInput, nearest
 from .rules import TSSLBP, Rule, as_table, from_config, to_config
 
@@ -81,6 +82,8 @@ class Experiment:
     Attributes:
         description: the recipe's promise: command, hardware, time, expected accuracy.
         data: name of a data set, or path to a ``.npz`` file.
+        binning: how the recordings of an event camera become T frames, a table of the fields of
+            `tsslbp.data.Binning`; None for images, and for the defaults.
         mean, std: normalisation of the pixel values (in 0..1), per channel or one for all.
         crop_padding: each training image is cropped at random, to its own size, from itself with
             so many black pixels on each side; 0: not at all.
@@ -157,6 +160,7 @@ class Experiment:
     patience: Count | None = None
     precision: Precision = "float32"
     seed: Seed = 0
+    binning: Binning | None = None
 
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
@@ -242,9 +246,9 @@ def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment
     """Return the experiment with ``"key=value"`` settings applied in order.
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
-    table: ``rule.warm_up=always``, ``weight_scale.conv=5``; another ``rule.name`` brings its
-    own fields. A relative path to a ``.npz``
-    file starts from the current folder and becomes absolute.
+    table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
+    ``rule.name`` brings its own fields. A relative path to a ``.npz`` file starts from the current
+    folder and becomes absolute.
 
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
@@ -306,6 +310,8 @@ def _fit(value: Any, hint: Any) -> Any:
             return float(value)
     elif (origin is Literal and value in args) or type(value) is hint:
         return value
+    elif hint is Binning and isinstance(value, (Mapping, Binning)):
+        return value if isinstance(value, Binning) else Binning.from_table(value)
     elif hint is Rule and isinstance(value, (str, Mapping, Rule)):
         return from_config(value)
     raise _Misfit
@@ -323,7 +329,8 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(args)}"
     words = {bool: "true or false", float: "a finite number", str: "text"}
-    return (words | {Rule: "a rule's name or table"})[hint]
+    tables = {Rule: "a rule's name or table", Binning: "a table"}
+    return (words | tables)[hint]
 
 
 def _check_known(key: str) -> None:
@@ -385,10 +392,14 @@ def _absolute(data: str, folder: Path) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Rule):
         return to_config(value)
+    if isinstance(value, Binning):
+        return value.to_table()
     return list(value) if isinstance(value, tuple) else value
 
 
 def _as_table(name: str, value: Any) -> dict[str, Any]:
+    if name == "binning" and value is None:
+        return {}
     if name == "weight_scale" and not isinstance(value, dict):
         return {"conv": value, "linear": value}
     if name == "rule" and isinstance(value, str):

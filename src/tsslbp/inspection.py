@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .data import normalise
+from .data import Frames, Images, normalise
 from .errors import InvalidInput
 from .losses import Loss, predict
 from .network import Network
-from .training import EVALUATION_BATCH, Split
+from .training import Split, evaluation_batches
 
 
 @torch.no_grad()
@@ -31,12 +34,17 @@ def confusion_matrix(
             f"the images have labels up to {highest}, the network was trained for {net.classes} "
             "classes: are these the data it was trained on?"
         )
-    predicted = [
-        predict(net(normalise(images, mean, std)))
-        for images in split.images.split(EVALUATION_BATCH)
-    ]
+    parts = evaluation_batches(len(split.labels), net.time_steps)
+    predicted = [predict(net(normalise(split.images[part], mean, std))) for part in parts]
     cells = split.labels * net.classes + torch.cat(predicted)
     return cells.bincount(minlength=net.classes**2).view(net.classes, net.classes)
+
+
+def picture(images: Images) -> npt.NDArray[Any]:
+    """The first of some images ``[C, H, W]``; of recordings all events together ``[1, H, W]``."""
+    if isinstance(images, Frames):
+        return images[:1].trains().sum((0, 1, 2)).unsqueeze(0).numpy()
+    return np.asarray(images[0])
 
 
 def weights(net: Network) -> dict[str, Tensor]:

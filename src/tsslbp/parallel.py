@@ -21,12 +21,14 @@ from torch.distributed.rendezvous import rendezvous
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from .data import Images
 from .errors import InvalidInput
 from .network import Model
 
 PATIENCE = timedelta(seconds=2)  # for the first process to tell an error that it shares
 
 T = TypeVar("T")
+Part = TypeVar("Part", bound=Images)
 
 
 @final
@@ -64,9 +66,9 @@ class Processes:
             )
         return f"cuda:{self.local_rank}"
 
-    def part(self, x: Tensor) -> Tensor:
+    def part(self, x: Part) -> Part:
         """This process's part of ``[N, ...]``, an entry an image; it may be empty."""
-        return x[self.rank :: self.count]
+        return cast(Part, x[self.rank :: self.count])
 
     def own(self, purpose: str) -> str:
         """Return a purpose of random numbers (`tsslbp.seeding`) that are not those of the others.

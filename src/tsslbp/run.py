@@ -17,15 +17,13 @@ everything else is JSON or TOML.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import math
 import os
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, final
@@ -40,9 +38,7 @@ from . import experiment as experiments
 from .environment import describe_environment
 from .errors import Error, InvalidInput, RunError, nearest
 from .experiment import Experiment
-
-if sys.platform != "win32":
-    import fcntl
+from .storage import hold, remove_leftovers, replace_file, write_error
 
 CHECKPOINTS = ("last", "best-validation", "best-test")
 
@@ -54,9 +50,7 @@ _DIVERGED = "diverged.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
 _LOCK = ".lock"
-_TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @final
@@ -104,7 +98,7 @@ class Run:
             ) from error
         write_json(folder / _ENVIRONMENT, describe_environment())
         # Last, because this file makes the folder a run.
-        _replace(folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary))
+        replace_file(folder / _CONFIG, lambda new: experiments.save(experiment, new))
         return cls.open(folder)
 
     @classmethod
@@ -121,8 +115,8 @@ class Run:
             experiment = experiments.load_recipe(config)
         except Error as error:
             raise RunError(f"cannot open the run {folder}: {error}") from error
-        _remove_leftovers(folder)
-        _remove_leftovers(folder / _CHECKPOINT_FOLDER)
+        remove_leftovers(folder)
+        remove_leftovers(folder / _CHECKPOINT_FOLDER)
         return cls(folder, experiment)
 
     @property
@@ -160,7 +154,7 @@ class Run:
         if epochs < (done := len(self.epochs())):
             raise RunError(f"{self.folder} has {done} epochs already: it cannot end at {epochs}")
         experiment = replace(self.experiment, epochs=epochs)
-        _replace(self.folder / _CONFIG, lambda temporary: experiments.save(experiment, temporary))
+        replace_file(self.folder / _CONFIG, lambda new: experiments.save(experiment, new))
         return Run(self.folder, experiment)
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
@@ -183,7 +177,7 @@ class Run:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(_write_error(path, error)) from error
+            raise RunError(write_error(path, error)) from error
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the records of all epochs in order; empty before the first.
@@ -203,7 +197,7 @@ class Run:
         """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
         lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
         content = b"".join(lines)
-        _replace(self.folder / _METRICS, lambda temporary: temporary.write_bytes(content))
+        replace_file(self.folder / _METRICS, lambda new: new.write_bytes(content))
 
     def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Write the arrays of the training steps, replacing the earlier ones.
@@ -219,7 +213,7 @@ class Run:
         content = io.BytesIO()
         values: dict[str, Any] = dict(arrays)
         np.savez(content, **values)
-        _replace(self.folder / _STEPS, lambda temporary: temporary.write_bytes(content.getbuffer()))
+        replace_file(self.folder / _STEPS, lambda new: new.write_bytes(content.getbuffer()))
 
     def steps(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the arrays that `save_steps` wrote; empty where it was never called.
@@ -245,7 +239,7 @@ class Run:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise RunError(_write_error(path, error)) from error
+            raise RunError(write_error(path, error)) from error
 
     def divergence(self) -> str | None:
         """Return why the training diverged; None where it has not.
@@ -292,7 +286,7 @@ class Run:
             content = safetensors.torch.save(copies, {_STATE_KEY: text})
         except (TypeError, ValueError, KeyError, SafetensorError) as error:
             raise InvalidInput(f"checkpoint {name!r} cannot be stored: {error}") from error
-        _replace(path, lambda temporary: temporary.write_bytes(content))
+        replace_file(path, lambda new: new.write_bytes(content))
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return a checkpoint's tensors, on the CPU, and its state.
@@ -329,34 +323,6 @@ def count_epochs(folder: Path) -> int:
         return (folder / _METRICS).read_bytes().count(b"\n")
     except OSError:
         return 0
-
-
-@contextlib.contextmanager
-def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, made where there is none, until the context ends.
-
-    A killed process lets go. The file stays; on Windows, and on file systems without locks, it
-    keeps nobody out.
-
-    Args:
-        path: of the lock file.
-        wait: until another process that holds it lets go.
-
-    Raises:
-        RunError: another process holds it, or it cannot be made.
-    """
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise RunError(_write_error(path, error)) from error
-    with file:
-        try:
-            _lock(file, wait)
-        except BlockingIOError:
-            raise RunError(f"{path.parent} is in use by another process") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        yield
 
 
 def _to_line(record: Mapping[str, Any]) -> bytes:
@@ -438,79 +404,4 @@ def _expect_array(value: object) -> np.ndarray[Any, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
     text = to_json(value, indent=2) + "\n"
-    _replace(path, lambda temporary: temporary.write_bytes(text.encode()))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace the file `path` atomically by what `write` puts into the file it is given.
-
-    The new contents are on the disk before they take the old ones' place. Whatever goes wrong,
-    the old file stays whole and no temporary file is left; only a kill can leave one, which
-    `_remove_leftovers` clears.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
-    try:
-        with _held(temporary):
-            write(temporary)
-            _sync(temporary)
-            os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(_write_error(path, error)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _write_error(path: Path, error: OSError) -> str:
-    cause = "the disk is full" if error.errno in _DISK_FULL else "is the folder writable?"
-    return (
-        f"cannot write {path}: {error.strerror or error} ({cause}); the earlier contents are kept"
-    )
-
-
-@contextlib.contextmanager
-def _held(temporary: Path) -> Iterator[None]:
-    """Make an empty file and mark it as being written, so that no other process removes it."""
-    with temporary.open("wb") as file:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            _lock(file)
-        if sys.platform == "win32":
-            file.close()  # an open file cannot be replaced there
-        yield
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed writers; those being written now stay."""
-    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            _lock(file)
-            path.unlink()
-
-
-def _lock(file: IO[bytes], wait: bool = False) -> None:
-    """Lock a file until it is closed; BlockingIOError where another process has locked it."""
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the system and the file system can."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    replace_file(path, lambda new: new.write_bytes(text.encode()))

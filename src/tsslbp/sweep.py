@@ -26,9 +26,10 @@ from .errors import Diverged, InvalidInput, RunError, nearest
 from .experiment import Experiment
 from .history import StepResult
 from .results import flat, table_differences
-from .run import Run, hold, write_json
+from .run import Run, write_json
 from .seeding import derive
 from .space import Choice, Range, Space, apply, as_text
+from .storage import hold
 from .training import Observer
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Sweep:
 
     def check(self, data: DataSet, device: str = "cpu") -> None:
         """Raise `InvalidInput` where the data, or the device, do not fit a value of the space."""
-        shape = data.train_images.shape[1:]
+        shape = data.input_shape
         for one in (self.experiment, *self.space.variants(self.experiment)):
             configure(device, one.precision)
             training.check_data(one, data)

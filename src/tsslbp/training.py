@@ -18,7 +18,9 @@ from torch import Tensor
 
 from . import instability, losses
 from .data import DataSet, augment, batches, normalise, split_validation, subset
-from .data.dataset import channel_statistics, normalised
+from .data import load as load_data_set
+from .data.dataset import Images, channel_statistics, normalised
+from .data.frames import Frames
 from .device import DeviceSteps, clamp_weights, clip_gradient
 from .environment import peak_memory
 from .errors import Diverged, InvalidInput, RunError
@@ -33,7 +35,8 @@ from .seeding import derive, generator
 ACTIVITY_EVERY = 25  # steps between two measurements of firing rate and warm-up
 DEVICE_EVERY = 200  # the same on a GPU, whose results are read as rarely
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
-EVALUATION_BATCH = 200
+EVALUATION_BATCH = 200  # images at most, whose frames, one for each time step, are at most
+EVALUATION_FRAMES = 2000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -46,13 +49,18 @@ class Observer(Protocol):
 
 
 class Split(NamedTuple):
-    """Images, not yet normalised, and their labels."""
+    """Images, or frames of recordings, not yet normalised, and their labels."""
 
-    images: Tensor
+    images: Images
     labels: Tensor
 
     def to(self, device: str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
+
+
+def load_data(experiment: Experiment, data_dir: Path | None = None) -> DataSet:
+    """The experiment's data; recordings binned into its time steps, see `tsslbp.data.load`."""
+    return load_data_set(experiment.data, data_dir, experiment.time_steps, experiment.binning)
 
 
 def build_network(
@@ -116,7 +124,7 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.AdamW:
 
 def batch_images(
     experiment: Experiment,
-    images: Tensor,
+    images: Images,
     chosen: Tensor,
     epoch: int,
     step: int,
@@ -126,20 +134,21 @@ def batch_images(
 
     Args:
         experiment: says how; with `epoch` and `step` it says which crops.
-        images: all training images ``[M, C, H, W]``, not normalised.
+        images: all training images ``[M, C, H, W]``, not normalised, or frames of recordings.
         chosen: indices of the whole batch ``[N]``.
         processes: among which the batch is shared out.
 
     Returns:
-        ``[N, C, H, W]`` float32.
+        ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``, float32.
     """
     part, padding, flip = processes.part, experiment.crop_padding, experiment.horizontal_flip
-    batch = images[part(chosen)]
+    found = images[part(chosen)]
+    batch = found.trains() if isinstance(found, Frames) else found
     if padding or flip:
         random = generator(experiment.seed, "augmentation", epoch, step)
         placement = augment.draw(len(chosen), padding, flip, random)
         batch = augment.apply(batch, augment.Placement(*map(part, placement)), padding)
-    return normalise(batch, experiment.mean, experiment.std)
+    return batch if batch.dim() == 5 else normalise(batch, experiment.mean, experiment.std)
 
 
 def train_step(
@@ -200,16 +209,21 @@ def evaluate(
     was_training = net.training
     net.eval()
     statistics = channel_statistics(split.images, mean, std)
-    images, labels = map(processes.part, split)
+    images, labels = processes.part(split.images), processes.part(split.labels)
     correct = torch.zeros(net.time_steps, dtype=torch.int64, device=labels.device)
-    for start in range(0, len(labels), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
+    for part in evaluation_batches(len(labels), net.time_steps):
         psp = net(normalised(images[part], *statistics))
         for step in range(net.time_steps):
             correct[step] += (losses.predict(psp[: step + 1]) == labels[part]).sum()
     net.train(was_training)
     (correct,) = processes.sum(correct)
     return [count / len(split.labels) for count in correct.tolist()]
+
+
+def evaluation_batches(count: int, time_steps: int) -> list[slice]:
+    """Cut `count` images into batches that need no more memory with many time steps."""
+    size = max(1, min(EVALUATION_BATCH, EVALUATION_FRAMES // time_steps))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
@@ -285,15 +299,16 @@ class _Fit:
         train, validation, test = splits(experiment, data)
         self.train_split, self.test = train.to(device), test.to(device)
         self.validation = validation.to(device) if validation else None
-        self.input_shape = tuple(data.train_images.shape[1:])
+        self.input_shape = data.input_shape
         self.net = build_network(experiment, self.input_shape, data.classes, impl).to(device)
         self.loss = build_loss(experiment)
         self.optimizer = build_optimizer(experiment, self.net)
         self.on_device = None
         if self.train_split.labels.is_cuda:
             self.net.set_precision(experiment.precision)
-            parts = self.net, self.optimizer, self.loss, *self.train_split, experiment
-            if processes.count == 1:
+            images, labels = self.train_split
+            if processes.count == 1 and isinstance(images, Tensor):
+                parts = self.net, self.optimizer, self.loss, images, labels, experiment
                 self.on_device = DeviceSteps(*parts, capture=True)
         self.progress, self.history = Progress(), History()
         self.saved = 0.0  # seconds of the epoch at its last checkpoint
@@ -575,7 +590,8 @@ def _has_bad_gradient(weight: Tensor) -> bool:
 
 def check_data(experiment: Experiment, data: DataSet) -> None:
     """Raise `InvalidInput` where the channels, size or number of images do not fit."""
-    _, channels, height, width = data.train_images.shape
+    channels, height, width = data.input_shape
+    channel_statistics(data.train_images[:0], experiment.mean, experiment.std)
     for name in ("mean", "std"):
         count = len(getattr(experiment, name))
         if count not in (1, channels):

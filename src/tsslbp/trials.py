@@ -150,7 +150,7 @@ def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = 
     memory's bandwidth, so this is rough.
     """
     train, validation, test = training.splits(experiment, data)
-    net = training.build_network(experiment, data.train_images.shape[1:], data.classes).to(device)
+    net = training.build_network(experiment, data.input_shape, data.classes).to(device)
     optimizer = training.build_optimizer(experiment, net)
     images, labels = train.images[: experiment.batch_size], train.labels[: experiment.batch_size]
     batch = normalise(images, experiment.mean, experiment.std).to(device), labels.to(device)

@@ -76,7 +76,7 @@ def microscope(
     train, _, _ = training.splits(wanted, data_set)
     batch = slice(wanted.batch_size)
     images = data.normalise(train.images[batch], wanted.mean, wanted.std).double()
-    shape = tuple(data_set.train_images.shape[1:]), data_set.classes
+    shape = data_set.input_shape, data_set.classes
     nets = {
         name: _network(replace(wanted, rule=rule), *shape, checkpoint, source)
         for name, rule in named.items()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .. import data, experiment, training
+from .. import display, experiment, training
 from ..data import DataSet
 from ..description import plan
 from ..errors import InvalidInput
@@ -57,9 +57,10 @@ def changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 def load_checked(wanted: Experiment, data_dir: Path | None) -> DataSet:
     """Load the data of an experiment; raise what the user can correct before anything runs."""
-    data_set = data.load(wanted.data, data_dir)
+    with display.console.status(f"loading {wanted.data}"):
+        data_set = training.load_data(wanted, data_dir)
     training.check_data(wanted, data_set)
-    plan(wanted.network, data_set.train_images.shape[1:], data_set.classes, wanted.padding)
+    plan(wanted.network, data_set.input_shape, data_set.classes, wanted.padding)
     return data_set
 
 

@@ -124,7 +124,7 @@ def evaluate(
     run = Run.open(folder)
     if not any(run.has_checkpoint(name) for name in CHECKPOINTS):
         raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
-    data_set = data.load(run.experiment.data, data_dir)
+    data_set = training.load_data(run.experiment, data_dir)
     rows = {}
     with display.console.status("measuring"):
         for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
@@ -156,7 +156,7 @@ def draw(
     _require_matplotlib()
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name)
-    data_set = data.load(run.experiment.data, data_dir)
+    data_set = training.load_data(run.experiment, data_dir)
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
@@ -290,8 +290,8 @@ def _input_shape(
         return given or data.SHAPES[wanted.data], classes or data.CLASSES
     if given and classes:
         return given, classes
-    data_set = data.load(wanted.data)
-    return given or tuple(data_set.train_images.shape[1:]), classes or data_set.classes
+    data_set = training.load_data(wanted)
+    return given or data_set.input_shape, classes or data_set.classes
 
 
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def _draw(run: Run, data_set: DataSet) -> None:
     path = run.folder / "picture.png"
     try:
         figure = figures.run_picture(
-            image[0].numpy(),
+            inspection.picture(image),
             int(data_set.test_labels[0]),
             int(predict(net(pixels).detach())),
             {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
@@ -403,7 +403,7 @@ def _figures_of_network(
     return {
         "confusion": study_figures.confusion(matrix.numpy()),
         f"image-{number}": study_figures.image_trace(
-            image[0].numpy(),
+            inspection.picture(image),
             int(test.labels[number]),
             int(predict(net(pixels).detach())),
             {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},

@@ -10,7 +10,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from .. import data, display, experiment, published, space, training
+from .. import display, experiment, published, space, training
 from .. import report as reports
 from .. import trials as study
 from ..data import DataSet
@@ -218,7 +218,7 @@ def sweep(
         raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
     folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
     planned = Sweep(wanted, searched, count, folder, objective, sampler, pruner, storage)
-    data_set = data.load(wanted.data, data_dir)
+    data_set = training.load_data(wanted, data_dir)
     planned.check(data_set, device)
     search = Search(planned)
     _print_caution(planned, wanted)

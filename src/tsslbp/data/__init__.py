@@ -1,4 +1,4 @@
-"""Data sets as tensors in memory, and the batches made from them.
+"""Data sets as tensors, and the batches made from them.
 
 A data set is one of these, and `load` finds it by name:
 
@@ -14,18 +14,25 @@ a path, ``.npz``       the user's own images, see `tsslbp.data.npz`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InvalidInput, nearest
-from . import augment, cifar10, digits, idx, npz
-from .dataset import VALIDATION_SEED, DataSet, batches, normalise, split_validation, subset
+from . import augment, binned, cifar10, digits, idx, npz
+from .binning import Binning
+from .dataset import VALIDATION_SEED, DataSet, Images, batches, normalise, split_validation, subset
+from .frames import Frames
+from .recording import EventSet
 
 __all__ = [
     "CLASSES",
     "NAMES",
     "SHAPES",
     "VALIDATION_SEED",
+    "Binning",
     "DataSet",
+    "Frames",
+    "Images",
     "augment",
     "batches",
     "load",
@@ -42,20 +49,34 @@ SHAPES = {
 }
 CLASSES = 10  # of each of them
 
+# Sets of recordings; each function takes `data_dir`.
+EVENTS: dict[str, Callable[[Path | None], EventSet]] = {}
 
-def load(name: str, data_dir: Path | None = None) -> DataSet:
-    """Return the data set called `name`, whole, in memory.
+
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    time_steps: int | None = None,
+    binning: Binning | None = None,
+) -> DataSet:
+    """Return the data set called `name`: images in memory, or recordings as frames in a file.
 
     Args:
         name: one of `NAMES`, or the path of a ``.npz`` file.
         data_dir: the folder with the files of downloaded sets, ``mnist/train-images-idx3-ubyte.gz``
             and so on. Without it the environment variable ``TSSLBP_DATA`` names the folder; with
             neither, the files are downloaded into the user's cache folder on first use.
+        time_steps: T, into which recordings are binned.
+        binning: of recordings, by default `Binning()`.
 
     Raises:
-        InvalidInput: no data set has this name.
+        InvalidInput: no data set has this name, or it is none that can be binned so.
         DataError: a file is missing, damaged or not what its name says, or cannot be downloaded.
     """
+    if name in EVENTS:
+        return _load_events(name, data_dir, time_steps, binning or Binning())
+    if binning is not None:
+        raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
     if name.endswith(".npz"):
         return npz.load(Path(name))
     if name == "digits":
@@ -68,3 +89,10 @@ def load(name: str, data_dir: Path | None = None) -> DataSet:
         f"no data set is called {name!r}{nearest(name, NAMES)}: give one of {', '.join(NAMES)}, "
         "or the path of a .npz file"
     )
+
+
+def _load_events(name: str, data_dir: Path | None, time_steps: int | None, how: Binning) -> DataSet:
+    if time_steps is None:
+        raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
+    source = EVENTS[name](data_dir)
+    return binned.load(source, time_steps, how)

@@ -39,13 +39,19 @@ def apply(images: Tensor, placement: Placement, padding: int) -> Tensor:
     """Return the crops, of the images' own size, with the chosen ones mirrored left to right.
 
     Args:
-        images: ``[N, C, H, W]``, any dtype and device, 0 being black: not normalised yet.
+        images: ``[N, C, H, W]``, any dtype and device, 0 being black: not normalised yet; or
+            frames ``[T, N, C, H, W]``, cropped alike at all time steps.
         placement: of as many images, drawn with the same `padding`.
         padding: black pixels on each side before the crop.
 
     Returns:
-        ``[N, C, H, W]``, a new tensor of the same dtype and device.
+        A new tensor of the same shape, dtype and device.
     """
+    if images.dim() == 5:
+        steps, count, channels, *sides = images.shape
+        folded = images.transpose(0, 1).reshape(count, steps * channels, *sides)
+        cropped = apply(folded, placement, padding)
+        return cropped.view(count, steps, channels, *sides).transpose(0, 1)
     top, left, mirrored = (part.to(images.device, non_blocking=True) for part in placement)
     count, _, height, width = images.shape
     # A view of all crops: [N, C, 2 * padding + 1, 2 * padding + 1, H, W].

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInput
+from .frames import Frames
+
+Images = Tensor | Frames
 
 VALIDATION_SEED = 20201001
 TEST_SEED = 20210301
@@ -20,25 +23,32 @@ SUBSET_SEED = 20201201
 @final
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images and labels for training and testing.
+    """Images, or binned recordings, and their labels for training and testing.
 
     Attributes:
         name: what messages and records call it.
-        train_images: ``[N, C, H, W]``, uint8 with pixel values 0..255, or float32.
+        train_images: ``[N, C, H, W]``, uint8 with pixel values 0..255, or float32; or the `Frames`
+            of recordings, ``[N, T, C, H, W]``.
         train_labels: ``[N]`` int64, class numbers from 0.
-        test_images: ``[M, C, H, W]``, dtype and image size of `train_images`.
+        test_images: ``[M, ...]``, of the kind and size of `train_images`.
         test_labels: ``[M]`` int64.
         classes: number of classes; every label is below it.
         note: a caveat that every result made with the data must carry, or nothing.
     """
 
     name: str
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     classes: int
     note: str = ""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image, or of one frame of a recording."""
+        channels, height, width = self.train_images.shape[-3:]
+        return channels, height, width
 
 
 def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -58,16 +68,17 @@ def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator
 
 
 def normalise(
-    images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]
+    images: Images, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> Tensor:
     """Return ``(x / 255 - mean) / std`` for uint8 images, ``(x - mean) / std`` for real ones.
 
     Args:
-        images: ``[N, C, H, W]``, uint8 or floating point; left as they are.
-        mean, std: one number for all channels, or C numbers.
+        images: ``[N, C, H, W]``, uint8 or floating point; left as they are. Or the frames of
+            recordings, which become spike trains of their own values.
+        mean, std: one number for all channels, or C numbers; for frames 0 and 1.
 
     Returns:
-        ``[N, C, H, W]`` float32, on the device of `images`.
+        ``[N, C, H, W]``, for frames ``[T, N, C, H, W]``, float32, on the device of `images`.
 
     Raises:
         InvalidInput: another shape or dtype, another number of means or standard deviations, or a
@@ -77,13 +88,21 @@ def normalise(
 
 
 def channel_statistics(
-    images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]
+    images: Images, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, checked as `normalise` says, for `normalised`.
 
     Returns:
         ``[1, 1, 1]`` or ``[C, 1, 1]`` float32 each, on the device of `images`.
     """
+    if isinstance(images, Frames):
+        shift, scale = (torch.tensor(value, device=images.device) for value in (mean, std))
+        if shift.any() or (scale != 1).any():
+            raise InvalidInput(
+                f"frames of events are taken as they are: mean must be 0 and std 1, got {mean} and "
+                f"{std}"
+            )
+        return shift.reshape(-1, 1, 1), scale.reshape(-1, 1, 1)
     if images.dim() != 4:
         raise InvalidInput(f"images must be [N, C, H, W], got shape {list(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -95,8 +114,10 @@ def channel_statistics(
     return shift, scale
 
 
-def normalised(images: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def normalised(images: Images, shift: Tensor, scale: Tensor) -> Tensor:
     """`normalise` by what `channel_statistics` returned."""
+    if isinstance(images, Frames):
+        return images.trains()
     result = images.to(torch.float32, copy=True)
     if images.dtype == torch.uint8:
         result.div_(255)

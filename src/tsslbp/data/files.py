@@ -14,6 +14,7 @@ from typing import Literal, final
 from ..errors import DataError
 
 VARIABLE = "TSSLBP_DATA"
+CACHE_VARIABLE = "TSSLBP_CACHE"
 
 _TIMEOUT = 30  # seconds without an answer from the server
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -40,7 +41,7 @@ def locate(source: Source, file: str, data_dir: Path | None) -> Path:
 
     It is looked for in the folder ``source.name`` of `data_dir`, else of the folder that the
     environment variable ``TSSLBP_DATA`` names: nothing is downloaded there. With neither it is
-    downloaded into the user's cache folder, and its checksum verified.
+    downloaded into the cache folder, and its checksum verified.
 
     Raises:
         DataError: the file is missing from the folder given, or cannot be downloaded.
@@ -52,6 +53,15 @@ def locate(source: Source, file: str, data_dir: Path | None) -> Path:
 def given_folder(data_dir: Path | None) -> Path | None:
     """Return `data_dir`, else the folder that ``TSSLBP_DATA`` names, else nothing."""
     return data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: ``TSSLBP_CACHE``, else the user's cache's."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    import pooch  # type: ignore[import-untyped]
+
+    return Path(pooch.os_cache("tsslbp"))
 
 
 def read(path: Path) -> bytes:
@@ -118,9 +128,9 @@ def _given(source: Source, file: str, folder: Path) -> Path:
 
 
 def _download(source: Source, file: str) -> Path:
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
-    folder = Path(pooch.os_cache("tsslbp")) / source.name
+    folder = cache_folder() / source.name
     url = source.url + file
     # A server that packs or unpacks on the way would change the checksum.
     downloader = pooch.HTTPDownloader(
