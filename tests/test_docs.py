@@ -33,7 +33,7 @@ def commands(document: Path) -> list[str]:
     return [line.split("  #")[0].strip() for line in lines if line.startswith("tsslbp ")]
 
 
-def small(name: str, data_dir: Path | None = None) -> DataSet:
+def small(name: str, *_: object) -> DataSet:
     """A few random images in the place of a whole data set."""
     if name.endswith(".npz"):
         return tsslbp.data.npz.load(Path(name))

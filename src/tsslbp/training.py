@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import data as data_sets
 from . import instability, losses
 from .data import DataSet, augment, batches, normalise, split_validation, subset
-from .data import load as load_data_set
 from .data.dataset import Images, channel_statistics, normalised
 from .data.frames import Frames
 from .device import DeviceSteps, clamp_weights, clip_gradient
@@ -60,7 +60,7 @@ class Split(NamedTuple):
 
 def load_data(experiment: Experiment, data_dir: Path | None = None) -> DataSet:
     """The experiment's data; recordings binned into its time steps, see `tsslbp.data.load`."""
-    return load_data_set(experiment.data, data_dir, experiment.time_steps, experiment.binning)
+    return data_sets.load(experiment.data, data_dir, experiment.time_steps, experiment.binning)
 
 
 def build_network(
@@ -591,7 +591,8 @@ def _has_bad_gradient(weight: Tensor) -> bool:
 def check_data(experiment: Experiment, data: DataSet) -> None:
     """Raise `InvalidInput` where the channels, size or number of images do not fit."""
     channels, height, width = data.input_shape
-    channel_statistics(data.train_images[:0], experiment.mean, experiment.std)
+    if isinstance(data.train_images, Frames):
+        channel_statistics(data.train_images, experiment.mean, experiment.std)
     for name in ("mean", "std"):
         count = len(getattr(experiment, name))
         if count not in (1, channels):

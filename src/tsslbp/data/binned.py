@@ -78,7 +78,8 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
 
 
 def _key(source: EventSet, time_steps: int, how: Binning) -> str:
-    decides = [FORMAT, source.name, source.fingerprint, time_steps, asdict(how)]
+    sensor = source.height, source.width
+    decides = [FORMAT, source.name, source.fingerprint, sensor, time_steps, asdict(how)]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
