@@ -21,14 +21,13 @@ from .. import simd
 from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
 from ..rules import Rule
 from . import reference
-from .cpu_rules import CONSTANTS, History, begin, rule_step
+from .cpu_rules import CONSTANTS, History, begin, magnitude, rise, rule_step
 from .reference import Shared, output_scale
 from .tiles import (
     VECTORS,
     count,
     first_of_rows,
     keep,
-    kept,
     load_row,
     load_tile,
     repeat,
@@ -57,7 +56,7 @@ class Constants(NamedTuple):
     lanes: int  # values in a vector
     pool: int
     pool_scale: float
-    is_normalised: bool  # whether the rule's second tile of state adds up the gradient's magnitude
+    is_normalised: bool  # whether the rule's state adds up the gradient's magnitude
 
 
 # One time step, on tiles
@@ -169,8 +168,7 @@ def _backward_share(arguments, worker, workers):
     n = x.size if static else x.size // steps
     pooled = n // (k.pool * k.pool)
     units, room = _units(n, k), steps * VECTORS * k.lanes
-    currents, potentials = simd.scratch(room, x), simd.scratch(room, x)
-    history = History(currents, potentials, simd.scratch(room, x))
+    history = History(simd.scratch(room, x), simd.scratch(room, x), simd.scratch(room, x))
     magnitudes = simd.scratch(VECTORS * k.lanes, x)
     sums[worker] = 0
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
@@ -183,14 +181,14 @@ def _backward_share(arguments, worker, workers):
                 for t in range(steps):
                     row = 0 if static else t * n
                     value = load_tile(x, row + at, down, across, inside)
+                    before = rest
                     current, potential, fires, rest = _step(value, current, rest, k)
                     psp = k.psp_decay * psp + k.psp_gain * where(fires, 1, 0)
-                    keep(current, currents, t)
-                    keep(potential, potentials, t)
+                    keep(rise(r, current, potential, before), history.rises, t)
+                    keep(potential, history.potentials, t)
                     keep(psp, history.psps, t)
                 filtered = through_input = total = zero_tile(x)
                 state = begin(r, steps, zero_tile(x), history, k)
-                before = kept(potentials, steps - 1)
                 for t in range(steps - 1, -1, -1):
                     if k.pool > 1:
                         grad = repeat(load_row(grad_out, t * pooled + to, size) * k.pool_scale)
@@ -199,11 +197,7 @@ def _backward_share(arguments, worker, workers):
                     if k.output_psp:
                         filtered = k.psp_decay * filtered + k.psp_gain * grad
                         grad = filtered
-                    potential, before = before, zero_tile(x)
-                    if t > 0:
-                        before = kept(potentials, t - 1)
-                    rest = where(before > k.threshold, 0, before)
-                    result, state = rule_step(r, t, steps, potential, rest, grad, state, history, k)
+                    result, state = rule_step(r, t, steps, grad, state, history, k)
                     through_input = k.input_decay * through_input + k.input_gain * result
                     if static:
                         total = total + through_input
@@ -212,7 +206,7 @@ def _backward_share(arguments, worker, workers):
                 if static:
                     store_tile(total, grad_x, at, down, across, inside)
                 if k.is_normalised:
-                    keep(where(inside, state[1], 0), magnitudes, 0)
+                    keep(where(inside, magnitude(r, state), 0), magnitudes, 0)
                     sums[worker] += _sum(magnitudes)
     return DONE
 
@@ -263,11 +257,11 @@ def _backward(
     k: Constants,
     r: tuple[Any, ...],
 ) -> Tensor:
-    """Write the gradient of the layer's input; return the sum of magnitudes of dL/dI."""
+    """Write the gradient of the layer's input; return each worker's sum of magnitudes of dL/dI."""
     workers = workers_for(_values(x, steps, static))
     sums = x.new_empty(workers, dtype=torch.float64)
     _backward_share(x, grad_out, grad_x, sums, steps, static, k, r, workers=workers)
-    return sums.sum()
+    return sums
 
 
 def _values(x: Tensor, steps: int, static: bool) -> int:
@@ -316,6 +310,11 @@ def _constants(
 
 
 BACKWARD = CONSTANTS  # of each rule
+
+
+@functools.lru_cache(maxsize=256)
+def _rule_constants(rule: Rule, k: Constants) -> Any:
+    return BACKWARD[type(rule)](rule, k)
 
 
 # Autograd
@@ -369,7 +368,7 @@ class _Layer(Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
-        r: Any = BACKWARD[type(ctx.rule)](ctx.rule, ctx.k)
+        r = _rule_constants(ctx.rule, ctx.k)
         if ctx.rule.reads_rate:
             rate = total.item() / max(ctx.values, 1)
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
@@ -393,9 +392,9 @@ class _Gradient(Function):
     ) -> Tensor:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
         x, grad_out = _last(x, images), _last(grad_out, images)
-        total = _backward(x, grad_out, _last(grad_x, images), steps, static, k, r)
+        sums = _backward(x, grad_out, _last(grad_x, images), steps, static, k, r)
         if k.is_normalised:
-            magnitude = total / max(_values(x, steps, static), 1)
+            magnitude = sums.sum() / max(_values(x, steps, static), 1)
             grad_x *= output_scale(magnitude, shared, k.output_psp)
         return grad_x
 

@@ -23,7 +23,7 @@ from .tiles import keep, kept, where
 class History(NamedTuple):
     """What the kernel kept of a tile, arrays of one tile a step."""
 
-    currents: Any
+    rises: Any  # see `rise`
     potentials: Any
     psps: Any
 
@@ -36,9 +36,9 @@ def _clamp(x, low, high):
 
 
 @kernel(forceinline=True)
-def _timing(potential, rest, low, high):
-    """Change of the firing time with the current, at a spike; `rest` is from the step before."""
-    return _clamp(1 / (potential - rest), low, high)
+def _timing(rise, low, high):
+    """Change of the firing time with the current, at a spike."""
+    return _clamp(1 / rise, low, high)
 
 
 @kernel(forceinline=True)
@@ -46,15 +46,25 @@ def _magnitude(x):
     return where(x < 0, 0 - x, x)
 
 
-class Timing(NamedTuple):
+class Recursive(NamedTuple):
     """Constants of `TSSLBP`."""
 
-    next_spike: bool  # which of the two intra-neuron parts
     intra: float  # 1, or 0 without the intra-neuron part
     warm_up_psp: float  # PSP below which the surrogate takes over; -inf never, inf always
     timing_min: float
     timing_max: float
     surrogate_scale: float  # 1 / surrogate_width
+    surrogate_clamp: float
+
+
+class NextSpike(NamedTuple):
+    """The same, with the intra-neuron part that looks for the next spike."""
+
+    intra: float
+    warm_up_psp: float
+    timing_min: float
+    timing_max: float
+    surrogate_scale: float
     surrogate_clamp: float
 
 
@@ -80,9 +90,9 @@ def _logistic(x, clamp, lanes):
 
 
 @kernel(forceinline=True)
-def _recursive(potential, rest, grad, carry, r, k):
+def _recursive(potential, rise, grad, carry, r, k):
     """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
-    timing = _timing(potential, rest, r.timing_min, r.timing_max)
+    timing = _timing(rise, r.timing_min, r.timing_max)
     fired = timing * (grad + potential * carry * k.leak)
     silent = potential <= k.threshold  # which a potential that is not a number is not
     gradient = where(silent, k.decay * carry, fired)
@@ -90,29 +100,38 @@ def _recursive(potential, rest, grad, carry, r, k):
 
 
 @kernel(forceinline=True)
-def _next_spike(potential, rest, grad, state, r, k):
+def _next_spike(potential, rise, grad, state, r, k):
     """One step of `reference._next_spike`, and the timing part."""
     later, carry, effect = state
     silent = potential <= k.threshold
     reset = where(silent, 0, potential * carry * k.leak * r.intra)
     effect = k.psp_decay * effect + k.psp_gain * reset
-    timing = _timing(potential, rest, r.timing_min, r.timing_max)
+    timing = _timing(rise, r.timing_min, r.timing_max)
     grad_psp = (grad - k.psp_decay * later) / k.psp_gain
     carry = where(silent, k.decay * carry, grad_psp)
     total = grad + effect
     return where(silent, 0, timing * total), total, (grad, carry, effect)
 
 
-def _tsslbp_step(r, t, steps, potential, rest, grad, state, history, k):
-    if r.next_spike:
-        gradient, grad, state = _next_spike(potential, rest, grad, state, r, k)
-    else:
-        gradient, carry = _recursive(potential, rest, grad, state[0], r, k)
-        state = carry, state[1], state[2]
+@kernel(forceinline=True)
+def _warmed_up(gradient, grad, t, potential, r, history, k):
+    """The timing part's gradient, or in warm-up the surrogate's."""
     warm_up = kept(history.psps, t) < r.warm_up_psp
     x = (k.threshold - potential) * r.surrogate_scale
     slope = r.surrogate_scale * _logistic(x, r.surrogate_clamp, k.lanes)
-    return where(warm_up, grad * slope, gradient), state
+    return where(warm_up, grad * slope, gradient)
+
+
+def _recursive_step(r, t, steps, grad, state, history, k):
+    potential, rise = kept(history.potentials, t), kept(history.rises, t)
+    gradient, carry = _recursive(potential, rise, grad, state[0], r, k)
+    return _warmed_up(gradient, grad, t, potential, r, history, k), (carry,)
+
+
+def _next_spike_step(r, t, steps, grad, state, history, k):
+    potential, rise = kept(history.potentials, t), kept(history.rises, t)
+    gradient, total, state = _next_spike(potential, rise, grad, state, r, k)
+    return _warmed_up(gradient, total, t, potential, r, history, k), state
 
 
 RECTANGLE, FAST_SIGMOID, SIGMOID, ARCTANGENT, TRIANGLE, EXPONENTIAL = range(6)
@@ -179,12 +198,13 @@ def _slope(potential, r, k):
     return r.height * _exponential(size, k.lanes)
 
 
-def _slope_step(r, t, steps, potential, rest, grad, state, history, k):
+def _slope_step(r, t, steps, grad, state, history, k):
+    potential = kept(history.potentials, t)
     slope = _slope(potential, r, k)
     spike = where(potential > k.threshold, r.reset, 0)
     through = r.through_reset * potential * slope
     gradient = slope * grad + k.decay * (1 - spike - through) * state[0]
-    return gradient, (gradient, state[1], state[2])
+    return gradient, (gradient,)
 
 
 class Events(NamedTuple):
@@ -193,12 +213,13 @@ class Events(NamedTuple):
     timing_max: float
 
 
-def _events_step(r, t, steps, potential, rest, grad, state, history, k):
+def _events_step(r, t, steps, grad, state, history, k):
     carry, later = k.decay * state[0], state[1]
-    timing = _timing(potential, rest, -math.inf, r.timing_max)
+    potential = kept(history.potentials, t)
+    timing = _timing(kept(history.rises, t), -math.inf, r.timing_max)
     at_spike = carry + timing * (k.threshold * k.leak * carry + grad - later)
     gradient = where(potential <= k.threshold, carry, at_spike)
-    return gradient, (gradient, grad, state[2])
+    return gradient, (gradient, grad)
 
 
 class Neighbours(NamedTuple):
@@ -207,8 +228,9 @@ class Neighbours(NamedTuple):
     slope_max: float
 
 
-def _neighbours_step(r, t, steps, potential, rest, grad, state, history, k):
+def _neighbours_step(r, t, steps, grad, state, history, k):
     currents, potentials, effects = history  # in the place of the PSP, which it does not need
+    potential = kept(potentials, t)
     effect = k.psp_decay * state[0] + grad
     keep(effect, effects, t)
     fires = potential > k.threshold
@@ -225,7 +247,7 @@ def _neighbours_step(r, t, steps, potential, rest, grad, state, history, k):
     distance = k.threshold - potential
     slope = _clamp(1 / (distance * distance * distance), -r.slope_max, r.slope_max)
     gradient = slope * total
-    return gradient, (effect, state[1] + _magnitude(gradient), state[2])
+    return gradient, (effect, state[1] + _magnitude(gradient))
 
 
 class Undiminished(NamedTuple):
@@ -234,15 +256,17 @@ class Undiminished(NamedTuple):
     per_threshold: float  # 1 / threshold
 
 
-def _undiminished_step(r, t, steps, potential, rest, grad, state, history, k):
+def _undiminished_step(r, t, steps, grad, state, history, k):
+    potential = kept(history.potentials, t)
     silent = potential <= k.threshold
     fired = state[1] * grad * r.per_threshold + 0 * potential  # what is no number shall show
     gradient = where(silent, state[0], fired)
-    return gradient, (gradient, state[1], state[2])
+    return gradient, (gradient, state[1])
 
 
 STEPS: dict[type, Callable[..., Any]] = {
-    Timing: _tsslbp_step,
+    Recursive: _recursive_step,
+    NextSpike: _next_spike_step,
     Slope: _slope_step,
     Events: _events_step,
     Neighbours: _neighbours_step,
@@ -250,13 +274,13 @@ STEPS: dict[type, Callable[..., Any]] = {
 }
 
 
-def rule_step(r, t, steps, potential, rest, grad, state, history, k):
+def rule_step(r, t, steps, grad, state, history, k):
     """One step backward of the rule whose constants `r` are; in kernels only."""
     raise NotImplementedError
 
 
 @overload(rule_step, jit_options={"forceinline": True, "error_model": "numpy"})
-def _choose_step(r, t, steps, potential, rest, grad, state, history, k):
+def _choose_step(r, t, steps, grad, state, history, k):
     return STEPS[r.instance_class]
 
 
@@ -267,7 +291,13 @@ def begin(r, steps, zero, history, k):
 
 @overload(begin, jit_options={"forceinline": True, "error_model": "numpy"})
 def _choose_begin(r, steps, zero, history, k):
-    def at_rest(r, steps, zero, history, k):
+    def one(r, steps, zero, history, k):
+        return (zero,)
+
+    def two(r, steps, zero, history, k):
+        return zero, zero
+
+    def three(r, steps, zero, history, k):
         return zero, zero, zero
 
     def with_leak(r, steps, zero, history, k):
@@ -275,16 +305,44 @@ def _choose_begin(r, steps, zero, history, k):
         for t in range(steps):
             spikes = where(kept(history.potentials, t) > k.threshold, 1, zero)
             left, number = k.decay * left + spikes, number + spikes
-        return zero, 1 - k.leak * left / where(number < 1, 1, number), zero
+        return zero, 1 - k.leak * left / where(number < 1, 1, number)
 
-    return with_leak if r.instance_class is Undiminished else at_rest
+    others = {NextSpike: three, Events: two, Neighbours: two, Undiminished: with_leak}
+    return others.get(r.instance_class, one)
 
 
-def _timing_constants(rule: TSSLBP, k: Any) -> Timing:
+def rise(r, current, potential, rest):
+    """What a rule reads of how the potential came about; `rest` was left of the step before.
+
+    The increment of the potential; for `NA`, which changes the steps before, the current.
+    """
+    raise NotImplementedError
+
+
+@overload(rise, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_rise(r, current, potential, rest):
+    if r.instance_class is Neighbours:
+        return lambda r, current, potential, rest: current
+    return lambda r, current, potential, rest: potential - rest
+
+
+def magnitude(r, state):
+    """The sum of a gradient's magnitudes, of the rules that have it in their state."""
+    raise NotImplementedError
+
+
+@overload(magnitude, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_magnitude(r, state):
+    if r.instance_class is Neighbours:
+        return lambda r, state: state[1]
+    return lambda r, state: state[0]
+
+
+def _timing_constants(rule: TSSLBP, k: Any) -> Recursive | NextSpike:
     """The warm-up by layer is decided in the backward pass."""
     warm_up = {"neuron": rule.warm_up_psp * k.psp_gain, "always": math.inf}
-    return Timing(
-        next_spike=rule.intra_neuron == "next-spike",
+    kind = NextSpike if rule.intra_neuron == "next-spike" else Recursive
+    return kind(
         intra=float(rule.intra_neuron != "none"),
         warm_up_psp=warm_up.get(rule.warm_up, -math.inf),
         timing_min=rule.timing_min,
