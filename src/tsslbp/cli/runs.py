@@ -286,8 +286,8 @@ def _input_shape(
 ) -> tuple[tuple[int, ...], int]:
     """Shape of the images and number of classes, of the data where they are not given."""
     given = tuple(_integers("--input-shape", input_shape, "x")) if input_shape else None
-    if wanted.data in data.SHAPES:
-        return given or data.SHAPES[wanted.data], classes or data.CLASSES
+    if known := data.known_shape(wanted.data, wanted.binning):
+        return given or known[0], classes or known[1]
     if given and classes:
         return given, classes
     data_set = training.load_data(wanted)

@@ -8,6 +8,11 @@ A data set is one of these, and `load` finds it by name:
 ``fashion-mnist``      70,000 pieces of clothing, 28 x 28 pixels
 ``cifar10``            60,000 animals and vehicles, 32 x 32 pixels, in colour
 ``cifar10-reencoded``  a copy with 111 inexact images, see `tsslbp.data.cifar10`
+``nmnist``             70,000 recordings of MNIST's digits by an event camera, 34 x 34 pixels
+``nmnist-sample``      1,100 of these
+``cifar10-dvs``        10,000 recordings of CIFAR-10's images, 128 x 128 pixels
+``cifar10-dvs-90-10``  the same, split otherwise, see `tsslbp.data.cifar10_dvs`
+``dvs-gesture``        recordings of eleven gestures, 128 x 128 pixels
 a path, ``.npz``       the user's own images, see `tsslbp.data.npz`
 =====================  ===============================================================
 """
@@ -15,10 +20,11 @@ a path, ``.npz``       the user's own images, see `tsslbp.data.npz`
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..errors import InvalidInput, nearest
-from . import augment, binned, cifar10, digits, idx, npz
+from . import aedat, augment, binned, cifar10, cifar10_dvs, digits, dvs_gesture, idx, nmnist, npz
 from .binning import Binning
 from .dataset import VALIDATION_SEED, DataSet, Images, batches, normalise, split_validation, subset
 from .frames import Frames
@@ -41,7 +47,6 @@ __all__ = [
     "subset",
 ]
 
-NAMES = ("digits", *idx.SOURCES, *cifar10.EDITIONS)
 SHAPES = {
     "digits": (1, 8, 8),
     **dict.fromkeys(idx.SOURCES, (1, 28, 28)),
@@ -49,8 +54,28 @@ SHAPES = {
 }
 CLASSES = 10  # of each of them
 
-# Sets of recordings; each function takes `data_dir`.
-EVENTS: dict[str, Callable[[Path | None], EventSet]] = {}
+# Sets of recordings: of each a function of `data_dir`, and the sensor's height and width with the
+# number of classes, which are known without the files.
+EVENTS: dict[str, Callable[[Path | None], EventSet]] = {
+    **{name: partial(nmnist.source, name) for name in nmnist.FOLDERS},
+    **{name: partial(cifar10_dvs.source, name) for name in cifar10_dvs.NAMES},
+    dvs_gesture.NAME: dvs_gesture.source,
+}
+SENSORS = {
+    **dict.fromkeys(nmnist.FOLDERS, (nmnist.SIDE, nmnist.SIDE, nmnist.CLASSES)),
+    **dict.fromkeys(cifar10_dvs.NAMES, (aedat.SIDE, aedat.SIDE, len(cifar10_dvs.CLASSES))),
+    dvs_gesture.NAME: (aedat.SIDE, aedat.SIDE, len(dvs_gesture.CLASSES)),
+}
+
+NAMES = ("digits", *idx.SOURCES, *cifar10.EDITIONS, *EVENTS)
+
+
+def known_shape(name: str, binning: Binning | None) -> tuple[tuple[int, int, int], int] | None:
+    """Shape of an image or a frame of the set called `name`, and its classes; None: not known."""
+    if name in SENSORS:
+        height, width, classes = SENSORS[name]
+        return (binning or Binning()).shape(height, width), classes
+    return (SHAPES[name], CLASSES) if name in SHAPES else None
 
 
 def load(
@@ -95,4 +120,8 @@ def _load_events(name: str, data_dir: Path | None, time_steps: int | None, how: 
     if time_steps is None:
         raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
     source = EVENTS[name](data_dir)
+    if how.stabilise:
+        if name not in nmnist.FOLDERS:
+            raise InvalidInput(f"stabilise is for N-MNIST's recordings, {name} holds others")
+        source = nmnist.stabilised(source)
     return binned.load(source, time_steps, how)

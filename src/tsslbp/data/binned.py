@@ -21,6 +21,7 @@ import json
 import math
 import shutil
 import tempfile
+import warnings
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -126,6 +127,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
                     values.write(active.values.data)
             if len(labels) == before:
                 raise DataError(f"{source.name} holds no recording to train or to test with")
+        _warn_of_oddities(source)
         arrays = _Arrays(file)
         arrays.end("pixels", kind)
         if values.tell():
@@ -137,6 +139,12 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
         file.write(np.array(labels, np.int64).data)
         arrays.end("labels", np.dtype(np.int64))
         arrays.describe({"train": json.dumps(before), "size": json.dumps(size)})
+
+
+def _warn_of_oddities(source: EventSet) -> None:
+    for what, count in source.oddities.items():
+        if count:
+            warnings.warn(f"{source.name}: {count:,} recordings {what}", stacklevel=2)
 
 
 class _Arrays:

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
@@ -53,6 +53,26 @@ def locate(source: Source, file: str, data_dir: Path | None) -> Path:
 def given_folder(data_dir: Path | None) -> Path | None:
     """Return `data_dir`, else the folder that ``TSSLBP_DATA`` names, else nothing."""
     return data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+
+
+def folder_of(name: str, folders: Sequence[str], how: str, data_dir: Path | None) -> Path:
+    """Return the folder of a set that nobody but the user can download.
+
+    Args:
+        name: of the set.
+        folders: what it may be called in `data_dir`, or in the folder that ``TSSLBP_DATA`` names.
+        how: to get the files, for the error.
+
+    Raises:
+        DataError: there is none.
+    """
+    given = given_folder(data_dir)
+    for folder in folders if given else ():
+        assert given is not None
+        if (given / folder).is_dir():
+            return given / folder
+    place = given / folders[0] if given else f"DIR/{folders[0]}, and set {VARIABLE} or --data-dir"
+    raise DataError(f"{name} is not downloaded by tsslbp: {how} into {place}")
 
 
 def cache_folder() -> Path:

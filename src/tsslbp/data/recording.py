@@ -6,8 +6,11 @@ An event says that a pixel became brighter or darker, and when. A reader turns f
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -37,6 +40,10 @@ class Events(NamedTuple):
     t: npt.NDArray[np.int64]
     p: npt.NDArray[np.uint8]
 
+    def only(self, chosen: slice | Array) -> Events:
+        """Return some of the events, by a slice, a mask ``[E]`` or their numbers."""
+        return Events(self.x[chosen], self.y[chosen], self.t[chosen], self.p[chosen])
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -51,6 +58,7 @@ class EventSet:
         read: yields the label and the events of every recording in one of these.
         fingerprint: changes when the recordings do, as files' names, sizes and times of change.
         note: a caveat that every result made with the data must carry, or nothing.
+        oddities: what `read` found odd and mended, and in how many recordings so far.
     """
 
     name: str
@@ -62,6 +70,17 @@ class EventSet:
     read: Callable[[Any], Iterable[tuple[int, Events]]]
     fingerprint: str
     note: str = ""
+    oddities: Counter[str] = field(default_factory=Counter)
+
+
+def fingerprint(root: Path, paths: Sequence[Path]) -> str:
+    """Return a hash of the files' names below `root`, sizes and times of change."""
+    found = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        place = path.relative_to(root).as_posix()
+        found.update(f"{place} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
 
 
 def as_events(recording: Events | Array | Mapping[str, Any], height: int, width: int) -> Events:
@@ -89,13 +108,9 @@ def as_events(recording: Events | Array | Mapping[str, Any], height: int, width:
         found = np.unique(polarity)[:5].tolist()
         raise InvalidInput(f"polarities must be 0 and 1, or -1 and 1, got {found}")
     t = columns["t"].astype(np.int64)
-    order = slice(None) if (t[1:] >= t[:-1]).all() else np.argsort(t, kind="stable")
-    return Events(
-        columns["x"].astype(np.int16)[order],
-        columns["y"].astype(np.int16)[order],
-        t[order],
-        (polarity > 0).astype(np.uint8)[order],
-    )
+    x, y = columns["x"].astype(np.int16), columns["y"].astype(np.int16)
+    events = Events(x, y, t, (polarity > 0).astype(np.uint8))
+    return events if (t[1:] >= t[:-1]).all() else events.only(np.argsort(t, kind="stable"))
 
 
 def _columns(recording: Events | Array | Mapping[str, Any]) -> dict[str, Array]:
