@@ -438,15 +438,21 @@ class Download:
         self.task = self.progress.add_task(name, total=None)
         self.total = 0
 
-    def update(self, count: int) -> None:
+    def __enter__(self) -> Download:
         self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, count: int) -> None:
         self.progress.update(self.task, total=self.total, advance=count)
 
     def reset(self) -> None:
         self.progress.reset(self.task)
 
     def close(self) -> None:
-        self.progress.stop()
+        pass
 
 
 def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:

@@ -153,7 +153,9 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
         return
     display.say()
     for file in source.md5:
-        display.say(f"{download(source, file, copies.root(data_dir), display.Download(file))}: ok")
+        with display.Download(file) as bar:
+            path = download(source, file, copies.root(data_dir), bar)
+        display.say(f"{path}: ok")
 
 
 def _is_path(text: str) -> bool:
