@@ -1,10 +1,13 @@
 """Figures show what the arrays hold."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tsslbp import figures
@@ -133,3 +136,64 @@ def test_run_picture_says_the_caveat_of_its_accuracies() -> None:
     assert figure.get_suptitle() == "111 of 60,000 images re-encoded"
     plain = figures.run_picture(np.eye(8), 3, 5, {"output": spikes()}, EPOCHS)
     assert plain.get_suptitle() == ""
+
+
+def test_frames_have_the_colour_of_their_polarity() -> None:
+    frames = np.zeros((2, 2, 3, 4))
+    frames[0, 1, 0, 1] = 1  # brighter
+    frames[1, 0, 2, 3] = 1  # darker
+    frames[1, :, 1, 1] = 1  # both
+    colours = figures.colour_frames(frames)
+    assert colours.shape == (2, 3, 4, 3)
+    assert colours[0, 0, 1] == pytest.approx(to_rgb(figures.BRIGHTER))
+    assert colours[1, 2, 3] == pytest.approx(to_rgb(figures.DARKER))
+    both = (np.array(to_rgb(figures.BRIGHTER)) + to_rgb(figures.DARKER)) / 2
+    assert colours[1, 1, 1] == pytest.approx(both)
+    silent = frames.sum(1) == 0
+    assert (colours[silent] == 1).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frames_without_two_polarities_are_grey(channels: int) -> None:
+    frames = np.zeros((1, channels, 2, 2))
+    frames[0, 0, 0, 0] = 2
+    frames[0, -1, 1, 1] = 1
+    colours = figures.colour_frames(frames)
+    assert colours[0, 0, 0] == pytest.approx(0, abs=0.06)
+    assert colours[0, 0, 1] == pytest.approx(1)
+    assert 0.3 < colours[0, 1, 1, 0] < 0.7 and np.ptp(colours[0, 1, 1]) == 0
+
+
+def test_more_events_are_darker_up_to_the_full_colour() -> None:
+    frames = np.arange(100.0).reshape(1, 1, 10, 10)
+    shades = figures.colour_frames(frames)[0, :, :, 0].ravel()
+    assert (np.diff(shades) <= 0).all()
+    assert shades[0] == 1 and (shades[96:] == 0).all() and shades[90] > 0
+
+
+def test_frames_stand_side_by_side_with_their_sums() -> None:
+    frames = np.zeros((10, 2, 3, 4))
+    frames[9, 1, 2, 3] = 5
+    figure = figures.frames_figure(frames, "a recording")
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == 10
+    assert shown[0].get_title() == "1: 0" and shown[9].get_title() == "10: 5"
+    last = np.asarray(shown[9].images[0].get_array())
+    assert last[2, 3] == pytest.approx(to_rgb(figures.BRIGHTER))
+    assert figure.get_suptitle() == "a recording"
+
+
+def test_animation_shows_every_frame(tmp_path) -> None:
+    from PIL import Image, ImageChops
+
+    frames = np.zeros((3, 2, 4, 4))
+    for step in range(3):
+        frames[step, 0, step, step] = 1
+    figures.animation(frames, "moving").save(tmp_path / "moving.gif", writer="pillow")
+    with Image.open(tmp_path / "moving.gif") as moving:
+        assert moving.n_frames == 3
+        shown = []
+        for step in range(3):
+            moving.seek(step)
+            shown.append(moving.convert("RGB"))
+    assert all(ImageChops.difference(*pair).getbbox() for pair in pairwise(shown))

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     ProgressColumn,
     TaskID,
@@ -27,6 +29,7 @@ from rich.text import Text
 
 from . import stats
 from .compare import Cell, Gap
+from .data.catalogue import Entry
 from .experiment import Experiment
 from .history import StepResult
 from .jobs import Job
@@ -47,6 +50,7 @@ RULE_ROW = "{:<{width}}{:>4}{:>16}{:>7}{:>17}{:>18}{:>14}{:>14}"
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
 CONVERSION_ROW = "{:>6}{:>14}{:>16}{:>14}{:>16}"  # 66 characters
+DATA_ROW = "{:<19}{:>17}{:>15}{:>9}{:>12}  {:<14}{}"
 SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
 
 
@@ -418,6 +422,73 @@ def print_note(note: str) -> None:
     """A caveat of the data, if there is one."""
     if note:
         say(f"note        {note}")
+
+
+class Download:
+    """A bar for the download of one file, on terminals only; see `tsslbp.data.files.Progress`."""
+
+    def __init__(self, name: str) -> None:
+        self.progress = _progress(
+            30,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+        )
+        self.task = self.progress.add_task(name, total=None)
+        self.total = 0
+
+    def __enter__(self) -> Download:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, count: int) -> None:
+        self.progress.update(self.task, total=self.total, advance=count)
+
+    def reset(self) -> None:
+        self.progress.reset(self.task)
+
+    def close(self) -> None:
+        pass
+
+
+def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:
+    """A table of data sets, with where each has a local copy."""
+    titles = ("data set", "train + test", "shape", "classes", "to download", "licence")
+    say(DATA_ROW.format(*titles, "local copy"), "bold")
+    for entry, copy in sets:
+        row = (
+            entry.name,
+            f"{entry.train:,} + {entry.test:,}",
+            " x ".join(map(str, entry.shape)),
+            entry.classes,
+            size(entry.download) if entry.download else "-",
+            entry.licence or "see page",
+        )
+        say(DATA_ROW.format(*row, copy))
+
+
+def print_data_set(entry: Entry) -> None:
+    """What a data set is, and where it is from."""
+    say(f"{entry.name}  {entry.title}", "bold")
+    facts = {
+        "page": entry.homepage,
+        "licence": entry.licence or "see the page",
+        "cite": entry.citation,
+        "to download": size(entry.download) if entry.download else "",
+        "on disk": size(entry.disk) if entry.disk else "",
+    }
+    for name, value in facts.items():
+        if value:
+            say(f"{name:<12}{value}")
+
+
+def size(count: int) -> str:
+    """A number of bytes in words, such as 11.6 MB."""
+    return decimal(count)
 
 
 def say(text: str = "", style: str | None = None) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from matplotlib.animation import Animation
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Array = npt.NDArray[Any]
 
@@ -19,6 +21,10 @@ NEURONS_SHOWN = 80  # of a layer, evenly chosen
 NEURONS_NUMBERED = 10  # at most, of the last layer
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 BAND = 0.9  # height of a layer in the raster, whose next one begins 1 above
+BRIGHTER, DARKER = PALETTE[1], PALETTE[0]
+FRAMES_PER_ROW = 8
+FULL_COLOUR = 0.95  # share of a recording's pixels that have no more than the full colour
+MILLISECONDS = 150  # that an animation shows a frame
 CURVES = {
     "train_accuracy": ("training", "#9aa5b1"),
     "validation_accuracy": ("validation", "#2a9d8f"),
@@ -107,6 +113,92 @@ def microscope(
         frameon=False,
     )
     return figure
+
+
+def image_figure(image: Array, title: str) -> Figure:
+    """One image.
+
+    Args:
+        image: ``[H, W]`` or ``[C, H, W]``.
+        title: above it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    draw_image(axes, image)
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
+def frames_figure(frames: Array, title: str) -> Figure:
+    """The frames of a recording side by side, each with its number and the sum of its values.
+
+    Args:
+        frames: ``[T, C, H, W]``, values from 0 on, see `colour_frames`.
+        title: above them.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(FRAMES_PER_ROW, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = Figure(figsize=(1.4 * columns, 1.7 * rows + 0.6), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(frames) :]:
+        axes.set_axis_off()
+    for step, picture in enumerate(colour_frames(frames)):
+        axes = panels[step]
+        draw_colours(axes, picture)
+        axes.set_title(f"{step + 1}: {frames[step].sum():g}", fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def animation(frames: Array, title: str) -> Animation:
+    """The frames of a recording one after the other; arguments as for `frames_figure`."""
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize="medium")
+    pictures = colour_frames(frames)
+    shown = draw_colours(axes, pictures[0])
+
+    def show(step: int) -> list[Any]:
+        shown.set_data(pictures[step])
+        return [shown]
+
+    return FuncAnimation(figure, show, frames=len(pictures), interval=MILLISECONDS)
+
+
+def colour_frames(frames: Array) -> Array:
+    """Frames ``[T, C, H, W]`` as colours ``[T, H, W, 3]`` from 0 to 1, on white.
+
+    With two channels the first, of darker pixels, is blue, and the second, of brighter ones,
+    orange; a pixel with both is their mixture. One channel is black, as is the sum of more than
+    two. The colour is full from the value on that 95 % of those above 0 do not exceed.
+    """
+    from matplotlib.colors import to_rgb
+
+    if frames.shape[1] > 2:
+        frames = frames.sum(1, keepdims=True)
+    names = (DARKER, BRIGHTER) if frames.shape[1] == 2 else ("black",)
+    colours = np.array([to_rgb(name) for name in names])
+    active = frames[frames > 0]
+    full = np.quantile(active, FULL_COLOUR) if active.size else 1.0
+    strength = np.moveaxis(np.minimum(frames / full, 1), 1, -1)
+    strength = strength / np.maximum(strength.sum(-1, keepdims=True), 1)  # of a mixture
+    return np.asarray(1 - strength @ (1 - colours))
+
+
+def draw_colours(axes: Axes, picture: Array) -> AxesImage:
+    """Pixels ``[H, W, 3]`` from 0 to 1 as sharp squares in a thin frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("0.8")
+    return axes.imshow(picture, interpolation="nearest")
 
 
 def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]) -> None:

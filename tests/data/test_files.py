@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tsslbp.data.files import VARIABLE, Source, locate
+from tsslbp.data.files import VARIABLE, Source, download, locate
 from tsslbp.errors import DataError
 
 FILE = "values.gz"
@@ -72,6 +72,26 @@ def test_download_once(server: Any, cache: Path) -> None:
     assert path == cache / "tiny" / FILE and path.read_bytes() == CONTENT
     assert locate(make_source(server.url), FILE, None) == path
     assert server.requests == [FILE]
+
+
+def test_download_into_a_folder_says_how_much_has_come(server: Any, tmp_path: Path) -> None:
+    class Progress:
+        total, seen, closed = 0, 0, False
+
+        def update(self, count: int) -> None:
+            self.seen += count
+
+        def reset(self) -> None:
+            self.seen = 0
+
+        def close(self) -> None:
+            self.closed = True
+
+    server.files[FILE] = CONTENT
+    told = Progress()
+    path = download(make_source(server.url), FILE, tmp_path / "new", told)
+    assert path == tmp_path / "new" / "tiny" / FILE and path.read_bytes() == CONTENT
+    assert told.total == told.seen == len(CONTENT) and told.closed
 
 
 def test_downloaded_file_needs_no_server(cache: Path, unreachable: str) -> None:

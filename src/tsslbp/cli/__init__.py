@@ -15,7 +15,7 @@ import typer
 from .. import __version__, display
 from ..errors import Error
 from ..jobs import terminated_as_interrupted
-from . import conversion, microscope, rules, runs, studies
+from . import conversion, data, microscope, rules, runs, studies
 
 app = typer.Typer(
     add_completion=False,
@@ -84,3 +84,4 @@ def options(
 
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(data.app, name="data")

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import Literal, Protocol, final
 
 from ..errors import DataError
 
@@ -36,6 +36,18 @@ class Source:
     md5: Mapping[str, str]
 
 
+class Progress(Protocol):
+    """What `download` tells how much has come; `total` is set first, in bytes."""
+
+    total: int
+
+    def update(self, count: int) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def locate(source: Source, file: str, data_dir: Path | None) -> Path:
     """Return where `file` is, after downloading it if need be.
 
@@ -47,7 +59,40 @@ def locate(source: Source, file: str, data_dir: Path | None) -> Path:
         DataError: the file is missing from the folder given, or cannot be downloaded.
     """
     given = given_folder(data_dir)
-    return _download(source, file) if given is None else _given(source, file, given)
+    return download(source, file, cache_folder()) if given is None else _given(source, file, given)
+
+
+def download(source: Source, file: str, folder: Path, progress: Progress | None = None) -> Path:
+    """Download a file into ``source.name`` of `folder`, unless it is there and whole.
+
+    Args:
+        source: the data set.
+        file: one of its files.
+        folder: of all data; made where there is none. A damaged file in it is replaced.
+        progress: is told what has come, if anything is downloaded.
+
+    Raises:
+        DataError: it cannot be downloaded, or not be written.
+    """
+    import pooch  # type: ignore[import-untyped]
+
+    place = folder / source.name
+    url = source.url + file
+    # A server that packs or unpacks on the way would change the checksum.
+    downloader = pooch.HTTPDownloader(
+        progressbar=progress or False,
+        chunk_size=1 << 16,
+        timeout=_TIMEOUT,
+        headers={"Accept-Encoding": "identity"},
+    )
+    try:
+        pooch.retrieve(url, f"md5:{source.md5[file]}", file, place, downloader=downloader)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot download {url} into {place}: {_reason(error)}; or get the files by other "
+            f"means, put them into DIR/{source.name}/, and set {VARIABLE} or --data-dir to DIR"
+        ) from error
+    return place / file
 
 
 def given_folder(data_dir: Path | None) -> Path | None:
@@ -79,7 +124,7 @@ def cache_folder() -> Path:
     """Return the folder for what can be made again: ``TSSLBP_CACHE``, else the user's cache's."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     return Path(pooch.os_cache("tsslbp"))
 
@@ -145,25 +190,6 @@ def _given(source: Source, file: str, folder: Path) -> Path:
             f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
         )
     return path
-
-
-def _download(source: Source, file: str) -> Path:
-    import pooch
-
-    folder = cache_folder() / source.name
-    url = source.url + file
-    # A server that packs or unpacks on the way would change the checksum.
-    downloader = pooch.HTTPDownloader(
-        chunk_size=1 << 16, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}
-    )
-    try:
-        pooch.retrieve(url, f"md5:{source.md5[file]}", file, folder, downloader=downloader)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot download {url} into {folder}: {_reason(error)}; or get the files by other "
-            f"means, put them into DIR/{source.name}/, and set {VARIABLE} or --data-dir to DIR"
-        ) from error
-    return folder / file
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -66,6 +66,30 @@ def load(source: Source, data_dir: Path | None = None) -> DataSet:
     return DataSet(source.name, train_images, train_labels, test_images, test_labels, CLASSES)
 
 
+def decode(content: bytes, dimensions: int) -> Tensor:
+    """Return the values of an IDX file, uint8 with `dimensions` dimensions.
+
+    Raises:
+        ValueError: what is wrong with the file, as the rest of a sentence about it.
+    """
+    expected = bytes([0, 0, _UINT8, dimensions])
+    if content[:4] != expected:
+        raise ValueError(
+            f"is no IDX file of {'labels' if dimensions == 1 else 'images'}: it begins with "
+            f"{content[:4].hex()}, expected {expected.hex()}, so it is another file"
+        )
+    start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise ValueError("ends within its header, so it is damaged")
+    shape = struct.unpack_from(f">{dimensions}I", content, offset=4)
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"holds {len(content) - start} values, but its header promises "
+            f"{' x '.join(map(str, shape))} = {math.prod(shape)}, so it is damaged"
+        )
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+
+
 def _pair(
     source: Source, images_file: str, labels_file: str, data_dir: Path | None
 ) -> tuple[Tensor, Tensor]:
@@ -86,28 +110,8 @@ def _read(path: Path, source: Source, dimensions: int) -> Tensor:
     """Return the values of one file; all that can be wrong with it is told apart."""
     packed = read(path)
     try:
-        values = _decode(unpack(packed), dimensions)
+        values = decode(unpack(packed), dimensions)
         verify(packed, "md5", source.md5[path.name])
     except ValueError as error:
         raise DataError(f"{path} {error}; get it again from {source.url}{path.name}") from error
     return values
-
-
-def _decode(content: bytes, dimensions: int) -> Tensor:
-    """Return the values of an IDX file, uint8 with `dimensions` dimensions."""
-    expected = bytes([0, 0, _UINT8, dimensions])
-    if content[:4] != expected:
-        raise ValueError(
-            f"is no IDX file of {'labels' if dimensions == 1 else 'images'}: it begins with "
-            f"{content[:4].hex()}, expected {expected.hex()}, so it is another file"
-        )
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise ValueError("ends within its header, so it is damaged")
-    shape = struct.unpack_from(f">{dimensions}I", content, offset=4)
-    if len(content) - start != math.prod(shape):
-        raise ValueError(
-            f"holds {len(content) - start} values, but its header promises "
-            f"{' x '.join(map(str, shape))} = {math.prod(shape)}, so it is damaged"
-        )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())

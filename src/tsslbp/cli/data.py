@@ -1,0 +1,237 @@
+"""The verbs about data sets: data list, data fetch, data check, data show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from .. import data, display, figures, study_figures
+from ..data import Binning, Frames, catalogue, copies
+from ..data.binning import bin_events
+from ..data.catalogue import Entry
+from ..data.files import VARIABLE, download
+from ..data.recording import Events, EventSet
+from ..errors import DataError, InvalidInput, RunError
+from .options import DataDir
+
+if TYPE_CHECKING:
+    from matplotlib.animation import Animation
+    from matplotlib.figure import Figure
+
+FRAMES = 16  # of a recording in its picture
+SUFFIXES = (".png", ".svg")
+WITHOUT_DOWNLOAD = {"package": "comes with scikit-learn", "generated": "made by tsslbp"}
+
+app = typer.Typer(rich_markup_mode=None, help="Data sets: what there is, get it, check it, see it.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")]
+
+
+@app.callback(invoke_without_command=True)
+def group(context: typer.Context) -> None:
+    """Data sets: what there is, get it, check it, see it."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command("list")
+def list_sets(data_dir: DataDir = None) -> None:
+    """List the data sets, and where a local copy is."""
+    display.print_data_sets([(entry, _where(entry, data_dir)) for entry in catalogue.entries()])
+    display.say("\ntsslbp data fetch NAME downloads one, or says where it is to be got.")
+
+
+@app.command()
+def fetch(name: Name, data_dir: DataDir = None) -> None:
+    """Download a data set, or say how to get it.
+
+    It goes into DIR/NAME/, without --data-dir and TSSLBP_DATA into the cache folder. Checksums are
+    verified; a damaged file is replaced.
+    """
+    entry = catalogue.find(name)
+    display.print_data_set(entry)
+    if entry.origin in WITHOUT_DOWNLOAD:
+        _require_installed(entry)
+        display.say(f"\nnothing to download: {WITHOUT_DOWNLOAD[entry.origin]}")
+    elif entry.origin == "download":
+        _download(entry, data_dir)
+    else:
+        display.say(f"\n{entry.layout}")
+        place = copies.locate(entry, data_dir)
+        if place is None:
+            raise DataError(
+                f"{name} must be got by hand: put it into a folder DIR as above, and set "
+                f"--data-dir or {VARIABLE} to DIR"
+            )
+        display.say(f"\na copy is in {place}: tsslbp data check {name} reads it")
+
+
+@app.command()
+def check(
+    what: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="A data set's name, or a data file.")
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Check a local copy of a data set, or one data file.
+
+    The files of images are compared with the official checksums; recordings of events are read and
+    counted. A single file (.npz, IDX, .bin, .aedat) is read and described.
+    """
+    if what not in [entry.name for entry in catalogue.entries()] and _is_path(what):
+        display.say(f"{what}: ok, {copies.describe(Path(what))}")
+        return
+    entry = catalogue.find(what)
+    if entry.origin == "package":
+        _require_installed(entry)
+        display.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
+        return
+    if entry.kind == "events":
+        parts = copies.check_recordings(entry, _source(entry.name, data_dir))
+    else:
+        parts = copies.check_files(entry, data_dir)
+    problems = 0
+    for part in parts:
+        display.say(f"{part.part}: ok" if part.problem is None else f"{part.part} {part.problem}")
+        problems += part.problem is not None
+    if problems:
+        again = "tsslbp data fetch" if entry.origin == "download" else "how to get it: fetch"
+        raise DataError(f"the copy of {what} is not whole ({problems} wrong); {again} {what}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name, or a .npz file.")],
+    index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Of the sample, from 0.")],
+    test: Annotated[bool, typer.Option("--test", help="Of the test samples.")] = False,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="A .png or .svg file for the picture."),
+    ] = None,
+) -> None:
+    """Draw a sample: an image, or the frames of a recording.
+
+    The picture is NAME-INDEX.png in the current folder, unless --out says another place. Of a
+    recording, an animation is written beside it, as a .gif file. Pixels that became darker are
+    blue, brighter ones orange.
+    """
+    path = out or Path(f"{Path(name).stem}-{'test-' if test else ''}{index}.png")
+    _check_output(path)
+    title = f"{Path(name).name}, {'test' if test else 'training'} sample {index}"
+    if name in data.EVENTS or _is_recording(name):
+        source = _source(name, data_dir)
+        label, events = _recording(source, index, test)
+        _show_events(path, f"{title}, class {label}", events, (source.height, source.width))
+    else:
+        _show_image(path, title, name, index, test, data_dir)
+
+
+def _where(entry: Entry, data_dir: Path | None) -> str:
+    """Where the local copy of a set is, for the list."""
+    if entry.origin in WITHOUT_DOWNLOAD:
+        known = copies.is_installed(entry)
+        return WITHOUT_DOWNLOAD[entry.origin] + ("" if known else " (not installed)")
+    return str(copies.locate(entry, data_dir) or "-")
+
+
+def _require_installed(entry: Entry) -> None:
+    if not copies.is_installed(entry):
+        raise DataError(f"{entry.name} is not there. {entry.layout}")
+
+
+def _download(entry: Entry, data_dir: Path | None) -> None:
+    """Get the files of a set that are missing or damaged."""
+    source = copies.source_of(entry)
+    if all(part.problem is None for part in copies.check_files(entry, data_dir)):
+        display.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
+        return
+    display.say()
+    for file in source.md5:
+        with display.Download(file) as bar:
+            path = download(source, file, copies.root(data_dir), bar)
+        display.say(f"{path}: ok")
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).exists() or Path(text).name != text or "." in text
+
+
+def _is_recording(name: str) -> bool:
+    return any(entry.name == name and entry.kind == "events" for entry in catalogue.entries())
+
+
+def _source(name: str, data_dir: Path | None) -> EventSet:
+    """The recordings of an event set, not read yet."""
+    if name not in data.EVENTS:
+        raise InvalidInput(f"{name} cannot be read yet")
+    return data.EVENTS[name](data_dir)
+
+
+def _recording(source: EventSet, index: int, test: bool) -> tuple[int, Events]:
+    """The label and the events of one recording."""
+    items, start = source.test if test else source.train, index
+    expected = catalogue.find(source.name)
+    if len(items) == (expected.test if test else expected.train):  # one recording in an item
+        items, start = items[index : index + 1], 0
+    found = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
+    if found is None:
+        raise InvalidInput(f"{source.name} has no {'test' if test else 'training'} sample {index}")
+    return found
+
+
+def _show_events(path: Path, title: str, events: Events, size: tuple[int, int]) -> None:
+    active = bin_events(events, *size, FRAMES, Binning(values="count"))
+    frames = np.zeros((FRAMES, 2, *size))
+    step = np.repeat(np.arange(FRAMES), active.counts)
+    frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
+    display.say(title)
+    display.say(copies.describe_events(events))
+    display.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
+    _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+
+
+def _show_image(
+    path: Path, title: str, name: str, index: int, test: bool, data_dir: Path | None
+) -> None:
+    data_set = data.load(name, data_dir)
+    images = data_set.test_images if test else data_set.train_images
+    labels = data_set.test_labels if test else data_set.train_labels
+    if index >= len(labels):
+        raise InvalidInput(f"INDEX must be from 0 to {len(labels) - 1}, got {index}")
+    assert not isinstance(images, Frames)
+    title = f"{title}, class {int(labels[index])}"
+    display.say(title)
+    display.print_note(data_set.note)
+    _save(path, figures.image_figure(images[index].numpy(), title))
+
+
+def _check_output(path: Path) -> None:
+    """Raise `InvalidInput` for what would fail after the data are read."""
+    if path.suffix not in SUFFIXES:
+        raise InvalidInput(f"--out must end in {' or '.join(SUFFIXES)}, got {path}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise InvalidInput("a picture needs matplotlib: pip install 'tsslbp[figures]'") from None
+
+
+def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:
+    written: Sequence[Path] = (path,)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".svg":
+            study_figures.save_svg(figure, path, path.stem)
+        else:
+            figure.savefig(path, dpi=150)
+        if animation is not None:
+            written = (path, path.with_suffix(".gif"))
+            animation.save(written[1], writer="pillow")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    display.say(f"picture in {' and '.join(map(str, written))}")
