@@ -13,6 +13,7 @@ A data set is one of these, and `load` finds it by name:
 ``cifar10-dvs``        10,000 recordings of CIFAR-10's images, 128 x 128 pixels
 ``cifar10-dvs-90-10``  the same, split otherwise, see `tsslbp.data.cifar10_dvs`
 ``dvs-gesture``        recordings of eleven gestures, 128 x 128 pixels
+``moving-digits``      1,797 simulated recordings of the digits above, 24 x 24 pixels
 a path, ``.npz``       the user's own images, see `tsslbp.data.npz`
 =====================  ===============================================================
 """
@@ -24,7 +25,19 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InvalidInput, nearest
-from . import aedat, augment, binned, cifar10, cifar10_dvs, digits, dvs_gesture, idx, nmnist, npz
+from . import (
+    aedat,
+    augment,
+    binned,
+    cifar10,
+    cifar10_dvs,
+    digits,
+    dvs_gesture,
+    idx,
+    moving_digits,
+    nmnist,
+    npz,
+)
 from .binning import Binning
 from .dataset import VALIDATION_SEED, DataSet, Images, batches, normalise, split_validation, subset
 from .frames import Frames
@@ -60,11 +73,13 @@ EVENTS: dict[str, Callable[[Path | None], EventSet]] = {
     **{name: partial(nmnist.source, name) for name in nmnist.FOLDERS},
     **{name: partial(cifar10_dvs.source, name) for name in cifar10_dvs.NAMES},
     dvs_gesture.NAME: dvs_gesture.source,
+    moving_digits.NAME: moving_digits.source,
 }
 SENSORS = {
     **dict.fromkeys(nmnist.FOLDERS, (nmnist.SIDE, nmnist.SIDE, nmnist.CLASSES)),
     **dict.fromkeys(cifar10_dvs.NAMES, (aedat.SIDE, aedat.SIDE, len(cifar10_dvs.CLASSES))),
     dvs_gesture.NAME: (aedat.SIDE, aedat.SIDE, len(dvs_gesture.CLASSES)),
+    moving_digits.NAME: (moving_digits.SIDE, moving_digits.SIDE, moving_digits.CLASSES),
 }
 
 NAMES = ("digits", *idx.SOURCES, *cifar10.EDITIONS, *EVENTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..errors import DataError, InvalidInput
-from . import cifar10, idx, npz
+from . import aedat, cifar10, idx, nmnist, npz
 from .catalogue import Entry
 from .files import Source, cache_folder, checksum, given_folder, read, unpack, verify
 from .recording import Events, EventSet
@@ -135,9 +134,7 @@ def describe_events(events: Events) -> str:
 
 def _read_events(path: Path) -> Events:
     """Read one recording of an event camera, by the suffix of its file."""
-    reader = import_module(".nmnist" if path.suffix == ".bin" else ".aedat", __package__)
-    events: Events = reader.read(path)
-    return events
+    return nmnist.read(path) if path.suffix == ".bin" else aedat.read(path).events
 
 
 def _sums(entry: Entry, data_dir: Path | None) -> Mapping[Path, Sum]:
