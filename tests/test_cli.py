@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from tsslbp import cli, data, display, experiment, results, training
-from tsslbp.data import DataSet, cifar10
+from tsslbp.data import DataSet, Frames, Images, cifar10
 from tsslbp.run import CHECKPOINTS, Run, count_epochs
 
 RECIPE = """
@@ -274,15 +274,22 @@ def test_resume_with_other_settings_names_them(
 
 @pytest.mark.parametrize("name", experiment.recipe_names())
 def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps with the recipe's own network and settings, on random images.
+    """Two steps with the recipe's own network and settings, on random images or frames.
 
-    The networks for CIFAR-10 are made thinner: their checkpoints are hundreds of megabytes.
+    The largest networks are made thinner: their checkpoints are hundreds of megabytes.
     """
     recipe = experiment.load_recipe(name)
-    network = re.sub(r"\d{3,}", "8", recipe.network) if "cifar10" in name else recipe.network
+    is_large = "cifar10" in name or "dvs" in name
+    network = re.sub(r"\d{2,}", "8", recipe.network) if is_large else recipe.network
     held_out = 2 if recipe.protocol == "validated" else 0
-    shape = data.SHAPES[recipe.data]
-    images = torch.randint(0, 256, (14 + held_out, *shape), dtype=torch.uint8)
+    known = data.known_shape(recipe.data, recipe.binning)
+    assert known is not None
+    shape, _ = known
+    count = 14 + held_out
+    images: Images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
+    if recipe.data in data.EVENTS:
+        events = torch.rand(count, recipe.time_steps, *shape) < 0.05
+        images = Frames.from_dense(events)
     labels = torch.arange(14 + held_out) % 10
     small = DataSet(recipe.data, images[:-4], labels[:-4], images[-4:], labels[-4:], 10)
     monkeypatch.setattr(data, "load", lambda *_: small)
@@ -333,7 +340,7 @@ def test_recipes_lists_all(program: Program) -> None:
     assert code == 0
     for name in experiment.recipe_names():
         recipe = experiment.load_recipe(name)
-        assert f"{name}  {recipe.network}, T = 5\n" in output
+        assert f"{name}  {recipe.network}, T = {recipe.time_steps}\n" in output
         for line in recipe.description.strip().splitlines():
             assert f"  {line}\n" in output
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from tsslbp.data import SHAPES
+from tsslbp.data import Binning, known_shape
 from tsslbp.experiment import Experiment, load_recipe, recipe_names, save
 from tsslbp.network import SpikingLayer
 from tsslbp.rules import TSSLBP
 from tsslbp.training import build_network
 
 # What a recipe may leave unsaid: there is no number for "none".
-OPTIONAL = {"desired_count", "undesired_count", "patience", "train_images"}
+OPTIONAL = {"desired_count", "undesired_count", "patience", "train_images", "binning"}
 
 COMMON: dict[str, Any] = {
     "mean": (0.1307,),
@@ -38,6 +38,7 @@ COMMON: dict[str, Any] = {
     "betas": (0.9, 0.999),
     "gradient_clip": 1.0,
     "weight_limit": 4.0,
+    "binning": None,
 }
 REVISED = COMMON | {
     "tau_m": 5.0,
@@ -82,6 +83,46 @@ CNN2 = CIFAR10 | {"network": "128C3-256C3-P2-512C3-P2-1024C3-512C3-1024-512"}
 FASHION_MLP = {"data": "fashion-mnist", "network": "400-400", "padding": 0}
 FASHION_CNN = {"data": "fashion-mnist", "network": "32C5-P2-64C5-P2-1024", "padding": (2, 2)}
 
+EVENTS = REVISED | {"mean": (0.0,), "std": (1.0,), "batch_size": 50, "learning_rate": 0.0005}
+COUNT = {"loss": "count", "desired_train": (0, 1)}
+NMNIST = (
+    EVENTS
+    | COUNT
+    | {
+        "data": "nmnist",
+        "network": "12C5-P2-64C5-P2",
+        "padding": (1, 0),
+        "tau_m": 8.0,
+        "tau_s": 4.0,
+        "binning": Binning(window=3.0, stabilise=True),
+    }
+)
+CIFAR10_DVS = CNN1 | {
+    "data": "cifar10-dvs",
+    "mean": (0.0,),
+    "std": (1.0,),
+    "crop_padding": 0,
+    "horizontal_flip": False,
+    "time_steps": 10,
+    "binning": Binning(by="count", values="surface", normalise=True, down_sample=4),
+}
+# From the author's advice, but for the window and the last hidden layer.
+DVS_GESTURE = COUNT | {
+    "data": "dvs-gesture",
+    "network": "64C3-128C3-P2-256C3-P2-512",
+    "padding": (1, 1, 1),
+    "time_steps": 300,
+    "tau_m": 64.0,
+    "tau_s": 8.0,
+    "dropout": 0.2,
+    "desired_count": 180.0,
+    "undesired_count": 30.0,
+    "epochs": 400,
+    "batch_size": 5,
+    "learning_rate": 0.0001,
+    "binning": Binning(window=5.0, down_sample=4),
+}
+
 FACTS: dict[str, dict[str, Any]] = {
     "mnist": REVISED | MNIST | {"batch_size": 50, "learning_rate": 0.0005},
     "mnist-published": PUBLISHED | MNIST | {"batch_size": 100, "learning_rate": 0.0005},
@@ -98,6 +139,10 @@ FACTS: dict[str, dict[str, Any]] = {
     "cifar10-cnn1-published": PUBLISHED | CNN1,
     "cifar10-cnn2": REVISED | CNN2,
     "cifar10-cnn2-published": PUBLISHED | CNN2,
+    "nmnist-30": NMNIST | {"time_steps": 30, "desired_count": 15.0, "undesired_count": 3.0},
+    "nmnist-100": NMNIST | {"time_steps": 100, "desired_count": 50.0, "undesired_count": 10.0},
+    "cifar10-dvs": EVENTS | CIFAR10_DVS,
+    "dvs-gesture": EVENTS | DVS_GESTURE,
 }
 
 PROMISED = {  # mean, deviation and best, as published or, for `mnist`, as reproduced
@@ -113,7 +158,7 @@ PROMISED = {  # mean, deviation and best, as published or, for `mnist`, as repro
 
 
 def test_names() -> None:
-    assert recipe_names() == sorted([*FACTS, "digits"])
+    assert recipe_names() == sorted([*FACTS, "digits", "moving-digits"])
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -163,14 +208,19 @@ def test_a_recipe_survives_saving(name: str, tmp_path: Path) -> None:
         ("digits", 16 * 9 + 32 * 16 * 9 + 32 * 16 * 128 + 128 * 10),
         ("cifar10-cnn1", 21_156_384),
         ("cifar10-cnn2", 44_999_040),
+        ("nmnist-30", 2 * 12 * 25 + 12 * 64 * 25 + 64 * 36 * 10),
+        ("cifar10-dvs", 21_156_384 - 96 * 9),
+        ("moving-digits", 2 * 12 * 25 + 12 * 100 * 100 + 100 * 10),
     ],
 )
 def test_the_network_can_be_built(name: str, parameters: int) -> None:
     experiment = load_recipe(name)
-    shape = SHAPES[experiment.data]
-    network = build_network(experiment, shape, 10)
+    known = known_shape(experiment.data, experiment.binning)
+    assert known is not None
+    shape, classes = known
+    network = build_network(experiment, shape, classes)
     assert sum(weight.numel() for weight in network.parameters()) == parameters
-    assert network.eval()(torch.zeros(1, *shape)).shape == (experiment.time_steps, 1, 10)
+    assert network.eval()(torch.zeros(1, *shape)).shape == (experiment.time_steps, 1, classes)
 
 
 @pytest.mark.parametrize("name", ["cifar10-cnn1", "cifar10-cnn2"])
