@@ -14,7 +14,7 @@ import torch
 import tsslbp.data.npz
 from tsslbp import cli, experiment, published, rules, space
 from tsslbp.cli import trainings
-from tsslbp.data import DataSet
+from tsslbp.data import Binning, DataSet, Frames
 from tsslbp.jobs import Engine, Job, Watch
 from tsslbp.neuron import reference
 
@@ -33,10 +33,18 @@ def commands(document: Path) -> list[str]:
     return [line.split("  #")[0].strip() for line in lines if line.startswith("tsslbp ")]
 
 
-def small(name: str, *_: object) -> DataSet:
-    """A few random images in the place of a whole data set."""
+def small(
+    name: str, _: object = None, time_steps: int = 0, binning: Binning | None = None
+) -> DataSet:
+    """A few random images, or recordings, in the place of a whole data set."""
     if name.endswith(".npz"):
         return tsslbp.data.npz.load(Path(name))
+    if name in tsslbp.data.EVENTS:
+        known = tsslbp.data.known_shape(name, binning)
+        assert known is not None
+        frames = Frames.from_dense(torch.rand(30, time_steps, *known[0]) < 0.05)
+        labels = torch.arange(30) % known[1]
+        return DataSet(name, frames[:20], labels[:20], frames[20:], labels[20:], known[1])
     side = 8 if name == "digits" else 28
     random = np.random.RandomState(0)
     images = torch.from_numpy(random.randint(0, 256, (30, 1, side, side)).astype(np.uint8))

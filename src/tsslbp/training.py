@@ -593,6 +593,11 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
     channels, height, width = data.input_shape
     if isinstance(data.train_images, Frames):
         channel_statistics(data.train_images, experiment.mean, experiment.std)
+        if (steps := data.train_images.shape[1]) != experiment.time_steps:
+            raise InvalidInput(
+                f"{data.name} holds recordings of {steps} frames, and time_steps is "
+                f"{experiment.time_steps}"
+            )
     for name in ("mean", "std"):
         count = len(getattr(experiment, name))
         if count not in (1, channels):

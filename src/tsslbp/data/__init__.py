@@ -41,7 +41,7 @@ from . import (
 from .binning import Binning
 from .dataset import VALIDATION_SEED, DataSet, Images, batches, normalise, split_validation, subset
 from .frames import Frames
-from .recording import EventSet
+from .recording import Events, EventSet, as_events
 
 __all__ = [
     "CLASSES",
@@ -50,10 +50,14 @@ __all__ = [
     "VALIDATION_SEED",
     "Binning",
     "DataSet",
+    "EventSet",
+    "Events",
     "Frames",
     "Images",
+    "as_events",
     "augment",
     "batches",
+    "binned",
     "load",
     "normalise",
     "split_validation",

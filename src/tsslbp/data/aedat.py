@@ -34,7 +34,7 @@ _VERSION = re.compile(rb"#!AER-DAT(\d+\.\d+)\r?\n")
 _END = b"#!END-HEADER\r\n"
 _SPECIAL = 1 << 15
 _WRAP = 1 << 32
-_HEADER = struct.Struct("<hhiiiiiii")
+_HEADER = struct.Struct("<hhiiiiii")
 _POLARITY, _POLARITY_BYTES = 1, 8  # an event's type, and its size
 
 

@@ -2,7 +2,8 @@
 
 ===============  ==============================================================================
 ``images``       ``[N, H, W]`` or ``[N, C, H, W]``; uint8 with pixel values 0..255, or floating
-                 point (used as it is, in float32)
+                 point (used as it is, in float32); or frames of recordings, ``[N, T, C, H, W]``,
+                 of these types or booleans, all used as they are
 ``labels``       ``[N]`` integers, class numbers from 0
 ``test_images``  optional, with ``test_labels``: images of the same size and type, for testing
 ``test_labels``
@@ -27,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from .dataset import DataSet, split_test
+from .dataset import DataSet, Images, split_test
+from .frames import Frames
 
 MAX_CLASSES = 100_000
 LARGE = 10.0  # above what normalised pixels reach: floats that are still 0..255
@@ -124,7 +126,7 @@ def _member(archive: np.lib.npyio.NpzFile, name: str) -> _Array:
     return array
 
 
-def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tuple[Tensor, Tensor]:
+def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tuple[Images, Tensor]:
     images = _images(arrays[images_name], images_name)
     labels = _labels(arrays[labels_name], labels_name)
     if len(images) != len(labels):
@@ -134,16 +136,18 @@ def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tupl
     return images, labels
 
 
-def _images(array: _Array, name: str) -> Tensor:
-    """Return ``[N, C, H, W]``, uint8 or float32."""
+def _images(array: _Array, name: str) -> Images:
+    """Return ``[N, C, H, W]``, uint8 or float32, or frames."""
+    if array.ndim == 5 and array.dtype == np.bool_:
+        array = array.view(np.uint8)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
             f"{name!r} must be uint8 (pixel values 0..255) or floating point, got {array.dtype}"
         )
-    if array.ndim not in (3, 4):
+    if array.ndim not in (3, 4, 5):
         raise ValueError(
-            f"{name!r} must be [N, H, W] or [N, C, H, W], got {array.ndim} dimensions: "
-            f"shape {list(array.shape)}"
+            f"{name!r} must be [N, H, W] or [N, C, H, W], or frames [N, T, C, H, W], got "
+            f"{array.ndim} dimensions: shape {list(array.shape)}"
         )
     if array.size == 0:
         raise ValueError(f"{name!r} is empty: shape {list(array.shape)}")
@@ -157,6 +161,8 @@ def _images(array: _Array, name: str) -> Tensor:
         values = np.ascontiguousarray(array, dtype=kind)
     _require_finite(values, name)
     images = torch.from_numpy(values)
+    if images.dim() == 5:
+        return Frames.from_dense(images)
     return images.unsqueeze(1) if images.dim() == 3 else images
 
 
@@ -191,8 +197,10 @@ def _labels(array: _Array, name: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _warn_of_large_values(name: str, images: Tensor) -> None:
+def _warn_of_large_values(name: str, images: Images) -> None:
     """Warn of floating-point images that are probably pixel values 0..255."""
+    if isinstance(images, Frames):
+        return
     if images.is_floating_point() and (largest := float(images.max())) > LARGE:
         warnings.warn(
             f"{name}: 'images' are {largest:g} at most, and floats are taken as they are, so mean "
@@ -214,9 +222,12 @@ def _warn_of_gaps(name: str, labels: Tensor, classes: int) -> None:
         )
 
 
-def _compare(images: Tensor, test_images: Tensor) -> None:
+def _compare(images: Images, test_images: Images) -> None:
     """Refuse test images that differ from the training images in type or size."""
-    kinds = [f"{part.dtype} {list(part.shape[1:])}" for part in (images, test_images)]
+    kinds = [
+        f"{'frames' if isinstance(part, Frames) else part.dtype} {list(part.shape[1:])}"
+        for part in (images, test_images)
+    ]
     if kinds[0] != kinds[1]:
         raise ValueError(
             "'images' and 'test_images' differ in type or size [C, H, W]: "

@@ -1,0 +1,68 @@
+"""10,000 damaged event files: each gives valid events, or one error that says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tsslbp.data import aedat, nmnist
+from tsslbp.data.recording import Events
+
+from . import event_files
+from .event_files import random_events
+
+FILES = 3334  # of each format
+NUMBERS = [0, 1, 7, 8, 127, 128, 0x7FFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 30]
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    """One to three changes: bytes flipped, cut, inserted, doubled, or a number of four bytes."""
+    for _ in range(random.integers(1, 4)):
+        at, length = random.integers(0, len(content) + 1), random.integers(1, 9)
+        some = random.integers(0, 256, length).astype(np.uint8).tobytes()
+        number = int(random.choice(NUMBERS)).to_bytes(4, "little")
+        content = [
+            content[:at] + some + content[at + length :],
+            content[:at] + content[at + length :],
+            content[:at] + some + content[at:],
+            content[:at] + content[max(0, at - length) :],
+            content[:at] + number + content[at + 4 :],
+            content[:at],
+        ][random.integers(0, 6)]
+    return content
+
+
+def decode_aedat(content: bytes) -> Events:
+    return aedat.decode(content).events
+
+
+@pytest.mark.parametrize(
+    ("write", "decode", "side"),
+    [
+        (event_files.nmnist, nmnist.decode, 34),
+        (event_files.aedat_2, decode_aedat, 128),
+        (event_files.aedat_3, decode_aedat, 128),
+    ],
+    ids=["nmnist", "aedat 2.0", "aedat 3.1"],
+)
+def test_damaged_files(
+    write: Callable[[Events], bytes], decode: Callable[[bytes], Events], side: int
+) -> None:
+    random = np.random.default_rng(side)
+    refused = 0
+    for number in range(FILES):
+        content = mutated(write(random_events(30, side, number % 50)), random)
+        try:
+            events = decode(content)
+        except ValueError as error:
+            assert str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        x, y, t, p = events
+        assert len(x) == len(y) == len(t) == len(p) > 0
+        assert [column.dtype.char for column in events] == ["h", "h", np.dtype(np.int64).char, "B"]
+        assert min(x.min(), y.min()) >= 0 and max(x.max(), y.max()) < side
+        assert (np.diff(t) >= 0).all() and set(p.tolist()) <= {0, 1}
+    assert FILES / 10 < refused < FILES  # both happen
