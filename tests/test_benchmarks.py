@@ -65,3 +65,18 @@ def test_gpu_training_in_pieces(tmp_path: Path) -> None:
     second = subprocess.run([*command, *options], check=False)
     assert second.returncode == 0
     assert len((tmp_path / "record" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_event_files(tmp_path: Path) -> None:
+    record = tmp_path / "events.json"
+    program = str(BENCHMARKS / "event_files.py")
+    result = subprocess.run(
+        [sys.executable, program, "--files", "70", "--json", str(record)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    numbers = json.loads(record.read_text())
+    assert [row["format"] for row in numbers["decoding"]] == ["N-MNIST", "AEDAT 2.0", "AEDAT 3.1"]
+    assert [row["time steps"] for row in numbers["binning"]] == [30, 100]

@@ -1,0 +1,96 @@
+"""CIFAR10-DVS: its layout, its two splits, and recordings that are odd."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsslbp import data
+from tsslbp.data import cifar10_dvs
+from tsslbp.data.cifar10_dvs import BACKWARD, CLASSES, draw_split, source, split
+from tsslbp.errors import DataError
+
+from . import event_files
+from .event_files import random_events
+
+COUNT, TRAIN = 12, 9  # recordings of a class here, and those of them that train
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cifar10_dvs, "RECORDINGS", COUNT)
+    monkeypatch.setattr(cifar10_dvs, "TRAIN", TRAIN)
+    monkeypatch.setattr(cifar10_dvs, "split", lambda: {label: [2, 10] for label in CLASSES})
+    for seed, label in enumerate(CLASSES):
+        folder = tmp_path / "CIFAR10-DVS" / label
+        folder.mkdir(parents=True)
+        for number in range(COUNT):
+            events = random_events(20, 128, 100 * seed + number)
+            name = f"cifar10_{label}_{number}.aedat"
+            (folder / name).write_bytes(event_files.aedat_2(events))
+    return tmp_path
+
+
+def numbers(paths: list[Path]) -> list[int]:
+    return [int(path.stem.rsplit("_", 1)[1]) for path in paths]
+
+
+def test_published_split(root: Path) -> None:
+    """The first of each class train and the last test, by number: 2 comes before 10."""
+    found = source("cifar10-dvs", root)
+    assert numbers(list(found.train)) == [*range(TRAIN)] * 10
+    assert numbers(list(found.test)) == [*range(TRAIN, COUNT)] * 10
+
+
+def test_committed_split(root: Path) -> None:
+    found = source("cifar10-dvs-90-10", root)
+    assert numbers(list(found.test)) == [2, 10] * 10
+    assert not set(found.train) & set(found.test)
+    assert len(found.train) + len(found.test) == 10 * COUNT
+
+
+def test_the_split_is_the_one_that_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = draw_split()
+    assert hashlib.sha1(content).hexdigest() == cifar10_dvs.SPLIT_SHA1
+    found = split()
+    assert list(found) == list(CLASSES)
+    for chosen in found.values():
+        assert len(set(chosen)) == 100 and set(chosen) <= set(range(1000))
+    monkeypatch.setattr(cifar10_dvs, "SPLIT_SHA1", "0" * 40)
+    with pytest.raises(DataError, match="has been changed"):
+        split()
+
+
+def test_it_loads(root: Path) -> None:
+    found = data.load("cifar10-dvs", root, 10, data.Binning(by="count", down_sample=4))
+    assert found.train_images.shape == (10 * TRAIN, 10, 2, 32, 32)
+    assert found.test_labels.tolist() == sorted([*range(10)] * (COUNT - TRAIN))
+
+
+def test_times_that_go_backward_are_one_warning(root: Path) -> None:
+    for label in CLASSES[:3]:
+        path = root / "CIFAR10-DVS" / label / f"cifar10_{label}_0.aedat"
+        events = random_events(20, 128)
+        path.write_bytes(event_files.aedat_2(events.only(np.arange(20)[::-1])))
+    with pytest.warns(UserWarning, match=f"^cifar10-dvs: 3 recordings {BACKWARD}$") as warned:
+        data.load("cifar10-dvs", root, 4)
+    assert len(warned) == 1
+
+
+def test_incomplete_sets(root: Path) -> None:
+    (root / "CIFAR10-DVS" / "dog" / "cifar10_dog_5.aedat").unlink()
+    with pytest.raises(DataError, match=r"dog holds 11 recordings \*\.aedat, expected 12"):
+        source("cifar10-dvs", root)
+    with pytest.raises(DataError, match="cifar10-dvs is not downloaded by tsslbp"):
+        source("cifar10-dvs-90-10", root / "cache")
+
+
+def test_a_damaged_recording_names_its_file(root: Path) -> None:
+    path = root / "CIFAR10-DVS" / "cat" / "cifar10_cat_3.aedat"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"cifar10_cat_3\.aedat holds 157 bytes of events"):
+        data.load("cifar10-dvs", root, 4)

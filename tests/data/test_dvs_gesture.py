@@ -1,0 +1,100 @@
+"""DVS-Gesture: files that hold several gestures, and their tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsslbp import data
+from tsslbp.data import dvs_gesture
+from tsslbp.data.dvs_gesture import EMPTY, Gesture, cut, read_labels, source
+from tsslbp.errors import DataError
+
+from . import event_files
+from .event_files import random_events
+
+HEADER = "class,startTime_usec,endTime_usec\n"
+EVENTS = random_events(600, 128, 1)  # within 300 ms
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "DvsGesture"
+    folder.mkdir()
+    tables = {"user01_led": "1,20000,60000\n11,80000,200000\n", "user24_lab": "4,0,300000\n"}
+    for name, rows in tables.items():
+        (folder / f"{name}.aedat").write_bytes(event_files.aedat_3(EVENTS))
+        (folder / f"{name}_labels.csv").write_text(HEADER + rows)
+    (folder / "trials_to_train.txt").write_text("user01_led.aedat\n\n")
+    (folder / "trials_to_test.txt").write_text("user24_lab.aedat\n")
+    return tmp_path
+
+
+def test_each_row_is_a_recording(root: Path) -> None:
+    found = source(root)
+    (path,) = found.train
+    (label, first), (other, second) = found.read(path)
+    assert (label, other) == (0, 10)
+    inside = (EVENTS.t >= 20_000) & (EVENTS.t <= 60_000)
+    assert np.array_equal(first.t, EVENTS.t[inside] - 20_000)
+    assert np.array_equal(first.x, EVENTS.x[inside])
+    assert second.t.max() <= 120_000
+    assert found.classes == len(dvs_gesture.CLASSES) == 11
+
+
+def test_it_loads(root: Path) -> None:
+    found = data.load("dvs-gesture", root, 30, data.Binning(window=5.0, down_sample=4))
+    assert found.train_images.shape == (2, 30, 2, 32, 32)
+    assert found.train_labels.tolist() == [0, 10] and found.test_labels.tolist() == [3]
+
+
+def test_the_ends_of_a_gesture_belong_to_it() -> None:
+    events = EVENTS.only(slice(5))._replace(t=np.array([9, 10, 15, 20, 21]))
+    assert cut(events, Gesture(0, 10, 20)).t.tolist() == [0, 5, 10]
+
+
+def test_gestures_without_events_are_counted(root: Path) -> None:
+    table = root / "DvsGesture" / "user01_led_labels.csv"
+    table.write_text(HEADER + "1,20000,60000\n2,400000,500000\n3,600000,700000\n")
+    with pytest.warns(UserWarning, match=f"^dvs-gesture: 2 recordings {EMPTY}$"):
+        found = data.load("dvs-gesture", root, 4)
+    assert found.train_labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must begin with the line class,startTime_usec,endTime_usec"),
+        ("class;start;end\n", "must begin with the line"),
+        (HEADER + "1,5\n", "no three whole numbers in line 2"),
+        (HEADER + "1,5,9\n2,x,9\n", "no three whole numbers in line 3"),
+        (HEADER + "0,5,9\n", "class 0 from 5 to 9 in line 2"),
+        (HEADER + "12,5,9\n", "class 12 from 5 to 9"),
+        (HEADER + "3,9,9\n", "an end behind the start"),
+        (b"\xff\xfe\x00", "is no text: byte 0"),
+    ],
+)
+def test_bad_tables(text: str | bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "user01_led_labels.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(DataError) as error:
+        read_labels(path)
+    assert str(path) in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["user01_led.aedat", "user24_lab_labels.csv"])
+def test_missing_files(root: Path, name: str) -> None:
+    (root / "DvsGesture" / name).unlink()
+    with pytest.raises(DataError, match=f"{name} is missing, which trials_to_"):
+        source(root)
+
+
+def test_missing_lists(root: Path) -> None:
+    (root / "DvsGesture" / "trials_to_test.txt").unlink()
+    with pytest.raises(DataError, match=r"trials_to_test\.txt"):
+        source(root)
+    with pytest.raises(DataError, match="dvs-gesture is not downloaded by tsslbp"):
+        source(root / "cache")

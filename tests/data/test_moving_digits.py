@@ -1,0 +1,94 @@
+"""The simulated event camera, by what is known of it; and the set that it makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tsslbp.data import moving_digits
+from tsslbp.data.moving_digits import SIDE, THRESHOLD, moving, record, sampled
+from tsslbp.data.recording import Events
+
+Array = npt.NDArray[Any]
+
+
+def scene(seed: int = 0) -> tuple[Array, Array]:
+    digit = np.random.RandomState(seed).uniform(size=(8, 8))
+    return moving(digit, np.random.RandomState(seed))
+
+
+def added(events: Events, shape: tuple[int, ...], until: int) -> Array:
+    """Thresholds that each pixel's events add up to before a time."""
+    total = np.zeros(shape)
+    some = events.only(events.t < until)
+    np.add.at(total, (some.y, some.x), THRESHOLD * (2.0 * some.p - 1))
+    return total
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_events_add_up_to_the_change_of_brightness(seed: int) -> None:
+    """At every simulated time, but for less than one threshold at each pixel."""
+    brightness, times = scene(seed)
+    events = record(brightness, times)
+    for step in (1, 17, 44, 90):
+        total = added(events, brightness.shape[1:], int(times[step]))
+        error = brightness[step] - brightness[0] - total
+        assert np.abs(error).max() < THRESHOLD + 1e-9
+    assert len(events.t) > 500
+
+
+def test_a_still_image_gives_no_event() -> None:
+    brightness, times = scene()
+    still = np.broadcast_to(brightness[:1], brightness.shape)
+    assert len(record(still, times).t) == 0
+
+
+def test_events_come_when_the_threshold_is_crossed() -> None:
+    """A pixel that brightens by 2.5 thresholds in 10 ms, and then darkens by as much."""
+    brightness = THRESHOLD * np.array([0, 2.5, 0]).reshape(3, 1, 1)
+    events = record(brightness, np.array([0, 10_000, 20_000]))
+    # Up at 1 and 2 thresholds; down at 1 and 0, a threshold below the last event each.
+    assert events.p.tolist() == [1, 1, 0, 0]
+    assert events.t.tolist() == [4000, 8000, 16_000, 20_000]
+
+
+def test_more_contrast_gives_more_events() -> None:
+    brightness, times = scene()
+    counts = [len(record(scale * brightness, times).t) for scale in (0.5, 1.0, 2.0)]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:
+    """Moving to the right; and backward in time, brighter and darker change places."""
+    bar = np.zeros((8, 8))
+    bar[:, 3:5] = 1
+    steps = np.arange(31)
+    brightness = np.log(0.1 + sampled(bar, 2 + steps * 0.2, np.full(31, 4.0)))
+    events = record(brightness, steps * 1000)
+    early = events.only(events.t < 8000)
+    middle = {p: early.x[early.p == p].mean() for p in (0, 1)}
+    assert middle[1] > middle[0] + 2
+    reverse = record(brightness[::-1], steps * 1000)
+    late = reverse.only(reverse.t >= 22_000)
+    turned = {p: late.x[late.p == p].mean() for p in (0, 1)}
+    assert turned[0] > turned[1] + 2
+
+
+def test_the_set() -> None:
+    """Deterministic, inside the sensor, in order of time, labels and split of the digits."""
+    pytest.importorskip("sklearn")
+    first, second = moving_digits.source(), moving_digits.source()
+    assert first.fingerprint == second.fingerprint
+    assert (len(first.train), len(first.test)) == (1437, 360)
+    for item in [*first.train[:3], *first.test[-3:]]:
+        ((label, events),), ((again, same),) = first.read(item), second.read(item)
+        assert label == again and 0 <= label < 10
+        assert all(np.array_equal(a, b) for a, b in zip(events, same, strict=True))
+        assert (np.diff(events.t) >= 0).all() and events.t[0] >= 0 and events.t[-1] <= 90_000
+        assert (
+            max(events.x.max(), events.y.max()) < SIDE and min(events.x.min(), events.y.min()) >= 0
+        )
+        assert len(events.t) > 200
