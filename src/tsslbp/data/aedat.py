@@ -32,7 +32,7 @@ SIDE = 128  # of the sensor, in pixels
 
 _VERSION = re.compile(rb"#!AER-DAT(\d+\.\d+)\r?\n")
 _END = b"#!END-HEADER\r\n"
-_SPECIAL = 1 << 15
+_ADDRESSES = 1 << 16  # of pixels, and what is no pixel's
 _WRAP = 1 << 32
 _HEADER = struct.Struct("<hhiiiiii")
 _POLARITY, _POLARITY_BYTES = 1, 8  # an event's type, and its size
@@ -104,17 +104,16 @@ def _decode_2(content: bytes) -> _Columns:
     step = np.diff(time, prepend=time[:1])
     t = time + _WRAP * np.cumsum((step < -_WRAP // 2).astype(np.int64) - (step > _WRAP // 2))
     at = start + 8 * np.arange(len(t))
-    foreign = address >= 2 * _SPECIAL
+    foreign = address >= _ADDRESSES
     if foreign.any():
         first = int(np.argmax(foreign))
         raise ValueError(
             f"has the address {address[first]:#x} at byte {at[first]}, which a camera of {SIDE} x "
             f"{SIDE} pixels does not have: it is of another one, or damaged"
         )
-    columns = (SIDE - 1 - (address >> 1 & 127), address >> 8 & 127, t, 1 - (address & 1), at)
-    is_pixel = address & _SPECIAL == 0
-    x, y, t, p, at = (column[is_pixel] for column in columns)
-    return x, y, t, p, at
+    low = address.astype(np.int16)  # of which the highest bit is that of special events
+    columns = (SIDE - 1 - (low >> 1 & 127), low >> 8 & 127, t, 1 - (low & 1), at)
+    return _only(columns, low >= 0)
 
 
 def _text_end(content: bytes) -> int:
@@ -133,7 +132,8 @@ def _decode_3(content: bytes) -> _Columns:
     if at < 0:
         raise ValueError("has no line #!END-HEADER: it is cut short, or damaged")
     at += len(_END)
-    first, parts, times = [], [np.empty((0, 2), "<u4")], [np.empty(0, np.int64)]
+    nothing = np.empty(0, np.int64)
+    first, parts, times = [nothing], [np.empty((0, 2), "<u4")], [nothing]
     while at < len(content):
         kind, number, size, overflow, end = _packet(content, at)
         if kind == _POLARITY:
@@ -141,13 +141,18 @@ def _decode_3(content: bytes) -> _Columns:
             words = np.frombuffer(content, "<u4", 2 * number, begin).reshape(-1, 2)
             parts.append(words)
             times.append((words[:, 1] & 0x7FFFFFFF).astype(np.int64) + (overflow << 31))
-            first.append(begin + size * np.arange(number))
+            first.append(np.arange(begin, begin + size * number, size))
         at = end
     data, t = np.concatenate(parts)[:, 0], np.concatenate(times)
-    columns = (data >> 17, data >> 2 & 0x7FFF, t, data >> 1 & 1, np.concatenate([[], *first]))
-    is_valid = data & 1 == 1
-    x, y, t, p, byte = (column[is_valid] for column in columns)
-    return x, y, t, p, byte.astype(np.int64)
+    columns = (data >> 17, data >> 2 & 0x7FFF, t, data >> 1 & 1, np.concatenate(first))
+    return _only(columns, data & 1 == 1)
+
+
+def _only(columns: _Columns, chosen: npt.NDArray[np.bool_]) -> _Columns:
+    if chosen.all():
+        return columns
+    x, y, t, p, at = (column[chosen] for column in columns)
+    return x, y, t, p, at
 
 
 def _packet(content: bytes, at: int) -> tuple[int, int, int, int, int]:
