@@ -228,7 +228,10 @@ def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_trained_that_could_not_be_reported(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, _, error = program("reproduce", "nmnist")
+    (row,) = published.find("mnist")
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "find", lambda name: (replace(row, recipes=()),))
+        code, _, error = program("reproduce", "mnist")
     assert (code, error) == (2, "error: nothing is left to reproduce\n")
     monkeypatch.setitem(sys.modules, "jinja2", None)
     code, _, error = program("reproduce", "mnist")

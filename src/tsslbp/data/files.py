@@ -116,7 +116,11 @@ def folder_of(name: str, folders: Sequence[str], how: str, data_dir: Path | None
         assert given is not None
         if (given / folder).is_dir():
             return given / folder
-    place = given / folders[0] if given else f"DIR/{folders[0]}, and set {VARIABLE} or --data-dir"
+    place = (
+        given / folders[0]
+        if given
+        else f"DIR/{folders[0]}, and set {VARIABLE} or --data-dir to DIR"
+    )
     raise DataError(f"{name} is not downloaded by tsslbp: {how} into {place}")
 
 
