@@ -5,7 +5,8 @@ gestures one after the other, ``user01_fluorescent.aedat``; beside it a table sa
 lasts from when to when, ``user01_fluorescent_labels.csv`` with the columns class (1 to 11),
 startTime_usec and endTime_usec; ``trials_to_train.txt`` and ``trials_to_test.txt`` name the
 recordings of the official split, which shares no person. Each row of a table is a recording here,
-whose times start with it; events outside of all rows are dropped.
+from its start up to, but not at, its end, as other public readers (spikingjelly) take it; its times
+begin with its start. Rows may overlap; events outside of all rows are dropped.
 
 Source: Amir et al., "A low power, fully event-based gesture recognition system" (CVPR 2017).
 """
@@ -104,8 +105,8 @@ def read_labels(path: Path) -> list[Gesture]:
 
 
 def cut(events: Events, gesture: Gesture) -> Events:
-    """Return the events from the start to the end of a gesture, with times from its start."""
-    first, last = np.searchsorted(events.t, (gesture.start, gesture.end + 1))
+    """Return the events from the start to before the end of a gesture, times from its start."""
+    first, last = np.searchsorted(events.t, (gesture.start, gesture.end))
     found = events.only(slice(first, last))
     return found._replace(t=found.t - gesture.start)
 
