@@ -38,10 +38,10 @@ def test_each_row_is_a_recording(root: Path) -> None:
     (path,) = found.train
     (label, first), (other, second) = found.read(path)
     assert (label, other) == (0, 10)
-    inside = (EVENTS.t >= 20_000) & (EVENTS.t <= 60_000)
+    inside = (EVENTS.t >= 20_000) & (EVENTS.t < 60_000)
     assert np.array_equal(first.t, EVENTS.t[inside] - 20_000)
     assert np.array_equal(first.x, EVENTS.x[inside])
-    assert second.t.max() <= 120_000
+    assert second.t.max() < 120_000
     assert found.classes == len(dvs_gesture.CLASSES) == 11
 
 
@@ -51,9 +51,10 @@ def test_it_loads(root: Path) -> None:
     assert found.train_labels.tolist() == [0, 10] and found.test_labels.tolist() == [3]
 
 
-def test_the_ends_of_a_gesture_belong_to_it() -> None:
+def test_an_event_where_two_rows_meet_belongs_to_the_second() -> None:
     events = EVENTS.only(slice(5))._replace(t=np.array([9, 10, 15, 20, 21]))
-    assert cut(events, Gesture(0, 10, 20)).t.tolist() == [0, 5, 10]
+    assert cut(events, Gesture(0, 10, 20)).t.tolist() == [0, 5]
+    assert cut(events, Gesture(0, 20, 30)).t.tolist() == [0, 1]
 
 
 def test_gestures_without_events_are_counted(root: Path) -> None:
@@ -71,9 +72,14 @@ def test_gestures_without_events_are_counted(root: Path) -> None:
         ("class;start;end\n", "must begin with the line"),
         (HEADER + "1,5\n", "no three whole numbers in line 2"),
         (HEADER + "1,5,9\n2,x,9\n", "no three whole numbers in line 3"),
-        (HEADER + "0,5,9\n", "class 0 from 5 to 9 in line 2"),
-        (HEADER + "12,5,9\n", "class 12 from 5 to 9"),
-        (HEADER + "3,9,9\n", "an end behind the start"),
+        (HEADER + "1,5,9\r\r2,x,9\n", "no three whole numbers in line 4: '2,x,9'"),
+        (HEADER + "1,5,\0\n", "no three whole numbers in line 2"),
+        (HEADER + '"' + "a" * 200_000, "no three whole numbers in line 2: '\"aaa"),
+        (HEADER + "0,5,9\n", "has '0,5,9' in line 2, expected a class from 1 to 11"),
+        (HEADER + "12,5,9\n", "has '12,5,9' in line 2"),
+        (HEADER + "3,9,9\n", "an end behind it"),
+        (HEADER + "3,-9,9\n", "a start from 0 on"),
+        (HEADER + "3,5," + "9" * 30, "has '3,5,999"),
         (b"\xff\xfe\x00", "is no text: byte 0"),
     ],
 )
@@ -83,6 +89,51 @@ def test_bad_tables(text: str | bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_labels(path)
     assert str(path) in str(error.value) and message in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 200
+
+
+def test_tables_of_other_systems(tmp_path: Path) -> None:
+    path = tmp_path / "user01_led_labels.csv"
+    path.write_bytes(HEADER.encode().replace(b"\n", b"\r\n") + b"3,5,9\r\n\r\n")
+    assert read_labels(path) == [Gesture(2, 5, 9)]
+
+
+def test_damaged_tables_of_any_kind(tmp_path: Path) -> None:
+    """500 mutated tables: gestures that are valid, or an error of ours."""
+    random = np.random.default_rng(0)
+    path, content = tmp_path / "user01_led_labels.csv", (HEADER + "1,20000,60000\n" * 3).encode()
+    refused = 0
+    for _ in range(500):
+        found = bytearray(content)
+        for at in random.integers(0, len(content), random.integers(1, 4)):
+            found[at] = random.choice([*b'0123456789,\n\r"- _\x00\x85\xff'])
+        path.write_bytes(found)
+        try:
+            gestures = read_labels(path)
+        except DataError:
+            refused += 1
+            continue
+        for gesture in gestures:
+            assert 0 <= gesture.label < 11 and (cut(EVENTS, gesture).t >= 0).all()
+    assert 50 < refused < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", "trials_to_test.txt names no recording"),
+        (b"<html>", "has '<html>', expected names such as user01_fluorescent.aedat"),
+        (b"../user01_led.aedat", "has '../user01_led.aedat', expected"),
+        (b"/", "has '/', expected"),
+        (b"a" * 5000, "expected names such as"),
+        (b"a\x00.aedat", "expected names such as"),
+    ],
+)
+def test_bad_lists(root: Path, content: bytes, message: str) -> None:
+    (root / "DvsGesture" / "trials_to_test.txt").write_bytes(content)
+    with pytest.raises(DataError) as error:
+        source(root)
+    assert message in str(error.value) and len(str(error.value)) < len(str(root)) + 200
 
 
 @pytest.mark.parametrize("name", ["user01_led.aedat", "user24_lab_labels.csv"])

@@ -9,6 +9,10 @@ bit 0 is 1 where it is valid, bit 1 where the pixel became brighter, bits 2 to 1
 17 to 31 the column, the next 31 bits the time in microseconds, to which the packet's header adds
 the number of times that these ran over.
 
+Public readers differ on version 2.0. iniVation's description counts rows from the bottom, and takes
+1 for brighter; spikingjelly takes 0 for brighter in CIFAR10-DVS, and exchanges columns and rows.
+Rows are counted here as the reproduction study did, so a picture may stand on its head.
+
 Times are as in the file, from whatever start it has; 32 bits that run over go on above them.
 
 Source: iniVation's description of AEDAT 2.0 and 3.1; the address of the DVS128 as jAER reads it.

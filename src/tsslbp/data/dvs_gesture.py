@@ -5,15 +5,15 @@ gestures one after the other, ``user01_fluorescent.aedat``; beside it a table sa
 lasts from when to when, ``user01_fluorescent_labels.csv`` with the columns class (1 to 11),
 startTime_usec and endTime_usec; ``trials_to_train.txt`` and ``trials_to_test.txt`` name the
 recordings of the official split, which shares no person. Each row of a table is a recording here,
-whose times start with it; events outside of all rows are dropped.
+from its start up to, but not at, its end, as other public readers (spikingjelly) take it; its times
+begin with its start. Rows may overlap; events outside of all rows are dropped.
 
 Source: Amir et al., "A low power, fully event-based gesture recognition system" (CVPR 2017).
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,9 +44,13 @@ CLASSES = (
     "other",
 )
 LISTS = ("trials_to_train.txt", "trials_to_test.txt")
-COLUMNS = ["class", "startTime_usec", "endTime_usec"]
+COLUMNS = "class,startTime_usec,endTime_usec"
 BACKWARD = "are of files whose times go backward, and were put in order"
 EMPTY = "hold no event, and were left out"
+
+_NAME = re.compile(r"[\w-]{1,100}\.aedat", re.ASCII)
+_LAST = 1 << 62  # microseconds, which 64 bits hold
+_SHOWN = 60  # characters of a line in an error
 
 
 class Gesture(NamedTuple):
@@ -94,40 +98,51 @@ def read_labels(path: Path) -> list[Gesture]:
     Raises:
         DataError: it cannot be read, or a row is no gesture; names the line.
     """
-    rows = list(csv.reader(io.StringIO(_text(path))))
-    if not rows or [name.strip() for name in rows[0]] != COLUMNS:
-        raise DataError(f"{path} must begin with the line {','.join(COLUMNS)}")
-    return [_gesture(path, line, row) for line, row in enumerate(rows[1:], 2) if row]
+    first, *lines = _text(path).splitlines() or [""]
+    if first.replace(" ", "") != COLUMNS:
+        raise DataError(f"{path} must begin with the line {COLUMNS}, got {first[:_SHOWN]!r}")
+    return [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
 
 
 def cut(events: Events, gesture: Gesture) -> Events:
-    """Return the events from the start to the end of a gesture, with times from its start."""
-    first, last = np.searchsorted(events.t, (gesture.start, gesture.end + 1))
+    """Return the events from the start to before the end of a gesture, times from its start."""
+    first, last = np.searchsorted(events.t, (gesture.start, gesture.end))
     found = events.only(slice(first, last))
     return found._replace(t=found.t - gesture.start)
 
 
-def _gesture(path: Path, line: int, row: list[str]) -> Gesture:
+def _gesture(path: Path, at: int, line: str) -> Gesture:
     try:
-        label, start, end = map(int, row)
+        label, start, end = map(int, line.split(","))
     except ValueError:
-        raise DataError(f"{path} has no three whole numbers in line {line}: {row}") from None
-    if not 1 <= label <= len(CLASSES) or end <= start:
+        found = repr(line[:_SHOWN])
+        raise DataError(f"{path} has no three whole numbers in line {at}: {found}") from None
+    if not (1 <= label <= len(CLASSES) and 0 <= start < end <= _LAST):
         raise DataError(
-            f"{path} has class {label} from {start} to {end} in line {line}, expected a class from "
-            f"1 to {len(CLASSES)} and an end behind the start"
+            f"{path} has {line[:_SHOWN]!r} in line {at}, expected a class from 1 to "
+            f"{len(CLASSES)}, a start from 0 on and an end behind it"
         )
     return Gesture(label - 1, start, end)
 
 
 def _listed(path: Path) -> list[Path]:
     """Return the recordings that a list names, one a line."""
-    found = [path.with_name(name.strip()) for name in _text(path).splitlines() if name.strip()]
-    for one in found:
-        for needed in (one, labels_of(one)):
-            if not needed.is_file():
-                raise DataError(f"{needed} is missing, which {path.name} names or needs")
-    return found
+    names = [name for line in _text(path).splitlines() if (name := line.strip())]
+    if not names:
+        raise DataError(f"{path} names no recording")
+    return [_recording(path, name) for name in names]
+
+
+def _recording(listed_in: Path, name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"{listed_in} has {name[:_SHOWN]!r}, expected names such as user01_fluorescent.aedat"
+        )
+    path = listed_in.with_name(name)
+    for needed in (path, labels_of(path)):
+        if not needed.is_file():
+            raise DataError(f"{needed} is missing, which {listed_in.name} names or needs")
+    return path
 
 
 def _text(path: Path) -> str:
