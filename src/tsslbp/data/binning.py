@@ -74,7 +74,10 @@ class Binning:
                 f"down_sample must be a whole number of at least 1, got {self.down_sample!r}"
             )
         if self.by == "count" and (self.window is not None or self.original_edges):
-            raise InvalidInput("window and original_edges are for frames by time, not by count")
+            raise InvalidInput(
+                "window and original_edges are for frames by time, not by count; a table of its "
+                "own, --set 'binning={by=\"count\"}', leaves them out"
+            )
         if self.original_edges and self.window is None:
             raise InvalidInput("original_edges needs a window")
         if self.normalise and self.values == "binary":
