@@ -169,6 +169,7 @@ def test_more_events_are_darker_up_to_the_full_colour() -> None:
     shades = figures.colour_frames(frames)[0, :, :, 0].ravel()
     assert (np.diff(shades) <= 0).all()
     assert shades[0] == 1 and (shades[96:] == 0).all() and shades[90] > 0
+    assert (figures.colour_frames(-frames) == 1).all()
 
 
 def test_frames_stand_side_by_side_with_their_sums() -> None:

@@ -135,7 +135,7 @@ def frames_figure(frames: Array, title: str) -> Figure:
     """The frames of a recording side by side, each with its number and the sum of its values.
 
     Args:
-        frames: ``[T, C, H, W]``, values from 0 on, see `colour_frames`.
+        frames: ``[T, C, H, W]``, see `colour_frames`.
         title: above them.
     """
     from matplotlib.figure import Figure
@@ -177,7 +177,8 @@ def colour_frames(frames: Array) -> Array:
 
     With two channels the first, of darker pixels, is blue, and the second, of brighter ones,
     orange; a pixel with both is their mixture. One channel is black, as is the sum of more than
-    two. The colour is full from the value on that 95 % of those above 0 do not exceed.
+    two. The colour is full from the value on that 95 % of those above 0 do not exceed; pixels of 0
+    and below stay white.
     """
     from matplotlib.colors import to_rgb
 
@@ -187,7 +188,7 @@ def colour_frames(frames: Array) -> Array:
     colours = np.array([to_rgb(name) for name in names])
     active = frames[frames > 0]
     full = np.quantile(active, FULL_COLOUR) if active.size else 1.0
-    strength = np.moveaxis(np.minimum(frames / full, 1), 1, -1)
+    strength = np.moveaxis(np.clip(frames / full, 0, 1), 1, -1)
     strength = strength / np.maximum(strength.sum(-1, keepdims=True), 1)  # of a mixture
     return np.asarray(1 - strength @ (1 - colours))
 

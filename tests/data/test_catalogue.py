@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tsslbp import data
-from tsslbp.data import catalogue
+from tsslbp.data import catalogue, cifar10_dvs, dvs_gesture, nmnist
 from tsslbp.data.files import Source
 from tsslbp.data.idx import SOURCES
 from tsslbp.errors import InvalidInput
@@ -51,7 +51,8 @@ def test_sizes_are_those_of_the_files(source: Source, data_dir: Path) -> None:
 def test_the_sample_of_recordings_is_as_it_says(data_dir: Path) -> None:
     entry = catalogue.find("nmnist-sample")
     files = {
-        part: list((data_dir / entry.folder / part).glob("*/*.bin")) for part in ("Train", "Test")
+        part: list((data_dir / entry.folders[0] / part).glob("*/*.bin"))
+        for part in ("Train", "Test")
     }
     assert {part: len(found) for part, found in files.items()} == {"Train": 1000, "Test": 100}
     assert (entry.train, entry.test) == (1000, 100)
@@ -62,7 +63,17 @@ def test_every_entry_can_be_cited_and_got() -> None:
     for entry in catalogue.entries():
         assert entry.citation and entry.homepage.startswith("http")
         if entry.origin == "hand":
-            assert "DIR/" in entry.layout and entry.folder in entry.layout
+            assert "DIR/" in entry.layout
+            assert all(folder in entry.layout for folder in entry.folders[:1])
+
+
+def test_folders_are_those_that_the_readers_take() -> None:
+    taken = {
+        **nmnist.FOLDERS,
+        **dict.fromkeys(cifar10_dvs.NAMES, cifar10_dvs.FOLDERS),
+        dvs_gesture.NAME: dvs_gesture.FOLDERS,
+    }
+    assert {one.name: one.folders for one in catalogue.entries() if one.folders} == taken
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,18 @@ def test_a_copy_is_looked_for_in_the_folder_given_else_in_the_cache(
     assert copies.locate(entry, None) is None
 
 
+@pytest.mark.parametrize("name", ["N-MNIST", "nmnist"])
+def test_recordings_are_found_where_they_are_read_from(
+    name: str, tmp_path: Path, cache: Path
+) -> None:
+    """Under every name that the reader takes, and not in the cache folder, where it never looks."""
+    entry = catalogue.find("nmnist")
+    (tmp_path / "given" / name).mkdir(parents=True)
+    (cache / name).mkdir(parents=True)
+    assert copies.locate(entry, tmp_path / "given") == tmp_path / "given" / name
+    assert copies.locate(entry, None) is None
+
+
 def test_the_editions_of_cifar10_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,8 +118,8 @@ def test_recordings_are_read_and_counted() -> None:
     entry = replace(catalogue.find("nmnist-sample"), train=4, test=1)
     assert list(copies.check_recordings(entry, source)) == [
         ("bad", "bad: odd length"),
-        ("3 training recordings", "are not 4, as the set has"),
-        ("1 test recordings", None),
+        ("3 training recordings of 6 events", "are not 4, as the set has"),
+        ("1 test recordings of 2 events", None),
     ]
 
 

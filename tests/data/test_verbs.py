@@ -131,9 +131,9 @@ def test_fetch_says_how_to_get_what_it_cannot_download(program: Program, tmp_pat
     assert error.count("\n") == 1 and VARIABLE in error
     for fact in (entry.homepage, entry.layout, entry.citation, "CC BY 4.0", "3.0 GB"):
         assert fact in output
-    (tmp_path / entry.folder).mkdir()
+    (tmp_path / entry.folders[0]).mkdir()
     code, output, _ = program("fetch", "dvs-gesture", "--data-dir", tmp_path)
-    assert code == 0 and f"a copy is in {tmp_path / entry.folder}" in output
+    assert code == 0 and f"a copy is in {tmp_path / entry.folders[0]}" in output
 
 
 def test_the_digits_need_no_download(program: Program) -> None:
@@ -154,7 +154,7 @@ def test_check_names_every_wrong_file(
     assert lines[idx.TEST_IMAGES].endswith("is missing")
     assert "MD5" in lines[idx.TEST_LABELS]
     assert lines[idx.TRAIN_IMAGES].endswith(": ok")
-    assert "(2 wrong); tsslbp data fetch mnist" in error
+    assert "(2 wrong); tsslbp data fetch mnist gets it again" in error
 
 
 def test_check_of_a_file(program: Program, refused: Callable[..., str], folder: Path) -> None:
@@ -165,6 +165,17 @@ def test_check_of_a_file(program: Program, refused: Callable[..., str], folder: 
     assert "mine.npz is no .npz file" in refused("check", "mine.npz")
     assert "nowhere.bin is missing" in refused("check", "nowhere.bin")
     assert "did you mean 'mnist'" in refused("check", "mnits")
+
+
+def test_fetch_refuses_a_download_that_would_not_be_read(
+    refused: Callable[..., str], server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unpacked files of CIFAR-10 come before the archive, be they whole or not."""
+    monkeypatch.setattr(cifar10, "SOURCE", replace(cifar10.SOURCE, url=server.url))
+    folder = tmp_path / "cifar10" / cifar10.FOLDER
+    folder.mkdir(parents=True)
+    assert f"{folder} is not whole" in refused("fetch", "cifar10", "--data-dir", tmp_path)
+    assert server.requests == []
 
 
 def test_check_of_the_reencoded_copy_says_what_is_missing(program: Program, tmp_path: Path) -> None:
@@ -203,9 +214,10 @@ def test_show_refuses_what_is_not_there(refused: Callable[..., str], folder: Pat
     pytest.importorskip("matplotlib")
     write_npz(folder / "mine.npz")
     assert "INDEX must be from 0 to 17, got 18" in refused("show", "mine.npz", 18)
-    assert "--out must end in .png or .svg, got a.gif" in refused(
-        "show", "mine.npz", 0, "--out", "a.gif"
+    assert "--out must end in .png, .svg, .gif, got a.pdf" in refused(
+        "show", "mine.npz", 0, "--out", "a.pdf"
     )
+    assert "does not move" in refused("show", "mine.npz", 0, "--out", "a.gif")
     assert "(did you mean 'mnist'?)" in refused("show", "mnits", 0)
     (folder / "file").write_text("")
     assert "cannot write" in refused("show", "mine.npz", 0, "--out", "file/a.png")
@@ -229,7 +241,8 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> None:
         place = np.arange(count, dtype=np.int16)
         return Events(place, place, 1000 * np.arange(count), np.ones(count, np.uint8))
 
-    source = EventSet("nmnist-sample", 12, 10, 10, [(4, 5), (6,)], [(0,), (7,)], read, "")
+    train, test = [(4, 5), (6,)], [(0,), (7,)]
+    source = EventSet("nmnist-sample", 12, 10, 10, train, test, read, "", "only a sample")
     monkeypatch.setitem(data.EVENTS, source.name, lambda data_dir: source)
 
 
@@ -242,7 +255,8 @@ def test_show_draws_a_recording_and_its_animation(
 
     code, output, error = program("show", "nmnist-sample", *options, "--out", "seen.png")
     assert (code, error) == (0, "")
-    assert f"class {count}\n{count} events, {count} brighter and 0 darker" in output
+    assert f"class {count}\n" in output and "only a sample" in output
+    assert f"\n{count} events, {count} brighter and 0 darker" in output
     assert output.endswith("picture in seen.png and seen.gif\n")
     assert (folder / "seen.png").read_bytes().startswith(b"\x89PNG")
     with Image.open(folder / "seen.gif") as animation:
@@ -260,4 +274,23 @@ def test_show_of_an_empty_recording_and_of_none(
 def test_check_counts_recordings(recordings: None, program: Program) -> None:
     code, output, _ = program("check", "nmnist-sample")
     assert code == 2
-    assert "3 training recordings are not 1,000" in output
+    assert "3 training recordings of 15 events are not 1,000" in output
+
+
+def test_show_writes_the_animation_alone(recordings: None, program: Program, folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, output, error = program("show", "nmnist-sample", 2, "--out", "seen.gif")
+    assert (code, error) == (0, "")
+    assert output.endswith("picture in seen.gif\n")
+    assert [path.name for path in folder.iterdir()] == ["seen.gif"]
+
+
+def test_show_draws_frames_that_are_given(program: Program, folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    frames = np.zeros((20, 3, 2, 5, 4), bool)
+    frames[:, 1, 0, 2, 3] = frames[:, 2, :, 4, 0] = True
+    np.savez(folder / "mine.npz", images=frames, labels=np.arange(20) % 4)
+    code, output, error = program("show", "mine.npz", 6)
+    assert (code, error) == (0, "")
+    assert "active pixels by frame: 0, 1, 2\n" in output
+    assert output.endswith("picture in mine-6.png and mine-6.gif\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import numpy as np
 import typer
 
 from .. import data, display, figures, study_figures
-from ..data import Binning, Frames, catalogue, copies
+from ..data import Binning, DataSet, Frames, catalogue, cifar10, copies
 from ..data.binning import bin_events
 from ..data.catalogue import Entry
 from ..data.files import VARIABLE, download
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRAMES = 16  # of a recording in its picture
-SUFFIXES = (".png", ".svg")
+SUFFIXES = (".png", ".svg", ".gif")
 WITHOUT_DOWNLOAD = {"package": "comes with scikit-learn", "generated": "made by tsslbp"}
 
 app = typer.Typer(rich_markup_mode=None, help="Data sets: what there is, get it, check it, see it.")
@@ -100,8 +99,10 @@ def check(
         display.say(f"{part.part}: ok" if part.problem is None else f"{part.part} {part.problem}")
         problems += part.problem is not None
     if problems:
-        again = "tsslbp data fetch" if entry.origin == "download" else "how to get it: fetch"
-        raise DataError(f"the copy of {what} is not whole ({problems} wrong); {again} {what}")
+        action = "gets it again" if entry.origin == "download" else "says how to get it"
+        raise DataError(
+            f"the copy of {what} is not whole ({problems} wrong); tsslbp data fetch {what} {action}"
+        )
 
 
 @app.command()
@@ -112,14 +113,19 @@ def show(
     data_dir: DataDir = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="A .png or .svg file for the picture."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="A .png or .svg file for the picture, or a .gif file for the animation alone.",
+        ),
     ] = None,
 ) -> None:
     """Draw a sample: an image, or the frames of a recording.
 
     The picture is NAME-INDEX.png in the current folder, unless --out says another place. Of a
-    recording, an animation is written beside it, as a .gif file. Pixels that became darker are
-    blue, brighter ones orange.
+    recording, an animation is written beside it, as a .gif file; an --out that ends in .gif is the
+    animation alone. Pixels that became darker are blue, brighter ones orange.
     """
     path = out or Path(f"{Path(name).stem}-{'test-' if test else ''}{index}.png")
     _check_output(path)
@@ -127,9 +133,9 @@ def show(
     if name in data.EVENTS or _is_recording(name):
         source = _source(name, data_dir)
         label, events = _recording(source, index, test)
-        _show_events(path, f"{title}, class {label}", events, (source.height, source.width))
+        _show_events(path, f"{title}, class {label}", events, source)
     else:
-        _show_image(path, title, name, index, test, data_dir)
+        _show_loaded(path, title, data.load(name, data_dir), index, test)
 
 
 def _where(entry: Entry, data_dir: Path | None) -> str:
@@ -151,6 +157,11 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
     if all(part.problem is None for part in copies.check_files(entry, data_dir)):
         display.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
         return
+    if entry.name == cifar10.OFFICIAL.name and (folder := copies.unpacked(data_dir)):
+        raise DataError(
+            f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
+            "it away, or give another --data-dir"
+        )
     display.say()
     for file in source.md5:
         with display.Download(file) as bar:
@@ -185,27 +196,36 @@ def _recording(source: EventSet, index: int, test: bool) -> tuple[int, Events]:
     return found
 
 
-def _show_events(path: Path, title: str, events: Events, size: tuple[int, int]) -> None:
+def _show_events(path: Path, title: str, events: Events, source: EventSet) -> None:
+    size = source.height, source.width
     active = bin_events(events, *size, FRAMES, Binning(values="count"))
     frames = np.zeros((FRAMES, 2, *size))
     step = np.repeat(np.arange(FRAMES), active.counts)
     frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
     display.say(title)
+    display.print_note(source.note)
     display.say(copies.describe_events(events))
     display.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
     _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
 
 
-def _show_image(
-    path: Path, title: str, name: str, index: int, test: bool, data_dir: Path | None
-) -> None:
-    data_set = data.load(name, data_dir)
+def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bool) -> None:
+    """Draw an image, or the frames of a recording that was given as frames."""
     images = data_set.test_images if test else data_set.train_images
     labels = data_set.test_labels if test else data_set.train_labels
     if index >= len(labels):
         raise InvalidInput(f"INDEX must be from 0 to {len(labels) - 1}, got {index}")
-    assert not isinstance(images, Frames)
     title = f"{title}, class {int(labels[index])}"
+    if isinstance(images, Frames):
+        (frames,) = (one.numpy() for one in images[index : index + 1])
+        display.say(title)
+        display.print_note(data_set.note)
+        active = map(str, np.count_nonzero(frames, axis=(1, 2, 3)))
+        display.say(f"active pixels by frame: {', '.join(active)}")
+        _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+        return
+    if path.suffix == ".gif":
+        raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
     display.say(title)
     display.print_note(data_set.note)
     _save(path, figures.image_figure(images[index].numpy(), title))
@@ -214,7 +234,7 @@ def _show_image(
 def _check_output(path: Path) -> None:
     """Raise `InvalidInput` for what would fail after the data are read."""
     if path.suffix not in SUFFIXES:
-        raise InvalidInput(f"--out must end in {' or '.join(SUFFIXES)}, got {path}")
+        raise InvalidInput(f"--out must end in {', '.join(SUFFIXES)}, got {path}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -222,16 +242,17 @@ def _check_output(path: Path) -> None:
 
 
 def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:
-    written: Sequence[Path] = (path,)
+    """Write the picture, unless the animation alone is asked for, and the animation beside it."""
+    moving = path.with_suffix(".gif")
+    written = [path] if animation is None or path == moving else [path, moving]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
             study_figures.save_svg(figure, path, path.stem)
-        else:
+        elif path.suffix == ".png":
             figure.savefig(path, dpi=150)
         if animation is not None:
-            written = (path, path.with_suffix(".gif"))
-            animation.save(written[1], writer="pillow")
+            animation.save(moving, writer="pillow")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     display.say(f"picture in {' and '.join(map(str, written))}")

@@ -33,7 +33,7 @@ class Entry:
         homepage: where it is described.
         licence: of the data; empty where it is not known for certain.
         download, disk: bytes to download, and that the files take; None where that is not known.
-        folder: of a set of recordings, in the folder of all data.
+        folders: what the folder of a set of recordings may be called, in the folder of all data.
         layout: how it is got or laid out, where that is not tsslbp's work.
 
     Raises:
@@ -53,7 +53,7 @@ class Entry:
     licence: str = ""
     download: int | None = None
     disk: int | None = None
-    folder: str = ""
+    folders: tuple[str, ...] = ()
     layout: str = ""
 
     def __post_init__(self) -> None:
@@ -120,4 +120,7 @@ def _entry(table: Mapping[str, Any]) -> Entry:
     for field in fields(Entry):
         if field.default is MISSING and field.name not in table:
             raise InvalidInput(f"{table.get('name', 'a data set')} lacks the field {field.name!r}")
-    return Entry(**{**table, "shape": tuple(table["shape"])})
+    values: dict[str, Any] = {
+        key: tuple(item) if isinstance(item, list) else item for key, item in table.items()
+    }
+    return Entry(**values)

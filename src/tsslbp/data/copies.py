@@ -41,13 +41,15 @@ def source_of(entry: Entry) -> Source:
 def locate(entry: Entry, data_dir: Path | None) -> Path | None:
     """Return the folder or file of a local copy, or None. Its contents are not checked.
 
-    Only of the editions of CIFAR-10, which share a folder, the test file is read to tell them.
+    Only of the editions of CIFAR-10, which share a folder, the test file is read to tell them. What
+    is got by hand is not looked for in the cache folder: no loader does so.
     """
-    if entry.origin in ("package", "generated"):
+    by_hand = entry.origin == "hand"
+    if entry.origin in ("package", "generated") or (by_hand and given_folder(data_dir) is None):
         return None
     if entry.kind == "events":
-        folder = root(data_dir) / entry.folder
-        return folder if folder.is_dir() else None
+        places = (root(data_dir) / folder for folder in entry.folders)
+        return next((place for place in places if place.is_dir()), None)
     paths = list(_sums(entry, data_dir))
     if not all(path.is_file() for path in paths):
         return None
@@ -65,6 +67,13 @@ def is_installed(entry: Entry) -> bool:
     return entry.name != "digits" or find_spec("sklearn") is not None
 
 
+def unpacked(data_dir: Path | None) -> Path | None:
+    """Return the folder with the unpacked files of CIFAR-10, which comes before the archive."""
+    given = given_folder(data_dir)
+    folder = given and given / cifar10.SOURCE.name / cifar10.FOLDER
+    return folder if folder and folder.is_dir() else None
+
+
 def check_files(entry: Entry, data_dir: Path | None) -> Iterator[Checked]:
     """Compare the files of a set of images with the official checksums, one after the other."""
     for path, (algorithm, expected) in _sums(entry, data_dir).items():
@@ -80,7 +89,7 @@ def check_files(entry: Entry, data_dir: Path | None) -> Iterator[Checked]:
 
 
 def check_recordings(entry: Entry, source: EventSet) -> Iterator[Checked]:
-    """Read every recording of a set; say which cannot be read, then how many there are.
+    """Read every recording of a set; say which cannot be read, then how many of how many events.
 
     Of recordings there are no official checksums: those published are of the packed archives.
     """
@@ -88,14 +97,15 @@ def check_recordings(entry: Entry, source: EventSet) -> Iterator[Checked]:
         ("training", source.train, entry.train),
         ("test", source.test, entry.test),
     ):
-        count = 0
+        lengths: list[int] = []
         for item in items:
             try:
-                count += sum(1 for _ in source.read(item))
+                lengths.extend(len(events.t) for _, events in source.read(item))
             except DataError as error:
                 yield Checked(str(item), str(error))
-        wrong = None if count == expected else f"are not {expected:,}, as the set has"
-        yield Checked(f"{count:,} {name} recordings", wrong)
+        part = f"{len(lengths):,} {name} recordings of {sum(lengths):,} events"
+        wrong = None if len(lengths) == expected else f"are not {expected:,}, as the set has"
+        yield Checked(part, wrong)
 
 
 def describe(path: Path) -> str:
@@ -145,7 +155,7 @@ def _sums(entry: Entry, data_dir: Path | None) -> Mapping[Path, Sum]:
         return {folder / entry.name / file: ("md5", total) for file, total in files.items()}
     edition = cifar10.EDITIONS[entry.name]
     place = folder / cifar10.SOURCE.name
-    if edition.source is not None and not (place / cifar10.FOLDER).is_dir():
+    if edition.source is not None and unpacked(data_dir) is None:
         return {place / cifar10.ARCHIVE: ("md5", edition.source.md5[cifar10.ARCHIVE])}
     return {place / cifar10.FOLDER / file: ("sha1", edition.sha1[file]) for file in cifar10.FILES}
 
