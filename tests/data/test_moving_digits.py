@@ -40,6 +40,24 @@ def test_events_add_up_to_the_change_of_brightness(seed: int) -> None:
     assert len(events.t) > 500
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rounding_decides_nothing(seed: int) -> None:
+    """Logarithms that differ in their last bit, as other machines' do, give the same events."""
+    brightness, times = scene(seed)
+    last_bit = np.random.RandomState(seed).choice([-1, 0, 1], brightness.shape) * 2.0**-52
+    events, same = record(brightness, times), record(brightness * (1 + last_bit), times)
+    assert all(np.array_equal(a, b) for a, b in zip(events, same, strict=True))
+
+
+def test_a_pixel_that_the_digit_has_left_is_as_dark_as_before() -> None:
+    """Its events add up to nothing, though the last one is a tie."""
+    steps = np.arange(51)
+    brightness = np.log(0.1 + sampled(np.ones((8, 2)), -6 + steps * 0.7, np.full(51, 4.0)))
+    events = record(brightness, steps * 1000)
+    assert np.ptp(brightness, axis=0).max() > 2 and (brightness[-1] == brightness[0]).all()
+    assert np.abs(added(events, brightness.shape[1:], 50_001)).max() < 1e-9
+
+
 def test_a_still_image_gives_no_event() -> None:
     brightness, times = scene()
     still = np.broadcast_to(brightness[:1], brightness.shape)
@@ -75,6 +93,18 @@ def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:
     late = reverse.only(reverse.t >= 22_000)
     turned = {p: late.x[late.p == p].mean() for p in (0, 1)}
     assert turned[0] > turned[1] + 2
+
+
+def test_recordings_are_those_of_this_version() -> None:
+    """Other recordings need another `VERSION`, or old frames would be taken from the cache."""
+    events = [record(*scene(seed)) for seed in range(3)]
+    facts = [(len(e.t), int(e.t.sum()), int(e.p.sum()), int((e.x * e.y).sum())) for e in events]
+    assert moving_digits.VERSION == 2
+    assert facts == [
+        (3512, 156_377_095, 1756, 435_422),
+        (3374, 159_821_001, 1687, 392_946),
+        (2974, 134_434_026, 1487, 350_326),
+    ]
 
 
 def test_the_set() -> None:
