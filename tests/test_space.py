@@ -97,6 +97,7 @@ def test_all_forms(tmp_path: Path) -> None:
         ("epochs = [5, 5]", "a value stands twice in [5, 5]"),
         ("time_steps = [1, 5]", "desired_train must have a spike within time_steps = 1"),
         ("seed = [1, 2]", "seed cannot be searched"),
+        ('"binning.window" = [1.0, 2.0]', "binning.window cannot be searched"),
         ("protocol = ['published', 'validated']", "protocol cannot be searched"),
         ("", "a table [parameters] of at least one key is missing"),
         ("epochs = [1", "is not valid TOML"),

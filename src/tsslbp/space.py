@@ -20,7 +20,15 @@ from .experiment import Experiment, with_settings
 
 TABLES = ("rule", "weight_scale")  # keys of a recipe that have parts
 # Another value would change what is measured, so that trials could not be compared.
-FIXED = ("data", "description", "protocol", "seed", "validation_images", "train_images")
+FIXED = (
+    "data",
+    "binning",
+    "description",
+    "protocol",
+    "seed",
+    "validation_images",
+    "train_images",
+)
 
 
 @dataclass(frozen=True)

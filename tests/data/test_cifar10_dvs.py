@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsslbp import data
+from tsslbp import cli, data
 from tsslbp.data import cifar10_dvs
 from tsslbp.data.cifar10_dvs import BACKWARD, CLASSES, draw_split, source, split
 from tsslbp.errors import DataError
+from tsslbp.run import Run
 
 from . import event_files
 from .event_files import random_events
@@ -94,3 +95,12 @@ def test_a_damaged_recording_names_its_file(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError, match=r"cifar10_cat_3\.aedat holds 157 bytes of events"):
         data.load("cifar10-dvs", root, 4)
+
+
+def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From files to a finished run, by the recipe but for its size."""
+    monkeypatch.chdir(root)
+    options = ["--data-dir", str(root), "--epochs", "1", "--set", "network=4C3-P2-8"]
+    assert cli.main(["train", "cifar10-dvs", *options, "--set", "padding=1", "--out", "run"]) == 0
+    (record,) = Run.open(root / "run").epochs()
+    assert record["loss"] > 0 and len(record["test_accuracy_by_step"]) == 10

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsslbp import data
+from tsslbp import cli, data
 from tsslbp.data import dvs_gesture
 from tsslbp.data.dvs_gesture import EMPTY, Gesture, cut, read_labels, source
 from tsslbp.errors import DataError
+from tsslbp.run import Run
 
 from . import event_files
 from .event_files import random_events
@@ -149,3 +150,12 @@ def test_missing_lists(root: Path) -> None:
         source(root)
     with pytest.raises(DataError, match="dvs-gesture is not downloaded by tsslbp"):
         source(root / "cache")
+
+
+def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From files to a finished run, by the recipe but for its size."""
+    monkeypatch.chdir(root)
+    options = ["--data-dir", str(root), "--epochs", "1", "--set", "network=4C3-P2-8"]
+    assert cli.main(["train", "dvs-gesture", *options, "--set", "padding=1", "--out", "run"]) == 0
+    (record,) = Run.open(root / "run").epochs()
+    assert record["loss"] > 0 and len(record["test_accuracy_by_step"]) == 300

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsslbp import data
+from tsslbp import cli, data
 from tsslbp.data import Frames, nmnist
 from tsslbp.data.recording import Events
 from tsslbp.errors import DataError, InvalidInput
+from tsslbp.run import Run
 
 from . import event_files
 from .event_files import random_events
@@ -176,3 +177,12 @@ def test_real_recordings(data_dir: Path) -> None:
         count += len(events.t)
         assert event_files.nmnist(events) == path.read_bytes()
     assert count == 957_229
+
+
+def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From files to a finished run, by the recipe but for its size."""
+    monkeypatch.chdir(root)
+    options = ["--data-dir", str(root), "--epochs", "1", "--set", "network=4C5-P2"]
+    assert cli.main(["train", "nmnist-30", *options, "--set", "padding=1", "--out", "run"]) == 0
+    (record,) = Run.open(root / "run").epochs()
+    assert record["loss"] > 0 and len(record["test_accuracy_by_step"]) == 30

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import data
-from tsslbp.errors import DataError
+from tsslbp import data, training
+from tsslbp.errors import DataError, InvalidInput
+from tsslbp.experiment import Experiment
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 6, 5), dtype=np.uint8)
@@ -334,3 +335,22 @@ def test_damage_anywhere(tmp_path: Path, save: Callable[..., None]) -> None:
             continue
         assert torch.equal(found.train_images, whole.train_images)
         assert torch.equal(found.test_labels, whole.test_labels)
+
+
+def test_frames_are_taken_as_they_are(tmp_path: Path) -> None:
+    frames = RNG.integers(0, 3, (40, 4, 2, 6, 5), dtype=np.uint8)
+    for kind in (np.uint8, np.float64, np.bool_):
+        found = data.load(write(tmp_path, images=frames.astype(kind), labels=LABELS))
+        assert found.train_images.shape == (36, 4, 2, 6, 5) and found.input_shape == (2, 6, 5)
+        together = [*found.train_images, *found.test_images]
+        assert sum(float(one.sum()) for one in together) == frames.astype(kind).sum()
+    other = frames[:, :3]
+    path = write(tmp_path, images=frames, labels=LABELS, test_images=other, test_labels=LABELS)
+    expect_error(path, "frames [4, 2, 6, 5] and frames [3, 2, 6, 5]")
+
+
+def test_frames_must_be_as_many_as_steps(tmp_path: Path) -> None:
+    frames = RNG.integers(0, 2, (40, 4, 2, 6, 5), dtype=np.uint8)
+    wanted = Experiment(data="x", network="8", time_steps=5, validation_images=5)
+    with pytest.raises(InvalidInput, match="recordings of 4 frames, and time_steps is 5"):
+        training.check_data(wanted, data.load(write(tmp_path, images=frames, labels=LABELS)))

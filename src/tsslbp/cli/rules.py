@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import compare as side_by_side
-from .. import display
+from .. import data, display
 from .. import report as reports
 from .. import trials as study
 from ..compare import Cell, Comparison
@@ -101,7 +101,7 @@ def compare(
         seeds,
     )
     reports.check_packages()
-    data_set = load_checked(asked.experiment, data_dir)
+    data_sets = _data_sets(asked, data_dir)
     folder = out or Path("runs") / f"{Path(recipe).stem}-compare"
     tuning = asked.tuning(folder)
     engine = engine_of(
@@ -112,7 +112,7 @@ def compare(
         display.complain("caution", "patience is left out: all rules train for the same epochs")
     for caution in side_by_side.cautions(asked):
         display.complain("caution", caution)
-    _print_plan(asked, side_by_side.outcomes(asked, folder), data_set, engine, device)
+    _print_plan(asked, side_by_side.outcomes(asked, folder), data_sets, engine, device)
     failures = _make(tuning, engine, options)
     finals = side_by_side.finals(asked, folder)
     failures |= _make(finals, engine, options)
@@ -138,8 +138,23 @@ def _make(trials: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
     }
 
 
+def _data_sets(asked: Comparison, data_dir: Path | None) -> dict[int, DataSet]:
+    """The data for each T: images are the same for all, recordings are binned for each."""
+    if asked.experiment.data not in data.EVENTS:
+        return dict.fromkeys(asked.time_steps, load_checked(asked.experiment, data_dir))
+    variants = {
+        steps: asked.variant(asked.rules[0], steps, asked.learning_rates[0])
+        for steps in asked.time_steps
+    }
+    return {steps: load_checked(variant, data_dir) for steps, variant in variants.items()}
+
+
 def _print_plan(
-    asked: Comparison, cells: Sequence[Cell], data_set: DataSet, engine: Engine, device: str
+    asked: Comparison,
+    cells: Sequence[Cell],
+    data_sets: Mapping[int, DataSet],
+    engine: Engine,
+    device: str,
 ) -> None:
     """Which runs there are, and what those to be made will cost."""
     rates, seeds = len(asked.learning_rates), asked.seeds
@@ -151,7 +166,8 @@ def _print_plan(
     )
     with display.console.status("measuring what it will cost"):
         costs = {
-            cell.name: [_seconds(asked, cell, data_set, engine.threads, device)] * cell.missing
+            cell.name: [_seconds(asked, cell, data_sets[cell.time_steps], engine.threads, device)]
+            * cell.missing
             for cell in cells
         }
     display.print_costs(costs, engine.workers, "rule")
