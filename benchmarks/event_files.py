@@ -95,6 +95,7 @@ def binning(folder: Path, time_steps: int, files: int) -> Row:
     return {
         "time steps": time_steps,
         "seconds": round(seconds, 1),
+        "files a second": round(files / seconds),
         "million events a second": round(files * EVENTS / seconds / 1e6, 2),
         f"seconds for {OFFICIAL} files": round(seconds * OFFICIAL / files, 1),
         "milliseconds a batch": round(1000 * epoch / -(-len(images) // BATCH), 2),

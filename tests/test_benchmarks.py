@@ -80,3 +80,4 @@ def test_event_files(tmp_path: Path) -> None:
     numbers = json.loads(record.read_text())
     assert [row["format"] for row in numbers["decoding"]] == ["N-MNIST", "AEDAT 2.0", "AEDAT 3.1"]
     assert [row["time steps"] for row in numbers["binning"]] == [30, 100]
+    assert all(row["files a second"] > 0 for row in numbers["binning"])

@@ -11,6 +11,9 @@ known here, and in both the recordings of a class are taken in the order of thei
 
 Every image of CIFAR-10 was recorded once, so no recording of a test image can train.
 
+Times stay as in the files, since a time surface shows them. A binning with a window counts from
+time 0, so recordings whose clock starts later may have no event in any frame: leave the window out.
+
 Source: Li, Liu, Ji, Li and Shi, "CIFAR10-DVS: an event-stream dataset for object classification"
 (Frontiers in Neuroscience 2017), section "Materials and methods".
 """
