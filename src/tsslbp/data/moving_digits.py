@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,9 @@ def record(brightness: Array, times: Array) -> Events:
     levels = brightness.reshape(len(times), -1)
     level = levels[0].copy()  # of each pixel's last event
     crossings, starts = [], []
-    for now in levels[1:]:
+    for before, now in pairwise(levels):
         number = np.trunc((now - level) / THRESHOLD).astype(np.int64)
+        number[now == before] = 0  # rounding can leave a still pixel a whole threshold away
         starts.append(level.copy())
         crossings.append(number)
         level += number * THRESHOLD
