@@ -82,6 +82,15 @@ def test_times_that_go_backward_are_one_warning(root: Path) -> None:
     assert len(warned) == 1
 
 
+def test_recordings_outside_of_their_frames_are_one_warning(root: Path) -> None:
+    """Windows count from time 0, where a camera's clock need not start."""
+    path = root / "CIFAR10-DVS" / "dog" / "cifar10_dog_0.aedat"
+    events = random_events(20, 128)
+    path.write_bytes(event_files.aedat_2(events._replace(t=events.t + 50_000_000)))
+    with pytest.warns(UserWarning, match="1 recordings have no event within the frames"):
+        data.load("cifar10-dvs", root, 30, data.Binning(window=10.0))
+
+
 def test_incomplete_sets(root: Path) -> None:
     (root / "CIFAR10-DVS" / "dog" / "cifar10_dog_5.aedat").unlink()
     with pytest.raises(DataError, match=r"dog holds 11 recordings \*\.aedat, expected 12"):

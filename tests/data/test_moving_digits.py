@@ -64,6 +64,18 @@ def test_a_still_image_gives_no_event() -> None:
     assert len(record(still, times).t) == 0
 
 
+def test_a_pixel_that_stops_a_whole_threshold_away_is_still() -> None:
+    """Whatever rounding makes of the last threshold: no event comes after the motion."""
+    random = np.random.RandomState(0)
+    start = random.uniform(-2, 0, 10_000)
+    number = random.randint(1, 6, start.shape)
+    stop = np.nextafter(start + number * THRESHOLD, start)
+    brightness = np.stack([start, stop, stop, stop]).reshape(4, 100, 100)
+    events = record(brightness, np.arange(4) * 1000)
+    assert events.t.min() >= 0 and events.t.max() <= 1000
+    assert number.sum() - len(start) <= len(events.t) <= number.sum()
+
+
 def test_events_come_when_the_threshold_is_crossed() -> None:
     """A pixel that brightens by 2.5 thresholds in 10 ms, and then darkens by as much."""
     brightness = THRESHOLD * np.array([0, 2.5, 0]).reshape(3, 1, 1)
@@ -77,6 +89,25 @@ def test_more_contrast_gives_more_events() -> None:
     brightness, times = scene()
     counts = [len(record(scale * brightness, times).t) for scale in (0.5, 1.0, 2.0)]
     assert counts[0] < counts[1] < counts[2]
+
+
+def test_reversed_in_time_a_pixel_emits_the_other_polarity() -> None:
+    """As many events, where a pixel only brightens, by 2.5 thresholds."""
+    ramp = THRESHOLD * np.linspace(0, 2.5, 26).reshape(-1, 1, 1)
+    times = np.arange(26) * 1000
+    forward, backward = record(ramp, times), record(ramp[::-1], times)
+    assert forward.p.tolist() == [1, 1] and backward.p.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reversed_in_time_the_changes_are_opposite(seed: int) -> None:
+    """One saccade: each way the events are within a threshold of a change, so two in all."""
+    brightness, times = (part[:31] for part in scene(seed))
+    end, shape = int(times[-1]) + 1, brightness.shape[1:]
+    forward = added(record(brightness, times), shape, end)
+    backward = added(record(brightness[::-1], times), shape, end)
+    assert np.abs(forward).max() > 2 * THRESHOLD
+    assert np.abs(forward + backward).max() < 2 * THRESHOLD + 1e-9
 
 
 def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:

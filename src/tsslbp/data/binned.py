@@ -43,6 +43,7 @@ from .recording import EventSet
 FORMAT = 1  # of the file; another number makes all of them again
 HEADER = 1024  # bytes kept free for the safetensors header, which is known last
 ALIGNMENT = 8  # bytes; each array begins at a multiple of it
+OUTSIDE = "have no event within the frames: is the window right, and do times start at 0?"
 _LENGTH = 8  # bytes that hold the header's length
 _LETTERS = {"u": "U", "i": "I", "f": "F"}  # of safetensors' names for types
 
@@ -112,6 +113,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
     """Bin all recordings into a file, one after the other; memory holds one of them at a time."""
     size = (time_steps, *how.shape(source.height, source.width))
     kind = np.dtype(np.uint16 if math.prod(size[1:]) <= 1 << 16 else np.int32)
+    source.oddities.clear()
     labels: list[int] = []
     counts = [np.zeros(1, np.int64)]
     with path.open("r+b") as file, tempfile.TemporaryFile(dir=path.parent) as values:
@@ -120,6 +122,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
             before = len(labels)
             for label, events in chain.from_iterable(map(source.read, items)):
                 active = bin_events(events, source.height, source.width, time_steps, how)
+                source.oddities[OUTSIDE] += len(events.t) > 0 and not active.counts.any()
                 labels.append(label)
                 counts.append(active.counts)
                 file.write(active.pixels.astype(kind).data)

@@ -107,7 +107,7 @@ def _next_spike(potential, rise, grad, state, r, k):
     reset = where(silent, 0, potential * carry * k.leak * r.intra)
     effect = k.psp_decay * effect + k.psp_gain * reset
     timing = _timing(rise, r.timing_min, r.timing_max)
-    grad_psp = (grad - k.psp_decay * later) / k.psp_gain
+    grad_psp = (grad - k.psp_decay * later) * (1 / k.psp_gain)
     carry = where(silent, k.decay * carry, grad_psp)
     total = grad + effect
     return where(silent, 0, timing * total), total, (grad, carry, effect)
