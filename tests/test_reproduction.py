@@ -20,7 +20,7 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import TSSLBP, losses, neuron
-from tsslbp.data import DataSet, augment, normalise
+from tsslbp.data import Binning, DataSet, augment, normalise
 from tsslbp.experiment import Experiment, load_recipe, recipe_names
 from tsslbp.layers import Conv, Linear, RowDropout, SumPool
 from tsslbp.network import Network
@@ -714,6 +714,7 @@ def test_every_difference_says_what_it_must() -> None:
     assert len(numbers) >= 20
     known = {field.name for field in fields(Experiment)}
     known |= {f"rule.{field.name}" for field in fields(TSSLBP)}
+    known |= {f"binning.{field.name}" for field in fields(Binning)}
     for number, text in zip(numbers, texts, strict=True):
         lines = dict(re.findall(r"^- \*\*(\w+)\.\*\* (.+(?:\n  .+)*)", text, flags=re.M))
         assert list(lines) == ["Paper", "Code", "Effect", "Option", "Test"], number
