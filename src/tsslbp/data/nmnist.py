@@ -24,9 +24,14 @@ from .files import read as read_file
 from .recording import Events, EventSet, fingerprint
 
 HOMEPAGE = "https://www.garrickorchard.com/datasets/n-mnist"
+SAMPLE_PAGE = "https://github.com/bamsumit/slayerPytorch"
 SIDE = 34
 CLASSES = 10
 FOLDERS = {"nmnist": ("N-MNIST", "nmnist"), "nmnist-sample": ("N-MNIST-sample",)}
+HOW = {
+    "nmnist": f"unpack Train.zip and Test.zip of {HOMEPAGE}",
+    "nmnist-sample": f"put the N-MNIST recordings of the examples of {SAMPLE_PAGE}",
+}
 NOTES = {"nmnist-sample": "measured on 1,100 of N-MNIST's 70,000 recordings"}
 
 SACCADE = 105_000  # microseconds
@@ -42,7 +47,7 @@ def source(name: str, data_dir: Path | None = None) -> EventSet:
     Raises:
         DataError: there is no such folder, or it holds no recordings.
     """
-    root = folder_of(name, FOLDERS[name], f"unpack Train.zip and Test.zip of {HOMEPAGE}", data_dir)
+    root = folder_of(name, FOLDERS[name], HOW[name], data_dir)
     train, test = (sorted((root / part).glob("[0-9]/*.bin")) for part in ("Train", "Test"))
     for part, paths in (("Train", train), ("Test", test)):
         if not paths:
