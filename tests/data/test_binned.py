@@ -26,7 +26,7 @@ def read(item: int) -> Iterable[tuple[int, Events]]:
     """An item holds as many recordings as its number tells, of as many events."""
     random = np.random.default_rng(item)
     for part in range(1 + item % 3):
-        count = 7 * item + part
+        count = 7 * item + part + 1
         yield (
             item % 4,
             Events(

@@ -112,6 +112,13 @@ def test_original_edges_leave_the_last_frame_to_time_zero() -> None:
     assert counts.tolist() == [2, 2, 0, 0, 0, 2]
 
 
+def test_windows_are_whole_microseconds() -> None:
+    """2.007 times 1000 is a little below 2007 in floating point."""
+    one = Events(*(np.array([n], kind) for n, kind in zip((1, 1, 2007, 1), "hhqB", strict=True)))
+    counts = bin_events(one, HEIGHT, WIDTH, STEPS, Binning(window=2.007)).counts
+    assert counts.tolist() == [0, 1, 0, 0, 0, 0]
+
+
 def test_windows_do_not_depend_on_what_follows() -> None:
     events, how = recording(), Binning(window=2.0)
     half = Events(*(column[events.t < 6000] for column in events))
@@ -196,6 +203,8 @@ def test_users_events_are_put_in_order_of_time() -> None:
         ({"t": np.zeros(499)}, "one length"),
         ({"t": np.full(500, 0.5)}, "microseconds"),
         ({"x": np.full(500, np.nan)}, "whole numbers"),
+        ({"t": np.full(500, 1e300)}, "beyond 2"),
+        ({"t": np.full(500, 1 << 63, np.uint64)}, "beyond 2"),
         ({"x": np.full((500, 1), 0)}, "numbers"),
         ({"x": np.full(500, "a")}, "numbers"),
     ],

@@ -144,6 +144,12 @@ def test_missing_files(root: Path, name: str) -> None:
         source(root)
 
 
+def test_a_recording_cannot_train_and_test(root: Path) -> None:
+    (root / "DvsGesture" / "trials_to_test.txt").write_text("user01_led.aedat\n")
+    with pytest.raises(DataError, match=r"user01_led\.aedat both to train and to test"):
+        source(root)
+
+
 def test_missing_lists(root: Path) -> None:
     (root / "DvsGesture" / "trials_to_test.txt").unlink()
     with pytest.raises(DataError, match=r"trials_to_test\.txt"):

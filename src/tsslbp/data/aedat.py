@@ -107,6 +107,8 @@ def _decode_2(content: bytes) -> _Columns:
     address, time = words[:, 0], words[:, 1].astype(np.int64)
     step = np.diff(time, prepend=time[:1])
     t = time + _WRAP * np.cumsum((step < -_WRAP // 2).astype(np.int64) - (step > _WRAP // 2))
+    if (t < 0).any():  # from before a wrap, though the file begins behind it
+        t += _WRAP
     at = start + 8 * np.arange(len(t))
     foreign = address >= _ADDRESSES
     if foreign.any():

@@ -81,7 +81,8 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
 
 def _key(source: EventSet, time_steps: int, how: Binning) -> str:
     sensor = source.height, source.width
-    decides = [FORMAT, source.name, source.fingerprint, sensor, time_steps, asdict(how)]
+    parts = len(source.train), len(source.test)
+    decides = [FORMAT, source.name, source.fingerprint, parts, sensor, time_steps, asdict(how)]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
@@ -122,7 +123,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
             before = len(labels)
             for label, events in chain.from_iterable(map(source.read, items)):
                 active = bin_events(events, source.height, source.width, time_steps, how)
-                source.oddities[OUTSIDE] += len(events.t) > 0 and not active.counts.any()
+                source.oddities[OUTSIDE] += not active.counts.any()
                 labels.append(label)
                 counts.append(active.counts)
                 file.write(active.pixels.astype(kind).data)

@@ -151,7 +151,7 @@ def _frame(t: _Integers, time_steps: int, how: Binning) -> _Integers:
     if how.window is None:
         first, last = (int(t[0]), int(t[-1])) if len(t) else (0, 0)
         return (t - first) * time_steps // (last - first + 1)
-    window = how.window * MICROSECONDS
+    window = round(how.window * MICROSECONDS, 6)  # 2.007 ms are 2007, not a little less
     if not how.original_edges:
         return np.floor(t / window).astype(np.int64)
     number = np.ceil(t / window).astype(np.int64)

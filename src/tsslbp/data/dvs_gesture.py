@@ -69,6 +69,8 @@ def source(data_dir: Path | None = None) -> EventSet:
     """
     root = folder_of(NAME, FOLDERS, f"unpack DvsGesture.tar.gz of {HOMEPAGE}", data_dir)
     train, test = (_listed(root / name) for name in LISTS)
+    if both := set(train) & set(test):
+        raise DataError(f"{root} names {min(both).name} both to train and to test with")
     tables = [labels_of(path) for path in train + test]
     oddities: Counter[str] = Counter()
 

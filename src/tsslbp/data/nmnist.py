@@ -27,12 +27,12 @@ HOMEPAGE = "https://www.garrickorchard.com/datasets/n-mnist"
 SAMPLE_PAGE = "https://github.com/bamsumit/slayerPytorch"
 SIDE = 34
 CLASSES = 10
+RECORDINGS = 70_000
 FOLDERS = {"nmnist": ("N-MNIST", "nmnist"), "nmnist-sample": ("N-MNIST-sample",)}
 HOW = {
     "nmnist": f"unpack Train.zip and Test.zip of {HOMEPAGE}",
     "nmnist-sample": f"put the N-MNIST recordings of the examples of {SAMPLE_PAGE}",
 }
-NOTES = {"nmnist-sample": "measured on 1,100 of N-MNIST's 70,000 recordings"}
 
 SACCADE = 105_000  # microseconds
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
@@ -52,7 +52,8 @@ def source(name: str, data_dir: Path | None = None) -> EventSet:
     for part, paths in (("Train", train), ("Test", test)):
         if not paths:
             raise DataError(f"{root / part} holds no recordings such as {part}/7/00042.bin")
-    known, note = fingerprint(root, train + test), NOTES.get(name, "")
+    known, count = fingerprint(root, train + test), len(train) + len(test)
+    note = "" if count == RECORDINGS else f"measured on {count:,} of N-MNIST's 70,000 recordings"
     return EventSet(name, SIDE, SIDE, CLASSES, train, test, _labelled, known, note)
 
 

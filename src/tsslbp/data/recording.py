@@ -20,6 +20,8 @@ from ..errors import InvalidInput
 
 Array = npt.NDArray[Any]
 
+MOST = 1 << 53  # the largest number up to which floats count
+
 _FIELDS = {
     "x": ("x",),
     "y": ("y",),
@@ -149,6 +151,8 @@ def _whole(name: str, column: Array) -> Array:
             f"the field {name!r} of a recording must be whole numbers"
             + (": times are in microseconds" if name == "t" else "")
         )
+    if (abs(column.astype(float)) > MOST).any():
+        raise InvalidInput(f"the field {name!r} of a recording holds numbers beyond 2^53")
     return column.astype(np.int64)
 
 
