@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,38 @@ def test_times_run_over() -> None:
     assert found.events.t.tolist() == sorted(late.t.tolist()) and found.backward == 1
     rising = events._replace(t=np.array([5, 2**31 - 1, 2**31, 2**31 + 9, 5 * 2**31]))
     assert same(aedat.decode(event_files.aedat_3(rising, [5])).events, rising)
+
+
+def test_times_run_over_twice() -> None:
+    events = random_events(8, 128)._replace(t=5 + np.arange(8) * (3 << 29))
+    assert events.t[-1] > 2 * WRAP
+    assert same(aedat.decode(event_files.aedat_2(events)).events, events)
+
+
+def test_a_late_event_from_before_the_file_began() -> None:
+    """The file begins behind a wrap, and its second event is from before: no time below 0."""
+    events = random_events(4, 128)._replace(t=np.array([WRAP + 3, WRAP - 1, WRAP + 7, WRAP + 9]))
+    found = aedat.decode(event_files.aedat_2(events))
+    assert found.events.t.tolist() == [WRAP - 1, WRAP + 3, WRAP + 7, WRAP + 9]
+    assert found.backward == 1
+
+
+def test_events_of_one_time_keep_their_order() -> None:
+    events = random_events(7, 128)._replace(t=np.array([5, 5, 3, 3, 9, 3, 5]))
+    for write in (event_files.aedat_2, event_files.aedat_3):
+        found = aedat.decode(write(events))
+        assert same(found.events, events.only(np.array([2, 3, 5, 0, 1, 6, 4])))
+        assert found.backward == 2
+
+
+def test_room_behind_the_events_of_a_packet() -> None:
+    """A packet's capacity may exceed its number of events; what lies there is none."""
+    events = random_events(3, 128)
+    words = event_files.aedat_3(events, [3], foreign=False)[len(START_3) + 28 :]
+    room = struct.pack("<hhiiiiii", 1, 1, 8, 4, 0, 5, 3, 3) + words + b"\xff" * 16
+    later = event_files.aedat_3(events._replace(t=events.t + 300_000))[len(START_3) :]
+    found = aedat.decode(START_3 + room + later).events
+    assert len(found.t) == 6 and same(found.only(slice(3)), events)
 
 
 def test_backward_times_are_counted_and_put_in_order() -> None:

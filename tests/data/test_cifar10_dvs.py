@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def test_committed_split(root: Path) -> None:
 def test_the_split_is_the_one_that_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     content = draw_split()
     assert hashlib.sha1(content).hexdigest() == cifar10_dvs.SPLIT_SHA1
+    assert (resources.files(data) / cifar10_dvs.SPLIT).read_bytes() == content
     found = split()
     assert list(found) == list(CLASSES)
     for chosen in found.values():
@@ -80,6 +82,25 @@ def test_times_that_go_backward_are_one_warning(root: Path) -> None:
     with pytest.warns(UserWarning, match=f"^cifar10-dvs: 3 recordings {BACKWARD}$") as warned:
         data.load("cifar10-dvs", root, 4)
     assert len(warned) == 1
+    data.load("cifar10-dvs", root, 4)  # kept, and not read again: a warning would be an error
+
+
+def test_events_and_labels(root: Path) -> None:
+    """Each recording comes with the label of its folder, and with its own events."""
+    for name in cifar10_dvs.NAMES:
+        found = source(name, root)
+        for path in [*found.train[::17], *found.test[::5]]:
+            ((label, events),) = found.read(path)
+            assert CLASSES[label] == path.parent.name
+            expected = random_events(20, 128, 100 * label + numbers([path])[0])
+            assert all(np.array_equal(a, b) for a, b in zip(events, expected, strict=True))
+
+
+def test_a_changed_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / cifar10_dvs.SPLIT).write_bytes(draw_split().replace(b"1", b"2", 1))
+    monkeypatch.setattr("tsslbp.data.cifar10_dvs.resources.files", lambda package: tmp_path)
+    with pytest.raises(DataError, match="has been changed: install tsslbp again"):
+        split()
 
 
 def test_recordings_outside_of_their_frames_are_one_warning(root: Path) -> None:

@@ -58,6 +58,16 @@ def test_an_event_where_two_rows_meet_belongs_to_the_second() -> None:
     assert cut(events, Gesture(0, 20, 30)).t.tolist() == [0, 1]
 
 
+def test_late_events_are_put_in_order_and_counted(root: Path) -> None:
+    """A damaged order of the file changes no gesture; each of its gestures counts."""
+    found = source(root)
+    (path,) = found.train
+    expected = [events.t.tolist() for _, events in found.read(path)]
+    path.write_bytes(event_files.aedat_3(EVENTS.only(np.array([*range(300, 600), *range(300)]))))
+    assert [events.t.tolist() for _, events in found.read(path)] == expected
+    assert found.oddities[dvs_gesture.BACKWARD] == 2
+
+
 def test_gestures_without_events_are_counted(root: Path) -> None:
     table = root / "DvsGesture" / "user01_led_labels.csv"
     table.write_text(HEADER + "1,20000,60000\n2,400000,500000\n3,600000,700000\n")
@@ -71,6 +81,8 @@ def test_gestures_without_events_are_counted(root: Path) -> None:
     [
         ("", "must begin with the line class,startTime_usec,endTime_usec"),
         ("class;start;end\n", "must begin with the line"),
+        (HEADER + "\n", "names no gesture"),
+        (HEADER + "1,5,9\n\n1,5,9,9\n", "no three whole numbers in line 4: '1,5,9,9'"),
         (HEADER + "1,5\n", "no three whole numbers in line 2"),
         (HEADER + "1,5,9\n2,x,9\n", "no three whole numbers in line 3"),
         (HEADER + "1,5,9\r\r2,x,9\n", "no three whole numbers in line 4: '2,x,9'"),
@@ -123,9 +135,10 @@ def test_damaged_tables_of_any_kind(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"\n \n", "trials_to_test.txt names no recording"),
-        (b"<html>", "has '<html>', expected names such as user01_fluorescent.aedat"),
-        (b"../user01_led.aedat", "has '../user01_led.aedat', expected"),
-        (b"/", "has '/', expected"),
+        (b"<html>", "has '<html>' in line 1, expected names such as user01_fluorescent.aedat"),
+        (b"\n../user01_led.aedat", "has '../user01_led.aedat' in line 2, expected"),
+        (b"/", "has '/' in line 1, expected"),
+        (b"user24_lab.aedat\r\nuser25_lab.aedat", "which trials_to_test.txt needs in line 2"),
         (b"a" * 5000, "expected names such as"),
         (b"a\x00.aedat", "expected names such as"),
     ],

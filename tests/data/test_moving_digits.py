@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tsslbp.data import moving_digits
 from tsslbp.data.moving_digits import SIDE, THRESHOLD, moving, record, sampled
@@ -40,6 +43,29 @@ def test_events_add_up_to_the_change_of_brightness(seed: int) -> None:
     assert len(events.t) > 500
 
 
+levels = st.floats(-3, 3) | st.integers(-40, 40).map(lambda number: number * THRESHOLD / 4)
+
+
+@given(st.lists(levels, min_size=1, max_size=8))
+def test_any_brightness(path: list[float]) -> None:
+    """Quarters of the threshold among it, and every level held for a step."""
+    brightness = np.repeat(path, 2)[:, None, None]
+    times = 1000 * np.arange(len(brightness))
+    events = record(brightness, times)
+    assert ((events.t >= 0) & (events.t <= times[-1])).all() and (np.diff(events.t) >= 0).all()
+    for now, t in zip(brightness.ravel(), times.tolist(), strict=True):
+        error = now - path[0] - added(events, (1, 1), t + 1)
+        assert np.abs(error).max() < THRESHOLD + 1e-8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_negative_gives_the_other_polarities(seed: int) -> None:
+    brightness, times = scene(seed)
+    events, other = record(brightness, times), record(-brightness, times)
+    expected = events._replace(p=1 - events.p)
+    assert all(np.array_equal(a, b) for a, b in zip(other, expected, strict=True))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rounding_decides_nothing(seed: int) -> None:
     """Logarithms that differ in their last bit, as other machines' do, give the same events."""
@@ -62,6 +88,15 @@ def test_a_still_image_gives_no_event() -> None:
     brightness, times = scene()
     still = np.broadcast_to(brightness[:1], brightness.shape)
     assert len(record(still, times).t) == 0
+    assert len(record(brightness[:1], times[:1]).t) == 0  # one image, and no step
+
+
+def test_a_pixel_turns_back_by_a_whole_threshold() -> None:
+    """Between its last event's level and one threshold on either side it is silent."""
+    path = THRESHOLD * np.array([0, 1.5, 0.1, -0.1, 0.9, 1.1])
+    events = record(path[:, None, None], 1000 * np.arange(6))
+    assert events.p.tolist() == [1, 0, 1]
+    assert (events.t // 1000).tolist() == [0, 2, 4]
 
 
 def test_a_pixel_that_stops_a_whole_threshold_away_is_still() -> None:
@@ -87,8 +122,8 @@ def test_events_come_when_the_threshold_is_crossed() -> None:
 
 def test_more_contrast_gives_more_events() -> None:
     brightness, times = scene()
-    counts = [len(record(scale * brightness, times).t) for scale in (0.5, 1.0, 2.0)]
-    assert counts[0] < counts[1] < counts[2]
+    counts = [len(record(scale * brightness, times).t) for scale in (0.25, 0.5, 1, 2, 4)]
+    assert all(more > 1.5 * less for less, more in pairwise(counts))
 
 
 def test_reversed_in_time_a_pixel_emits_the_other_polarity() -> None:
@@ -101,13 +136,20 @@ def test_reversed_in_time_a_pixel_emits_the_other_polarity() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_reversed_in_time_the_changes_are_opposite(seed: int) -> None:
-    """One saccade: each way the events are within a threshold of a change, so two in all."""
+    """One saccade: each way a pixel's events are within less than a threshold of the change.
+
+    So both ways they add up to one threshold at most. Of all pixels together the brighter events
+    one way are as many as the darker ones the other way, within a tenth.
+    """
     brightness, times = (part[:31] for part in scene(seed))
     end, shape = int(times[-1]) + 1, brightness.shape[1:]
-    forward = added(record(brightness, times), shape, end)
-    backward = added(record(brightness[::-1], times), shape, end)
+    there, back = record(brightness, times), record(brightness[::-1], times)
+    forward, backward = (added(events, shape, end) for events in (there, back))
     assert np.abs(forward).max() > 2 * THRESHOLD
-    assert np.abs(forward + backward).max() < 2 * THRESHOLD + 1e-9
+    assert np.abs(forward + backward).max() < THRESHOLD + 1e-9
+    for p in (0, 1):
+        one, other = np.sum(there.p == p), np.sum(back.p == 1 - p)
+        assert one > 100 and abs(one - other) < 0.1 * one
 
 
 def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:
@@ -124,6 +166,16 @@ def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:
     late = reverse.only(reverse.t >= 22_000)
     turned = {p: late.x[late.p == p].mean() for p in (0, 1)}
     assert turned[0] > turned[1] + 2
+
+
+def test_a_digit_is_enlarged_and_keeps_its_light() -> None:
+    """Where the sensor holds all of it: four times the digit's sum, at any fraction of a pixel."""
+    digit = np.random.RandomState(0).uniform(size=(8, 8))
+    left, top = np.random.RandomState(1).uniform(1, SIDE - 17, (2, 20))
+    total = sampled(digit, left, top).sum(axis=(1, 2))
+    assert total == pytest.approx(np.full(20, 4 * digit.sum()))
+    even = sampled(np.ones((8, 8)), np.array([4.0]), np.array([6.0]))[0]
+    assert even[7:21, 5:19] == pytest.approx(1) and even[:5].max() == even[:, :3].max() == 0
 
 
 def test_recordings_are_those_of_this_version() -> None:

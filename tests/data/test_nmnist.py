@@ -96,6 +96,16 @@ def test_stabilise_is_its_formulas() -> None:
     assert len(expected) < len(t)
 
 
+@pytest.mark.parametrize("t", [7500, 105_001, 210_001, 232_500])
+def test_stabilise_at_every_pixel(t: int) -> None:
+    x, y = (place.ravel().astype(np.int16) for place in np.mgrid[:34, :34])
+    events = Events(x, y, np.full(len(x), t, np.int64), np.ones(len(x), np.uint8))
+    found = nmnist.stabilise(events)
+    moved = [slow(*place, t) for place in zip(x.tolist(), y.tolist(), strict=True)]
+    expected = [place for place in moved if place is not None]
+    assert list(zip(found.x.tolist(), found.y.tolist(), strict=True)) == expected
+
+
 def layout(root: Path, folder: str, files: int = 3) -> None:
     for part in ("Train", "Test"):
         for label in range(10):
@@ -178,6 +188,18 @@ def test_real_recordings(data_dir: Path) -> None:
         count += len(events.t)
         assert event_files.nmnist(events) == path.read_bytes()
     assert count == 957_229
+
+
+def test_real_digits_stand_still(data_dir: Path) -> None:
+    """All of the sample's recordings are of the sensor; without the saccades most are smaller."""
+    if not (data_dir / "N-MNIST-sample").is_dir():
+        pytest.skip(f"no folder {data_dir / 'N-MNIST-sample'}")
+    source = nmnist.source("nmnist-sample", data_dir)
+    recordings = [nmnist.read(path) for path in (*source.train, *source.test)]
+    assert sum(len(events.t) for events in recordings) == 4_518_827
+    assert max(events.t[-1] for events in recordings) < 400_000
+    smaller = [nmnist.stabilise(events).y.std() < events.y.std() for events in recordings[::10]]
+    assert np.mean(smaller) > 0.9
 
 
 def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

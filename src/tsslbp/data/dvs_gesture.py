@@ -98,12 +98,15 @@ def read_labels(path: Path) -> list[Gesture]:
     """Return the rows of a table of labels.
 
     Raises:
-        DataError: it cannot be read, or a row is no gesture; names the line.
+        DataError: it cannot be read, has no row, or a row is no gesture; names the line.
     """
     first, *lines = _text(path).splitlines() or [""]
     if first.replace(" ", "") != COLUMNS:
         raise DataError(f"{path} must begin with the line {COLUMNS}, got {first[:_SHOWN]!r}")
-    return [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
+    found = [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
+    if not found:
+        raise DataError(f"{path} names no gesture")
+    return found
 
 
 def cut(events: Events, gesture: Gesture) -> Events:
@@ -129,21 +132,23 @@ def _gesture(path: Path, at: int, line: str) -> Gesture:
 
 def _listed(path: Path) -> list[Path]:
     """Return the recordings that a list names, one a line."""
-    names = [name for line in _text(path).splitlines() if (name := line.strip())]
-    if not names:
+    lines = enumerate(_text(path).splitlines(), 1)
+    found = [_recording(path, at, name) for at, line in lines if (name := line.strip())]
+    if not found:
         raise DataError(f"{path} names no recording")
-    return [_recording(path, name) for name in names]
+    return found
 
 
-def _recording(listed_in: Path, name: str) -> Path:
+def _recording(listed_in: Path, at: int, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise DataError(
-            f"{listed_in} has {name[:_SHOWN]!r}, expected names such as user01_fluorescent.aedat"
+            f"{listed_in} has {name[:_SHOWN]!r} in line {at}, expected names such as "
+            "user01_fluorescent.aedat"
         )
     path = listed_in.with_name(name)
     for needed in (path, labels_of(path)):
         if not needed.is_file():
-            raise DataError(f"{needed} is missing, which {listed_in.name} names or needs")
+            raise DataError(f"{needed} is missing, which {listed_in.name} needs in line {at}")
     return path
 
 
