@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsslbp.data import moving_digits
@@ -46,6 +46,7 @@ def test_events_add_up_to_the_change_of_brightness(seed: int) -> None:
 levels = st.floats(-3, 3) | st.integers(-40, 40).map(lambda number: number * THRESHOLD / 4)
 
 
+@settings(deadline=None)
 @given(st.lists(levels, min_size=1, max_size=8))
 def test_any_brightness(path: list[float]) -> None:
     """Quarters of the threshold among it, and every level held for a step."""
