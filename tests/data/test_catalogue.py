@@ -34,6 +34,14 @@ def test_every_data_set_is_in_it_with_its_shape() -> None:
         assert (entry.kind == "events") == (name in data.EVENTS)
 
 
+def test_a_folder_belongs_to_its_set() -> None:
+    assert catalogue.of_folder("mnist") == "mnist"
+    assert catalogue.of_folder("N-MNIST") == catalogue.of_folder("nmnist") == "nmnist"
+    assert catalogue.of_folder("DvsGesture") == "dvs-gesture"
+    with pytest.raises(InvalidInput, match="did you mean 'N-MNIST'"):
+        catalogue.of_folder("N-MNISTS")
+
+
 def test_the_digits_are_as_it_says() -> None:
     pytest.importorskip("sklearn")
     entry, digits = catalogue.find("digits"), data.load("digits")

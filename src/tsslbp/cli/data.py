@@ -73,16 +73,19 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
 @app.command()
 def check(
     what: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="A data set's name, or a data file.")
+        str, typer.Argument(metavar="NAME|PATH", help="A data set's name, its folder, or a file.")
     ],
     data_dir: DataDir = None,
 ) -> None:
-    """Check a local copy of a data set, or one data file.
+    """Check a local copy of a data set, by name or folder, or one data file.
 
     The files of images are compared with the official checksums; recordings of events are read and
     counted. A single file (.npz, IDX, .bin, .aedat) is read and described.
     """
-    if what not in [entry.name for entry in catalogue.entries()] and _is_path(what):
+    names = [entry.name for entry in catalogue.entries()]
+    if what not in names and Path(what).is_dir():
+        what, data_dir = catalogue.of_folder(Path(what).resolve().name), Path(what).resolve().parent
+    elif what not in names and _is_path(what):
         display.say(f"{what}: ok, {copies.describe(Path(what))}")
         return
     entry = catalogue.find(what)

@@ -124,3 +124,19 @@ def _entry(table: Mapping[str, Any]) -> Entry:
         key: tuple(item) if isinstance(item, list) else item for key, item in table.items()
     }
     return Entry(**values)
+
+
+def of_folder(name: str) -> str:
+    """Return the name of the set whose folder is called `name`.
+
+    Raises:
+        InvalidInput: none is.
+    """
+    for entry in entries():
+        if name in (entry.name, *entry.folders):
+            return entry.name
+    known = sorted({folder for entry in entries() for folder in entry.folders or (entry.name,)})
+    raise InvalidInput(
+        f"no data set lies in a folder called {name!r}{nearest(name, known)}; known: "
+        f"{', '.join(known)}"
+    )
