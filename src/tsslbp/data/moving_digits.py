@@ -2,12 +2,12 @@
 
 A digit of 8 x 8 pixels, enlarged to 16 x 16, moves in three straight saccades of 30 ms along a
 triangle, as N-MNIST's do, before a sensor of 24 x 24 pixels. Where the digit is, how far it goes
-and with what contrast differs from recording to recording; a digit that
-goes far is cut at the sensor's edge. The camera is the ideal one: a pixel
-with the brightness ``L = log(intensity)`` emits an event when L has changed by `THRESHOLD` since
-its last event, of polarity 1 where L has risen, 0 where it has fallen, at the time of the crossing
-if L changes linearly within a simulated step. So, at any time, the events of a pixel times the
-threshold, with their signs, add up to the change of L but for less than one threshold.
+and with what contrast differs from recording to recording; a digit that goes far is cut at the
+sensor's edge. The camera is the ideal one: a pixel with the brightness ``L = log(intensity)`` emits
+an event when L has changed by `THRESHOLD` since its last event, of polarity 1 where L has risen, 0
+where it has fallen, at the time of the crossing if L changes linearly within a simulated step. So,
+at any time, the events of a pixel times the threshold, with their signs, add up to the change of L
+but for less than one threshold.
 
 A pixel that the digit has left is as bright as before it came: exactly one threshold below its last
 event, if there was any. That is an event, on every machine: changes are rounded to `DECIMALS`, far
