@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from tsslbp.data import Binning, binned
 from tsslbp.data.binning import bin_events
 from tsslbp.data.recording import Events, EventSet
-from tsslbp.errors import DataError
+from tsslbp.errors import DataError, InvalidInput
 
 HEIGHT, WIDTH, STEPS = 10, 12, 5
 HOW = [Binning(), Binning(values="count", window=2.0), Binning(by="count", values="surface")]
@@ -162,3 +163,26 @@ def test_processes_at_once_make_one_file() -> None:
     lines = [process.communicate()[0].split() for process in processes]
     assert sorted(line[0] for line in lines) == ["0", "0", "11"]
     assert {line[1] for line in lines} == {f"{sum(range(1, 9)):.1f}"}
+
+
+def missing(item: int) -> Iterable[tuple[int, Events]]:
+    Path("none.bin").read_bytes()
+    return read(item)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (missing, r"toy: cannot read item 0: .*none\.bin"),
+        (lambda item: [(4, events) for _, events in read(item)], "label 4, expected 0 to 3"),
+        (lambda item: [(0, np.zeros((3, 4)))], "item 0 gave no Events"),
+    ],
+)
+def test_a_users_reader_is_checked(bad: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        binned.load(replace(SOURCE, read=bad), STEPS, HOW[0])
+
+
+def test_only_nmnist_is_stabilised() -> None:
+    with pytest.raises(InvalidInput, match="stabilise is for N-MNIST's recordings, toy"):
+        binned.load(SOURCE, STEPS, Binning(stabilise=True))

@@ -20,7 +20,7 @@ def generator(seed: int = 0) -> torch.Generator:
 )
 def test_unknown_name(name: str, hint: str) -> None:
     with pytest.raises(InvalidInput) as error:
-        data.load(name)
+        data.load(name, binning=data.Binning())
     assert repr(name) in str(error.value) and hint in str(error.value)
 
 

@@ -119,7 +119,7 @@ def load(
     """
     if name in EVENTS:
         return _load_events(name, data_dir, time_steps, binning or Binning())
-    if binning is not None:
+    if binning is not None and (name in SHAPES or name.endswith(".npz")):
         raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
     if name.endswith(".npz"):
         return npz.load(Path(name))
@@ -138,9 +138,4 @@ def load(
 def _load_events(name: str, data_dir: Path | None, time_steps: int | None, how: Binning) -> DataSet:
     if time_steps is None:
         raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
-    source = EVENTS[name](data_dir)
-    if how.stabilise:
-        if name not in nmnist.FOLDERS:
-            raise InvalidInput(f"stabilise is for N-MNIST's recordings, {name} holds others")
-        source = nmnist.stabilised(source)
-    return binned.load(source, time_steps, how)
+    return binned.load(EVENTS[name](data_dir), time_steps, how)

@@ -22,6 +22,7 @@ import math
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -32,13 +33,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import DataError, RunError
+from ..errors import DataError, InvalidInput, RunError
 from ..storage import hold, remove_leftovers, replace_file
+from . import nmnist
 from .binning import Binning, bin_events
 from .dataset import DataSet
 from .files import CACHE_VARIABLE, cache_folder
 from .frames import Frames
-from .recording import EventSet
+from .recording import Events, EventSet
 
 FORMAT = 1  # of the file; another number makes all of them again
 HEADER = 1024  # bytes kept free for the safetensors header, which is known last
@@ -60,7 +62,12 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
 
     Raises:
         DataError: a recording cannot be read, there is none, or the file cannot be written.
+        InvalidInput: the recordings are none that can be stabilised.
     """
+    if how.stabilise:
+        if source.name not in nmnist.FOLDERS:
+            raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
+        source = nmnist.stabilised(source)
     path = cache_folder() / "binned" / f"{source.name}-{time_steps}-{_key(source, time_steps, how)}"
     path = path.with_name(f"{path.name}.safetensors")
     found = _open(path, source)
@@ -121,7 +128,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
         file.seek(HEADER)
         for items in (source.train, source.test):
             before = len(labels)
-            for label, events in chain.from_iterable(map(source.read, items)):
+            for label, events in chain.from_iterable(_read(source, item) for item in items):
                 active = bin_events(events, source.height, source.width, time_steps, how)
                 source.oddities[OUTSIDE] += not active.counts.any()
                 labels.append(label)
@@ -143,6 +150,22 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
         file.write(np.array(labels, np.int64).data)
         arrays.end("labels", np.dtype(np.int64))
         arrays.describe({"train": json.dumps(before), "size": json.dumps(size)})
+
+
+def _read(source: EventSet, item: Any) -> Iterator[tuple[int, Events]]:
+    """Yield the recordings of an item, checked, since the user's own function may read them."""
+    try:
+        for label, events in source.read(item):
+            if not isinstance(events, Events):
+                raise DataError(f"{source.name}: item {item!r} gave no Events: data.as_events does")
+            if not 0 <= label < source.classes:
+                raise DataError(
+                    f"{source.name}: item {item!r} has label {label}, expected 0 to "
+                    f"{source.classes - 1}"
+                )
+            yield label, events
+    except OSError as error:
+        raise DataError(f"{source.name}: cannot read item {item!r}: {error}") from error
 
 
 def _warn_of_oddities(source: EventSet) -> None:
