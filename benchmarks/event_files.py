@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsslbp.data import Binning, Events, Frames, aedat, load, nmnist
-from tsslbp.environment import describe_environment, peak_memory
+from tsslbp.data import Binning, Events, Frames, load
+from tsslbp.data.events import aedat, nmnist
+from tsslbp.run.environment import describe_environment, peak_memory
 
 OFFICIAL = 70_000
 EVENTS = 4300  # of a file of N-MNIST

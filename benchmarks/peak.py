@@ -9,7 +9,7 @@ import sys
 
 import peers
 from tsslbp import training
-from tsslbp.environment import peak_memory
+from tsslbp.run.environment import peak_memory
 
 STEPS = 5
 

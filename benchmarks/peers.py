@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import tsslbp
 from tsslbp import training
-from tsslbp.description import LayerPlan
+from tsslbp.network.description import LayerPlan
 
 TAU_M = 5.0
 CLASSES = 10

@@ -28,11 +28,11 @@ import tsslbp
 from peers import Case, Size
 from timing import Timing, first_step, interleave, peak_memory, per_doubling
 from tsslbp import training
-from tsslbp.data import augment
-from tsslbp.description import LayerPlan, plan
-from tsslbp.environment import describe_environment
+from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.network.description import LayerPlan, plan
 from tsslbp.rules import DERIVATIVES, from_config
+from tsslbp.run.environment import describe_environment
 
 BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")

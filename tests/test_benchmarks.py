@@ -26,7 +26,7 @@ def test_quick_run(tmp_path: Path) -> None:
 
 def test_spike_train_rules(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    program = str(BENCHMARKS / "spike_train_rules.py")
+    program = str(BENCHMARKS.parent / "research" / "digits.py")
     result = subprocess.run(
         [sys.executable, program, "--quick", "--json", str(record)],
         capture_output=True,

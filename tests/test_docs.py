@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import tsslbp.data.npz
-from tsslbp import cli, experiment, published, rules, space
+from tsslbp import cli, experiment, rules
 from tsslbp.cli import trainings
 from tsslbp.data import Binning, DataSet, Frames
-from tsslbp.jobs import Engine, Job, Watch
 from tsslbp.neuron import reference
+from tsslbp.report import published
+from tsslbp.studies import space
+from tsslbp.studies.jobs import Engine, Job, Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
@@ -53,7 +55,7 @@ def small(
 
 
 def here(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
-    """`tsslbp.jobs.run` in this process."""
+    """`tsslbp.studies.jobs.run` in this process."""
     for job in jobs:
         assert cli.main(job.arguments) == 0
         watch.ended(job, None)

@@ -6,9 +6,10 @@ from statistics import mean, stdev
 
 import pytest
 
-from tsslbp import compare, stats
+from tsslbp import stats
 from tsslbp.experiment import load_recipe
-from tsslbp.results import Result
+from tsslbp.run.results import Result
+from tsslbp.studies import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"

@@ -20,10 +20,11 @@ from torch import Tensor
 
 import tsslbp
 from tsslbp import TSSLBP, losses, neuron
-from tsslbp.data import Binning, DataSet, augment, normalise
+from tsslbp.data import Binning, DataSet, normalise
+from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe, recipe_names
-from tsslbp.layers import Conv, Linear, RowDropout, SumPool
 from tsslbp.network import Network
+from tsslbp.network.layers import Conv, Linear, RowDropout, SumPool
 from tsslbp.training import build_network, build_optimizer, splits, train_step
 
 ROOT = Path(__file__).resolve().parents[1]

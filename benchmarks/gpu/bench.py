@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import tsslbp
 from tsslbp import training
-from tsslbp.data import augment
-from tsslbp.description import LayerPlan, plan
-from tsslbp.device import WARM_UP, DeviceSteps, configure
-from tsslbp.environment import describe_environment
+from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.network.description import LayerPlan, plan
+from tsslbp.run.environment import describe_environment
+from tsslbp.training.device import WARM_UP, DeviceSteps, configure
 
 RECIPES = {  # what the training step is measured for, and the shape of its images
     "mnist": (1, 28, 28),

@@ -1,13 +1,12 @@
 """Train deep spiking neural networks in few time steps with TSSL-BP."""
 
 from . import data, losses
+from ._version import __version__
 from .losses import predict
 from .network import Network
 from .neuron import lif, psp, spikes
 from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
 from .training import load
-
-__version__ = "0.1.0"
 
 __all__ = [
     "NA",
@@ -17,6 +16,7 @@ __all__ = [
     "Network",
     "SpikeBP",
     "Surrogate",
+    "__version__",
     "data",
     "lif",
     "load",

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsslbp.data import idx
 from tsslbp.data.files import VARIABLE, Source
+from tsslbp.data.images import idx
 
 Arrays = dict[str, np.ndarray]
 

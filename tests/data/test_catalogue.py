@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tsslbp import data
-from tsslbp.data import catalogue, cifar10_dvs, dvs_gesture, nmnist
+from tsslbp.data import catalogue
+from tsslbp.data.events import cifar10_dvs, dvs_gesture, nmnist
 from tsslbp.data.files import Source
-from tsslbp.data.idx import SOURCES
+from tsslbp.data.images.idx import SOURCES
 from tsslbp.errors import InvalidInput
 
 ENTRY = """

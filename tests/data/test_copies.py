@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tsslbp.data import catalogue, cifar10, copies, idx
+from tsslbp.data import catalogue, copies
 from tsslbp.data.catalogue import Entry
-from tsslbp.data.cifar10 import Edition
+from tsslbp.data.events.recording import Events, EventSet
 from tsslbp.data.files import VARIABLE, checksum
-from tsslbp.data.recording import Events, EventSet
+from tsslbp.data.images import cifar10, idx
+from tsslbp.data.images.cifar10 import Edition
 from tsslbp.errors import DataError, InvalidInput
 
 
@@ -136,7 +137,7 @@ def test_events_are_described() -> None:
 
 def test_a_file_of_events_is_read_by_its_format(tmp_path: Path) -> None:
     """Two events of N-MNIST: x, y, then a bit of polarity and 23 of microseconds."""
-    pytest.importorskip("tsslbp.data.nmnist")
+    pytest.importorskip("tsslbp.data.events.nmnist")
     path = tmp_path / "00001.bin"
     path.write_bytes(bytes([3, 4, 0x80, 0, 100]) + bytes([5, 6, 0, 0x10, 0]))
     expected = "2 events, 1 brighter and 1 darker, in 4.0 ms"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tsslbp import data
-from tsslbp.data import Frames, augment
+from tsslbp.data import Frames
+from tsslbp.data.images import augment
 from tsslbp.errors import InvalidInput
 
 

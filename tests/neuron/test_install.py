@@ -11,7 +11,7 @@ import numba
 import torch
 
 import tsslbp
-from tsslbp import compiled
+from tsslbp.kernels import compiled
 
 PACKAGE = Path(tsslbp.__file__).parent
 PROGRAM = """
@@ -90,7 +90,7 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     report = (
         "import atexit; atexit.register(lambda: print(*(function.cache_hits"
         " for share in (tsslbp.neuron.cpu._forward_share, tsslbp.neuron.cpu._backward_share,"
-        " tsslbp.events._gradient_share) for function, _ in share.compiled.values())))"
+        " tsslbp.kernels.events._gradient_share) for function, _ in share.compiled.values())))"
     )
     before = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = run(report, PACKAGE.parent, **before)[-1].splitlines()[1]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tsslbp import compare, report
-from tsslbp.compare import Comparison
+from tsslbp import report
 from tsslbp.run import Run
+from tsslbp.studies import compare
+from tsslbp.studies.compare import Comparison
 
 RULES = ("TSSLBP", "TSSLBP(warm_up=always)")
 RATES = (0.001, 0.002, 0.004)

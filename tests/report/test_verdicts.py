@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tsslbp import published, results
-from tsslbp.published import Change, Claim, Exceeds, Reaches, Settings
-from tsslbp.report import verdicts
+from tsslbp.report import published, verdicts
+from tsslbp.report.published import Change, Claim, Exceeds, Reaches, Settings
 from tsslbp.report.verdicts import Judgement
-from tsslbp.results import Group
+from tsslbp.run import results
+from tsslbp.run.results import Group
 
 REACHES = Reaches("reaches", "mnist", "published", 0.05, "mnist-published")
 ALWAYS = {"name": "TSSLBP", "warm_up": "always"}

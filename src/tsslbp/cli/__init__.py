@@ -1,6 +1,6 @@
 """The program: one function a verb. Errors are one line; `--traceback` shows where they come from.
 
-What it prints, and how, is `tsslbp.display`'s.
+What it prints, and how, is `tsslbp.cli.printing`'s and `tsslbp.cli.progress`'s.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__, display
+from .._version import __version__
 from ..errors import Error
-from ..jobs import terminated_as_interrupted
-from . import conversion, data, microscope, rules, runs, studies
+from ..studies.jobs import terminated_as_interrupted
+from . import conversion, data, microscope, printing, rules, runs, studies
 
 app = typer.Typer(
     add_completion=False,
@@ -51,17 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     arguments = [argument for argument in given if argument != "--traceback"]
     with warnings.catch_warnings(), terminated_as_interrupted():
-        warnings.showwarning = display.show_warning
+        warnings.showwarning = printing.show_warning
         try:
             command = typer.main.get_command(app)
             return command.main(arguments, "tsslbp", standalone_mode=False) or 0
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "tsslbp"
-            display.complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
+            printing.complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
         except Error as error:
             if arguments != given:
                 raise
-            display.complain("error", str(error))
+            printing.complain("error", str(error))
         except (KeyboardInterrupt, typer.Abort):
             return 130
     return 2

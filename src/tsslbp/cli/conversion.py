@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import display, training
-from ..convert import CALIBRATION_IMAGES, PERCENTILE, by_steps, train
-from ..device import configure
-from ..environment import describe_environment
+from .. import training
+from ..analysis.convert import CALIBRATION_IMAGES, PERCENTILE, by_steps, train
 from ..errors import InvalidInput, RunError
 from ..run import write_json
+from ..run.environment import describe_environment
+from ..training.device import configure
+from . import printing, progress
 from .options import (
     DataDir,
     Device,
@@ -71,18 +72,18 @@ def convert(
         "environment": describe_environment(),
         "images": image_counts(wanted, data_set),
     }
-    with display.Display(wanted, record["images"]["training"]) as shown:
+    with progress.Display(wanted, record["images"]["training"]) as shown:
         trained = train(wanted, data_set, shown, device)
     record["epochs"] = trained.epochs
     record["relu"] = {"chosen": trained.chosen, **trained.record}
     record["percentile"], record["calibration_images"] = PERCENTILE, CALIBRATION_IMAGES
-    with display.console.status("converting"):
+    with printing.console.status("converting"):
         record |= by_steps(wanted, data_set, trained.net, steps)
     if data_set.note:
         record["note"] = data_set.note
     write_json(path, record)
-    display.print_conversion(record)
-    display.say(f"\nrecord in {path}")
+    printing.print_conversion(record)
+    printing.say(f"\nrecord in {path}")
 
 
 def _empty_place(folder: Path) -> Path:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from .. import data, display, figures, study_figures
-from ..data import Binning, DataSet, Frames, catalogue, cifar10, copies
-from ..data.binning import bin_events
+from .. import data
+from ..data import Binning, DataSet, Frames, catalogue, copies
 from ..data.catalogue import Entry
+from ..data.events.binning import bin_events
+from ..data.events.recording import Events, EventSet
 from ..data.files import VARIABLE, download
-from ..data.recording import Events, EventSet
+from ..data.images import cifar10
 from ..errors import DataError, InvalidInput, RunError
+from ..figures import run as figures
+from ..figures import study as study_figures
+from . import printing, progress
 from .options import DataDir
 
 if TYPE_CHECKING:
@@ -41,8 +45,8 @@ def group(context: typer.Context) -> None:
 @app.command("list")
 def list_sets(data_dir: DataDir = None) -> None:
     """List the data sets, and where a local copy is."""
-    display.print_data_sets([(entry, _where(entry, data_dir)) for entry in catalogue.entries()])
-    display.say("\ntsslbp data fetch NAME downloads one, or says where it is to be got.")
+    printing.print_data_sets([(entry, _where(entry, data_dir)) for entry in catalogue.entries()])
+    printing.say("\ntsslbp data fetch NAME downloads one, or says where it is to be got.")
 
 
 @app.command()
@@ -53,21 +57,21 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
     verified; a damaged file is replaced.
     """
     entry = catalogue.find(name)
-    display.print_data_set(entry)
+    printing.print_data_set(entry)
     if entry.origin in WITHOUT_DOWNLOAD:
         _require_installed(entry)
-        display.say(f"\nnothing to download: {WITHOUT_DOWNLOAD[entry.origin]}")
+        printing.say(f"\nnothing to download: {WITHOUT_DOWNLOAD[entry.origin]}")
     elif entry.origin == "download":
         _download(entry, data_dir)
     else:
-        display.say(f"\n{entry.layout}")
+        printing.say(f"\n{entry.layout}")
         place = copies.locate(entry, data_dir)
         if place is None:
             raise DataError(
                 f"{name} must be got by hand: put it into a folder DIR as above, and set "
                 f"--data-dir or {VARIABLE} to DIR"
             )
-        display.say(f"\na copy is in {place}: tsslbp data check {name} reads it")
+        printing.say(f"\na copy is in {place}: tsslbp data check {name} reads it")
 
 
 @app.command()
@@ -86,12 +90,12 @@ def check(
     if what not in names and Path(what).is_dir():
         what, data_dir = catalogue.of_folder(Path(what).resolve().name), Path(what).resolve().parent
     elif what not in names and _is_path(what):
-        display.say(f"{what}: ok, {copies.describe(Path(what))}")
+        printing.say(f"{what}: ok, {copies.describe(Path(what))}")
         return
     entry = catalogue.find(what)
     if entry.origin == "package":
         _require_installed(entry)
-        display.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
+        printing.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
         return
     if entry.kind == "events":
         parts = copies.check_recordings(entry, _source(entry.name, data_dir))
@@ -99,7 +103,7 @@ def check(
         parts = copies.check_files(entry, data_dir)
     problems = 0
     for part in parts:
-        display.say(f"{part.part}: ok" if part.problem is None else f"{part.part} {part.problem}")
+        printing.say(f"{part.part}: ok" if part.problem is None else f"{part.part} {part.problem}")
         problems += part.problem is not None
     if problems:
         action = "gets it again" if entry.origin == "download" else "says how to get it"
@@ -158,18 +162,18 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
     """Get the files of a set that are missing or damaged."""
     source = copies.source_of(entry)
     if all(part.problem is None for part in copies.check_files(entry, data_dir)):
-        display.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
+        printing.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
         return
     if entry.name == cifar10.OFFICIAL.name and (folder := copies.unpacked(data_dir)):
         raise DataError(
             f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
             "it away, or give another --data-dir"
         )
-    display.say()
+    printing.say()
     for file in source.md5:
-        with display.Download(file) as bar:
+        with progress.Download(file) as bar:
             path = download(source, file, copies.root(data_dir), bar)
-        display.say(f"{path}: ok")
+        printing.say(f"{path}: ok")
 
 
 def _is_path(text: str) -> bool:
@@ -205,10 +209,10 @@ def _show_events(path: Path, title: str, events: Events, source: EventSet) -> No
     frames = np.zeros((FRAMES, 2, *size))
     step = np.repeat(np.arange(FRAMES), active.counts)
     frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
-    display.say(title)
-    display.print_note(source.note)
-    display.say(copies.describe_events(events))
-    display.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
+    printing.say(title)
+    printing.print_note(source.note)
+    printing.say(copies.describe_events(events))
+    printing.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
     _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
 
 
@@ -221,16 +225,16 @@ def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bo
     title = f"{title}, class {int(labels[index])}"
     if isinstance(images, Frames):
         (frames,) = (one.numpy() for one in images[index : index + 1])
-        display.say(title)
-        display.print_note(data_set.note)
+        printing.say(title)
+        printing.print_note(data_set.note)
         active = map(str, np.count_nonzero(frames, axis=(1, 2, 3)))
-        display.say(f"active pixels by frame: {', '.join(active)}")
+        printing.say(f"active pixels by frame: {', '.join(active)}")
         _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
         return
     if path.suffix == ".gif":
         raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
-    display.say(title)
-    display.print_note(data_set.note)
+    printing.say(title)
+    printing.print_note(data_set.note)
     _save(path, figures.image_figure(images[index].numpy(), title))
 
 
@@ -258,4 +262,4 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
             animation.save(moving, writer="pillow")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    display.say(f"picture in {' and '.join(map(str, written))}")
+    printing.say(f"picture in {' and '.join(map(str, written))}")

@@ -12,14 +12,17 @@ import numpy as np
 import typer
 from torch import Tensor
 
-from .. import data, display, experiment, figures, study_figures, training
-from ..environment import describe_environment
+from .. import data, experiment, training
+from ..analysis.microscope import CONTROL_WIDTH, ROUNDS, WIDTHS, Layer, examine
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
-from ..microscope import CONTROL_WIDTH, ROUNDS, WIDTHS, Layer, examine
+from ..figures import run as figures
+from ..figures import study as study_figures
 from ..network import Network
 from ..rules import Rule, from_config, split_rules
 from ..run import Run
+from ..run.environment import describe_environment
+from . import printing
 from .options import DataDir, Settings, experiment_of, load_checked, numbers
 
 if TYPE_CHECKING:
@@ -81,7 +84,7 @@ def microscope(
         name: _network(replace(wanted, rule=rule), *shape, checkpoint, source)
         for name, rule in named.items()
     }
-    with display.console.status("measuring"):
+    with printing.console.status("measuring"):
         layers = examine(
             nets,
             training.build_loss(wanted),
@@ -92,9 +95,9 @@ def microscope(
             directions=directions,
             seed=wanted.seed,
         )
-    display.say(f"{recipe}, {source}, {len(images)} images of {data_set.name}")
-    display.print_note(data_set.note)
-    display.print_microscope(layers, noise)
+    printing.say(f"{recipe}, {source}, {len(images)} images of {data_set.name}")
+    printing.print_note(data_set.note)
+    printing.print_microscope(layers, noise)
     record = {
         "recipe": recipe,
         "weights": source,
@@ -184,4 +187,4 @@ def _write(out: Path, figure: Figure, record: Mapping[str, Any]) -> None:
         out.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from error
-    display.say(f"\nfigure in {out}, numbers in {out.with_suffix('.json')}")
+    printing.say(f"\nfigure in {out}, numbers in {out.with_suffix('.json')}")

@@ -8,11 +8,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from .. import display, experiment, training
+from .. import experiment, training
 from ..data import DataSet
-from ..description import plan
 from ..errors import InvalidInput
 from ..experiment import Experiment
+from ..network.description import plan
+from . import printing
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ def changed(wanted: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 def load_checked(wanted: Experiment, data_dir: Path | None) -> DataSet:
     """Load the data of an experiment; raise what the user can correct before anything runs."""
-    with display.console.status(f"loading {wanted.data}"):
+    with printing.console.status(f"loading {wanted.data}"):
         data_set = training.load_data(wanted, data_dir)
     training.check_data(wanted, data_set)
     plan(wanted.network, data_set.input_shape, data_set.classes, wanted.padding)

@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
-from .. import compare as side_by_side
-from .. import data, display
+from .. import data
 from .. import report as reports
-from .. import trials as study
-from ..compare import Cell, Comparison
 from ..data import DataSet
 from ..errors import Diverged, InvalidInput, RunError
-from ..jobs import Engine
 from ..rules import split_rules
-from ..trials import Trial
+from ..studies import compare as side_by_side
+from ..studies.compare import Cell, Comparison
+from ..studies.jobs import Engine
+from ..studies.trials import Trial
+from ..training import cost
+from . import printing
 from .options import (
     DataDir,
     Device,
@@ -109,9 +110,9 @@ def compare(
     )
     side_by_side.prepare(asked, folder)
     if wanted.patience is not None:
-        display.complain("caution", "patience is left out: all rules train for the same epochs")
+        printing.complain("caution", "patience is left out: all rules train for the same epochs")
     for caution in side_by_side.cautions(asked):
-        display.complain("caution", caution)
+        printing.complain("caution", caution)
     _print_plan(asked, side_by_side.outcomes(asked, folder), data_sets, engine, device)
     failures = _make(tuning, engine, options)
     finals = side_by_side.finals(asked, folder)
@@ -119,7 +120,7 @@ def compare(
     _print_outcome(asked, folder)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")
-        display.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
+        printing.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
     if failures:
         names = {trial.name for trial in (*tuning, *finals)}
         raise RunError(describe_failures(failures, len(names)))
@@ -159,18 +160,18 @@ def _print_plan(
     """Which runs there are, and what those to be made will cost."""
     rates, seeds = len(asked.learning_rates), asked.seeds
     left = sum(cell.missing for cell in cells)
-    display.say(
+    printing.say(
         f"{len(asked.rules)} rules x {len(asked.time_steps)} T x ({rates} learning rates with the "
         f"first seed + {seeds - 1} more seeds at the chosen one) = "
         f"{len(cells) * (rates + seeds - 1)} runs, {left} of them to make"
     )
-    with display.console.status("measuring what it will cost"):
+    with printing.console.status("measuring what it will cost"):
         costs = {
             cell.name: [_seconds(asked, cell, data_sets[cell.time_steps], engine.threads, device)]
             * cell.missing
             for cell in cells
         }
-    display.print_costs(costs, engine.workers, "rule")
+    printing.print_costs(costs, engine.workers, "rule")
 
 
 def _seconds(asked: Comparison, cell: Cell, data_set: DataSet, threads: int, device: str) -> float:
@@ -179,15 +180,15 @@ def _seconds(asked: Comparison, cell: Cell, data_set: DataSet, threads: int, dev
         return 0.0
     variant = asked.variant(cell.rule, cell.time_steps, asked.learning_rates[0])
     try:
-        return study.estimate(variant, data_set, threads, device)
+        return cost.estimate(variant, data_set, threads, device)
     except Diverged as error:
-        display.complain("caution", f"{cell.name}: no estimate, {error}")
+        printing.complain("caution", f"{cell.name}: no estimate, {error}")
         return 0.0
 
 
 def _print_outcome(asked: Comparison, folder: Path) -> None:
     cells = side_by_side.outcomes(asked, folder)
-    display.say()
-    display.print_rules(cells, side_by_side.gaps(cells))
+    printing.say()
+    printing.print_rules(cells, side_by_side.gaps(cells))
     for caution in side_by_side.cautions(asked, cells):
-        display.complain("caution", caution)
+        printing.complain("caution", caution)

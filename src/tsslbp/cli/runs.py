@@ -10,26 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from .. import (
-    data,
-    display,
-    experiment,
-    figures,
-    inspection,
-    parallel,
-    study_figures,
-    tracking,
-    training,
-)
+from .. import data, experiment, training
+from ..analysis import inspection
 from ..data import DataSet
-from ..device import configure
 from ..errors import Diverged, InvalidInput, RunError, nearest
 from ..experiment import Experiment
+from ..figures import run as figures
+from ..figures import study as study_figures
 from ..losses import predict
 from ..network import Network
-from ..parallel import Processes
-from ..results import check_settings, flat, label, measures
 from ..run import CHECKPOINTS, Run
+from ..run.results import check_settings, flat, label, measures
+from ..training import parallel
+from ..training import trackers as tracking
+from ..training.device import configure
+from ..training.parallel import Processes
+from ..wording import duration
+from . import printing, progress
 from .options import (
     DataDir,
     Device,
@@ -126,10 +123,10 @@ def evaluate(
         raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
     data_set = training.load_data(run.experiment, data_dir)
     rows = {}
-    with display.console.status("measuring"):
+    with printing.console.status("measuring"):
         for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
-    display.print_accuracies(rows)
+    printing.print_accuracies(rows)
 
 
 def draw(
@@ -162,7 +159,7 @@ def draw(
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
     epoch = _epoch(run.load_checkpoint(name)[1])
     run_name = folder.resolve().name
-    with display.console.status("drawing"):
+    with printing.console.status("drawing"):
         of_run = _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
@@ -177,11 +174,11 @@ def recipes() -> None:
     """List the shipped recipes and what each promises."""
     for name in experiment.recipe_names():
         one = experiment.load_recipe(name)
-        display.say(display.folded(f"{name}  {one.network}, T = {one.time_steps}"), "bold")
+        printing.say(printing.folded(f"{name}  {one.network}, T = {one.time_steps}"), "bold")
         for line in one.description.strip().splitlines():
-            display.say(display.folded(line, "  "))
-        display.say()
-    display.say("tsslbp info RECIPE shows all settings of a recipe.")
+            printing.say(printing.folded(line, "  "))
+        printing.say()
+    printing.say("tsslbp info RECIPE shows all settings of a recipe.")
 
 
 def info(
@@ -226,12 +223,12 @@ def info(
         if network[:1].isalpha() and not is_recipe:
             hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
-    display.say(repr(net))
+    printing.say(repr(net))
     if is_recipe:
         table = wanted.to_table()
-        display.say(f"\n{table.pop('description').strip()}\n")
+        printing.say(f"\n{table.pop('description').strip()}\n")
         for key, value in flat(table).items():
-            display.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+            printing.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
 
 
 def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
@@ -256,7 +253,7 @@ def _fit_and_report(
     run: Run, data_set: DataSet, device: str, processes: Processes, track: Sequence[str]
 ) -> None:
     if len(run.epochs()) >= run.experiment.epochs:
-        display.say(
+        printing.say(
             f"{run.folder} has trained its {run.experiment.epochs} epochs; "
             "a larger --epochs trains it further"
         )
@@ -264,7 +261,7 @@ def _fit_and_report(
     images = image_counts(run.experiment, data_set)["training"]
     try:
         with (
-            display.Display(run.experiment, images) as shown,
+            progress.Display(run.experiment, images) as shown,
             tracking.trackers(track, run, images, shown) as observer,
         ):
             training.fit(run, data_set, observer, device=device, processes=processes)
@@ -273,7 +270,7 @@ def _fit_and_report(
         kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
         raise Diverged(f"{error}{kept}") from error
     except KeyboardInterrupt:
-        display.complain(
+        printing.complain(
             "stopped", f"the same command with --resume continues the run in {run.folder}"
         )
         raise typer.Exit(130) from None
@@ -318,22 +315,22 @@ def _epoch(state: Mapping[str, Any]) -> int | str:
 def _print_start(run: Run, data_set: DataSet, processes: int) -> None:
     counts = image_counts(run.experiment, data_set)
     done = len(run.epochs())
-    display.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
+    printing.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    display.say(f"images      {data_set.name}: {images}")
-    display.print_note(data_set.note)
+    printing.say(f"images      {data_set.name}: {images}")
+    printing.print_note(data_set.note)
     if processes > 1:
-        display.say(f"processes   {processes}")
-    display.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
+        printing.say(f"processes   {processes}")
+    printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
 def _print_results(run: Run) -> None:
     epochs = run.epochs()
     if not epochs:
         raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
-    display.say()
-    display.print_accuracies(measures(epochs))
-    display.say(f"\ntraining time {display.duration(sum(record['seconds'] for record in epochs))}")
+    printing.say()
+    printing.print_accuracies(measures(epochs))
+    printing.say(f"\ntraining time {duration(sum(record['seconds'] for record in epochs))}")
 
 
 def _draw(run: Run, data_set: DataSet) -> None:
@@ -352,12 +349,12 @@ def _draw(run: Run, data_set: DataSet) -> None:
         )
         figure.savefig(path, dpi=120)
     except ImportError:
-        display.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
+        printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
     except OSError as error:
         path.unlink(missing_ok=True)
-        display.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+        printing.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
     else:
-        display.say(f"picture in {path}")
+        printing.say(f"picture in {path}")
 
 
 def _require_matplotlib() -> None:
@@ -424,7 +421,7 @@ def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
             study_figures.save_svg(figure, folder / f"{name}.svg", name)
     except OSError as error:
         raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
-    display.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")
+    printing.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")
 
 
 def _integers(name: str, text: str, separator: str) -> list[int]:

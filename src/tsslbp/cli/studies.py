@@ -10,16 +10,20 @@ from typing import Annotated, get_args
 
 import typer
 
-from .. import display, experiment, published, space, training
+from .. import experiment, training
 from .. import report as reports
-from .. import trials as study
 from ..data import DataSet
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
-from ..jobs import Engine, Job
-from ..jobs import run as run_jobs
-from ..sweep import Outcome, Search, Sweep
-from ..trials import Trial
+from ..report import published
+from ..studies import space
+from ..studies import trials as study
+from ..studies.jobs import Engine, Job
+from ..studies.jobs import run as run_jobs
+from ..studies.sweep import Outcome, Search, Sweep
+from ..studies.trials import Trial
+from ..training import cost
+from . import printing, progress
 from .options import (
     DataDir,
     Device,
@@ -121,7 +125,7 @@ def reproduce(
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
         if not row.recipes:
-            display.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
+            printing.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
     if not names:
         raise InvalidInput("nothing is left to reproduce")
     reports.check_packages()
@@ -135,13 +139,13 @@ def reproduce(
         name: study.plan(one, seeds, protocols[name], folder / name) for name, one in wanted.items()
     }
     every = [trial for trials in planned.values() for trial in trials]
-    with display.console.status("measuring what it will cost"):
+    with printing.console.status("measuring what it will cost"):
         costs = {
-            name: [study.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
+            name: [cost.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
             * len(study.missing(trials))
             for name, trials in planned.items()
         }
-    display.print_costs(costs, engine.workers)
+    printing.print_costs(costs, engine.workers)
     failed = _run_trials(every, engine, options)
     if any(trial.result() for trial in every):
         report([folder], folder / "report.html")
@@ -250,11 +254,11 @@ def report(
     Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
     the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
     """
-    with display.console.status("reading the records"):
+    with printing.console.status("reading the records"):
         problems = reports.write(runs, out, against)
     for problem in problems:
-        display.complain("skipped", problem)
-    display.say(f"report in {out} and {out.with_suffix('.md')}")
+        printing.complain("skipped", problem)
+    printing.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
 def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
@@ -274,31 +278,31 @@ def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]
     """
     failures = make(planned, engine, options)
     results = [done for trial in planned if (done := trial.result())]
-    display.print_trials([result for result in results if result.finished])
+    printing.print_trials([result for result in results if result.finished])
     return describe_failures(failures, len(planned))
 
 
 def _print_caution(planned: Sweep, recipe: Experiment) -> None:
     """Say what the objective means, where it is not the recipe's own way."""
     if planned.objective == "test":
-        display.complain(
+        printing.complain(
             "caution",
             "the settings are chosen on test images, as the published protocol does: the best "
             "trial's accuracy flatters, and is no estimate of what the settings do on other images",
         )
     elif recipe.protocol == "published":
         count = planned.experiment.validation_images
-        display.say(f"note        {count:,} training images are held out to judge the trials on")
+        printing.say(f"note        {count:,} training images are held out to judge the trials on")
 
 
 def _work(search: Search, data_set: DataSet, device: str, track: Sequence[str]) -> None:
     counts = image_counts(search.sweep.experiment, data_set)
-    watch = display.SweepDisplay(search.sweep.objective, counts["training"], track)
+    watch = progress.SweepDisplay(search.sweep.objective, counts["training"], track)
     training.keep_freed_memory()
     try:
         search.work(data_set, watch, device)
     except KeyboardInterrupt:
-        display.complain("stopped", "the same command continues the sweep")
+        printing.complain("stopped", "the same command continues the sweep")
         raise typer.Exit(130) from None
 
 
@@ -324,23 +328,23 @@ def _run_workers(search: Search, engine: Engine, command: Sequence[str]) -> None
     folder, count = search.folder, min(engine.workers, search.sweep.trials)
     names = [f"worker-{number}" for number in range(count)]
     jobs = [Job(name, tuple(command), folder / f"{name}.log") for name in names]
-    display.say(f"{count} trials at a time, {engine.threads} threads each")
+    printing.say(f"{count} trials at a time, {engine.threads} threads each")
     try:
-        with display.WorkersDisplay(search) as watch:
+        with progress.WorkersDisplay(search) as watch:
             run_jobs(jobs, engine, watch)
     except KeyboardInterrupt:
-        display.complain("stopped", "the same command continues the sweep")
+        printing.complain("stopped", "the same command continues the sweep")
         raise typer.Exit(130) from None
 
 
 def _print_sweep(
     outcomes: Sequence[Outcome], planned: Sweep, recipe: str, given: Sequence[str]
 ) -> None:
-    display.say()
-    display.print_sweep(outcomes, planned.objective)
+    printing.say()
+    printing.print_sweep(outcomes, planned.objective)
     ended = [outcome for outcome in outcomes if outcome.state != "running"]
     if len(ended) < planned.trials:
-        display.say(
+        printing.say(
             f"{len(ended)} of {planned.trials} trials have ended; where no process makes the "
             "others any more, the same command does"
         )
@@ -352,4 +356,4 @@ def _print_sweep(
     for setting in [*given, *space.settings(best.values)]:
         words += ["--set", setting]
     words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
-    display.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")
+    printing.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")

@@ -9,14 +9,16 @@ from typing import Annotated
 
 import typer
 
-from .. import display, experiment, tracking
-from .. import trials as study
-from ..device import configure, gpus
+from .. import experiment
 from ..errors import InvalidInput
 from ..experiment import Experiment
-from ..jobs import Cluster, Engine, Local, cores
-from ..jobs import run as run_jobs
-from ..trials import Trial
+from ..studies import trials as study
+from ..studies.jobs import Cluster, Engine, Local, cores
+from ..studies.jobs import run as run_jobs
+from ..studies.trials import Trial
+from ..training import trackers as tracking
+from ..training.device import configure, gpus
+from . import printing, progress
 
 Workers = Annotated[
     int | None,
@@ -89,15 +91,15 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         One line of why by name for each run that failed.
     """
     missing = study.missing(planned)
-    display.say(
+    printing.say(
         f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {engine.threads} threads each"
     )
     try:
-        with display.TrialsDisplay(missing) as watch:
+        with progress.TrialsDisplay(missing) as watch:
             return run_jobs([trial.job(options) for trial in missing], engine, watch)
     except KeyboardInterrupt:
-        display.complain("stopped", "the same command goes on with the runs")
+        printing.complain("stopped", "the same command goes on with the runs")
         raise typer.Exit(130) from None
 
 

@@ -7,11 +7,11 @@ A data set is one of these, and `load` finds it by name:
 ``mnist``              70,000 handwritten digits, 28 x 28 pixels
 ``fashion-mnist``      70,000 pieces of clothing, 28 x 28 pixels
 ``cifar10``            60,000 animals and vehicles, 32 x 32 pixels, in colour
-``cifar10-reencoded``  a copy with 111 inexact images, see `tsslbp.data.cifar10`
+``cifar10-reencoded``  a copy with 111 inexact images, see `tsslbp.data.images.cifar10`
 ``nmnist``             70,000 recordings of MNIST's digits by an event camera, 34 x 34 pixels
 ``nmnist-sample``      1,100 of these
 ``cifar10-dvs``        10,000 recordings of CIFAR-10's images, 128 x 128 pixels
-``cifar10-dvs-90-10``  the same, split otherwise, see `tsslbp.data.cifar10_dvs`
+``cifar10-dvs-90-10``  the same, split otherwise, see `tsslbp.data.events.cifar10_dvs`
 ``dvs-gesture``        recordings of eleven gestures, 128 x 128 pixels
 ``moving-digits``      1,797 simulated recordings of the digits above, 24 x 24 pixels
 a path, ``.npz``       the user's own images, see `tsslbp.data.npz`
@@ -25,23 +25,22 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InvalidInput, nearest
-from . import (
-    aedat,
-    augment,
-    binned,
-    cifar10,
-    cifar10_dvs,
-    digits,
-    dvs_gesture,
-    idx,
-    moving_digits,
-    nmnist,
-    npz,
+from ..experiment.binning import Binning
+from . import frame_cache as binned
+from . import npz
+from .dataset import (
+    VALIDATION_SEED,
+    DataSet,
+    Images,
+    batches,
+    normalise,
+    split_validation,
+    subset,
 )
-from .binning import Binning
-from .dataset import VALIDATION_SEED, DataSet, Images, batches, normalise, split_validation, subset
+from .events import aedat, cifar10_dvs, dvs_gesture, moving_digits, nmnist
+from .events.recording import Events, EventSet, as_events
 from .frames import Frames
-from .recording import Events, EventSet, as_events
+from .images import augment, cifar10, digits, idx
 
 __all__ = [
     "CLASSES",

@@ -10,10 +10,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..errors import DataError, InvalidInput
-from . import aedat, cifar10, idx, nmnist, npz
+from . import npz
 from .catalogue import Entry
+from .events import aedat, nmnist
+from .events.recording import Events, EventSet
 from .files import Source, cache_folder, checksum, given_folder, read, unpack, verify
-from .recording import Events, EventSet
+from .images import cifar10, idx
 
 Sum = tuple[Literal["md5", "sha1"], str]
 

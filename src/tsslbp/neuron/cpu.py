@@ -17,13 +17,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .. import simd
-from ..compiled import DONE, Function, Share, kernel, new_images, workers_for
-from ..rules import Rule
-from . import reference
-from .cpu_rules import CONSTANTS, History, begin, magnitude, rise, rule_step
-from .reference import Shared, output_scale
-from .tiles import (
+from ..kernels import simd
+from ..kernels.compiled import DONE, Function, Share, kernel, new_images, workers_for
+from ..kernels.tiles import (
     VECTORS,
     count,
     first_of_rows,
@@ -38,6 +34,10 @@ from .tiles import (
     zero_row,
     zero_tile,
 )
+from ..rules import Rule
+from . import reference
+from .cpu_rules import CONSTANTS, History, begin, magnitude, rise, rule_step
+from .reference import Shared, output_scale
 
 
 class Constants(NamedTuple):

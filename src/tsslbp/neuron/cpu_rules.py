@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, cast
 
 from numba.extending import overload
 
-from ..compiled import kernel
+from ..kernels.compiled import kernel
+from ..kernels.tiles import keep, kept, where
 from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
-from .tiles import keep, kept, where
 
 
 class History(NamedTuple):

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .. import __version__, instability, published
-from ..display import duration
+from .._version import __version__
 from ..errors import InvalidInput, RunError
-from ..results import Group, Result, group, read_all
-from . import interactive, rules, tables
+from ..run.results import Group, Result, group, read_all
+from ..training import drops as instability
+from ..wording import duration
+from . import interactive, published, rules, tables
 from .blocks import Block, Code, Figure, Lines, Page, Section, Text
 from .rules import Found
 from .verdicts import Judgement, compare, judge

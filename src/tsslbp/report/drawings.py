@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import study_figures
-from ..results import MEASURES, Group, Result, flat, measures
+from ..figures import study as study_figures
+from ..run.results import MEASURES, Group, Result, flat, measures
 from . import interactive
 from .blocks import Figure
 

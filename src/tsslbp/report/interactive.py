@@ -1,6 +1,6 @@
 """The published figures for a browser, as plotly's tables of ``data`` and ``layout``.
 
-They show what `tsslbp.study_figures` draws. The tables are written by hand, since plotly's own
+They show what `tsslbp.figures.study` draws. The tables are written by hand, since plotly's own
 classes take seconds to import; a test holds them against its schema.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..parallel_axes import LOGARITHMIC
+from ..figures.axes import LOGARITHMIC
 
 Array = npt.NDArray[Any]
 

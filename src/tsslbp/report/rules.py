@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import compare, stats, study_figures
-from ..compare import Cell, Comparison, Gap
-from ..display import duration
+from .. import stats
 from ..errors import Error
-from ..results import Result
-from ..study_figures import Point
+from ..figures import study as study_figures
+from ..figures.study import Point
+from ..run.results import Result
+from ..studies import compare
+from ..studies.compare import Cell, Comparison, Gap
+from ..wording import duration
 from .blocks import Block, Figure, Lines, Section, Table, Text
 from .tables import NONE, mean_and_deviation, p_value
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import published, stats
-from ..display import duration
-from ..published import Accuracy, Row
-from ..results import MEASURES, Group, Result
+from .. import stats
+from ..run.results import MEASURES, Group, Result
 from ..stats import Summary
+from ..wording import duration
+from . import published
 from .blocks import Lines, Table
+from .published import Accuracy, Row
 from .verdicts import Comparison, Judgement, row_of
 
 NONE = "-"

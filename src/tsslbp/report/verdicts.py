@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .. import published, stats
-from ..published import Change, Claim, Exceeds, Reaches, Row, Settings
-from ..results import MEASURES, Group, changes, settings_of, shipped
+from .. import stats
+from ..run.results import MEASURES, Group, changes, settings_of, shipped
 from ..stats import LEVEL, Difference, Interval, paired_accuracies
+from . import published
+from .published import Change, Claim, Exceeds, Reaches, Row, Settings
 
 Array = npt.NDArray[Any]
 Verdict = Literal["supported", "not supported", "cannot tell"]

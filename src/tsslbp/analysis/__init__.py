@@ -1,0 +1,1 @@
+"""What a trained network does: confusions, gradients beside the truth, conversion from ReLU."""

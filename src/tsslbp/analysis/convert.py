@@ -1,0 +1,473 @@
+"""ANN-to-SNN conversion: a network trained with ReLU, run with integrate-and-fire neurons.
+
+`train` trains the ReLU twin of a recipe's network under the recipe's conditions. `plain` converts
+it once for every number of time steps: each layer's threshold is a high percentile of its
+activations on training images (Rueckauer et al. 2017), and potentials start at zero. `calibrated`
+converts it for one T, without training anything:
+
+1. The threshold is that at which T steps represent the layer's activations with the least mean
+   squared error (Li et al. 2021).
+2. Potentials start at half the threshold, which rounds what T steps can express to the nearest
+   number of spikes instead of down (Deng & Gu 2021).
+
+Thresholds are balanced into the weights (Diehl et al. 2015), so that all are 1 and a spike is 1.
+
+Sources: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks through weight and
+threshold balancing" (IJCNN 2015). Rueckauer et al., "Conversion of continuous-valued deep networks
+to efficient event-driven networks for image classification" (Frontiers in Neuroscience 2017): the
+percentile, reset by subtraction, the image as a constant current. Deng & Gu, "Optimal conversion of
+conventional artificial neural networks to spiking neural networks" (ICLR 2021). Li et al., "A free
+lunch from ANN: towards efficient, accurate spiking neural networks calibration" (ICML 2021).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..data import DataSet, Frames, batches, normalise, subset
+from ..errors import InvalidInput
+from ..experiment import Experiment
+from ..experiment.seeding import derive, generator
+from ..network import Model, Network, SpikingLayer
+from ..network.layers import Conv, Linear, NeuNorm
+from ..neuron.reference import sum_pool
+from ..run.results import is_finished, measures
+from ..training import (
+    Observer,
+    Split,
+    batch_images,
+    build_network,
+    build_optimizer,
+    evaluate,
+    evaluation_batches,
+    splits,
+    train_step,
+)
+
+PERCENTILE = 99.9  # of a layer's activations, zeros included; within the range of Rueckauer et al.
+CALIBRATION_IMAGES = 500  # training images that thresholds are taken from
+CANDIDATES = 100  # thresholds tried, at equal distances up to the largest activation
+SAMPLE = 100_000  # activations of a layer that a threshold is tried on
+
+
+@final
+class ReLULayer(nn.Module):
+    """A connection, ReLU, and sum pooling, on ``[..., C, H, W]`` or ``[..., features]``.
+
+    The output layer has no ReLU.
+    """
+
+    def __init__(
+        self, name: str, connection: Conv | Linear, pool: int, pool_scale: float, is_output: bool
+    ) -> None:
+        super().__init__()
+        self.name, self.connection, self.is_output = name, connection, is_output
+        self.pool, self.pool_scale = pool, pool_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.passed_on(self.activation(x))
+
+    def activation(self, x: Tensor) -> Tensor:
+        """What the layer computes before its pooling."""
+        current: Tensor = self.connection(x)
+        return current if self.is_output else current.relu()
+
+    def passed_on(self, x: Tensor) -> Tensor:
+        """What the next layer receives of activations, or of spikes."""
+        return x if self.pool == 1 else sum_pool(x, self.pool, self.pool_scale)
+
+
+@final
+class ReLUNetwork(Model):
+    """The twin of a spiking network, with ReLU in the place of its neurons, and no time.
+
+    It has the connections, the pooling and the dropout of `net`, and starts with its weights, which
+    it copies. There are no biases.
+
+    Shape:
+        In: images ``[N, C, H, W]``. Out: ``[1, N, classes]``, one step of time, so that losses,
+        `tsslbp.predict` and `tsslbp.training` take it as they take a spiking network's.
+
+    Raises:
+        InvalidInput: `net` has NeuNorm, whose state lives in time.
+    """
+
+    time_steps = 1
+
+    def __init__(self, net: Network) -> None:
+        super().__init__()
+        if any(isinstance(layer, NeuNorm) for layer in net.layers):
+            raise InvalidInput("NeuNorm has no counterpart without time: set neunorm=false")
+        self.input_shape = net.input_shape
+        self.layers = nn.ModuleList(_twin(layer) for layer in copy.deepcopy(net.layers))
+
+    @property
+    def relu_layers(self) -> list[ReLULayer]:
+        return [layer for layer in self.layers if isinstance(layer, ReLULayer)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.with_time(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def activations(self, x: Tensor) -> dict[str, Tensor]:
+        """What every layer computes before its pooling, ``[N, ...]``, by its name."""
+        found, x = {}, self.with_time(x)
+        for layer in self.layers:
+            if isinstance(layer, ReLULayer):
+                activation = layer.activation(x)
+                found[layer.name] = activation[0]
+                x = layer.passed_on(activation)
+            else:
+                x = layer(x)
+        return found
+
+    def with_time(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != self.input_shape:
+            channels, height, width = self.input_shape
+            raise InvalidInput(
+                f"expected images [N, {channels}, {height}, {width}], got shape {list(x.shape)}; "
+                "spike trains cannot be converted"
+            )
+        return x[None]
+
+
+def _twin(layer: nn.Module) -> nn.Module:
+    if not isinstance(layer, SpikingLayer):
+        return layer  # flattening, pooling, dropout
+    return ReLULayer(
+        layer.name, layer.connection, layer.pool, layer.pool_scale, is_output=layer.output_psp
+    )
+
+
+class Trained(NamedTuple):
+    """A trained ReLU network, with how it came about."""
+
+    net: ReLUNetwork  # in evaluation mode, with the weights of the chosen epoch
+    epochs: list[dict[str, Any]]  # a record each
+    chosen: str  # "best-validation", or "last" where no images were held out
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record of the chosen epoch."""
+        return measures(self.epochs)[self.chosen]
+
+
+def train(
+    experiment: Experiment, data: DataSet, observer: Observer | None = None, device: str = "cpu"
+) -> Trained:
+    """Train the ReLU twin of an experiment's network, under the experiment's conditions.
+
+    Initial weights, order, crops, dropout, optimiser, clipping, epochs and patience are those of
+    the spiking network; the loss is the cross-entropy of the outputs. The weights returned are
+    those of the epoch chosen on validation images, or of the last where none are held out.
+
+    Args:
+        experiment: its rule, loss and constants of the neurons do not matter here.
+        data: that fit the experiment (`tsslbp.training.check_data`).
+        observer: is told how it goes.
+        device: where to train, set up by `tsslbp.training.device.configure`; of ``precision =
+            "bf16"`` the ReLU network has only what tf32 has.
+
+    Raises:
+        Diverged: the loss or the gradient became NaN or infinite.
+        InvalidInput: the network cannot be converted.
+    """
+    train_split, validation, test = splits(experiment, data)
+    if isinstance(data.train_images, Frames):
+        raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
+    shape = data.input_shape
+    net = ReLUNetwork(build_network(experiment, shape, data.classes)).to(device)
+    optimizer = build_optimizer(experiment, net)
+    train_split, test = train_split.to(device), test.to(device)
+    held_out = {"validation": validation.to(device)} if validation else {}
+    epochs: list[dict[str, Any]] = []
+    chosen, weights = "best-validation" if validation else "last", net.state_dict()
+    while not (epochs and is_finished(epochs, experiment)):
+        record = _train_epoch(net, optimizer, experiment, train_split, len(epochs) + 1, observer)
+        for name, split in {**held_out, "test": test}.items():
+            record[f"{name}_accuracy"] = evaluate(net, split, experiment.mean, experiment.std)[0]
+        epochs.append(record)
+        if measures(epochs)[chosen] is record:
+            weights = copy.deepcopy(net.state_dict())
+        if observer:
+            observer.on_epoch(record)
+    net.load_state_dict(weights)
+    return Trained(net.eval(), epochs, chosen)
+
+
+def _train_epoch(
+    net: ReLUNetwork,
+    optimizer: torch.optim.Optimizer,
+    experiment: Experiment,
+    split: Split,
+    epoch: int,
+    observer: Observer | None,
+) -> dict[str, Any]:
+    """Train one epoch; returns its record, without the accuracies on other images."""
+    order = generator(experiment.seed, "order", epoch)
+    parts = list(batches(len(split.labels), experiment.batch_size, order))
+    start, loss, correct = time.perf_counter(), 0.0, 0
+    net.train()
+    for step, chosen in enumerate(parts):
+        images = batch_images(experiment, split.images, chosen, epoch, step)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(experiment.seed, "dropout", epoch, step))
+            result = train_step(
+                net,
+                optimizer,
+                losses.softmax,
+                images,
+                split.labels[chosen],
+                gradient_clip=experiment.gradient_clip,
+                weight_limit=experiment.weight_limit,
+            )
+        loss, correct = loss + result.loss * len(chosen), correct + result.correct
+        if observer:
+            observer.on_step(epoch, step + 1, len(parts), result)
+    seconds, count = time.perf_counter() - start, len(split.labels)
+    return {
+        "epoch": epoch,
+        "loss": loss / count,
+        "train_accuracy": correct / count,
+        "seconds": seconds,
+        "images_per_second": count / seconds,
+    }
+
+
+@torch.no_grad()
+def balanced(net: ReLUNetwork, scales: Mapping[str, float]) -> ReLUNetwork:
+    """Divide every layer's activations by its scale, and leave what the network computes alone.
+
+    Layer l's weights become ``W_l scale[l-1] / scale[l]``; since ReLU commutes with positive
+    factors, its activations become ``a_l / scale[l]``. The outputs are divided by their own scale.
+
+    Args:
+        net: left as it is.
+        scales: positive, by the layers' names; 1 where a name is missing.
+
+    Source: Diehl et al. (2015), weight normalisation.
+    """
+    twin, before = copy.deepcopy(net).eval(), 1.0
+    for layer in twin.relu_layers:
+        scale = scales.get(layer.name, 1.0)
+        layer.connection.weight.mul_(before / scale)
+        before = scale
+    return twin
+
+
+@final
+class ConvertedNetwork(Model):
+    """A ReLU network whose activations are firing rates; for inference only.
+
+    Integrate-and-fire neurons without leak, with reset by subtraction:
+    ``u[t] = u[t-1] + I[t]``, ``s[t] = 1`` where ``u[t] >= 1``, then ``u[t] -= s[t]``. I is what
+    the connection makes of the spikes that arrive in the same step, or, in the first layer, of the
+    image, at every step. The output layer does not spike: its outputs are its currents. A constant
+    current x between 0 and 1 gives ``floor(x T + u[-1])`` spikes in T steps, so spikes per step
+    approach the activations, where these are at most 1.
+
+    Not to be confused with `tsslbp.Network`, whose neurons leak, filter their input, are reset to
+    zero, and spike strictly above the threshold.
+
+    Args:
+        relu: its activations in units of the thresholds (`balanced`); taken over, not copied.
+        time_steps: T.
+        initial: potential before the first step, in thresholds.
+
+    Shape:
+        In: images ``[N, C, H, W]``. Out: ``[T, N, classes]``, for `tsslbp.predict`; their mean over
+        time approaches the ReLU network's outputs. No state is kept between calls.
+    """
+
+    def __init__(self, relu: ReLUNetwork, time_steps: int, initial: float = 0.0) -> None:
+        super().__init__()
+        if time_steps < 1:
+            raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
+        self.relu = relu.eval().requires_grad_(False)
+        self.time_steps, self.initial = time_steps, initial
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([list(emitted.values())[-1] for emitted in self.simulate(x)])
+
+    def simulate(self, x: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Go through the T steps.
+
+        Yields:
+            For each step, by the layers' names, the spikes of the hidden layers, ``[1, N, ...]``,
+            and the outputs, ``[1, N, classes]``.
+        """
+        potentials: dict[str, Tensor] = {}
+        image = self.relu.with_time(x)
+        for _ in range(self.time_steps):
+            yield self._step(image, potentials)
+
+    def _step(self, x: Tensor, potentials: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step, which moves the potentials."""
+        emitted = {}
+        for layer in self.relu.layers:
+            if not isinstance(layer, ReLULayer):
+                x = layer(x)
+                continue
+            current = layer.connection(x)
+            if not layer.is_output:
+                potential = potentials.get(layer.name, self.initial) + current
+                current = (potential >= 1).to(x.dtype)
+                potentials[layer.name] = potential - current
+            emitted[layer.name] = current
+            x = layer.passed_on(current)
+        return emitted
+
+
+def plain(
+    net: ReLUNetwork, images: Tensor, time_steps: int, percentile: float = PERCENTILE
+) -> ConvertedNetwork:
+    """Convert without calibration, the same for every T.
+
+    Args:
+        net: in evaluation mode; left as it is.
+        images: normalised ``[N, C, H, W]``, training images.
+        time_steps: how many steps the network takes.
+        percentile: the threshold of a layer is its smallest activation that so many percent do not
+            exceed; 100 is the largest activation.
+
+    Raises:
+        InvalidInput: `percentile` is not above 0 and at most 100, or an argument does not fit.
+    """
+    if not 0 < percentile <= 100:
+        raise InvalidInput(f"percentile must be above 0 and at most 100, got {percentile}")
+    thresholds = {
+        name: _percentile(activation, percentile)
+        for name, activation in _hidden(net, images).items()
+    }
+    return ConvertedNetwork(balanced(net, thresholds), time_steps)
+
+
+def calibrated(net: ReLUNetwork, images: Tensor, time_steps: int) -> ConvertedNetwork:
+    """Convert for `time_steps`, as this module's beginning says.
+
+    With more or fewer steps the thresholds would be others.
+
+    Args:
+        net: in evaluation mode; left as it is.
+        images: normalised ``[N, C, H, W]``, training images.
+        time_steps: T.
+    """
+    thresholds = {
+        name: least_error_threshold(activation, time_steps)
+        for name, activation in _hidden(net, images).items()
+    }
+    return ConvertedNetwork(balanced(net, thresholds), time_steps, initial=0.5)
+
+
+def _hidden(net: ReLUNetwork, images: Tensor) -> dict[str, Tensor]:
+    activations = net.activations(images)
+    return {layer.name: activations[layer.name] for layer in net.relu_layers if not layer.is_output}
+
+
+def _percentile(activation: Tensor, percentile: float) -> float:
+    """The smallest value that so many percent do not exceed; the largest, or 1, instead of 0."""
+    values = activation.flatten()
+    rank = math.ceil(len(values) * percentile / 100)
+    return values.kthvalue(rank).values.item() or values.max().item() or 1.0
+
+
+def expressible(activation: Tensor, threshold: float | Tensor, time_steps: int) -> Tensor:
+    """The nearest activation that T steps express: a number of spikes, 0 to T, times threshold/T.
+
+    ``threshold/T clamp(floor(T a/threshold + 1/2), 0, T)``: what a neuron with a constant current
+    passes on whose potential starts at half the threshold.
+    """
+    spikes = (activation * (time_steps / threshold) + 0.5).floor().clamp(0, time_steps)
+    return spikes * (threshold / time_steps)
+
+
+def least_error_threshold(activation: Tensor, time_steps: int) -> float:
+    """The threshold with the least mean squared error of `expressible`, of `CANDIDATES`; 1 if none.
+
+    Source: Li et al. (2021), on the choice of the threshold.
+    """
+    values = activation[activation > 0]  # zero is always expressible
+    if not len(values):
+        return 1.0
+    values = values[:: len(values) // SAMPLE + 1]
+    largest = values.max().item()
+    thresholds = [largest * (number + 1) / CANDIDATES for number in range(CANDIDATES)]
+    return min(thresholds, key=lambda one: _error(values, one, time_steps))
+
+
+def _error(values: Tensor, threshold: float, time_steps: int) -> float:
+    return (expressible(values, threshold, time_steps) - values).square().mean().item()
+
+
+class Measured(NamedTuple):
+    """What a converted network does on images, if it is stopped after 1, 2, ..., T steps."""
+
+    accuracy: list[float]  # between 0 and 1
+    spikes: list[float]  # of all hidden neurons until then, an image
+
+
+@torch.no_grad()
+def measure(
+    net: ConvertedNetwork, split: Split, mean: Sequence[float], std: Sequence[float]
+) -> Measured:
+    """Accuracy and spikes of `net` on all images of a split, normalised by `mean` and `std`."""
+    correct = torch.zeros(net.time_steps, dtype=torch.int64, device=split.labels.device)
+    spikes = torch.zeros(net.time_steps, dtype=torch.float64, device=split.labels.device)
+    for part in evaluation_batches(len(split.labels), net.time_steps):
+        images, labels = split.images[part], split.labels[part]
+        outputs = cast(Tensor, 0)
+        for step, emitted in enumerate(net.simulate(normalise(images, mean, std))):
+            *hidden, output = emitted.values()
+            outputs = outputs + output
+            correct[step] += (losses.predict(outputs) == labels).sum()
+            spikes[step] += sum(layer.sum(dtype=torch.float64) for layer in hidden)
+    count = len(split.labels)
+    return Measured((correct.double() / count).tolist(), (spikes.cumsum(0) / count).tolist())
+
+
+def by_steps(
+    experiment: Experiment, data: DataSet, net: ReLUNetwork, time_steps: Sequence[int]
+) -> dict[str, Any]:
+    """Test accuracy and spikes of `net` converted plainly and calibrated, by the number of steps.
+
+    Args:
+        experiment: says which images train and how they are normalised.
+        data: of the experiment.
+        net: its trained ReLU network.
+        time_steps: numbers of steps. The plain network is run once, for the largest, and read
+            after each; a calibrated one is made for each.
+
+    Returns:
+        JSON values: ``"plain"``, and ``"calibrated"`` by T, each with ``"test_accuracy_by_step"``
+        and ``"spikes_per_image_by_step"``.
+    """
+    device = str(next(net.parameters()).device)
+    statistics = experiment.mean, experiment.std
+    train_split, _, test = splits(experiment, data)
+    chosen = subset(len(train_split.labels), min(CALIBRATION_IMAGES, len(train_split.labels)))
+    images = normalise(train_split.images[chosen].to(device), *statistics)
+
+    def table(converted: ConvertedNetwork) -> dict[str, Any]:
+        found = measure(converted, test.to(device), *statistics)
+        return {
+            "test_accuracy_by_step": found.accuracy,
+            "spikes_per_image_by_step": found.spikes,
+        }
+
+    return {
+        "plain": table(plain(net, images, max(time_steps))),
+        "calibrated": {
+            str(steps): table(calibrated(net, images, steps)) for steps in sorted(time_steps)
+        },
+    }

@@ -1,0 +1,1 @@
+"""Recordings of event cameras: their files, and how they become frames."""

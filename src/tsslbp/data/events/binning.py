@@ -1,0 +1,101 @@
+"""The events of a recording as frames, one for each time step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...experiment.binning import Binning
+from .recording import Events
+
+MICROSECONDS = 1000  # of a millisecond
+
+_Integers = npt.NDArray[np.int64]
+_Reals = npt.NDArray[np.float64]
+
+
+class Active(NamedTuple):
+    """The pixels of one recording's frames that are not zero, frame after frame; K of them.
+
+    ``counts``: how many each frame has ``[T]``; ``pixels``: number of the pixel within its frame,
+    ``(channel * height + row) * width + column``, rising in a frame ``[K]``; ``values``: ``[K]``,
+    or None where all are 1.
+    """
+
+    counts: _Integers
+    pixels: _Integers
+    values: npt.NDArray[np.float32] | None
+
+
+def bin_events(events: Events, height: int, width: int, time_steps: int, how: Binning) -> Active:
+    """Return the frames of one recording, as their pixels that are not zero.
+
+    Args:
+        events: in order of time, within the sensor; t from 0, unless `how` takes the whole length.
+        height, width: of the sensor.
+        time_steps: T.
+    """
+    frame = _frame(events.t, time_steps, how)
+    kept = (frame >= 0) & (frame < time_steps)
+    _, rows, columns = shape = how.shape(height, width)
+    x, y = events.x.astype(np.int64), events.y.astype(np.int64)
+    if how.down_sample > 1:
+        x, y = x // how.down_sample, y // how.down_sample
+    pixel = y * columns + x
+    if how.polarities == 2:
+        pixel += events.p.astype(np.int64) * (rows * columns)
+    size = int(np.prod(shape))
+    cell = (frame * size + pixel)[kept]
+    active, values = _values(cell, events.t[kept], time_steps * size, how)
+    at, pixels = np.divmod(active, size)
+    counts = np.bincount(at, minlength=time_steps)
+    if how.normalise and values is not None:
+        values = _normalised(values, counts)
+    return Active(counts, pixels, None if values is None else values.astype(np.float32))
+
+
+def _frame(t: _Integers, time_steps: int, how: Binning) -> _Integers:
+    """Return the number of each event's frame; outside 0..T-1 where it has none."""
+    if how.by == "count":
+        share = max(1, len(t) // time_steps)
+        return np.arange(len(t)) // share
+    if how.window is None:
+        first, last = (int(t[0]), int(t[-1])) if len(t) else (0, 0)
+        return (t - first) * time_steps // (last - first + 1)
+    window = round(how.window * MICROSECONDS, 6)  # 2.007 ms are 2007, not a little less
+    if not how.original_edges:
+        return np.floor(t / window).astype(np.int64)
+    number = np.ceil(t / window).astype(np.int64)
+    # Frames are numbered from 1 there and stored from 0; NumPy takes -1 for the last.
+    return np.where(number == 0, time_steps - 1, np.where(number < time_steps, number - 1, -1))
+
+
+def _values(
+    cell: _Integers, t: _Integers, cells: int, how: Binning
+) -> tuple[_Integers, _Reals | None]:
+    """Return the cells that have an event, rising, and their values; None: all are 1."""
+    if how.values == "count":
+        number = np.bincount(cell, minlength=cells)
+        active = np.flatnonzero(number)
+        return active, number[active].astype(np.float64)
+    found = np.zeros(cells, bool)
+    found[cell] = True
+    active = np.flatnonzero(found)
+    if how.values == "binary":
+        return active, None
+    last = np.zeros(cells, np.int64)
+    last[cell] = t  # of several events the last one stays
+    return active, last[active] / 1e6
+
+
+def _normalised(values: _Reals, counts: _Integers) -> _Reals:
+    """Return the values divided by their frame's largest."""
+    largest = np.ones(len(counts))
+    has = counts > 0
+    starts = np.cumsum(counts) - counts
+    if has.any():
+        largest[has] = np.maximum.reduceat(values, starts[has])
+    divisors: _Reals = np.repeat(np.where(largest > 0, largest, 1.0), counts)
+    return values / divisors

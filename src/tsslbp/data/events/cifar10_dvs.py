@@ -1,0 +1,131 @@
+"""CIFAR10-DVS: images of CIFAR-10 that move on a screen, seen by an event camera.
+
+1,000 recordings of each of ten classes, AEDAT 2.0 files of a sensor of 128 x 128 pixels, in a
+folder for each class: ``airplane/cifar10_airplane_0.aedat``. There is no official split. Two are
+known here, and in both the recordings of a class are taken in the order of their numbers:
+
+=====================  =======================================================================
+``cifar10-dvs``        the first 700 of a class train, the last 300 test: the reproduction study's
+``cifar10-dvs-90-10``  900 of a class train and 100 test, which `cifar10_dvs_split.json` names
+=====================  =======================================================================
+
+Every image of CIFAR-10 was recorded once, so no recording of a test image can train.
+
+Times stay as in the files, since a time surface shows them. A binning with a window counts from
+time 0, so recordings whose clock starts later may have no event in any frame: leave the window out.
+
+Source: Li, Liu, Ji, Li and Shi, "CIFAR10-DVS: an event-stream dataset for object classification"
+(Frontiers in Neuroscience 2017), section "Materials and methods".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from ..files import checksum, folder_of
+from . import aedat
+from .recording import Events, EventSet, fingerprint
+
+HOMEPAGE = "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671"
+NAMES = ("cifar10-dvs", "cifar10-dvs-90-10")
+FOLDERS = ("CIFAR10-DVS", "cifar10-dvs")
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+RECORDINGS = 1000  # of each class
+TRAIN = 700
+BACKWARD = "have times that go backward, and were put in order"
+
+SPLIT = "cifar10_dvs_split.json"
+SPLIT_SHA1 = "5c1363b5da1d6796f4da370e0edaa231d36e6c3d"
+SPLIT_SEED = 20261125
+SPLIT_TEST = 100  # of each class
+
+_NUMBER = re.compile(r"(\d+)\.aedat$")
+
+
+def source(name: str, data_dir: Path | None = None) -> EventSet:
+    """Return the recordings, split as `name`, one of `NAMES`, says.
+
+    Raises:
+        DataError: there is no such folder, or it does not hold 1,000 recordings of each class.
+    """
+    root = folder_of("cifar10-dvs", FOLDERS, f"unpack the ten archives of {HOMEPAGE}", data_dir)
+    train: list[Path] = []
+    test: list[Path] = []
+    for label in CLASSES:
+        paths = sorted((root / label).glob("*.aedat"), key=_number)
+        if len(paths) != RECORDINGS:
+            raise DataError(
+                f"{root / label} holds {len(paths)} recordings *.aedat, expected {RECORDINGS}: "
+                f"unpack {label}.zip of {HOMEPAGE} again"
+            )
+        chosen = set(range(TRAIN, RECORDINGS)) if name == NAMES[0] else set(split()[label])
+        for number, path in enumerate(paths):
+            (test if number in chosen else train).append(path)
+    oddities: Counter[str] = Counter()
+
+    def read(path: Path) -> Iterator[tuple[int, Events]]:
+        events, backward = aedat.read(path)
+        oddities[BACKWARD] += backward > 0
+        yield CLASSES.index(path.parent.name), events
+
+    return EventSet(
+        name,
+        aedat.SIDE,
+        aedat.SIDE,
+        len(CLASSES),
+        train,
+        test,
+        read,
+        fingerprint(root, train + test),
+        oddities=oddities,
+    )
+
+
+def split() -> dict[str, list[int]]:
+    """Return the numbers of the recordings that test in ``cifar10-dvs-90-10``, for each class.
+
+    Raises:
+        DataError: the file is not the one that this version of tsslbp has.
+    """
+    content = (resources.files(__package__) / SPLIT).read_bytes()
+    if checksum(content, "sha1") != SPLIT_SHA1:
+        raise DataError(f"{SPLIT} of this installation has been changed: install tsslbp again")
+    found: dict[str, list[int]] = json.loads(content)
+    return found
+
+
+def draw_split() -> bytes:
+    """Return the content of the split's file: of each class, in this order, 100 numbers drawn.
+
+    RandomState, because its numbers are the same in every version of NumPy.
+    """
+    random = np.random.RandomState(SPLIT_SEED)
+    chosen = {
+        label: sorted(random.permutation(RECORDINGS)[:SPLIT_TEST].tolist()) for label in CLASSES
+    }
+    lines = (f"  {json.dumps(label)}: {json.dumps(numbers)}" for label, numbers in chosen.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _number(path: Path) -> tuple[int, str]:
+    match = _NUMBER.search(path.name)
+    return int(match[1]) if match else -1, path.name

@@ -1,0 +1,151 @@
+"""N-MNIST: MNIST's digits on a screen, seen by an event camera that makes three saccades.
+
+A file is one recording of 5 bytes an event: column, row, and 24 bits, most significant byte first,
+of which the first is the polarity and the others the time in microseconds. Rows of 240 are no
+events: the camera tells with them that its clock has run over 2^13 microseconds. The sensor has 34
+x 34 pixels; recordings lie in folders named after their label, ``Train/7/00042.bin``.
+
+Source: Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking
+neuromorphic datasets using saccades" (Frontiers in Neuroscience 2015), and the data set's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError
+from ..files import folder_of
+from ..files import read as read_file
+from .recording import Events, EventSet, fingerprint
+
+HOMEPAGE = "https://www.garrickorchard.com/datasets/n-mnist"
+SAMPLE_PAGE = "https://github.com/bamsumit/slayerPytorch"
+SIDE = 34
+CLASSES = 10
+RECORDINGS = 70_000
+FOLDERS = {"nmnist": ("N-MNIST", "nmnist"), "nmnist-sample": ("N-MNIST-sample",)}
+HOW = {
+    "nmnist": f"unpack Train.zip and Test.zip of {HOMEPAGE}",
+    "nmnist-sample": f"put the N-MNIST recordings of the examples of {SAMPLE_PAGE}",
+}
+
+SACCADE = 105_000  # microseconds
+OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
+
+_BYTES = 5  # of an event
+_Times = npt.NDArray[np.int64]
+
+
+def source(name: str, data_dir: Path | None = None) -> EventSet:
+    """Return the recordings of the set called `name`, one of `FOLDERS`.
+
+    Raises:
+        DataError: there is no such folder, or it holds no recordings.
+    """
+    root = folder_of(name, FOLDERS[name], HOW[name], data_dir)
+    train, test = (sorted((root / part).glob("[0-9]/*.bin")) for part in ("Train", "Test"))
+    for part, paths in (("Train", train), ("Test", test)):
+        if not paths:
+            raise DataError(f"{root / part} holds no recordings such as {part}/7/00042.bin")
+    known, count = fingerprint(root, train + test), len(train) + len(test)
+    note = "" if count == RECORDINGS else f"measured on {count:,} of N-MNIST's 70,000 recordings"
+    return EventSet(name, SIDE, SIDE, CLASSES, train, test, _labelled, known, note)
+
+
+def stabilised(source: EventSet) -> EventSet:
+    """Return the set with `stabilise` on every recording."""
+
+    def read_stabilised(path: Path) -> Iterator[tuple[int, Events]]:
+        return ((label, stabilise(events)) for label, events in source.read(path))
+
+    return replace(source, read=read_stabilised)
+
+
+def read(path: Path) -> Events:
+    """Return the events of a file.
+
+    Raises:
+        DataError: it cannot be read, or is no recording of N-MNIST; names the byte.
+    """
+    try:
+        return decode(read_file(path))
+    except ValueError as error:
+        raise DataError(f"{path} {error}") from error
+
+
+def decode(content: bytes) -> Events:
+    """Return the events of a file's content.
+
+    Raises:
+        ValueError: what is wrong with it, as the rest of a sentence about it.
+    """
+    if len(content) % _BYTES:
+        raise ValueError(
+            f"holds {len(content)} bytes, no multiple of {_BYTES}: it is cut short at byte "
+            f"{len(content) // _BYTES * _BYTES}, or no recording of N-MNIST"
+        )
+    parts = np.frombuffer(content, np.uint8).reshape(-1, _BYTES)
+    x, y, high, middle, low = parts.T
+    t = (high & 127).astype(np.int64) << 16 | middle.astype(np.int64) << 8 | low
+    p, is_overflow = high >> 7, y == OVERFLOW_ROW
+    where = np.arange(len(parts))
+    if is_overflow.any():
+        t += OVERFLOW * np.cumsum(is_overflow)
+        x, y, t, p, where = (column[~is_overflow] for column in (x, y, t, p, where))
+    if not len(t):
+        raise ValueError("holds no event")
+    outside = (x >= SIDE) | (y >= SIDE)
+    if outside.any():
+        first = int(np.argmax(outside))
+        raise ValueError(
+            f"has an event at column {x[first]}, row {y[first]}, at byte {_BYTES * where[first]}, "
+            f"outside the sensor of {SIDE} x {SIDE} pixels: it is damaged, or another file"
+        )
+    backward = t[1:] < t[:-1]
+    if backward.any():
+        first = int(np.argmax(backward)) + 1
+        raise ValueError(
+            f"has times that go back from {t[first - 1]} to {t[first]} microseconds at byte "
+            f"{_BYTES * where[first]}: it is damaged, or another file"
+        )
+    return Events(x.astype(np.int16), y.astype(np.int16), t, p.astype(np.uint8))
+
+
+def stabilise(events: Events) -> Events:
+    """Return the events in an image that stands still, without those that leave the sensor.
+
+    The camera's three saccades move the image of a digit along a triangle. With columns and rows
+    from 1, and s = t / 105 ms::
+
+        first saccade,  t <= 105 ms:   x - 3.5 s                  y - 7 s
+        second,         t <= 210 ms:   x - 3.5 - 3.5 (s - 1)      y - 7 + 7 (s - 1)
+        third:                         x - 7 + 7 (s - 2)          y
+
+    rounded, halves away from zero.
+
+    Source: `stabilize.m` of the data set's authors, which the public TSSL-BP code uses.
+    """
+    t = events.t
+    third = t > 2 * SACCADE
+    # In units of half a pixel per saccade, so that all numbers are whole.
+    left = np.where(third, 14 * SACCADE - 14 * (t - 2 * SACCADE), 7 * t)
+    up = np.where(t <= SACCADE, 14 * t, np.where(third, 0, 14 * SACCADE - 14 * (t - SACCADE)))
+    x, y = (_moved(place, by) for place, by in ((events.x, left), (events.y, up)))
+    inside = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
+    return Events(x.astype(np.int16), y.astype(np.int16), t, events.p).only(inside)
+
+
+def _moved(place: npt.NDArray[np.int16], by: _Times) -> _Times:
+    """``round(place + 1 - by / (2 SACCADE)) - 1``, halves away from zero."""
+    moved = 2 * SACCADE * (place.astype(np.int64) + 1) - by
+    rounded: _Times = np.sign(moved) * ((np.abs(moved) + SACCADE) // (2 * SACCADE))
+    return rounded - 1
+
+
+def _labelled(path: Path) -> Iterator[tuple[int, Events]]:
+    yield int(path.parent.name), read(path)

@@ -1,0 +1,165 @@
+"""Recordings of event cameras: their events, and the sets of them that the readers hand over.
+
+An event says that a pixel became brighter or darker, and when. A reader turns files into `Events`;
+`tsslbp.data.events.binning` turns these into frames, one for each time step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InvalidInput
+
+Array = npt.NDArray[Any]
+
+MOST = 1 << 53  # the largest number up to which floats count
+
+_FIELDS = {
+    "x": ("x",),
+    "y": ("y",),
+    "t": ("t", "ts", "timestamp"),
+    "p": ("p", "pol", "polarity"),
+}
+
+
+class Events(NamedTuple):
+    """The events of one recording, in order of time; four arrays of one length E.
+
+    ``x[i]``, ``y[i]``: column from the left and row from the top, from 0; ``t[i]``: microseconds;
+    ``p[i]``: 1 where the pixel became brighter, 0 where it became darker.
+    """
+
+    x: npt.NDArray[np.int16]
+    y: npt.NDArray[np.int16]
+    t: npt.NDArray[np.int64]
+    p: npt.NDArray[np.uint8]
+
+    def only(self, chosen: slice | Array) -> Events:
+        """Return some of the events, by a slice, a mask ``[E]`` or their numbers."""
+        return Events(self.x[chosen], self.y[chosen], self.t[chosen], self.p[chosen])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class EventSet:
+    """A data set of recordings that have not been read yet.
+
+    Attributes:
+        name: what messages and records call it.
+        height, width: of the sensor, in pixels.
+        classes: number of classes.
+        train, test: what `read` takes one after the other, a file's path in most sets.
+        read: yields the label and the events of every recording in one of these.
+        fingerprint: changes when the recordings do, as files' names, sizes and times of change.
+        note: a caveat that every result made with the data must carry, or nothing.
+        oddities: what `read` found odd and mended, and in how many recordings so far.
+    """
+
+    name: str
+    height: int
+    width: int
+    classes: int
+    train: Sequence[Any]
+    test: Sequence[Any]
+    read: Callable[[Any], Iterable[tuple[int, Events]]]
+    fingerprint: str
+    note: str = ""
+    oddities: Counter[str] = field(default_factory=Counter)
+
+
+def fingerprint(root: Path, paths: Sequence[Path]) -> str:
+    """Return a hash of the files' names below `root`, sizes and times of change."""
+    found = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        place = path.relative_to(root).as_posix()
+        found.update(f"{place} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def as_events(recording: Events | Array | Mapping[str, Any], height: int, width: int) -> Events:
+    """Return a user's recording as `Events`, checked and in order of time.
+
+    Args:
+        recording: `Events`; a structured array or mapping with the fields ``x``, ``y``, ``t`` (or
+            ``ts``, ``timestamp``) and ``p`` (or ``pol``, ``polarity``), as tonic gives them; or a
+            plain ``[E, 4]`` array of the columns x, y, t, p. Times are in microseconds; polarities
+            0 and 1, -1 and 1, or false and true.
+        height, width: of the sensor, in pixels.
+
+    Raises:
+        InvalidInput: a field is missing, has another length, is no whole number, or lies outside
+            the sensor; a polarity is none of these values.
+    """
+    columns = _columns(recording)
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvalidInput(f"the fields of a recording must have one length, got {lengths}")
+    for name, limit in (("x", width), ("y", height)):
+        _require_inside(name, columns[name], limit)
+    polarity = columns["p"]
+    if not np.isin(polarity, (-1, 0, 1)).all() or (np.isin(-1, polarity) and np.isin(0, polarity)):
+        found = np.unique(polarity)[:5].tolist()
+        raise InvalidInput(f"polarities must be 0 and 1, or -1 and 1, got {found}")
+    t = columns["t"].astype(np.int64)
+    x, y = columns["x"].astype(np.int16), columns["y"].astype(np.int16)
+    events = Events(x, y, t, (polarity > 0).astype(np.uint8))
+    return events if (t[1:] >= t[:-1]).all() else events.only(np.argsort(t, kind="stable"))
+
+
+def _columns(recording: Events | Array | Mapping[str, Any]) -> dict[str, Array]:
+    """Return the four fields as arrays of whole numbers ``[E]``."""
+    if isinstance(recording, Events):
+        found: dict[str, Any] = recording._asdict()
+    elif isinstance(recording, np.ndarray) and recording.dtype.names is None:
+        if recording.ndim != 2 or recording.shape[1] != 4:
+            raise InvalidInput(
+                f"a plain array of events must be [E, 4], columns x, y, t, p, got shape "
+                f"{list(recording.shape)}"
+            )
+        found = dict(zip("xytp", recording.T, strict=True))
+    else:
+        names = recording.dtype.names if isinstance(recording, np.ndarray) else tuple(recording)
+        assert names is not None  # an array without is dealt with above
+        found = {name: recording[_field(name, names)] for name in _FIELDS}
+    return {name: _whole(name, np.asarray(column)) for name, column in found.items()}
+
+
+def _field(name: str, names: Sequence[str]) -> str:
+    for candidate in _FIELDS[name]:
+        if candidate in names:
+            return candidate
+    raise InvalidInput(f"a recording needs the field {name!r}, got {', '.join(map(str, names))}")
+
+
+def _whole(name: str, column: Array) -> Array:
+    if column.ndim != 1 or column.dtype.kind not in "buif":
+        raise InvalidInput(
+            f"the field {name!r} of a recording must be [E] numbers, got shape "
+            f"{list(column.shape)} of {column.dtype}"
+        )
+    if column.dtype.kind == "f" and not (np.isfinite(column) & (column == np.trunc(column))).all():
+        raise InvalidInput(
+            f"the field {name!r} of a recording must be whole numbers"
+            + (": times are in microseconds" if name == "t" else "")
+        )
+    if (abs(column.astype(float)) > MOST).any():
+        raise InvalidInput(f"the field {name!r} of a recording holds numbers beyond 2^53")
+    return column.astype(np.int64)
+
+
+def _require_inside(name: str, column: Array, limit: int) -> None:
+    wrong = (column < 0) | (column >= limit)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise InvalidInput(
+            f"{name} must be from 0 to {limit - 1}, got {column[first]} at event {first}"
+        )

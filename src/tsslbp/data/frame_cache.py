@@ -1,0 +1,201 @@
+"""Event sets as frames in a file that is mapped into memory, made once for each way of binning.
+
+The file lies in ``binned/`` of the cache folder (`tsslbp.data.files.cache_folder`). Its name ends
+in a hash of all that decides its contents: the recordings' fingerprint, the binning and T. It is a
+safetensors file, all recordings for training before those for testing:
+
+=============  ==========================================================================
+``pixels``     ``[K]`` uint16 or int32, the pixels that are not zero, see `Frames`
+``values``     ``[K]`` float32, where they are not all 1
+``starts``     ``[R * T + 1]`` int64
+``labels``     ``[R]`` int64
+=============  ==========================================================================
+
+and in its metadata the number of recordings for training and the size of a frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import DataError, InvalidInput, RunError
+from ..experiment.binning import Binning
+from ..storage import hold, remove_leftovers, replace_file
+from .dataset import DataSet
+from .events import nmnist
+from .events.binning import bin_events
+from .events.recording import Events, EventSet
+from .files import CACHE_VARIABLE, cache_folder
+from .frames import Frames
+
+FORMAT = 1  # of the file; another number makes all of them again
+HEADER = 1024  # bytes kept free for the safetensors header, which is known last
+ALIGNMENT = 8  # bytes; each array begins at a multiple of it
+OUTSIDE = "have no event within the frames: is the window right, and do times start at 0?"
+_LENGTH = 8  # bytes that hold the header's length
+_LETTERS = {"u": "U", "i": "I", "f": "F"}  # of safetensors' names for types
+
+
+def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
+    """Return the frames of an event set, binned now, or at an earlier time into the same file.
+
+    Several processes may ask at once: one makes the file, and the others wait for it.
+
+    Args:
+        source: the recordings.
+        time_steps: T.
+        how: the binning.
+
+    Raises:
+        DataError: a recording cannot be read, there is none, or the file cannot be written.
+        InvalidInput: the recordings are none that can be stabilised.
+    """
+    if how.stabilise:
+        if source.name not in nmnist.FOLDERS:
+            raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
+        source = nmnist.stabilised(source)
+    path = cache_folder() / "binned" / f"{source.name}-{time_steps}-{_key(source, time_steps, how)}"
+    path = path.with_name(f"{path.name}.safetensors")
+    found = _open(path, source)
+    if found is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with hold(path.with_suffix(".lock"), wait=True):
+                found = _open(path, source)
+                if found is None:
+                    remove_leftovers(path.parent)
+                    replace_file(path, lambda new: _write(new, source, time_steps, how))
+                    found = _open(path, source)
+        except (OSError, RunError) as error:
+            raise DataError(f"{error}; {CACHE_VARIABLE} names another folder for it") from error
+    assert found is not None
+    return found
+
+
+def _key(source: EventSet, time_steps: int, how: Binning) -> str:
+    sensor = source.height, source.width
+    parts = len(source.train), len(source.test)
+    decides = [FORMAT, source.name, source.fingerprint, parts, sensor, time_steps, asdict(how)]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+
+
+def _open(path: Path, source: EventSet) -> DataSet | None:
+    """Return the data set in a file, or None where it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = {key: json.loads(text) for key, text in file.metadata().items()}
+            names = file.keys()
+            arrays: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError):
+        return None
+    labels, values = arrays["labels"], arrays.get("values")
+    everything = torch.arange(len(labels))
+    frames = Frames(arrays["pixels"], values, arrays["starts"], everything, tuple(facts["size"]))
+    train, test = slice(facts["train"]), slice(facts["train"], None)
+    return DataSet(
+        source.name,
+        frames[train],
+        labels[train],
+        frames[test],
+        labels[test],
+        source.classes,
+        source.note,
+    )
+
+
+def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
+    """Bin all recordings into a file, one after the other; memory holds one of them at a time."""
+    size = (time_steps, *how.shape(source.height, source.width))
+    kind = np.dtype(np.uint16 if math.prod(size[1:]) <= 1 << 16 else np.int32)
+    source.oddities.clear()
+    labels: list[int] = []
+    counts = [np.zeros(1, np.int64)]
+    with path.open("r+b") as file, tempfile.TemporaryFile(dir=path.parent) as values:
+        file.seek(HEADER)
+        for items in (source.train, source.test):
+            before = len(labels)
+            for label, events in chain.from_iterable(_read(source, item) for item in items):
+                active = bin_events(events, source.height, source.width, time_steps, how)
+                source.oddities[OUTSIDE] += not active.counts.any()
+                labels.append(label)
+                counts.append(active.counts)
+                file.write(active.pixels.astype(kind).data)
+                if active.values is not None:
+                    values.write(active.values.data)
+            if len(labels) == before:
+                raise DataError(f"{source.name} holds no recording to train or to test with")
+        _warn_of_oddities(source)
+        arrays = _Arrays(file)
+        arrays.end("pixels", kind)
+        if values.tell():
+            values.seek(0)
+            shutil.copyfileobj(values, file)
+            arrays.end("values", np.dtype(np.float32))
+        file.write(np.concatenate(counts).cumsum().data)
+        arrays.end("starts", np.dtype(np.int64))
+        file.write(np.array(labels, np.int64).data)
+        arrays.end("labels", np.dtype(np.int64))
+        arrays.describe({"train": json.dumps(before), "size": json.dumps(size)})
+
+
+def _read(source: EventSet, item: Any) -> Iterator[tuple[int, Events]]:
+    """Yield the recordings of an item, checked, since the user's own function may read them."""
+    try:
+        for label, events in source.read(item):
+            if not isinstance(events, Events):
+                raise DataError(f"{source.name}: item {item!r} gave no Events: data.as_events does")
+            if not 0 <= label < source.classes:
+                raise DataError(
+                    f"{source.name}: item {item!r} has label {label}, expected 0 to "
+                    f"{source.classes - 1}"
+                )
+            yield label, events
+    except OSError as error:
+        raise DataError(f"{source.name}: cannot read item {item!r}: {error}") from error
+
+
+def _warn_of_oddities(source: EventSet) -> None:
+    for what, count in source.oddities.items():
+        if count:
+            warnings.warn(f"{source.name}: {count:,} recordings {what}", stacklevel=2)
+
+
+class _Arrays:
+    """The arrays of a safetensors file that are written one after the other, its header last."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.begin, self.found = file, HEADER, dict[str, Any]()
+
+    def end(self, name: str, kind: np.dtype[Any]) -> None:
+        """Say that what was written since the last array is one, and fill it up with zeros."""
+        self.file.write(bytes(-self.file.tell() % ALIGNMENT))
+        end = self.file.tell()
+        self.found[name] = {
+            "dtype": f"{_LETTERS[kind.kind]}{8 * kind.itemsize}",
+            "shape": [(end - self.begin) // kind.itemsize],
+            "data_offsets": [self.begin - HEADER, end - HEADER],
+        }
+        self.begin = end
+
+    def describe(self, metadata: dict[str, str]) -> None:
+        """Write the header, filled up with spaces."""
+        text = json.dumps({"__metadata__": metadata, **self.found}).encode()
+        length = HEADER - _LENGTH
+        assert len(text) <= length
+        self.file.seek(0)
+        self.file.write(length.to_bytes(_LENGTH, "little") + text.ljust(length))

@@ -1,0 +1,1 @@
+"""Arrays in, figures out: of a run, of studies, and axes of parallel coordinates."""

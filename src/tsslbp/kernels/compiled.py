@@ -1,0 +1,218 @@
+"""Kernels compiled with Numba, and the threads that they share with PyTorch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast, get_type_hints
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import prange
+from numba.core import types
+from numba.extending import intrinsic
+from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
+
+from ..errors import InvalidInput
+
+SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
+
+
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile with Numba for the arguments that come, kept on disk where it can be written."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        return cast(
+            "Callable[..., Any]", _kept_on_disk(numba.njit, nogil=True, **options)(function)
+        )
+
+    return decorate
+
+
+def _kept_on_disk(compiler: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def decorate(function: Callable[..., Any]) -> Any:
+        make = functools.partial(compiler, *arguments, error_model="numpy", **options)
+        try:
+            return make(cache=True)(function)  # a cfunc is compiled here, a jit function later
+        except RuntimeError as error:
+            if "no locator" not in str(error):  # Numba found no folder for its cache
+                raise
+            _warn_no_cache()
+            return make()(function)
+
+    return decorate
+
+
+@functools.cache
+def _warn_no_cache() -> None:
+    warnings.warn(
+        "tsslbp: no writable folder for compiled kernels, so each process compiles them again "
+        "(some seconds); set NUMBA_CACHE_DIR to a writable folder",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def _openmp() -> bool:
+    """Whether Numba can use OpenMP, whose threads share the cores well with PyTorch's own."""
+    try:
+        from numba.np.ufunc import omppool  # noqa: F401
+    except ImportError:
+        warnings.warn(
+            "tsslbp: no OpenMP library found (libgomp.so.1 on Linux), so the compiled kernels run "
+            "on one thread",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    if numba.config.THREADING_LAYER == "default":
+        numba.config.THREADING_LAYER = "omp"
+    return True
+
+
+def workers_for(values: int) -> int:
+    """Threads for a kernel over so many values: PyTorch's number, fewer for little work."""
+    most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    wanted = min(most, 1 + values // SMALLEST_SHARE)
+    return wanted if wanted > 1 and _openmp() else 1
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run parallel kernels on so many threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+class Share:
+    """A kernel that does one worker's share of some work; calling it does all shares.
+
+    It is a decorator of ``share(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
+    of what it is called with: contiguous tensors (one-dimensional arrays in the kernel), whole
+    numbers, floats, and named tuples of such numbers. Its results are what it writes to tensors; it
+    returns `DONE`, which an error inside keeps it from. Each share is compiled once by itself; one
+    loop over workers serves them all, which Numba's own parallel loops do not: they compile their
+    body three times over.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        functools.update_wrapper(self, function)
+        self.compiled: dict[tuple[Any, ...], tuple[Any, struct.Struct]] = {}
+
+    def __call__(self, *arguments: Any, workers: int) -> None:
+        kinds = tuple(
+            argument.dtype if isinstance(argument, Tensor) else type(argument)
+            for argument in arguments
+        )
+        found = self.compiled.get(kinds)
+        if found is None:
+            found = self.compiled[kinds] = self._compile(arguments)
+        function, layout = found
+        values: list[Any] = []
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                size, itemsize, address = argument.numel(), argument.itemsize, argument.data_ptr()
+                if not argument.is_contiguous() or argument.is_neg() or (size and not address):
+                    raise InvalidInput(
+                        "the CPU's kernels need tensors whose values lie in memory as they are, "
+                        f"got a {type(argument).__name__} without; impl='reference' takes it"
+                    )
+                values += (0, 0, size, itemsize, address, size, itemsize)
+            elif isinstance(argument, tuple):
+                values += argument
+            else:
+                values.append(argument)
+        packed = ctypes.create_string_buffer(layout.pack(*values))
+        if workers == 1:
+            done = _call(function.address, ctypes.addressof(packed), 0, 1)
+        else:
+            with threads(workers):
+                done = _call_all(function.address, ctypes.addressof(packed), workers)
+        if done != workers:  # Numba has printed the error, which no one could catch
+            raise MemoryError(f"a kernel ran out of memory in {self.__name__}")  # type: ignore[attr-defined]
+
+    def _compile(self, arguments: tuple[Any, ...]) -> tuple[Any, struct.Struct]:
+        kinds, layout = [], ""
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                dtype = numba.from_dtype(np.dtype(str(argument.dtype).removeprefix("torch.")))
+                kinds.append(types.Array(dtype, 1, "C"))
+                layout += ARRAY_LAYOUT
+            elif isinstance(argument, tuple):
+                fields = [NUMBERS[of] for of in get_type_hints(type(argument)).values()]
+                kinds.append(types.NamedTuple([kind for kind, _ in fields], type(argument)))
+                layout += "".join(code for _, code in fields)
+            else:
+                kind, code = NUMBERS[type(argument)]
+                kinds.append(kind)
+                layout += code
+        signature = types.intp(types.CPointer(types.Tuple(kinds)), types.intp, types.intp)
+        function = _kept_on_disk(numba.cfunc, signature)(self.__wrapped__)  # type: ignore[attr-defined]
+        return function, struct.Struct(layout)
+
+
+DONE = 1  # what a share returns; the C function of one that failed returns 0
+ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes of one, address, length, stride
+NUMBERS = {int: (types.intp, "q"), bool: (types.intp, "q"), float: (types.float64, "d")}
+
+
+@intrinsic
+def _call_address(_: Any, function, arguments, worker, workers):
+    """Call a compiled share by its address."""
+
+    def generate(context, builder, signature, values):
+        number = ir.IntType(64)
+        kind = ir.FunctionType(number, [number] * 3)
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+
+    return types.intp(*[types.intp] * 4), generate
+
+
+@kernel()
+def _call(function, arguments, worker, workers):
+    return _call_address(function, arguments, worker, workers)
+
+
+@kernel(parallel=True)
+def _call_all(function, arguments, workers):
+    done = 0
+    for worker in prange(workers):
+        done += _call_address(function, arguments, np.intp(worker), workers)
+    return done
+
+
+def new_images(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Memory for images ``[..., C, H, W]`` with the channels last, as no view of another tensor.
+
+    PyTorch would not let a user change a view that a `Function` returns.
+    """
+    *order, channels, height, width = range(len(shape))
+    order += [height, width, channels]
+    return torch.empty_permuted(shape, order, dtype=like.dtype, device=like.device)
+
+
+class Function(torch.autograd.Function):
+    """An autograd function whose `apply` takes all arguments by position, at less cost a call.
+
+    PyTorch matches them with the signature every time, which takes longer than a small kernel. It
+    needs that for `torch.func` alone.
+    """
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*arguments)
+        arguments = unwrap_dead_wrappers(arguments)  # tensors that left a transform
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]

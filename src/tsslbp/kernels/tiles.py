@@ -1,0 +1,301 @@
+"""Vectors as Numba values: a neuron's formula, written once for one, works on many at once.
+
+A *tile* is four vectors of 64 bytes, enough that the operations of one hide the latency of
+another's: any four that follow each other, or those of a window of 2 x 2 pixels, channels last. A
+*row* is one such vector. Both take ``+ - * / < <= >`` among themselves and with numbers, and the
+functions below; a comparison gives a mask. State that is kept in tiles stays in registers.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from .simd import Code, lanes, splat
+
+VECTORS = 4  # in a tile
+
+
+class Vector(types.Type):
+    """`size` values of a floating-point type: a row or a tile."""
+
+    def __init__(self, dtype: types.Float, size: int) -> None:
+        self.dtype, self.size = dtype, size
+        super().__init__(f"Vector({dtype}, {size})")
+
+
+class Mask(types.Type):
+    """A truth value for each value of a vector."""
+
+    def __init__(self, vector: Vector) -> None:
+        self.vector = vector
+        super().__init__(f"Mask({vector})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        element = manager.lookup(kind.dtype).get_value_type()
+        super().__init__(manager, kind, ir.VectorType(element, kind.size))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Mask) -> None:
+        super().__init__(manager, kind, ir.VectorType(ir.IntType(1), kind.vector.size))
+
+
+# Operators
+
+
+def _vector_of(a: types.Type, b: types.Type) -> Any:
+    """The operand that is a vector, where the other is the same or a number."""
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Vector) and (other == one or isinstance(other, types.Number)):
+            return one
+    return None
+
+
+def _as_vector(
+    context: Any, builder: Any, value: ir.Value, kind: types.Type, vector: Vector
+) -> Any:
+    if kind == vector:
+        return value
+    return splat(builder, context.cast(builder, value, kind, vector.dtype), vector.size)
+
+
+def _order(positions: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(positions)), positions)
+
+
+def _define(
+    function: Any, result: Callable[[Vector], types.Type], emit: Callable[..., Any]
+) -> None:
+    @type_callable(function)
+    def _(_context: Any) -> Any:
+        def typer(a: types.Type, b: types.Type) -> types.Type | None:
+            vector = _vector_of(a, b)
+            return None if vector is None else result(vector)
+
+        return typer
+
+    def generate(context, builder, signature, arguments):
+        vector = _vector_of(*signature.args)
+        operands = zip(arguments, signature.args, strict=True)
+        return emit(builder, *(_as_vector(context, builder, *each, vector) for each in operands))
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, *kinds)(generate)
+
+
+_define(operator.add, lambda vector: vector, ir.IRBuilder.fadd)
+_define(operator.sub, lambda vector: vector, ir.IRBuilder.fsub)
+_define(operator.mul, lambda vector: vector, ir.IRBuilder.fmul)
+_define(operator.truediv, lambda vector: vector, ir.IRBuilder.fdiv)
+_define(operator.le, Mask, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
+_define(operator.lt, Mask, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
+_define(operator.gt, Mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+
+
+@intrinsic
+def where(_: Any, mask, a, b):
+    """Values of `a` where the mask is set, of `b` elsewhere; vectors or numbers."""
+
+    def generate(context, builder, signature, arguments):
+        values = zip(arguments[1:], signature.args[1:], strict=True)
+        a, b = (_as_vector(context, builder, *each, mask.vector) for each in values)
+        return builder.select(arguments[0], a, b)
+
+    return mask.vector(mask, a, b), generate
+
+
+@intrinsic
+def count(_: Any, mask):
+    """How many values a mask selects."""
+
+    def generate(context, builder, signature, arguments):
+        bits = builder.bitcast(arguments[0], ir.IntType(mask.vector.size))
+        number = builder.ctpop(bits)
+        return number if mask.vector.size == 64 else builder.zext(number, ir.IntType(64))
+
+    return types.intp(mask), generate
+
+
+# Rows, tiles and memory; arrays are flat, positions count values
+
+
+@intrinsic
+def zero_tile(_: Any, array):
+    """A tile of the array's dtype."""
+    tile = _tile(array.dtype)
+    return tile(array), _zeros(tile)
+
+
+@intrinsic
+def zero_row(_: Any, array):
+    """A row of the array's dtype."""
+    row = _row(array.dtype)
+    return row(array), _zeros(row)
+
+
+def _zeros(vector: Vector) -> Callable[..., ir.Constant]:
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(context.get_value_type(vector), [0.0] * vector.size)
+
+    return generate
+
+
+def _row(dtype: types.Float) -> Vector:
+    return Vector(dtype, lanes(dtype.bitwidth // 8))
+
+
+def _tile(dtype: types.Float) -> Vector:
+    return Vector(dtype, VECTORS * lanes(dtype.bitwidth // 8))
+
+
+@intrinsic
+def first_of_rows(_: Any, array, a, b, c, d):
+    """Mask of the first a, b, c and d values of a tile's rows; below 0 none, above `lanes` all."""
+    signature = Mask(_tile(array.dtype))(array, *[types.intp] * VECTORS)
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        return _joined(builder, [code.below(limit) for limit in arguments[1:]])
+
+    return signature, generate
+
+
+def _joined(builder: Any, parts: list[Any]) -> Any:
+    """One vector of several of equal size, in pairs."""
+    while len(parts) > 1:
+        order = _order(list(range(2 * parts[0].type.count)))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [builder.shuffle_vector(*pair, order) for pair in pairs]
+    return parts[0]
+
+
+def _parts(builder: Any, vector: Any) -> list[Any]:
+    """The rows of a tile."""
+    size = vector.type.count // VECTORS
+    return [
+        builder.shuffle_vector(vector, vector, _order(list(range(start, start + size))))
+        for start in range(0, vector.type.count, size)
+    ]
+
+
+@intrinsic
+def load_tile(_: Any, array, at, down, across, mask):
+    """Rows at `at`, ``at + across``, ``at + down``, ``at + down + across``; 0 outside `mask`."""
+    tile, place = _tile(array.dtype), types.intp
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        masks = _parts(builder, arguments[4])
+        places = _places(builder, *arguments[1:4])
+        rows = [
+            code.load(code.pointer(0, place), code.constant(0), inside)
+            for place, inside in zip(places, masks, strict=True)
+        ]
+        return _joined(builder, rows)
+
+    return tile(array, place, place, place, mask), generate
+
+
+@intrinsic
+def store_tile(_: Any, tile, array, at, down, across, mask):
+    """The reverse of `load_tile`."""
+    place = types.intp
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        rows, masks = _parts(builder, arguments[0]), _parts(builder, arguments[5])
+        places = _places(builder, *arguments[2:5])
+        for row, place, inside in zip(rows, places, masks, strict=True):
+            code.store(row, code.pointer(1, place), code.constant(0), inside)
+        return context.get_dummy_value()
+
+    return types.void(tile, array, place, place, place, mask), generate
+
+
+def _places(builder: Any, at: Any, down: Any, across: Any) -> list[Any]:
+    below = builder.add(at, down)
+    return [at, builder.add(at, across), below, builder.add(below, across)]
+
+
+@intrinsic
+def load_row(_: Any, array, at, size):
+    """The first `size` values of a row, and zeros."""
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        return code.load(code.pointer(0, arguments[1]), code.constant(0), code.below(arguments[2]))
+
+    return _row(array.dtype)(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store_row(_: Any, row, array, at, size):
+    """The first `size` values of a row."""
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        target = code.pointer(1, arguments[2])
+        code.store(arguments[0], target, code.constant(0), code.below(arguments[3]))
+        return context.get_dummy_value()
+
+    return types.void(row, array, types.intp, types.intp), generate
+
+
+@intrinsic
+def keep(_: Any, tile, array, number):
+    """Store a whole tile as number `number` of an array of tiles."""
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        place = code.times(arguments[2], tile.size)
+        for index, row in enumerate(_parts(builder, arguments[0])):
+            code.store(row, code.pointer(1, place), code.constant(index * code.lanes))
+        return context.get_dummy_value()
+
+    return types.void(tile, array, types.intp), generate
+
+
+@intrinsic
+def kept(_: Any, array, number):
+    """Tile number `number` of an array of tiles."""
+    tile = _tile(array.dtype)
+
+    def generate(context, builder, signature, arguments):
+        code = Code(context, builder, signature, arguments, array.dtype)
+        base = code.pointer(0, code.times(arguments[1], tile.size))
+        return _joined(
+            builder, [code.load(base, code.constant(i * code.lanes)) for i in range(VECTORS)]
+        )
+
+    return tile(array, types.intp), generate
+
+
+@intrinsic
+def sum_of_rows(_: Any, tile):
+    """The sum of a tile's rows, a row."""
+
+    def generate(context, builder, signature, arguments):
+        return functools.reduce(builder.fadd, _parts(builder, arguments[0]))
+
+    return _row(tile.dtype)(tile), generate
+
+
+@intrinsic
+def repeat(_: Any, row):
+    """A tile of four equal rows."""
+
+    def generate(context, builder, signature, arguments):
+        return _joined(builder, [arguments[0]] * VECTORS)
+
+    return _tile(row.dtype)(row), generate

@@ -1,0 +1,155 @@
+"""Network descriptions: from ``"15C5-P2-40C5-P2-300"`` to a plan with every shape.
+
+``15C5`` is a convolution with 15 output channels and a 5 x 5 kernel, ``P2`` sum pooling over 2 x 2
+windows, a bare number a linear layer. A spiking output layer, one neuron a class, always follows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import InvalidInput
+
+MOST_PARAMETERS = 10**10
+
+Shape = tuple[int, ...]  # of one sample at one time step: (C, H, W) or (features,)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer with its shapes; pooling that follows a convolution is part of it."""
+
+    name: str  # conv1, conv2, linear3, ..., output
+    kind: str  # "conv", "pool" or "linear"
+    in_shape: Shape
+    out_shape: Shape  # behind the pooling
+    kernel: int = 0
+    padding: int = 0
+    pool: int = 1
+
+    @property
+    def units(self) -> int:
+        """Output channels of a convolution, neurons of a linear layer."""
+        return self.out_shape[0]
+
+    @property
+    def neurons(self) -> int:
+        """Spiking neurons: those before the pooling; none in a layer that only pools."""
+        if self.kind == "conv":
+            return self.units * math.prod(
+                side + 2 * self.padding - self.kernel + 1 for side in self.in_shape[1:]
+            )
+        return self.units if self.kind == "linear" else 0
+
+    @property
+    def parameters(self) -> int:
+        if self.kind == "conv":
+            return self.in_shape[0] * self.units * self.kernel**2
+        return math.prod(self.in_shape) * self.units if self.kind == "linear" else 0
+
+
+def plan(
+    description: str, input_shape: Shape, classes: int, padding: int | Sequence[int] = 0
+) -> list[LayerPlan]:
+    """Plan the layers of a description, the output layer included.
+
+    Args:
+        description: layers joined by ``-``.
+        input_shape: ``(C, H, W)``.
+        classes: neurons of the output layer.
+        padding: of the convolutions, one number or one for each.
+
+    Raises:
+        InvalidInput: a layer cannot be read or does not fit; points at the place.
+    """
+    texts = description.split("-")
+    matches = [_read(description, texts, index) for index in range(len(texts))]
+    paddings = _paddings(padding, sum(match["conv"] is not None for match in matches))
+    layers: list[LayerPlan] = []
+    shape = input_shape
+    for index, match in enumerate(matches):
+        place = _place(description, texts, index)
+        number = len(layers) + 1
+        if match["linear"]:
+            layer = LayerPlan(f"linear{number}", "linear", shape, (int(match["linear"]),))
+        elif len(shape) == 1:
+            raise InvalidInput(f"network: only linear layers can follow a linear layer, {place}")
+        elif match["conv"]:
+            layer = _plan_conv(number, match, shape, paddings.pop(0), place)
+        else:
+            before = layers[-1] if layers and layers[-1].kind == "conv" else None
+            layer = _plan_pool(number, int(match["pool"]), shape, before, place)
+            if layer.kind == "conv":
+                layers.pop()
+        layers.append(layer)
+        shape = layer.out_shape
+    layers.append(LayerPlan("output", "linear", shape, (classes,)))
+    parameters = sum(layer.parameters for layer in layers)
+    if parameters > MOST_PARAMETERS:
+        raise InvalidInput(
+            f"network {description!r} would have {parameters:,} parameters, more than "
+            f"{MOST_PARAMETERS:,}: is a number mistyped?"
+        )
+    return layers
+
+
+def _read(description: str, texts: list[str], index: int) -> re.Match[str]:
+    pattern = r"(?P<conv>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*)|(?P<linear>[1-9]\d*)"
+    match = re.fullmatch(pattern, texts[index], re.ASCII)
+    if match is None:
+        raise InvalidInput(
+            f"network: cannot read {_place(description, texts, index)}; expected a convolution "
+            "such as 15C5, pooling such as P2, or a number of neurons such as 300, joined by '-'"
+        )
+    return match
+
+
+def _place(description: str, texts: list[str], index: int) -> str:
+    character = sum(len(text) + 1 for text in texts[:index]) + 1
+    return f"{texts[index]!r} at character {character} of {description!r}"
+
+
+def _paddings(padding: int | Sequence[int], convolutions: int) -> list[int]:
+    paddings = [padding] * convolutions if isinstance(padding, int) else list(padding)
+    if len(paddings) != convolutions:
+        raise InvalidInput(
+            f"padding must be one number or one for each of the {convolutions} convolutions, "
+            f"got {len(paddings)} numbers"
+        )
+    if any(pad < 0 for pad in paddings):
+        raise InvalidInput(f"padding must be at least 0, got {padding}")
+    return paddings
+
+
+def _plan_conv(
+    number: int, match: re.Match[str], shape: Shape, padding: int, place: str
+) -> LayerPlan:
+    kernel = int(match["kernel"])
+    sides = tuple(side + 2 * padding - kernel + 1 for side in shape[1:])
+    if min(sides) < 1:
+        raise InvalidInput(
+            f"network: the kernel does not fit into {shape[1]} x {shape[2]} values with padding "
+            f"{padding}, {place}; the images are too small for this network"
+        )
+    out_shape = (int(match["conv"]), *sides)
+    return LayerPlan(f"conv{number}", "conv", shape, out_shape, kernel, padding)
+
+
+def _plan_pool(
+    number: int, size: int, shape: Shape, before: LayerPlan | None, place: str
+) -> LayerPlan:
+    """Pool on its own, or as part of the convolution before it."""
+    if size > min(shape[1:]):
+        raise InvalidInput(
+            f"network: the window does not fit into {shape[1]} x {shape[2]} values, {place}; "
+            "the images are too small for this network"
+        )
+    out_shape = (shape[0], shape[1] // size, shape[2] // size)
+    if before is None or before.pool > 1:
+        return LayerPlan(f"pool{number}", "pool", shape, out_shape, pool=size)
+    return LayerPlan(
+        before.name, "conv", before.in_shape, out_shape, before.kernel, before.padding, size
+    )

@@ -1,0 +1,378 @@
+"""Networks of spiking layers, ordinary PyTorch modules made from a description."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import neuron
+from ..errors import InvalidInput, nearest
+from ..neuron import reference
+from ..neuron.reference import Mean, Shared, Trace
+from ..rules import TSSLBP, Rule
+from .description import LayerPlan, plan
+from .layers import DROPOUT, Conv, Linear, NeuNorm, SumPool
+
+
+class Activity(NamedTuple):
+    """What a layer did on a batch, as shares between 0 and 1."""
+
+    firing_rate: float  # spikes per neuron and step
+    warm_up: float | None  # of (neuron, step) pairs on the surrogate; None for rules without it
+
+
+class SpikingLayer(nn.Module):
+    """A connection, the neurons that it feeds, and sum pooling of their spikes.
+
+    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSP with
+    ``output_psp``. The synaptic filter stands behind the connection, with which it commutes. With
+    ``time_steps`` the input is static, ``[N, ...]``, and its connection computed only once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection: Conv | Linear,
+        pool: int,
+        pool_scale: float,
+        output_psp: bool,
+        **neurons: Any,
+    ) -> None:
+        super().__init__()
+        self.name, self.connection = name, connection
+        self.pool, self.pool_scale, self.output_psp = pool, pool_scale, output_psp
+        self.neurons = neurons  # tau_m, tau_s, threshold, rule, impl
+        self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
+
+    def forward(
+        self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
+    ) -> Tensor:
+        return neuron.layer(
+            self._weighted(x),
+            time_steps=time_steps,
+            pool=self.pool,
+            pool_scale=self.pool_scale,
+            output_psp=self.output_psp,
+            shared=shared,
+            **self.neurons,
+        )
+
+    def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
+        """Input current of the neurons, ``[T, N, ...]``."""
+        weighted = self._weighted(x)
+        if time_steps is not None:
+            weighted = weighted.expand(time_steps, *weighted.shape)
+        return neuron.psp(weighted, self.neurons["tau_s"], impl=self.neurons["impl"])
+
+    def _weighted(self, x: Tensor) -> Tensor:
+        current: Tensor = self.connection(x)
+        return current if self.current_dtype is None else current.to(self.current_dtype)
+
+    def passed_on(self, spikes: Tensor) -> Tensor:
+        """What the next layer receives when this one's neurons emit `spikes`."""
+        if self.pool == 1:
+            return spikes
+        return reference.sum_pool(spikes, self.pool, self.pool_scale)
+
+
+class Model(nn.Module):
+    """What `tsslbp.training` knows of a network: from images to outputs ``[T, N, classes]``.
+
+    The class with the largest output summed over time is predicted (`tsslbp.predict`).
+
+    Attributes:
+        time_steps: T.
+    """
+
+    time_steps: int
+
+    def first_nonfinite(self, x: Tensor) -> str | None:
+        """Name the first layer with a weight or current that is NaN or infinite, where known."""
+        return None
+
+
+class Network(Model):
+    """A feed-forward spiking network trained by a learning rule.
+
+    Args:
+        description: layers joined by ``-``, see `tsslbp.network.description`; the output layer is
+            implied.
+        input_shape: ``(C, H, W)`` of an image.
+        classes: neurons of the output layer.
+        time_steps: T, at least 1.
+        tau_m, tau_s, threshold: constants of every neuron, see `tsslbp.spikes`.
+        padding: of the convolutions, one number or one for each.
+        weight_scale: factor on the initial weights, one number or
+            ``{"conv": ..., "linear": ...}``.
+        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.network.layers.Conv`.
+        dropout: probability of dropout behind every hidden layer and its pooling.
+        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.network.layers.RowDropout`, as the
+            original code, or `tsslbp.network.layers.NeuronDropout`.
+        pool_scale: factor on the sums of the pooling, 1.1 in the original code.
+        neunorm: whether a `tsslbp.network.layers.NeuNorm` stands behind every convolution's
+            neurons and their pooling.
+        rule: learning rule.
+        impl: implementation of the neurons (`tsslbp.spikes`) and of the connections
+            (`tsslbp.network.layers.Conv`).
+        generator: source of the initial weights, by default PyTorch's global one. Parameters come,
+            and are drawn, in layer order.
+
+    Shape:
+        In: static images ``[N, C, H, W]``, presented at every step, or spike trains
+        ``[T, N, C, H, W]``. Out: the output layer's PSP ``[T, N, classes]``, for `tsslbp.losses`
+        and `tsslbp.predict`. No state is kept between calls.
+
+    Raises:
+        InvalidInput: the description, a setting or an input does not fit.
+
+    Source: Zhang & Li (2020); the defaults are the public code's, see docs/reproduction.md.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        input_shape: Sequence[int] = (1, 28, 28),
+        classes: int = 10,
+        time_steps: int = 5,
+        tau_m: float = 5.0,
+        tau_s: float = 3.0,
+        threshold: float = 1.0,
+        padding: int | Sequence[int] = 0,
+        weight_scale: float | Mapping[str, float] = 1.0,
+        conv_init: str = "uniform",
+        dropout: float = 0.0,
+        dropout_kind: str = "rows",
+        pool_scale: float = 1.1,
+        neunorm: bool = False,
+        rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
+        impl: str = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(description, str):
+            raise InvalidInput(f"a network is described by text such as '300', got {description!r}")
+        if len(input_shape) != 3 or not all(map(_is_count, input_shape)):
+            raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+        for name, value in (("time_steps", time_steps), ("classes", classes)):
+            if not _is_count(value):
+                raise InvalidInput(f"{name} must be a whole number of at least 1, got {value}")
+        if not math.isfinite(pool_scale):
+            raise InvalidInput(f"pool_scale must be finite, got {pool_scale}")
+        if dropout_kind not in DROPOUT:
+            raise InvalidInput(
+                f"dropout_kind must be one of {', '.join(DROPOUT)}, got {dropout_kind!r}"
+                f"{nearest(str(dropout_kind), DROPOUT)}"
+            )
+        neuron.check_settings(tau_m, tau_s, threshold, rule, impl)
+        self.description, self.input_shape = description, tuple(input_shape)
+        self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
+        self.plan = plan(description, self.input_shape, classes, padding)
+        if neunorm and not any(part.kind == "conv" for part in self.plan):
+            raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
+        scales = _weight_scales(weight_scale)
+        neurons = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold}
+        self.layers = nn.ModuleList()
+        for part in self.plan:
+            if part.kind == "pool":
+                self.layers.append(SumPool(part.pool, pool_scale))
+                continue
+            if part.kind == "linear" and len(part.in_shape) > 1:
+                self.layers.append(nn.Flatten(-3))
+            connection = _connection(part, scales, conv_init, generator, impl)
+            is_output = part is self.plan[-1]
+            self.layers.append(
+                SpikingLayer(
+                    part.name,
+                    connection,
+                    part.pool,
+                    pool_scale,
+                    is_output,
+                    **neurons,
+                    rule=rule,
+                    impl=impl,
+                )
+            )
+            if neunorm and part.kind == "conv":
+                self.layers.append(NeuNorm(part.out_shape))
+            if dropout and not is_output:
+                self.layers.append(DROPOUT[dropout_kind](dropout))
+
+    @property
+    def spiking_layers(self) -> list[SpikingLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    def set_precision(self, precision: str) -> None:
+        """Choose how products are computed and currents stored on a GPU; weights stay float32.
+
+        ``"bf16"``: products take bfloat16 and sum in float32, except for the first layer, whose
+        input is images; currents, and so their gradients, are stored in bfloat16 (the output
+        layer's in float32, after its product). Neurons compute in float32. ``"float32"`` and
+        ``"tf32"`` differ only in a setting of the process (`tsslbp.training.device.configure`).
+        """
+        low = torch.bfloat16 if precision == "bf16" else None
+        for index, layer in enumerate(self.spiking_layers):
+            layer.connection.dtype = low if index else None
+            layer.current_dtype = low
+        if low:
+            self.spiking_layers[-1].current_dtype = torch.float32
+
+    def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
+        """Return the output PSP; `mean` where `x` is a part of a batch, see `neuron.Shared`."""
+        time_steps, shared = self._check_input(x), Shared(mean)
+        for layer in self.layers:
+            if isinstance(layer, SpikingLayer):
+                x = layer(x, time_steps, shared)
+                time_steps = None
+            else:
+                x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def trace(self, x: Tensor) -> dict[str, Trace]:
+        """Potential, increment, spikes, PSP ``[T, N, ...]`` and firing rate of every layer.
+
+        The keys are the layers' names in order: ``"conv1"``, ``"conv2"``, ``"linear3"``,
+        ``"output"``.
+        """
+        return {
+            layer.name: reference.simulate(
+                current, *(layer.neurons[name] for name in ("tau_m", "tau_s", "threshold"))
+            )
+            for layer, current, _ in self._walk(x)
+        }
+
+    @torch.no_grad()
+    def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
+        """Firing rate and share in warm-up of every layer, at about the cost of a forward pass.
+
+        `mean` is that over all processes where `x` is a part of a batch, see `neuron.Shared`.
+        """
+        activities = {}
+        for layer, _, spikes in self._walk(x):
+            rule, impl = layer.neurons["rule"], layer.neurons["impl"]
+            exact = torch.promote_types(spikes.dtype, torch.float32)
+            rate = mean(spikes.sum(dtype=exact), spikes.numel())
+            warm_up = None
+            if isinstance(rule, TSSLBP):
+                psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
+                on_surrogate = reference.in_warm_up(rule, rate, psp, layer.neurons["tau_s"])
+                warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel()).item()
+            activities[layer.name] = Activity(rate.item(), warm_up)
+        return activities
+
+    @torch.no_grad()
+    def first_nonfinite(self, x: Tensor) -> str | None:
+        """Name the first layer with a weight or current that is NaN or infinite, if any."""
+        for layer, current, _ in self._walk(x):
+            if not torch.isfinite(layer.connection.weight).all():
+                return f"the weights of layer {layer.name}"
+            if not torch.isfinite(current).all():
+                return f"the input current of layer {layer.name}"
+        return None
+
+    def _walk(self, x: Tensor) -> Iterator[tuple[SpikingLayer, Tensor, Tensor]]:
+        """Each spiking layer with its input current and spikes, from input to output."""
+        time_steps = self._check_input(x)
+        for layer in self.layers:
+            if isinstance(layer, SpikingLayer):
+                current = layer.current(x, time_steps)
+                spikes = neuron.spikes(current, **layer.neurons)
+                yield layer, current, spikes
+                x = layer.passed_on(spikes)
+                time_steps = None
+            else:
+                x = layer(x)
+
+    def _check_input(self, x: Tensor) -> int | None:
+        """Return T for static images, None for spike trains."""
+        if not isinstance(x, Tensor):
+            raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
+        spike_shape = (self.time_steps, *self.input_shape)
+        shape = tuple(x.shape)
+        if shape[1:] != self.input_shape and (shape[:1] + shape[2:]) != spike_shape:
+            channels, height, width = self.input_shape
+            raise InvalidInput(
+                f"expected images [N, {channels}, {height}, {width}] or spike trains "
+                f"[{self.time_steps}, N, {channels}, {height}, {width}], got shape {list(shape)}"
+            )
+        dtype = next(self.parameters()).dtype
+        if x.dtype != dtype:
+            raise InvalidInput(
+                f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
+                f"convert it with x.to({dtype})"
+            )
+        if x.device.type == "cpu" and not torch.isfinite(x).all():  # a GPU would have to wait
+            raise InvalidInput("the input holds NaN or infinity")
+        return self.time_steps if x.ndim == 4 else None
+
+    def __repr__(self) -> str:
+        rows = [("layer", "connection", "output", "parameters")]
+        rows.append(("input", "", _times(self.input_shape), ""))
+        for part in self.plan:
+            rows.append((part.name, _summary(part), _times(part.out_shape), f"{part.parameters:,}"))
+            if self.neunorm and part.kind == "conv":
+                rows.append(("", "NeuNorm", "", f"{math.prod(part.out_shape):,}"))
+        total = sum(parameter.numel() for parameter in self.parameters())
+        rows.append(("total", "", "", f"{total:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
+            for a, b, c, d in rows
+        ]
+        return "\n".join([f"Network({self.description!r}, time_steps={self.time_steps})", *lines])
+
+
+def _connection(
+    part: LayerPlan,
+    scales: Mapping[str, float],
+    conv_init: str,
+    generator: torch.Generator | None,
+    impl: str,
+) -> Conv | Linear:
+    scale = scales[part.kind]
+    if part.kind == "conv":
+        return Conv(
+            part.in_shape[0],
+            part.units,
+            part.kernel,
+            part.padding,
+            scale,
+            conv_init,
+            generator,
+            impl,
+        )
+    return Linear(part.parameters // part.units, part.units, scale, generator, impl)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _weight_scales(weight_scale: float | Mapping[str, float]) -> Mapping[str, float]:
+    scales = weight_scale
+    if not isinstance(scales, Mapping):
+        scales = {"conv": scales, "linear": scales}
+    if set(scales) != {"conv", "linear"} or not all(map(math.isfinite, scales.values())):
+        raise InvalidInput(
+            "weight_scale must be a finite number or {'conv': ..., 'linear': ...}, "
+            f"got {weight_scale}"
+        )
+    return scales
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+def _summary(part: LayerPlan) -> str:
+    if part.kind == "linear":
+        return "linear"
+    pool = f"sum pooling {part.pool} x {part.pool}" if part.pool > 1 else ""
+    if part.kind == "pool":
+        return pool
+    convolution = f"convolution {part.kernel} x {part.kernel}, padding {part.padding}"
+    return ", ".join(filter(None, [convolution, pool]))

@@ -1,0 +1,278 @@
+"""What runs have reached, read from their folders, and runs of equal settings put together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import Error, RunError
+from ..experiment import Experiment, load_recipe, recipe_names
+from . import Run
+
+Array = npt.NDArray[Any]
+
+MEASURES = {
+    "last": "last epoch",
+    "best-validation": "epoch chosen on validation images",
+    "best-test": "best test epoch (published protocol)",
+}
+APART = ("seed", "description")  # keys in which runs of equal settings may differ
+
+_MARKS = ("config.toml", "metrics.jsonl", "environment.json")
+_NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # of every epoch
+
+
+def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records behind the ways of reporting a run; the first epoch wins a tie.
+
+    Args:
+        epochs: the records of a run's epochs, in order, at least one.
+
+    Returns:
+        Under the names of `MEASURES`; without ``"best-validation"`` where no images were held out.
+    """
+    chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
+    if "validation_accuracy" in epochs[-1]:
+        chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
+    return {name: chosen[name] for name in MEASURES if name in chosen}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run's folder says.
+
+    Attributes:
+        folder: of the run.
+        experiment: what was trained.
+        environment: where, as `tsslbp.run.Run.environment` has it.
+        epochs: the records of the epochs, at least one; see docs/guide.md.
+    """
+
+    folder: Path
+    experiment: Experiment
+    environment: Mapping[str, Any]
+    epochs: Sequence[dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Result:
+        """Read a run's folder.
+
+        Raises:
+            RunError: it is no run, or has not finished an epoch, or cannot be read.
+        """
+        run = Run.open(folder)
+        epochs = run.epochs()
+        if not epochs:
+            why = "has not finished an epoch yet"
+            if reason := run.divergence():
+                why = f"diverged in its first epoch: {reason}"
+            raise RunError(f"{folder} {why}")
+        needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys())}
+        for record in epochs:
+            _check(record, needed, folder)
+        return cls(folder, run.experiment, run.environment, epochs)
+
+    @cached_property
+    def accuracy(self) -> dict[str, float]:
+        """Test accuracy, 0 to 1, by measure, one of `MEASURES`."""
+        chosen = measures(self.epochs)
+        return {name: record["test_accuracy"] for name, record in chosen.items()}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training, without the evaluations."""
+        return float(sum(record["seconds"] for record in self.epochs))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs have been trained, or the experiment's patience has run out."""
+        return is_finished(self.epochs, self.experiment)
+
+
+def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> bool:
+    """Whether a training with these records of its epochs, one or more, has come to its end."""
+    last, best = epochs[-1]["epoch"], measures(epochs)["best-test"]["epoch"]
+    patience = experiment.patience
+    return last >= experiment.epochs or (patience is not None and last - best >= patience)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of equal settings but for the seed.
+
+    Attributes:
+        label: the nearest shipped recipe, and the keys in which the runs differ from it.
+        results: in the order of their seeds.
+    """
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The settings, with the first run's seed."""
+        return self.results[0].experiment
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(result.experiment.seed for result in self.results)
+
+    def accuracies(self, measure: str) -> Array:
+        """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""
+        values = [result.accuracy.get(measure) for result in self.results]
+        return np.array([value for value in values if value is not None])
+
+
+def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
+    """Read every run in folders of runs, at any depth, sorted by path.
+
+    Returns:
+        The runs that could be read, and one line for each folder that could not: empty,
+        half-written or damaged.
+    """
+    results: list[Result] = []
+    problems: list[str] = []
+    for path in paths:
+        folders = _run_folders(path)
+        if not folders:
+            problems.append(f"{path} holds no run" if path.is_dir() else f"{path} is no folder")
+        for folder in folders:
+            try:
+                results.append(Result.read(folder))
+            except Error as error:
+                problems.append(str(error))
+    return results, problems
+
+
+def group(results: Iterable[Result]) -> list[Group]:
+    """Put runs of equal settings together, in the order of their first appearance."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        key = json.dumps(settings_of(result.experiment), sort_keys=True)
+        found.setdefault(key, []).append(result)
+    return [
+        Group(label(members[0].experiment), tuple(sorted(members, key=_seed)))
+        for members in found.values()
+    ]
+
+
+def label(experiment: Experiment) -> str:
+    """Name an experiment as the nearest shipped recipe and what differs from it.
+
+    Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``.
+    """
+    table = settings_of(experiment)
+    candidates = {name: changes(table, base) for name, base in shipped().items()}
+    name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
+    return ", ".join([name, *(f"{key} = {value!r}" for key, value in candidates[name].items())])
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """The keys of an experiment that runs of equal settings share, and their values."""
+    table = flat(experiment.to_table())
+    return {key: value for key, value in table.items() if key not in APART}
+
+
+@cache
+def shipped() -> dict[str, dict[str, Any]]:
+    """What `settings_of` says of each shipped recipe, by name."""
+    return {name: settings_of(load_recipe(name)) for name in recipe_names()}
+
+
+def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What `table` says otherwise than `base`; None for what it does not say."""
+    keys = sorted(table.keys() | base.keys())
+    return {key: table.get(key) for key in keys if table.get(key) != base.get(key)}
+
+
+def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
+    """Say what one experiment has otherwise than another, a phrase a key, but for some keys.
+
+    Of different learning rules the names alone: their fields have nothing to do with each other.
+    """
+    tables = [one.to_table() for one in (there, asked)]
+    if len({table["rule"]["name"] for table in tables}) > 1:
+        tables = [table | {"rule": {"name": table["rule"]["name"]}} for table in tables]
+    tables = [flat(table) for table in tables]
+    return table_differences(
+        *({key: one[key] for key in one if key not in apart} for one in tables)
+    )
+
+
+def check_settings(what: str, there: Experiment, asked: Experiment, apart: Collection[str]) -> None:
+    """Raise `RunError` where what is in a folder has other settings than are asked for.
+
+    Args:
+        what: such as ``"runs/a holds a run"``.
+        there, asked: the two experiments.
+        apart: keys that may differ.
+    """
+    if other := differences(there, asked, apart):
+        raise RunError(
+            f"{what} of other settings ({'; '.join(other)}): ask for the same, or give another "
+            "--out"
+        )
+
+
+def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Say what one table has otherwise than another, a phrase a key."""
+    return [
+        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key) != asked.get(key)
+    ]
+
+
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with the keys of its tables as ``"table.key"``."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = value.items() if isinstance(value, Mapping) else ()
+        result |= {f"{key}.{part}": item for part, item in inner} or {key: value}
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_drop(value: Any) -> bool:
+    return isinstance(value, dict) and _is_number(value.get("step"))
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
+    **dict.fromkeys((*_NEEDED, "validation_accuracy"), _is_number),
+    **dict.fromkeys(("images_per_second", "peak_memory", "spikes_per_image"), _is_number),
+    **dict.fromkeys(("firing_rate", "warm_up"), lambda value: isinstance(value, dict)),
+    "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "drops": lambda value: isinstance(value, list) and all(map(_is_drop, value)),
+    "note": lambda value: isinstance(value, str),
+}
+
+
+def _check(record: Mapping[str, Any], needed: set[str], folder: Path) -> None:
+    where = f"{folder}: the record of epoch {record['epoch']}"
+    if missing := needed - record.keys():
+        raise RunError(f"{where} holds no {min(missing)!r}")
+    for key, fits in _FITS.items():
+        if key in record and not fits(record[key]):
+            raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
+
+
+def _seed(result: Result) -> int:
+    return result.experiment.seed
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """Folders at or below `path` with a file that only a run's folder has."""
+    if any((path / name).is_file() for name in _MARKS):
+        return [path]
+    return sorted({file.parent for name in _MARKS for file in path.rglob(name)})

@@ -1,0 +1,407 @@
+"""The folder of one training run, and the only code that reads or writes it.
+
+===========================  ==============================================================
+``config.toml``              the experiment, complete; a folder with this file is a run
+``environment.json``         versions, commit, machine and command of the run and its resumes
+``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
+``steps.npz``                arrays with one value per training step
+``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
+``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
+===========================  ==============================================================
+
+Whole files are replaced atomically: a run that is killed, or whose disk is full, keeps the earlier
+file. Nothing here can run code from a file: tensors are safetensors, arrays are plain numbers, and
+everything else is JSON or TOML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, final
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .. import experiment as experiments
+from ..errors import Error, InvalidInput, RunError, nearest
+from ..experiment import Experiment
+from ..storage import hold, remove_leftovers, replace_file, write_error
+from .environment import describe_environment
+
+CHECKPOINTS = ("last", "best-validation", "best-test")
+
+_CONFIG = "config.toml"
+_ENVIRONMENT = "environment.json"
+_METRICS = "metrics.jsonl"
+_STEPS = "steps.npz"
+_DIVERGED = "diverged.json"
+_CHECKPOINT_FOLDER = "checkpoints"
+_STATE_KEY = "state"
+_LOCK = ".lock"
+_STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. Made by `Run.create` or `Run.open`; one process at a time may write to it.
+
+    Every method that writes raises `RunError` where the disk is full or the folder read-only; the
+    earlier contents survive.
+
+    Attributes:
+        folder: the run's folder.
+        experiment: what the run trains.
+    """
+
+    folder: Path
+    experiment: Experiment
+
+    @classmethod
+    def create(cls, folder: Path, experiment: Experiment) -> Run:
+        """Make `folder`, with parents, and write the experiment and the environment into it.
+
+        Raises:
+            RunError: the folder holds a run, part of one, or other files, or cannot be written.
+        """
+        for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
+            if any(folder.glob(pattern)):
+                raise RunError(
+                    f"{folder} holds a run already (found {pattern}): resume it, or choose "
+                    "another folder"
+                )
+        ours = (_ENVIRONMENT, _CHECKPOINT_FOLDER)  # of a run that was killed while it was made
+        names = (path.name for path in folder.glob("*"))
+        others = [name for name in names if name not in ours and name[0] != "."]
+        if others:
+            raise RunError(
+                f"{folder} holds other files already (found {min(others)}): choose an empty or new "
+                "folder"
+            )
+        try:
+            (folder / _CHECKPOINT_FOLDER).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run folder {folder}: {error.strerror or error}"
+            ) from error
+        write_json(folder / _ENVIRONMENT, describe_environment())
+        # Last, because this file makes the folder a run.
+        replace_file(folder / _CONFIG, lambda new: experiments.save(experiment, new))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open the run in `folder`, and remove what a killed writer left half-written.
+
+        Raises:
+            RunError: `folder` holds no run, or its configuration cannot be used.
+        """
+        config = folder / _CONFIG
+        if not config.is_file():
+            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}")
+        try:
+            experiment = experiments.load_recipe(config)
+        except Error as error:
+            raise RunError(f"cannot open the run {folder}: {error}") from error
+        remove_leftovers(folder)
+        remove_leftovers(folder / _CHECKPOINT_FOLDER)
+        return cls(folder, experiment)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where the run was made, as `describe_environment` says, and ``"resumed"``: where after.
+
+        ``"resumed"`` is absent until `record_resume` is called.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        path = self.folder / _ENVIRONMENT
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {path}: {error}") from error
+        if not isinstance(value, dict):
+            raise RunError(f"cannot read {path}: expected a JSON object")
+        return value
+
+    def record_resume(self) -> None:
+        """Append the present environment to the list ``"resumed"`` of the run's environment."""
+        value = self.environment
+        resumed = [*value.get("resumed", []), describe_environment()]
+        write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
+
+    def extended(self, epochs: int) -> Run:
+        """Return the run with another number of epochs to train, and write that down.
+
+        Raises:
+            RunError: more epochs have been trained already.
+        """
+        if epochs == self.experiment.epochs:
+            return self
+        if epochs < (done := len(self.epochs())):
+            raise RunError(f"{self.folder} has {done} epochs already: it cannot end at {epochs}")
+        experiment = replace(self.experiment, epochs=epochs)
+        replace_file(self.folder / _CONFIG, lambda new: experiments.save(experiment, new))
+        return Run(self.folder, experiment)
+
+    def append_epoch(self, record: Mapping[str, Any]) -> None:
+        """Append one epoch's record to the metrics; it is on the disk when this returns.
+
+        Args:
+            record: JSON values, with the epoch's number under ``"epoch"``; NaN and infinity are
+                written as null.
+
+        Raises:
+            InvalidInput: no epoch number, or a value that JSON cannot hold.
+        """
+        line = _to_line(record)
+        path = self.folder / _METRICS
+        try:
+            with path.open("a+b") as file:
+                if _ends_torn(file):
+                    line = b"\n" + line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(write_error(path, error)) from error
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the records of all epochs in order; empty before the first.
+
+        A line that a kill has torn is left out; of several lines for one epoch the last counts.
+        """
+        path = self.folder / _METRICS
+        try:
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        except OSError as error:
+            raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+        records = (_parse_record(line) for line in lines)
+        by_epoch = {record["epoch"]: record for record in records if record is not None}
+        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+    def truncate_epochs(self, count: int) -> None:
+        """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
+        lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
+        content = b"".join(lines)
+        replace_file(self.folder / _METRICS, lambda new: new.write_bytes(content))
+
+    def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Write the arrays of the training steps, replacing the earlier ones.
+
+        Raises:
+            InvalidInput: an array of Python objects, which only pickle could store.
+        """
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+                raise InvalidInput(
+                    f"steps: {name!r} must be an array of numbers, got {array!r:.60}"
+                )
+        content = io.BytesIO()
+        values: dict[str, Any] = dict(arrays)
+        np.savez(content, **values)
+        replace_file(self.folder / _STEPS, lambda new: new.write_bytes(content.getbuffer()))
+
+    def steps(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the arrays that `save_steps` wrote; empty where it was never called.
+
+        Raises:
+            RunError: the file is damaged, or holds anything but arrays of numbers.
+        """
+        path = self.folder / _STEPS
+        if not path.exists():
+            return {}
+        try:
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
+                return {name: _expect_array(arrays[name]) for name in arrays.files}
+        except _STEPS_DAMAGED as error:
+            raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
+
+    def record_divergence(self, reason: str | None) -> None:
+        """Write down why the training diverged; None: it is tried again, nothing is known."""
+        path = self.folder / _DIVERGED
+        if reason is not None:
+            write_json(path, {"reason": reason})
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(write_error(path, error)) from error
+
+    def divergence(self) -> str | None:
+        """Return why the training diverged; None where it has not.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        path = self.folder / _DIVERGED
+        if not path.exists():
+            return None
+        try:
+            return str(json.loads(path.read_bytes())["reason"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"cannot read {path}: {error}") from error
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from training this run while the context lasts, see `hold`."""
+        return hold(self.folder / _LOCK)
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
+        return self._checkpoint(name).is_file()
+
+    def save_checkpoint(
+        self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    ) -> None:
+        """Write a checkpoint, replacing the earlier one of that name.
+
+        Args:
+            name: one of `CHECKPOINTS`.
+            tensors: any shapes, strides and devices; they may share memory.
+            state: what JSON can hold, with finite numbers; a tuple is read back as a list.
+
+        Raises:
+            InvalidInput: an unknown name, or contents that the file cannot hold.
+        """
+        path = self._checkpoint(name)
+        copies = {
+            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, tensor in tensors.items()
+        }
+        try:
+            text = json.dumps(dict(state), allow_nan=False)
+            content = safetensors.torch.save(copies, {_STATE_KEY: text})
+        except (TypeError, ValueError, KeyError, SafetensorError) as error:
+            raise InvalidInput(f"checkpoint {name!r} cannot be stored: {error}") from error
+        replace_file(path, lambda new: new.write_bytes(content))
+
+    def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a checkpoint's tensors, on the CPU, and its state.
+
+        Raises:
+            InvalidInput: an unknown name.
+            RunError: there is no such checkpoint, or it is damaged or not one of this program.
+        """
+        path = self._checkpoint(name)
+        if not path.is_file():
+            saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
+            raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = _parse_state((file.metadata() or {}).get(_STATE_KEY))
+                # Cloned, because the file is mapped into memory and may be replaced.
+                names = file.keys()
+                tensors = {key: file.get_tensor(key).clone() for key in names}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
+        return tensors, state
+
+    def _checkpoint(self, name: str) -> Path:
+        if name not in CHECKPOINTS:
+            known = ", ".join(CHECKPOINTS)
+            hint = nearest(name, CHECKPOINTS)
+            raise InvalidInput(f"unknown checkpoint {name!r}{hint}; known: {known}")
+        return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+def count_epochs(folder: Path) -> int:
+    """How many epochs the run in `folder` has recorded, for a look at its progress; 0 if none."""
+    try:
+        return (folder / _METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def _to_line(record: Mapping[str, Any]) -> bytes:
+    if not _is_epoch(record.get("epoch")):
+        raise InvalidInput(f"an epoch's record needs an integer 'epoch', got {record!r:.80}")
+    return to_json(record, separators=(",", ":")).encode() + b"\n"
+
+
+def to_json(value: Mapping[str, Any], **layout: Any) -> str:
+    """Return strict JSON, with null for NaN and infinity; `layout` as `json.dumps` takes it."""
+    try:
+        return json.dumps(_without_nan(value), allow_nan=False, **layout)
+    except TypeError as error:
+        raise InvalidInput(f"cannot be written as JSON: {error}") from error
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a JSON value with NaN and infinity, which JSON does not know, replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of one line, or None where the line is torn."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and _is_epoch(record.get("epoch")) else None
+
+
+def _is_epoch(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _ends_torn(file: IO[bytes]) -> bool:
+    """Say whether a file has a last line that is not ended."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _parse_state(text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise ValueError("it holds no training state: it was written by another program")
+    state = json.loads(text)
+    if not isinstance(state, dict):
+        raise ValueError("its training state is not a JSON object")
+    return state
+
+
+def _load_failure(path: Path, error: Exception) -> str:
+    """Return what a checkpoint that cannot be loaded probably is."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(9)
+        if not start:
+            return "the file is empty; was the disk full when it was copied?"
+        # safetensors: 8 bytes of length, then "{"; torch.save: a zip archive; pickle: byte 128.
+        if start[8:] != b"{" and (start[:2] == b"PK" or start[0] == 0x80):
+            return (
+                "it looks like a file of torch.save or pickle, which could run code and is never "
+                "opened; expected a safetensors file"
+            )
+    if isinstance(error, SafetensorError):
+        return f"it is truncated, damaged or no safetensors file ({error})"
+    return str(error)
+
+
+def _expect_array(value: object) -> np.ndarray[Any, Any]:
+    if not isinstance(value, np.ndarray):
+        raise ValueError("it holds something that is not an array")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
+    text = to_json(value, indent=2) + "\n"
+    replace_file(path, lambda new: new.write_bytes(text.encode()))

@@ -1,0 +1,423 @@
+"""Learning rules side by side: which runs a comparison is made of, and what they have reached.
+
+All runs of a comparison differ in `APART` alone: the same data order, initial weights, optimiser
+and number of epochs for every rule. For each rule and number of time steps T there is one run a
+learning rate with the first seed. The rate with the best accuracy on validation images is chosen,
+and the other seeds are run at it. Test images choose nothing.
+
+A run that diverged counts as finished: its learning rate, or its seed, is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import experiment as experiments
+from .. import stats
+from ..errors import Error, InvalidInput, RunError
+from ..experiment import Experiment
+from ..rules import from_config
+from ..run import write_json
+from ..run.results import Result, check_settings, measures
+from ..stats import Difference
+from . import trials
+from .trials import RECIPE, Trial
+
+Array = npt.NDArray[Any]
+
+FILE = "compare.json"  # in the folder of a comparison
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # learning rates by default, in units of the recipe's
+APART = ("rule", "time_steps", "learning_rate", "seed")  # keys in which the runs differ
+GROWING = ("rules", "time_steps", "learning_rates")  # lists that may only grow in a folder
+MEASURE = "best-validation"  # of all accuracies here
+MACHINE = ("cpu", "threads", "cores")  # keys of an environment on which training times depend
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        experiment: the recipe; its rule is not used. It is brought to the validated protocol, and
+            to no `patience`, which would look at test images and give rules unequal budgets.
+        rules: as text that `tsslbp.rules.from_config` reads; the others are compared with the
+            first.
+        time_steps: every T; empty: the recipe's.
+        learning_rates: tried for every rule and T; empty: the recipe's times `FACTORS`.
+        seeds: runs of each rule and T at the chosen rate, from the recipe's seed upward.
+
+    Raises:
+        InvalidInput: a value is not allowed, or a rule stands there twice.
+    """
+
+    experiment: Experiment
+    rules: tuple[str, ...]
+    time_steps: tuple[int, ...] = ()
+    learning_rates: tuple[float, ...] = ()
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        base = replace(self.experiment, protocol="validated", patience=None)
+        rates = self.learning_rates or [factor * base.learning_rate for factor in FACTORS]
+        values = {
+            "experiment": base,
+            "rules": tuple(map(_tidy, self.rules)),
+            "time_steps": tuple(sorted(self.time_steps or [base.time_steps])),
+            "learning_rates": tuple(sorted(float(f"{rate:.6g}") for rate in rates)),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        _check_distinct("rules", self.rules, [from_config(rule) for rule in self.rules])
+        _check_distinct("time steps", self.time_steps)
+        _check_distinct("learning rates", self.learning_rates)
+        if self.seeds < 1:
+            raise InvalidInput(f"seeds must be at least 1, got {self.seeds}")
+        for pair in self.pairs:
+            self.variant(*pair, self.learning_rates[0])
+
+    @property
+    def pairs(self) -> list[tuple[str, int]]:
+        """Every rule and T, in the order of T."""
+        return [(rule, steps) for steps in self.time_steps for rule in self.rules]
+
+    def variant(self, rule: str, time_steps: int, learning_rate: float) -> Experiment:
+        """The experiment with one rule, T and learning rate, and the first seed."""
+        return replace(
+            self.experiment,
+            rule=from_config(rule),
+            time_steps=time_steps,
+            learning_rate=learning_rate,
+        )
+
+    def runs(self, folder: Path, rule: str, time_steps: int, rate: float) -> list[Trial]:
+        """The runs of one rule, T and learning rate, over the seeds, below the folder of all."""
+        place = folder / slug(rule) / f"T{time_steps}" / f"lr-{rate:g}"
+        variant = self.variant(rule, time_steps, rate)
+        return trials.planned(variant, self.seeds, ["validated"], place, folder)
+
+    def tuning(self, folder: Path) -> list[Trial]:
+        """The runs that the learning rates are chosen by."""
+        return [
+            self.runs(folder, *pair, rate)[0] for pair in self.pairs for rate in self.learning_rates
+        ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one rule has reached at one T.
+
+    Attributes:
+        rule: as text.
+        time_steps: T.
+        rates: the learning rates to try.
+        validation: accuracy on validation images, 0 to 1, by rate that was tried to the end.
+        lost: why the training diverged, by rate.
+        rate: the chosen one; None while rates are left to try, or where all are lost.
+        results: finished runs at the chosen rate, in the order of their seeds.
+        lost_seeds: those of runs that diverged at the chosen rate.
+        seeds: runs wanted.
+    """
+
+    rule: str
+    time_steps: int
+    rates: tuple[float, ...]
+    validation: Mapping[float, float]
+    lost: Mapping[float, str]
+    rate: float | None
+    results: tuple[Result, ...] = ()
+    lost_seeds: tuple[int, ...] = ()
+    seeds: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.rule}, T = {self.time_steps}"
+
+    @property
+    def edge(self) -> bool:
+        """Whether the chosen rate is the lowest or highest of several, so a better may lie beyond.
+
+        Not where the rate beyond it was tried and diverged.
+        """
+        ends = (self.rates[0], self.rates[-1])
+        return len(self.rates) > 1 and self.rate in ends
+
+    @property
+    def missing(self) -> int:
+        """Runs still to be made, if none diverges."""
+        untried = len(self.rates) - len(self.validation) - len(self.lost)
+        if self.rate is None:
+            return untried + (self.seeds - 1 if untried else 0)
+        return self.seeds - len(self.results) - len(self.lost_seeds)
+
+    @property
+    def state(self) -> str:
+        """What is missing, in words; "" where all is there."""
+        if len(self.lost) == len(self.rates):
+            return "diverged at every learning rate"
+        tried = len(self.validation) + len(self.lost)
+        if self.rate is None:
+            return f"{tried} of {len(self.rates)} learning rates tried"
+        words = []
+        if self.missing:
+            words.append(f"{len(self.results)} of {self.seeds} seeds finished")
+        if self.lost_seeds:
+            words.append(f"diverged with seed {', '.join(map(str, self.lost_seeds))}")
+        return "; ".join(words)
+
+    @cached_property
+    def accuracies(self) -> Array:
+        """Test accuracies, 0 to 1, at the epoch chosen on validation images ``[runs]``."""
+        return np.array([result.accuracy[MEASURE] for result in self.results])
+
+    @cached_property
+    def spikes(self) -> Array:
+        """Spikes that an image causes, at the same epoch ``[runs]``; empty if not all tell."""
+        chosen = [measures(result.epochs)[MEASURE] for result in self.results]
+        known = [one["spikes_per_image"] for one in chosen if "spikes_per_image" in one]
+        return np.array(known if len(known) == len(chosen) else [])
+
+    @cached_property
+    def seconds(self) -> Array:
+        """Time spent on training, without the evaluations ``[runs]``."""
+        return np.array([result.seconds for result in self.results])
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a rule lies from the first one, at the same T and over the same seeds.
+
+    Attributes:
+        rule, against: the two.
+        time_steps: T.
+        seeds: that both have.
+        lost: runs of either that diverged; without them the rest is no fair sample.
+        difference: of the test accuracies, in percentage points; None of fewer than two seeds.
+        p: corrected by Holm's method for all gaps of the comparison; None without a difference.
+    """
+
+    rule: str
+    against: str
+    time_steps: int
+    seeds: int
+    lost: int
+    difference: Difference | None
+    p: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``"higher"``, ``"lower"``, or ``"undecided"`` where the interval contains zero.
+
+        Undecided as well where p is too large after the correction, where a run diverged, and
+        without a test.
+        """
+        if self.lost or self.difference is None or self.p is None or self.p > stats.LEVEL:
+            return "undecided"
+        return self.difference.verdict.replace("cannot tell", "undecided")
+
+
+def prepare(comparison: Comparison, folder: Path) -> None:
+    """Write what is compared into `folder`, where the runs shall be, with their recipes.
+
+    A comparison that is there may grow: by rules, time steps, learning rates and seeds.
+
+    Raises:
+        RunError: the folder holds a comparison of other settings, or of more than is asked for,
+            or cannot be written; or a rule of it is written otherwise.
+    """
+    if (folder / FILE).exists():
+        there = read(folder)
+        what = f"{folder} holds a comparison"
+        kept = ("description", "rule", "time_steps")
+        check_settings(what, there.experiment, comparison.experiment, kept)
+        for here, asked in product(there.rules, comparison.rules):
+            if here != asked and from_config(here) == from_config(asked):
+                raise RunError(f"{what} where the rule {asked} is written {here}: write it so")
+        for name in GROWING:
+            if left_out := [x for x in getattr(there, name) if x not in getattr(comparison, name)]:
+                words = ", ".join(map(str, left_out))
+                raise RunError(
+                    f"{what} with more {name.replace('_', ' ')} ({words}): ask for these as well, "
+                    "or give another --out"
+                )
+    trials.prepare(comparison.experiment, folder)
+    for trial in comparison.tuning(folder):
+        trials.prepare(trial.experiment, trial.recipe.parent)
+    write_json(folder / FILE, {name: getattr(comparison, name) for name in (*GROWING, "seeds")})
+
+
+def read(folder: Path) -> Comparison:
+    """Read what is compared in a folder.
+
+    Raises:
+        RunError: it holds no comparison, or one that cannot be read.
+    """
+    path = folder / FILE
+    try:
+        plan = json.loads(path.read_bytes())
+        experiment = experiments.load_recipe(folder / RECIPE)
+        rules, time_steps, rates = (tuple(plan[name]) for name in GROWING)
+        return Comparison(experiment, rules, time_steps, rates, plan["seeds"])
+    except (Error, OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"cannot read the comparison {path}: {error}") from error
+
+
+def outcomes(comparison: Comparison, folder: Path) -> list[Cell]:
+    """What every rule has reached at every T, from the records of the runs.
+
+    Raises:
+        RunError: a run has other settings than its place in the comparison, or cannot be read.
+    """
+    return [_cell(comparison, folder, *pair) for pair in comparison.pairs]
+
+
+def finals(comparison: Comparison, folder: Path) -> list[Trial]:
+    """The runs at the chosen learning rates, of those rules and T that have one."""
+    return [
+        trial
+        for cell in outcomes(comparison, folder)
+        if cell.rate is not None
+        for trial in comparison.runs(folder, cell.rule, cell.time_steps, cell.rate)
+    ]
+
+
+def choose(accuracies: Mapping[float, float], rate: float) -> float:
+    """The learning rate with the best accuracy on validation images.
+
+    Of equal ones the nearest to the recipe's, `rate`, by their ratio; then the lower.
+    """
+    return min(
+        accuracies, key=lambda one: (-accuracies[one], round(abs(math.log(one / rate)), 9), one)
+    )
+
+
+def gaps(cells: Sequence[Cell]) -> list[Gap]:
+    """Every rule against the first, at each T, with Holm's correction over all of them."""
+    found = [
+        _gap(cell, first)
+        for steps in dict.fromkeys(cell.time_steps for cell in cells)
+        for first, *others in [[cell for cell in cells if cell.time_steps == steps]]
+        for cell in others
+    ]
+    tested = [index for index, gap in enumerate(found) if gap.difference]
+    adjusted = stats.holm([found[index].difference.p for index in tested])  # type: ignore[union-attr]
+    for index, p in zip(tested, adjusted, strict=True):
+        found[index] = replace(found[index], p=float(p))
+    return found
+
+
+def cautions(comparison: Comparison, cells: Iterable[Cell] = ()) -> list[str]:
+    """What a reader must know before believing a comparison, a line each."""
+    cells = list(cells)
+    lines = []
+    if comparison.experiment.loss != "softmax" and len(comparison.time_steps) > 1:
+        lines.append(
+            f"with loss = {comparison.experiment.loss} the desired output does not mean the same "
+            "at every T, so accuracies at different T are no fair comparison: --set loss=softmax"
+        )
+    lines += [
+        f"{cell.name}: the chosen learning rate, {cell.rate:g}, is at the edge of those tried; a "
+        "better one may lie beyond"
+        for cell in cells
+        if cell.edge
+    ]
+    lines += [
+        f"{cell.name}: diverged at learning rate {rate:g} ({reason})"
+        for cell in cells
+        for rate, reason in cell.lost.items()
+    ]
+    lines += [f"{cell.name}: {cell.state}" for cell in cells if cell.state]
+    places = {
+        tuple(str(result.environment.get(key)) for key in MACHINE)
+        for cell in cells
+        for result in cell.results
+    }
+    if len(places) > 1:
+        lines.append("the runs were made on unlike machines or threads: do not compare their times")
+    return lines
+
+
+def slug(rule: str) -> str:
+    """A rule's text as the name of a folder, such as ``"TSSLBP-warm_up=always"``."""
+    return re.sub(r"[^\w.=+-]+", "-", re.sub(r"[\s\"']", "", rule)).strip("-")
+
+
+def _tidy(rule: str) -> str:
+    """A rule's text with spaces, quotation marks and empty brackets in one form."""
+    from_config(rule)  # an error quotes what was given
+    return ", ".join(re.sub(r"[\s\"']", "", rule).removesuffix("()").split(","))
+
+
+def _cell(comparison: Comparison, folder: Path, rule: str, steps: int) -> Cell:
+    runs = {rate: comparison.runs(folder, rule, steps, rate) for rate in comparison.learning_rates}
+    validation, lost = {}, {}
+    for rate, (first, *_) in runs.items():
+        if result := _finished(first):
+            validation[rate] = measures(result.epochs)[MEASURE]["validation_accuracy"]
+        elif reason := first.divergence():
+            lost[rate] = reason
+    cell = Cell(rule, steps, comparison.learning_rates, validation, lost, None)
+    cell = replace(cell, seeds=comparison.seeds)
+    if not validation or len(validation) + len(lost) < len(runs):
+        return cell
+    rate = choose(validation, comparison.experiment.learning_rate)
+    found = {trial.experiment.seed: _finished(trial) for trial in runs[rate]}
+    return replace(
+        cell,
+        rate=rate,
+        results=tuple(result for result in found.values() if result),
+        lost_seeds=tuple(
+            trial.experiment.seed
+            for trial in runs[rate]
+            if not found[trial.experiment.seed] and trial.divergence()
+        ),
+    )
+
+
+def _finished(trial: Trial) -> Result | None:
+    """A run that was trained for just the epochs of the comparison."""
+    result = trial.result()
+    if result is None or not result.finished:
+        return None
+    if len(result.epochs) != trial.experiment.epochs:
+        raise RunError(
+            f"{trial.folder} was trained for {len(result.epochs)} epochs, the comparison is of "
+            f"{trial.experiment.epochs}: remove it, and the same command makes it again"
+        )
+    return result
+
+
+def _gap(cell: Cell, first: Cell) -> Gap:
+    ours, theirs = (
+        {one.experiment.seed: 100 * one.accuracy[MEASURE] for one in side.results}
+        for side in (cell, first)
+    )
+    seeds = sorted(ours.keys() & theirs.keys())
+    difference = None
+    if len(seeds) > 1:
+        pairs = ([side[seed] for seed in seeds] for side in (ours, theirs))
+        difference = stats.paired_accuracies(*pairs)
+    lost = len(cell.lost_seeds) + len(first.lost_seeds)
+    return Gap(cell.rule, first.rule, cell.time_steps, len(seeds), lost, difference)
+
+
+def _check_distinct(
+    what: str, given: Sequence[object], values: Sequence[object] | None = None
+) -> None:
+    values = given if values is None else values
+    if not values:
+        raise InvalidInput(f"expected at least one of the {what}")
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            first = given[list(values).index(value)]
+            raise InvalidInput(f"{what}: {first} and {given[index]} are the same")

@@ -1,0 +1,365 @@
+"""Commands of the program, many at a time: in processes on this machine, or on a cluster.
+
+Each job has a process of its own with its share of the processor's cores, since programs that each
+use all cores slow one another down by far more than their number. A job can be given again after
+it was killed, and then goes on where it was. Clusters are reached through submitit (extra
+``cluster``), which labs use for SLURM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from ..errors import InvalidInput, RunError, nearest
+
+if TYPE_CHECKING:
+    import submitit
+
+CLUSTERS = ("slurm", "local")
+CLUSTER_MINUTES = 24 * 60  # of a job on a cluster, if nothing else is said; submitit's own is 5
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 30.0  # for a job that was asked to stop
+LOG_TAIL = 4000  # bytes at the end of a log in which its last line is looked for
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of the program.
+
+    Attributes:
+        name: what a reader calls it.
+        arguments: of the program, such as ``("train", "digits")``.
+        log: the file that what it prints is appended to.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+
+
+class Task(Protocol):
+    """A job that was started."""
+
+    def poll(self) -> int | None:
+        """Its exit status, minus the signal's number if one killed it; None while it runs."""
+
+    def stop(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+class Engine(Protocol):
+    """What starts jobs; `workers` of them are under way at once."""
+
+    workers: int
+
+    @property
+    def threads(self) -> int: ...
+
+    def start(self, job: Job) -> Task: ...
+
+
+class Watch(Protocol):
+    """Is told how the jobs go."""
+
+    def running(self, jobs: Sequence[Job]) -> None:
+        """Called several times a second with those under way."""
+
+    def ended(self, job: Job, failure: str | None) -> None:
+        """Called when a job has ended, with one line of why if it failed."""
+
+
+def run(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
+    """Run jobs to their ends; one that fails leaves the others alone.
+
+    When this process is interrupted or terminated, so are the jobs.
+
+    Returns:
+        One line of why by name for each job that failed.
+    """
+    waiting, failures = list(jobs), {}
+    tasks: dict[Job, Task] = {}
+    logged: dict[Job, int] = {}  # bytes of the log that are of earlier attempts
+    with terminated_as_interrupted():
+        try:
+            while waiting or tasks:
+                while waiting and len(tasks) < engine.workers:
+                    job = waiting.pop(0)
+                    logged[job] = job.log.stat().st_size if job.log.exists() else 0
+                    tasks[job] = engine.start(job)
+                for job, task in list(tasks.items()):
+                    if (status := task.poll()) is not None:
+                        del tasks[job]
+                        failure = _failure(job, status, logged[job])
+                        watch.ended(job, failure)
+                        if failure:
+                            failures[job.name] = failure
+                watch.running(list(tasks))
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            _stop(list(tasks.values()))
+            raise
+    return failures
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as an interrupt, so that work ends in order, and its jobs with it.
+
+    Signals that are ignored stay so: `nohup` ignores SIGHUP.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+@dataclass
+class Local:
+    """Processes on this machine.
+
+    Attributes:
+        workers: processes at once.
+        threads: of each; by default the cores are shared out evenly, but no more than the
+            environment's OMP_NUM_THREADS.
+        devices: names of GPUs, as CUDA_VISIBLE_DEVICES takes them, which the processes take turns
+            in; empty: what they find.
+    """
+
+    workers: int
+    threads: int = 0
+    devices: Sequence[str] = ()
+    _places: list[_Process | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InvalidInput(f"workers must be at least 1, got {self.workers}")
+        self.threads = self.threads or _share(self.workers)
+        self._places = [None] * self.workers
+
+    def start(self, job: Job) -> Task:
+        place = next(i for i, task in enumerate(self._places) if not task or task.ended)
+        environment = {"OMP_NUM_THREADS": str(self.threads)}
+        if self.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
+        task = self._places[place] = _Process(job, environment)
+        return task
+
+
+def _share(workers: int) -> int:
+    """Threads of each of so many processes."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
+    return max(1, min(most, cores() // workers))
+
+
+class _Process:
+    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+        with _log(job) as log:
+            self._process = subprocess.Popen(
+                _command(job),
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # signals of the terminal reach it through `stop` only
+            )
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self) -> None:
+        self._process.terminate()  # heard also where interrupts are ignored, as behind `nohup`
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass
+class Cluster:
+    """Jobs of a cluster's queue, through submitit.
+
+    Attributes:
+        workers: jobs in the queue or running at once.
+        folder: for submitit's files; the jobs must reach it under the same path.
+        kind: ``"slurm"``, or ``"local"``: submitit's own processes on this machine.
+        settings: of ``submitit.AutoExecutor.update_parameters``, such as
+            ``{"cpus_per_task": 8, "slurm_partition": "gpu", "timeout_min": 600}``.
+
+    Raises:
+        InvalidInput: submitit is missing, does not know a setting, or there is no such cluster.
+    """
+
+    workers: int
+    folder: Path
+    kind: str = "slurm"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    _executor: submitit.AutoExecutor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in CLUSTERS:
+            raise InvalidInput(
+                f"unknown cluster {self.kind!r}{nearest(self.kind, CLUSTERS)}; known: "
+                f"{', '.join(CLUSTERS)}"
+            )
+        if type(self.settings.get("cpus_per_task", 1)) is int and self.threads < 1:
+            raise InvalidInput(f"cpus_per_task must be at least 1, got {self.threads}")
+        try:
+            import submitit
+        except ImportError:
+            raise InvalidInput("a cluster needs submitit: pip install 'tsslbp[cluster]'") from None
+        defaults = {"name": "tsslbp", "timeout_min": CLUSTER_MINUTES, "cpus_per_task": 1}
+        try:
+            self._executor = submitit.AutoExecutor(folder=self.folder, cluster=self.kind)
+            self._executor.update_parameters(**(defaults | dict(self.settings)))
+        except (AssertionError, RuntimeError, TypeError, ValueError, NameError) as error:
+            reason = " ".join(str(error).split())
+            raise InvalidInput(f"cluster {self.kind!r} cannot be used: {reason}") from error
+
+    @property
+    def threads(self) -> int:
+        """Of each job."""
+        return int(self.settings.get("cpus_per_task", 1))
+
+    def start(self, job: Job) -> Task:
+        from submitit.core.utils import FailedJobError
+
+        try:
+            return _Queued(job, self._executor.submit(Command(job, self.threads)))
+        except (FailedJobError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"the cluster does not take {job.name}: {reason}") from error
+
+
+class Command:
+    """A job as submitit calls it; a job that SLURM takes off its machine is queued again."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job, self.threads = job, threads
+
+    def __call__(self) -> int:
+        """Run the job's process and return its exit status."""
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        with _log(self.job) as log:
+            return subprocess.run(
+                _command(self.job),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_ignore_notice,
+            ).returncode
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Return what is to be queued in its place (called by submitit)."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class _Queued:
+    def __init__(self, job: Job, queued: submitit.Job[int]) -> None:
+        self._job, self._queued = job, queued
+
+    def poll(self) -> int | None:
+        if not self._queued.done():
+            return None
+        if not self._queued.exception():
+            return self._queued.result()
+        with _log(self._job) as log:
+            log.write(f"error: the cluster ended it: {self._queued.state}\n".encode())
+        return 1
+
+    def stop(self) -> None:
+        self._queued.cancel(check=False)
+
+    kill = stop
+
+
+def _ignore_notice() -> None:
+    """Ignore the signal by which SLURM tells submitit that a job's time is nearly over."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _command(job: Job) -> list[str]:
+    return [sys.executable, "-m", "tsslbp", *job.arguments]
+
+
+@contextmanager
+def _log(job: Job) -> Iterator[IO[bytes]]:
+    try:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        file = job.log.open("ab")
+    except OSError as error:
+        raise RunError(f"cannot write {job.log}: {error.strerror or error}") from error
+    with file:
+        yield file
+
+
+def _failure(job: Job, status: int, logged: int) -> str | None:
+    """One line of why a job failed; None if it did not.
+
+    That is the last error in its log, or the last line if there is none. Another process may write
+    into the log as well: one that goes on since its parent was killed.
+    """
+    if status == 0:
+        return None
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ", which the system does when memory is short" if status == -signal.SIGKILL else ""
+        return f"ended by {name}{hint}"
+    with suppress(OSError):
+        with job.log.open("rb") as file:
+            file.seek(max(logged, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        if lines:
+            errors = [line for line in lines if line.startswith("error: ")]
+            return (errors or lines)[-1].removeprefix("error: ")
+    return f"ended with status {status}"
+
+
+def _stop(tasks: Sequence[Task]) -> None:
+    """Ask all to end, and end those that have not done so in time."""
+    for task in tasks:
+        task.stop()
+    limit = time.monotonic() + GRACE_SECONDS
+    try:
+        while time.monotonic() < limit and any(task.poll() is None for task in tasks):
+            time.sleep(POLL_SECONDS)
+    finally:  # at once, if a person has no patience
+        for task in tasks:
+            if task.poll() is None:
+                task.kill()

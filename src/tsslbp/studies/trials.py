@@ -1,0 +1,142 @@
+"""One recipe over several seeds: which runs there are to make, and what each will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .. import experiment as experiments
+from ..errors import RunError
+from ..experiment import Experiment, Protocol
+from ..run import Run
+from ..run.results import Result, check_settings
+from .jobs import Job
+
+RECIPE = "recipe.toml"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study, made or still to be made.
+
+    Attributes:
+        recipe: file of the experiment, whose seed and protocol may differ.
+        folder: of the run.
+        experiment: what it trains.
+        base: folder from which on the run's is its name; by default the second above it.
+    """
+
+    recipe: Path
+    folder: Path
+    experiment: Experiment
+    base: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.relative_to(self.base or self.folder.parent.parent).as_posix()
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    def result(self) -> Result | None:
+        """What the run has reached so far; None before its first epoch.
+
+        Raises:
+            RunError: the folder holds a run of other settings, or cannot be read.
+        """
+        if not (self.folder / "config.toml").exists():
+            return None
+        run = Run.open(self.folder)
+        what = f"{self.folder} holds a run"
+        check_settings(what, run.experiment, self.experiment, ("epochs", "description"))
+        result = Result.read(self.folder) if run.epochs() else None
+        return result and replace(result, experiment=self.experiment)
+
+    def divergence(self) -> str | None:
+        """Why the run diverged; None where it has not."""
+        there = (self.folder / "config.toml").exists()
+        return Run.open(self.folder).divergence() if there else None
+
+    def job(self, options: Sequence[str] = ()) -> Job:
+        """The command that makes the run, or goes on with it.
+
+        Args:
+            options: more options of ``tsslbp train``, such as ``("--device", "cuda")``.
+        """
+        experiment = self.experiment
+        changes: dict[str, object] = {"--seed": experiment.seed, "--protocol": experiment.protocol}
+        changes |= {"--epochs": experiment.epochs, "--out": self.folder}
+        pairs = (str(part) for pair in changes.items() for part in pair)
+        return Job(self.name, ("train", str(self.recipe), *pairs, "--resume", *options), self.log)
+
+
+def plan(
+    experiment: Experiment, seeds: int, protocols: Iterable[Protocol], folder: Path
+) -> list[Trial]:
+    """The runs of an experiment over seeds, from its own upward, under each of the protocols.
+
+    Writes the experiment into `folder`, where the runs shall be.
+
+    Raises:
+        RunError: the folder holds trials of other settings, or cannot be written.
+    """
+    prepare(experiment, folder)
+    return planned(experiment, seeds, protocols, folder)
+
+
+def prepare(experiment: Experiment, folder: Path) -> None:
+    """Write the experiment into a folder of trials.
+
+    Raises:
+        RunError: the folder holds trials of other settings, or cannot be written.
+    """
+    recipe = folder / RECIPE
+    if recipe.exists():
+        there = experiments.load_recipe(recipe)
+        apart = ("seed", "protocol", "epochs", "description")
+        check_settings(f"{folder} holds trials", there, experiment, apart)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        experiments.save(experiment, recipe)
+    except OSError as error:
+        raise RunError(f"cannot write {recipe}: {error.strerror or error}") from error
+
+
+def planned(
+    experiment: Experiment,
+    seeds: int,
+    protocols: Iterable[Protocol],
+    folder: Path,
+    base: Path | None = None,
+) -> list[Trial]:
+    """The same as `plan`, without a look at the disk; `base` as a `Trial` has it."""
+    return [
+        Trial(
+            folder / RECIPE,
+            folder / f"{protocol}-seed{seed}",
+            replace(experiment, seed=seed, protocol=protocol),
+            base,
+        )
+        for protocol in protocols
+        for seed in range(experiment.seed, experiment.seed + seeds)
+    ]
+
+
+def missing(trials: Iterable[Trial]) -> list[Trial]:
+    """Those that are not finished yet.
+
+    Raises:
+        RunError: a folder holds a run of other settings, or cannot be read.
+    """
+    results = ((trial, trial.result()) for trial in trials)
+    return [trial for trial, result in results if not (result and result.finished)]
+
+
+def wall_clock(seconds: Iterable[float], workers: int) -> float:
+    """Time until all runs are done, each started as soon as one of `workers` is free."""
+    free = [0.0] * workers
+    for duration in seconds:
+        free[free.index(min(free))] += duration
+    return max(free)

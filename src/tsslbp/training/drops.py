@@ -1,0 +1,247 @@
+"""Sudden drops of the training accuracy: where, how deep, and what else changed at that step.
+
+A step is compared by the share of correct images in the steps before it (`BEFORE`) and from it on
+(`AFTER`), with the test for two proportions. Its standard error is widened where the batches before
+scatter more than sampling explains, as they do while the accuracy still climbs. The step itself is
+the likeliest point of change nearby.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+BEFORE = 50  # steps: two measurements of the firing rates, made every 25
+AFTER = 10  # steps: of 500 images with 99 % correct, the sampling error is 0.4 points
+SIGMAS = 6.0  # standard errors; chance exceeds them once in 10^9 steps
+MINIMUM = 0.03  # of all images; ordinary runs on digits and MNIST fall by less
+RECOVERED = 0.75  # share of the loss of accuracy that has to be regained
+LEAD = 3  # steps before the drop, whose updates may have caused it
+SHARE_FLOOR = 1e-3  # smaller firing rates and shares in warm-up count as this in a ratio
+
+_CERTAIN = 2 * AFTER - 1  # steps from a drop on, until no later step can be the deeper cut
+_CONTEXT = 2 * BEFORE + _CERTAIN  # steps that must be known before the first that is judged
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number before a drop and after it."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A sudden drop of the training accuracy.
+
+    Attributes:
+        step: the first with the lower accuracy, from the run's first, 0; small drops are located
+            to a step or two.
+        epoch: of that step, from 1.
+        accuracy: over the `BEFORE` steps before and the `AFTER` steps from it on, 0 to 1.
+        loss: mean by image over the same steps.
+        gradient_norm: median over the same steps, before clipping.
+        preceding_norm: the same before; after: the largest norm of the last `LEAD` steps before
+            the drop. Their updates may be its cause, while `gradient_norm` shows its effect.
+        firing_rate: by layer, the last measurement before and the first from the step on, which
+            may be 25 steps later (200 on a GPU); empty where it was not made yet.
+        warm_up: share in warm-up likewise, of layers that have one.
+        recovery: the first step from which on, over `AFTER` steps, `RECOVERED` of what was lost is
+            back; None where that has not happened in the steps given.
+    """
+
+    step: int
+    epoch: int
+    accuracy: Change
+    loss: Change
+    gradient_norm: Change
+    preceding_norm: Change
+    firing_rate: Mapping[str, Change]
+    warm_up: Mapping[str, Change]
+    recovery: int | None
+
+    def to_table(self) -> dict[str, Any]:
+        """As JSON values, for the epoch's record."""
+        return asdict(self)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Drop:
+        """What `to_table` has written."""
+        changes = ("accuracy", "loss", "gradient_norm", "preceding_norm")
+        layers = ("firing_rate", "warm_up")
+        return cls(
+            **{
+                **table,
+                **{name: Change(**table[name]) for name in changes},
+                **{
+                    name: {layer: Change(**one) for layer, one in table[name].items()}
+                    for name in layers
+                },
+            }
+        )
+
+
+def find(
+    arrays: Mapping[str, Array], layers: Sequence[str] | None = None, since: int = 0
+) -> list[Drop]:
+    """Sudden drops of the training accuracy, in order.
+
+    A drop is a fall by `MINIMUM` and by `SIGMAS` standard errors. It is certain once `AFTER` steps
+    have confirmed it and as many more have not shown a deeper cut nearby. Not judged are the first
+    `BEFORE` steps, and whether a shallower drop follows within as many.
+
+    Args:
+        arrays: of a run's steps, as `tsslbp.run.Run.steps` and
+            `tsslbp.training.history.History.arrays` return them.
+        layers: names of the spiking layers, in order; by default "layer 1" and so on.
+        since: number of steps that were known at an earlier call; only drops that have become
+            certain with the later ones.
+    """
+    origin = max(0, since - _CONTEXT)
+    if len(arrays.get("correct", ())) - origin < BEFORE + _CERTAIN:
+        return []
+    images, correct = arrays["images"][origin:], arrays["correct"][origin:]
+    first = max(BEFORE, since - _CERTAIN + 1 - origin)
+    peaks = [step for step in _peaks(_scores(images, correct)) if step >= first]
+    return [_drop(arrays, origin + _locate(images, correct, peak), layers) for peak in peaks]
+
+
+def describe(drop: Drop) -> str:
+    """One line: the drop, and the largest ratio among gradient norms, rates and warm-up.
+
+    The loss is not among them, because it says the same as the accuracy.
+    """
+    before, after = (100 * share for share in (drop.accuracy.before, drop.accuracy.after))
+    back = "not back yet" if drop.recovery is None else f"back at step {drop.recovery}"
+    name, change = max(_causes(drop).items(), key=lambda item: abs(math.log(_ratio(item[1]))))
+    return (
+        f"step {drop.step} (epoch {drop.epoch}): training accuracy {before:.1f} % to "
+        f"{after:.1f} %, {back}; largest change: {name} x {_ratio(change):.2g} "
+        f"({change.before:.3g} to {change.after:.3g})"
+    )
+
+
+def _scores(images: Array, correct: Array) -> Array:
+    """Standard errors by which the accuracy falls at every step ``[steps]``.
+
+    Minus infinity where it falls by less than `MINIMUM`, or the steps on either side are too few.
+    """
+    scores = np.full(len(images), -np.inf)
+    judged = slice(BEFORE, len(images) - AFTER + 1)
+    count, right = images.astype(np.float64), correct.astype(np.float64)
+    before, after = _sums(count, BEFORE)[:-AFTER], _sums(count, AFTER)[BEFORE:]
+    right_before, right_after = _sums(right, BEFORE)[:-AFTER], _sums(right, AFTER)[BEFORE:]
+    share, fall = right_before / before, right_before / before - right_after / after
+    pooled = (right_before + right_after) / (before + after)
+    variance = pooled * (1 - pooled) * (1 / before + 1 / after)
+    accuracy = right / count
+    spread = _sums(accuracy**2, BEFORE) / BEFORE - (_sums(accuracy, BEFORE) / BEFORE) ** 2
+    sampling = share * (1 - share) * _sums(1 / count, BEFORE)[:-AFTER] / BEFORE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scatter = np.where(sampling > 0, spread[:-AFTER] / sampling, 1.0)
+        widening = np.maximum(scatter, 1.0)
+        scores[judged] = np.where(fall >= MINIMUM, fall / np.sqrt(variance * widening), -np.inf)
+    return scores
+
+
+def _sums(values: Array, width: int) -> Array:
+    """Sums over every `width` neighbours ``[len(values) - width + 1]``."""
+    total: Array = np.concatenate([[0.0], np.cumsum(values)])
+    return np.subtract(total[width:], total[:-width])
+
+
+def _peaks(scores: Array) -> list[int]:
+    """Steps above `SIGMAS` that no step of the `BEFORE` last or `AFTER` next surpasses."""
+    certain = np.flatnonzero(scores[: len(scores) - _CERTAIN + 1] >= SIGMAS)
+    return [
+        int(step)
+        for step in certain
+        if scores[step] > scores[max(0, step - BEFORE) : step].max()
+        and scores[step] == scores[step : step + AFTER].max()
+    ]
+
+
+def _locate(images: Array, correct: Array, peak: int) -> int:
+    """The likeliest step, within `AFTER` of the peak, for the accuracy to change once."""
+    steps = slice(peak - BEFORE, peak + _CERTAIN)
+    right, wrong = correct[steps], (images - correct)[steps]
+    cuts = range(max(BEFORE, peak - AFTER), peak + AFTER)
+    likelihood = [
+        sum(
+            _likelihood(int(right[part].sum()), int(wrong[part].sum()))
+            for part in (slice(cut - steps.start), slice(cut - steps.start, None))
+        )
+        for cut in cuts
+    ]
+    return cuts[int(np.argmax(likelihood))]
+
+
+def _likelihood(*counts: int) -> float:
+    """Logarithm of the likelihood of counts under their own shares."""
+    return sum(count * math.log(count / sum(counts)) for count in counts if count)
+
+
+def _drop(arrays: Mapping[str, Array], step: int, layers: Sequence[str] | None) -> Drop:
+    before, after = slice(step - BEFORE, step), slice(step, step + AFTER)
+    norm = arrays["gradient_norm"]
+    usual = float(np.median(norm[before]))
+    accuracy = _by_image(arrays["correct"] / arrays["images"], arrays["images"], before, after)
+    return Drop(
+        step,
+        int(arrays["epoch"][step]),
+        accuracy,
+        _by_image(arrays["loss"], arrays["images"], before, after),
+        Change(usual, float(np.median(norm[after]))),
+        Change(usual, float(norm[step - LEAD : step].max())),
+        _by_layer(arrays, "firing_rate", step, layers),
+        _by_layer(arrays, "warm_up", step, layers),
+        _recovery(arrays, step, accuracy),
+    )
+
+
+def _by_image(values: Array, images: Array, before: slice, after: slice) -> Change:
+    means = [np.average(values[part], weights=images[part]) for part in (before, after)]
+    return Change(*(float(mean) for mean in means))
+
+
+def _by_layer(
+    arrays: Mapping[str, Array], name: str, step: int, layers: Sequence[str] | None
+) -> dict[str, Change]:
+    row = int(np.searchsorted(arrays["activity_step"], step))  # the first from the step on
+    if not 0 < row < len(arrays["activity_step"]):
+        return {}
+    before, after = arrays[name][row - 1].tolist(), arrays[name][row].tolist()
+    names = layers or [f"layer {number}" for number in range(1, len(before) + 1)]
+    return {
+        layer: Change(*pair)
+        for layer, *pair in zip(names, before, after, strict=True)
+        if all(map(math.isfinite, pair))  # NaN: it has no warm-up
+    }
+
+
+def _recovery(arrays: Mapping[str, Array], step: int, accuracy: Change) -> int | None:
+    enough = accuracy.after + RECOVERED * (accuracy.before - accuracy.after)
+    right, images = (_sums(arrays[name][step:], AFTER) for name in ("correct", "images"))
+    back = np.flatnonzero(right / images >= enough)
+    return step + int(back[0]) if len(back) else None
+
+
+def _causes(drop: Drop) -> dict[str, Change]:
+    return {
+        "gradient norm": drop.gradient_norm,
+        f"largest gradient norm of the {LEAD} steps before": drop.preceding_norm,
+        **{f"firing rate of {layer}": change for layer, change in drop.firing_rate.items()},
+        **{f"share in warm-up of {layer}": change for layer, change in drop.warm_up.items()},
+    }
+
+
+def _ratio(change: Change) -> float:
+    return max(change.after, SHARE_FLOOR) / max(change.before, SHARE_FLOOR)

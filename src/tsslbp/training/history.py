@@ -1,0 +1,89 @@
+"""The numbers of every training step, and what an epoch's record says of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network import Activity
+
+Array = npt.NDArray[Any]
+
+
+class StepResult(NamedTuple):
+    """One training step, on the batch before the weights moved."""
+
+    loss: float  # as the loss function returns it
+    correct: int
+    gradient_norm: float  # over all weights, before clipping
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+
+class History:
+    """Numbers of every step, and of the layers at some of them; `arrays` says them as arrays.
+
+    ``loss`` is per image; ``activity_step`` counts the steps from the run's first, 0.
+    """
+
+    COLUMNS = ("epoch", "images", "loss", "correct", "gradient_norm")
+    ACTIVITY = ("activity_step", "firing_rate", "warm_up")
+
+    def __init__(self, arrays: dict[str, Array] | None = None) -> None:
+        arrays = arrays or {}
+        self.rows: dict[str, list[Any]] = {
+            name: list(arrays.get(name, ())) for name in self.COLUMNS + self.ACTIVITY
+        }
+
+    def add_step(self, epoch: int, images: int, loss: float, result: StepResult) -> None:
+        values = (epoch, images, loss, result.correct, result.gradient_norm)
+        for name, value in zip(self.COLUMNS, values, strict=True):
+            self.rows[name].append(value)
+
+    def add_activity(self, activity: dict[str, Activity]) -> None:
+        self.rows["activity_step"].append(len(self.rows["loss"]))
+        self.rows["firing_rate"].append([layer.firing_rate for layer in activity.values()])
+        warm_up = [layer.warm_up for layer in activity.values()]
+        self.rows["warm_up"].append([math.nan if share is None else share for share in warm_up])
+
+    def arrays(self) -> dict[str, Array]:
+        integers = ("epoch", "images", "correct", "activity_step")
+        return {
+            name: np.array(rows, dtype=np.int64 if name in integers else np.float64)
+            for name, rows in self.rows.items()
+        }
+
+    def epoch_summary(
+        self, epoch: int, neurons: Mapping[str, int], time_steps: int
+    ) -> dict[str, Any]:
+        """Means over one epoch: loss and accuracy by image, the others by measured step.
+
+        Args:
+            epoch: its number, from 1.
+            neurons: number of neurons of every spiking layer, in order.
+            time_steps: T, for ``"spikes_per_image"``, which is summed over layers and steps.
+        """
+        arrays = self.arrays()
+        steps = np.flatnonzero(arrays["epoch"] == epoch)
+        images = arrays["images"][steps]
+        measured = np.isin(arrays["activity_step"], steps)
+        rates = _by_layer(neurons, arrays["firing_rate"][measured])
+        spikes = sum(rates[name] * count for name, count in neurons.items())
+        return {
+            "loss": float((arrays["loss"][steps] * images).sum() / images.sum()),
+            "train_accuracy": float(arrays["correct"][steps].sum() / images.sum()),
+            "firing_rate": rates,
+            "spikes_per_image": time_steps * spikes,
+            "warm_up": _by_layer(neurons, arrays["warm_up"][measured]),
+            "gradient_norm": float(arrays["gradient_norm"][steps].mean()),
+        }
+
+
+def _by_layer(layers: Iterable[str], rows: Array) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(layers, rows.mean(0), strict=True)}

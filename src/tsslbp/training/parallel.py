@@ -1,0 +1,181 @@
+"""Several processes that train one network, each on its part of every batch.
+
+`torchrun` starts them and `join` brings them together; without it `Processes` is this process
+alone, and everything below costs nothing. All processes hold the same weights and draw the same
+random numbers for a whole batch, of which each then takes its part. The first process alone reads
+and writes the run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar, cast, final
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import Images
+from ..errors import InvalidInput
+from ..network import Model
+
+PATIENCE = timedelta(seconds=2)  # for the first process to tell an error that it shares
+
+T = TypeVar("T")
+Part = TypeVar("Part", bound=Images)
+
+
+@final
+class Processes:
+    """The processes that train one network together, by default one.
+
+    What a method says of all processes holds when all of them call it, in the same order.
+
+    Args:
+        rank: this process's number, from 0.
+        count: number of processes.
+        local_rank: this process's number among those of its machine.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.count, self.local_rank = rank, count, local_rank
+        self._replica: DistributedDataParallel | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process reads and writes the run's folder, and prints."""
+        return self.rank == 0
+
+    def device(self, wanted: str) -> str:
+        """The device of this process: on a machine with several, GPUs in the order of processes.
+
+        Raises:
+            InvalidInput: one GPU is `wanted` for several processes.
+        """
+        if self.count == 1 or wanted == "cpu":
+            return wanted
+        if wanted != "cuda":
+            raise InvalidInput(
+                f"of several processes each takes a GPU of its own: give cuda, not {wanted!r}"
+            )
+        return f"cuda:{self.local_rank}"
+
+    def part(self, x: Part) -> Part:
+        """This process's part of ``[N, ...]``, an entry an image; it may be empty."""
+        return cast(Part, x[self.rank :: self.count])
+
+    def own(self, purpose: str) -> str:
+        """Return a purpose (`tsslbp.experiment.seeding`) that no other process has.
+
+        The first process keeps `purpose`.
+        """
+        return f"{purpose} of process {self.rank}" if self.rank else purpose
+
+    def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Sums over all processes, of any shapes; float64 where there are several."""
+        if self.count == 1:
+            return values
+        flat = torch.cat([value.detach().double().flatten() for value in values])
+        distributed.all_reduce(flat)
+        parts = flat.split([value.numel() for value in values])
+        return tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))
+
+    def mean(self, total: Tensor, values: int) -> Tensor:
+        """Mean over all processes of values with this sum and number here, a scalar."""
+        number = torch.full((), values, device=total.device)
+        total, number = self.sum(total.sum(), number)
+        return total / number
+
+    def broadcast(self, value: T | None) -> T:
+        """The first process's value, in all processes."""
+        box = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(box)
+        return cast(T, box[0])
+
+    def found(self, value: T | None) -> T | None:
+        """The value of the first process that has one, in all processes."""
+        values = [value] * self.count
+        if self.count > 1:
+            distributed.all_gather_object(values, value)
+        return next((one for one in values if one is not None), None)
+
+    @contextmanager
+    def first_of_machine_first(self) -> Iterator[None]:
+        """Let one process of each machine do something before the others, such as a download."""
+        if self.local_rank:
+            self.sum(torch.zeros(1))
+        yield
+        if not self.local_rank:
+            self.sum(torch.zeros(1))
+
+    def output(self, net: Model, images: Tensor) -> Tensor:
+        """``net(images)``, whose backward pass sums the gradients over all processes.
+
+        The losses are sums over the batch, so the gradients are summed, not averaged.
+        """
+        if self.count == 1:
+            return cast(Tensor, net(images))
+        if self._replica is None or self._replica.module is not net:
+            self._replica = DistributedDataParallel(net)
+            self._replica.register_comm_hook(None, lambda _, bucket: _summed(bucket.buffer()))
+        return cast(Tensor, self._replica(images, self.mean))
+
+    def part_company(self) -> None:
+        """End the group; nothing that needs the others can be called any more."""
+        self._replica = None
+        distributed.destroy_process_group()
+
+
+ALONE = Processes()
+
+
+def _summed(x: Tensor) -> Future[Tensor]:
+    """Start to sum a tensor over all processes."""
+    work: Any = distributed.all_reduce(x, async_op=True)
+    return cast("Future[Tensor]", work.get_future().then(lambda done: done.value()[0]))
+
+
+@contextmanager
+def join() -> Iterator[Processes]:
+    """Bring the processes that `torchrun` has started together; without it there is one.
+
+    Where some of them fail, one tells why: the first process if its error comes soon. The others
+    exit with status 2 and without a word, as do those that only lost their partners.
+    """
+    count = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if count == 1:
+        yield ALONE
+        return
+    # Its default arguments would keep the group whole if there were one already, and the group's
+    # threads, where they outlive Python, now and then abort the process.
+    from torch.distributed.nn import functional  # noqa: F401
+
+    store, rank, _ = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+    processes = Processes(rank, count, int(os.environ["LOCAL_RANK"]))
+    try:
+        with warnings.catch_warnings():
+            # Of weights with one input channel, whose stride means nothing.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            yield processes
+    except BaseException:
+        if not _tells(store, rank):
+            raise SystemExit(2) from None
+        raise
+    processes.part_company()
+
+
+def _tells(store: Any, rank: int) -> bool:
+    """Whether it is for this process to tell its error."""
+    if rank:
+        with suppress(distributed.DistStoreError):  # the first process has not failed
+            store.wait(["tsslbp failed"], PATIENCE)
+    return bool(store.add("tsslbp failed", 1) == 1)

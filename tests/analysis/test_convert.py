@@ -1,0 +1,347 @@
+"""Conversion: ReLU twin, weight balancing, integrate-and-fire neurons, calibration, the verb."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tsslbp import Network, cli, losses, training
+from tsslbp.analysis import convert
+from tsslbp.analysis.convert import ConvertedNetwork, ReLUNetwork
+from tsslbp.data import DataSet
+from tsslbp.data.images import digits
+from tsslbp.errors import InvalidInput
+from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.run import Run
+
+Digits = tuple[Experiment, DataSet, convert.Trained]
+Program = Callable[..., tuple[int, str]]
+
+NAMES = ["conv1", "conv2", "linear3", "output"]
+
+
+def relu_network(description: str = "4C3-P2-6C3-7", **settings) -> ReLUNetwork:
+    """Small random network for the images below."""
+    settings = {"input_shape": (2, 9, 8), "classes": 3, "padding": 1} | settings
+    generator = torch.Generator().manual_seed(0)
+    return ReLUNetwork(Network(description, generator=generator, **settings)).double().eval()
+
+
+def images(count: int = 20) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 2, 9, 8, generator=generator, dtype=torch.float64)
+
+
+def error(net: ReLUNetwork, converted: ConvertedNetwork, x: Tensor) -> float:
+    """Root mean square of what the outputs' mean over time is off."""
+    return (converted(x).mean(0) - net(x)[0]).square().mean().sqrt().item()
+
+
+# The ReLU twin
+
+
+def test_twin_has_the_weights_and_shapes_of_the_spiking_network() -> None:
+    spiking = Network("P2-4C3-P2-7", (1, 12, 12), dropout=0.2)
+    twin = ReLUNetwork(spiking)
+    assert len(list(twin.parameters())) == 3
+    for one, other in zip(twin.parameters(), spiking.parameters(), strict=True):
+        assert torch.equal(one, other) and one is not other
+    assert twin(torch.randn(5, 1, 12, 12)).shape == (1, 5, 10)
+
+
+def test_twin_is_its_formula() -> None:
+    net, x = relu_network("4C3-P2-7", pool_scale=0.5), images()
+    conv, linear, output = net.parameters()
+    first = torch.nn.functional.conv2d(x, conv, padding=1).relu()
+    pooled = 2 * torch.nn.functional.avg_pool2d(first, 2)  # 4 values a window, halved
+    second = (pooled.flatten(1) @ linear.T).relu()
+    torch.testing.assert_close(net(x)[0], second @ output.T)
+    found = net.activations(x)
+    assert list(found) == ["conv1", "linear2", "output"]
+    for one, other in zip(found.values(), (first, second, second @ output.T), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_twin_refuses_what_lives_in_time() -> None:
+    with pytest.raises(InvalidInput, match="neunorm=false"):
+        ReLUNetwork(Network("4C3-7", (1, 8, 8), neunorm=True))
+    with pytest.raises(InvalidInput, match=r"expected images \[N, 2, 9, 8\].*spike trains"):
+        relu_network()(images()[None])
+
+
+# Weight balancing
+
+
+def test_balancing_leaves_the_function_alone_up_to_a_factor() -> None:
+    net, x, scales = relu_network(), images(), dict(zip(NAMES, (3.0, 0.2, 5.0, 0.7), strict=True))
+    before = net.activations(x)
+    for name, activation in convert.balanced(net, scales).activations(x).items():
+        torch.testing.assert_close(activation * scales[name], before[name])
+    del scales["output"]
+    torch.testing.assert_close(convert.balanced(net, scales)(x), net(x))
+    assert torch.equal(net.activations(x)["conv2"], before["conv2"])  # the argument is left alone
+
+
+@pytest.mark.parametrize("percentile", [100, 99, 50])
+def test_thresholds_leave_so_many_activations_below_one(percentile: float) -> None:
+    net, x = relu_network(), images()
+    balanced = convert.plain(net, x, 1, percentile).relu
+    for name, activation in balanced.activations(x).items():
+        largest_allowed = activation <= 1 + 1e-12
+        if name != "output" and activation.median() > 0:
+            assert largest_allowed.double().mean() >= percentile / 100
+            assert (activation < 1 - 1e-12).double().mean() < percentile / 100
+
+
+def test_silent_layers_convert() -> None:
+    net, x = relu_network(), images()
+    next(net.parameters()).data.zero_()
+    for converted in (convert.plain(net, x, 4), convert.calibrated(net, x, 4)):
+        assert torch.equal(converted(x), torch.zeros(4, 20, 3).double())
+
+
+@pytest.mark.parametrize("percentile", [0, 100.1, math.nan])
+def test_a_percentile_out_of_range(percentile: float) -> None:
+    with pytest.raises(InvalidInput, match="above 0 and at most 100"):
+        convert.plain(relu_network(), images(), 2, percentile)
+
+
+# Integrate-and-fire neurons
+
+
+@pytest.mark.parametrize("initial", [0.0, 0.5])
+def test_a_neuron_by_hand(initial: float) -> None:
+    """Spike counts of a constant current: floor((x T + v0) / threshold), not below 0 or above T."""
+    threshold, steps = 2.0, 9
+    net = relu_network("1", input_shape=(1, 1, 1), classes=1)
+    for weight in net.parameters():
+        weight.data.fill_(1.0)
+    converted = ConvertedNetwork(convert.balanced(net, {"linear1": threshold}), steps, initial)
+    currents = [-0.5, 0.0, 0.125, 0.75, 1.0, 1.625, 2.0, 3.0]
+    x = torch.tensor(currents).double().view(-1, 1, 1, 1)
+    counts = sum(emitted["linear1"][0, :, 0] for emitted in converted.simulate(x))
+    expected = [math.floor((one * steps + initial * threshold) / threshold) for one in currents]
+    assert counts.tolist() == [min(max(count, 0), steps) for count in expected]
+    torch.testing.assert_close(converted(x).sum(0)[:, 0], threshold * counts)
+
+
+def test_spikes_come_as_early_as_they_can_and_the_rest_is_kept() -> None:
+    """Current 0.75 and threshold 1: potentials .75, 1.5, 1.25, 1 before the reset, then again."""
+    net = relu_network("1", input_shape=(1, 1, 1), classes=1)
+    for weight in net.parameters():
+        weight.data.fill_(1.0)
+    x = torch.full((1, 1, 1, 1), 0.75).double()
+    train = [int(emitted["linear1"]) for emitted in ConvertedNetwork(net, 6).simulate(x)]
+    assert train == [0, 1, 1, 1, 0, 1]
+
+
+def test_many_steps_approach_the_relu_network() -> None:
+    """The error shrinks like 1/T where no activation is above its threshold."""
+    net, x = relu_network(), images(8)
+    errors = [error(net, convert.plain(net, x, steps, 100), x) for steps in (10, 100, 1000)]
+    assert 5 < errors[0] / errors[1] < 20
+    assert 5 < errors[1] / errors[2] < 20
+    assert errors[2] < 0.01 * net(x).std()
+
+
+def test_no_state_is_kept_and_images_are_apart() -> None:
+    net, x = relu_network(), images()
+    converted = convert.calibrated(net, x, 4)
+    assert torch.equal(converted(x), converted(x))
+    torch.testing.assert_close(converted(x[:3]), converted(x)[:, :3])
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_expressible_is_what_a_neuron_passes_on(steps: int) -> None:
+    net = relu_network("1", input_shape=(1, 1, 1), classes=1)
+    for weight in net.parameters():
+        weight.data.fill_(1.0)
+    converted = ConvertedNetwork(convert.balanced(net, {"linear1": 2.0}), steps, initial=0.5)
+    x = torch.linspace(-1, 3, 97).double()
+    outputs = converted(x.view(-1, 1, 1, 1)).mean(0)[:, 0]
+    torch.testing.assert_close(outputs, convert.expressible(x, 2.0, steps))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_the_threshold_has_the_least_error(steps: int) -> None:
+    activation = torch.randn(1000, generator=torch.Generator().manual_seed(0)).double().relu()
+
+    def squares(threshold: float) -> float:
+        return (convert.expressible(activation, threshold, steps) - activation).square().sum()
+
+    found = convert.least_error_threshold(activation, steps)
+    largest = activation.max().item()
+    assert all(squares(found) <= squares(largest * part / 20) for part in range(1, 21))
+    assert found < largest
+
+
+def test_a_threshold_that_needs_no_compromise() -> None:
+    assert convert.least_error_threshold(torch.tensor([0.0, 1.0, 2.0, 4.0]), 4) == 4.0
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8, 16])
+def test_calibration_helps_when_steps_are_few(steps: int) -> None:
+    net, x = relu_network(weight_scale=2), images(60)
+    fitted, other = x[:30], x[30:]
+    plain, calibrated = convert.plain(net, fitted, steps), convert.calibrated(net, fitted, steps)
+    assert error(net, calibrated, other) < 0.7 * error(net, plain, other)
+
+
+# Training and measuring
+
+
+@pytest.fixture(scope="module")
+def trained() -> Digits:
+    experiment = replace(load_recipe("digits"), epochs=6)
+    data = digits.load()
+    return experiment, data, convert.train(experiment, data)
+
+
+def test_training_begins_as_the_spiking_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same initial weights, first batch, clipping and dropout seed."""
+    seen = []
+
+    def spy(net, optimizer, loss, images, labels, **settings) -> None:
+        seen.append((next(net.parameters()).detach().clone(), images, torch.rand(3), settings))
+        raise InterruptedError
+
+    experiment = replace(load_recipe("digits"), crop_padding=1, gradient_clip=0.3)
+    monkeypatch.setattr(Network, "activity", lambda *_: {})
+    for module in (convert, training):
+        monkeypatch.setattr(module, "train_step", spy)
+    with pytest.raises(InterruptedError):
+        convert.train(experiment, digits.load())
+    with pytest.raises(InterruptedError):
+        training.fit(Run.create(tmp_path / "run", experiment), digits.load())
+    (*tensors, settings), (*expected, all_settings) = seen
+    for one, other in zip(tensors, expected, strict=True):
+        assert torch.equal(one, other)
+    assert settings.items() <= all_settings.items() and settings["gradient_clip"] == 0.3
+
+
+def test_validation_images_choose_the_epoch(trained: Digits) -> None:
+    experiment, data, result = trained
+    best = max(record["validation_accuracy"] for record in result.epochs)
+    assert result.chosen == "best-validation"
+    assert result.record["validation_accuracy"] == best
+    _, validation, test = training.splits(experiment, data)
+    statistics = experiment.mean, experiment.std
+    assert training.evaluate(result.net, validation, *statistics) == [best]
+    assert training.evaluate(result.net, test, *statistics) == [result.record["test_accuracy"]]
+
+
+def test_ten_steps_are_enough_for_digits(trained: Digits) -> None:
+    experiment, data, result = trained
+    found = convert.by_steps(experiment, data, result.net, [3, 10])
+    relu, by_step = result.record["test_accuracy"], found["calibrated"]["10"]
+    assert relu > 0.94
+    assert by_step["test_accuracy_by_step"][-1] > relu - 0.02
+    calibrated = found["calibrated"]["3"]["test_accuracy_by_step"][-1]
+    assert calibrated > found["plain"]["test_accuracy_by_step"][2] + 0.1
+    assert [len(one) for one in found["plain"].values()] == [10, 10]
+
+
+def test_measures_count_spikes_and_hits(trained: Digits) -> None:
+    experiment, data, result = trained
+    statistics = experiment.mean, experiment.std
+    split = training.Split(data.test_images[:230], data.test_labels[:230])
+    x = training.normalise(split.images, *statistics)
+    converted = convert.calibrated(result.net, x, 3)
+    found = convert.measure(converted, split, *statistics)
+    assert found.accuracy == training.evaluate(converted, split, *statistics)
+    emitted = [list(step.values())[:-1] for step in converted.simulate(x)]
+    total = sum(layer.sum().item() for step in emitted for layer in step)
+    assert found.spikes[-1] == pytest.approx(total / 230)
+    assert all(set(layer.unique().tolist()) <= {0.0, 1.0} for layer in emitted[0])
+    assert 0 < found.spikes[0] < found.spikes[1] < found.spikes[2]
+
+
+def test_patience_ends_the_training() -> None:
+    experiment = replace(load_recipe("digits"), learning_rate=1e-12, epochs=5, patience=2)
+    result = convert.train(replace(experiment, train_images=50), digits.load())
+    assert [record["epoch"] for record in result.epochs] == [1, 2, 3]
+
+
+def test_the_loss_is_the_cross_entropy() -> None:
+    outputs, labels = torch.randn(1, 4, 3), torch.tensor([0, 2, 1, 1])
+    expected = torch.nn.functional.cross_entropy(outputs[0], labels)
+    torch.testing.assert_close(losses.softmax(outputs, labels), expected)
+
+
+# The verb
+
+RECIPE = """
+data = "mine.npz"
+network = "4C3-P2-8"
+validation_images = 12
+epochs = 2
+batch_size = 16
+learning_rate = 0.01
+"""
+
+
+@pytest.fixture
+def program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Program:
+    """The program, in a folder with a recipe and its images; returns exit code and output."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(RECIPE)
+    pixels = np.random.RandomState(0).randint(0, 256, (70, 8, 8)).astype(np.uint8)
+    np.savez("mine.npz", images=pixels, labels=np.arange(70) % 2)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = cli.main(["convert", *arguments])
+        return code, "".join(capsys.readouterr())
+
+    return run
+
+
+def test_the_verb_writes_a_record_and_prints_it(program: Program) -> None:
+    code, output = program("mine.toml", "--time-steps", "4,1,4", "--seed", "3")
+    assert code == 0
+    path = Path("runs/mine-relu-seed3/conversion.json")
+    record = json.loads(path.read_text())
+    assert record["experiment"]["seed"] == 3
+    assert {"commit", "torch", "command"} <= set(record["environment"])
+    assert record["images"] == {"training": 51, "validation": 12, "test": 7}
+    assert [one["epoch"] for one in record["epochs"]] == [1, 2]
+    assert list(record["calibrated"]) == ["1", "4"]
+    assert record["note"].startswith("tested on 7 of the 70 images") and "note  " in output
+    assert f"record in {path}" in output
+    (row,) = (line.split() for line in output.splitlines() if line.split()[:1] == ["4"])
+    for found, cells in ((record["plain"], row[1:4]), (record["calibrated"]["4"], row[4:7])):
+        assert cells[0] == f"{100 * found['test_accuracy_by_step'][3]:.2f}"
+        assert cells[2] == f"{found['spikes_per_image_by_step'][3]:,.0f}"
+
+
+def test_the_verb_keeps_what_is_there(program: Program) -> None:
+    Path("there").mkdir()
+    Path("there/conversion.json").write_text("{}")
+    code, output = program("mine.toml", "--out", "there")
+    assert code == 2 and "holds a conversion already" in output
+    assert Path("there/conversion.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--time-steps", "0,2"), "at least 1, got '0,2'"),
+        (("--time-steps", "2,x"), "expects numbers such as 1,2,5"),
+        (("--set", "neunorm=true"), "neunorm=false"),
+    ],
+)
+def test_the_verb_refuses(program: Program, arguments: tuple[str, ...], words: str) -> None:
+    code, output = program("mine.toml", *arguments)
+    assert code == 2 and words in output

@@ -1,0 +1,58 @@
+"""What is read from a trained network is what the network does."""
+
+import pytest
+import torch
+
+from tsslbp import Network, losses, training
+from tsslbp.analysis import inspection
+from tsslbp.data import normalise
+from tsslbp.errors import InvalidInput
+from tsslbp.training import Split
+
+MEAN, STD = [0.5], [0.25]
+
+
+@pytest.fixture
+def net() -> Network:
+    generator = torch.Generator().manual_seed(0)
+    return Network("2C3-P2-12", (1, 8, 8), 4, 3, generator=generator).eval()
+
+
+@pytest.fixture
+def split() -> Split:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (450, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return Split(images, torch.arange(450) % 4)
+
+
+def test_confusion_matrix_counts_every_image_once(net: Network, split: Split) -> None:
+    matrix = inspection.confusion_matrix(net, split, MEAN, STD)
+    assert matrix.sum(1).tolist() == split.labels.bincount().tolist()
+    accuracy = training.evaluate(net, split, MEAN, STD)[-1]
+    assert matrix.trace().item() / 450 == accuracy
+    alone = Split(split.images[:1], split.labels[:1])
+    predicted = int(losses.predict(net(normalise(alone.images, MEAN, STD))))
+    assert inspection.confusion_matrix(net, alone, MEAN, STD).nonzero().tolist() == [[0, predicted]]
+
+
+def test_confusion_matrix_of_other_data(net: Network, split: Split) -> None:
+    with pytest.raises(InvalidInput, match="labels up to 4, the network was trained for 4 classes"):
+        inspection.confusion_matrix(net, Split(split.images, split.labels + 1), MEAN, STD)
+
+
+def test_gradients_are_those_of_a_training_step(net: Network, split: Split) -> None:
+    images, labels = normalise(split.images[:20], MEAN, STD), split.labels[:20]
+    found = inspection.gradients(net, losses.van_rossum, images, labels)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    losses.van_rossum(net(images), labels).backward()
+    expected = [parameter.grad for parameter in net.parameters()]
+    assert list(found) == ["conv1", "linear2", "output"]
+    for mine, step in zip(found.values(), expected, strict=True):
+        assert torch.equal(mine, step)
+
+
+def test_weights_by_layer(net: Network) -> None:
+    found = inspection.weights(net)
+    assert list(found) == ["conv1", "linear2", "output"]
+    assert not any(weight.requires_grad for weight in found.values())
+    assert found["conv1"].shape == (2, 1, 3, 3)

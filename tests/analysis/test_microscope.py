@@ -1,0 +1,407 @@
+"""The microscope sees what is there: checked where the truth is known."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("scipy")
+
+from tsslbp import TSSLBP, Network, cli, experiment, losses, training
+from tsslbp.analysis import microscope
+from tsslbp.analysis.microscope import Cosine, cosine, effects, examine
+from tsslbp.errors import Diverged, InvalidInput
+from tsslbp.figures.run import run as figures
+from tsslbp.run import Run
+from tsslbp.stats import Interval
+
+RULES = {
+    "revised": TSSLBP(),
+    "published": TSSLBP.published(),
+    "surrogate": TSSLBP(warm_up="always"),
+}
+RECIPE = """
+data = "mine.npz"
+network = "3C3-P2"
+time_steps = 3
+weight_scale = 4
+validation_images = 8
+batch_size = 6
+epochs = 1
+"""
+
+
+def network(description: str = "3C3-P2-6", **settings) -> Network:
+    generator = torch.Generator().manual_seed(0)
+    made = Network(
+        description, (1, 6, 6), 3, 4, weight_scale=3.0, impl="reference", generator=generator
+    )
+    for layer in made.spiking_layers:
+        layer.neurons |= settings
+    return made.double().eval()
+
+
+def networks(description: str = "3C3-P2-6") -> dict[str, Network]:
+    return {name: network(description, rule=rule) for name, rule in RULES.items()}
+
+
+def batch(count: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(count, 1, 6, 6, dtype=torch.float64, generator=generator)
+    return images, torch.arange(count) % 3
+
+
+def directions_with(cosine_of_them: float, size: int, random: torch.Generator) -> list[Tensor]:
+    """Two vectors of length 1 with this cosine."""
+    normal = torch.randn(size, 2, dtype=torch.float64, generator=random)
+    first, other = torch.linalg.qr(normal).Q.T
+    return [first, cosine_of_them * first + math.sqrt(1 - cosine_of_them**2) * other]
+
+
+@pytest.mark.parametrize("description", ["3C3-P2-6", "3C3-P2-9C2", "P2-7-5", "5"])
+def test_with_the_step_it_is_the_network(description: str) -> None:
+    net, (images, _) = network(description), batch()
+    weights = {layer.name: layer.connection.weight for layer in net.spiking_layers}
+    seen = microscope.forward(net, weights, images, microscope.step)
+    torch.testing.assert_close(seen, net(images))
+    trains = (torch.rand(4, 6, 1, 6, 6, dtype=torch.float64) < 0.3).double()
+    seen = microscope.forward(net, weights, trains, microscope.step)
+    torch.testing.assert_close(seen, net(trains))
+    assert net.trace(images)["output"].rate > 0
+
+
+def test_losses_of_many_weights_are_those_of_the_networks() -> None:
+    net, (images, labels) = network(), batch()
+    views = microscope.views_of(net, None, 0)
+    places = 0.1 * torch.randn(5, sum(view.coordinates for view in views.values())).double()
+    around = microscope.losses_around(
+        net, views, losses.van_rossum, images, labels, microscope.step
+    )
+    with torch.no_grad():
+        found = around(places)
+        for place, value in zip(places, found, strict=True):
+            moved = network()
+            parts = place.split([view.coordinates for view in views.values()])
+            for layer, view, part in zip(moved.spiking_layers, views.values(), parts, strict=True):
+                layer.connection.weight.copy_(view.moved(part))
+            torch.testing.assert_close(value, losses.van_rossum(moved(images), labels))
+    assert len(set(found.tolist())) > 1
+
+
+@pytest.mark.parametrize(("directions", "rounds"), [(None, 6), (16, 20)])
+def test_control_agrees_with_autograd(directions: int | None, rounds: int) -> None:
+    nets = {"revised": network("2C3-P2-8")}
+    layers = examine(
+        nets, losses.van_rossum, *batch(), widths=[0.1], rounds=rounds, directions=directions
+    )
+    assert [layer.name for layer in layers] == ["conv1", "linear2", "output"]
+    for layer in layers:
+        assert layer.control.value == pytest.approx(1, abs=1 - microscope.AGREEMENT)
+        assert layer.control.interval.high - layer.control.interval.low < 0.02
+
+
+def test_control_would_notice_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = microscope.smooth_gradients
+
+    def wrong(*arguments) -> dict[str, Tensor]:
+        gradients = right(*arguments)
+        return gradients | {"output": gradients["output"] * torch.arange(6)}
+
+    monkeypatch.setattr(microscope, "smooth_gradients", wrong)
+    *_, output = examine({"a": network()}, losses.van_rossum, *batch(), widths=[0.1], rounds=4)
+    assert output.control.interval.high < microscope.AGREEMENT
+
+
+def test_gradient_of_a_smoothed_step() -> None:
+    """A step at distance d from 0, smoothed, rises by the normal density at d."""
+    width, distance = 0.5, 0.4
+
+    def steps(places: Tensor) -> Tensor:
+        return (places[:, 0] > distance).double()
+
+    (found,) = effects([(steps, width)], count=2, rounds=4000, seed=0)
+    density = math.exp(-0.5 * (distance / width) ** 2) / (width * math.sqrt(2 * math.pi))
+    assert found[:, 0].mean().item() == pytest.approx(density, abs=0.03)
+    assert found[:, 1].mean().item() == pytest.approx(0, abs=0.03)
+
+
+def test_a_plane_is_seen_nearly_exactly_and_a_parabola_not_at_all() -> None:
+    slope = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    plane, parabola = effects(
+        [(lambda x: x @ slope, 0.1), (lambda x: x.square().sum(1), 0.1)], 100, rounds=40, seed=0
+    )
+    errors = (plane - slope).square().sum(1) / slope.square().sum()
+    assert errors.mean().item() == pytest.approx(2 / 100, rel=0.2)  # independent noise: 101 / 100
+    assert parabola.abs().max() < 1e-12
+
+
+def test_noise_is_orthogonal_and_normal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.stack([microscope.orthogonal_noise(20, generator) for _ in range(300)])
+    products = noise @ noise.mT
+    lengths = products.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(products, torch.diag_embed(lengths), atol=1e-10, rtol=0)
+    assert lengths.mean().item() == pytest.approx(20, abs=0.5)
+    assert lengths.var().item() == pytest.approx(40, abs=4)  # chi-squared of 20
+
+
+def test_cosine_is_right_where_the_plain_one_is_biased() -> None:
+    random = torch.Generator().manual_seed(0)
+    expected, size, rounds = 0.6, 300, 10
+    found, plain, covered, below = [], [], 0, 0
+    for _ in range(200):
+        gradient, truth = directions_with(expected, size, random)
+        noise = torch.randn(rounds, size, dtype=torch.float64, generator=random)
+        estimates = truth + 3 * noise / math.sqrt(size)
+        one = cosine(5 * gradient, estimates)
+        found.append(one.value)
+        covered += one.interval.low <= expected <= one.interval.high
+        mean = estimates.mean(0)
+        plain.append((gradient @ mean / mean.norm()).item())
+        below += plain[-1] < one.interval.low
+    assert np.mean(plain) < expected - 0.1
+    assert below > 100
+    assert np.mean(found) == pytest.approx(expected, abs=0.01)
+    assert covered >= 186  # 190 if it were exact
+
+
+def test_interval_along_directions_is_that_of_the_whole_layer() -> None:
+    random = torch.Generator().manual_seed(0)
+    expected, covered = 0.6, 0
+    for _ in range(200):
+        gradient, truth = directions_with(expected, 2000, random)
+        chosen = torch.randperm(2000, generator=random)[:24]
+        noise = torch.randn(6, 24, dtype=torch.float64, generator=random)
+        one = cosine(gradient[chosen], truth[chosen] + 0.01 * noise, "directions")
+        covered += one.interval.low <= expected <= one.interval.high
+    assert covered >= 180
+
+
+def test_no_cosine_without_a_gradient_or_in_noise() -> None:
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(10, 50, dtype=torch.float64, generator=random)
+    gradient = torch.ones(50, dtype=torch.float64)
+    assert cosine(0 * gradient, gradient + noise) == Cosine(None, None, "no gradient")
+    assert cosine(gradient, noise) == Cosine(None, None, "noise")
+    assert cosine(gradient, 0 * noise) == Cosine(None, None, "noise")
+    assert cosine(gradient, gradient + noise).value is not None
+    opposed = cosine(-gradient, gradient + noise)
+    assert opposed.value == -cosine(gradient, gradient + noise).value
+
+
+def test_cosines_of_rules() -> None:
+    gradients = [torch.tensor(x) for x in ([[3.0, 0.0]], [[3.0, 3.0]], [[-1.0, 0.0]], [[0.0, 0.0]])]
+    found = microscope.between(gradients)
+    half = math.sqrt(0.5)
+    expected = [[1, half, -1], [half, 1, -half], [-1, -half, 1]]
+    np.testing.assert_allclose(found[:3, :3], expected, rtol=1e-6)
+    assert np.isnan(found[3]).all() and np.isnan(found[:, 3]).all()
+
+
+def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
+    """The noise is common to all, and that of the seed."""
+    nets, settings = networks(), {"rounds": 4, "widths": [0.1, 0.3]}
+    together = examine(nets, losses.van_rossum, *batch(), **settings)
+    alone = examine(
+        {"published": nets["published"]}, losses.van_rossum, *batch(), rounds=4, widths=[0.3]
+    )
+    other = examine(nets, losses.van_rossum, *batch(), **settings, seed=1)
+    for one, single, changed in zip(together, alone, other, strict=True):
+        assert one.truth["published"][1:] == single.truth["published"]
+        assert one.control == single.control != changed.control
+        np.testing.assert_array_equal(one.between, changed.between)
+    assert together[-1].truth["published"] != other[-1].truth["published"]
+
+
+def test_wide_noise_is_met_by_the_rules() -> None:
+    """What the rules compute has to do with the truth: in the output layer they agree."""
+    *_, output = examine(networks(), losses.van_rossum, *batch(), widths=[0.3], rounds=8)
+    assert output.firing_rate > 0.05
+    for (one,) in output.truth.values():
+        assert one.interval.low > 0.5
+    assert output.between.min() > 0.5
+
+
+def test_layers_that_are_silent_say_so() -> None:
+    nets = {name: network("6", rule=rule, threshold=1e3) for name, rule in RULES.items()}
+    for layer in examine(nets, losses.van_rossum, *batch(), widths=[0.1], rounds=4):
+        assert layer.firing_rate == 0
+        assert {row[0].reason for row in layer.truth.values()} <= {"noise", "no gradient"}
+        assert json.dumps(layer.to_table(), allow_nan=False)
+
+
+def refusals() -> list[tuple[str, dict]]:
+    nets = {"a": network("5")}
+    return [
+        ("at least one", {"nets": {}}),
+        ("noise widths must be positive", {"nets": nets, "widths": [0.1, 0]}),
+        ("noise widths must be positive", {"nets": nets, "widths": []}),
+        ("an even number of at least 4, got 5", {"nets": nets, "rounds": 5}),
+        ("at least 16, got 15", {"nets": nets, "directions": 15}),
+        ("at most 15, the weights of layer output", {"nets": nets, "directions": 20}),
+        ("float64", {"nets": {"a": network("5").float()}}),
+        ("evaluation mode", {"nets": {"a": network("5").train()}}),
+        ("the same weights", {"nets": nets | {"b": network("6")}}),
+        ("at most 2,000 weights, the network has 2,028: .*directions", {"nets": {"a": wide()}}),
+    ]
+
+
+def wide() -> Network:
+    return network("52")
+
+
+@pytest.mark.parametrize(("message", "arguments"), refusals(), ids=lambda value: str(value)[:30])
+def test_refuses(message: str, arguments: dict) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        examine(loss=losses.van_rossum, images=batch()[0], labels=batch()[1], **arguments)
+
+
+def test_wide_networks_along_directions() -> None:
+    layers = examine(
+        {"a": wide()}, losses.van_rossum, *batch(), widths=[0.3], rounds=4, directions=16
+    )
+    assert [layer.weights for layer in layers] == [36 * 52, 52 * 3]
+
+
+def test_gradient_that_is_not_finite() -> None:
+    def bad(psp: Tensor, labels: Tensor) -> Tensor:
+        return psp.sum() * math.inf
+
+    with pytest.raises(Diverged, match="the gradient of layer linear1 by a holds NaN"):
+        examine({"a": network("5")}, bad, *batch())
+
+
+def rows(*values: Sequence[float]) -> np.ndarray:
+    return np.array(values)
+
+
+def test_figure_shows_truth_and_rules_of_every_layer(tmp_path: Path) -> None:
+    nothing = [np.nan] * 3
+    truth = {
+        name: {"A": rows([0.5, 0.4, 0.6], [0.7, 0.6, 0.8]), "B": rows(nothing, [-0.2, -0.3, -0.1])}
+        for name in ("conv1", "linear2", "linear3", "linear4", "output")
+    }
+    between = dict.fromkeys(truth, rows([1, -0.25], [-0.25, np.nan]))
+    figure = figures.microscope([0.1, 0.3], truth, between, dict.fromkeys(truth, 0.999))
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.lines}
+    assert list(panels) == [f"{name}\ncontrol 0.999" for name in truth]
+    for axes in panels.values():
+        first, second = (part for part in axes.containers)
+        assert first.lines[0].get_ydata().tolist() == [0.5, 0.7]
+        assert second.lines[0].get_ydata()[1] == -0.2
+        low, high = axes.get_ylim()
+        assert low < -0.3 and high > 1
+    matrices = [axes for axes in figure.axes if axes.images]
+    assert len(matrices) == 5
+    assert [text.get_text() for text in matrices[0].texts] == ["1.00", "-0.25", "-0.25"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["1  A", "2  B"]
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_figure_of_one_width() -> None:
+    truth = {"output": {"A": rows([0.5, 0.4, 0.6])}}
+    figure = figures.microscope([0.1], truth, {"output": rows([1])}, {"output": 1.0})
+    low, high = figure.axes[0].get_xlim()
+    assert low < 0.1 < high
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (40, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(40) % 3)
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+COMMAND = ("microscope", "--rules", "TSSLBP, TSSLBP.published", "--widths", "0.1,0.3")
+
+
+def test_command(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*COMMAND, "mine.toml", "--rounds", "4", "--out", "new/seen.svg"]
+    assert cli.main(command) == 0
+    output = capsys.readouterr().out
+    assert "control, smooth neurons" in output
+    record = json.loads(Path("new/seen.json").read_text())
+    assert record["rules"] == ["TSSLBP", "TSSLBP.published"]
+    assert (record["images"], record["widths"], record["rounds"]) == (6, [0.1, 0.3], 4)
+    assert record["weights"] == "initial weights"
+    assert record["environment"]["command"]
+    assert [layer["name"] for layer in record["layers"]] == ["conv1", "output"]
+    for layer in record["layers"]:
+        assert layer["control"]["value"] > microscope.AGREEMENT
+        for row in layer["truth"].values():
+            for one in row:
+                low, high = one["interval"]
+                assert low < one["value"] < high
+                assert f"{one['value']:.3f} ± {(high - low) / 2:.3f}" in output
+    picture = Path("new/seen.svg").read_text()
+    assert "TSSLBP.published" in re.sub(r"<[^>]*>", "", picture)
+    assert cli.main([*command[:-1], "again/seen.svg"]) == 0
+    assert json.loads(Path("again/seen.json").read_text())["layers"] == record["layers"]
+    assert Path("again/seen.svg").read_text() == picture
+
+
+def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It looks at the run's weights: where they are zero, there is nothing to see."""
+    run = Run.create(Path("run"), experiment.load_recipe("mine.toml"))
+    net = training.build_network(run.experiment, (1, 6, 6), 3)
+    zeros = {f"weights.{key}": 0 * value for key, value in net.state_dict().items()}
+    run.save_checkpoint("last", zeros, {"epoch": 1, "input_shape": (1, 6, 6), "classes": 3})
+    assert cli.main([*COMMAND, "run", "--rounds", "4", "--directions", "16"]) == 0
+    record = json.loads(Path("microscope.json").read_text())
+    assert (record["weights"], record["directions"]) == ("checkpoint last", 16)
+    for layer in record["layers"]:
+        assert layer["firing_rate"] == 0
+        assert layer["truth"]["TSSLBP"][0]["value"] is None
+    assert "caution: the control of conv1 is no gradient" in capsys.readouterr().err
+    assert cli.main([*COMMAND, "run", "--set", "network=5"]) == 2
+    assert "belongs to another network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rules", "TSSLBP, TSLBP"], "did you mean 'TSSLBP'"),
+        (["--rules", "TSSLBP, TSSLBP"], "different learning rules"),
+        (["--rules", " , "], "different learning rules"),
+        (["--widths", "0.1;0.3"], "expects numbers such as 0.001,0.01"),
+        (["--out", "seen.png"], "must end in .svg"),
+        (["--set", "network=99"], "at most 2,000 weights"),
+    ],
+)
+def test_command_refuses(
+    recipe: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert cli.main([*COMMAND, "mine.toml", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(recipe.parent.glob("*.svg"))
+
+
+def test_a_folder_that_holds_no_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*COMMAND, str(recipe.parent)]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_a_control_that_fails_is_said(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_, **__) -> list[microscope.Layer]:
+        right = Cosine(0.5, Interval(0.4, 0.6))
+        wrong = Cosine(0.9, Interval(0.85, 0.95))
+        return [microscope.Layer("output", 5, 0.1, {"TSSLBP": [right] * 2}, np.eye(1), wrong)]
+
+    monkeypatch.setattr("tsslbp.cli.microscope.examine", failing)
+    assert cli.main([*COMMAND, "mine.toml"]) == 0
+    assert "caution: the control of output is 0.9000 ± 0.0500" in capsys.readouterr().err

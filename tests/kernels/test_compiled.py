@@ -1,0 +1,93 @@
+"""Shares of work: their arguments, their workers and their errors."""
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from tsslbp.errors import InvalidInput
+from tsslbp.kernels import simd
+from tsslbp.kernels.compiled import DONE, Function, Share, kernel
+
+
+class Numbers(NamedTuple):
+    factor: float
+    offset: int
+    negate: bool
+
+
+@Share
+def _affine(arguments, worker, workers):
+    x, out, scale, skip, k = arguments[0]
+    first, last = worker * x.size // workers, (worker + 1) * x.size // workers
+    for i in range(first + skip, last):
+        value = x[i] * scale * k.factor + k.offset
+        out[i] = -value if k.negate else value
+    return DONE
+
+
+@Share
+def _fails(arguments, worker, workers):
+    if worker == workers - 1:
+        raise MemoryError
+    return DONE
+
+
+@kernel()
+def _address(array):
+    return simd.scratch(100, array).ctypes.data
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_arguments_of_every_kind(dtype: torch.dtype, workers: int) -> None:
+    x, out = torch.arange(10, dtype=dtype), torch.zeros(10, dtype=dtype)
+    for k, expected in ((Numbers(2.0, 3, False), 6 * x + 3), (Numbers(1.0, 0, True), -3 * x)):
+        _affine(x, out, 3.0, 0, k, workers=workers)
+        assert torch.equal(out, expected)
+    assert len(_affine.compiled) <= 3  # one for each dtype
+
+
+def test_whole_numbers_serve_as_floats() -> None:
+    x, out = torch.ones(4), torch.zeros(4)
+    _affine(x, out, 1.0, 0, Numbers(5, 1, False), workers=1)  # an int where a float is expected
+    assert out.tolist() == [6.0] * 4
+
+
+@pytest.mark.parametrize(
+    "broken", [torch.ones(4, 4).t(), torch._neg_view(torch.ones(4)), torch._efficientzerotensor(4)]
+)
+def test_tensors_that_a_pointer_does_not_describe(broken: torch.Tensor) -> None:
+    with pytest.raises(InvalidInput, match="lie in memory as they are"):
+        _affine(broken, torch.zeros(4), 1.0, 0, Numbers(1.0, 0, False), workers=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_inside_is_not_lost(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: printed.append(error.exc_type))
+    with pytest.raises(MemoryError, match="_fails"):
+        _fails(torch.zeros(1), workers=workers)
+    assert printed == [MemoryError]
+
+
+def test_scratch_memory_begins_where_a_vector_may() -> None:
+    for dtype in (np.float32, np.float64):
+        assert {_address(np.zeros(1, dtype)) % simd.VECTOR_BYTES for _ in range(20)} == {0}
+
+
+def test_a_tensor_that_left_a_transform() -> None:
+    class Double(Function):
+        @staticmethod
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def setup_context(ctx, inputs, output) -> None:
+            pass
+
+    escaped = []
+    torch.func.grad(lambda x: (escaped.append(x), x.sum())[1])(torch.ones(3))
+    assert Double.apply(escaped[0]).tolist() == [2.0] * 3

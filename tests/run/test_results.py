@@ -1,0 +1,153 @@
+"""Runs read from their folders, and put together by their settings."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsslbp.errors import RunError
+from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.run import Run, results
+
+
+def make(folder: Path, experiment: Experiment, accuracies: list[float]) -> None:
+    run = Run.create(folder, replace(experiment, epochs=len(accuracies) or 1))
+    for epoch, accuracy in enumerate(accuracies, 1):
+        values = {"train_accuracy": 0.5, "test_accuracy": accuracy, "seconds": 2.0}
+        run.append_epoch({"epoch": epoch, "validation_accuracy": 1 - accuracy} | values)
+
+
+def test_measures_choose_the_first_of_equal_epochs() -> None:
+    shares = [(1, 0.5, 0.7), (2, 0.6, 0.9), (3, 0.6, 0.9), (4, 0.4, 0.2)]
+    epochs = [
+        {"epoch": epoch, "validation_accuracy": validation, "test_accuracy": test}
+        for epoch, validation, test in shares
+    ]
+    chosen = results.measures(epochs)
+    assert {name: one["epoch"] for name, one in chosen.items()} == {
+        "last": 4,
+        "best-validation": 2,
+        "best-test": 2,
+    }
+    published = [{"epoch": 1, "test_accuracy": 0.5}]
+    assert results.measures(published) == {"last": published[0], "best-test": published[0]}
+
+
+def test_result(tmp_path: Path) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75, 0.25])
+    result = results.Result.read(tmp_path / "run")
+    assert result.accuracy == {"last": 0.25, "best-validation": 0.25, "best-test": 0.75}
+    assert result.seconds == 6.0
+    assert result.finished
+    assert not replace(result, epochs=result.epochs[:2]).finished
+
+
+def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
+    make(tmp_path / "a" / "good", load_recipe("digits"), [0.5])
+    make(tmp_path / "a" / "begun", load_recipe("digits"), [])
+    (tmp_path / "a" / "half").mkdir()
+    (tmp_path / "a" / "half" / "metrics.jsonl").write_text("{")
+    make(tmp_path / "a" / "damaged", load_recipe("digits"), [0.5])
+    (tmp_path / "a" / "damaged" / "environment.json").write_text("")
+    make(tmp_path / "a" / "foreign", load_recipe("digits"), [0.5])
+    (tmp_path / "a" / "foreign" / "metrics.jsonl").write_text('{"epoch": 1}')
+    for number, key in enumerate(("test_accuracy", "seconds", "validation_accuracy")):
+        make(tmp_path / "a" / f"other{number}", load_recipe("digits"), [0.5, 0.5])
+        path = tmp_path / "a" / f"other{number}" / "metrics.jsonl"
+        first, last = map(json.loads, path.read_text().splitlines())
+        path.write_text("\n".join(map(json.dumps, (first | {key: None}, last))) + "\n")
+    (tmp_path / "empty").mkdir()
+    paths = [tmp_path / "a", tmp_path / "empty", tmp_path / "none"]
+    found, problems = results.read_all(paths)
+    assert [result.folder.name for result in found] == ["good"]
+    words = ["begun", "damaged", "foreign", "half", "other0", "other1"]
+    words += ["the record of epoch 1 is damaged: validation_accuracy is None"]
+    words += ["empty holds no run", "none is no folder"]
+    assert len(problems) == len(words)
+    for word, problem in zip(words, problems, strict=True):
+        assert word in problem
+
+
+def test_a_run_without_an_epoch_is_no_result(tmp_path: Path) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [])
+    with pytest.raises(RunError, match="has not finished an epoch"):
+        results.Result.read(tmp_path / "run")
+
+
+def test_groups_differ_in_the_seed_only(tmp_path: Path) -> None:
+    digits = replace(load_recipe("digits"), epochs=1)
+    always = replace(digits, rule={"name": "TSSLBP", "warm_up": "always"})
+    for seed in (1, 0):
+        make(tmp_path / f"b{seed}", replace(digits, seed=seed), [0.5 + seed / 4])
+        make(tmp_path / f"a{seed}", replace(always, seed=seed), [0.25])
+    found, problems = results.read_all([tmp_path])
+    assert not problems
+    first, second = results.group(found)
+    assert first.label == "digits, epochs = 1, rule.warm_up = 'always'"
+    assert second.label == "digits, epochs = 1"
+    assert second.seeds == (0, 1)
+    assert np.array_equal(second.accuracies("last"), [0.5, 0.75])
+    assert second.accuracies("best-validation").shape == (2,)
+    assert second.experiment.seed == 0
+
+
+def test_of_different_rules_the_names_differ_and_no_field() -> None:
+    surrogate, published = (
+        replace(load_recipe("digits"), rule=rule) for rule in ("Surrogate", "TSSLBP.published")
+    )
+    assert results.differences(surrogate, load_recipe("digits")) == [
+        "rule.name is 'Surrogate' there, 'TSSLBP' here"
+    ]
+    assert "rule.warm_up" in str(results.differences(published, load_recipe("digits")))
+
+
+def test_labels_of_shipped_recipes_are_their_names() -> None:
+    from tsslbp.experiment import recipe_names
+
+    for name in recipe_names():
+        assert results.label(replace(load_recipe(name), seed=3)) == name
+
+
+def test_committed_records_can_be_read() -> None:
+    found, problems = results.read_all([Path(__file__).resolve().parents[2] / "results"])
+    assert not problems
+    assert {result.folder.name for result in found} >= {"mnist-seed0", "digits-seed0"}
+    assert all(json.dumps(dict(result.environment)) for result in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"test_accuracy": None}, "epoch 2 is damaged: test_accuracy is None"),
+        ({"seconds": math.inf}, "epoch 2 is damaged: seconds is inf"),
+        ({"test_accuracy_by_step": [0.5, "x"]}, "damaged: test_accuracy_by_step"),
+        ({"images_per_second": "fast"}, "damaged: images_per_second"),
+        ({"warm_up": 0.5}, "damaged: warm_up"),
+        ({"drops": [{}]}, "damaged: drops"),
+        ({"note": ["x"]}, "damaged: note"),
+    ],
+)
+def test_a_damaged_record_is_no_result(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75, 0.25])
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1] |= changes
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RunError, match=words):
+        results.Result.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["test_accuracy", "validation_accuracy"])
+def test_an_epoch_without_its_accuracy_is_no_result(tmp_path: Path, key: str) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75])
+    path = tmp_path / "run" / "metrics.jsonl"
+    first, second = path.read_text().splitlines()
+    shorter = {name: value for name, value in json.loads(first).items() if name != key}
+    path.write_text(f"{json.dumps(shorter)}\n{second}\n")
+    with pytest.raises(RunError, match=f"epoch 1 holds no '{key}'"):
+        results.Result.read(tmp_path / "run")

@@ -1,0 +1,274 @@
+"""Steps that never wait for the host, here on the CPU; a GPU runs them captured as a graph."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tsslbp import data, training
+from tsslbp.errors import Diverged, InvalidInput
+from tsslbp.experiment import Experiment
+from tsslbp.run import Run
+from tsslbp.training import device
+from tsslbp.training.device import DeviceSteps, clip_gradient, configure
+
+EXPERIMENT = Experiment(
+    data="digits",
+    network="4C3-P2-12",
+    dropout=0.2,
+    validation_images=12,
+    epochs=3,
+    batch_size=8,
+    learning_rate=0.01,
+)
+AUGMENTED = replace(EXPERIMENT, crop_padding=1, horizontal_flip=True)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+
+
+def few() -> data.DataSet:
+    digits = data.load("digits")
+    return replace(
+        digits,
+        train_images=digits.train_images[:61],
+        train_labels=digits.train_labels[:61],
+        test_images=digits.test_images[:20],
+        test_labels=digits.test_labels[:20],
+    )
+
+
+def device_steps(experiment: Experiment) -> DeviceSteps:
+    train, _, _ = training.splits(experiment, few())
+    net = training.build_network(experiment, (1, 8, 8), 10)
+    optimizer = training.build_optimizer(experiment, net)
+    return DeviceSteps(
+        net, optimizer, training.build_loss(experiment), *train, experiment, capture=False
+    )
+
+
+def run_epochs(steps: DeviceSteps, epochs: int) -> list:
+    found = []
+    for epoch in range(1, epochs + 1):
+        steps.begin(epoch, 0)
+        for step in range(steps.steps):
+            steps.run(step)
+        found += steps.read(steps.steps)
+    return found
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [AUGMENTED, replace(AUGMENTED, loss="count", desired_count=3.0, undesired_count=0.5)],
+    ids=["kernel", "count"],
+)
+def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
+    """Order, crops, masks, a smaller last batch, loss and update: bit for bit."""
+    run = Run.create(tmp_path, experiment)
+    training.fit(run, few())
+    expected = run.steps()
+    steps = device_steps(experiment)
+    found = run_epochs(steps, experiment.epochs)
+    images = expected["images"]
+    assert len(set(images.tolist())) == 2  # the last batch of an epoch is smaller
+    assert [one.loss for one in found] == pytest.approx(
+        list(expected["loss"] * images), rel=1e-6
+    )  # the record is per image
+    assert [one.correct for one in found] == expected["correct"].tolist()
+    assert [one.gradient_norm for one in found] == expected["gradient_norm"].tolist()
+    weights = run.load_checkpoint("last")[0]
+    for name, value in steps.net.state_dict().items():
+        assert torch.equal(value, weights[f"weights.{name}"])
+
+
+def test_an_epoch_goes_on_where_it_was_left() -> None:
+    whole, parts = device_steps(AUGMENTED), device_steps(AUGMENTED)
+    run_epochs(whole, 1)
+    for first, last in ((0, 3), (3, whole.steps)):
+        parts.begin(1, first)
+        for step in range(first, last):
+            parts.run(step)
+        assert len(parts.read(last)) == last - first
+    for one, other in zip(whole.net.parameters(), parts.net.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_stay_after_a_divergence() -> None:
+    steps = device_steps(EXPERIMENT)
+    steps.begin(1, 0)
+    steps.run(0)
+    before = [weight.clone() for weight in steps.net.parameters()]
+    healthy = steps.loss
+    steps.loss = lambda psp, labels: healthy(psp, labels) * torch.nan
+    steps.run(1)
+    steps.loss = healthy
+    steps.run(2)
+    results = steps.read(3)
+    assert [result.finite for result in results] == [True, False, True]
+    for weight, kept in zip(steps.net.parameters(), before, strict=True):
+        assert torch.equal(weight, kept)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU, or cannot be captured."""
+
+    WAITS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if str(function) in self.WAITS:
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_number() -> None:
+    """But for two checks of tensors on the CPU: finite images, labels in range (two bounds)."""
+    steps = device_steps(AUGMENTED)
+    steps.begin(1, 0)
+    steps.run(0)
+    with Reads() as reads:
+        steps.run(1)
+    assert len(reads.found) == 3, reads.found
+
+
+class Uploads(TorchDispatchMode):
+    """Notes what takes a tensor from the host: a graph would go on with that one for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.found.append(str(function))
+        return result
+
+
+@pytest.mark.parametrize("rule", ["TSSLBP", "TSSLBP.published"])
+@pytest.mark.parametrize("loss", ["kernel", "count", "softmax"])
+def test_a_step_takes_nothing_from_the_host(
+    monkeypatch: pytest.MonkeyPatch, loss: str, rule: str
+) -> None:
+    """On a device without memory: who asks for a number there, gets an error."""
+    experiment = replace(AUGMENTED, loss=loss, rule=rule, desired_count=3.0, undesired_count=0.5)
+    net = training.build_network(experiment, (1, 8, 8), 10, impl="reference").to("meta").train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, foreach=True)  # AdamW's update: PyTorch's
+    images = torch.empty(61, 1, 8, 8, dtype=torch.uint8, device="meta")
+    labels = torch.empty(61, dtype=torch.int64, device="meta")
+    statistics = torch.empty(2, 1, 1, 1, device="meta").unbind()
+    monkeypatch.setattr(device, "channel_statistics", lambda *_: statistics)
+    parts = net, optimizer, training.build_loss(experiment), images, labels, experiment
+    steps = DeviceSteps(*parts, capture=False)  # type: ignore[arg-type]
+    del optimizer.found_inf  # which this optimiser does not know
+    steps.batch(8)
+    steps._step(8)  # keeps the loss's target
+    with Uploads() as uploads:
+        steps._step(8)
+    assert uploads.found == []
+
+
+def test_steps_in_bfloat16() -> None:
+    """Products and currents are rounded; weights, their gradients and moments are not."""
+    experiment = replace(AUGMENTED, crop_padding=0, horizontal_flip=False, dropout=0.0)
+    steps = device_steps(experiment)
+    steps.net.set_precision("bf16")
+    losses = [result.loss for result in run_epochs(steps, 30)]
+    assert sum(losses[-steps.steps :]) < 0.5 * sum(losses[: steps.steps])
+    for weight in steps.net.parameters():
+        moments = steps.optimizer.state[weight].values()
+        assert {one.dtype for one in (weight, weight.grad, *moments)} == {torch.float32}
+
+
+def test_crops_are_drawn_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a whole epoch at its start, when the device has nothing to do."""
+    drawn = []
+    draw = device.augment.draw
+    monkeypatch.setattr(
+        device.augment, "draw", lambda *arguments: drawn.append(0) or draw(*arguments)
+    )
+    steps = device_steps(AUGMENTED)
+    steps.begin(1, 0)
+    assert len(drawn) == 0
+    steps.run(0)
+    assert len(drawn) == 1
+
+
+def test_clipping_is_pytorchs() -> None:
+    weights = [torch.zeros(3, 4, requires_grad=True), torch.zeros(5, requires_grad=True)]
+    assert clip_gradient(weights, 1.0) == 0
+    for scale in (0.01, 3.0):
+        gradients = [scale * torch.randn(weight.shape) for weight in weights]
+        found = []
+        for clip in (clip_gradient, torch.nn.utils.clip_grad_norm_):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient.clone()
+            found.append((clip(weights, 1.0), [weight.grad for weight in weights]))
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "message"),
+    [
+        ("gpu", "float32", "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
+        ("cpu", "bf16", "precision 'bf16' needs a GPU: --device cuda"),
+        ("cpu", "tf32", "precision 'tf32' needs a GPU: --device cuda"),
+        ("cuda:99", "float32", "no device 'cuda:99': PyTorch finds"),
+    ],
+)
+def test_devices_that_cannot_be(device: str, precision: str, message: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        configure(device, precision)
+    assert message in str(error.value)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_captured_steps_train(tmp_path, precision: str) -> None:
+    experiment = replace(EXPERIMENT, dropout=0.0, precision=precision, epochs=60)
+    configure("cuda", precision)
+    run = Run.create(tmp_path, experiment)
+    training.fit(run, few(), device="cuda")
+    assert run.epochs()[-1]["train_accuracy"] > 0.9
+
+
+@needs_gpu
+def test_replayed_steps_are_those_that_were_captured() -> None:
+    """Crops, mirror images and dropout masks change from step to step, as without a graph."""
+    configure("cuda", "float32", deterministic=True)
+    found = []
+    for capture in (False, True):
+        train, _, _ = training.splits(AUGMENTED, few())
+        net = training.build_network(AUGMENTED, (1, 8, 8), 10).cuda().train()
+        optimizer = training.build_optimizer(AUGMENTED, net)
+        parts = net, optimizer, training.build_loss(AUGMENTED), *train.to("cuda"), AUGMENTED
+        found.append(run_epochs(DeviceSteps(*parts, capture=capture), 3))
+    torch.use_deterministic_algorithms(False)
+    for plain, replayed in zip(*found, strict=True):
+        assert replayed.correct == plain.correct
+        assert replayed.loss == pytest.approx(plain.loss, rel=1e-5)
+
+
+@needs_gpu
+def test_deterministic_steps_repeat_and_resume(tmp_path) -> None:
+    configure("cuda", "float32", deterministic=True)
+    runs = [Run.create(tmp_path / name, AUGMENTED) for name in "ab"]
+    for run in runs:
+        training.fit(run, few(), device="cuda")
+    one, other = (run.load_checkpoint("last")[0] for run in runs)
+    for name, value in one.items():
+        assert torch.equal(value.nan_to_num(-1), other[name].nan_to_num(-1))
+    torch.use_deterministic_algorithms(False)
+
+
+@needs_gpu
+def test_divergence_on_the_device(tmp_path) -> None:
+    broken = few()
+    images = torch.full_like(broken.train_images, float("nan"), dtype=torch.float32)
+    broken = replace(broken, train_images=images)
+    with pytest.raises(Diverged, match="epoch 1, step 1"):
+        training.fit(Run.create(tmp_path, EXPERIMENT), broken, device="cuda")

@@ -1,0 +1,252 @@
+"""Several processes train as one does: two real ones, started by torchrun."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from tsslbp import TSSLBP, cli, training
+from tsslbp.data import DataSet, batches, normalise
+from tsslbp.data.dataset import normalised
+from tsslbp.errors import Diverged, InvalidInput
+from tsslbp.experiment import Experiment
+from tsslbp.experiment.seeding import generator
+from tsslbp.run import Run
+from tsslbp.training.parallel import ALONE, Processes, join
+
+FIVE_STEPS = Experiment(
+    data="toy",
+    network="16C3-P2-24",
+    crop_padding=1,
+    horizontal_flip=True,
+    protocol="published",
+    epochs=1,
+    batch_size=7,
+    learning_rate=0.01,
+    weight_scale=2.0,
+)
+# Between the rates of the first layer in the two parts of the first batch, 0.193 and 0.152.
+BY_LAYER = TSSLBP.published(rate_threshold=0.165)
+COUNT = {"loss": "count", "desired_count": 3.0, "undesired_count": 0.5}
+CASES = {
+    f"{name} {loss['loss']} {impl}": (replace(FIVE_STEPS, rule=rule, **loss), impl)
+    for name, rule in (("revised", TSSLBP()), ("published", BY_LAYER))
+    for loss in ({"loss": "kernel"}, COUNT, {"loss": "softmax"})
+    for impl in ("cpu", "reference")
+}
+SEPARATE = "published kernel cpu"  # also with a decision by each process for itself
+LONGER = replace(FIVE_STEPS, dropout=0.2, epochs=2)
+
+
+def toy() -> DataSet:
+    """Bright left or right halves. 29 images: in batches of 7 the last leaves a process none."""
+    random = np.random.RandomState(0)
+    labels = torch.from_numpy(np.arange(49) % 2)
+    images = torch.from_numpy(random.rand(49, 1, 6, 6).astype(np.float32))
+    images[labels == 0, :, :, :3] += 2
+    images[labels == 1, :, :, 3:] += 2
+    return DataSet("toy", images[:29], labels[:29], images[29:], labels[29:], 2)
+
+
+def with_image(number: int, value: float) -> DataSet:
+    data = toy()
+    data.train_images[number] = value
+    return data
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """`fit` computes in float64."""
+    build = training.build_network
+    with (
+        mock.patch.object(training, "build_network", lambda *given: build(*given).double()),
+        mock.patch.object(training, "normalise", lambda *given: normalise(*given).double()),
+        mock.patch.object(training, "normalised", lambda *given: normalised(*given).double()),
+    ):
+        yield
+
+
+def fit(folder: Path, experiment: Experiment, processes: Processes, **options) -> None:
+    run = Run.create(folder, experiment) if processes.is_first else None
+    training.fit(run, options.pop("data", toy()), processes=processes, **options)
+
+
+def child(folder: Path, processes: Processes) -> None:
+    """What each of the two processes does in `test_two_processes`."""
+    with in_float64():
+        for name, (experiment, impl) in CASES.items():
+            fit(folder / "two" / name, experiment, processes, impl=impl)
+        with mock.patch.object(Processes, "mean", lambda self, total, values: total / values):
+            fit(folder / "separate", CASES[SEPARATE][0], processes)
+    with pytest.raises(Diverged) as error:
+        fit(folder / "diverged", FIVE_STEPS, processes, data=with_image(3, 3e38))
+    (folder / f"diverged-{processes.rank}").write_text(str(error.value))
+    run = Run.open(folder / "resumed").extended(2) if processes.is_first else None
+    training.fit(run, toy(), processes=processes)
+    fit(folder / "bad", FIVE_STEPS, processes, data=with_image(_of_second_process(), torch.nan))
+
+
+def _of_second_process() -> int:
+    order = next(batches(29, 7, generator(0, "order", 1)))
+    return int(Processes(1, 2).part(order)[0])
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """The folder that two processes have written to, and how they ended."""
+    folder = tmp_path_factory.mktemp("two")
+    fit(folder / "resumed", replace(LONGER, epochs=1), ALONE)
+    return folder, torchrun(__file__, str(folder))
+
+
+def torchrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    source = str(Path(training.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *arguments],
+        capture_output=True,
+        check=False,
+        cwd=cwd,
+        env=environment,
+        text=True,
+        timeout=200,
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
+    """Five steps, augmented, the last on one image: weights and records to 1e-9 in float64."""
+    experiment, impl = CASES[name]
+    with in_float64():
+        fit(tmp_path / "run", experiment, ALONE, impl=impl)
+    one, both = Run.open(tmp_path / "run"), Run.open(two[0] / "two" / name)
+    expected, _ = one.load_checkpoint("last")
+    found, _ = both.load_checkpoint("last")
+    assert found["history.images"].tolist() == [7, 7, 7, 7, 1]
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert key.startswith("history") or value.dtype == torch.float64 or value.ndim == 0
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9)
+    (record,), (expected_record,) = both.epochs(), one.epochs()
+    for key in ("loss", "train_accuracy", "gradient_norm", "test_accuracy_by_step", "warm_up"):
+        assert record[key] == pytest.approx(expected_record[key], rel=1e-9), key
+
+
+def test_the_rate_of_a_part_decides_otherwise(two) -> None:
+    """Else the cases above would not show that the rate is that of all processes."""
+    paths = two[0] / "two" / SEPARATE, two[0] / "separate"
+    shared, separate = (Run.open(path).load_checkpoint("last")[0] for path in paths)
+    key = "weights.layers.0.connection.weight"
+    assert (shared[key] - separate[key]).abs().max() > 1e-4
+
+
+def test_divergence_of_one_is_told_by_all(two) -> None:
+    first, second = ((two[0] / f"diverged-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert re.match(r"epoch 1, step \d: .* first appears in the input current of", first)
+
+
+def test_one_process_continued_by_two(two, tmp_path: Path) -> None:
+    """With other dropout masks, so the accuracies are what can be compared."""
+    run = Run.open(two[0] / "resumed")
+    fit(tmp_path / "run", LONGER, ALONE)
+    first, second = run.epochs()
+    expected_first, expected_second = Run.open(tmp_path / "run").epochs()
+    assert first["loss"] == expected_first["loss"]
+    assert second["epoch"] == 2
+    assert second["loss"] == pytest.approx(expected_second["loss"], rel=0.5)
+    assert second["loss"] != expected_second["loss"]
+    assert len(run.steps()["loss"]) == 10
+
+
+def test_an_error_of_one_ends_all(two) -> None:
+    """The second process alone has a bad image; it tells, and the first does not wait."""
+    _, ended = two
+    assert ended.returncode != 0
+    told = re.findall(r"^\[rank(\d)\]: (\S*(?:Error|Input): .*)", ended.stderr, re.M)
+    assert told == [("1", "tsslbp.errors.InvalidInput: the input holds NaN or infinity")]
+
+
+RECIPE = """
+data = "mine.npz"
+network = "8C3-P2-12"
+time_steps = 4
+weight_scale = 2
+epochs = 2
+batch_size = 8
+learning_rate = 0.01
+protocol = "published"
+"""
+
+
+def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """By torchrun as by itself; then resumed by one process; then an error of the first."""
+    monkeypatch.chdir(tmp_path)
+    data = toy()
+    np.savez("mine.npz", images=data.train_images.numpy(), labels=data.train_labels.numpy())
+    Path("mine.toml").write_text(RECIPE)
+    assert cli.main(["train", "mine.toml", "--out", "one"]) == 0
+    program = "-m", "tsslbp", "train", "mine.toml", "--out", "two"
+    ended = torchrun(*program, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("run folder  two") == 1
+    assert "processes   2" in ended.stdout
+    assert "warning" not in ended.stderr
+    one, both = Run.open(Path("one")), Run.open(Path("two"))
+    for record, expected in zip(both.epochs(), one.epochs(), strict=True):
+        for key in ("loss", "train_accuracy", "test_accuracy", "gradient_norm", "firing_rate"):
+            assert record[key] == pytest.approx(expected[key], rel=1e-3), key
+    assert (one.environment["processes"], both.environment["processes"]) == (1, 2)
+
+    failed = torchrun(*program, cwd=tmp_path)
+    assert failed.returncode != 0
+    assert re.findall("^error: .*", failed.stderr, re.M) == [
+        "error: two holds a run already: continue it with --resume, or give another --out"
+    ]
+
+    assert cli.main(["train", "mine.toml", "--out", "two", "--resume", "--epochs", "3"]) == 0
+    assert "resumed after epoch 2" in capsys.readouterr().out
+    assert [record["epoch"] for record in both.epochs()] == [1, 2, 3]
+    assert both.environment["resumed"][0]["processes"] == 1
+
+
+def test_parts_make_up_the_batch() -> None:
+    batch = torch.arange(7)
+    parts = [Processes(rank, 3).part(batch) for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert torch.equal(torch.cat(parts).sort().values, batch)
+    assert len(Processes(1, 2).part(batch[:1])) == 0
+    assert len({Processes(rank, 3).own("dropout") for rank in range(3)}) == 3
+
+
+def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process's experiment comes, then what tells its data."""
+    first = iter([FIVE_STEPS, (toy().train_images.shape, 1, 2)])
+    monkeypatch.setattr(Processes, "broadcast", lambda self, value: next(first))
+    with pytest.raises(
+        InvalidInput, match="process 1 has other data than the first under the name"
+    ):
+        training.fit(None, toy(), processes=Processes(1, 2))
+
+
+def test_gpus_are_taken_in_the_order_of_the_processes() -> None:
+    assert ALONE.device("cuda:3") == "cuda:3"
+    assert Processes(5, 8, local_rank=1).device("cuda") == "cuda:1"
+    assert Processes(5, 8, local_rank=1).device("cpu") == "cpu"
+    with pytest.raises(InvalidInput, match="give cuda, not 'cuda:3'"):
+        Processes(5, 8, local_rank=1).device("cuda:3")
+
+
+if __name__ == "__main__":
+    with join() as processes:
+        child(Path(sys.argv[1]), processes)

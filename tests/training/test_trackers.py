@@ -1,0 +1,283 @@
+"""Trackers: what they write is what the run's own records say, once, however often it resumes."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tsslbp import cli, training
+from tsslbp.data import DataSet
+from tsslbp.errors import InvalidInput, RunError
+from tsslbp.experiment import Experiment
+from tsslbp.run import Run
+from tsslbp.training import trackers as tracking
+
+EXPERIMENT = Experiment(
+    data="toy", network="12", time_steps=3, protocol="published", epochs=3, batch_size=8
+)
+STEPS = 7  # an epoch: 50 images, the last batch holds two
+TIMES = ("seconds", "images_per_second", "peak_memory")
+
+
+def toy() -> DataSet:
+    images, labels = torch.rand(60, 1, 4, 4), torch.arange(60) % 2
+    return DataSet("toy", images[:50], labels[:50], images[50:], labels[50:], 2)
+
+
+class Stop:
+    """Interrupts the training after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def on_step(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        pass
+
+
+def fit(folder: Path, *names: str, stop: int = 0, experiment: Experiment = EXPERIMENT) -> Run:
+    """Train, or train on; interrupted after `stop` steps."""
+    torch.manual_seed(0)
+    there = (folder / "config.toml").exists()
+    run = Run.open(folder) if there else Run.create(folder, experiment)
+    with (
+        contextlib.suppress(KeyboardInterrupt) if stop else contextlib.nullcontext(),
+        tracking.trackers(names, run, 50, Stop(stop)) as observer,
+    ):
+        training.fit(run, toy(), observer)
+    return run
+
+
+def lines(run: Run) -> list[dict[str, Any]]:
+    text = (run.folder / "track.jsonl").read_text()
+    values = [json.loads(line) for line in text.splitlines()]
+    return [{key: value for key, value in one.items() if key not in TIMES} for one in values]
+
+
+def points(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of every point that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in tags}
+
+
+# Names
+
+
+def test_unknown_tracker() -> None:
+    with pytest.raises(InvalidInput, match=r"'tensorbord' \(did you mean 'tensorboard'"):
+        tracking.check(["jsonl", "tensorbord"])
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_missing_package_is_told_before_the_folder_is_made(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("tensorboard", "torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    tracking.check(["jsonl"])
+    out = str(tmp_path / "run")
+    assert cli.main(["train", "digits", "--track", "jsonl", "--track", name, "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"pip install 'tsslbp[{name}]'\n") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_trackers_the_observer_is_alone(tmp_path: Path) -> None:
+    observer = Stop(0)
+    with tracking.trackers([], Run.create(tmp_path / "run", EXPERIMENT), 50, observer) as same:
+        assert same is observer
+
+
+# JSON lines
+
+
+@pytest.mark.parametrize("loss", ["kernel", "softmax"])
+def test_json_lines_are_the_records(tmp_path: Path, loss: str) -> None:
+    run = fit(tmp_path / "run", "jsonl", "jsonl", experiment=replace(EXPERIMENT, loss=loss))
+    found = lines(run)
+    assert [one["step"] for one in found if one["kind"] == "step"] == list(range(1, 22))
+    history = run.steps()
+    expected = history | {"accuracy": history["correct"] / history["images"]}
+    for key in ("epoch", "loss", "accuracy", "gradient_norm"):
+        values = [one[key] for one in found if one["kind"] == "step"]
+        assert np.array_equal(values, expected[key]), key
+    epochs = [
+        {"kind": "epoch", "step": STEPS * one["epoch"]} | one for one in json_records(run.epochs())
+    ]
+    assert [one for one in found if one["kind"] == "epoch"] == epochs
+    assert [one["kind"] for one in found] == 3 * (STEPS * ["step"] + ["epoch"])
+
+
+def json_records(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in one.items() if key not in TIMES} for one in epochs]
+
+
+@pytest.mark.parametrize("every", [0.0, 60.0], ids=["checkpoint a step", "checkpoint an epoch"])
+def test_json_lines_of_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float
+) -> None:
+    """Stopped in an epoch, at its end and before it, each with a torn line."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", every)
+    expected = lines(fit(tmp_path / "whole", "jsonl"))
+    for stop in (3, STEPS - 2, 2, 10, 1):
+        run = fit(tmp_path / "parts", "jsonl", stop=stop)
+        with (run.folder / "track.jsonl").open("a") as file:
+            file.write('{"kind":"step","step":1')
+    assert lines(fit(tmp_path / "parts", "jsonl")) == expected
+
+
+def test_epoch_that_no_tracker_was_told_of(tmp_path: Path) -> None:
+    """As after a kill between the checkpoint and the line, or epochs trained untracked."""
+    expected = lines(fit(tmp_path / "whole", "jsonl"))
+    run = fit(tmp_path / "parts", "jsonl", stop=STEPS + 2)
+    kept = [one for one in lines(run) if one["kind"] == "step"]
+    (run.folder / "track.jsonl").write_text("".join(json.dumps(one) + "\n" for one in kept))
+    assert lines(fit(tmp_path / "parts", "jsonl")) == expected
+
+
+def test_tracker_that_cannot_write(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", EXPERIMENT)
+    (run.folder / "track.jsonl").mkdir()
+    with pytest.raises(RunError, match="cannot write what --track asks for"):
+        fit(run.folder, "jsonl")
+
+
+# TensorBoard
+
+
+def test_tensorboard_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "STEPS_EVERY", 2)
+    fit(tmp_path / "run", "tensorboard", stop=STEPS + 5)
+    run = fit(tmp_path / "run", "tensorboard", "jsonl")
+    found = points(run)
+    steps, epochs = run.steps(), run.epochs()
+    for name in ("loss", "gradient_norm"):
+        values = list(enumerate(steps[name].astype(np.float32), 1))[1::2]
+        assert found[f"step/{name}"] == values, name
+    assert [step for step, _ in found["step/accuracy"]] == list(range(2, 22, 2))
+    for tag in ("loss", "train_accuracy", "test_accuracy", "spikes_per_image", "gradient_norm"):
+        values = [(STEPS * one["epoch"], np.float32(one[tag])) for one in epochs]
+        assert found[f"epoch/{tag}"] == values, tag
+    for tag in ("firing_rate/linear1", "warm_up/linear1", "epoch/images_per_second"):
+        assert [step for step, _ in found[tag]] == [STEPS, 2 * STEPS, 3 * STEPS], tag
+    assert found["firing_rate/linear1"][2][1] == np.float32(epochs[2]["firing_rate"]["linear1"])
+    kinds = [one["kind"] for one in lines(run)]  # tracked from the second process on
+    assert kinds == ["epoch", *(2 * (STEPS * ["step"] + ["epoch"]))]
+
+
+def test_tensorboard_shows_the_configuration(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = fit(tmp_path / "run", "tensorboard", experiment=replace(EXPERIMENT, epochs=1))
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    (text,) = events.Tensors("config/text_summary")
+    assert 'network = "12"' in text.tensor_proto.string_val[0].decode()
+
+
+def test_scalars() -> None:
+    record = {
+        "epoch": 3,
+        "loss": 0.5,
+        "note": "text",
+        "warm_up": {"conv1": float("nan"), "linear2": 0.25},
+        "test_accuracy_by_step": [0.5, 1],
+    }
+    assert tracking.scalars(record) == {
+        "epoch/loss": 0.5,
+        "warm_up/linear2": 0.25,
+        "test_accuracy_by_step/1": 0.5,
+        "test_accuracy_by_step/2": 1.0,
+    }
+
+
+# Weights & Biases
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Records of a ``.wandb`` file: blocks of 32 KiB with parts of records, after 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, record, position = path.read_bytes(), b"", 7
+    while position < len(content):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        size, kind = int.from_bytes(content[position + 4 : position + 6], "little"), position + 6
+        record += content[position + 7 : position + 7 + size]
+        if content[kind] in (1, 4):  # a whole record, or the last part of one
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+        position += 7 + size
+
+
+def test_wandb_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes' worth of one run, the first stopped; and an account that is not there."""
+    import wandb
+
+    for variable in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    with pytest.raises(InvalidInput, match=r"API key.*WANDB_MODE=offline records without"):
+        tracking.check(["wandb"])
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb-dir"))
+    (tmp_path / "wandb-dir").mkdir()
+    monkeypatch.setattr(tracking, "STEPS_EVERY", 2)
+    tracking.check(["wandb"])
+    fit(tmp_path / "run", "wandb", stop=STEPS + 5)
+    run = fit(tmp_path / "run", "wandb")
+    wandb.teardown()
+    assert capfd.readouterr() == ("", "")
+    first, second = sorted(
+        (list(wandb_records(path)) for path in tmp_path.glob("wandb-dir/wandb/*run-*/*.wandb")),
+        key=lambda records: rows(records)[0]["_step"],
+    )
+    for records, code in ((first, 1), (second, 0)):
+        (made,) = (one.run for one in records if one.HasField("run"))
+        assert (made.run_id, made.project, made.display_name) == (
+            (run.folder / "wandb-id").read_text(),
+            "tsslbp",
+            "run",
+        )
+        config = {one.key: json.loads(one.value_json) for one in made.config.update}
+        assert config["network"] == "12" and config["rule"]["name"] == "TSSLBP"
+        assert [one.exit.exit_code for one in records if one.HasField("exit")] == [code]
+    assert [row["_step"] for row in rows(first)] == [2, 4, 6, 7, 8, 10, 12]
+    assert [row["_step"] for row in rows(second)] == [8, 10, 12, 14, 16, 18, 20, 21]
+    epochs = run.epochs()
+    assert rows(first)[3]["epoch/test_accuracy"] == epochs[0]["test_accuracy"]
+    assert rows(second)[3]["epoch/loss"] == epochs[1]["loss"]
+    assert rows(second)[-2]["step/loss"] == run.steps()["loss"][19]
+
+
+def rows(records: list[Any]) -> list[dict[str, Any]]:
+    found = []
+    for record in records:
+        if record.HasField("history"):
+            items = record.history.item
+            found.append(
+                {one.key or "/".join(one.nested_key): json.loads(one.value_json) for one in items}
+                | {"_step": record.history.step.num}
+            )
+    return found
