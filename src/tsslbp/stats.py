@@ -23,7 +23,7 @@ BOOTSTRAP_RUNS = 20  # from so many on: of 5 normal values it covers the mean in
 RESAMPLES = 9999
 RESAMPLING_SEED = 0  # so that a report made twice says the same
 
-Verdict = Literal["higher", "lower", "cannot tell"]
+Verdict = Literal["higher", "lower", "undecided"]
 
 
 class Interval(NamedTuple):
@@ -68,9 +68,9 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first is higher or lower; neither where the interval contains zero."""
+        """Whether the first is higher or lower; undecided where the interval contains zero."""
         if self.interval.low <= 0 <= self.interval.high:
-            return "cannot tell"
+            return "undecided"
         return "higher" if self.mean > 0 else "lower"
 
 

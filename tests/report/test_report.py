@@ -171,7 +171,7 @@ def test_one_run(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
     assert "±" not in markdown.split("## Other runs")[1].split("|", 1)[1]
     assert "Comparisons" not in html
     assert "- **supported**: 0 claims\n" in markdown
-    assert re.search(r"\*\*cannot tell\*\*: (\d+) claims \(\1 for lack of runs\)", markdown)
+    assert re.search(r"\*\*undecided\*\*: (\d+) claims \(\1 for lack of runs\)", markdown)
 
 
 def test_markdown_links_to_figures_of_any_name(study: Path, tmp_path: Path) -> None:
