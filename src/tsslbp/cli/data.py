@@ -17,8 +17,7 @@ from ..data.events.recording import Events, EventSet
 from ..data.files import VARIABLE, download
 from ..data.images import cifar10
 from ..errors import DataError, InvalidInput, RunError
-from ..figures import run as figures
-from ..figures import study as study_figures
+from ..figures import sample, svg
 from . import printing, progress
 from .options import DataDir
 
@@ -213,7 +212,7 @@ def _show_events(path: Path, title: str, events: Events, source: EventSet) -> No
     printing.print_note(source.note)
     printing.say(copies.describe_events(events))
     printing.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
-    _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+    _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
 
 
 def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bool) -> None:
@@ -229,13 +228,13 @@ def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bo
         printing.print_note(data_set.note)
         active = map(str, np.count_nonzero(frames, axis=(1, 2, 3)))
         printing.say(f"active pixels by frame: {', '.join(active)}")
-        _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+        _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
         return
     if path.suffix == ".gif":
         raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
     printing.say(title)
     printing.print_note(data_set.note)
-    _save(path, figures.image_figure(images[index].numpy(), title))
+    _save(path, sample.image_figure(images[index].numpy(), title))
 
 
 def _check_output(path: Path) -> None:
@@ -255,7 +254,7 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
-            study_figures.save_svg(figure, path, path.stem)
+            svg.save_svg(figure, path, path.stem)
         elif path.suffix == ".png":
             figure.savefig(path, dpi=150)
         if animation is not None:

@@ -16,8 +16,8 @@ from .. import data, experiment, training
 from ..analysis.microscope import CONTROL_WIDTH, ROUNDS, WIDTHS, Layer, examine
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
-from ..figures import run as figures
-from ..figures import study as study_figures
+from ..figures import microscope as figures
+from ..figures import svg
 from ..network import Network
 from ..rules import Rule, from_config, split_rules
 from ..run import Run
@@ -114,7 +114,7 @@ def microscope(
     }
     figure = _figure(layers, noise)
     heading = f"{recipe}, {source}\n{data_set.note}"
-    study_figures.annotate(figure, heading.strip())
+    svg.annotate(figure, heading.strip())
     _write(out, figure, record)
 
 
@@ -183,7 +183,7 @@ def _write(out: Path, figure: Figure, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        study_figures.save_svg(figure, out, "gradient microscope")
+        svg.save_svg(figure, out, "gradient microscope")
         out.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from error

@@ -16,7 +16,7 @@ from ..data import DataSet
 from ..errors import Diverged, InvalidInput, RunError, nearest
 from ..experiment import Experiment
 from ..figures import run as figures
-from ..figures import study as study_figures
+from ..figures import svg
 from ..losses import predict
 from ..network import Network
 from ..run import CHECKPOINTS, Run
@@ -163,10 +163,10 @@ def draw(
         of_run = _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
-            study_figures.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+            svg.annotate(figure, f"{run_name}\n{data_set.note}".strip())
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
-            study_figures.annotate(figure, heading.strip())
+            svg.annotate(figure, heading.strip())
         _save_figures(folder / "figures", of_run | of_net)
 
 
@@ -374,9 +374,9 @@ def _figures_of_run(run: Run) -> dict[str, Figure]:
         name = f"{label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
         drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
-        drawn["training"] = study_figures.training_curves({name: curve}, {name: drops})
+        drawn["training"] = figures.training_curves({name: curve}, {name: drops})
     if epochs := run.epochs():
-        drawn["layers"] = study_figures.layers_over_training(epochs)
+        drawn["layers"] = figures.layers_over_training(epochs)
     return drawn
 
 
@@ -398,8 +398,8 @@ def _figures_of_network(
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
     return {
-        "confusion": study_figures.confusion(matrix.numpy()),
-        f"image-{number}": study_figures.image_trace(
+        "confusion": figures.confusion(matrix.numpy()),
+        f"image-{number}": figures.image_trace(
             inspection.picture(image),
             int(test.labels[number]),
             int(predict(net(pixels).detach())),
@@ -407,7 +407,7 @@ def _figures_of_network(
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
             wanted.threshold,
         ),
-        "histograms": study_figures.histograms(
+        "histograms": figures.histograms(
             {name: one.numpy() for name, one in inspection.weights(net).items()},
             {name: one.numpy() for name, one in gradients.items()},
         ),
@@ -418,7 +418,7 @@ def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for name, figure in drawn.items():
-            study_figures.save_svg(figure, folder / f"{name}.svg", name)
+            svg.save_svg(figure, folder / f"{name}.svg", name)
     except OSError as error:
         raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
     printing.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")

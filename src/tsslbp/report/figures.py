@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..figures import run as run_figures
 from ..figures import study as study_figures
+from ..figures.svg import svg_text
 from ..run.results import MEASURES, Group, Result, flat, measures
 from . import interactive
 from .blocks import Figure
@@ -68,7 +70,7 @@ def figure(
         drawing: matplotlib's figure.
         table: the same for a browser, from `interactive`.
     """
-    svg = study_figures.svg_text(drawing, name, title)
+    svg = svg_text(drawing, name, title)
     return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
 
 
@@ -128,7 +130,7 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
         f"{prefix}-training",
         "Training accuracy",
         "Training accuracy of every run at the end of each epoch, over its training steps.",
-        study_figures.training_curves(curves, drops),
+        run_figures.training_curves(curves, drops),
         interactive.training_curves(curves, drops),
     )
 
@@ -177,7 +179,7 @@ def _layers(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
             f"{prefix}-layers-{number}",
             f"Layers: {group.label}",
             f"Firing rate of each layer and its share in warm-up, seed {best.experiment.seed}.",
-            study_figures.layers_over_training(best.epochs),
+            run_figures.layers_over_training(best.epochs),
         )
         for number, group in enumerate(groups, 1)
         if (best := _best(group, measure)).epochs[-1].get("firing_rate")
