@@ -9,24 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import style
 from .sample import draw_image
-from .style import (
-    LINES,
-    PALETTE,
-    accuracy_colours,
-    accuracy_label,
-    colour_bar,
-    empty,
-    legend,
-    line_style,
-    new_axes,
-    new_figure,
-    part_of,
-    quiet,
-    whole_numbers,
-    write_cell,
-    write_in_middle,
-)
+from .style import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +43,7 @@ class Trace(NamedTuple):
 
     neuron: int
     name: str
-    style: dict[str, Any]
+    look: Look
 
 
 def run_picture(
@@ -76,7 +61,7 @@ def run_picture(
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
         epochs: the records of a run's epochs; a caveat that they carry stands above the picture.
     """
-    figure = new_figure(4.8, 12)
+    figure = style.new_figure(4.8, 12)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
     draw_image(left, image)
     left.set_title(f"class {label}, predicted {prediction}")
@@ -110,12 +95,13 @@ def training_curves(
         if len(steps)
     }
     if not averaged:
-        return empty("no training steps")
-    figure, axes = new_axes(3.8)
+        return style.empty("no training steps")
+    figure, axes = style.new_axes(3.8)
     if len(averaged) <= NAMED_CURVES:
         for index, (name, (steps, values)) in enumerate(averaged.items()):
             marker = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
-            axes.plot(steps, values, label=name, marker=marker, linewidth=1.3, **line_style(index))
+            look = style.line_style(index) | {"marker": marker, "linewidth": 1.3}
+            axes.plot(steps, values, label=name, **look)
     else:
         _draw_coloured(figure, list(averaged.values()))
     marks = [
@@ -125,13 +111,11 @@ def training_curves(
         for step in steps
     ]
     if marks:
-        style = {"color": "black", "markersize": 6, "markerfacecolor": "white"}
-        axes.plot(*zip(*marks, strict=True), "v", label="sudden drop", **style)
+        look = {"color": "black", "markersize": 6, "markerfacecolor": "white"}
+        axes.plot(*zip(*marks, strict=True), "v", label="sudden drop", **look)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlabel("training step")
-    accuracy_label(axes, "training accuracy (%)")
     _leave_out_the_rise(axes, [values for _, values in averaged.values()])
-    legend(figure)
+    style.label_axes(figure, "training step", "training accuracy (%)")
     return figure
 
 
@@ -143,8 +127,8 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
             None or NaN where the rule has no warm-up.
     """
     if not epochs:
-        return empty("no epochs")
-    figure = new_figure(3.2)
+        return style.empty("no epochs")
+    figure = style.new_figure(3.2)
     for axes, (key, (name, factor)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         layers = dict.fromkeys(layer for one in epochs for layer in one.get(key) or {})
         numbers = [one["epoch"] for one in epochs]
@@ -152,15 +136,14 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         for index, layer in enumerate(layers):
             raw = [(one.get(key) or {}).get(layer) for one in epochs]
             values = factor * np.array(raw, float)  # None becomes NaN
-            axes.plot(numbers, values, label=layer, marker=marker, **line_style(index))
+            axes.plot(numbers, values, label=layer, marker=marker, **style.line_style(index))
         if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
             axes.set_axis_off()
-            write_in_middle(axes, f"no {key.replace('_', ' ')} in these records")
-        whole_numbers(axes)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
-        quiet(axes)
-    legend(figure)
+            style.write_in_middle(axes, f"no {key.replace('_', ' ')} in these records")
+        style.whole_numbers(axes)
+        axes.set(xlabel="epoch", ylabel=name)
+        style.quiet(axes)
+    style.legend(figure)
     return figure
 
 
@@ -178,17 +161,14 @@ def confusion(matrix: Array) -> Figure:
     errors = images - int(np.trace(matrix))
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     diagonal = np.eye(classes, dtype=bool)
-    figure, axes = new_axes(6)
-    axes.imshow(
-        np.ma.masked_array(diagonal, ~diagonal),
-        cmap=ListedColormap(["0.88"]),
-        interpolation="none",
-    )
+    figure, axes = style.new_axes(6)
+    grey = ListedColormap(["0.88"])
+    axes.imshow(np.ma.masked_array(diagonal, ~diagonal), cmap=grey, interpolation="none")
     wrong = np.ma.masked_array(shares, diagonal | (matrix == 0))
     worst = float(wrong.max()) if errors else 1.0
     cells = axes.imshow(
         wrong,
-        cmap=part_of("YlOrRd", 0.25, 1),
+        cmap=style.part_of("YlOrRd", 0.25, 1),
         norm=PowerNorm(0.5, 0, worst),  # a single error is seen beside many
         interpolation="none",
     )
@@ -200,7 +180,7 @@ def confusion(matrix: Array) -> Figure:
             if count:
                 dark = row != column and shares[row, column] > 0.4 * worst
                 colour = "white" if dark else "black"
-                write_cell(axes, (row, column), f"{int(count)}", fontsize=size, color=colour)
+                style.write_cell(axes, (row, column), f"{int(count)}", fontsize=size, color=colour)
     ticks = range(0, classes, 1 if classes <= NUMBERED_CLASSES else max(1, classes // 10))
     axes.set(xticks=ticks, yticks=ticks, xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{errors:,} of {images:,} images wrong ({100 * errors / max(images, 1):.2f} %)")
@@ -228,7 +208,7 @@ def image_trace(
     """
     rows = math.ceil(len(spikes) / 2)
     top = 2.2 + 0.15 * len(spikes)
-    figure = new_figure(top + 1.6 * rows)
+    figure = style.new_figure(top + 1.6 * rows)
     grid = figure.add_gridspec(1 + rows, 6, height_ratios=[top, *[1.6] * rows])
     picture, raster = figure.add_subplot(grid[0, :2]), figure.add_subplot(grid[0, 2:])
     draw_image(picture, image)
@@ -261,25 +241,23 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
     from matplotlib.ticker import MaxNLocator
 
     if not weights:
-        return empty("no layers")
-    figure = new_figure(0.6 + 1.25 * len(weights))
+        return style.empty("no layers")
+    figure = style.new_figure(0.6 + 1.25 * len(weights))
     panels = figure.subplots(len(weights), 2, squeeze=False, sharex="col")
     for (left, right), (layer, values) in zip(panels, weights.items(), strict=True):
         finite = _finite(values)
         if finite.size:
             counts, edges = np.histogram(finite, 60)
-            left.stairs(counts, edges, fill=True, color=PALETTE[0])
-        left.set_title(
-            f"{layer}: {np.size(values):,} weights, sd {finite.std():.3g}"
-            if finite.size
-            else f"{layer}: no finite weights",
-            fontsize="medium",
-        )
-        _draw_magnitudes(right, layer, np.ravel(gradients[layer]))
+            left.stairs(counts, edges, fill=True, color=style.PALETTE[0])
+            title = f"{np.size(values):,} weights, sd {finite.std():.3g}"
+        else:
+            title = "no finite weights"
+        left.set_title(f"{layer}: {title}", fontsize="medium")
         left.set_ylabel("weights")
+        _draw_magnitudes(right, layer, np.ravel(gradients[layer]))
     for axes in panels.flat:
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        quiet(axes)
+        style.quiet(axes)
     panels[-1, 0].set_xlabel("weight")
     panels[-1, 1].set_xlabel("magnitude of the gradient, where it is not 0")
     return figure
@@ -294,29 +272,23 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) 
         numbered: number the last layer's neurons, if they are few.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
+    gap = (1 - BAND) / 2
     for band, train in enumerate(trains):
         count = train.shape[1]
         shown = np.linspace(0, count - 1, min(count, NEURONS_SHOWN)).astype(int)
         steps, neurons = np.nonzero(train[:, shown])
         row = BAND / len(shown)
         bottoms = band + row * neurons
-        axes.vlines(
-            steps + 1,
-            bottoms,
-            bottoms + 0.8 * row,
-            color=PALETTE[band % len(PALETTE)],
-            linewidth=min(6, 150 / len(train)),
-        )
-        axes.axhline(band - (1 - BAND) / 2, color="0.85", linewidth=0.8)
+        look: Look = {"color": style.colour(band), "linewidth": min(6, 150 / len(train))}
+        axes.vlines(steps + 1, bottoms, bottoms + 0.8 * row, **look)
+        axes.axhline(band - gap, color="0.85", linewidth=0.8)
     if numbered:
         _number_neurons(axes, len(trains) - 1, trains[-1].shape[1])
     step_count = len(trains[0])
-    axes.set_xlim(0.5, step_count + 0.5)
-    axes.set_ylim(-(1 - BAND) / 2, len(trains) - (1 - BAND) / 2)
+    axes.set(xlim=(0.5, step_count + 0.5), ylim=(-gap, len(trains) - gap), xlabel="time step")
     axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))
     axes.set_yticks(np.arange(len(trains)) + BAND / 2, list(spikes))
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("time step")
     axes.set_title(f"spikes (up to {NEURONS_SHOWN} neurons of each layer)")
 
 
@@ -332,11 +304,9 @@ def draw_training(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
             label = f"{name} {values[-1]:.2f} %"
             axes.plot(numbers, values, color=colour, marker=marker, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy (%)")
+    axes.set(xlabel="epoch", ylabel="accuracy (%)", title="training")
     axes.grid(color="0.9")
     axes.legend(loc="lower right", title="last epoch")
-    axes.set_title("training")
 
 
 def _number_neurons(axes: Axes, band: int, count: int) -> None:
@@ -345,13 +315,8 @@ def _number_neurons(axes: Axes, band: int, count: int) -> None:
         return
     for neuron in range(count):
         middle = band + BAND * (neuron + 0.4) / count
-        axes.annotate(
-            str(neuron),
-            (1.01, middle),
-            xycoords=("axes fraction", "data"),
-            fontsize=7,
-            verticalalignment="center",
-        )
+        look: Look = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "center"}
+        axes.annotate(str(neuron), (1.01, middle), **look)
 
 
 def _draw_coloured(figure: Figure, curves: Sequence[tuple[Array, Array]]) -> None:
@@ -366,12 +331,12 @@ def _draw_coloured(figure: Figure, curves: Sequence[tuple[Array, Array]]) -> Non
         array=last[order],
         linewidths=0.6,
         alpha=0.7,
-        **accuracy_colours(last),
+        **style.accuracy_colours(last),
     )
     axes = figure.axes[0]
     axes.add_collection(collection)
     axes.autoscale_view()
-    colour_bar(figure, collection, last, "last training accuracy (%)")
+    style.colour_bar(figure, collection, last, "last training accuracy (%)")
 
 
 def _leave_out_the_rise(axes: Axes, curves: Iterable[Array]) -> None:
@@ -402,7 +367,8 @@ def _most_active(train: Array, potentials: Array) -> list[Trace]:
     for line, neuron in enumerate(map(int, order)):
         place = ", ".join(str(index) for index in np.unravel_index(neuron, shape))
         name = f"({place})" if len(shape) > 1 else place
-        chosen.append(Trace(neuron, name, {"color": PALETTE[line], "linestyle": LINES[line]}))
+        look: Look = {"color": style.PALETTE[line], "linestyle": style.LINES[line]}
+        chosen.append(Trace(neuron, name, look))
     return chosen
 
 
@@ -414,10 +380,10 @@ def _classes_traced(train: Array, label: int, prediction: int) -> list[Trace]:
         for index, one in enumerate(others)
     ]
     if prediction != label:
-        wrong = {"color": PALETTE[1], "linewidth": 1.6}
+        wrong = {"color": style.PALETTE[1], "linewidth": 1.6}
         chosen.append(Trace(prediction, f"{prediction} predicted", wrong))
     right = "true" if prediction != label else "true and predicted"
-    chosen.append(Trace(label, f"{label} {right}", {"color": PALETTE[0], "linewidth": 1.6}))
+    chosen.append(Trace(label, f"{label} {right}", {"color": style.PALETTE[0], "linewidth": 1.6}))
     return chosen
 
 
@@ -429,27 +395,26 @@ def _draw_potentials(
     steps = np.arange(1, len(train) + 1)
     size = 4 if len(steps) <= 40 else 2.5
     axes.axhline(threshold, color="0.35", linestyle="--", linewidth=0.9)
-    for neuron, name, style in chosen:
+    for neuron, name, look in chosen:
         marked = np.flatnonzero(train[:, neuron]).tolist()
         if len(steps) == 1 and not marked:  # a line of one point cannot be seen
-            style = style | {"marker": "_"}
+            look = look | {"marker": "_"}
         else:
-            style = style | {"marker": "o", "markevery": marked}
-        axes.plot(steps, potentials[:, neuron], label=name, markersize=size, **style)
+            look = look | {"marker": "o", "markevery": marked}
+        axes.plot(steps, potentials[:, neuron], label=name, markersize=size, **look)
     axes.margins(y=0.12)
     axes.set_xlim(0.5, len(steps) + 0.5)
-    whole_numbers(axes)
+    style.whole_numbers(axes)
+    spacing: Look = {"borderaxespad": 0, "handlelength": 1.2, "columnspacing": 1}
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=3,
         fontsize="x-small",
         frameon=False,
-        borderaxespad=0,
-        handlelength=1.2,
-        columnspacing=1,
+        **spacing,
     )
-    quiet(axes)
+    style.quiet(axes)
 
 
 def _finite(values: Array) -> Array:
@@ -463,14 +428,12 @@ def _draw_magnitudes(axes: Axes, layer: str, gradient: Array) -> None:
     magnitudes = magnitudes[magnitudes > 0]
     share = 100 * zeros / max(1, len(gradient))
     others = len(gradient) - zeros - len(magnitudes)
-    axes.set_title(
-        f"{layer}: {share:.0f} % zero ({zeros:,})" + (f", {others:,} not finite" if others else ""),
-        fontsize="medium",
-    )
+    infinite = f", {others:,} not finite" if others else ""
+    axes.set_title(f"{layer}: {share:.0f} % zero ({zeros:,}){infinite}", fontsize="medium")
     axes.set_xscale("log")
     if not magnitudes.size:
-        write_in_middle(axes, "no gradient but 0")
+        style.write_in_middle(axes, "no gradient but 0")
         return
     low, high = math.log10(magnitudes.min()), math.log10(magnitudes.max())
     edges = np.logspace(low - 0.01, high + 0.01, 61)
-    axes.stairs(np.histogram(magnitudes, edges)[0], edges, fill=True, color=PALETTE[1])
+    axes.stairs(np.histogram(magnitudes, edges)[0], edges, fill=True, color=style.PALETTE[1])

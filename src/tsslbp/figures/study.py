@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from . import style
 from .axes import (
     FEW,
     accuracy_axis,
@@ -19,18 +20,7 @@ from .axes import (
     number_axis,
     spread,
 )
-from .style import (
-    accuracy_colours,
-    accuracy_label,
-    best_last,
-    colour_bar,
-    empty,
-    legend,
-    line_style,
-    marker_of,
-    new_axes,
-    whole_numbers,
-)
+from .style import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +29,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Span = tuple[float, float]
 
+DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
+ACCURACY = "test accuracy (%)"
 APART = 1.03  # factor between points at the same number of time steps, so that none hides another
 
 
@@ -78,14 +70,14 @@ def parallel_coordinates(
     from matplotlib.collections import LineCollection
 
     if not trials:
-        return empty("no trials")
+        return style.empty("no trials")
     percent = 100 * np.asarray(accuracies, float)
-    order = best_last(percent)
+    order = style.best_last(percent)
     percent, trials = percent[order], [trials[index] for index in order]
     names = list(dict.fromkeys(key for trial in trials for key in trial))
     columns = [[trial.get(name) for trial in trials] for name in names]
 
-    figure, host = new_axes(3.8)
+    figure, host = style.new_axes(3.8)
     shown = [
         spread(hyperparameter_axis(host, place, len(names), name, values))
         for place, (name, values) in enumerate(zip(names, columns, strict=True))
@@ -96,20 +88,17 @@ def parallel_coordinates(
     lines = LineCollection(
         list(points),
         array=np.ma.masked_invalid(percent),
-        **accuracy_colours(percent),
+        **style.accuracy_colours(percent),
         linewidths=1.8 if few else 0.8,
         alpha=0.9 if few else 0.7,
     )
     host.add_collection(lines)
-    colour_bar(figure, lines, percent, "accuracy (%)")
+    style.colour_bar(figure, lines, percent, "accuracy (%)")
     host.set(xlim=(0, len(names)), ylim=(0, 1), yticks=[])
-    crowded = len(names) > 5
-    host.set_xticks(
-        range(len(shown)),
-        [*names, "accuracy (%)"],
-        rotation=25 if crowded else 0,
-        ha="right" if crowded else "center",
+    look: Look = (
+        {"rotation": 25, "ha": "right"} if len(names) > 5 else {"rotation": 0, "ha": "center"}
     )
+    host.set_xticks(range(len(shown)), [*names, "accuracy (%)"], **look)
     host.tick_params(axis="x", length=0, pad=8)
     host.spines[:].set_visible(False)
     return figure
@@ -126,12 +115,12 @@ def learning_rate_against_epochs(
         accuracies: test accuracies, 0 to 1; NaN, drawn in grey, where there is none.
     """
     if not len(learning_rates):
-        return empty("no trials")
+        return style.empty("no trials")
     x, y = np.asarray(epochs, float), np.asarray(learning_rates, float)
     percent = 100 * np.asarray(accuracies, float)
-    order = best_last(percent)
+    order = style.best_last(percent)
     x, y, percent = x[order], y[order], percent[order]
-    figure, axes = new_axes(3.8)
+    figure, axes = style.new_axes(3.8)
     places = list(zip(x.tolist(), y.tolist(), strict=True))
     counts = Counter(places)
     points = axes.scatter(
@@ -139,7 +128,7 @@ def learning_rate_against_epochs(
         y,
         c=percent,
         s=_nested_sizes(places),
-        **accuracy_colours(percent),
+        **style.accuracy_colours(percent),
         plotnonfinite=True,
         edgecolors="white",
         linewidths=[0.6 if counts[place] <= 4 else 0.0 for place in places],
@@ -147,22 +136,16 @@ def learning_rate_against_epochs(
     )
     for (epoch, rate), count in counts.items():
         if count > 1:
-            axes.annotate(
-                f"{count} trials",
-                (epoch, rate),
-                (_radius(count - 1, count) + 2, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize="small",
-            )
-    colour_bar(figure, points, percent, "test accuracy (%)")
+            offset = (_radius(count - 1, count) + 2, 0)
+            look: Look = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
+            axes.annotate(f"{count} trials", (epoch, rate), offset, **look)
+    style.colour_bar(figure, points, percent, ACCURACY)
     axes.margins(0.18, 0.12)
     axes.set_yscale("log")
     number_axis(axes, y, log=True)
     if len(distinct := np.unique(x)) <= FEW:
         axes.set_xticks(distinct, [f"{value:g}" for value in distinct])
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("learning rate")
+    axes.set(xlabel="epochs", ylabel="learning rate")
     axes.grid(color="0.9")
     return figure
 
@@ -175,24 +158,22 @@ def latency(curves: Mapping[str, Array]) -> Figure:
             lowest to the highest.
     """
     if not curves:
-        return empty("no runs")
-    figure, axes = new_axes(3.6)
+        return style.empty("no runs")
+    figure, axes = style.new_axes(3.6)
     for index, (name, accuracies) in enumerate(curves.items()):
         percent = 100 * np.atleast_2d(accuracies)
         steps = np.arange(1, percent.shape[1] + 1)
         mean, low, high = percent.mean(0), percent.min(0), percent.max(0)
-        style = line_style(index)
-        marker = marker_of(index) if len(steps) <= 20 else None
-        axes.plot(
-            steps, mean, marker=marker, markersize=4, label=f"{name}: {mean[-1]:.2f} %", **style
-        )
+        look = style.line_style(index)
+        marker = style.marker_of(index) if len(steps) <= 20 else None
+        label = f"{name}: {mean[-1]:.2f} %"
+        axes.plot(steps, mean, marker=marker, markersize=4, label=label, **look)
         if len(percent) > 1:
             # A band of one step has no width; its edge can be seen.
-            axes.fill_between(steps, low, high, alpha=0.2, color=style["color"], linewidth=1.5)
-    whole_numbers(axes)
-    axes.set_xlabel("output read after time step")
-    accuracy_label(axes, "test accuracy (%)")
-    legend(figure, "accuracy after the last step")
+            axes.fill_between(steps, low, high, alpha=0.2, color=look["color"], linewidth=1.5)
+    style.whole_numbers(axes)
+    title = "accuracy after the last step"
+    style.label_axes(figure, "output read after time step", ACCURACY, title)
     return figure
 
 
@@ -204,23 +185,14 @@ def energy(points: Mapping[str, tuple[Array, Array]]) -> Figure:
             spikes span a factor of 10, their axis is logarithmic.
     """
     if not points:
-        return empty("no runs")
-    figure, axes = new_axes(3.6)
+        return style.empty("no runs")
+    figure, axes = style.new_axes(3.6)
     for index, (name, (spikes, accuracies)) in enumerate(points.items()):
-        axes.plot(
-            spikes,
-            100 * np.asarray(accuracies),
-            linestyle="",
-            marker=marker_of(index),
-            color=line_style(index)["color"],
-            markersize=6,
-            markeredgecolor="white",
-            label=name,
-        )
+        look: Look = {"color": style.colour(index), "marker": style.marker_of(index), **DISC}
+        axes.plot(spikes, 100 * np.asarray(accuracies), linestyle="", label=name, **look)
     values = np.concatenate([np.ravel(spikes) for spikes, _ in points.values()])
-    _cost_axis(axes, values, "spikes per image, all layers and time steps")
-    accuracy_label(axes, "test accuracy (%)")
-    legend(figure)
+    _set_cost_axis(axes, values)
+    style.label_axes(figure, "spikes per image, all layers and time steps", ACCURACY)
     return figure
 
 
@@ -233,21 +205,19 @@ def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure
         curves: by name, such as the learning rule, a point each T.
     """
     if not any(curves.values()):
-        return empty("no runs")
-    figure, axes = new_axes(3.6)
+        return style.empty("no runs")
+    figure, axes = style.new_axes(3.6)
     axes.set_xscale("log")
     for index, (name, points) in enumerate(curves.items()):
         shift = APART ** (index - (len(curves) - 1) / 2)
         x = [shift * point.time_steps for point in points]
-        style = line_style(index) | {"marker": marker_of(index)}
-        _draw_intervals(axes, points, x, style, name)
+        look = style.line_style(index) | {"marker": style.marker_of(index), "label": name}
+        _draw_intervals(axes, points, x, look)
     steps = sorted({point.time_steps for points in curves.values() for point in points})
     axes.set_xlim(steps[0] / APART ** (len(curves) + 4), steps[-1] * APART ** (len(curves) + 4))
     axes.set_xticks(steps, [f"{number}" for number in steps])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("time steps T")
-    accuracy_label(axes, "test accuracy (%)")
-    legend(figure)
+    style.label_axes(figure, "time steps T", ACCURACY)
     return figure
 
 
@@ -264,27 +234,26 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
         for one, points in curves.items()
     }
     if not any(known.values()):
-        return empty("no runs")
-    figure, axes = new_axes(3.6)
+        return style.empty("no runs")
+    figure, axes = style.new_axes(3.6)
     steps = sorted({point.time_steps for points in known.values() for point in points})
-    markers = {number: marker_of(index) for index, number in enumerate(steps)}
+    markers = {number: style.marker_of(index) for index, number in enumerate(steps)}
     for index, (one, points) in enumerate(known.items()):
-        style = line_style(index)
-        axes.plot([], [], label=one, **style)
-        axes.plot([p.cost for p in points], [100 * p.accuracy for p in points], **style)
+        look = style.line_style(index)
+        axes.plot([], [], label=one, **look)
+        axes.plot([p.cost for p in points], [100 * p.accuracy for p in points], **look)
         for point in points:
-            alone = style | {"linestyle": "", "marker": markers[point.time_steps]}
+            alone = look | {"linestyle": "", "marker": markers[point.time_steps]}
             _draw_intervals(axes, [point], [point.cost], alone)
     for number, marker in markers.items():
         axes.plot([], [], marker, color="0.35", label=f"T = {number}")
-    costs = np.array([point.cost for points in known.values() for point in points])
-    _cost_axis(axes, costs, name)
-    accuracy_label(axes, "test accuracy (%)")
-    legend(figure)
+    costs = [point.cost for points in known.values() for point in points]
+    _set_cost_axis(axes, np.array(costs))
+    style.label_axes(figure, name, ACCURACY)
     return figure
 
 
-def _cost_axis(axes: Axes, values: Array, name: str) -> None:
+def _set_cost_axis(axes: Axes, values: Array) -> None:
     """A horizontal axis of costs, logarithmic where they span a factor of 10."""
     from matplotlib.ticker import StrMethodFormatter
 
@@ -292,23 +261,14 @@ def _cost_axis(axes: Axes, values: Array, name: str) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axes.set_xlabel(name)
 
 
-def _draw_intervals(
-    axes: Axes,
-    points: Sequence[Point],
-    x: Sequence[float],
-    style: Mapping[str, Any],
-    label: str | None = None,
-) -> None:
+def _draw_intervals(axes: Axes, points: Sequence[Point], x: Sequence[float], look: Look) -> None:
     """Points with the intervals of their accuracy, and of their cost where they have one."""
     y = [100 * point.accuracy for point in points]
-    axes.plot(
-        x, y, label=label, markersize=6, markeredgecolor="white", markeredgewidth=0.4, **style
-    )
+    axes.plot(x, y, markersize=6, markeredgecolor="white", markeredgewidth=0.4, **look)
     for point, place, height in zip(points, x, y, strict=True):
-        line = {"color": style["color"], "linewidth": 1.2}
+        line = {"color": look["color"], "linewidth": 1.2}
         if point.accuracy_interval:
             axes.plot([place] * 2, [100 * end for end in point.accuracy_interval], **line)
         if point.cost_interval:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
+Look = dict[str, Any]  # of lines and text, in matplotlib's words
 
 WIDTH = 7.2  # inches: 691 pixels of a web page
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -63,12 +64,14 @@ def write_cell(axes: Axes, place: tuple[int, int], text: str, **style: Any) -> N
     axes.text(column, row, text, ha="center", va="center", **style)
 
 
-def line_style(index: int) -> dict[str, Any]:
+def colour(index: int) -> str:
+    """The colour of the curve or group with this number."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def line_style(index: int) -> Look:
     """Colour and dashes of the curve with this number, no two alike among the first 28."""
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "linestyle": LINES[index // len(PALETTE) % len(LINES)],
-    }
+    return {"color": colour(index), "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
 
 
 def marker_of(index: int) -> str:
@@ -81,13 +84,6 @@ def quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
-
-
-def accuracy_label(axes: Axes, name: str) -> None:
-    """Name an axis of accuracies and write its ticks in full, not as differences from a number."""
-    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
-    axes.set_ylabel(name)
-    quiet(axes)
 
 
 def whole_numbers(axes: Axes) -> None:
@@ -109,7 +105,7 @@ def lowest_shown(percent: Array) -> float:
     return float(known[known >= lower - 3 * max(upper - lower, 1.0)].min())
 
 
-def accuracy_colours(percent: Array) -> dict[str, Any]:
+def accuracy_colours(percent: Array) -> Look:
     """Colour map and scale of accuracies: darker is better.
 
     Viridis without its yellow, which cannot be seen on white. Accuracies far below the others do
@@ -140,6 +136,15 @@ def colour_bar(figure: Figure, drawn: ScalarMappable, percent: Array, name: str)
     bar.formatter.set_useOffset(False)  # type: ignore[attr-defined]
     if bar.solids:
         bar.solids.set_alpha(1)
+
+
+def label_axes(figure: Figure, x: str, y: str, title: str | None = None) -> None:
+    """Name the axes, with accuracies in full on the vertical one, and place a legend below."""
+    axes = figure.axes[0]
+    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
+    axes.set(xlabel=x, ylabel=y)
+    quiet(axes)
+    legend(figure, title)
 
 
 def legend(figure: Figure, title: str | None = None) -> None:
