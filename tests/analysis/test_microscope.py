@@ -15,9 +15,17 @@ pytest.importorskip("scipy")
 
 from tsslbp import TSSLBP, Network, cli, experiment, losses, training
 from tsslbp.analysis import microscope
-from tsslbp.analysis.microscope import Cosine, cosine, effects, examine
+from tsslbp.analysis.microscope import (
+    Batch,
+    Cosine,
+    LayerCosines,
+    Noise,
+    cosine,
+    estimates,
+    examine,
+)
 from tsslbp.errors import Diverged, InvalidInput
-from tsslbp.figures import run as figures
+from tsslbp.figures import microscope as figures
 from tsslbp.run import Run
 from tsslbp.stats import Interval
 
@@ -57,6 +65,10 @@ def batch(count: int = 6) -> tuple[Tensor, Tensor]:
     return images, torch.arange(count) % 3
 
 
+def look(nets: dict[str, Network], **noise) -> list[LayerCosines]:
+    return examine(nets, Batch(losses.van_rossum, *batch()), Noise(**noise))
+
+
 def directions_with(cosine_of_them: float, size: int, random: torch.Generator) -> list[Tensor]:
     """Two vectors of length 1 with this cosine."""
     normal = torch.randn(size, 2, dtype=torch.float64, generator=random)
@@ -78,16 +90,15 @@ def test_with_the_step_it_is_the_network(description: str) -> None:
 
 def test_losses_of_many_weights_are_those_of_the_networks() -> None:
     net, (images, labels) = network(), batch()
-    views = microscope.views_of(net, None, 0)
-    places = 0.1 * torch.randn(5, sum(view.coordinates for view in views.values())).double()
-    around = microscope.losses_around(
-        net, views, losses.van_rossum, images, labels, microscope.step
-    )
+    views = microscope.coordinates_of(net, None, 0)
+    places = 0.1 * torch.randn(5, sum(view.number for view in views.values())).double()
+    seen = Batch(losses.van_rossum, images, labels)
+    around = microscope.losses_around(net, views, seen, microscope.step)
     with torch.no_grad():
         found = around(places)
         for place, value in zip(places, found, strict=True):
             moved = network()
-            parts = place.split([view.coordinates for view in views.values()])
+            parts = place.split([view.number for view in views.values()])
             for layer, view, part in zip(moved.spiking_layers, views.values(), parts, strict=True):
                 layer.connection.weight.copy_(view.moved(part))
             torch.testing.assert_close(value, losses.van_rossum(moved(images), labels))
@@ -97,9 +108,7 @@ def test_losses_of_many_weights_are_those_of_the_networks() -> None:
 @pytest.mark.parametrize(("directions", "rounds"), [(None, 6), (16, 20)])
 def test_control_agrees_with_autograd(directions: int | None, rounds: int) -> None:
     nets = {"revised": network("2C3-P2-8")}
-    layers = examine(
-        nets, losses.van_rossum, *batch(), widths=[0.1], rounds=rounds, directions=directions
-    )
+    layers = look(nets, widths=[0.1], rounds=rounds, directions=directions)
     assert [layer.name for layer in layers] == ["conv1", "linear2", "output"]
     for layer in layers:
         assert layer.control.value == pytest.approx(1, abs=1 - microscope.AGREEMENT)
@@ -114,7 +123,7 @@ def test_control_would_notice_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) 
         return gradients | {"output": gradients["output"] * torch.arange(6)}
 
     monkeypatch.setattr(microscope, "smooth_gradients", wrong)
-    *_, output = examine({"a": network()}, losses.van_rossum, *batch(), widths=[0.1], rounds=4)
+    *_, output = look({"a": network()}, widths=[0.1], rounds=4)
     assert output.control.interval.high < microscope.AGREEMENT
 
 
@@ -125,7 +134,7 @@ def test_gradient_of_a_smoothed_step() -> None:
     def steps(places: Tensor) -> Tensor:
         return (places[:, 0] > distance).double()
 
-    (found,) = effects([(steps, width)], count=2, rounds=4000, seed=0)
+    (found,) = estimates([(steps, width)], count=2, rounds=4000, seed=0)
     density = math.exp(-0.5 * (distance / width) ** 2) / (width * math.sqrt(2 * math.pi))
     assert found[:, 0].mean().item() == pytest.approx(density, abs=0.03)
     assert found[:, 1].mean().item() == pytest.approx(0, abs=0.03)
@@ -133,7 +142,7 @@ def test_gradient_of_a_smoothed_step() -> None:
 
 def test_a_plane_is_seen_nearly_exactly_and_a_parabola_not_at_all() -> None:
     slope = torch.linspace(-1, 1, 100, dtype=torch.float64)
-    plane, parabola = effects(
+    plane, parabola = estimates(
         [(lambda x: x @ slope, 0.1), (lambda x: x.square().sum(1), 0.1)], 100, rounds=40, seed=0
     )
     errors = (plane - slope).square().sum(1) / slope.square().sum()
@@ -207,11 +216,9 @@ def test_cosines_of_rules() -> None:
 def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
     """The noise is common to all, and that of the seed."""
     nets, settings = networks(), {"rounds": 4, "widths": [0.1, 0.3]}
-    together = examine(nets, losses.van_rossum, *batch(), **settings)
-    alone = examine(
-        {"published": nets["published"]}, losses.van_rossum, *batch(), rounds=4, widths=[0.3]
-    )
-    other = examine(nets, losses.van_rossum, *batch(), **settings, seed=1)
+    together = look(nets, **settings)
+    alone = look({"published": nets["published"]}, rounds=4, widths=[0.3])
+    other = look(nets, **settings, seed=1)
     for one, single, changed in zip(together, alone, other, strict=True):
         assert one.truth["published"][1:] == single.truth["published"]
         assert one.control == single.control != changed.control
@@ -221,7 +228,7 @@ def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
 
 def test_wide_noise_is_met_by_the_rules() -> None:
     """What the rules compute has to do with the truth: in the output layer they agree."""
-    *_, output = examine(networks(), losses.van_rossum, *batch(), widths=[0.3], rounds=8)
+    *_, output = look(networks(), widths=[0.3], rounds=8)
     assert output.firing_rate > 0.05
     for (one,) in output.truth.values():
         assert one.interval.low > 0.5
@@ -230,7 +237,7 @@ def test_wide_noise_is_met_by_the_rules() -> None:
 
 def test_layers_that_are_silent_say_so() -> None:
     nets = {name: network("6", rule=rule, threshold=1e3) for name, rule in RULES.items()}
-    for layer in examine(nets, losses.van_rossum, *batch(), widths=[0.1], rounds=4):
+    for layer in look(nets, widths=[0.1], rounds=4):
         assert layer.firing_rate == 0
         assert {row[0].reason for row in layer.truth.values()} <= {"noise", "no gradient"}
         assert json.dumps(layer.to_table(), allow_nan=False)
@@ -259,13 +266,11 @@ def wide() -> Network:
 @pytest.mark.parametrize(("message", "arguments"), refusals(), ids=lambda value: str(value)[:30])
 def test_refuses(message: str, arguments: dict) -> None:
     with pytest.raises(InvalidInput, match=message):
-        examine(loss=losses.van_rossum, images=batch()[0], labels=batch()[1], **arguments)
+        look(**arguments)
 
 
 def test_wide_networks_along_directions() -> None:
-    layers = examine(
-        {"a": wide()}, losses.van_rossum, *batch(), widths=[0.3], rounds=4, directions=16
-    )
+    layers = look({"a": wide()}, widths=[0.3], rounds=4, directions=16)
     assert [layer.weights for layer in layers] == [36 * 52, 52 * 3]
 
 
@@ -274,7 +279,7 @@ def test_gradient_that_is_not_finite() -> None:
         return psp.sum() * math.inf
 
     with pytest.raises(Diverged, match="the gradient of layer linear1 by a holds NaN"):
-        examine({"a": network("5")}, bad, *batch())
+        examine({"a": network("5")}, Batch(bad, *batch()), Noise())
 
 
 def rows(*values: Sequence[float]) -> np.ndarray:
@@ -397,10 +402,10 @@ def test_a_folder_that_holds_no_run(recipe: Path, capsys: pytest.CaptureFixture[
 def test_a_control_that_fails_is_said(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*_, **__) -> list[microscope.Layer]:
+    def failing(*_, **__) -> list[LayerCosines]:
         right = Cosine(0.5, Interval(0.4, 0.6))
         wrong = Cosine(0.9, Interval(0.85, 0.95))
-        return [microscope.Layer("output", 5, 0.1, {"TSSLBP": [right] * 2}, np.eye(1), wrong)]
+        return [LayerCosines("output", 5, 0.1, {"TSSLBP": [right] * 2}, np.eye(1), wrong)]
 
     monkeypatch.setattr("tsslbp.cli.microscope.examine", failing)
     assert cli.main([*COMMAND, "mine.toml"]) == 0

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import stats, wording
-from ..analysis.microscope import AGREEMENT, Cosine, Layer
+from ..analysis.microscope import AGREEMENT, Cosine, LayerCosines
 from ..data.catalogue import Entry
 from ..run.comparison import Comparison
 from ..run.results import MEASURES, Result, group
@@ -142,7 +142,7 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
         print_note(note)
 
 
-def print_microscope(layers: Sequence[Layer], widths: Sequence[float]) -> None:
+def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:
     """Cosines of rules' gradients with the truth and with each other, a table for each layer.
 
     Where there is none, the reason stands in its place. A control further than 0.01 from 1 makes a
