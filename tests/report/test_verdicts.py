@@ -1,9 +1,8 @@
 """Verdicts follow from the records, and only where these allow one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,22 +17,6 @@ from tsslbp.run.results import Group
 REACHES = Reaches("reaches", "mnist", "published", 0.05, "mnist-published")
 ALWAYS = {"name": "TSSLBP", "warm_up": "always"}
 SURROGATE = Change("timing helps", "rule.warm_up", ("neuron", "layer"), ("always",))
-
-
-@pytest.fixture
-def groups(tmp_path: Path, make_run: Callable, recipe: Callable) -> Callable[..., list[Group]]:
-    """Groups of runs with given best test accuracies in percent, by recipe and settings."""
-
-    def read(*wanted: tuple[str, dict[str, Any], Sequence[float]]) -> list[Group]:
-        for number, (name, changes, accuracies) in enumerate(wanted):
-            for seed, accuracy in enumerate(accuracies):
-                experiment = recipe(name, seed, **changes)
-                make_run(tmp_path / f"{number}-{seed}", experiment, accuracy / 100)
-        found, problems = results.read_all([tmp_path])
-        assert not problems
-        return results.group(found)
-
-    return read
 
 
 def judge(claim: Claim, groups: list[Group]) -> Judgement:
