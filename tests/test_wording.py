@@ -42,7 +42,7 @@ def test_means_intervals_and_differences() -> None:
     assert wording.mean_and_deviation(99.4, 0.044) == "99.40 ± 0.04"
     assert wording.mean_and_deviation(99.4, None) == "99.40"
     assert wording.interval((88.516, 93.484)) == "88.52 to 93.48"
-    assert wording.signed_interval((-0.02, 0.22)) == "-0.02 to +0.22"
+    assert wording.interval((-0.02, 0.22), "+") == "-0.02 to +0.22"
     assert wording.difference(0.1, (-0.02, 0.22)) == "+0.10 points (95 % interval -0.02 to +0.22)"
 
 

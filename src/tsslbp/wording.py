@@ -46,19 +46,14 @@ def mean_and_deviation(mean: float, sd: float | None) -> str:
     return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
 
 
-def interval(ends: tuple[float, float]) -> str:
-    """The two ends of an interval of values, such as ``"88.52 to 93.48"``."""
-    return f"{ends[0]:.2f} to {ends[1]:.2f}"
-
-
-def signed_interval(ends: tuple[float, float]) -> str:
-    """The two ends of an interval of differences, such as ``"-0.02 to +0.22"``."""
-    return f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+def interval(ends: tuple[float, float], sign: str = "") -> str:
+    """Such as ``"88.52 to 93.48"``, or ``"-0.02 to +0.22"`` where `sign` is ``"+"``."""
+    return f"{ends[0]:{sign}.2f} to {ends[1]:{sign}.2f}"
 
 
 def difference(points: float, ends: tuple[float, float]) -> str:
     """Return such as ``"+0.10 points (95 % interval -0.02 to +0.22)"``."""
-    return f"{points:+.2f} points (95 % interval {signed_interval(ends)})"
+    return f"{points:+.2f} points (95 % interval {interval(ends, '+')})"
 
 
 def p_value(p: float | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
@@ -23,8 +25,6 @@ RATES = (0.001, 0.002)
 
 
 def run(seed: int, accuracy: float, **keys: Any) -> Result:
-    from dataclasses import replace
-
     experiment = replace(load_recipe("digits"), seed=seed)
     epoch = {"epoch": 1, "test_accuracy": accuracy, "validation_accuracy": 0.5, "seconds": 60.0}
     return Result(Path(f"{seed}"), experiment, {}, [epoch | {"spikes_per_image": 1234.5} | keys])
@@ -91,8 +91,6 @@ def test_accuracies_are_always_three(capsys: Printed) -> None:
 
 
 def test_microscope_and_its_control(capsys: Printed) -> None:
-    import numpy as np
-
     good, bad = (Cosine(one, Interval(one - 0.01, one + 0.01)) for one in (0.995, 0.9))
     noise = Cosine(None, None, "noise")
     layer = LayerCosines("conv1", 1000, 0.25, {"A": [good, noise]}, np.eye(1), good)
@@ -106,7 +104,7 @@ def test_microscope_and_its_control(capsys: Printed) -> None:
 
 
 def test_data_sets(capsys: Printed) -> None:
-    mnist = next(entry for entry in catalogue.entries() if entry.name == "mnist")
+    mnist = catalogue.find("mnist")
     printing.print_data_sets([(mnist, "none")])
     printing.print_data_set(mnist)
     output = capsys.readouterr().out

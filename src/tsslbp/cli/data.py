@@ -16,7 +16,7 @@ from ..data.events.binning import bin_events
 from ..data.events.recording import Events, EventSet
 from ..data.files import VARIABLE, download
 from ..data.images import cifar10
-from ..errors import DataError, InvalidInput, RunError
+from ..errors import DataError, InvalidInput, RunError, require
 from ..figures import sample, svg
 from . import printing, progress
 from .options import DataDir
@@ -241,10 +241,7 @@ def _check_output(path: Path) -> None:
     """Raise `InvalidInput` for what would fail after the data are read."""
     if path.suffix not in SUFFIXES:
         raise InvalidInput(f"--out must end in {', '.join(SUFFIXES)}, got {path}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InvalidInput("a picture needs matplotlib: pip install 'tsslbp[figures]'") from None
+    require("a picture needs", "figures", "matplotlib")
 
 
 def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:

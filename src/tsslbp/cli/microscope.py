@@ -24,7 +24,7 @@ from ..analysis.microscope import (
     examine,
 )
 from ..data import DataSet
-from ..errors import InvalidInput, RunError
+from ..errors import InvalidInput, RunError, require
 from ..experiment import Experiment
 from ..figures import microscope as figures
 from ..figures import svg
@@ -137,13 +137,7 @@ def _check_output(out: Path) -> None:
     """Raise `InvalidInput` for what would fail after the measurement."""
     if out.suffix != ".svg":
         raise InvalidInput(f"--out must end in .svg, got {out}")
-    for name in ("matplotlib", "scipy"):
-        try:
-            __import__(name)
-        except ImportError:
-            raise InvalidInput(
-                f"the microscope needs {name}: pip install 'tsslbp[study]'"
-            ) from None
+    require("the microscope needs", "study", "matplotlib", "scipy")
 
 
 def _opened(recipe: str, settings: Sequence[str]) -> tuple[Experiment, Checkpoint | None, str]:

@@ -13,7 +13,7 @@ import typer
 from .. import data, experiment, training
 from ..analysis import inspection
 from ..data import DataSet
-from ..errors import Diverged, InvalidInput, RunError, nearest
+from ..errors import Diverged, InvalidInput, RunError, nearest, require
 from ..experiment import Experiment
 from ..figures import run as figures
 from ..figures import svg
@@ -150,7 +150,7 @@ def draw(
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
     run = Run.open(folder)
-    _require_matplotlib()
+    require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name)
     data_set = training.load_data(run.experiment, data_dir)
@@ -355,15 +355,6 @@ def _draw(run: Run, data_set: DataSet) -> None:
         printing.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
     else:
         printing.say(f"picture in {path}")
-
-
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InvalidInput(
-            "figures need matplotlib, which is missing: pip install 'tsslbp[figures]'"
-        ) from None
 
 
 def _figures_of_run(run: Run) -> dict[str, Figure]:

@@ -12,14 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import style
-from .axes import (
-    FEW,
-    accuracy_axis,
-    hyperparameter_axis,
-    is_logarithmic,
-    number_axis,
-    spread,
-)
+from .axes import FEW, accuracy_axis, hyperparameter_axis, is_logarithmic, number_axis, spread
 from .style import Look
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InvalidInput, RunError
+from ..errors import InvalidInput, RunError, require
 from .blocks import Page
 from .evidence import gather
 from .render import svg, to_html, to_markdown
@@ -52,11 +52,7 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
 
 def check_packages() -> None:
     """Raise `InvalidInput` where a package that reports need is missing."""
-    for name in ("jinja2", "matplotlib", "scipy"):
-        try:
-            __import__(name)
-        except ImportError:
-            raise InvalidInput(f"reports need {name}: pip install 'tsslbp[study]'") from None
+    require("reports need", "study", "jinja2", "matplotlib", "scipy")
 
 
 def _write(page: Page, out: Path) -> None:

@@ -93,11 +93,7 @@ def open_claims_table(judgements: Sequence[Judgement]) -> Table | None:
 
 def comparison_table(comparisons: Sequence[Comparison[Group]]) -> Table:
     rows = [
-        (
-            f"{one.first.label}\nagainst {one.second.label}",
-            one.verdict,
-            *difference_cells(one),
-        )
+        (f"{one.first.label}\nagainst {one.second.label}", one.verdict, *difference_cells(one))
         for one in comparisons
     ]
     caption = (
@@ -210,7 +206,7 @@ def difference_cells(comparison: Comparison[Any]) -> tuple[str, str, str]:
     seeds, difference = str(comparison.seeds), comparison.difference
     if difference is None:
         return (seeds, NONE, NONE)
-    words = f"{difference.mean:+.2f}\n{wording.signed_interval(difference.interval)}"
+    words = f"{difference.mean:+.2f}\n{wording.interval(difference.interval, '+')}"
     return (seeds, words, p_value(comparison.p))
 
 
