@@ -53,16 +53,17 @@ def microscope(
     ],
     settings: Settings = None,
     widths: Annotated[
-        str, typer.Option(metavar="X, ...", help="Noise, relative to a layer's weights.")
+        str,
+        typer.Option(metavar="X, ...", help="Noise widths, relative to a layer's weights."),
     ] = ", ".join(map(str, WIDTHS)),
     rounds: Annotated[
-        int, typer.Option(metavar="N", help="Independent estimates, an even number.")
+        int, typer.Option(metavar="N", help="Number of independent estimates, even.")
     ] = ROUNDS,
     directions: Annotated[
         int | None,
         typer.Option(
             metavar="K",
-            help="Look along so many random directions in each layer, not at all of it.",
+            help="Measure along this many random directions in each layer, not for all weights.",
         ),
     ] = None,
     data_dir: DataDir = None,

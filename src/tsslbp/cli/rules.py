@@ -48,7 +48,7 @@ def compare(
         str,
         typer.Option(
             metavar="RULE, RULE, ...",
-            help="Learning rules; the others are compared with the first.",
+            help="Learning rules; each is compared with the first.",
         ),
     ],
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs at each chosen rate.")] = 3,
@@ -59,7 +59,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="LR,LR,...",
-            help="To try for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
+            help="Tried for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
         ),
     ] = None,
     settings: Settings = None,
@@ -87,11 +87,12 @@ def compare(
 
     The rules see the same initial weights and images in the same order, with the same optimiser and
     epochs. For each rule and T the learning rate is chosen on validation images, by runs with the
-    first seed; the other seeds follow at that rate. First it says what that will cost on this
-    machine. Interrupted, the same command goes on; more rules, time steps, rates or seeds add runs.
+    first seed; the other seeds follow at that rate. The command first estimates what that will cost
+    on this machine. Given again after an interruption it goes on; more rules, time steps, rates or
+    seeds add runs.
     """  # noqa: D301
     if any(re.match(r"\s*rule\b", setting) for setting in settings or ()):
-        raise InvalidInput("--set rule has no effect here: say it in --rules")
+        raise InvalidInput("--set rule has no effect here: name the rules in --rules")
     wanted = experiment_of(recipe, settings, {"epochs": epochs})
     options = train_options(data_dir, device, track)
     study = RuleStudy(
@@ -110,7 +111,7 @@ def compare(
     )
     rule_studies.prepare(study, folder)
     if wanted.patience is not None:
-        printing.complain("caution", "patience is left out: all rules train for the same epochs")
+        printing.complain("caution", "patience is ignored: all rules train equally many epochs")
     for caution in rule_studies.cautions(study):
         printing.complain("caution", caution)
     _print_plan(study, rule_studies.read_results(study, folder), data_sets, engine, device)
@@ -165,7 +166,7 @@ def _print_plan(
         f"first seed + {seeds - 1} more seeds at the chosen one) = "
         f"{len(results) * (rates + seeds - 1)} runs, {left} of them to make"
     )
-    with printing.console.status("measuring what it will cost"):
+    with printing.console.status("estimating the cost"):
         costs = {
             one.name: [_seconds(study, one, data_sets[one.time_steps], engine.threads, device)]
             * one.missing

@@ -208,7 +208,9 @@ def prepare(study: RuleStudy, folder: Path) -> None:
         check_settings(what, there.experiment, study.experiment, kept)
         for here, asked in product(there.rules, study.rules):
             if here != asked and from_config(here) == from_config(asked):
-                raise RunError(f"{what} where the rule {asked} is written {here}: write it so")
+                raise RunError(
+                    f"{what} where the rule {asked} is written {here}: write it that way"
+                )
         for name in GROWING:
             if left_out := [x for x in getattr(there, name) if x not in getattr(study, name)]:
                 words = ", ".join(map(str, left_out))
@@ -289,8 +291,8 @@ def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
     lines = []
     if study.experiment.loss != "softmax" and len(study.time_steps) > 1:
         lines.append(
-            f"with loss = {study.experiment.loss} the desired output does not mean the same "
-            "at every T, so accuracies at different T are no fair comparison: --set loss=softmax"
+            f"with loss = {study.experiment.loss} the desired output means something else at every "
+            "T, so accuracies at different T cannot be compared fairly: use --set loss=softmax"
         )
     lines += [
         f"{one.name}: the chosen learning rate, {one.rate:g}, is at the edge of those tried; a "
@@ -310,7 +312,9 @@ def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
         for run in one.results
     }
     if len(machines) > 1:
-        lines.append("the runs were made on unlike machines or threads: do not compare their times")
+        lines.append(
+            "the runs were made on different machines or threads: do not compare their times"
+        )
     return lines
 
 
