@@ -18,7 +18,7 @@ from tsslbp import training
 from tsslbp.data import DataSet, batches, normalise
 from tsslbp.data.images import augment
 from tsslbp.errors import Diverged, InvalidInput, RunError
-from tsslbp.experiment import Experiment, Protocol, load_recipe
+from tsslbp.experiment import Experiment, ProtocolName, load_recipe
 from tsslbp.experiment.seeding import derive, generator
 from tsslbp.network.layers import DROPOUT
 from tsslbp.run import Run
@@ -428,7 +428,7 @@ def test_checkpoint_of_another_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "left"), [("published", 60), ("validated", 48)])
-def test_train_images_are_a_fixed_part_of_those_left(protocol: Protocol, left: int) -> None:
+def test_train_images_are_a_fixed_part_of_those_left(protocol: ProtocolName, left: int) -> None:
     experiment = replace(EXPERIMENT, protocol=protocol)
     everything, validation, test = training.splits(experiment, toy())
     some, same_validation, same_test = training.splits(

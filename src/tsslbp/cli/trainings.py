@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .. import experiment
+from .. import toml_files
 from ..errors import InvalidInput
 from ..experiment import Experiment
 from ..studies import trials as study
@@ -65,7 +65,7 @@ def engine_of(
             if "=" not in setting:
                 raise InvalidInput(f"--cluster-set expects KEY=VALUE, got {setting!r}")
         pairs = (setting.partition("=") for setting in cluster_settings or ())
-        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
+        values = {key.strip(): toml_files.parse_value(value) for key, _, value in pairs}
         return Cluster(workers or jobs, folder / ".cluster", cluster, values)
     if cluster_settings:
         raise InvalidInput("--cluster-set needs --cluster")
