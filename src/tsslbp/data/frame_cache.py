@@ -78,7 +78,7 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
             with hold(path.with_suffix(".lock"), wait=True):
                 found = _open(path, source)
                 if found is None:
-                    remove_leftovers(path.parent)
+                    remove_leftovers(path.parent, path.name)
                     replace_file(path, lambda new: _write(new, source, time_steps, how))
                     found = _open(path, source)
         except (OSError, RunError) as error:
@@ -125,7 +125,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
     source.oddities.clear()
     labels: list[int] = []
     counts = [np.zeros(1, np.int64)]
-    with path.open("r+b") as file, tempfile.TemporaryFile(dir=path.parent) as values:
+    with path.open("w+b") as file, tempfile.TemporaryFile(dir=path.parent) as values:
         file.seek(HEADER)
         for items in (source.train, source.test):
             before = len(labels)
