@@ -36,6 +36,7 @@ from torch import Tensor
 from ..errors import DataError, InvalidInput, RunError
 from ..experiment.binning import Binning
 from ..storage import hold, remove_leftovers, replace_file
+from . import catalogue
 from .dataset import DataSet
 from .events import nmnist
 from .events.binning import bin_events
@@ -66,7 +67,8 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
         InvalidInput: the recordings are none that can be stabilised.
     """
     if how.stabilise:
-        if source.name not in nmnist.FOLDERS:
+        entry = catalogue.entries().get(source.name)
+        if entry is None or entry.reader != "nmnist":
             raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
         source = nmnist.stabilised(source)
     path = cache_folder() / "binned" / f"{source.name}-{time_steps}-{_key(source, time_steps, how)}"

@@ -22,27 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import DataError
-from ..files import folder_of
+from ..catalogue import Entry
 from ..files import read as read_file
+from ..files import require_folder
 from . import aedat
 from .recording import Events, EventSet, fingerprint
 
-NAME = "dvs-gesture"
-HOMEPAGE = "https://research.ibm.com/interactive/dvsgesture/"
-FOLDERS = ("DvsGesture", "dvs-gesture")
-CLASSES = (
-    "hand clap",
-    "right hand wave",
-    "left hand wave",
-    "right hand clockwise",
-    "right hand counter clockwise",
-    "left hand clockwise",
-    "left hand counter clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other",
-)
+CLASSES = 11
 LISTS = ("trials_to_train.txt", "trials_to_test.txt")
 COLUMNS = "class,startTime_usec,endTime_usec"
 BACKWARD = "are of files whose times go backward, and were put in order"
@@ -61,13 +47,13 @@ class Gesture(NamedTuple):
     end: int
 
 
-def source(data_dir: Path | None = None) -> EventSet:
+def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     """Return the recordings in the official split.
 
     Raises:
         DataError: there is no such folder, or a file of it is missing or cannot be read.
     """
-    root = folder_of(NAME, FOLDERS, f"unpack DvsGesture.tar.gz of {HOMEPAGE}", data_dir)
+    root = require_folder(entry, data_dir)
     train, test = (_listed(root / name) for name in LISTS)
     if both := set(train) & set(test):
         raise DataError(f"{root} names {min(both).name} both to train and to test with")
@@ -83,10 +69,8 @@ def source(data_dir: Path | None = None) -> EventSet:
             if len(found.t):
                 yield gesture.label, found
 
-    known = fingerprint(root, [*train, *test, *tables])
-    return EventSet(
-        NAME, aedat.SIDE, aedat.SIDE, len(CLASSES), train, test, read, known, oddities=oddities
-    )
+    size, known = entry.shape[1:], fingerprint(root, [*train, *test, *tables])
+    return EventSet(entry.name, *size, entry.classes, train, test, read, known, oddities=oddities)
 
 
 def labels_of(path: Path) -> Path:
@@ -122,10 +106,10 @@ def _gesture(path: Path, at: int, line: str) -> Gesture:
     except ValueError:
         found = repr(line[:_SHOWN])
         raise DataError(f"{path} has no three whole numbers in line {at}: {found}") from None
-    if not (1 <= label <= len(CLASSES) and 0 <= start < end <= _LAST):
+    if not (1 <= label <= CLASSES and 0 <= start < end <= _LAST):
         raise DataError(
             f"{path} has {line[:_SHOWN]!r} in line {at}, expected a class from 1 to "
-            f"{len(CLASSES)}, a start from 0 on and an end behind it"
+            f"{CLASSES}, a start from 0 on and an end behind it"
         )
     return Gesture(label - 1, start, end)
 
