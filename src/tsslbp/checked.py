@@ -141,10 +141,10 @@ def expected(hint: Any) -> str:
         return " or ".join(expected(option) for option in args if option is not NoneType)
     if origin is tuple:
         return f"a list (not empty), each item {expected(args[0])}"
-    if origin is Mapping or issubclass(hint, Checked):
+    if origin is Mapping or (isinstance(hint, type) and issubclass(hint, Checked)):
         return "a table"
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-    return words.get(hint, f"of type {hint.__name__}")
+    return words.get(hint, f"of type {getattr(hint, '__name__', hint)}")
 
 
 def _names(hint: Any) -> tuple[str, ...]:

@@ -243,7 +243,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def events(count: int) -> Events:
         place = np.arange(count, dtype=np.int16)
-        return Events(place, place, 1000 * np.arange(count), np.ones(count, np.uint8))
+        return Events(place, place, 1500 * np.arange(count), (place > 0).astype(np.uint8))
 
     train, test = [(4, 5), (6,)], [(0,), (7,)]
     source = EventSet("nmnist-sample", 12, 10, 10, train, test, read, "", "only a sample")
@@ -260,7 +260,8 @@ def test_show_draws_a_recording_and_its_animation(
     code, output, error = program("show", "nmnist-sample", *options, "--out", "seen.png")
     assert (code, error) == (0, "")
     assert f"class {count}\n" in output and "only a sample" in output
-    assert f"\n{count} events, {count} brighter and 0 darker" in output
+    length = 1.5 * (count - 1)
+    assert f"\n{count} events, {count - 1} brighter and 1 darker, in {length} ms\n" in output
     assert output.endswith("picture in seen.png and seen.gif\n")
     assert (folder / "seen.png").read_bytes().startswith(b"\x89PNG")
     with Image.open(folder / "seen.gif") as animation:

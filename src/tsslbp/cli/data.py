@@ -64,13 +64,13 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
         _download(entry, data_dir)
     else:
         printing.say(f"\n{entry.layout}")
-        place = copies.locate(entry, data_dir)
-        if place is None:
+        local = copies.locate(entry, data_dir)
+        if local is None:
             raise DataError(
                 f"{name} must be got by hand: put it into a folder DIR as above, and set "
                 f"--data-dir or {VARIABLE} to DIR"
             )
-        printing.say(f"\na copy is in {place}: tsslbp data check {name} reads it")
+        printing.say(f"\na copy is in {local}: tsslbp data check {name} reads it")
 
 
 @app.command()
@@ -177,10 +177,10 @@ def _recording(source: EventSet, index: int, test: bool) -> tuple[int, Events]:
     expected = catalogue.find(source.name)
     if len(items) == (expected.test if test else expected.train):  # one recording in an item
         items, start = items[index : index + 1], 0
-    found = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
-    if found is None:
+    recording = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
+    if recording is None:
         raise InvalidInput(f"{source.name} has no {'test' if test else 'training'} sample {index}")
-    return found
+    return recording
 
 
 def _show_events(path: Path, title: str, events: Events, source: EventSet) -> None:

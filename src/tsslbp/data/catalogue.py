@@ -17,7 +17,7 @@ Origin = Literal["package", "download", "hand", "generated"]
 Reader = Literal[
     "digits", "idx", "cifar10", "nmnist", "cifar10_dvs", "dvs_gesture", "moving_digits"
 ]
-Shape = Annotated[
+SampleShape = Annotated[
     tuple[int, int, int],
     Allowed("a shape (C, H, W) of whole numbers above 0", lambda shape: min(shape) > 0),
 ]
@@ -60,7 +60,7 @@ class Entry(Checked, called=""):
     origin: Origin
     train: Count
     test: Count
-    shape: Shape
+    shape: SampleShape
     classes: Count
     citation: Text
     homepage: Text

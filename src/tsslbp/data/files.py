@@ -159,11 +159,11 @@ def verify(content: bytes, algorithm: Literal["md5", "sha1"], expected: str) -> 
     Raises:
         ValueError: they differ, as the rest of a sentence about the file.
     """
-    found = checksum(content, algorithm)
-    if found != expected:
+    actual = checksum(content, algorithm)
+    if actual != expected:
         raise ValueError(
-            f"has {algorithm.upper()} sum {found}, the official file has {expected}: it is another "
-            "version, another set, or damaged"
+            f"has {algorithm.upper()} sum {actual}, the official file has {expected}: it is "
+            "another version, another set, or damaged"
         )
 
 

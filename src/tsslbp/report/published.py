@@ -153,13 +153,13 @@ def find(name: str | None) -> tuple[Row, ...]:
     Raises:
         InvalidInput: neither a table nor a row has the name.
     """
-    found = tuple(row for row in rows() if name in (None, row.table, row.name))
-    if not found:
+    matching = tuple(row for row in rows() if name in (None, row.table, row.name))
+    if not matching:
         known = list(dict.fromkeys((*tables(), *(row.name for row in rows()))))
         raise InvalidInput(
             f"unknown table {name!r}{nearest(str(name), known)}; known: {', '.join(known)}"
         )
-    return found
+    return matching
 
 
 def claims() -> tuple[Claim, ...]:
@@ -174,17 +174,17 @@ def read(text: str) -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
         InvalidInput: a key or value that is not allowed, or a claim about a row that is not there.
     """
     table = tomllib.loads(text)
-    found = tuple(Row.from_table(entry) for entry in table["rows"])
-    claimed = tuple(_claim(entry) for entry in table["claims"])
-    names = [row.name for row in found]
+    read_rows = tuple(Row.from_table(entry) for entry in table["rows"])
+    read_claims = tuple(_claim(entry) for entry in table["claims"])
+    names = [row.name for row in read_rows]
     if len(set(names)) < len(names):
         raise InvalidInput(f"the rows' names must differ, got {names}")
-    for claim in claimed:
+    for claim in read_claims:
         if isinstance(claim, Reaches) and claim.row not in names:
             raise InvalidInput(
                 f"{claim.text}: unknown row {claim.row!r}{nearest(claim.row, names)}"
             )
-    return found, claimed
+    return read_rows, read_claims
 
 
 @cache

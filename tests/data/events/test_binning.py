@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from tsslbp.data import Binning
-from tsslbp.data.events.binning import Active, bin_events
+from tsslbp.data.events.binning import ActivePixels, bin_events
 from tsslbp.data.events.recording import Events
 
 HEIGHT, WIDTH, STEPS = 7, 9, 6
@@ -39,7 +39,7 @@ def recording(count: int = 500, seed: int = 0, length: int = 20_000) -> Events:
     )
 
 
-def dense(active: Active, how: Binning) -> npt.NDArray[np.float64]:
+def dense(active: ActivePixels, how: Binning) -> npt.NDArray[np.float64]:
     shape = how.shape(HEIGHT, WIDTH)
     frames = np.zeros((STEPS, *shape))
     frame = np.repeat(np.arange(STEPS), active.counts)

@@ -99,8 +99,8 @@ def split() -> dict[str, list[int]]:
     content = (resources.files(__package__) / SPLIT).read_bytes()
     if checksum(content, "sha1") != SPLIT_SHA1:
         raise DataError(f"{SPLIT} of this installation has been changed: install tsslbp again")
-    found: dict[str, list[int]] = json.loads(content)
-    return found
+    numbers: dict[str, list[int]] = json.loads(content)
+    return numbers
 
 
 def draw_split() -> bytes:

@@ -63,11 +63,11 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     def read(path: Path) -> Iterator[tuple[int, Events]]:
         events, backward = aedat.read(path)
         for gesture in read_labels(labels_of(path)):
-            found = cut(events, gesture)
+            inside = cut(events, gesture)
             oddities[BACKWARD] += backward > 0
-            oddities[EMPTY] += not len(found.t)
-            if len(found.t):
-                yield gesture.label, found
+            oddities[EMPTY] += not len(inside.t)
+            if len(inside.t):
+                yield gesture.label, inside
 
     size, known = entry.shape[1:], fingerprint(root, [*train, *test, *tables])
     return EventSet(entry.name, *size, entry.classes, train, test, read, known, oddities=oddities)
@@ -87,25 +87,25 @@ def read_labels(path: Path) -> list[Gesture]:
     first, *lines = _text(path).splitlines() or [""]
     if first.replace(" ", "") != COLUMNS:
         raise DataError(f"{path} must begin with the line {COLUMNS}, got {first[:_SHOWN]!r}")
-    found = [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
-    if not found:
+    gestures = [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
+    if not gestures:
         raise DataError(f"{path} names no gesture")
-    return found
+    return gestures
 
 
 def cut(events: Events, gesture: Gesture) -> Events:
     """Return the events from the start to before the end of a gesture, times from its start."""
     first, last = np.searchsorted(events.t, (gesture.start, gesture.end))
-    found = events.only(slice(first, last))
-    return found._replace(t=found.t - gesture.start)
+    inside = events.only(slice(first, last))
+    return inside._replace(t=inside.t - gesture.start)
 
 
 def _gesture(path: Path, at: int, line: str) -> Gesture:
     try:
         label, start, end = map(int, line.split(","))
     except ValueError:
-        found = repr(line[:_SHOWN])
-        raise DataError(f"{path} has no three whole numbers in line {at}: {found}") from None
+        text = repr(line[:_SHOWN])
+        raise DataError(f"{path} has no three whole numbers in line {at}: {text}") from None
     if not (1 <= label <= CLASSES and 0 <= start < end <= _LAST):
         raise DataError(
             f"{path} has {line[:_SHOWN]!r} in line {at}, expected a class from 1 to "
@@ -117,10 +117,10 @@ def _gesture(path: Path, at: int, line: str) -> Gesture:
 def _listed(path: Path) -> list[Path]:
     """Return the recordings that a list names, one a line."""
     lines = enumerate(_text(path).splitlines(), 1)
-    found = [_recording(path, at, name) for at, line in lines if (name := line.strip())]
-    if not found:
+    recordings = [_recording(path, at, name) for at, line in lines if (name := line.strip())]
+    if not recordings:
         raise DataError(f"{path} names no recording")
-    return found
+    return recordings
 
 
 def _recording(listed_in: Path, at: int, name: str) -> Path:

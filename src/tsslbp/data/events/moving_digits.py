@@ -58,9 +58,9 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     Raises:
         DataError: scikit-learn, which brings the digits, is missing.
     """
-    found = digits.load(catalogue.find("digits"))
-    parts = [np.asarray(images)[:, 0] for images in (found.train_images, found.test_images)]
-    labels = found.train_labels.tolist(), found.test_labels.tolist()
+    data_set = digits.load(catalogue.find("digits"))
+    parts = [np.asarray(images)[:, 0] for images in (data_set.train_images, data_set.test_images)]
+    labels = data_set.train_labels.tolist(), data_set.test_labels.tolist()
 
     def read(item: tuple[int, int]) -> Iterator[tuple[int, Events]]:
         part, number = item

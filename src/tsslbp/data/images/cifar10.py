@@ -102,9 +102,9 @@ def _read_file(path: Path, entry: Entry) -> _Records:
 
 def _other_edition(name: str, content: bytes) -> str | None:
     """Say which edition a file belongs to, as the rest of a sentence about it, if to any."""
-    found = checksum(content, "sha1")
+    actual = checksum(content, "sha1")
     for other in catalogue.entries().values():
-        if other.sha1.get(name) == found:
+        if other.sha1.get(name) == actual:
             caveat = f", and every result then says: {other.note}" if other.note else ""
             return f"is a file of {other.name}, which --set data={other.name} takes{caveat}"
     return None
