@@ -131,7 +131,7 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
         return False
     from ..kernels import events  # importing kernels takes a moment: only when used
 
-    return cast(bool, events.suits(x, weight))
+    return cast(bool, events.is_faster(x, weight))
 
 
 class SumPool(nn.Module):

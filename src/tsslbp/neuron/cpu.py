@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import simd
-from ..kernels.compiled import DONE, Function, Share, kernel, new_images, workers_for
+from ..kernels.compiled import DONE, Function, ParallelKernel, kernel, new_images, workers_for
 from ..kernels.tiles import (
     VECTORS,
     count,
@@ -37,7 +37,7 @@ from ..kernels.tiles import (
 )
 from ..rules import Rule
 from . import reference
-from .cpu_rules import CONSTANTS, History, begin, magnitude, rise, rule_step
+from .cpu_rules import CONSTANTS, History, initial_state, magnitude, potential_change, rule_step
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
 
@@ -123,8 +123,8 @@ def _inside(x, i, j, size, k):
 # Kernels: one worker's share of a layer
 
 
-@Share
-def _forward_share(arguments, worker, workers):
+@ParallelKernel
+def _forward_kernel(arguments, worker, workers):
     """``x [T, n] -> out [T, n / pool^2]``; the number of spikes to ``counts[worker]``."""
     x, out, counts, k = arguments[0]
     steps, n = k.steps, _neurons(x, k)
@@ -167,8 +167,8 @@ def _forward_share(arguments, worker, workers):
     return DONE
 
 
-@Share
-def _backward_share(arguments, worker, workers):
+@ParallelKernel
+def _backward_kernel(arguments, worker, workers):
     """``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`.
 
     If the gradient shall be scaled, the sum of the magnitudes of dL/dI goes to ``sums[worker]``.
@@ -193,11 +193,11 @@ def _backward_share(arguments, worker, workers):
                     before = rest
                     current, potential, fires, rest = _step(value, current, rest, k)
                     psp = k.psp_decay * psp + k.psp_gain * where(fires, 1, 0)
-                    keep(rise(r, current, potential, before), history.rises, t)
+                    keep(potential_change(r, current, potential, before), history.changes, t)
                     keep(potential, history.potentials, t)
                     keep(psp, history.psps, t)
                 filtered = through_input = total = zero_tile(x)
-                state = begin(r, steps, zero_tile(x), history, k)
+                state = initial_state(r, zero_tile(x), history, k)
                 for t in range(steps - 1, -1, -1):
                     if k.pool > 1:
                         grad = repeat(load_row(grad_out, t * pooled + to, size) * k.pool_scale)
@@ -206,7 +206,7 @@ def _backward_share(arguments, worker, workers):
                     if k.output_psp:
                         filtered = k.psp_decay * filtered + k.psp_gain * grad
                         grad = filtered
-                    result, state = rule_step(r, t, steps, grad, state, history, k)
+                    result, state = rule_step(r, t, grad, state, history, k)
                     through_input = k.input_decay * through_input + k.input_gain * result
                     if k.static:
                         total = total + through_input
@@ -229,8 +229,8 @@ def _sum(values):
     return total
 
 
-@Share
-def _psp_share(arguments, worker, workers):
+@ParallelKernel
+def _psp_kernel(arguments, worker, workers):
     """The synaptic filter, or its adjoint: ``[T, n] -> [T, n]``."""
     x, out, steps, reverse, decay, gain, lanes = arguments[0]
     n = x.size // steps
@@ -253,7 +253,7 @@ def _forward(x: Tensor, out: Tensor, k: Constants) -> Tensor:
     """Write the layer's output and return the number of spikes."""
     workers = workers_for(_values(x, k))
     counts = x.new_empty(workers, dtype=torch.float64)
-    _forward_share(x, out, counts, k, workers=workers)
+    _forward_kernel(x, out, counts, k, workers=workers)
     return counts.sum()
 
 
@@ -263,7 +263,7 @@ def _backward(
     """Write the gradient of the layer's input; return each worker's sum of magnitudes of dL/dI."""
     workers = workers_for(_values(x, k))
     sums = x.new_empty(workers, dtype=torch.float64)
-    _backward_share(x, grad_out, grad_x, sums, k, r, workers=workers)
+    _backward_kernel(x, grad_out, grad_x, sums, k, r, workers=workers)
     return sums
 
 
@@ -276,7 +276,7 @@ def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
     x = x.contiguous().resolve_neg()
     out = torch.empty_like(x)
     settings = len(x), reverse, 1 - 1 / tau_s, 1 / tau_s, simd.lanes(x.itemsize)
-    _psp_share(x, out, *settings, workers=workers_for(x.numel()))
+    _psp_kernel(x, out, *settings, workers=workers_for(x.numel()))
     return out
 
 
