@@ -27,6 +27,7 @@ from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
 from ..losses import Loss
 from ..network import Model, Network
+from ..neuron import Neuron
 from ..run import Run
 from ..run.environment import peak_memory
 from . import drops as instability
@@ -74,9 +75,7 @@ def build_network(
         tuple(input_shape),
         classes,
         experiment.time_steps,
-        experiment.tau_m,
-        experiment.tau_s,
-        experiment.threshold,
+        Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold),
         experiment.padding,
         experiment.weight_scale,
         experiment.conv_init,
