@@ -12,7 +12,7 @@ from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
 from tsslbp.run import Run
 from tsslbp.training import device
-from tsslbp.training.device import DeviceSteps, clip_gradient, configure
+from tsslbp.training.device import DeviceSteps, configure
 
 EXPERIMENT = Experiment(
     data="digits",
@@ -42,18 +42,16 @@ def device_steps(experiment: Experiment) -> DeviceSteps:
     train, _, _ = training.splits(experiment, few())
     net = training.build_network(experiment, (1, 8, 8), 10)
     optimizer = training.build_optimizer(experiment, net)
-    return DeviceSteps(
-        net, optimizer, training.build_loss(experiment), *train, experiment, capture=False
-    )
+    return DeviceSteps(net, optimizer, train, experiment, capture=False)
 
 
 def run_epochs(steps: DeviceSteps, epochs: int) -> list:
     found = []
     for epoch in range(1, epochs + 1):
         steps.begin(epoch, 0)
-        for step in range(steps.steps):
+        for step in range(steps.per_epoch):
             steps.run(step)
-        found += steps.read(steps.steps)
+        found += steps.read(steps.per_epoch)
     return found
 
 
@@ -84,7 +82,7 @@ def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
 def test_an_epoch_goes_on_where_it_was_left() -> None:
     whole, parts = device_steps(AUGMENTED), device_steps(AUGMENTED)
     run_epochs(whole, 1)
-    for first, last in ((0, 3), (3, whole.steps)):
+    for first, last in ((0, 3), (3, whole.per_epoch)):
         parts.begin(1, first)
         for step in range(first, last):
             parts.run(step)
@@ -162,8 +160,8 @@ def test_a_step_takes_nothing_from_the_host(
     labels = torch.empty(61, dtype=torch.int64, device="meta")
     statistics = torch.empty(2, 1, 1, 1, device="meta").unbind()
     monkeypatch.setattr(device, "channel_statistics", lambda *_: statistics)
-    parts = net, optimizer, training.build_loss(experiment), images, labels, experiment
-    steps = DeviceSteps(*parts, capture=False)  # type: ignore[arg-type]
+    split = training.Split(images, labels)
+    steps = DeviceSteps(net, optimizer, split, experiment, capture=False)  # type: ignore[arg-type]
     del optimizer.found_inf  # which this optimiser does not know
     steps.batch(8)
     steps._step(8)  # keeps the loss's target
@@ -178,7 +176,7 @@ def test_steps_in_bfloat16() -> None:
     steps = device_steps(experiment)
     steps.net.set_precision("bf16")
     losses = [result.loss for result in run_epochs(steps, 30)]
-    assert sum(losses[-steps.steps :]) < 0.5 * sum(losses[: steps.steps])
+    assert sum(losses[-steps.per_epoch :]) < 0.5 * sum(losses[: steps.per_epoch])
     for weight in steps.net.parameters():
         moments = steps.optimizer.state[weight].values()
         assert {one.dtype for one in (weight, weight.grad, *moments)} == {torch.float32}
@@ -196,19 +194,6 @@ def test_crops_are_drawn_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(drawn) == 0
     steps.run(0)
     assert len(drawn) == 1
-
-
-def test_clipping_is_pytorchs() -> None:
-    weights = [torch.zeros(3, 4, requires_grad=True), torch.zeros(5, requires_grad=True)]
-    assert clip_gradient(weights, 1.0) == 0
-    for scale in (0.01, 3.0):
-        gradients = [scale * torch.randn(weight.shape) for weight in weights]
-        found = []
-        for clip in (clip_gradient, torch.nn.utils.clip_grad_norm_):
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient.clone()
-            found.append((clip(weights, 1.0), [weight.grad for weight in weights]))
-        torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +230,7 @@ def test_replayed_steps_are_those_that_were_captured() -> None:
         train, _, _ = training.splits(AUGMENTED, few())
         net = training.build_network(AUGMENTED, (1, 8, 8), 10).cuda().train()
         optimizer = training.build_optimizer(AUGMENTED, net)
-        parts = net, optimizer, training.build_loss(AUGMENTED), *train.to("cuda"), AUGMENTED
+        parts = net, optimizer, train.to("cuda"), AUGMENTED
         found.append(run_epochs(DeviceSteps(*parts, capture=capture), 3))
     torch.use_deterministic_algorithms(False)
     for plain, replayed in zip(*found, strict=True):

@@ -72,7 +72,7 @@ def convert(
         "environment": describe_environment(),
         "images": image_counts(wanted, data_set),
     }
-    with progress.Display(wanted, record["images"]["training"]) as shown:
+    with progress.Display(wanted.epochs) as shown:
         trained = train(wanted, data_set, shown, device)
     record["epochs"] = trained.epochs
     record["relu"] = {"chosen": trained.chosen, **trained.record}

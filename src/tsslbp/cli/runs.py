@@ -259,10 +259,11 @@ def _fit_and_report(
         )
     _print_start(run, data_set, processes.count)
     images = image_counts(run.experiment, data_set)["training"]
+    steps = -(-images // run.experiment.batch_size)
     try:
         with (
-            progress.Display(run.experiment, images) as shown,
-            tracking.trackers(track, run, images, shown) as observer,
+            progress.Display(run.experiment.epochs) as shown,
+            tracking.trackers(track, run, steps, shown) as observer,
         ):
             training.fit(run, data_set, observer, device=device, processes=processes)
     except Diverged as error:
