@@ -74,7 +74,7 @@ def points(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 def test_unknown_tracker() -> None:
     with pytest.raises(InvalidInput, match=r"'tensorbord' \(did you mean 'tensorboard'"):
-        tracking.check(["wandb", "tensorbord"])
+        tracking.check(["tensorboard", "tensorbord"])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

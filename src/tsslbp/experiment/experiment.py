@@ -38,6 +38,7 @@ Loss = Literal["kernel", "count", "softmax"]
 ConvInit = Literal["uniform", "kaiming"]
 DropoutKind = Literal["rows", "neurons"]
 Precision = Literal["float32", "tf32", "bf16"]
+Activation = Literal["relu"]
 
 
 class Allowed(NamedTuple):
@@ -116,6 +117,8 @@ class Experiment:
         precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
             bits) or ``"bf16"``, see `Network.set_precision`.
         seed: of initialisation, order, augmentation and dropout.
+        activation: ``"relu"``: what is trained is the network with ReLU in the place of its
+            neurons, see `tsslbp.analysis.convert`; None: the spiking network.
 
     Raises:
         InvalidInput: a value is of the wrong type or outside its range, or two do not fit.
@@ -161,6 +164,7 @@ class Experiment:
     precision: Precision = "float32"
     seed: Seed = 0
     binning: Binning | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
@@ -242,13 +246,15 @@ def save(experiment: Experiment, path: Path) -> None:
     Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
 
 
-def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment:
-    """Return the experiment with ``"key=value"`` settings applied in order.
+def with_settings(
+    experiment: Experiment, settings: Iterable[str], changes: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Return the experiment with ``"key=value"`` settings applied in order, then `changes`.
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
     table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
     ``rule.name`` brings its own fields. A relative path to a ``.npz`` file starts from the current
-    folder and becomes absolute.
+    folder and becomes absolute. Of the changes, values by key, those that are None are left out.
 
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
@@ -267,6 +273,7 @@ def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment
         else:
             is_text = _hints()[name] in (str, Text)
             table[name] = _text(text) if is_text else parse_value(text)
+    table |= {key: value for key, value in (changes or {}).items() if value is not None}
     changed = Experiment.from_table(table)
     return replace(changed, data=_absolute(changed.data, Path()))
 

@@ -53,7 +53,16 @@ def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, 
 def build_network(
     experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str = "auto"
 ) -> Network:
-    """The experiment's network with the initial weights of its seed."""
+    """The experiment's network with the initial weights of its seed.
+
+    Raises:
+        InvalidInput: the experiment trains a network without spikes, or its network does not fit.
+    """
+    if experiment.activation:
+        raise InvalidInput(
+            f"activation = {experiment.activation!r} makes no spiking network: only "
+            "`tsslbp convert` trains it"
+        )
     return Network(
         experiment.network,
         tuple(input_shape),

@@ -156,6 +156,12 @@ class Training:
         self.steps = self._build_steps()
         self._chosen: dict[str, Tensor] = {}  # weights of the best validation epoch
 
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """How many images train, choose the epoch where some are held out for that, and test."""
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split.labels) for name, split in splits.items() if split}
+
     def _build_steps(self) -> Steps:
         parts = self.net, self.state.optimizer, self.train, self.experiment
         if self.train.labels.is_cuda:
@@ -168,7 +174,8 @@ class Training:
         """Train to the end, as the function `fit` says.
 
         Args:
-            run: of this experiment; its own number of epochs counts.
+            run: of this experiment; its own number of epochs counts. Without one nothing is
+                written.
             observer: as for the function.
 
         Returns:
@@ -176,7 +183,7 @@ class Training:
             of the last where none are held out.
         """
         self.run, self.observer = run, observer
-        self.experiment = self.processes.broadcast(run.experiment if run else None)
+        self.experiment = self.processes.broadcast(run.experiment if run else self.experiment)
         with run.hold() if run else nullcontext():
             self._resume()
             try:
