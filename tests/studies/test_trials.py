@@ -159,13 +159,13 @@ def test_trials(program: Program, tmp_path: Path) -> None:
 
 def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     pytest.importorskip("submitit")
-    options = ("--seeds", "1", "--set", "epochs=1", "--track", "jsonl")
+    options = ("--seeds", "1", "--set", "epochs=1", "--track", "tensorboard")
     assert program("trials", "mine.toml", *options, "--out", "here", "--workers", "1")[0] == 0
     settings = ("--cluster", "local", "--cluster-set", "cpus_per_task=1")
     code, _, error = program("trials", "mine.toml", *options, "--out", "there", *settings)
     assert (code, error) == (0, "")
     here, there = (Run.open(Path(name) / "validated-seed0") for name in ("here", "there"))
-    assert (there.folder / "track.jsonl").exists()
+    assert (there.folder / "tensorboard").is_dir()
     assert here.epochs()[0]["test_accuracy"] == there.epochs()[0]["test_accuracy"]
 
 

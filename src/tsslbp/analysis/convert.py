@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast, final
 
 import torch
@@ -45,6 +45,10 @@ from ..training import Observer, Split, build_network, evaluation_batches, fit, 
 PERCENTILE = 99.9  # of a layer's activations, zeros included; within the range of Rueckauer et al.
 CALIBRATION_IMAGES = 500  # training images that thresholds are taken from
 CANDIDATES = 100  # thresholds tried, at equal distances up to the largest activation
+SPIKING_KEYS = (  # of an experiment, without a meaning for a ReLU network
+    *("time_steps", "tau_m", "tau_s", "threshold", "rule"),
+    *("target_filters", "desired_train", "desired_count", "undesired_count"),
+)
 SAMPLE = 100_000  # activations of a layer that a threshold is tried on
 
 
@@ -144,10 +148,12 @@ def relu_experiment(experiment: Experiment) -> Experiment:
     """What the ReLU twin of an experiment's network is trained by.
 
     Initial weights, order, crops, dropout, optimiser, clipping, epochs and patience are those of
-    the spiking network; the loss is the cross-entropy of the outputs. The rule, the loss and the
-    constants of the neurons do not matter.
+    the spiking network; the loss is the cross-entropy of the outputs. What does not matter without
+    spikes has its default value, so that runs are of equal settings where they train alike.
     """
-    return replace(experiment, activation="relu", loss="softmax")
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Experiment)}
+    without = {name: defaults[name] for name in SPIKING_KEYS}
+    return replace(experiment, activation="relu", loss="softmax", **without)
 
 
 def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
