@@ -17,7 +17,7 @@ from tsslbp import TSSLBP, Network, cli, experiment, losses, training
 from tsslbp.analysis import microscope
 from tsslbp.analysis.microscope import Cosine, cosine, effects, examine
 from tsslbp.errors import Diverged, InvalidInput
-from tsslbp.figures.run import run as figures
+from tsslbp.figures import run as figures
 from tsslbp.run import Run
 from tsslbp.stats import Interval
 

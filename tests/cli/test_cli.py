@@ -21,7 +21,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tsslbp import cli, data, experiment, training
+from tsslbp import cli, data, experiment, training, wording
 from tsslbp.cli import printing, progress
 from tsslbp.data import DataSet, Frames, Images
 from tsslbp.data.images import cifar10
@@ -693,4 +693,4 @@ def test_records_that_were_removed(program: Program, refused: Callable[..., str]
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert printing.duration(seconds) == text
+    assert wording.duration(seconds) == text

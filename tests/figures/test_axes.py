@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tsslbp.figures.run import axes as parallel_axes
+from tsslbp.figures import axes as parallel_axes
 
 
 def axis(values: list, name: str = "epochs") -> tuple[Axes, np.ndarray]:

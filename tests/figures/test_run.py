@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from tsslbp.figures.run import run as figures
+from tsslbp.figures import run as figures
 
 EPOCHS = [
     {"epoch": 1, "train_accuracy": 0.5, "validation_accuracy": 0.6, "test_accuracy": 0.55},

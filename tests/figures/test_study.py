@@ -12,11 +12,11 @@ pytest.importorskip("matplotlib")
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from tsslbp.figures.run.run import PALETTE
-from tsslbp.figures.run.study import Point
 
-from tsslbp.figures.run import axes as parallel_axes
-from tsslbp.figures.run import study as study_figures
+from tsslbp.figures import axes as parallel_axes
+from tsslbp.figures import study as study_figures
+from tsslbp.figures.run import PALETTE
+from tsslbp.figures.study import Point
 
 TRIALS = [
     {"epochs": 50, "learning_rate": 0.0001, "warm_up": "never"},
