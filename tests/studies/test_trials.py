@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tsslbp import cli
 from tsslbp.cli import progress, trainings
-from tsslbp.data.images import digits
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
 from tsslbp.report import published
@@ -113,17 +111,6 @@ def test_wall_clock() -> None:
     assert trials.wall_clock([3.0, 1.0, 1.0, 1.0], 1) == 6.0
     assert trials.wall_clock([3.0, 1.0, 1.0, 1.0], 2) == 3.0
     assert trials.wall_clock([1.0, 1.0, 3.0], 2) == 4.0
-
-
-def test_estimate() -> None:
-    """It tells what a training takes, within the noise of a shared machine."""
-    experiment = replace(load_recipe("digits"), epochs=10)
-    data = digits.load()
-    threads = torch.get_num_threads()
-    seconds = trials.estimate(experiment, data, 1)
-    assert torch.get_num_threads() == threads
-    assert 0.1 < seconds < 60
-    assert trials.estimate(replace(experiment, epochs=1000), data, 1) > 10 * seconds
 
 
 def test_trials(program: Program, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Steps that never wait for the host, here on the CPU; a GPU runs them captured as a graph."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +79,66 @@ def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
     weights = run.load_checkpoint("last")[0]
     for name, value in steps.net.state_dict().items():
         assert torch.equal(value, weights[f"weights.{name}"])
+
+
+def test_the_loop_takes_them_as_it_takes_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and records of `fit`; also resumed within an epoch, where results are read."""
+    expected = Run.create(tmp_path / "host", AUGMENTED)
+    training.fit(expected, few())
+    monkeypatch.setattr(DeviceSteps, "activity_every", 4)
+    monkeypatch.setattr(DeviceSteps, "read_every", 4)
+    monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
+    run = Run.create(tmp_path / "device", AUGMENTED)
+
+    class Stop:
+        def on_step(self, epoch: int, step: int, *_: object) -> None:
+            if (epoch, step) == (2, 6):
+                raise KeyboardInterrupt
+
+        def on_epoch(self, record: dict[str, Any]) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        with_device_steps(run).fit(run, Stop())
+    assert run.load_checkpoint("last")[1]["progress"]["step"] == 4
+    with_device_steps(run).fit(run)
+    ours, theirs = (one.load_checkpoint("last")[0] for one in (run, expected))
+    for name, value in theirs.items():
+        if name.startswith("weights"):
+            assert torch.equal(ours[name], value), name
+    for record, other in zip(run.epochs(), expected.epochs(), strict=True):
+        for key in ("train_accuracy", "validation_accuracy", "test_accuracy_by_step"):
+            assert record[key] == other[key]
+        assert record["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert record["firing_rate"] != other["firing_rate"]  # measured in other steps
+    assert run.steps()["activity_step"].tolist() == [0, 4, 7, 11, 14, 18]
+
+
+def test_the_loop_tells_which_of_the_results_is_not_finite(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", EXPERIMENT)
+    ready = with_device_steps(run)
+    healthy = ready.steps.loss
+
+    def loss(psp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        return healthy(psp, labels) * (torch.nan if len(calls) == 3 else 1)
+
+    calls: list[int] = []
+    ready.steps.loss = loss
+    with pytest.raises(Diverged, match="epoch 1, step 3: training diverged: the loss is nan"):
+        ready.fit(run)
+    assert len(run.steps()["loss"]) == 2
+    assert "step 3" in str(run.divergence())
+
+
+def with_device_steps(run: Run) -> training.Training:
+    """A training as on a GPU, but on the CPU."""
+    ready = training.Training(run.experiment, few())
+    parts = ready.net, ready.state.optimizer, ready.train, ready.experiment
+    ready.steps = DeviceSteps(*parts, capture=False)
+    return ready
 
 
 def test_an_epoch_goes_on_where_it_was_left() -> None:
