@@ -508,7 +508,7 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["sweep", "mine.toml", "--space", "space.toml", "--set", "tau_m=4"]
-    command += ["--track", "jsonl"]
+    command += ["--track", "tensorboard"]
     assert cli.main([*command, "--trials", "2", "--set", "protocol=published"]) == 0
     output, error = capsys.readouterr()
     assert error == ""
@@ -519,7 +519,7 @@ def test_the_program(capsys: pytest.CaptureFixture[str]) -> None:
             experiment=Run.open(Path("runs/mine-sweep/trial-0000")).experiment,
         )
     ).outcomes()[0]
-    assert (Path(best.folder) / "track.jsonl").exists()
+    assert (Path(best.folder) / "tensorboard").is_dir()
     words = shlex.split(output.splitlines()[-1])
     assert words[:2] == ["tsslbp", "train"]
     assert cli.main([*words[1:], "--out", "again"]) == 0

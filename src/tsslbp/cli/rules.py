@@ -21,20 +21,20 @@ from ..studies.trials import Trial
 from ..training import cost
 from . import printing
 from .options import (
+    ClusterKind,
+    ClusterSettings,
     DataDir,
     Device,
     Epochs,
     Recipe,
     Settings,
     Track,
+    Workers,
     experiment_of,
     load_checked,
     numbers,
 )
 from .trainings import (
-    ClusterKind,
-    ClusterSettings,
-    Workers,
     describe_failures,
     engine_of,
     make,

@@ -16,6 +16,7 @@ LossName = Literal["kernel", "count", "softmax"]
 ConvInit = Literal["uniform", "kaiming"]
 DropoutKind = Literal["rows", "neurons"]
 Precision = Literal["float32", "tf32", "bf16"]
+Activation = Literal["relu"]
 
 Bit = Annotated[int, Allowed("0 or 1", lambda n: n in (0, 1))]
 Seed = Annotated[int, Allowed("a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)]
@@ -82,6 +83,8 @@ class Experiment(Checked, called=""):
         precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
             bits) or ``"bf16"``, see `Network.set_precision`.
         seed: of initialisation, order, augmentation and dropout.
+        activation: ``"relu"``: what is trained is the network with ReLU in the place of its
+            neurons, see `tsslbp.analysis.convert`; None: the spiking network.
 
     Raises:
         InvalidInput: a value is of the wrong type or outside its range, or two do not fit.
@@ -127,6 +130,7 @@ class Experiment(Checked, called=""):
     precision: Precision = "float32"
     seed: Seed = 0
     binning: Binning | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ run's folder, are read in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -54,13 +54,15 @@ def save(experiment: Experiment, path: Path) -> None:
     Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
 
 
-def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment:
-    """Return the experiment with ``"key=value"`` settings applied in order.
+def with_settings(
+    experiment: Experiment, settings: Iterable[str], changes: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Return the experiment with ``"key=value"`` settings applied in order, then `changes`.
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
     table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
     ``rule.name`` brings its own fields. A relative path to a ``.npz`` file starts from the current
-    folder and becomes absolute.
+    folder and becomes absolute. Of the changes, values by key, those that are None are left out.
 
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
@@ -79,6 +81,7 @@ def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment
         else:
             is_text = type_hints(Experiment)[name] in (str, Text)
             table[name] = _text(text) if is_text else parse_value(text)
+    table |= {key: value for key, value in (changes or {}).items() if value is not None}
     changed = Experiment.from_table(table)
     return replace(changed, data=_absolute(changed.data, Path()))
 
