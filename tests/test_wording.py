@@ -9,11 +9,14 @@ from tsslbp import wording
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),
-        (59.4, "59.4 s"),
-        (61.4, "1 min 1 s"),
-        (3599.9, "1 h 0 min"),
-        (7384, "2 h 3 min"),
-        (200_000, "2 d 7 h"),
+        (9.34, "9.3 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min 0 s"),
+        (725, "12 min 5 s"),
+        (3599.6, "1 h 0 min"),
+        (3780, "1 h 3 min"),
+        (48 * 3600 - 60, "47 h 59 min"),
+        (53 * 3600, "2 d 5 h"),
     ],
 )
 def test_duration(seconds: float, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("scipy")
 
-from tsslbp import TSSLBP, Network, losses
+from tsslbp import TSSLBP, Network, Neuron, losses
 from tsslbp.analysis import microscope
 from tsslbp.analysis.microscope import (
     Batch,
@@ -36,7 +37,7 @@ def network(description: str = "3C3-P2-6", **settings) -> Network:
         description, (1, 6, 6), 3, 4, weight_scale=3.0, impl="reference", generator=generator
     )
     for layer in made.spiking_layers:
-        layer.neurons |= settings
+        layer.neurons = replace(layer.neurons, **settings)
     return made.double().eval()
 
 
@@ -221,7 +222,9 @@ def test_wide_noise_is_met_by_the_rules() -> None:
 
 
 def test_layers_that_are_silent_say_so() -> None:
-    nets = {name: network("6", rule=rule, threshold=1e3) for name, rule in RULES.items()}
+    nets = {
+        name: network("6", rule=rule, neuron=Neuron(threshold=1e3)) for name, rule in RULES.items()
+    }
     for layer in look(nets, widths=[0.1], rounds=4):
         assert layer.firing_rate == 0
         assert {row[0].reason for row in layer.truth.values()} <= {"noise", "no gradient"}

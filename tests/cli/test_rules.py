@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tsslbp.losses import Loss
 from tsslbp.rules import TSSLBP
 from tsslbp.studies import compare
 from tsslbp.studies.jobs import Engine, Job, Watch
+from tsslbp.training import cost
 
 RULES = ("TSSLBP", "TSSLBP(warm_up=always)")
 Program = Callable[..., tuple[int, str, str]]
@@ -32,7 +32,6 @@ learning_rate = 0.01
 loss = "softmax"
 """
 LOST = 0.02  # the learning rate at which TSSLBP(warm_up=always) shall diverge
-LOOP = sys.modules[training.fit.__module__]
 
 
 @pytest.fixture
@@ -62,7 +61,8 @@ def program(
             watch.ended(job, failures.get(job.name))
         return failures
 
-    monkeypatch.setattr(LOOP, "build_loss", build_loss)
+    for module in (training.step, cost):
+        monkeypatch.setattr(module, "build_loss", build_loss)
     monkeypatch.setattr(trainings, "run_jobs", run_jobs)
     monkeypatch.setattr(runs, "_draw", lambda *_: None)  # it takes most of a run's time
 
