@@ -25,6 +25,7 @@ from tsslbp.studies import compare
 from tsslbp.studies.compare import Cell, Comparison
 from tsslbp.studies.jobs import Engine, Job, Watch
 from tsslbp.studies.trials import Trial
+from tsslbp.training import cost
 from tsslbp.training.history import StepResult
 
 RULES = ("TSSLBP", "TSSLBP(warm_up=always)")
@@ -138,9 +139,9 @@ def test_rules_see_equal_weights_images_and_optimiser(
         given.extend([images, labels, torch.tensor(settings), *map(torch.clone, net.parameters())])
         if len(given) > 20:
             raise Enough
-        return StepResult(1.0, 0, 1.0)
+        return StepResult(1.0, 0, 1.0, len(labels))
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(training.step, "train_step", step)
     images = torch.randint(0, 256, (200, 1, 8, 8), dtype=torch.uint8)
     data = DataSet("digits", images, torch.arange(200) % 10, images[:9], torch.arange(9), 10)
     small = recipe(network="4C3-8", padding=0, validation_images=20, batch_size=20, loss="softmax")
@@ -377,7 +378,8 @@ def program(
             watch.ended(job, failures.get(job.name))
         return failures
 
-    monkeypatch.setattr(training, "build_loss", build_loss)
+    for module in (training.step, cost):
+        monkeypatch.setattr(module, "build_loss", build_loss)
     monkeypatch.setattr(trainings, "run_jobs", run_jobs)
     monkeypatch.setattr(runs, "_draw", lambda *_: None)  # it takes most of a run's time
 

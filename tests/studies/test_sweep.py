@@ -368,14 +368,6 @@ def test_a_trial_that_gets_on_is_not_given_up(stop: str, accuracy: Callable[...,
     assert [outcome.state for outcome in search.outcomes()] == ["finished"]
 
 
-def test_a_file_system_without_locks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tsslbp.storage
-
-    monkeypatch.setattr(tsslbp.storage, "_lock", lambda *_: None)
-    with pytest.warns(UserWarning, match="out is on a file system without locks"):
-        Search(planned())
-
-
 def test_a_trial_that_somebody_trains_is_left_alone() -> None:
     first, second = Search(planned(trials=2)), Search(planned(trials=2))
     with first._claim() as mine, second._claim() as other, Search(planned(trials=2))._claim() as no:
@@ -516,7 +508,7 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["sweep", "mine.toml", "--space", "space.toml", "--set", "tau_m=4"]
-    command += ["--track", "jsonl"]
+    command += ["--track", "tensorboard"]
     assert cli.main([*command, "--trials", "2", "--set", "protocol=published"]) == 0
     output, error = capsys.readouterr()
     assert error == ""
@@ -527,7 +519,7 @@ def test_the_program(capsys: pytest.CaptureFixture[str]) -> None:
             experiment=Run.open(Path("runs/mine-sweep/trial-0000")).experiment,
         )
     ).outcomes()[0]
-    assert (Path(best.folder) / "track.jsonl").exists()
+    assert (Path(best.folder) / "tensorboard").is_dir()
     words = shlex.split(output.splitlines()[-1])
     assert words[:2] == ["tsslbp", "train"]
     assert cli.main([*words[1:], "--out", "again"]) == 0

@@ -25,20 +25,19 @@ from ..studies.trials import Trial
 from ..training import cost
 from . import printing, progress
 from .options import (
+    ClusterKind,
+    ClusterSettings,
     DataDir,
     Device,
     Epochs,
     Recipe,
     Settings,
     Track,
+    Workers,
     experiment_of,
-    image_counts,
     load_checked,
 )
 from .trainings import (
-    ClusterKind,
-    ClusterSettings,
-    Workers,
     describe_failures,
     engine_of,
     make,
@@ -261,8 +260,8 @@ def report(
     printing.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
-def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
-    known: tuple[experiment.Protocol, ...] = get_args(experiment.Protocol)
+def _protocols(name: str | None, wanted: Experiment) -> list[experiment.ProtocolName]:
+    known: tuple[experiment.ProtocolName, ...] = get_args(experiment.ProtocolName)
     if name is None:
         return [wanted.protocol]
     if name not in (*known, "both"):
@@ -296,8 +295,8 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
 
 
 def _work(search: Search, data_set: DataSet, device: str, track: Sequence[str]) -> None:
-    counts = image_counts(search.sweep.experiment, data_set)
-    watch = progress.SweepDisplay(search.sweep.objective, counts["training"], track)
+    train, _, _ = training.splits(search.sweep.experiment, data_set)
+    watch = progress.SweepDisplay(search.sweep.objective, len(train.labels), track)
     training.keep_freed_memory()
     try:
         search.work(data_set, watch, device)

@@ -70,17 +70,32 @@ class SpikingLayer(nn.Module):
 class Model(nn.Module):
     """What `tsslbp.training` knows of a network: from images to outputs ``[T, N, classes]``.
 
-    The class with the largest output summed over time is predicted (`tsslbp.predict`).
+    The class with the largest output summed over time is predicted (`tsslbp.predict`). Where
+    several processes train it, `forward` is given a second argument, see `Network.forward`.
 
     Attributes:
         time_steps: T.
+        description: what messages call the network.
     """
 
     time_steps: int
+    description: str = "a network"
+
+    @property
+    def neuron_counts(self) -> dict[str, int]:
+        """Number of neurons of every spiking layer, by its name, in order; here of none."""
+        return {}
+
+    def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
+        """What the layers of `neuron_counts` do on a batch, see `Network.activity`."""
+        return {}
 
     def first_nonfinite(self, x: Tensor) -> str | None:
         """Name the first layer with a weight or current that is NaN or infinite, where known."""
         return None
+
+    def set_precision(self, precision: str) -> None:
+        """Choose how products are computed on a GPU; here nothing but PyTorch's own settings."""
 
 
 class Network(Model):
@@ -182,6 +197,11 @@ class Network(Model):
     @property
     def spiking_layers(self) -> list[SpikingLayer]:
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    @property
+    def neuron_counts(self) -> dict[str, int]:
+        """Number of neurons of every spiking layer, by its name, in order."""
+        return {layer.name: layer.neurons for layer in self.plan if layer.neurons}
 
     def set_precision(self, precision: str) -> None:
         """Choose how products are computed and currents stored on a GPU; weights stay float32.
