@@ -381,7 +381,7 @@ def program(
     for module in (training.step, cost):
         monkeypatch.setattr(module, "build_loss", build_loss)
     monkeypatch.setattr(trainings, "run_jobs", run_jobs)
-    monkeypatch.setattr(runs, "_draw", lambda *_: None)  # it takes most of a run's time
+    monkeypatch.setattr(runs, "_draw_picture", lambda *_: None)  # it takes most of a run's time
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
