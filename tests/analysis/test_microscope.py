@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 pytest.importorskip("scipy")
 
-from tsslbp import TSSLBP, Network, cli, experiment, losses, training
+from tsslbp import TSSLBP, Network, Neuron, cli, experiment, losses, training
 from tsslbp.analysis import microscope
 from tsslbp.analysis.microscope import Cosine, cosine, effects, examine
 from tsslbp.errors import Diverged, InvalidInput
@@ -43,7 +44,7 @@ def network(description: str = "3C3-P2-6", **settings) -> Network:
         description, (1, 6, 6), 3, 4, weight_scale=3.0, impl="reference", generator=generator
     )
     for layer in made.spiking_layers:
-        layer.neurons |= settings
+        layer.neurons = replace(layer.neurons, **settings)
     return made.double().eval()
 
 
@@ -229,7 +230,9 @@ def test_wide_noise_is_met_by_the_rules() -> None:
 
 
 def test_layers_that_are_silent_say_so() -> None:
-    nets = {name: network("6", rule=rule, threshold=1e3) for name, rule in RULES.items()}
+    nets = {
+        name: network("6", rule=rule, neuron=Neuron(threshold=1e3)) for name, rule in RULES.items()
+    }
     for layer in examine(nets, losses.van_rossum, *batch(), widths=[0.1], rounds=4):
         assert layer.firing_rate == 0
         assert {row[0].reason for row in layer.truth.values()} <= {"noise", "no gradient"}

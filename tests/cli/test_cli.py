@@ -23,7 +23,7 @@ from rich.console import Console
 
 from tsslbp import cli, data, experiment, training, wording
 from tsslbp.cli import printing, progress
-from tsslbp.data import DataSet, Frames, Images
+from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
 from tsslbp.run import CHECKPOINTS, Run, count_epochs, results
 
@@ -289,7 +289,7 @@ def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.Mo
     shape, _ = known
     count = 14 + held_out
     images: Images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
-    if recipe.data in data.EVENTS:
+    if data.holds_events(recipe.data):
         events = torch.rand(count, recipe.time_steps, *shape) < 0.05
         images = Frames.from_dense(events)
     labels = torch.arange(14 + held_out) % 10
@@ -323,7 +323,7 @@ def test_cifar10_from_its_files(
     train += ("--set", "batch_size=10", "--set", "network=2C3-2C3-P2-2C3-P2-2C3-2C3-8-8")
     assert "data_batch_1.bin has SHA1 sum" in refused(*train, "--epochs", "1")
     sums = {path.name: hashlib.sha1(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    monkeypatch.setitem(cifar10.EDITIONS, name, replace(cifar10.EDITIONS[name], sha1=sums))
+    monkeypatch.setitem(catalogue.entries(), name, replace(catalogue.find(name), sha1=sums))
     code, output, error = program(*train, "--epochs", "1", "--out", "run")
     assert (code, error) == (0, "")
     assert f"images      {name}: 20 training, 4 test" in output

@@ -368,14 +368,6 @@ def test_a_trial_that_gets_on_is_not_given_up(stop: str, accuracy: Callable[...,
     assert [outcome.state for outcome in search.outcomes()] == ["finished"]
 
 
-def test_a_file_system_without_locks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tsslbp.storage
-
-    monkeypatch.setattr(tsslbp.storage, "_lock", lambda *_: None)
-    with pytest.warns(UserWarning, match="out is on a file system without locks"):
-        Search(planned())
-
-
 def test_a_trial_that_somebody_trains_is_left_alone() -> None:
     first, second = Search(planned(trials=2)), Search(planned(trials=2))
     with first._claim() as mine, second._claim() as other, Search(planned(trials=2))._claim() as no:

@@ -10,7 +10,7 @@ import torch
 import tsslbp.data
 from tsslbp import training
 from tsslbp.errors import InvalidInput
-from tsslbp.experiment import Protocol
+from tsslbp.experiment import ProtocolName
 from tsslbp.experiment.seeding import derive, generator
 from tsslbp.network.layers import DROPOUT
 
@@ -37,7 +37,7 @@ def test_the_kind_of_dropout_reaches_the_network(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "left"), [("published", 60), ("validated", 48)])
-def test_train_images_are_a_fixed_part_of_those_left(protocol: Protocol, left: int) -> None:
+def test_train_images_are_a_fixed_part_of_those_left(protocol: ProtocolName, left: int) -> None:
     experiment = replace(EXPERIMENT, protocol=protocol)
     everything, validation, test = training.splits(experiment, toy())
     some, same_validation, same_test = training.splits(

@@ -138,8 +138,9 @@ class ReLUNetwork(Model):
 def _twin(layer: nn.Module) -> nn.Module:
     if not isinstance(layer, SpikingLayer):
         return layer  # flattening, pooling, dropout
+    neurons = layer.neurons
     return ReLULayer(
-        layer.name, layer.connection, layer.pool, layer.pool_scale, is_output=layer.output_psp
+        layer.name, layer.connection, neurons.pool, neurons.pool_scale, neurons.output_psp
     )
 
 

@@ -47,7 +47,7 @@ from ..experiment.seeding import generator
 from ..losses import Loss
 from ..network import Network, SpikingLayer
 from ..network.layers import Conv, Linear
-from ..neuron import reference
+from ..neuron import Neuron, reference
 from ..stats import Interval, t_interval
 from . import inspection
 
@@ -226,9 +226,9 @@ def forward(net: Network, weights: Mapping[str, Tensor], images: Tensor, spike: 
         x = _connected(layer.connection, weights[layer.name], x)
         if time_steps is not None:
             x, time_steps = x.expand(time_steps, *x.shape), None
-        tau_m, tau_s, threshold = (layer.neurons[key] for key in ("tau_m", "tau_s", "threshold"))
-        x = layer.passed_on(_spikes(reference.psp(x, tau_s), tau_m, threshold, spike))
-        x = reference.psp(x, tau_s) if layer.output_psp else x
+        neuron = layer.neurons.neuron
+        x = layer.passed_on(_spikes(reference.psp(x, neuron.tau_s), neuron, spike))
+        x = reference.psp(x, neuron.tau_s) if layer.neurons.output_psp else x
     return x
 
 
@@ -240,13 +240,13 @@ def _connected(connection: Conv | Linear, weight: Tensor, x: Tensor) -> Tensor:
     return out.reshape(*x.shape[:-3], *out.shape[1:])
 
 
-def _spikes(current: Tensor, tau_m: float, threshold: float, spike: Step) -> Tensor:
+def _spikes(current: Tensor, neuron: Neuron, spike: Step) -> Tensor:
     """`reference.simulate` with another `spike`."""
     rest = torch.zeros_like(current[0])
     train = []
     for current_t in current:
-        potential = (1 - 1 / tau_m) * rest + current_t
-        train.append(spike(potential - threshold))
+        potential = (1 - 1 / neuron.tau_m) * rest + current_t
+        train.append(spike(potential - neuron.threshold))
         rest = potential * (1 - train[-1])
     return torch.stack(train)
 

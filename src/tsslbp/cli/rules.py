@@ -123,7 +123,7 @@ def _make(trials: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
 
 def _data_sets(asked: Comparison, data_dir: Path | None) -> dict[int, DataSet]:
     """The data for each T: images are the same for all, recordings are binned for each."""
-    if asked.experiment.data not in data.EVENTS:
+    if not data.holds_events(asked.experiment.data):
         return dict.fromkeys(asked.time_steps, load_checked(asked.experiment, data_dir))
     variants = {
         steps: asked.variant(asked.rules[0], steps, asked.learning_rates[0])

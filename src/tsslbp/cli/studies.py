@@ -253,8 +253,8 @@ def report(
     printing.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
-def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
-    known: tuple[experiment.Protocol, ...] = get_args(experiment.Protocol)
+def _protocols(name: str | None, wanted: Experiment) -> list[experiment.ProtocolName]:
+    known: tuple[experiment.ProtocolName, ...] = get_args(experiment.ProtocolName)
     if name is None:
         return [wanted.protocol]
     if name not in (*known, "both"):

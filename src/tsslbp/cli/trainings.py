@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from .. import experiment
+from .. import toml_files
 from ..errors import Diverged, InvalidInput, RunError
 from ..experiment import Experiment
 from ..run import Run
@@ -101,7 +101,7 @@ def engine_of(
             if "=" not in setting:
                 raise InvalidInput(f"--cluster-set expects KEY=VALUE, got {setting!r}")
         pairs = (setting.partition("=") for setting in settings)
-        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
+        values = {key.strip(): toml_files.parse_value(value) for key, _, value in pairs}
         return Cluster(where.workers or jobs, folder / ".cluster", where.cluster, values)
     if settings:
         raise InvalidInput("--cluster-set needs --cluster")

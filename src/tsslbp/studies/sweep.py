@@ -174,7 +174,6 @@ class Search:
         except OSError as error:
             raise RunError(f"cannot make {self.folder}: {error.strerror or error}") from error
         with hold(self.folder / _LOCK, wait=True):
-            _check_locks(self.folder / _LOCK)
             identity = self._identity()
             self.folder_id: str = identity["id"]
             self.study = self._study(identity["study"])
@@ -435,18 +434,6 @@ def _check_optuna() -> None:
     except ImportError:
         raise InvalidInput("a sweep needs Optuna: pip install 'tsslbp[study]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
-
-
-def _check_locks(held: Path) -> None:
-    """Warn where a lock that this process holds does not keep others out."""
-    try:
-        with hold(held):
-            warnings.warn(
-                f"{held.parent} is on a file system without locks: make the sweep in one process",
-                stacklevel=2,
-            )
-    except RunError:
-        pass
 
 
 def _open_storage(storage: str | None, default: Path) -> optuna.storages.BaseStorage:

@@ -19,6 +19,7 @@ from ..experiment import Experiment
 from ..experiment.seeding import generator
 from ..losses import Loss
 from ..network import Model, Network
+from ..neuron import Neuron
 
 
 class Split(NamedTuple):
@@ -68,9 +69,7 @@ def build_network(
         tuple(input_shape),
         classes,
         experiment.time_steps,
-        experiment.tau_m,
-        experiment.tau_s,
-        experiment.threshold,
+        Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold),
         experiment.padding,
         experiment.weight_scale,
         experiment.conv_init,

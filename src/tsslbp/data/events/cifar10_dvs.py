@@ -30,13 +30,11 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..files import checksum, folder_of
+from ..catalogue import Entry
+from ..files import checksum, require_folder
 from . import aedat
 from .recording import Events, EventSet, fingerprint
 
-HOMEPAGE = "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671"
-NAMES = ("cifar10-dvs", "cifar10-dvs-90-10")
-FOLDERS = ("CIFAR10-DVS", "cifar10-dvs")
 CLASSES = (
     "airplane",
     "automobile",
@@ -50,7 +48,7 @@ CLASSES = (
     "truck",
 )
 RECORDINGS = 1000  # of each class
-TRAIN = 700
+DRAWN = "cifar10-dvs-90-10"  # the set whose split was drawn at random
 BACKWARD = "have times that go backward, and were put in order"
 
 SPLIT = "cifar10_dvs_split.json"
@@ -61,13 +59,14 @@ SPLIT_TEST = 100  # of each class
 _NUMBER = re.compile(r"(\d+)\.aedat$")
 
 
-def source(name: str, data_dir: Path | None = None) -> EventSet:
-    """Return the recordings, split as `name`, one of `NAMES`, says.
+def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
+    """Return the recordings, split as the set is.
 
     Raises:
         DataError: there is no such folder, or it does not hold 1,000 recordings of each class.
     """
-    root = folder_of("cifar10-dvs", FOLDERS, f"unpack the ten archives of {HOMEPAGE}", data_dir)
+    root = require_folder(entry, data_dir)
+    drawn = split() if entry.name == DRAWN else {}
     train: list[Path] = []
     test: list[Path] = []
     for label in CLASSES:
@@ -75,11 +74,11 @@ def source(name: str, data_dir: Path | None = None) -> EventSet:
         if len(paths) != RECORDINGS:
             raise DataError(
                 f"{root / label} holds {len(paths)} recordings *.aedat, expected {RECORDINGS}: "
-                f"unpack {label}.zip of {HOMEPAGE} again"
+                f"unpack {label}.zip of {entry.homepage} again"
             )
-        chosen = set(range(TRAIN, RECORDINGS)) if name == NAMES[0] else set(split()[label])
+        tested = drawn.get(label, range(entry.train // entry.classes, RECORDINGS))
         for number, path in enumerate(paths):
-            (test if number in chosen else train).append(path)
+            (test if number in tested else train).append(path)
     oddities: Counter[str] = Counter()
 
     def read(path: Path) -> Iterator[tuple[int, Events]]:
@@ -87,17 +86,8 @@ def source(name: str, data_dir: Path | None = None) -> EventSet:
         oddities[BACKWARD] += backward > 0
         yield CLASSES.index(path.parent.name), events
 
-    return EventSet(
-        name,
-        aedat.SIDE,
-        aedat.SIDE,
-        len(CLASSES),
-        train,
-        test,
-        read,
-        fingerprint(root, train + test),
-        oddities=oddities,
-    )
+    size, known = entry.shape[1:], fingerprint(root, train + test)
+    return EventSet(entry.name, *size, entry.classes, train, test, read, known, oddities=oddities)
 
 
 def split() -> dict[str, list[int]]:
@@ -109,8 +99,8 @@ def split() -> dict[str, list[int]]:
     content = (resources.files(__package__) / SPLIT).read_bytes()
     if checksum(content, "sha1") != SPLIT_SHA1:
         raise DataError(f"{SPLIT} of this installation has been changed: install tsslbp again")
-    found: dict[str, list[int]] = json.loads(content)
-    return found
+    numbers: dict[str, list[int]] = json.loads(content)
+    return numbers
 
 
 def draw_split() -> bytes:
