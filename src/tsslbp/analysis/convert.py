@@ -1,8 +1,8 @@
 """ANN-to-SNN conversion: a network trained with ReLU, run with integrate-and-fire neurons.
 
-`train` trains the ReLU twin of a recipe's network under the recipe's conditions, into the folder of
-a run whose experiment has ``activation = "relu"``. `plain` converts it once for every number of
-time steps: each layer's threshold is a high percentile of its activations on training images
+The ReLU twin of an experiment's network (`build_relu_network`) is trained under the experiment's
+conditions (`relu_experiment`) by `tsslbp.training.fit`. `plain` converts it once for every number
+of time steps: each layer's threshold is a high percentile of its activations on training images
 (Rueckauer et al. 2017), and potentials start at zero. `calibrated` converts it for one T, without
 training anything:
 
@@ -39,8 +39,7 @@ from ..experiment import Experiment
 from ..network import Model, Network, SpikingLayer
 from ..network.layers import Conv, Linear, NeuNorm
 from ..neuron.reference import sum_pool
-from ..run import Run
-from ..training import Observer, Split, build_network, evaluation_batches, fit, splits
+from ..training import Split, build_network, evaluation_batches, splits
 
 PERCENTILE = 99.9  # of a layer's activations, zeros included; within the range of Rueckauer et al.
 CALIBRATION_IMAGES = 500  # training images that thresholds are taken from
@@ -160,6 +159,8 @@ def relu_experiment(experiment: Experiment) -> Experiment:
 def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
     """The ReLU twin of an experiment's network, or of what `relu_experiment` made of it.
 
+    On a GPU ``precision = "bf16"`` gives it only what tf32 does.
+
     Raises:
         InvalidInput: the network cannot be converted, or the data are recordings.
     """
@@ -167,31 +168,6 @@ def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
         raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
     spiking = replace(experiment, activation=None)
     return ReLUNetwork(build_network(spiking, data.input_shape, data.classes))
-
-
-def train(
-    run: Run, data: DataSet, observer: Observer | None = None, device: str = "cpu"
-) -> ReLUNetwork:
-    """Train a ReLU network to its end, or go on with it, as `tsslbp.training.fit` does.
-
-    Args:
-        run: of a `relu_experiment`.
-        data: that fit the experiment (`tsslbp.training.check_data`).
-        observer: is told how it goes.
-        device: where to train, set up by `tsslbp.training.device.configure`; of ``precision =
-            "bf16"`` the ReLU network has only what tf32 has.
-
-    Returns:
-        The network in evaluation mode, with the weights of the epoch chosen on validation images,
-        or of the last where none are held out.
-
-    Raises:
-        Diverged: the loss or the gradient became NaN or infinite.
-        InvalidInput: the network cannot be converted.
-    """
-    net = build_relu_network(run.experiment, data)
-    fit(run, data, observer, net=net, device=device)
-    return net
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,8 +23,7 @@ from ..training.device import configure
 from . import printing
 from .options import (
     RecipeOptions,
-    Resume,
-    Seed,
+    RunOptions,
     TrainingOptions,
     load_data,
     numbers,
@@ -39,16 +37,12 @@ RECORD = "conversion.json"
 @with_options
 def convert(
     what: RecipeOptions,
-    options: TrainingOptions,
+    *,
     time_steps: Annotated[
         str, typer.Option(metavar="T,T,...", help="Numbers of time steps to convert for.")
     ] = "1,2,5,10,20",
-    seed: Seed = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The run's folder, by default runs/RECIPE-relu-seedN."),
-    ] = None,
-    resume: Resume = False,
+    which: RunOptions,
+    options: TrainingOptions,
 ) -> None:
     """Train a recipe's network with ReLU, then run it with spikes.
 
@@ -64,7 +58,7 @@ def convert(
       tsslbp convert digits --time-steps 1,2,4,8,16,32
       tsslbp convert mnist --epochs 30 --resume
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    wanted = what.experiment(seed=seed)
+    wanted = what.experiment(seed=which.seed)
     steps = sorted(set(numbers("--time-steps", time_steps, int)))
     if steps[0] < 1:
         raise InvalidInput(f"--time-steps must be at least 1, got {time_steps!r}")
@@ -73,13 +67,13 @@ def convert(
     data_set = load_data(wanted, options.data_dir)
     net = build_relu_network(wanted, data_set)
     ready = Training(relu_experiment(wanted), data_set, net, device=options.device)
-    folder = what.folder(out, f"relu-seed{wanted.seed}")
-    if (folder / RECORD).exists() and not resume:
+    folder = what.folder(which.out, f"relu-seed{wanted.seed}")
+    if (folder / RECORD).exists() and not which.resume:
         raise RunError(
             f"{folder} holds a conversion already: convert its network again with --resume, or "
             "give another --out"
         )
-    run = open_run(folder, ready.experiment, resume, what.epochs)
+    run = open_run(folder, ready.experiment, which.resume, what.epochs)
     train_run(ready, run, options.track)
     record = {"experiment": wanted.to_table(), **_training_record(run, ready)}
     with printing.console.status("converting"):

@@ -27,14 +27,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
 ]
-Seed = Annotated[
-    int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
-]
 Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the training images.")]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
-]
 Device = Annotated[
     str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
 ]
@@ -89,6 +82,25 @@ class RecipeOptions:
     def folder(self, out: Path | None, what: str) -> Path:
         """Where runs go: `out`, or by default a folder named after the recipe."""
         return out or Path("runs") / f"{Path(self.recipe).stem}-{what}"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which run of an experiment."""
+
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The run's folder, by default one in runs, by recipe and seed."
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -21,29 +21,20 @@ from ..studies.trials import Trial
 from ..training import cost
 from . import printing
 from .options import (
-    ClusterKind,
-    ClusterSettings,
-    DataDir,
-    Device,
-    Epochs,
-    Recipe,
-    Settings,
-    Track,
-    Workers,
-    experiment_of,
+    JobOptions,
+    RecipeOptions,
+    TrainingOptions,
     load_checked,
     numbers,
+    with_options,
 )
-from .trainings import (
-    describe_failures,
-    engine_of,
-    make,
-    train_options,
-)
+from .trainings import describe_failures, engine_of, make, train_arguments
 
 
+@with_options
 def compare(
-    recipe: Recipe,
+    what: RecipeOptions,
+    *,
     rules: Annotated[
         str,
         typer.Option(
@@ -62,20 +53,14 @@ def compare(
             help="Tried for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
         ),
     ] = None,
-    settings: Settings = None,
-    epochs: Epochs = None,
-    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR", help="Folder of runs and report, by default runs/RECIPE-compare."
         ),
     ] = None,
-    workers: Workers = None,
-    cluster: ClusterKind = None,
-    cluster_settings: ClusterSettings = None,
-    device: Device = "cpu",
-    track: Track = None,
+    options: TrainingOptions,
+    where: JobOptions,
 ) -> None:
     """Compare learning rules under equal conditions.
 
@@ -91,10 +76,9 @@ def compare(
     on this machine. Given again after an interruption it goes on; more rules, time steps, rates or
     seeds add runs.
     """  # noqa: D301
-    if any(re.match(r"\s*rule\b", setting) for setting in settings or ()):
+    if any(re.match(r"\s*rule\b", setting) for setting in what.settings or ()):
         raise InvalidInput("--set rule has no effect here: name the rules in --rules")
-    wanted = experiment_of(recipe, settings, {"epochs": epochs})
-    options = train_options(data_dir, device, track)
+    wanted, arguments = what.experiment(), train_arguments(options)
     study = RuleStudy(
         wanted,
         tuple(split_rules(rules)),
@@ -103,21 +87,20 @@ def compare(
         seeds,
     )
     reports.check_packages()
-    data_sets = _data_sets(study, data_dir)
-    folder = out or Path("runs") / f"{Path(recipe).stem}-compare"
+    data_sets = _data_sets(study, options.data_dir)
+    folder = what.folder(out, "compare")
     tuning = study.tuning(folder)
-    engine = engine_of(
-        len(tuning), workers, cluster, cluster_settings, device, folder, study.experiment
-    )
+    engine = engine_of(len(tuning), where, options.device, folder, study.experiment)
     rule_studies.prepare(study, folder)
     if wanted.patience is not None:
         printing.complain("caution", "patience is ignored: all rules train equally many epochs")
     for caution in rule_studies.cautions(study):
         printing.complain("caution", caution)
-    _print_plan(study, rule_studies.read_results(study, folder), data_sets, engine, device)
-    failures = _make(tuning, engine, options)
+    found = rule_studies.read_results(study, folder)
+    _print_plan(study, found, data_sets, engine, options.device)
+    failures = _make(tuning, engine, arguments)
     finals = rule_studies.finals(study, folder)
-    failures |= _make(finals, engine, options)
+    failures |= _make(finals, engine, arguments)
     _print_outcome(study, folder)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")

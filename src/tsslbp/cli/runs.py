@@ -29,8 +29,7 @@ from . import printing
 from .options import (
     DataDir,
     RecipeOptions,
-    Resume,
-    Seed,
+    RunOptions,
     TrainingOptions,
     load_data,
     with_options,
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
 @with_options
 def train(
     what: RecipeOptions,
-    options: TrainingOptions,
-    seed: Seed = None,
+    *,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -53,11 +51,6 @@ def train(
             help="Train on all training images, or hold some out to choose the epoch on.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The run's folder, by default runs/RECIPE-seedN."),
-    ] = None,
-    resume: Resume = False,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +60,8 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
+    which: RunOptions,
+    options: TrainingOptions,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -81,7 +76,7 @@ def train(
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     with parallel.join() as processes:
-        wanted = what.experiment(seed=seed, protocol=protocol, precision=precision)
+        wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
         device = processes.device(options.device)
         configure(device, wanted.precision, deterministic)
         tracking.check(options.track or [])
@@ -93,7 +88,8 @@ def train(
             training.keep_freed_memory()
             ready.fit(None)
             return
-        run = open_run(what.folder(out, f"seed{wanted.seed}"), wanted, resume, what.epochs)
+        folder = what.folder(which.out, f"seed{wanted.seed}")
+        run = open_run(folder, wanted, which.resume, what.epochs)
         train_run(ready, run, options.track)
         _print_results(run)
         _draw_picture(run, ready)

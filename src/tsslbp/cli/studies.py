@@ -30,19 +30,17 @@ from .options import (
     DataDir,
     Device,
     Epochs,
+    JobOptions,
     Recipe,
+    RecipeOptions,
     Settings,
     Track,
-    Workers,
+    TrainingOptions,
     experiment_of,
     load_checked,
+    with_options,
 )
-from .trainings import (
-    describe_failures,
-    engine_of,
-    make,
-    train_options,
-)
+from .trainings import describe_failures, engine_of, make, train_arguments
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")]
 Protocols = Annotated[
@@ -51,22 +49,18 @@ Protocols = Annotated[
 ]
 
 
+@with_options
 def trials(
-    recipe: Recipe,
+    what: RecipeOptions,
+    *,
     seeds: Seeds = 5,
-    settings: Settings = None,
-    epochs: Epochs = None,
     protocol: Protocols = None,
-    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the runs, by default runs/RECIPE-trials."),
     ] = None,
-    workers: Workers = None,
-    cluster: ClusterKind = None,
-    cluster_settings: ClusterSettings = None,
-    device: Device = "cpu",
-    track: Track = None,
+    options: TrainingOptions,
+    where: JobOptions,
 ) -> None:
     """Train one recipe with several seeds, many runs at a time.
 
@@ -79,19 +73,19 @@ def trials(
     Each run has a folder and a log of its own. The same command goes on where it was interrupted,
     and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
     """  # noqa: D301
-    wanted = experiment_of(recipe, settings, {"epochs": epochs})
-    folder = out or Path("runs") / f"{Path(recipe).stem}-trials"
-    options = train_options(data_dir, device, track)
-    load_checked(wanted, data_dir)
+    wanted, folder = what.experiment(), what.folder(out, "trials")
+    arguments = train_arguments(options)
+    load_checked(wanted, options.data_dir)
     protocols = _protocols(protocol, wanted)
-    count = seeds * len(protocols)
-    engine = engine_of(count, workers, cluster, cluster_settings, device, folder, wanted)
+    engine = engine_of(seeds * len(protocols), where, options.device, folder, wanted)
     planned = study.plan(wanted, seeds, protocols, folder)
-    if failed := _run_trials(planned, engine, options):
+    if failed := _run_trials(planned, engine, arguments):
         raise RunError(failed)
 
 
+@with_options
 def reproduce(
+    *,
     table: Annotated[
         str | None,
         typer.Argument(
@@ -103,23 +97,19 @@ def reproduce(
     settings: Settings = None,
     epochs: Epochs = None,
     protocol: Protocols = None,
-    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of runs and report, by default runs/reproduce."),
     ] = None,
-    workers: Workers = None,
-    cluster: ClusterKind = None,
-    cluster_settings: ClusterSettings = None,
-    device: Device = "cpu",
-    track: Track = None,
+    options: TrainingOptions,
+    where: JobOptions,
 ) -> None:
     """Reproduce a published table: the trials of its recipes, then the report.
 
     First it says what that will cost on this machine, from a few training steps. Interrupted, the
     same command goes on.
     """
-    options = train_options(data_dir, device, track)
+    arguments = train_arguments(options)
     rows = published.find(table)
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
@@ -130,22 +120,24 @@ def reproduce(
     reports.check_packages()
     folder = out or Path("runs") / "reproduce"
     wanted = {name: experiment_of(name, settings, {"epochs": epochs}) for name in names}
-    data_sets = {name: load_checked(one, data_dir) for name, one in wanted.items()}
+    data_sets = {name: load_checked(one, options.data_dir) for name, one in wanted.items()}
     protocols = {name: _protocols(protocol, one) for name, one in wanted.items()}
     count = seeds * sum(map(len, protocols.values()))
-    engine = engine_of(count, workers, cluster, cluster_settings, device, folder, *wanted.values())
+    engine = engine_of(count, where, options.device, folder, *wanted.values())
     planned = {
         name: study.plan(one, seeds, protocols[name], folder / name) for name, one in wanted.items()
     }
     every = [trial for trials in planned.values() for trial in trials]
     with printing.console.status("measuring what it will cost"):
         costs = {
-            name: [cost.estimate(trials[0].experiment, data_sets[name], engine.threads, device)]
+            name: [
+                cost.estimate(trials[0].experiment, data_sets[name], engine.threads, options.device)
+            ]
             * len(study.missing(trials))
             for name, trials in planned.items()
         }
     printing.print_costs(costs, engine.workers)
-    failed = _run_trials(every, engine, options)
+    failed = _run_trials(every, engine, arguments)
     if any(trial.result() for trial in every):
         report([folder], folder / "report.html")
     if failed:
@@ -214,7 +206,7 @@ def sweep(
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
     wanted = experiment_of(recipe, settings, {"seed": seed})
-    options = train_options(data_dir, device, track)
+    options = train_arguments(TrainingOptions(data_dir, device, track))
     searched = space.load_space(space_name)
     count = trials or searched.trials
     if count is None:
@@ -228,7 +220,8 @@ def sweep(
     if workers == 1 and not cluster and not cluster_settings:
         _work(search, data_set, device, track or [])
     else:
-        engine = engine_of(count, workers, cluster, cluster_settings, device, folder, wanted)
+        where = JobOptions(workers, cluster, cluster_settings)
+        engine = engine_of(count, where, device, folder, wanted)
         command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
         _run_workers(search, engine, [*command, *options])
     _print_sweep(search.outcomes(), planned, recipe, settings or [])

@@ -21,6 +21,7 @@ from ..training import Training, keep_freed_memory
 from ..training import trackers as tracking
 from ..training.device import configure, gpus
 from . import printing, progress
+from .options import JobOptions, TrainingOptions
 
 
 def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
@@ -87,41 +88,36 @@ def _print_start(training: Training, run: Run) -> None:
 
 
 def engine_of(
-    jobs: int,
-    workers: int | None,
-    cluster: str | None,
-    cluster_settings: Sequence[str] | None,
-    device: str,
-    folder: Path,
-    *wanted: Experiment,
+    jobs: int, where: JobOptions, device: str, folder: Path, *wanted: Experiment
 ) -> Engine:
     """Where at most so many jobs that train `wanted` shall run, by the command line's options.
 
     Raises:
         InvalidInput: an option is not allowed, or there is no such cluster or device.
     """
-    if cluster:
-        for setting in cluster_settings or ():
+    settings = where.cluster_settings or []
+    if where.cluster:
+        for setting in settings:
             if "=" not in setting:
                 raise InvalidInput(f"--cluster-set expects KEY=VALUE, got {setting!r}")
-        pairs = (setting.partition("=") for setting in cluster_settings or ())
+        pairs = (setting.partition("=") for setting in settings)
         values = {key.strip(): toml_files.parse_value(value) for key, _, value in pairs}
-        return Cluster(workers or jobs, folder / ".cluster", cluster, values)
-    if cluster_settings:
+        return Cluster(where.workers or jobs, folder / ".cluster", where.cluster, values)
+    if settings:
         raise InvalidInput("--cluster-set needs --cluster")
     for experiment_ in wanted:
         configure(device, experiment_.precision)
     devices = gpus() if device == "cuda" else []
-    return Local(workers or min(jobs, len(devices) or cores()), devices=devices)
+    return Local(where.workers or min(jobs, len(devices) or cores()), devices=devices)
 
 
-def train_options(data_dir: Path | None, device: str, track: Sequence[str] | None) -> list[str]:
-    """Options that a command hands on to the trainings that it starts."""
-    tracking.check(track or [])
-    inherited = data_dir is None or str(data_dir) == os.environ.get("TSSLBP_DATA")
-    options = [] if inherited else ["--data-dir", str(data_dir)]
-    options += ["--device", device] if device != "cpu" else []
-    return options + [part for name in track or [] for part in ("--track", name)]
+def train_arguments(options: TrainingOptions) -> list[str]:
+    """Arguments that a command hands on to the trainings that it starts."""
+    tracking.check(options.track or [])
+    inherited = options.data_dir is None or str(options.data_dir) == os.environ.get("TSSLBP_DATA")
+    arguments = [] if inherited else ["--data-dir", str(options.data_dir)]
+    arguments += ["--device", options.device] if options.device != "cpu" else []
+    return arguments + [part for name in options.track or [] for part in ("--track", name)]
 
 
 def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:

@@ -61,8 +61,8 @@ def build_network(
     """
     if experiment.activation:
         raise InvalidInput(
-            f"activation = {experiment.activation!r} makes no spiking network: only "
-            "`tsslbp convert` trains it"
+            f"activation = {experiment.activation!r} is a network without spikes, for "
+            "`tsslbp convert` alone"
         )
     return Network(
         experiment.network,

@@ -130,15 +130,10 @@ def load(folder: str | Path, checkpoint: str | None = None) -> Network:
             `default_checkpoint`.
 
     Raises:
-        RunError: no such run or checkpoint, one that cannot be read, or a run of `tsslbp convert`,
-            which trains a network without spikes.
+        RunError: no such run or checkpoint, or one that cannot be read.
+        InvalidInput: a run of `tsslbp convert`, which trains a network without spikes.
     """
     run = Run.open(Path(folder))
-    if run.experiment.activation:
-        raise RunError(
-            f"{folder} holds no spiking network: `tsslbp convert` has trained one with "
-            f"activation = {run.experiment.activation!r} there, and converts it with --resume"
-        )
     name = checkpoint or default_checkpoint(run)
     tensors, state = run.load_checkpoint(name)
     source = f"checkpoint {name!r} of {folder}"
