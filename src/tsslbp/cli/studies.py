@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -12,17 +11,18 @@ import typer
 
 from .. import experiment, training
 from .. import report as reports
-from ..data import DataSet
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
+from ..network.description import plan
 from ..report import published
 from ..studies import space
 from ..studies import trials as study
-from ..studies.jobs import Engine, Job
-from ..studies.jobs import run as run_jobs
+from ..studies.driver import Driver
+from ..studies.jobs import Engine
 from ..studies.sweep import Outcome, Search, Sweep
 from ..studies.trials import Trial
 from ..training import cost
+from ..training.device import configure
 from . import printing, progress
 from .options import (
     DataDir,
@@ -32,7 +32,6 @@ from .options import (
     Settings,
     Track,
     experiment_of,
-    image_counts,
     load_checked,
 )
 from .trainings import (
@@ -222,16 +221,13 @@ def sweep(
         raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
     folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
     planned = Sweep(wanted, searched, count, folder, objective, sampler, pruner, storage)
-    data_set = training.load_data(wanted, data_dir)
-    planned.check(data_set, device)
+    check = _checker(wanted, data_dir, None if cluster else device)
+    for one in (planned.experiment, *planned.space.variants(planned.experiment)):
+        check(one)
+    engine = engine_of(count, workers, cluster, cluster_settings, device, folder, wanted)
     search = Search(planned)
     _print_caution(planned, wanted)
-    if workers == 1 and not cluster and not cluster_settings:
-        _work(search, data_set, device, track or [])
-    else:
-        engine = engine_of(count, workers, cluster, cluster_settings, device, folder, wanted)
-        command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
-        _run_workers(search, engine, [*command, *options])
+    _work(search, engine, check, options)
     _print_sweep(search.outcomes(), planned, recipe, settings or [])
 
 
@@ -295,43 +291,28 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
         printing.say(f"note        {count:,} training images are held out to judge the trials on")
 
 
-def _work(search: Search, data_set: DataSet, device: str, track: Sequence[str]) -> None:
-    counts = image_counts(search.sweep.experiment, data_set)
-    watch = progress.SweepDisplay(search.sweep.objective, counts["training"], track)
-    training.keep_freed_memory()
+def _checker(
+    wanted: Experiment, data_dir: Path | None, device: str | None
+) -> Callable[[Experiment], None]:
+    """What raises `InvalidInput` where the data, or the device if there is one, do not fit."""
+    data_set = training.load_data(wanted, data_dir)
+
+    def check(one: Experiment) -> None:
+        if device:
+            configure(device, one.precision)
+        training.check_data(one, data_set)
+        plan(one.network, data_set.input_shape, data_set.classes, one.padding)
+
+    return check
+
+
+def _work(
+    search: Search, engine: Engine, check: Callable[[Experiment], None], options: Sequence[str]
+) -> None:
+    printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
     try:
-        search.work(data_set, watch, device)
-    except KeyboardInterrupt:
-        printing.complain("stopped", "the same command continues the sweep")
-        raise typer.Exit(130) from None
-
-
-def _sweep_options(planned: Sweep, given: Sequence[str]) -> list[str]:
-    """Options with which another process joins a sweep; its storage is in the environment."""
-    options = {
-        "--trials": planned.trials,
-        "--seed": planned.experiment.seed,
-        "--objective": planned.objective,
-        "--sampler": planned.sampler,
-        "--pruner": planned.pruner,
-        "--out": planned.folder,
-        "--workers": 1,
-    }
-    pairs = [*options.items(), *(("--set", setting) for setting in given)]
-    return [str(part) for pair in pairs for part in pair]
-
-
-def _run_workers(search: Search, engine: Engine, command: Sequence[str]) -> None:
-    """Make the trials in several processes; each is the same command with one worker."""
-    if storage := search.sweep.storage:
-        os.environ["TSSLBP_STORAGE"] = storage  # not an argument, which may be seen and recorded
-    folder, count = search.folder, min(engine.workers, search.sweep.trials)
-    names = [f"worker-{number}" for number in range(count)]
-    jobs = [Job(name, tuple(command), folder / f"{name}.log") for name in names]
-    printing.say(f"{count} trials at a time, {engine.threads} threads each")
-    try:
-        with progress.WorkersDisplay(search) as watch:
-            run_jobs(jobs, engine, watch)
+        with progress.SweepDisplay(search) as watch:
+            Driver(search, engine, watch, check, options).work()
     except KeyboardInterrupt:
         printing.complain("stopped", "the same command continues the sweep")
         raise typer.Exit(130) from None
