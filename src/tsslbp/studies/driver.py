@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -21,17 +20,15 @@ if TYPE_CHECKING:
 
 KILLS = 5  # processes that train a trial without getting on by an epoch, until it has failed
 REFUSED = 2  # exit status of a command that has printed what a user can correct
-LOOK_SECONDS = 2.0  # between two looks for a trial where there was none
+PAUSE = 10  # looks at the trials under way, between two looks for another one
 
 
 class Watch(Protocol):
-    """Is told how the trials of this process go."""
+    """Is told of the trials under way, several times a second, and of each that has ended."""
 
-    def running(self, trials: Sequence[Trial]) -> None:
-        """Called several times a second with those under way."""
+    def running(self, trials: Sequence[Trial]) -> None: ...
 
-    def ended(self, outcome: Outcome) -> None:
-        """Called when a trial has ended."""
+    def ended(self, outcome: Outcome) -> None: ...
 
 
 @dataclass
@@ -74,13 +71,12 @@ class Driver:
     def work(self) -> None:
         """Make trials until all of this folder have ended, those of other processes included.
 
-        A trial counts as failed if it diverges, if its values do not go together, or if its
-        command is killed again and again (it may take too much memory). Any other error ends the
-        work, and the next driver goes on with the trial.
+        A trial fails if it diverges, if its values do not go together, or if its command ends
+        early again and again (it may take too much memory).
 
         Raises:
             RunError: the storage or the folder cannot be used, or a command says why it cannot
-                train.
+                train; the next driver goes on with the trial.
         """
         with storage_errors(self.search.shown_storage, RunError):
             try:
@@ -112,7 +108,7 @@ class Driver:
             records = Run.open(trial.folder).epochs()
             self._tell(told, "COMPLETE", max(record[self._key] for record in records))
         elif reason := trial.divergence():
-            self._tell(told, "FAIL", reason=reason)
+            self._fail(told, reason)
         else:
             self._put_back(training, failure)
         del self._under_way[job.name]
@@ -126,22 +122,18 @@ class Driver:
             elif not self.search.under_way():
                 return
             else:
-                again = time.monotonic() + LOOK_SECONDS
-                while time.monotonic() < again:
-                    yield None
+                yield from [None] * PAUSE
 
     def _job(self, told: optuna.Trial) -> Job | None:
         """The command of a trial; None where the trial fails without one."""
         try:
             if told.user_attrs.get(KILLED, 0) >= KILLS:
-                last = told.user_attrs.get(REASON, "killed")
-                raise InvalidInput(
-                    f"{KILLS} processes that trained it ended early; the last: {last}"
-                )
+                last = told.user_attrs.get(REASON, "killed with its driver")
+                raise InvalidInput(f"{KILLS} processes that trained it ended early; last: {last}")
             trial = self.search.trial(told)
             self.check(trial.experiment)
         except InvalidInput as error:
-            self._tell(told, "FAIL", reason=str(error))
+            self._fail(told, str(error))
             return None
         known = self.search.study.get_trials(deepcopy=False)[told.number].intermediate_values
         self._under_way[trial.name] = _Training(told, trial, max(known, default=0))
@@ -175,14 +167,14 @@ class Driver:
         told.set_user_attr(REASON, failure)
         self.search.release(told.number)
 
-    def _tell(
-        self, told: optuna.Trial, state: str, value: float | None = None, reason: str = ""
-    ) -> None:
+    def _fail(self, told: optuna.Trial, reason: str) -> None:
+        told.set_user_attr(REASON, reason)
+        self._tell(told, "FAIL")
+
+    def _tell(self, told: optuna.Trial, state: str, value: float | None = None) -> None:
         """Tell the study, and who watches, how a trial has ended."""
         import optuna
 
-        if reason:
-            told.set_user_attr(REASON, reason)
         told.study.tell(told, value, optuna.trial.TrialState[state])
         self.search.release(told.number)
         self.watch.ended(self.search.outcome(told.number))

@@ -266,11 +266,12 @@ class Cluster:
             raise RunError(f"the cluster does not take {job.name}: {reason}") from error
 
 
+@dataclass
 class Command:
     """A job as submitit calls it; a job that SLURM takes off its machine is queued again."""
 
-    def __init__(self, job: Job, threads: int) -> None:
-        self.job, self.threads = job, threads
+    job: Job
+    threads: int
 
     def __call__(self) -> int:
         """Run the job's process and return its exit status."""

@@ -34,13 +34,7 @@ def check_optuna() -> None:
 
 
 def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner) -> optuna.Study:
-    """Open a study, or make it.
-
-    Args:
-        name: of the study.
-        storage: URL of a database, a journal file, or the path of an SQLite database.
-        pruner: of its trials.
-    """
+    """Open or make a study in a database, by its URL or SQLite's path, or in a journal file."""
     import optuna
     import sqlalchemy
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -73,10 +67,7 @@ def without_password(storage: str) -> str:
 
 @contextmanager
 def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> Iterator[None]:
-    """Tell in one line what a storage, named without its password, says if it cannot be used.
-
-    Of `InvalidInput`, while it is opened, so are errors of a driver or a file that is missing.
-    """
+    """Tell in one line why a storage cannot be used: when it is opened, `InvalidInput`."""
     import optuna
     import sqlalchemy
 
@@ -105,10 +96,7 @@ def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.B
 
 
 def has_failed_last(trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
-    """Whether the trial that ended last has failed.
-
-    Samplers know nothing of failed trials, and would propose the same again.
-    """
+    """Whether the trial that ended last has failed: samplers would propose the same again."""
     ended = [(trial.datetime_complete, trial.state.name) for trial in trials]
     return max(((when, state) for when, state in ended if when), default=(None, ""))[1] == "FAIL"
 

@@ -37,7 +37,7 @@ STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 # Names of what is kept in a study and its trials.
 SETTINGS, FOLDER_ID, FOLDER = "tsslbp", "tsslbp.folder-id", "tsslbp.folder"
 SEED, REASON = "tsslbp.seed", "tsslbp.reason"
-KILLED = "tsslbp.killed"  # how many processes that trained it since its last epoch
+KILLED = "tsslbp.killed"  # how many processes that trained it, since its last epoch
 _IDENTITY = "sweep.json"
 _LOCK = ".sweep.lock"
 
@@ -150,17 +150,16 @@ class Search:
             identity = self._identity()
             self.folder_id: str = identity["id"]
             self.study = self._open_study(identity["study"])
-            write_json(self.folder / _IDENTITY, identity)
+            write_json(self.folder / _IDENTITY, identity)  # only now: the storage is the right one
             recipe = self.folder / RECIPE
             replace_file(recipe, lambda new: experiments.save(sweep.experiment, new))
 
     def claim(self) -> optuna.Trial | None:
         """A trial that this process makes until `release`; None where there is none to make now.
 
-        It is one of this folder that no process makes any more, or a new one. A new one, too, is
-        added to the study first and then taken, so that none is lost by a kill in between. One
-        process of the folder at a time looks. Where machines that share only the database add too
-        many, the last ones wait there until more are asked for.
+        A new trial is first added and then taken like one whose process is gone, so that a kill in
+        between loses none. One process of the folder at a time looks. Where machines that share
+        only the database add too many, the last ones wait until more are asked for.
         """
         import optuna
 
@@ -200,9 +199,7 @@ class Search:
         """All trials, the best first."""
         with storage_errors(self.shown_storage, RunError):
             trials = self.study.get_trials(deepcopy=False)
-        counted = [
-            one for one in trials if one.number < self.sweep.trials or one.state.is_finished()
-        ]
+        counted = [t for t in trials if t.number < self.sweep.trials or t.state.is_finished()]
         order = list(STATES.values())
         return sorted(
             map(self._outcome, counted),
@@ -210,10 +207,7 @@ class Search:
         )
 
     def _identity(self) -> dict[str, str]:
-        """Who this folder is among those of a study, and the study's name; a folder may be moved.
-
-        Written when the storage has been opened, so that a mistaken one can be corrected.
-        """
+        """Who this folder is among a study's, and the study's name; a folder may be moved."""
         path = self.folder / _IDENTITY
         if not path.exists():
             name = self.folder.resolve().name
@@ -252,8 +246,7 @@ class Search:
 
     def _take(self) -> optuna.trial.FrozenTrial | None:
         """The first trial of this folder that has not ended and that no process makes."""
-        for trial in self.under_way():
-            number = trial.number
+        for number, trial in ((one.number, one) for one in self.under_way()):
             with suppress(RunError), ExitStack() as lock:  # the error: a process holds it
                 lock.enter_context(hold(self.folder / f".trial-{number:04d}.lock"))
                 if (folder := self._run_folder(number)).exists():

@@ -68,15 +68,11 @@ class Trial:
             options: more options of ``tsslbp train``, such as ``("--device", "cuda")``.
         """
         experiment = self.experiment
-        changes = [
-            *(("--set", setting) for setting in self.settings),
-            ("--seed", experiment.seed),
-            ("--protocol", experiment.protocol),
-            ("--epochs", experiment.epochs),
-            ("--out", self.folder),
-        ]
-        pairs = (str(part) for pair in changes for part in pair)
-        return Job(self.name, ("train", str(self.recipe), *pairs, "--resume", *options), self.log)
+        pairs: list[tuple[str, object]] = [("--set", setting) for setting in self.settings]
+        pairs += [("--seed", experiment.seed), ("--protocol", experiment.protocol)]
+        pairs += [("--epochs", experiment.epochs), ("--out", self.folder)]
+        words = (str(part) for pair in pairs for part in pair)
+        return Job(self.name, ("train", str(self.recipe), *words, "--resume", *options), self.log)
 
 
 def plan(
