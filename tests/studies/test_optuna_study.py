@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 
+from tsslbp import cli
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
 from tsslbp.experiment.seeding import derive
@@ -133,10 +134,14 @@ def test_a_storage_that_goes_away(planned: Planned) -> None:
         search.outcomes()
 
 
-def test_without_optuna(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InvalidInput, match=r"pip install 'tsslbp\[study\]'"):
-        Search(planned())
+    for name in ("optuna_study", "sweep", "driver"):
+        monkeypatch.delitem(sys.modules, f"tsslbp.studies.{name}")
+    assert cli.main(["sweep", "mine.toml", "--space", "space.toml"]) == 2
+    assert capsys.readouterr().err == ("error: a sweep needs Optuna: pip install 'tsslbp[study]'\n")
 
 
 def test_a_database_in_a_folder_of_any_name(planned: Planned) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -19,12 +19,14 @@ from ..experiment import Experiment
 from ..run import count_epochs
 from ..run.results import MEASURES
 from ..studies.jobs import Job
-from ..studies.sweep import Outcome, Search
 from ..studies.trials import Trial
 from ..training.history import StepResult
 from ..wording import duration, percent
 from . import printing
 from .printing import SWEEP_ROW, complain, print_outcome, say
+
+if TYPE_CHECKING:
+    from ..studies.sweep import Outcome, Search
 
 TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a name is longer
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters

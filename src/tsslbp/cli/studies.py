@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -17,9 +17,7 @@ from ..network.description import plan
 from ..report import published
 from ..studies import space
 from ..studies import trials as study
-from ..studies.driver import Driver
 from ..studies.jobs import Engine
-from ..studies.sweep import Outcome, Search, Sweep
 from ..studies.trials import Trial
 from ..training import cost
 from ..training.device import configure
@@ -43,6 +41,9 @@ from .trainings import (
     make,
     train_options,
 )
+
+if TYPE_CHECKING:
+    from ..studies.sweep import Outcome, Search, Sweep
 
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")]
 Protocols = Annotated[
@@ -213,6 +214,8 @@ def sweep(
     The same command goes on with a sweep, or joins it from another process; more --trials take it
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
+    from ..studies.sweep import Search, Sweep  # needs Optuna
+
     wanted = experiment_of(recipe, settings, {"seed": seed})
     options = train_options(data_dir, device, track)
     searched = space.load_space(space_name)
@@ -309,6 +312,8 @@ def _checker(
 def _work(
     search: Search, engine: Engine, check: Callable[[Experiment], None], options: Sequence[str]
 ) -> None:
+    from ..studies.driver import Driver
+
     printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
     try:
         with progress.SweepDisplay(search) as watch:

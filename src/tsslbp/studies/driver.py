@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
 from ..run import Run, count_epochs
 from . import jobs
 from .jobs import Engine, Job, Task
-from .optuna_study import storage_errors
+from .optuna_study import optuna, storage_errors
 from .sweep import KILLED, OBJECTIVES, REASON, Outcome, Search
 from .trials import Trial
-
-if TYPE_CHECKING:
-    import optuna
 
 KILLS = 5  # processes that train a trial without getting on by an epoch, until it has failed
 REFUSED = 2  # exit status of a command that has printed what a user can correct
@@ -173,8 +170,6 @@ class Driver:
 
     def _tell(self, told: optuna.Trial, state: str, value: float | None = None) -> None:
         """Tell the study, and who watches, how a trial has ended."""
-        import optuna
-
         told.study.tell(told, value, optuna.trial.TrialState[state])
         self.search.release(told.number)
         self.watch.ended(self.search.outcome(told.number))

@@ -1,4 +1,7 @@
-"""What a sweep takes from Optuna: the storage of its study, samplers, pruners, and their values."""
+"""What a sweep takes from Optuna: the storage of its study, samplers, pruners, and their values.
+
+Importing this needs the extra ``study``; where it is missing, `InvalidInput` says so.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InvalidInput, RunError
 from .space import Choice, Range, as_text
 
-if TYPE_CHECKING:
-    import optuna
+try:
+    import optuna as optuna
+    import scipy  # noqa: F401 (of the Gaussian process)
+    import sqlalchemy
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+except ImportError:
+    raise InvalidInput("a sweep needs Optuna: pip install 'tsslbp[study]'") from None
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
 
 SAMPLERS = ("gp", "tpe", "random")
 PRUNERS = ("none", "median", "halving")
@@ -23,22 +33,8 @@ SQLITE_SECONDS = 60  # that a process waits for others to write
 JOURNAL_SECONDS = 10  # after which one that was killed while it wrote is taken for that
 
 
-def check_optuna() -> None:
-    """Raise `InvalidInput` where Optuna, or what it needs, is missing."""
-    try:
-        import optuna
-        import scipy  # noqa: F401 (of the Gaussian process)
-    except ImportError:
-        raise InvalidInput("a sweep needs Optuna: pip install 'tsslbp[study]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
-
-
 def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner) -> optuna.Study:
     """Open or make a study in a database, by its URL or SQLite's path, or in a journal file."""
-    import optuna
-    import sqlalchemy
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-
     if isinstance(storage, Path):
         storage = sqlalchemy.URL.create("sqlite", database=str(storage)).render_as_string()
     opened: optuna.storages.BaseStorage
@@ -68,9 +64,6 @@ def without_password(storage: str) -> str:
 @contextmanager
 def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> Iterator[None]:
     """Tell in one line why a storage cannot be used: when it is opened, `InvalidInput`."""
-    import optuna
-    import sqlalchemy
-
     known = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
     opening = (ImportError, OSError, RuntimeError) if kind is InvalidInput else ()
     try:
@@ -83,8 +76,6 @@ def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> I
 
 def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
     """Return one of `SAMPLERS`, which draws the first trials at random."""
-    import optuna
-
     options: dict[str, Any] = {"seed": seed, "n_startup_trials": startup_trials}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -103,8 +94,6 @@ def has_failed_last(trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
 
 def make_pruner(name: str, epochs: int, startup_trials: int) -> optuna.pruners.BasePruner:
     """Return one of `PRUNERS`, for trials of about so many epochs."""
-    import optuna
-
     if name == "median":
         return optuna.pruners.MedianPruner(startup_trials, n_warmup_steps=max(1, epochs // 10))
     if name == "halving":

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import experiment as experiments
 from ..errors import InvalidInput, RunError, nearest
@@ -24,12 +24,9 @@ from ..run import Run, write_json
 from ..run.results import flat, table_differences
 from ..storage import hold, replace_file
 from . import optuna_study
-from .optuna_study import PRUNERS, SAMPLERS, storage_errors
+from .optuna_study import PRUNERS, SAMPLERS, optuna, storage_errors
 from .space import Space, apply, settings
 from .trials import RECIPE, Trial
-
-if TYPE_CHECKING:
-    import optuna
 
 OBJECTIVES = {"validation": "validation_accuracy", "test": "test_accuracy"}
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
@@ -138,7 +135,6 @@ class Search:
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        optuna_study.check_optuna()
         self.sweep, self.folder = sweep, sweep.folder
         self.shown_storage = optuna_study.without_password(sweep.storage or "study.db")
         self.locks: dict[int, ExitStack] = {}  # of the trials that this process makes, by number
@@ -161,8 +157,6 @@ class Search:
         between loses none. One process of the folder at a time looks. Where machines that share
         only the database add too many, the last ones wait until more are asked for.
         """
-        import optuna
-
         with hold(self.folder / _LOCK, wait=True):
             trial = self._take()
             if trial is None and len(self.study.get_trials(deepcopy=False)) < self.sweep.trials:
@@ -259,8 +253,6 @@ class Search:
 
     def _suggest(self, frozen: optuna.trial.FrozenTrial) -> optuna.Trial:
         """Give a trial its values and seed, or read those that it has."""
-        import optuna
-
         before, sweep = self.study.get_trials(deepcopy=False)[: frozen.number], self.sweep
         # One sampler a trial: its random numbers do not depend on who asks, or when.
         seed = derive(sweep.experiment.seed, "sweep", frozen.number) % 2**32
