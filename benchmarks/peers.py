@@ -201,7 +201,7 @@ def _tsslbp(size: Size) -> Case:
         f"{size.channels}C5-P2-40C5-P2-300",
         input_shape=(1, 28, 28),
         time_steps=size.time_steps,
-        tau_m=TAU_M,
+        neuron=tsslbp.Neuron(tau_m=TAU_M),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 

@@ -22,8 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_train_rules import RULES, STRSBP, CountLoss, Neuron, SpikeTrainNetwork, train_step
-from tsslbp import stats
+from spike_train_rules import (
+    RULES,
+    STRSBP,
+    CountLoss,
+    SpikeTrainNetwork,
+    papers_neuron,
+    train_step,
+)
+from tsslbp import Neuron, stats
 from tsslbp.data import DataSet, Images, batches, load, split_validation
 from tsslbp.experiment import seeding
 from tsslbp.run.environment import describe_environment
@@ -48,7 +55,7 @@ class Setting:
 
     @property
     def neuron(self) -> Neuron:
-        return Neuron.of_papers(self.time_steps)
+        return papers_neuron(self.time_steps)
 
 
 @dataclass(frozen=True)

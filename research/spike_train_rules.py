@@ -33,7 +33,7 @@ Forward, the neuron is the house's own (`tsslbp.neuron.reference`), to which the
 are equal but for two things left out here: a delay of one step from layer to layer, and a
 refractory period of two steps. Also left out are lateral inhibition at the output, recurrent
 connections, weight regularisation and the weighting of samples. Times are in steps; what the
-papers call 1 ms is one step of their 400 (`Neuron.of_papers`).
+papers call 1 ms is one step of their 400 (`papers_neuron`).
 
 Sources: Jin, Zhang & Li, "Hybrid macro/micro level backpropagation for training deep spiking neural
 networks", NeurIPS 2018, with the code jinyyy666/mm-bp-snn; Zhang & Li, "Spike-train level
@@ -53,50 +53,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tsslbp import Neuron
 from tsslbp.errors import InvalidInput
 from tsslbp.neuron.reference import psp, simulate
 
 PAPER_STEPS, PAPER_TAU_M, PAPER_TAU_S = 400, 64.0, 8.0  # of 1 ms, MNIST; both papers' code
 
 
-@dataclass(frozen=True)
-class Neuron:
-    """Constants of all neurons of a network.
+def papers_neuron(time_steps: int) -> Neuron:
+    """The papers' neuron, where `time_steps` steps stand for their 400 of 1 ms.
 
-    Attributes:
-        tau_m, tau_s: time constants of membrane and synapse in time steps, at least 1. An infinite
-            `tau_m` means no leak.
-        threshold: potential above which a neuron fires, nu; positive.
-
-    Raises:
-        InvalidInput: a field is outside its range.
+    tau_m = 64 ms and tau_s = 8 ms become 16 and 2 steps at T = 100, and 8 and 1 at T = 50, the
+    fewest steps. Spike counts stay as they are. The papers have a threshold for each layer; here it
+    is 1, the unit of the weights.
     """
-
-    tau_m: float = 16.0
-    tau_s: float = 2.0
-    threshold: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("tau_m", "tau_s"):
-            if not getattr(self, name) >= 1:
-                raise InvalidInput(
-                    f"Neuron: {name} must be at least 1 time step, got {getattr(self, name)!r}"
-                )
-        if not _is_finite(self.threshold) or self.threshold <= 0:
-            raise InvalidInput(
-                f"Neuron: threshold must be a positive number, got {self.threshold!r}"
-            )
-
-    @classmethod
-    def of_papers(cls, time_steps: int) -> Neuron:
-        """The papers' neuron, where `time_steps` steps stand for their 400 of 1 ms.
-
-        tau_m = 64 ms and tau_s = 8 ms become 16 and 2 steps at T = 100, and 8 and 1 at T = 50, the
-        fewest steps. Spike counts stay as they are. The papers have a threshold for each layer;
-        here it is 1, the unit of the weights.
-        """
-        scale = time_steps / PAPER_STEPS
-        return cls(PAPER_TAU_M * scale, PAPER_TAU_S * scale)
+    scale = time_steps / PAPER_STEPS
+    return Neuron(PAPER_TAU_M * scale, PAPER_TAU_S * scale)
 
 
 def s_psp(inputs: Tensor, spikes: Tensor, neuron: Neuron) -> Tensor:
@@ -402,11 +374,10 @@ class SpikeTrainNetwork(nn.Module):
             raise InvalidInput(
                 f"inputs must be [T, N, {self.weights[0].shape[1]}], got {list(inputs.shape)}"
             )
-        tau_m, tau_s, threshold = self.neuron.tau_m, self.neuron.tau_s, self.neuron.threshold
         trains = [inputs]
         for weight in self.weights:
-            current = psp(trains[-1], tau_s) @ weight.T
-            trains.append(simulate(current, tau_m, tau_s, threshold).spikes)
+            current = psp(trains[-1], self.neuron.tau_s) @ weight.T
+            trains.append(simulate(current, self.neuron).spikes)
         return trains
 
     def connections(self, trains: Sequence[Tensor]) -> list[Connection]:

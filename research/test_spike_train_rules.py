@@ -1,6 +1,5 @@
 """HM2-BP and ST-RSBP against cases worked by hand, simulation and finite differences."""
 
-import math
 from functools import partial
 
 import pytest
@@ -14,21 +13,23 @@ from spike_train_rules import (
     STRSBP,
     Connection,
     CountLoss,
-    Neuron,
     SpikeTrainNetwork,
     SpikeTrainRule,
     connect,
     gradients,
     mean_effect,
+    papers_neuron,
     s_psp,
     teach,
     train_step,
 )
+from tsslbp import Neuron
 from tsslbp.errors import InvalidInput
 from tsslbp.neuron.reference import psp, simulate
 
 PLAIN = HM2BP(silent_effect=0, silent_own=0, silent_ratio=0)  # the paper's formulas alone
 EVERY_RULE = pytest.mark.parametrize("rule", [HM2BP(), PLAIN, STRSBP()], ids=repr)
+NO_LEAK = 1e30  # tau_m: 1 - 1 / tau_m is exactly 1
 NEURON = Neuron(tau_m=4.0, tau_s=2.0, threshold=1.0)
 
 
@@ -58,7 +59,7 @@ def layer(seed: int = 0, neuron: Neuron = NEURON) -> tuple[Tensor, Tensor, Tenso
     weight = torch.randn(4, 6, generator=generator, dtype=torch.float64) * 0.7 + 0.2
     inputs = random_trains(30, 3, 6, seed=seed)
     current = psp(inputs, neuron.tau_s) @ weight.T
-    trace = simulate(current, neuron.tau_m, neuron.tau_s, neuron.threshold)
+    trace = simulate(current, neuron)
     return weight, inputs, trace.potential, trace.spikes
 
 
@@ -90,7 +91,7 @@ def test_s_psp_of_an_input_after_the_last_spike_is_zero() -> None:
     assert s_psp(trains([0, 0, 1]), trains([0, 1, 0]), NEURON).item() == 0
 
 
-@pytest.mark.parametrize("neuron", [NEURON, Neuron(tau_m=math.inf, tau_s=1.0), Neuron(1.0, 3.0)])
+@pytest.mark.parametrize("neuron", [NEURON, Neuron(tau_m=NO_LEAK, tau_s=1.0), Neuron(1.0, 3.0)])
 @pytest.mark.parametrize("time_steps", [1, 2, 100])
 def test_s_psp_is_its_definition(neuron: Neuron, time_steps: int) -> None:
     inputs, spikes = random_trains(time_steps, 3, 5), random_trains(time_steps, 3, 4, seed=1)
@@ -98,7 +99,7 @@ def test_s_psp_is_its_definition(neuron: Neuron, time_steps: int) -> None:
     torch.testing.assert_close(s_psp(inputs, spikes, neuron), expected)
 
 
-@pytest.mark.parametrize("neuron", [NEURON, Neuron(tau_m=math.inf, tau_s=2.0)], ids=repr)
+@pytest.mark.parametrize("neuron", [NEURON, Neuron(tau_m=NO_LEAK, tau_s=2.0)], ids=repr)
 def test_total_psp_is_the_potential_at_the_spikes(neuron: Neuron) -> None:
     """So it exceeds threshold times count, even without a leak: the reset loses the overshoot."""
     weight, inputs, potential, spikes = layer(neuron=neuron)
@@ -118,7 +119,7 @@ def test_s_psp_is_the_derivative_of_the_total_at_fixed_spikes() -> None:
         for sign in (-1, 1):
             moved = weight.clone()
             moved[i, j] += sign * step
-            trace = simulate(psp(inputs, NEURON.tau_s) @ moved.T, 4.0, 2.0, 1.0)
+            trace = simulate(psp(inputs, NEURON.tau_s) @ moved.T, NEURON)
             assert torch.equal(trace.spikes, spikes)
             totals.append((trace.potential * trace.spikes).sum(0)[:, i])
         difference = (totals[1] - totals[0]) / (2 * step)
@@ -142,7 +143,7 @@ def worked_case() -> Connection:
     neuron = Neuron(tau_m=2.0, tau_s=1.0, threshold=0.9)
     inputs = trains([1, 0, 1, 0], [0, 1, 0, 0])
     weight = torch.tensor([[0.8, 0.6]]).double()
-    spikes = simulate(inputs @ weight.T, 2.0, 1.0, 0.9).spikes
+    spikes = simulate(inputs @ weight.T, neuron).spikes
     assert spikes.flatten().tolist() == [0, 1, 0, 0]
     return connect(weight, inputs, spikes, neuron)
 
@@ -203,7 +204,7 @@ def test_mean_effect_beside_the_authors_table() -> None:
     Theirs is fitted to samples and has a refractory period of two steps.
     """
     table = [-6.0030441e-06, 7.7504582e-04, -3.6904733e-02, 7.6185707e-01, 9.6468675e-01]
-    neuron = Neuron.of_papers(400)
+    neuron = papers_neuron(400)
     for count in (5, 8, 10):
         theirs = sum(c * count ** (4 - n) for n, c in enumerate(table))
         slope = sum((4 - n) * c * count ** (3 - n) for n, c in enumerate(table[:4]))
@@ -323,7 +324,7 @@ def test_teacher_speaks_for_the_labels_silent_neuron_alone() -> None:
 def test_learns_a_toy(name: str) -> None:
     """Three classes: which third of nine inputs spikes often, with a hidden layer between."""
     torch_random = torch.Generator().manual_seed(0)
-    net = SpikeTrainNetwork((9, 12, 3), Neuron.of_papers(50), torch_random)
+    net = SpikeTrainNetwork((9, 12, 3), papers_neuron(50), torch_random)
     labels = torch.arange(12) % 3
     rates = torch.full((12, 9), 0.1)
     rates.view(12, 3, 3)[torch.arange(12), labels] = 0.4
@@ -337,10 +338,10 @@ def test_learns_a_toy(name: str) -> None:
 
 
 def test_papers_neuron_in_other_steps() -> None:
-    assert Neuron.of_papers(400) == Neuron(64.0, 8.0, 1.0)
-    assert Neuron.of_papers(100) == Neuron() == Neuron(16.0, 2.0, 1.0)
-    with pytest.raises(InvalidInput, match=r"tau_s must be at least 1 time step, got 0\.8"):
-        Neuron.of_papers(40)
+    assert papers_neuron(400) == Neuron(64.0, 8.0, 1.0)
+    assert papers_neuron(100) == Neuron(16.0, 2.0, 1.0)
+    with pytest.raises(InvalidInput, match=r"tau_s must be at least 1 time step .* got 0\.8"):
+        papers_neuron(40)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
-from collections.abc import Iterator
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tsslbp.data import catalogue
+from tsslbp.data.catalogue import Entry
+from tsslbp.data.files import VARIABLE
+from tsslbp.data.images import idx
+
+Arrays = dict[str, np.ndarray]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -43,3 +56,97 @@ def _folder(variable: str, default: Path, content: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {content}: {folder} is no folder (set {variable})")
     return folder
+
+
+def pack_idx(array: np.ndarray) -> bytes:
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.tobytes(), mtime=0)
+
+
+@dataclass
+class Tiny:
+    """A data set of 7 training and 3 test images of 5 x 4 pixels, as arrays and as files."""
+
+    arrays: Arrays
+    files: dict[str, bytes]
+
+    def entry(self, url: str = "http://127.0.0.1/") -> Entry:
+        sums = {name: hashlib.md5(content).hexdigest() for name, content in self.files.items()}
+        known = catalogue.find("mnist")
+        return replace(known, name="tiny", folders=("tiny",), url=url, md5=sums)
+
+    def write(self, folder: Path, **changed: bytes) -> Path:
+        (folder / "tiny").mkdir(parents=True)
+        for name, content in (self.files | changed).items():
+            (folder / "tiny" / name).write_bytes(content)
+        return folder
+
+
+@pytest.fixture
+def make_tiny() -> Callable[..., Tiny]:
+    """Build the small set, with `changed` arrays in place of some."""
+
+    def make(changed: Arrays | None = None) -> Tiny:
+        rng = np.random.default_rng(0)
+        arrays = {
+            idx.TRAIN_IMAGES: rng.integers(0, 256, (7, 5, 4), dtype=np.uint8),
+            idx.TRAIN_LABELS: rng.integers(0, 10, 7, dtype=np.uint8),
+            idx.TEST_IMAGES: rng.integers(0, 256, (3, 5, 4), dtype=np.uint8),
+            idx.TEST_LABELS: rng.integers(0, 10, 3, dtype=np.uint8),
+        } | (changed or {})
+        return Tiny(arrays, {name: pack_idx(array) for name, array in arrays.items()})
+
+    return make
+
+
+@pytest.fixture
+def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
+    return make_tiny()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for the user's cache folder; also, no data folder or proxy is set."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("pooch.os_cache", lambda name: folder / name)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return folder / "tsslbp"
+
+
+@dataclass
+class Server:
+    """What a local web server serves, and which paths were asked for."""
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    promised: dict[str, int] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.removeprefix("/")
+            state.requests.append(name)
+            if name not in state.files:
+                self.send_error(404)
+                return
+            content = state.files[name]
+            self.send_response(200)
+            self.send_header("Content-Length", str(state.promised.get(name, len(content))))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        state = Server(f"http://127.0.0.1:{web.server_port}/")
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield state
+        web.shutdown()
+        thread.join()

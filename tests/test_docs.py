@@ -39,7 +39,7 @@ def small(
     """A few random images, or recordings, in the place of a whole data set."""
     if name.endswith(".npz"):
         return tsslbp.data.npz.load(Path(name))
-    if name in tsslbp.data.EVENTS:
+    if tsslbp.data.holds_events(name):
         known = tsslbp.data.known_shape(name, binning)
         assert known is not None
         frames = Frames.from_dense(torch.rand(30, time_steps, *known[0]) < 0.05)

@@ -14,6 +14,7 @@ import tsslbp
 PACKAGE = Path(tsslbp.__file__).parent
 FLOORS = [  # from the ground up; a room may import from the floors below its own
     {"errors", "wording", "_version", "figures"},
+    {"checked", "toml_files"},
     {"rules", "losses", "stats", "storage", "kernels"},
     {"neuron", "experiment"},
     {"network", "data", "run"},

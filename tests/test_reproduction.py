@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import tsslbp
-from tsslbp import TSSLBP, losses, neuron
+from tsslbp import TSSLBP, Neuron, losses, neuron
 from tsslbp.data import Binning, DataSet, normalise
 from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe, recipe_names
@@ -299,8 +299,8 @@ def test_the_threshold_is_strict(impl: str) -> None:
     at, above = column([1.0]), column([np.nextafter(1.0, 2.0)])
     assert tsslbp.spikes(at, impl=impl).item() == 0
     assert tsslbp.spikes(above, impl=impl).item() == 1
-    low = Network("4", (1, 1, 1), threshold=0.25, impl=impl)
-    assert low.spiking_layers[0].neurons["threshold"] == 0.25
+    low = Network("4", (1, 1, 1), neuron=Neuron(threshold=0.25), impl=impl)
+    assert low.spiking_layers[0].neurons.neuron.threshold == 0.25
 
 
 # Differences in the rule
@@ -334,7 +334,7 @@ def test_a_higher_potential_counts_as_more_psp(impl: str) -> None:
 def test_timing_bounds(impl: str) -> None:
     """1/du of a spike is positive, so only the upper bound matters, where du is below it."""
     x, grad = currents(30, 200), currents(30, 200, seed=1)
-    trace = neuron.reference.simulate(x, 5.0, 3.0, 1.0)
+    trace = neuron.reference.simulate(x, Neuron(5.0, 3.0, 1.0))
     assert (trace.increment[trace.spikes == 1] > 0).all()
     assert (trace.increment < 0).any()
 

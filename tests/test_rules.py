@@ -17,7 +17,6 @@ from tsslbp.rules import (
     WarmUp,
     from_config,
     split_rules,
-    to_config,
 )
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -40,11 +39,11 @@ def tsslbp_rules(draw: st.DrawFn) -> TSSLBP:
 
 @given(tsslbp_rules())
 def test_a_rule_survives_its_table(rule: TSSLBP) -> None:
-    assert from_config(to_config(rule)) == rule
+    assert from_config(rule.to_table()) == rule
 
 
 def test_the_table_is_complete() -> None:
-    table = to_config(TSSLBP())
+    table = TSSLBP().to_table()
     assert table.pop("name") == "TSSLBP"
     assert table == {field.name: field.default for field in fields(TSSLBP)}
 
@@ -114,15 +113,24 @@ def test_rules_of_different_types_differ() -> None:
         ({"warm_up": "never"}, ["needs a name", "TSSLBP, TSSLBP.published"]),
         ("slayer", ["'slayer'", "did you mean 'SLAYER'?"]),
         ("SLAYER(width=1, height=2, width=3)", ["width stands twice", "SLAYER(width=1,"]),
-        ({"name": "TSSLBP", "warmup": "never"}, ["no field 'warmup'", "did you mean 'warm_up'?"]),
+        (
+            {"name": "TSSLBP", "warmup": "never"},
+            ["TSSLBP: unknown key 'warmup'", "did you mean 'warm_up'?"],
+        ),
         ({"name": "TSSLBP", "warm_up": "neurn"}, ["warm_up", "'neurn'", "did you mean 'neuron'?"]),
         ({"name": "TSSLBP", "intra_neuron": 3}, ["intra_neuron", "recursive", "got 3"]),
         ({"name": "TSSLBP", "timing_max": "8"}, ["timing_max", "finite number", "'8'"]),
         ({"name": "TSSLBP", "timing_max": True}, ["timing_max", "finite number", "True"]),
         ({"name": "TSSLBP", "timing_max": float("inf")}, ["timing_max", "finite number", "inf"]),
         ({"name": "TSSLBP", "timing_min": 9.0}, ["timing_min", "timing_max", "9.0 and 8.0"]),
-        ({"name": "TSSLBP", "surrogate_width": 0.0}, ["surrogate_width", "positive", "0.0"]),
-        ({"name": "TSSLBP", "surrogate_clamp": 17.0}, ["surrogate_clamp", "16", "17.0"]),
+        (
+            {"name": "TSSLBP", "surrogate_width": 0.0},
+            ["TSSLBP: surrogate_width", "above 0", "got 0.0"],
+        ),
+        (
+            {"name": "TSSLBP", "surrogate_clamp": 17.0},
+            ["surrogate_clamp", "at most 16", "got 17.0"],
+        ),
     ],
 )
 def test_a_wrong_rule_is_one_clear_line(config: Any, words: list[str]) -> None:
@@ -136,11 +144,11 @@ def test_a_wrong_rule_is_one_clear_line(config: Any, words: list[str]) -> None:
 
 def test_another_derivative_brings_its_own_height_and_width() -> None:
     """In the table of a recipe or a sweep, unless one was asked for."""
-    table = to_config(Surrogate("rectangle", width=0.7))
+    table = Surrogate("rectangle", width=0.7).to_table()
     assert from_config(table) == Surrogate("rectangle", width=0.7)
     changed = from_config(table | {"derivative": "sigmoid"})
     assert changed == Surrogate("sigmoid", height=1.25, width=0.7)
-    plain = from_config(to_config(Surrogate()) | {"derivative": "fast-sigmoid"})
+    plain = from_config(Surrogate().to_table() | {"derivative": "fast-sigmoid"})
     assert plain == Surrogate("fast-sigmoid", height=1.0, width=0.1)
 
 

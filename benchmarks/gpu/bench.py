@@ -95,7 +95,7 @@ def check(bench: Bench) -> list[str]:
         _close(ours_back, exact_back, 1e-5, f"gradient, T = {time_steps}")
     steps = _device_steps(bench, load_recipe("mnist"), (1, 28, 28), images=500)
     first = _train(steps, 0, 1)
-    last = _train(steps, 1, steps.steps)[-1]
+    last = _train(steps, 1, steps.per_epoch)[-1]
     if not (all(result.finite for result in (first[0], last)) and last.loss < first[0].loss):
         raise SystemExit(f"the captured step does not learn: {first[0]}, later {last}")
     return ["neuron against reference, T = 5 and 100", "a captured step learns"]
@@ -292,9 +292,8 @@ def _device_steps(
     if bench.gpu:
         net.set_precision(precision)
     optimizer = training.build_optimizer(recipe, net)
-    loss = training.build_loss(recipe)
-    data = pictures.to(bench.device), labels.to(bench.device)
-    return DeviceSteps(net.train(), optimizer, loss, *data, recipe, capture=bench.gpu)
+    split = training.Split(pictures, labels).to(bench.device)
+    return DeviceSteps(net.train(), optimizer, split, recipe, capture=bench.gpu)
 
 
 def step_operations(recipe: Experiment, shape: tuple[int, int, int]) -> float:

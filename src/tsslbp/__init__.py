@@ -4,7 +4,7 @@ from . import data, losses
 from ._version import __version__
 from .losses import predict
 from .network import Network
-from .neuron import lif, psp, spikes
+from .neuron import Neuron, lif, psp, spikes
 from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
 from .training import load
 
@@ -14,6 +14,7 @@ __all__ = [
     "TSSLBP",
     "EventProp",
     "Network",
+    "Neuron",
     "SpikeBP",
     "Surrogate",
     "__version__",

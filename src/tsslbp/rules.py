@@ -14,13 +14,14 @@ dL/dI[t]``. G and d are 0 after the last step.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from .checked import Allowed, Checked, Positive, check_keys, type_hints
 from .errors import InvalidInput, nearest
+from .toml_files import parse_value
 
 WarmUp = Literal["neuron", "layer", "never", "always"]
 IntraNeuron = Literal["recursive", "next-spike", "none"]
@@ -32,11 +33,12 @@ DERIVATIVES: dict[Derivative, tuple[float, float]] = {  # height and width, see 
     "arctangent": (1.0, 1 / math.pi),
     "triangle": (0.3, 1.0),
 }
+SurrogateClamp = Annotated[float, Allowed("a number above 0 and at most 16", lambda x: 0 < x <= 16)]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Base of all learning rules."""
+class Rule(Checked):
+    """Base of all learning rules; the values of its fields are checked, see `tsslbp.checked`."""
 
     @property
     def reads_rate(self) -> bool:
@@ -52,6 +54,12 @@ class Rule:
     def implied(self) -> frozenset[str]:
         """Fields whose values follow from the others, which a recipe leaves out."""
         return frozenset()
+
+    def to_table(self) -> dict[str, Any]:
+        """Return the table that `from_config` makes the rule from, without what is implied."""
+        table = super().to_table()
+        kept = {key: value for key, value in table.items() if key not in self.implied}
+        return {"name": type(self).__name__} | kept
 
 
 @dataclass(frozen=True)
@@ -94,26 +102,16 @@ class TSSLBP(Rule):
     rate_threshold: float = 0.1
     timing_min: float = 0.0
     timing_max: float = 8.0
-    surrogate_width: float = 0.2
-    surrogate_clamp: float = 8.0
+    surrogate_width: Positive = 0.2
+    surrogate_clamp: SurrogateClamp = 8.0
     intra_neuron: IntraNeuron = "recursive"
 
     def __post_init__(self) -> None:
-        _check_choice(self, "warm_up", get_args(WarmUp))
-        _check_choice(self, "intra_neuron", get_args(IntraNeuron))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in ("warm_up", "intra_neuron") and not _is_finite(value):
-                raise InvalidInput(f"TSSLBP: {field.name} must be a finite number, got {value!r}")
+        super().__post_init__()
         if self.timing_min > self.timing_max:
             raise InvalidInput(
                 f"TSSLBP: timing_min must not exceed timing_max, "
                 f"got {self.timing_min} and {self.timing_max}"
-            )
-        if self.surrogate_width <= 0 or not 0 < self.surrogate_clamp <= 16:
-            raise InvalidInput(
-                "TSSLBP: surrogate_width must be positive and surrogate_clamp between 0 and 16, "
-                f"got {self.surrogate_width} and {self.surrogate_clamp}"
             )
 
     @property
@@ -172,17 +170,15 @@ class Surrogate(Rule):
     """
 
     derivative: Derivative = "rectangle"
-    height: float | None = None
-    width: float | None = None
+    height: Positive | None = None
+    width: Positive | None = None
     through_reset: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice(self, "derivative", get_args(Derivative))
+        super().__post_init__()
         height, width = DERIVATIVES[self.derivative]
         object.__setattr__(self, "height", height if self.height is None else self.height)
         object.__setattr__(self, "width", width if self.width is None else self.width)
-        _check_positive(self, "height", "width")
-        _check_flag(self, "through_reset")
 
     @property
     def implied(self) -> frozenset[str]:
@@ -210,11 +206,8 @@ class SLAYER(Rule):
         InvalidInput: a field is outside its range.
     """
 
-    height: float = 1.0
-    width: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "height", "width")
+    height: Positive = 1.0
+    width: Positive = 1.0
 
 
 @dataclass(frozen=True)
@@ -242,10 +235,7 @@ class EventProp(Rule):
     integrate-and-fire neurons with exponential synapses; derivation in ``neuron/README.md``.
     """
 
-    timing_max: float = 8.0
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "timing_max")
+    timing_max: Positive = 8.0
 
 
 @dataclass(frozen=True)
@@ -272,11 +262,7 @@ class NA(Rule):
     """
 
     normalise: bool = True
-    slope_max: float = 5.0
-
-    def __post_init__(self) -> None:
-        _check_flag(self, "normalise")
-        _check_positive(self, "slope_max")
+    slope_max: Positive = 5.0
 
     @property
     def is_normalised(self) -> bool:
@@ -332,10 +318,7 @@ def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
     if name not in RULES:
         hint = nearest(name, RULES)
         raise InvalidInput(f"unknown learning rule {name!r}{hint}; known: {', '.join(RULES)}")
-    names = [field.name for field in fields(RULES[name]())]
-    for key in table:
-        if key not in names:
-            raise InvalidInput(f"learning rule {name} has no field {key!r}{nearest(key, names)}")
+    check_keys(table, type_hints(type(RULES[name]())), f"{name}: ")
     return RULES[name](**table)
 
 
@@ -372,47 +355,5 @@ def as_table(value: str | Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidInput(f"expected field=value in the brackets of a rule, got {part!r}")
         if (key := key.strip()) in table:
             raise InvalidInput(f"{key} stands twice in the rule {text!r}")
-        table[key] = _value(value.strip())
+        table[key] = parse_value(value)
     return table
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def to_config(rule: Rule) -> dict[str, Any]:
-    """Return the table that `from_config` makes `rule` from, without what is implied."""
-    table = {"name": type(rule).__name__} | asdict(rule)
-    return {key: value for key, value in table.items() if key not in rule.implied}
-
-
-def _check_choice(rule: Rule, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(rule, name)
-    if value not in choices:
-        hint = nearest(str(value), choices)
-        raise InvalidInput(
-            f"{type(rule).__name__}: {name} must be one of {', '.join(choices)}, "
-            f"got {value!r}{hint}"
-        )
-
-
-def _check_positive(rule: Rule, *names: str) -> None:
-    for name in names:
-        value = getattr(rule, name)
-        if not _is_finite(value) or value <= 0:
-            raise InvalidInput(
-                f"{type(rule).__name__}: {name} must be a positive number, got {value!r}"
-            )
-
-
-def _check_flag(rule: Rule, name: str) -> None:
-    value = getattr(rule, name)
-    if not isinstance(value, bool):
-        raise InvalidInput(f"{type(rule).__name__}: {name} must be true or false, got {value!r}")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

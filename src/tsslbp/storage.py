@@ -4,47 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+
+import filelock
 
 from .errors import RunError
 
-if sys.platform != "win32":
-    import fcntl
-
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+_EVERYONE = 0o666  # a lock file is empty, and users who share a folder take turns
 
 
 @contextlib.contextmanager
 def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, made where there is none, until the context ends.
 
-    A killed process lets go. The file stays; on Windows, and on file systems without locks, it
-    keeps nobody out.
+    Locks of the system keep out other processes and threads, and end with the process. On file
+    systems without them a second file, ``path`` and ``-holder``, names the process that holds the
+    lock; one that is killed on another machine leaves it behind.
 
     Args:
-        path: of the lock file.
-        wait: until another process that holds it lets go.
+        path: of the lock file, which stays; what it holds does not matter.
+        wait: until whoever holds it lets go.
 
     Raises:
-        RunError: another process holds it, or it cannot be made.
+        RunError: another process, or thread, holds it, or it cannot be made.
     """
+    timeout = -1 if wait else 0
+    lock: filelock.BaseFileLock = filelock.FileLock(
+        path, timeout, _EVERYONE, thread_local=False, fallback_to_soft=False
+    )
+    hint = ""
     try:
-        file = path.open("ab")
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            holder = path.with_name(f"{path.name}-holder")
+            hint = f"; if there is none, remove {holder}"
+            lock = filelock.SoftFileLock(holder, timeout, thread_local=False)
+            lock.acquire()
+    except filelock.Timeout:
+        raise RunError(f"{path.parent} is in use by another process{hint}") from None
     except OSError as error:
         raise RunError(write_error(path, error)) from error
-    with file:
-        try:
-            _lock(file, wait)
-        except BlockingIOError:
-            raise RunError(f"{path.parent} is in use by another process") from None
-        except OSError:
-            pass  # some network file systems have no locks
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -59,10 +72,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
-        with _held(temporary):
-            write(temporary)
-            _sync(temporary)
-            os.replace(temporary, path)
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise RunError(write_error(path, error)) from error
@@ -78,29 +90,15 @@ def write_error(path: Path, error: OSError) -> str:
     )
 
 
-@contextlib.contextmanager
-def _held(temporary: Path) -> Iterator[None]:
-    """Make an empty file and mark it as being written, so that no other process removes it."""
-    with temporary.open("wb") as file:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            _lock(file)
-        if sys.platform == "win32":
-            file.close()  # an open file cannot be replaced there
-        yield
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed writers of the file `name`, or of any, have left.
 
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed writers; those being written now stay."""
-    for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            _lock(file)
+    Only for who holds the lock of these files, since other processes may be writing them.
+    """
+    file = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{file}.*{_TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _lock(file: IO[bytes], wait: bool = False) -> None:
-    """Lock a file until it is closed; BlockingIOError where another process has locked it."""
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sync(path: Path) -> None:

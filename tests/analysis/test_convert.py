@@ -5,22 +5,26 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import tsslbp
 from tsslbp import Network, cli, losses, training
 from tsslbp.analysis import convert
 from tsslbp.analysis.convert import ConvertedNetwork, ReLUNetwork
-from tsslbp.data import DataSet
+from tsslbp.cli import printing
+from tsslbp.data import DataSet, normalise
 from tsslbp.data.images import digits
-from tsslbp.errors import InvalidInput
-from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.errors import InvalidInput, RunError
+from tsslbp.experiment import load_recipe
 from tsslbp.run import Run
+from tsslbp.run.results import Result, group, measures
 
-Digits = tuple[Experiment, DataSet, convert.Trained]
+Digits = tuple[Run, DataSet, ReLUNetwork]
 Program = Callable[..., tuple[int, str]]
 
 NAMES = ["conv1", "conv2", "linear3", "output"]
@@ -200,10 +204,10 @@ def test_calibration_helps_when_steps_are_few(steps: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained() -> Digits:
-    experiment = replace(load_recipe("digits"), epochs=6)
-    data = digits.load()
-    return experiment, data, convert.train(experiment, data)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    experiment = convert.relu_experiment(replace(load_recipe("digits"), epochs=6))
+    run, data = Run.create(tmp_path_factory.mktemp("relu") / "run", experiment), digits.load()
+    return run, data, convert.train(run, data)
 
 
 def test_training_begins_as_the_spiking_networks(
@@ -218,33 +222,102 @@ def test_training_begins_as_the_spiking_networks(
 
     experiment = replace(load_recipe("digits"), crop_padding=1, gradient_clip=0.3)
     monkeypatch.setattr(Network, "activity", lambda *_: {})
-    for module in (convert, training):
-        monkeypatch.setattr(module, "train_step", spy)
+    monkeypatch.setattr(training.step, "train_step", spy)
+    twin = Run.create(tmp_path / "relu", convert.relu_experiment(experiment))
     with pytest.raises(InterruptedError):
-        convert.train(experiment, digits.load())
+        convert.train(twin, digits.load())
     with pytest.raises(InterruptedError):
         training.fit(Run.create(tmp_path / "run", experiment), digits.load())
-    (*tensors, settings), (*expected, all_settings) = seen
+    (*tensors, settings), (*expected, expected_settings) = seen
     for one, other in zip(tensors, expected, strict=True):
         assert torch.equal(one, other)
-    assert settings.items() <= all_settings.items() and settings["gradient_clip"] == 0.3
+    assert settings.keys() == expected_settings.keys() and settings["gradient_clip"] == 0.3
+    assert settings["weight_limit"] == expected_settings["weight_limit"]
 
 
 def test_validation_images_choose_the_epoch(trained: Digits) -> None:
-    experiment, data, result = trained
-    best = max(record["validation_accuracy"] for record in result.epochs)
-    assert result.chosen == "best-validation"
-    assert result.record["validation_accuracy"] == best
-    _, validation, test = training.splits(experiment, data)
-    statistics = experiment.mean, experiment.std
-    assert training.evaluate(result.net, validation, *statistics) == [best]
-    assert training.evaluate(result.net, test, *statistics) == [result.record["test_accuracy"]]
+    run, data, net = trained
+    record = measures(run.epochs())["best-validation"]
+    _, validation, test = training.splits(run.experiment, data)
+    statistics = run.experiment.mean, run.experiment.std
+    assert not net.training
+    assert training.evaluate(net, validation, *statistics) == [record["validation_accuracy"]]
+    assert training.evaluate(net, test, *statistics) == [record["test_accuracy"]]
+
+
+def test_the_records_say_nothing_of_spikes(trained: Digits) -> None:
+    run, _, _ = trained
+    assert [one["epoch"] for one in run.epochs()] == [1, 2, 3, 4, 5, 6]
+    for record in run.epochs():
+        assert record.keys() == {
+            *("epoch", "loss", "train_accuracy", "gradient_norm", "validation_accuracy"),
+            *("test_accuracy", "test_accuracy_by_step", "seconds", "images_per_second"),
+            "peak_memory",
+        }
+        assert record["test_accuracy_by_step"] == [record["test_accuracy"]]
+    assert len(run.steps()["loss"]) == 6 * 26
+    assert len(run.steps()["activity_step"]) == 0
+
+
+def test_a_run_of_a_relu_network_resumes(tmp_path: Path, trained: Digits) -> None:
+    """Stopped within an epoch, with dropout and crops, it ends with the same bits."""
+    base = replace(load_recipe("digits"), epochs=2, dropout=0.2, crop_padding=1, train_images=400)
+    experiment, data = convert.relu_experiment(base), digits.load()
+    whole, parts = (Run.create(tmp_path / name, experiment) for name in ("whole", "parts"))
+    expected = convert.train(whole, data)
+
+    class Stop:
+        def on_step(self, epoch: int, step: int, *_: object) -> None:
+            if (epoch, step) == (2, 3):
+                raise KeyboardInterrupt
+
+        def on_epoch(self, record: dict[str, Any]) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+        with pytest.raises(KeyboardInterrupt):
+            convert.train(parts, data, Stop())
+    assert parts.load_checkpoint("last")[1]["progress"]["step"] == 2
+    found = convert.train(Run.open(parts.folder), data)
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for name in ("last", "best-validation", "best-test"):
+        tensors, other = (run.load_checkpoint(name)[0] for run in (parts, whole))
+        assert tensors.keys() == other.keys()
+        assert all(torch.equal(tensors[key], other[key]) for key in tensors)
+
+
+def test_what_needs_spikes_does_not_matter() -> None:
+    recipe = load_recipe("digits")
+    other = replace(recipe, time_steps=7, rule="NA", tau_m=9.0, loss="softmax", desired_train=None)
+    assert convert.relu_experiment(recipe) == convert.relu_experiment(other)
+    assert convert.relu_experiment(replace(recipe, dropout=0.2)).dropout == 0.2
+
+
+def test_nothing_takes_the_run_for_a_spiking_one(trained: Digits, tmp_path: Path) -> None:
+    run, data, _ = trained
+    with pytest.raises(RunError, match="no spiking network: `tsslbp convert` has trained one"):
+        tsslbp.load(run.folder)
+    for network in (
+        lambda: training.build_network(run.experiment, data.input_shape, data.classes),
+        lambda: training.fit(Run.create(tmp_path / "run", run.experiment), data),
+    ):
+        with pytest.raises(InvalidInput, match="only `tsslbp convert` trains it"):
+            network()
+    spiking = Result.read(run.folder)
+    spiking = replace(spiking, experiment=replace(spiking.experiment, activation=None))
+    assert [one.label for one in group([Result.read(run.folder), spiking])] == [
+        "digits, activation = 'relu', desired_train = None, epochs = 6, loss = 'softmax'",
+        "digits, desired_train = None, epochs = 6, loss = 'softmax'",
+    ]
 
 
 def test_ten_steps_are_enough_for_digits(trained: Digits) -> None:
-    experiment, data, result = trained
-    found = convert.by_steps(experiment, data, result.net, [3, 10])
-    relu, by_step = result.record["test_accuracy"], found["calibrated"]["10"]
+    run, data, net = trained
+    found = convert.by_steps(run.experiment, data, net, [3, 10])
+    relu = measures(run.epochs())["best-validation"]["test_accuracy"]
+    by_step = found["calibrated"]["10"]
     assert relu > 0.94
     assert by_step["test_accuracy_by_step"][-1] > relu - 0.02
     calibrated = found["calibrated"]["3"]["test_accuracy_by_step"][-1]
@@ -253,11 +326,11 @@ def test_ten_steps_are_enough_for_digits(trained: Digits) -> None:
 
 
 def test_measures_count_spikes_and_hits(trained: Digits) -> None:
-    experiment, data, result = trained
-    statistics = experiment.mean, experiment.std
+    run, data, net = trained
+    statistics = run.experiment.mean, run.experiment.std
     split = training.Split(data.test_images[:230], data.test_labels[:230])
-    x = training.normalise(split.images, *statistics)
-    converted = convert.calibrated(result.net, x, 3)
+    x = normalise(split.images, *statistics)
+    converted = convert.calibrated(net, x, 3)
     found = convert.measure(converted, split, *statistics)
     assert found.accuracy == training.evaluate(converted, split, *statistics)
     emitted = [list(step.values())[:-1] for step in converted.simulate(x)]
@@ -267,10 +340,11 @@ def test_measures_count_spikes_and_hits(trained: Digits) -> None:
     assert 0 < found.spikes[0] < found.spikes[1] < found.spikes[2]
 
 
-def test_patience_ends_the_training() -> None:
-    experiment = replace(load_recipe("digits"), learning_rate=1e-12, epochs=5, patience=2)
-    result = convert.train(replace(experiment, train_images=50), digits.load())
-    assert [record["epoch"] for record in result.epochs] == [1, 2, 3]
+def test_patience_ends_the_training(tmp_path: Path) -> None:
+    recipe = replace(load_recipe("digits"), learning_rate=1e-12, epochs=5, patience=2)
+    run = Run.create(tmp_path, convert.relu_experiment(replace(recipe, train_images=50)))
+    convert.train(run, digits.load())
+    assert [record["epoch"] for record in run.epochs()] == [1, 2, 3]
 
 
 def test_the_loss_is_the_cross_entropy() -> None:
@@ -321,6 +395,9 @@ def test_the_verb_writes_a_record_and_prints_it(program: Program) -> None:
     assert record["note"].startswith("tested on 7 of the 70 images") and "note  " in output
     assert f"record in {path}" in output
     (row,) = (line.split() for line in output.splitlines() if line.split()[:1] == ["4"])
+    run = Run.open(path.parent)
+    assert (run.experiment.activation, run.experiment.seed) == ("relu", 3)
+    assert record["epochs"] == run.epochs()
     for found, cells in ((record["plain"], row[1:4]), (record["calibrated"]["4"], row[4:7])):
         assert cells[0] == f"{100 * found['test_accuracy_by_step'][3]:.2f}"
         assert cells[2] == f"{found['spikes_per_image_by_step'][3]:,.0f}"
@@ -332,6 +409,41 @@ def test_the_verb_keeps_what_is_there(program: Program) -> None:
     code, output = program("mine.toml", "--out", "there")
     assert code == 2 and "holds a conversion already" in output
     assert Path("there/conversion.json").read_text() == "{}"
+
+
+def test_the_verb_goes_on_with_its_run(program: Program) -> None:
+    """More epochs are trained from the checkpoint; a finished training is converted again."""
+    options = ("mine.toml", "--time-steps", "2", "--out")
+    program(*options, "whole", "--epochs", "3")
+    program(*options, "parts", "--epochs", "1")
+    assert program(*options, "parts", "--epochs", "3")[0] == 2  # without --resume
+    code, output = program(*options, "parts", "--epochs", "3", "--resume")
+    assert code == 0 and "resumed after epoch 1" in output
+    whole, parts = (
+        json.loads(Path(f"{name}/conversion.json").read_text()) for name in ("whole", "parts")
+    )
+    assert parts["calibrated"] == whole["calibrated"] and parts["plain"] == whole["plain"]
+    code, output = program(*options, "parts", "--resume", "--time-steps", "1,3")
+    assert code == 0 and "has trained its 3 epochs" in output
+    again = json.loads(Path("parts/conversion.json").read_text())
+    assert again["epochs"] == parts["epochs"] and list(again["calibrated"]) == ["1", "3"]
+
+
+def test_the_program_says_what_the_run_is(program: Program, capsys) -> None:
+    program("mine.toml", "--time-steps", "2", "--out", "relu")
+    for verb in ("evaluate", "draw"):
+        assert cli.main([verb, "relu"]) == 2
+        assert "relu holds no spiking network" in capsys.readouterr().err
+    assert cli.main(["report", "relu", "--out", "report.html"]) == 0
+    text = Path("report.md").read_text()
+    assert "activation = 'relu'" in text
+    assert "None of the runs has the settings of a published row" in text
+
+
+def test_the_record_of_an_earlier_version_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parents[2] / "results/rules/convert-mnist/conversion.json"
+    printing.print_conversion(json.loads(path.read_text()))
+    assert "ReLU network" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from tsslbp import cli, data, experiment, training, wording
+from tsslbp import cli, data, experiment, training
 from tsslbp.cli import printing, progress
-from tsslbp.data import DataSet, Frames, Images
+from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
 from tsslbp.run import CHECKPOINTS, Run, count_epochs, results
 
@@ -161,7 +161,7 @@ def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     record = {"epoch": 100, "loss": 1234.5678, "seconds": 3599.0, "images_per_second": 12345.6}
     splits = ("train", "validation", "test")
     record |= {f"{split}_accuracy": 1.0 for split in splits}
-    progress.Display(experiment.load_recipe("mnist"), 60000).on_epoch(record)
+    progress.Display(100).on_epoch(record)
     line = capsys.readouterr().out
     expected = "100/100 1234.5678 100.00 % 100.00 % 100.00 % 59 min 59 s 12,346"
     assert " ".join(line.split()) == expected
@@ -289,7 +289,7 @@ def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.Mo
     shape, _ = known
     count = 14 + held_out
     images: Images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
-    if recipe.data in data.EVENTS:
+    if data.holds_events(recipe.data):
         events = torch.rand(count, recipe.time_steps, *shape) < 0.05
         images = Frames.from_dense(events)
     labels = torch.arange(14 + held_out) % 10
@@ -323,7 +323,7 @@ def test_cifar10_from_its_files(
     train += ("--set", "batch_size=10", "--set", "network=2C3-2C3-P2-2C3-P2-2C3-2C3-8-8")
     assert "data_batch_1.bin has SHA1 sum" in refused(*train, "--epochs", "1")
     sums = {path.name: hashlib.sha1(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    monkeypatch.setitem(cifar10.EDITIONS, name, replace(cifar10.EDITIONS[name], sha1=sums))
+    monkeypatch.setitem(catalogue.entries(), name, replace(catalogue.find(name), sha1=sums))
     code, output, error = program(*train, "--epochs", "1", "--out", "run")
     assert (code, error) == (0, "")
     assert f"images      {name}: 20 training, 4 test" in output
@@ -537,7 +537,7 @@ def test_checkpoint_that_would_run_code(program: Program, refused: Callable[...,
 
 def poison(monkeypatch: pytest.MonkeyPatch, call: int, act: Callable[[Any], None]) -> None:
     """Let `act` do something to the network before the training step number `call`."""
-    original, calls = training.train_step, []
+    original, calls = training.step.train_step, []
 
     def wrapper(net: Any, *arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -545,7 +545,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, call: int, act: Callable[[Any], None
             act(net)
         return original(net, *arguments, **options)
 
-    monkeypatch.setattr(training, "train_step", wrapper)
+    monkeypatch.setattr(training.step, "train_step", wrapper)
 
 
 @torch.no_grad()
@@ -580,7 +580,7 @@ def _interrupt(net: Any) -> None:
 def test_interrupt_says_how_to_continue(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     program("train", "mine.toml", "--out", "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+        patch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
         poison(patch, 7, _interrupt)
         code, _, error = program("train", "mine.toml", "--out", "run")
     assert code == 130
@@ -679,18 +679,3 @@ def test_records_that_were_removed(program: Program, refused: Callable[..., str]
     Path("run/metrics.jsonl").unlink()
     resume = ("train", "mine.toml", "--epochs", "1", "--out", "run", "--resume")
     assert "run holds no record of an epoch" in refused(*resume)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (59.4, "59.4 s"),
-        (61.4, "1 min 1 s"),
-        (3599.9, "1 h 0 min"),
-        (7384, "2 h 3 min"),
-        (200_000, "2 d 7 h"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert wording.duration(seconds) == text

@@ -20,7 +20,7 @@ Program = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder."""
     for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(variable, raising=False)
@@ -58,7 +58,8 @@ def refused(program: Program) -> Callable[..., str]:
 @pytest.fixture
 def served(tiny: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The small set in the place of MNIST, on a server."""
-    monkeypatch.setitem(idx.SOURCES, "mnist", replace(tiny.source(server.url), name="mnist"))
+    entry = replace(tiny.entry(server.url), name="mnist", folders=("mnist",))
+    monkeypatch.setitem(catalogue.entries(), "mnist", entry)
     server.files.update(tiny.files)
     return server
 
@@ -74,7 +75,7 @@ def test_list_says_which_copies_are_there(program: Program, tmp_path: Path) -> N
     code, output, _ = program("list", "--data-dir", tmp_path)
     assert code == 0
     rows = {line.split()[0]: line.split() for line in output.splitlines()[1:-2]}
-    assert list(rows) == [entry.name for entry in catalogue.entries()]
+    assert list(rows) == list(catalogue.entries())
     assert rows["nmnist-sample"][-1] == str(tmp_path / "N-MNIST-sample")
     assert rows["mnist"][-1] == rows["cifar10"][-1] == "-"
     assert "60,000 + 10,000" in " ".join(rows["mnist"])
@@ -158,13 +159,14 @@ def test_check_names_every_wrong_file(
     assert "(2 wrong); tsslbp data fetch mnist gets it again" in error
 
 
-def test_check_of_a_file(program: Program, refused: Callable[..., str], folder: Path) -> None:
-    write_npz(folder / "mine.npz")
-    code, output, _ = program("check", "mine.npz")
-    assert (code, output[:13]) == (0, "mine.npz: ok,")
-    (folder / "mine.npz").write_bytes(b"PK")
-    assert "mine.npz is no .npz file" in refused("check", "mine.npz")
-    assert "nowhere.bin is missing" in refused("check", "nowhere.bin")
+def test_check_of_a_folder(
+    served: Any, program: Program, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    program("fetch", "mnist", "--data-dir", tmp_path)
+    code, output, _ = program("check", tmp_path / "mnist")
+    assert code == 0 and output.count(": ok") == 4
+    (tmp_path / "mnits").mkdir()
+    assert "did you mean 'mnist'" in refused("check", tmp_path / "mnits")
     assert "did you mean 'mnist'" in refused("check", "mnits")
 
 
@@ -172,7 +174,8 @@ def test_fetch_refuses_a_download_that_would_not_be_read(
     refused: Callable[..., str], server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unpacked files of CIFAR-10 come before the archive, be they whole or not."""
-    monkeypatch.setattr(cifar10, "SOURCE", replace(cifar10.SOURCE, url=server.url))
+    entry = replace(catalogue.find("cifar10"), url=server.url)
+    monkeypatch.setitem(catalogue.entries(), "cifar10", entry)
     folder = tmp_path / "cifar10" / cifar10.FOLDER
     folder.mkdir(parents=True)
     assert f"{folder} is not whole" in refused("fetch", "cifar10", "--data-dir", tmp_path)
@@ -240,11 +243,11 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def events(count: int) -> Events:
         place = np.arange(count, dtype=np.int16)
-        return Events(place, place, 1000 * np.arange(count), np.ones(count, np.uint8))
+        return Events(place, place, 1500 * np.arange(count), (place > 0).astype(np.uint8))
 
     train, test = [(4, 5), (6,)], [(0,), (7,)]
     source = EventSet("nmnist-sample", 12, 10, 10, train, test, read, "", "only a sample")
-    monkeypatch.setitem(data.EVENTS, source.name, lambda data_dir: source)
+    monkeypatch.setitem(data.EVENT_READERS, "nmnist", lambda entry, data_dir: source)
 
 
 @pytest.mark.parametrize(("options", "count"), [((1,), 5), ((2,), 6), ((1, "--test"), 7)])
@@ -257,7 +260,8 @@ def test_show_draws_a_recording_and_its_animation(
     code, output, error = program("show", "nmnist-sample", *options, "--out", "seen.png")
     assert (code, error) == (0, "")
     assert f"class {count}\n" in output and "only a sample" in output
-    assert f"\n{count} events, {count} brighter and 0 darker" in output
+    length = 1.5 * (count - 1)
+    assert f"\n{count} events, {count - 1} brighter and 1 darker, in {length} ms\n" in output
     assert output.endswith("picture in seen.png and seen.gif\n")
     assert (folder / "seen.png").read_bytes().startswith(b"\x89PNG")
     with Image.open(folder / "seen.gif") as animation:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp.data import Binning
-from tsslbp.data import frame_cache as binned
+from tsslbp.data import Binning, frame_cache
 from tsslbp.data.events.binning import bin_events
 from tsslbp.data.events.recording import Events, EventSet
 from tsslbp.errors import DataError, InvalidInput
@@ -56,7 +55,7 @@ def files(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("how", HOW)
 def test_the_file_holds_every_recording(how: Binning) -> None:
     for _ in range(2):  # made, and read again
-        found = binned.load(SOURCE, STEPS, how)
+        found = frame_cache.load(SOURCE, STEPS, how)
         assert (found.name, found.classes, found.note) == ("toy", 4, "a toy")
         for items, images, labels in (
             (SOURCE.train, found.train_images, found.train_labels),
@@ -80,27 +79,27 @@ def test_the_file_holds_every_recording(how: Binning) -> None:
 
 def test_frames_of_more_pixels_than_two_bytes_count() -> None:
     large = replace(SOURCE, height=400, width=300)
-    found = binned.load(large, 2, Binning(polarities=1))
+    found = frame_cache.load(large, 2, Binning(polarities=1))
     assert found.train_images.shape[-2:] == (400, 300)
-    small = binned.load(SOURCE, 2, Binning(polarities=1))
+    small = frame_cache.load(SOURCE, 2, Binning(polarities=1))
     for one, other in zip(found.train_images, small.train_images, strict=True):
         assert torch.equal(one[..., :HEIGHT, :WIDTH], other) and one.sum() == other.sum()
 
 
 def test_made_once_for_each_way(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for how in HOW:
-        binned.load(SOURCE, STEPS, how)
-    binned.load(SOURCE, STEPS + 1, HOW[0])
-    binned.load(replace(SOURCE, fingerprint="second"), STEPS, HOW[0])
+        frame_cache.load(SOURCE, STEPS, how)
+    frame_cache.load(SOURCE, STEPS + 1, HOW[0])
+    frame_cache.load(replace(SOURCE, fingerprint="second"), STEPS, HOW[0])
     assert len(files(cache)) == 5
     silent = replace(SOURCE, read=lambda item: pytest.fail("read again"))
     for how in HOW:
-        binned.load(silent, STEPS, how)
+        frame_cache.load(silent, STEPS, how)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "header"])
 def test_a_damaged_file_is_made_again(cache: Path, damage: str) -> None:
-    expected = binned.load(SOURCE, STEPS, HOW[1]).train_images
+    expected = frame_cache.load(SOURCE, STEPS, HOW[1]).train_images
     (path,) = files(cache)
     content = path.read_bytes()
     replaced = {
@@ -111,7 +110,7 @@ def test_a_damaged_file_is_made_again(cache: Path, damage: str) -> None:
     }
     del expected
     path.write_bytes(replaced[damage])
-    binned.load(SOURCE, STEPS, HOW[1])
+    frame_cache.load(SOURCE, STEPS, HOW[1])
     assert path.read_bytes() == content
 
 
@@ -122,26 +121,26 @@ def test_a_bad_recording_leaves_no_file(cache: Path) -> None:
         return read(item)
 
     with pytest.raises(DataError, match="item 9 is broken"):
-        binned.load(replace(SOURCE, read=broken), STEPS, HOW[0])
+        frame_cache.load(replace(SOURCE, read=broken), STEPS, HOW[0])
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_part_without_recordings(part: str) -> None:
     with pytest.raises(DataError, match="toy holds no recording"):
-        binned.load(replace(SOURCE, **{part: ()}), STEPS, HOW[0])
+        frame_cache.load(replace(SOURCE, **{part: ()}), STEPS, HOW[0])
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="TSSLBP_CACHE"):
-        binned.load(SOURCE, STEPS, HOW[0])
+        frame_cache.load(SOURCE, STEPS, HOW[0])
 
 
 PROCESS = """
 import numpy as np
-from tsslbp.data import Binning, Events, EventSet, binned
+from tsslbp.data import Binning, Events, EventSet, frame_cache
 
 read = 0
 
@@ -153,7 +152,7 @@ def recordings(item):
     yield item % 4, Events(x, x, t, (t % 2).astype(np.uint8))
 
 source = EventSet("toy", 10, 12, 4, range(8), range(8, 11), recordings, "first")
-found = binned.load(source, 5, Binning(values="count"))
+found = frame_cache.load(source, 5, Binning(values="count"))
 print(read, sum(float(one.sum()) for one in found.train_images))
 """
 
@@ -181,9 +180,9 @@ def missing(item: int) -> Iterable[tuple[int, Events]]:
 )
 def test_a_users_reader_is_checked(bad: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        binned.load(replace(SOURCE, read=bad), STEPS, HOW[0])
+        frame_cache.load(replace(SOURCE, read=bad), STEPS, HOW[0])
 
 
 def test_only_nmnist_is_stabilised() -> None:
     with pytest.raises(InvalidInput, match="stabilise is for N-MNIST's recordings, toy"):
-        binned.load(SOURCE, STEPS, Binning(stabilise=True))
+        frame_cache.load(SOURCE, STEPS, Binning(stabilise=True))

@@ -178,7 +178,9 @@ def test_digits_holds_images_out() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_says_everything(name: str) -> None:
-    text = (resources.files("tsslbp") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (resources.files("tsslbp.experiment") / "recipes" / f"{name}.toml").read_text(
+        encoding="utf-8"
+    )
     assert set(tomllib.loads(text)) | OPTIONAL == {field.name for field in fields(Experiment)}
 
 

@@ -1,15 +1,21 @@
 """Shares of work: their arguments, their workers and their errors."""
 
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import pytest
 import torch
 
+import tsslbp
 from tsslbp.errors import InvalidInput
 from tsslbp.kernels import simd
-from tsslbp.kernels.compiled import DONE, Function, Share, kernel
+from tsslbp.kernels.compiled import DONE, Function, ParallelKernel, kernel
 
 
 class Numbers(NamedTuple):
@@ -18,7 +24,7 @@ class Numbers(NamedTuple):
     negate: bool
 
 
-@Share
+@ParallelKernel
 def _affine(arguments, worker, workers):
     x, out, scale, skip, k = arguments[0]
     first, last = worker * x.size // workers, (worker + 1) * x.size // workers
@@ -28,7 +34,7 @@ def _affine(arguments, worker, workers):
     return DONE
 
 
-@Share
+@ParallelKernel
 def _fails(arguments, worker, workers):
     if worker == workers - 1:
         raise MemoryError
@@ -91,3 +97,73 @@ def test_a_tensor_that_left_a_transform() -> None:
     escaped = []
     torch.func.grad(lambda x: (escaped.append(x), x.sum())[1])(torch.ones(3))
     assert Double.apply(escaped[0]).tolist() == [2.0] * 3
+
+
+CACHED = """
+import torch, tsslbp
+from tsslbp.neuron import cpu
+x = torch.full((1, 1), 4.0, requires_grad=True)
+tsslbp.spikes(x, rule=tsslbp.TSSLBP(warm_up="never"), impl="cpu").backward(torch.ones(1, 1))
+((backward, _),) = cpu._backward_kernel.compiled.values()
+print(x.grad.item(), backward.cache_hits)
+"""
+
+
+@pytest.mark.timeout(600)  # five processes, of which three compile
+def test_a_changed_source_compiles_anew_and_an_unchanged_one_does_not(tmp_path: Path) -> None:
+    """Of the file of a function that the kernel calls, and nothing is ever deleted."""
+    package = tmp_path / "site" / "tsslbp"
+    shutil.copytree(
+        Path(tsslbp.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(package.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
+
+    def run() -> tuple[float, int]:
+        result = subprocess.run(
+            [sys.executable, "-c", CACHED],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        gradient, hits = result.stdout.split()
+        return float(gradient), int(hits)
+
+    assert (run(), run()) == ((0.25, 0), (0.25, 1))
+    for name, old, new in (
+        ("neuron/cpu_rules.py", "_clamp(1 / change,", "_clamp(2 / change,"),
+        (
+            "kernels/tiles.py",
+            "operator.truediv, lambda vector: vector, ir.IRBuilder.fdiv",
+            "operator.truediv, lambda vector: vector, ir.IRBuilder.fmul",
+        ),
+    ):
+        source = package / name
+        before = source.read_text()
+        assert before.count(old) == 1
+        source.write_text(before.replace(old, new))
+        assert run() == ({"neuron/cpu_rules.py": 0.5, "kernels/tiles.py": 4.0}[name], 0)
+        source.write_text(before)
+    assert run() == (0.25, 1)  # what was compiled for the first sources is still there
+
+
+def test_code_of_another_signature_is_not_taken(tmp_path: Path, monkeypatch) -> None:
+    """Two processes that compile at once may write to one file of Numba's cache."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def double(x):
+        return 2 * x
+
+    first = kernel()(double)
+    assert (first(2), first(2.5)) == (4, 5.0)
+    files = sorted(tmp_path.rglob("*.nbc"))
+    assert len(files) == 2
+    files[0].write_bytes(files[1].read_bytes())
+    second = kernel()(double)
+    assert (second(2), second(2.5)) == (4, 5.0)
+    assert sum(second.stats.cache_hits.values()) == 1

@@ -314,14 +314,14 @@ def test_order_of_the_frames_does_not_matter() -> None:
 # When they are used
 
 
-def test_suits_up_to_a_share_of_events() -> None:
+def test_is_faster_up_to_a_share_of_events() -> None:
     weight, x = normal(16, 8, 1, 1), torch.zeros(1, 8, 8, 8, dtype=torch.float64)
     events_in = round(events.DENSEST * x.numel())
     x.view(-1)[:events_in] = 1
-    assert events.suits(x, weight)
+    assert events.is_faster(x, weight)
     x.view(-1)[events_in] = math.nan  # is nonzero too
-    assert not events.suits(x, weight)
-    assert not events.suits(x.contiguous(memory_format=torch.channels_last), weight)
+    assert not events.is_faster(x, weight)
+    assert not events.is_faster(x.contiguous(memory_format=torch.channels_last), weight)
 
 
 @pytest.mark.parametrize(
@@ -330,46 +330,48 @@ def test_suits_up_to_a_share_of_events() -> None:
     ids=["image", "linear"],
 )
 @DTYPES
-def test_suits_by_a_sample_of_many_values(
+def test_is_faster_by_a_sample_of_many_values(
     shape: tuple[int, ...], weight: Tensor, dtype: torch.dtype
 ) -> None:
     weight = weight.to(dtype)
-    assert events.suits(spikes(*shape, dtype=dtype, share=events.DENSEST - 0.05), weight)
-    assert not events.suits(spikes(*shape, dtype=dtype, share=events.DENSEST + 0.05), weight)
+    assert events.is_faster(spikes(*shape, dtype=dtype, share=events.DENSEST - 0.05), weight)
+    assert not events.is_faster(spikes(*shape, dtype=dtype, share=events.DENSEST + 0.05), weight)
 
 
 @DTYPES
-def test_suits_from_a_vector_of_outputs(dtype: torch.dtype) -> None:
+def test_is_faster_from_a_vector_of_outputs(dtype: torch.dtype) -> None:
     lanes = simd.lanes(dtype.itemsize)
     x = spikes(2, 3, 5, 5, dtype=dtype)
     assert lanes * dtype.itemsize == 64
-    assert events.suits(x, normal(lanes, 3, 3, 3, dtype=dtype))
-    assert not events.suits(x, normal(lanes - 1, 3, 3, 3, dtype=dtype))
+    assert events.is_faster(x, normal(lanes, 3, 3, 3, dtype=dtype))
+    assert not events.is_faster(x, normal(lanes - 1, 3, 3, 3, dtype=dtype))
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64], ids=str
 )
-def test_suits_no_other_dtype(dtype: torch.dtype) -> None:
-    assert not events.suits(
+def test_is_faster_no_other_dtype(dtype: torch.dtype) -> None:
+    assert not events.is_faster(
         torch.zeros(2, 3, 5, 5, dtype=dtype), torch.zeros(64, 3, 3, 3, dtype=dtype)
     )
 
 
-def test_suits_no_other_device() -> None:
-    assert not events.suits(torch.zeros(2, 3, 5, device="meta"), torch.zeros(64, 5, device="meta"))
+def test_is_faster_no_other_device() -> None:
+    assert not events.is_faster(
+        torch.zeros(2, 3, 5, device="meta"), torch.zeros(64, 5, device="meta")
+    )
 
 
-def test_suits_and_empty_input() -> None:
+def test_is_faster_and_empty_input() -> None:
     """Either way will do, as long as there is an answer."""
-    assert isinstance(events.suits(torch.zeros(0, 3, 5, 5), torch.zeros(64, 3, 3, 3)), bool)
-    assert isinstance(events.suits(torch.zeros(0, 2, 5), torch.zeros(64, 5)), bool)
+    assert isinstance(events.is_faster(torch.zeros(0, 3, 5, 5), torch.zeros(64, 3, 3, 3)), bool)
+    assert isinstance(events.is_faster(torch.zeros(0, 2, 5), torch.zeros(64, 5)), bool)
 
 
-def test_suits_needs_no_gradient_and_leaves_none() -> None:
+def test_is_faster_needs_no_gradient_and_leaves_none() -> None:
     x = spikes(2, 3, 5, 5).requires_grad_()
-    assert events.suits(x, normal(16, 3, 3, 3).requires_grad_())
-    assert events.suits(2 * x, normal(16, 3, 3, 3).requires_grad_())
+    assert events.is_faster(x, normal(16, 3, 3, 3).requires_grad_())
+    assert events.is_faster(2 * x, normal(16, 3, 3, 3).requires_grad_())
 
 
 # Around autograd

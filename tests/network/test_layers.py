@@ -11,11 +11,24 @@ from torch.nn import functional
 
 from tsslbp.errors import InvalidInput
 from tsslbp.kernels import events
-from tsslbp.network.layers import DROPOUT, Conv, Linear, NeuNorm, NeuronDropout, RowDropout, SumPool
+from tsslbp.network.layers import (
+    DROPOUT,
+    Conv,
+    InitialWeights,
+    Linear,
+    NeuNorm,
+    NeuronDropout,
+    RowDropout,
+    SumPool,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def drawn(kind: str = "uniform", scale: float = 1.0) -> InitialWeights:
+    return InitialWeights(kind, scale, seeded())
 
 
 def signal(*shape: int) -> Tensor:
@@ -154,7 +167,7 @@ def test_connections_refuse_what_does_not_fit(layer: nn.Module, x: Tensor) -> No
 
 
 def test_uniform_convolution_weights() -> None:
-    weight = Conv(16, 64, 5, generator=seeded()).weight.detach()
+    weight = Conv(16, 64, 5, initial=drawn()).weight.detach()
     bound = 1 / math.sqrt(16 * 5 * 5)
     assert weight.shape == (64, 16, 5, 5)
     assert 0.999 * bound < weight.abs().max() <= bound
@@ -165,8 +178,8 @@ def test_uniform_convolution_weights() -> None:
 @pytest.mark.parametrize(
     ("weight", "fan_in"),
     [
-        (Conv(16, 64, 5, init="kaiming", generator=seeded()).weight.detach(), 16 * 5 * 5),
-        (Linear(400, 64, generator=seeded()).weight.detach(), 400),
+        (Conv(16, 64, 5, initial=drawn("kaiming")).weight.detach(), 16 * 5 * 5),
+        (Linear(400, 64, drawn("kaiming")).weight.detach(), 400),
     ],
     ids=["Conv", "Linear"],
 )
@@ -178,13 +191,13 @@ def test_kaiming_weights(weight: Tensor, fan_in: int) -> None:
     assert beyond_one == pytest.approx(0.3173, abs=5 * math.sqrt(0.22 / len(scaled)))
 
 
-@pytest.mark.parametrize("init", ["uniform", "kaiming"])
-def test_weight_scale_multiplies(init: str) -> None:
-    plain = Conv(2, 3, 3, init=init, generator=seeded()).weight
-    scaled = Conv(2, 3, 3, weight_scale=5.0, init=init, generator=seeded()).weight
+@pytest.mark.parametrize("kind", ["uniform", "kaiming"])
+def test_weight_scale_multiplies(kind: str) -> None:
+    plain = Conv(2, 3, 3, initial=drawn(kind)).weight
+    scaled = Conv(2, 3, 3, initial=drawn(kind, 5.0)).weight
     assert torch.equal(scaled, 5 * plain)
-    linear = Linear(6, 3, weight_scale=5.0, generator=seeded()).weight
-    assert torch.equal(linear, 5 * Linear(6, 3, generator=seeded()).weight)
+    linear = Linear(6, 3, drawn(kind, 5.0)).weight
+    assert torch.equal(linear, 5 * Linear(6, 3, drawn(kind)).weight)
 
 
 def test_sum_pool_by_hand() -> None:
@@ -339,9 +352,9 @@ def test_dropout_refuses(p: float) -> None:
             kind(p)
 
 
-def test_conv_refuses_an_unknown_initialisation() -> None:
+def test_an_unknown_initialisation_is_refused() -> None:
     with pytest.raises(InvalidInput, match="'uniform' or 'kaiming', got 'normal'"):
-        Conv(1, 1, 1, init="normal")
+        InitialWeights("normal")
 
 
 def test_names_in_the_printed_module() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tsslbp
-from tsslbp import TSSLBP, Network, losses
+from tsslbp import TSSLBP, Network, Neuron, losses
 from tsslbp.errors import InvalidInput
 from tsslbp.network.layers import DROPOUT, NeuNorm
 from tsslbp.neuron import reference
@@ -291,7 +291,7 @@ def test_spike_trains_are_read_in_time() -> None:
         {},
         {"description": "12-9"},
         {"description": "P2-4C3-P2-P2-5", "pool_scale": 0.7, "conv_init": "kaiming"},
-        {"tau_m": 4.0, "tau_s": 2.0, "threshold": 0.8, "time_steps": 12, "padding": (0, 2)},
+        {"neuron": Neuron(4.0, 2.0, 0.8), "time_steps": 12, "padding": (0, 2)},
     ],
     ids=str,
 )
@@ -340,7 +340,7 @@ def test_rule_does_not_touch_the_forward_pass() -> None:
         {"rule": TSSLBP.published()},
         {"time_steps": 30},
         {"impl": "reference"},
-        {"tau_s": 2.0},
+        {"neuron": Neuron(tau_s=2.0)},
         {"dropout": 0.3},
     ],
     ids=str,
@@ -414,7 +414,7 @@ def test_trace_of_spike_trains() -> None:
 
 
 def test_trace_uses_the_network_s_constants() -> None:
-    net, x = network(tau_m=4.0, tau_s=2.0, threshold=0.7, time_steps=8).double(), images()
+    net, x = network(neuron=Neuron(4.0, 2.0, 0.7), time_steps=8).double(), images()
     traces = net.trace(x)
     for trace in traces.values():
         assert torch.equal(trace.spikes, (trace.potential > 0.7).double())
@@ -491,10 +491,9 @@ def test_first_nonfinite_current() -> None:
         ({"padding": -1}, "padding must be at least 0, got -1"),
         ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
         ({"time_steps": 0}, "time_steps must be a whole number of at least 1, got 0"),
-        ({"tau_m": 0.5}, "tau_m must be at least 1 time step"),
-        ({"tau_s": 0.99}, "tau_s must be at least 1 time step"),
-        ({"tau_s": float("nan")}, "tau_s must be at least 1 time step"),
-        ({"threshold": 0.0}, "threshold must be a positive number"),
+        ({"neuron": 5.0}, r"neuron must be constants such as tsslbp.Neuron\(.*got 5.0"),
+        ({"rule": "TSSLBP"}, "rule must be a learning rule such as .*got 'TSSLBP'"),
+        ({"impl": "gpu"}, "unknown implementation 'gpu'"),
         ({"conv_init": "kaimin"}, "'uniform' or 'kaiming', got 'kaimin'"),
         (
             {"weight_scale": {"conv": 5.0}},

@@ -46,7 +46,7 @@ def _large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes as long for a large tile as for a small one."""
     from tsslbp.neuron import cuda
 
-    monkeypatch.setattr(cuda, "_lanes", lambda *_: 1024)
+    monkeypatch.setattr(cuda, "_tile", lambda *_: 1024)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

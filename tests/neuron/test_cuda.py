@@ -101,6 +101,13 @@ def hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_active", _Hopper())  # `reset_active` would look for a GPU
 
 
+def constants(**settings):
+    """Of a layer behind a connection."""
+    from tsslbp.neuron.cuda_kernels import LayerConstants
+
+    return LayerConstants(tsslbp.Neuron(), filter_input=True, **settings)
+
+
 def compiled(
     extent,
     k,
@@ -113,17 +120,18 @@ def compiled(
     `rate` is the dtype of what says the layer's: a count, or the rate of several processes.
     """
     from tsslbp.neuron import cuda
+    from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
 
     count, windows = torch.int64, extent.neurons // k.pool**2
     counts = rule.reads_rate
-    forward = cuda._forward_kernel.warmup(
+    forward = forward_kernel.warmup(
         *(real, real, count, extent.steps, windows, extent.row, extent.inner),
         **{"k": k, "COUNT": counts, "grid": (1,)},
         **cuda._forward_settings(real.itemsize, extent, k),
         **cuda.LAUNCH,
     )
     saved = torch.promote_types(real, torch.float32)
-    backward = cuda._backward_kernel.warmup(
+    backward = backward_kernel.warmup(
         *(real, real, real, rate, saved, torch.float64),
         *(*extent, extent.steps * extent.neurons),
         **{"k": k, "grid": (1,)},
@@ -154,7 +162,7 @@ def test_machine_code(hopper: None, name: str) -> None:
     from tsslbp.neuron import cuda
 
     settings, steps, neurons, real = LAYERS[name]
-    k = cuda.Neuron(5.0, 3.0, 1.0, filter_input=True, **settings)
+    k = constants(**settings)
     for kernel in compiled(cuda.Extent(steps, neurons, 64 if k.pool > 1 else 1), k, real=real):
         code = kernel.asm["ptx"]
         assert "mul.f32" in code or "mul.rn.f32" in code
@@ -180,7 +188,7 @@ def test_every_rule_compiles(hopper: None, rule: Rule, steps: int) -> None:
     """With registers enough, but for NA, whose history is as long as T."""
     from tsslbp.neuron import cuda
 
-    k = cuda.Neuron(5.0, 3.0, 1.0, filter_input=True)
+    k = constants()
     _, backward = compiled(cuda.Extent(steps, 1 << 20), k, rule)
     assert not re.search(r"\b(LDL|STL)\b", backward.asm["sass"])
 
@@ -189,7 +197,7 @@ def test_every_rule_compiles(hopper: None, rule: Rule, steps: int) -> None:
 def test_the_rate_of_several_processes_compiles(hopper: None) -> None:
     from tsslbp.neuron import cuda
 
-    k = cuda.Neuron(5.0, 3.0, 1.0, filter_input=True)
+    k = constants()
     extent = cuda.Extent(5, 1 << 20)
     _, kernel = compiled(extent, k, TSSLBP.published(), rate=torch.float64)
     assert "div.rn.f64" in kernel.asm["ptx"]
@@ -198,12 +206,13 @@ def test_the_rate_of_several_processes_compiles(hopper: None) -> None:
 @needs_compiler
 def test_no_compilation_for_a_new_batch_size(hopper: None) -> None:
     from tsslbp.neuron import cuda
+    from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
 
-    k = cuda.Neuron(5.0, 3.0, 1.0, filter_input=True)
+    k = constants()
 
     def variants(steps: int, batch: int) -> int:
         compiled(cuda.Extent(steps, batch * 48), k)
-        kernels = cuda._forward_kernel, cuda._backward_kernel
+        kernels = forward_kernel, backward_kernel
         return sum(len(kernel.device_caches[99][0]) for kernel in kernels)
 
     for steps in (5, 100):

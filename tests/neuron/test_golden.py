@@ -78,8 +78,7 @@ def test_network(golden: Path, name: str, impl: str) -> None:
         str(data["spec"]),
         tuple(images.shape[-3:]),
         time_steps=time_steps,
-        tau_m=float(data["tau_m"]),
-        tau_s=tau_s,
+        neuron=tsslbp.Neuron(float(data["tau_m"]), tau_s),
         impl=impl,
     )
     net.to(DEVICE, torch.float64)

@@ -21,7 +21,7 @@ import torch, tsslbp
 torch.set_num_threads(2)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from tsslbp import events
+    from tsslbp.kernels import events
     for _ in range(2):
         x = (torch.arange(200_000.).reshape(5, -1) % 7 / 3).requires_grad_()
         y = tsslbp.spikes(x, impl="cpu")
@@ -62,7 +62,7 @@ def test_no_writable_cache(tmp_path: Path) -> None:
     """Files where folders should be: not even root can write a cache there."""
     copy = tmp_path / "site" / "tsslbp"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in (copy, copy / "neuron"):
+    for folder in (copy, copy / "kernels", copy / "neuron"):
         (folder / "__pycache__").touch()
     home = tmp_path / "home"
     home.touch()
@@ -89,8 +89,9 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     """A second process takes them from the cache on disk."""
     report = (
         "import atexit; atexit.register(lambda: print(*(function.cache_hits"
-        " for share in (tsslbp.neuron.cpu._forward_share, tsslbp.neuron.cpu._backward_share,"
-        " tsslbp.kernels.events._gradient_share) for function, _ in share.compiled.values())))"
+        " for kernel in (tsslbp.neuron.cpu._forward_kernel, tsslbp.neuron.cpu._backward_kernel,"
+        " tsslbp.kernels.events._weight_gradient_kernel)"
+        " for function, _ in kernel.compiled.values())))"
     )
     before = {"NUMBA_CACHE_DIR": str(tmp_path)}
     first = run(report, PACKAGE.parent, **before)[-1].splitlines()[1]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -244,7 +245,7 @@ def _currents_of(net: tsslbp.Network, images: Tensor) -> tuple[Tensor, ...]:
     """The gradient of the input current of each layer."""
     hidden, output = net.spiking_layers
     first = hidden.current(images.flatten(1), net.time_steps).detach().requires_grad_()
-    spikes = tsslbp.spikes(first, **hidden.neurons)
+    spikes = hidden.spikes(first)
     second = output.current(spikes)
-    psp = tsslbp.lif(second, **output.neurons)
+    psp = tsslbp.neuron.run(second, replace(output.neurons, filter_input=False))
     return torch.autograd.grad(psp, (first, second), normal(*psp.shape, seed=3))

@@ -66,15 +66,15 @@ def test_every_kind_of_claim_is_made() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('name = "mnist"', 'nme = "mnist"', "no field 'nme' .did you mean 'name'"),
+        ('name = "mnist"', 'nme = "mnist"', "Row: unknown key 'nme' .did you mean 'name'"),
         ("mean = 99.5", "mean = 0.995", "in percent"),
         ("best = 99.53", "best = 99.4", "in percent"),
         ("sd = 0.02, ", "", "deviation belongs to several runs"),
         ('row = "mnist"', 'row = "mnst"', "unknown row 'mnst' .did you mean 'mnist'"),
-        ('recipe = "mnist"', 'recipe = "mnits"', "unknown recipe 'mnits'"),
+        ('recipe = "mnist"', 'recipe = "mnits"', "got 'mnits' .did you mean 'mnist'"),
         ('kind = "reaches"', 'kind = "reach"', "unknown kind of claim 'reach' .did you mean"),
         ("margin = 0.05", "margin = 0.0", "above 0"),
-        ('text = "as published"\n', "", "missing 1 required"),
+        ('text = "as published"\n', "", "Reaches: missing key 'text'"),
     ],
 )
 def test_what_does_not_fit_is_refused(old: str, new: str, message: str) -> None:

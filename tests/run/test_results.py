@@ -95,13 +95,25 @@ def test_groups_differ_in_the_seed_only(tmp_path: Path) -> None:
 
 
 def test_of_different_rules_the_names_differ_and_no_field() -> None:
+    digits = load_recipe("digits")
     surrogate, published = (
-        replace(load_recipe("digits"), rule=rule) for rule in ("Surrogate", "TSSLBP.published")
+        replace(digits, rule=rule) for rule in ("Surrogate", "TSSLBP.published")
     )
-    assert results.differences(surrogate, load_recipe("digits")) == [
-        "rule.name is 'Surrogate' there, 'TSSLBP' here"
-    ]
-    assert "rule.warm_up" in str(results.differences(published, load_recipe("digits")))
+    with pytest.raises(RunError) as caught:
+        results.check_settings("here", surrogate, digits, ())
+    assert str(caught.value).startswith(
+        "here of other settings (rule.name is 'Surrogate' there, 'TSSLBP' here): ask for"
+    )
+    with pytest.raises(RunError, match=r"rule\.warm_up is 'layer' there, 'neuron' here"):
+        results.check_settings("here", published, digits, ())
+
+
+def test_settings_may_differ_in_some_keys_and_be_unset() -> None:
+    digits = load_recipe("digits")
+    other = replace(digits, patience=3, seed=5)
+    results.check_settings("here", other, digits, ("patience", "seed"))
+    with pytest.raises(RunError, match=r"\(patience is 3 there, unset here; seed is 5"):
+        results.check_settings("here", other, digits, ())
 
 
 def test_labels_of_shipped_recipes_are_their_names() -> None:

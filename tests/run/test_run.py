@@ -21,11 +21,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tsslbp import run as run_module
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import Experiment
 from tsslbp.rules import TSSLBP
 from tsslbp.run import CHECKPOINTS, Run
+from tsslbp.run import run as run_module
 
 EXPERIMENT = Experiment(
     description="a test",
@@ -576,7 +576,7 @@ run.save_checkpoint("last", {"weight": torch.zeros(1000)}, {"epoch": 2})
 @pytest.mark.skipif(sys.platform == "win32", reason="kills a process by a signal")
 def test_kill_while_saving_leaves_the_earlier_checkpoint(run: Run) -> None:
     run.save_checkpoint("last", {"weight": torch.ones(1000)}, {"epoch": 1})
-    package = Path(run_module.__file__).parents[1]
+    package = Path(run_module.__file__).parents[2]
     result = subprocess.run(
         [sys.executable, "-c", KILLED, str(run.folder)],
         env=os.environ | {"PYTHONPATH": str(package)},
@@ -587,8 +587,8 @@ def test_kill_while_saving_leaves_the_earlier_checkpoint(run: Run) -> None:
     tensors, state = run.load_checkpoint("last")
     assert state == {"epoch": 1}
     assert torch.equal(tensors["weight"], torch.ones(1000))
-    Run.open(run.folder)
-    assert temporary_files(run) == []
+    with run.hold():
+        assert temporary_files(run) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks files")

@@ -77,7 +77,7 @@ def test_all_forms(tmp_path: Path) -> None:
     ("parameters", "words"),
     [
         ("learning_rat = [0.1]", "unknown key 'learning_rat' (did you mean 'learning_rate'?)"),
-        ("rule.warmup = ['never']", "no field 'warmup' (did you mean 'warm_up'?)"),
+        ("rule.warmup = ['never']", "unknown key 'warmup' (did you mean 'warm_up'?)"),
         ("rule.warm_up = ['nevr']", "got 'nevr' (did you mean 'never'?)"),
         ("learning_rate = [0.1, -1]", "learning_rate must be a number above 0, got -1"),
         ("learning_rate = [0.1, 'x']", "got 'x'"),
@@ -85,7 +85,7 @@ def test_all_forms(tmp_path: Path) -> None:
         ("epochs = { low = 1, high = 5.5 }", "epochs must be a whole number"),
         ("epochs = { low = 5, high = 5 }", "low must be below high, got 5 and 5"),
         ("epochs = { low = 1, hihg = 5 }", "unknown key 'hihg' (did you mean 'high'?)"),
-        ("epochs = { low = 1 }", "epochs: high must be a number, got None"),
+        ("epochs = { low = 1 }", "epochs: missing key 'high', a finite number"),
         ("epochs = { low = 1, high = 6, step = 2 }", "high must be low and a multiple of step"),
         ("epochs = { low = 1, high = 5, step = 2, log = true }", "no step"),
         ("epochs = { low = 1, high = 5, log = 1 }", "log must be true or false, got 1"),

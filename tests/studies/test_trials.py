@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tsslbp import cli
 from tsslbp.cli import progress, trainings
-from tsslbp.data.images import digits
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import load_recipe
 from tsslbp.report import published
@@ -115,17 +113,6 @@ def test_wall_clock() -> None:
     assert trials.wall_clock([1.0, 1.0, 3.0], 2) == 4.0
 
 
-def test_estimate() -> None:
-    """It tells what a training takes, within the noise of a shared machine."""
-    experiment = replace(load_recipe("digits"), epochs=10)
-    data = digits.load()
-    threads = torch.get_num_threads()
-    seconds = trials.estimate(experiment, data, 1)
-    assert torch.get_num_threads() == threads
-    assert 0.1 < seconds < 60
-    assert trials.estimate(replace(experiment, epochs=1000), data, 1) > 10 * seconds
-
-
 def test_trials(program: Program, tmp_path: Path) -> None:
     """One failure does not lose the others; the same command makes what is missing, only that."""
     blocked = Path("out/validated-seed1/thesis.tex")
@@ -159,13 +146,13 @@ def test_trials(program: Program, tmp_path: Path) -> None:
 
 def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     pytest.importorskip("submitit")
-    options = ("--seeds", "1", "--set", "epochs=1", "--track", "jsonl")
+    options = ("--seeds", "1", "--set", "epochs=1", "--track", "tensorboard")
     assert program("trials", "mine.toml", *options, "--out", "here", "--workers", "1")[0] == 0
     settings = ("--cluster", "local", "--cluster-set", "cpus_per_task=1")
     code, _, error = program("trials", "mine.toml", *options, "--out", "there", *settings)
     assert (code, error) == (0, "")
     here, there = (Run.open(Path(name) / "validated-seed0") for name in ("here", "there"))
-    assert (there.folder / "track.jsonl").exists()
+    assert (there.folder / "tensorboard").is_dir()
     assert here.epochs()[0]["test_accuracy"] == there.epochs()[0]["test_accuracy"]
 
 

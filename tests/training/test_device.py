@@ -1,6 +1,8 @@
 """Steps that never wait for the host, here on the CPU; a GPU runs them captured as a graph."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
 from tsslbp.run import Run
 from tsslbp.training import device
-from tsslbp.training.device import DeviceSteps, clip_gradient, configure
+from tsslbp.training.device import DeviceSteps, configure
 
 EXPERIMENT = Experiment(
     data="digits",
@@ -42,18 +44,16 @@ def device_steps(experiment: Experiment) -> DeviceSteps:
     train, _, _ = training.splits(experiment, few())
     net = training.build_network(experiment, (1, 8, 8), 10)
     optimizer = training.build_optimizer(experiment, net)
-    return DeviceSteps(
-        net, optimizer, training.build_loss(experiment), *train, experiment, capture=False
-    )
+    return DeviceSteps(net, optimizer, train, experiment, capture=False)
 
 
 def run_epochs(steps: DeviceSteps, epochs: int) -> list:
     found = []
     for epoch in range(1, epochs + 1):
         steps.begin(epoch, 0)
-        for step in range(steps.steps):
+        for step in range(steps.per_epoch):
             steps.run(step)
-        found += steps.read(steps.steps)
+        found += steps.read(steps.per_epoch)
     return found
 
 
@@ -81,10 +81,70 @@ def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
         assert torch.equal(value, weights[f"weights.{name}"])
 
 
+def test_the_loop_takes_them_as_it_takes_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and records of `fit`; also resumed within an epoch, where results are read."""
+    expected = Run.create(tmp_path / "host", AUGMENTED)
+    training.fit(expected, few())
+    monkeypatch.setattr(DeviceSteps, "activity_every", 4)
+    monkeypatch.setattr(DeviceSteps, "read_every", 4)
+    monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
+    run = Run.create(tmp_path / "device", AUGMENTED)
+
+    class Stop:
+        def on_step(self, epoch: int, step: int, *_: object) -> None:
+            if (epoch, step) == (2, 6):
+                raise KeyboardInterrupt
+
+        def on_epoch(self, record: dict[str, Any]) -> None:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        with_device_steps(run).fit(run, Stop())
+    assert run.load_checkpoint("last")[1]["progress"]["step"] == 4
+    with_device_steps(run).fit(run)
+    ours, theirs = (one.load_checkpoint("last")[0] for one in (run, expected))
+    for name, value in theirs.items():
+        if name.startswith("weights"):
+            assert torch.equal(ours[name], value), name
+    for record, other in zip(run.epochs(), expected.epochs(), strict=True):
+        for key in ("train_accuracy", "validation_accuracy", "test_accuracy_by_step"):
+            assert record[key] == other[key]
+        assert record["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert record["firing_rate"] != other["firing_rate"]  # measured in other steps
+    assert run.steps()["activity_step"].tolist() == [0, 4, 7, 11, 14, 18]
+
+
+def test_the_loop_tells_which_of_the_results_is_not_finite(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", EXPERIMENT)
+    ready = with_device_steps(run)
+    healthy = ready.steps.loss
+
+    def loss(psp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        return healthy(psp, labels) * (torch.nan if len(calls) == 3 else 1)
+
+    calls: list[int] = []
+    ready.steps.loss = loss
+    with pytest.raises(Diverged, match="epoch 1, step 3: training diverged: the loss is nan"):
+        ready.fit(run)
+    assert len(run.steps()["loss"]) == 2
+    assert "step 3" in str(run.divergence())
+
+
+def with_device_steps(run: Run) -> training.Training:
+    """A training as on a GPU, but on the CPU."""
+    ready = training.Training(run.experiment, few())
+    parts = ready.net, ready.state.optimizer, ready.train, ready.experiment
+    ready.steps = DeviceSteps(*parts, capture=False)
+    return ready
+
+
 def test_an_epoch_goes_on_where_it_was_left() -> None:
     whole, parts = device_steps(AUGMENTED), device_steps(AUGMENTED)
     run_epochs(whole, 1)
-    for first, last in ((0, 3), (3, whole.steps)):
+    for first, last in ((0, 3), (3, whole.per_epoch)):
         parts.begin(1, first)
         for step in range(first, last):
             parts.run(step)
@@ -162,8 +222,8 @@ def test_a_step_takes_nothing_from_the_host(
     labels = torch.empty(61, dtype=torch.int64, device="meta")
     statistics = torch.empty(2, 1, 1, 1, device="meta").unbind()
     monkeypatch.setattr(device, "channel_statistics", lambda *_: statistics)
-    parts = net, optimizer, training.build_loss(experiment), images, labels, experiment
-    steps = DeviceSteps(*parts, capture=False)  # type: ignore[arg-type]
+    split = training.Split(images, labels)
+    steps = DeviceSteps(net, optimizer, split, experiment, capture=False)  # type: ignore[arg-type]
     del optimizer.found_inf  # which this optimiser does not know
     steps.batch(8)
     steps._step(8)  # keeps the loss's target
@@ -178,7 +238,7 @@ def test_steps_in_bfloat16() -> None:
     steps = device_steps(experiment)
     steps.net.set_precision("bf16")
     losses = [result.loss for result in run_epochs(steps, 30)]
-    assert sum(losses[-steps.steps :]) < 0.5 * sum(losses[: steps.steps])
+    assert sum(losses[-steps.per_epoch :]) < 0.5 * sum(losses[: steps.per_epoch])
     for weight in steps.net.parameters():
         moments = steps.optimizer.state[weight].values()
         assert {one.dtype for one in (weight, weight.grad, *moments)} == {torch.float32}
@@ -196,19 +256,6 @@ def test_crops_are_drawn_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(drawn) == 0
     steps.run(0)
     assert len(drawn) == 1
-
-
-def test_clipping_is_pytorchs() -> None:
-    weights = [torch.zeros(3, 4, requires_grad=True), torch.zeros(5, requires_grad=True)]
-    assert clip_gradient(weights, 1.0) == 0
-    for scale in (0.01, 3.0):
-        gradients = [scale * torch.randn(weight.shape) for weight in weights]
-        found = []
-        for clip in (clip_gradient, torch.nn.utils.clip_grad_norm_):
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient.clone()
-            found.append((clip(weights, 1.0), [weight.grad for weight in weights]))
-        torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +292,7 @@ def test_replayed_steps_are_those_that_were_captured() -> None:
         train, _, _ = training.splits(AUGMENTED, few())
         net = training.build_network(AUGMENTED, (1, 8, 8), 10).cuda().train()
         optimizer = training.build_optimizer(AUGMENTED, net)
-        parts = net, optimizer, training.build_loss(AUGMENTED), *train.to("cuda"), AUGMENTED
+        parts = net, optimizer, train.to("cuda"), AUGMENTED
         found.append(run_epochs(DeviceSteps(*parts, capture=capture), 3))
     torch.use_deterministic_algorithms(False)
     for plain, replayed in zip(*found, strict=True):

@@ -4,8 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -21,7 +19,7 @@ from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
 from tsslbp.experiment.seeding import generator
 from tsslbp.run import Run
-from tsslbp.training.parallel import ALONE, Processes, join
+from tsslbp.training.parallel import ONE_PROCESS, Processes, join
 
 FIVE_STEPS = Experiment(
     data="toy",
@@ -63,30 +61,28 @@ def with_image(number: int, value: float) -> DataSet:
     return data
 
 
-@contextmanager
-def in_float64() -> Iterator[None]:
-    """`fit` computes in float64."""
-    build = training.build_network
-    with (
-        mock.patch.object(training, "build_network", lambda *given: build(*given).double()),
-        mock.patch.object(training, "normalise", lambda *given: normalise(*given).double()),
-        mock.patch.object(training, "normalised", lambda *given: normalised(*given).double()),
-    ):
-        yield
-
-
 def fit(folder: Path, experiment: Experiment, processes: Processes, **options) -> None:
     run = Run.create(folder, experiment) if processes.is_first else None
     training.fit(run, options.pop("data", toy()), processes=processes, **options)
 
 
+def fit_in_float64(
+    folder: Path, experiment: Experiment, processes: Processes, impl: str = "auto"
+) -> None:
+    net = training.build_network(experiment, (1, 6, 6), 2, impl).double()
+    with (
+        mock.patch.object(training.step, "normalise", lambda *x: normalise(*x).double()),
+        mock.patch.object(training.step, "normalised", lambda *x: normalised(*x).double()),
+    ):
+        fit(folder, experiment, processes, net=net)
+
+
 def child(folder: Path, processes: Processes) -> None:
     """What each of the two processes does in `test_two_processes`."""
-    with in_float64():
-        for name, (experiment, impl) in CASES.items():
-            fit(folder / "two" / name, experiment, processes, impl=impl)
-        with mock.patch.object(Processes, "mean", lambda self, total, values: total / values):
-            fit(folder / "separate", CASES[SEPARATE][0], processes)
+    for name, (experiment, impl) in CASES.items():
+        fit_in_float64(folder / "two" / name, experiment, processes, impl)
+    with mock.patch.object(Processes, "mean", lambda self, total, values: total / values):
+        fit_in_float64(folder / "separate", CASES[SEPARATE][0], processes)
     with pytest.raises(Diverged) as error:
         fit(folder / "diverged", FIVE_STEPS, processes, data=with_image(3, 3e38))
     (folder / f"diverged-{processes.rank}").write_text(str(error.value))
@@ -97,14 +93,14 @@ def child(folder: Path, processes: Processes) -> None:
 
 def _of_second_process() -> int:
     order = next(batches(29, 7, generator(0, "order", 1)))
-    return int(Processes(1, 2).part(order)[0])
+    return int(Processes(1, 2).shard(order)[0])
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
     """The folder that two processes have written to, and how they ended."""
     folder = tmp_path_factory.mktemp("two")
-    fit(folder / "resumed", replace(LONGER, epochs=1), ALONE)
+    fit(folder / "resumed", replace(LONGER, epochs=1), ONE_PROCESS)
     return folder, torchrun(__file__, str(folder))
 
 
@@ -127,8 +123,7 @@ def torchrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
     """Five steps, augmented, the last on one image: weights and records to 1e-9 in float64."""
     experiment, impl = CASES[name]
-    with in_float64():
-        fit(tmp_path / "run", experiment, ALONE, impl=impl)
+    fit_in_float64(tmp_path / "run", experiment, ONE_PROCESS, impl)
     one, both = Run.open(tmp_path / "run"), Run.open(two[0] / "two" / name)
     expected, _ = one.load_checkpoint("last")
     found, _ = both.load_checkpoint("last")
@@ -159,7 +154,7 @@ def test_divergence_of_one_is_told_by_all(two) -> None:
 def test_one_process_continued_by_two(two, tmp_path: Path) -> None:
     """With other dropout masks, so the accuracies are what can be compared."""
     run = Run.open(two[0] / "resumed")
-    fit(tmp_path / "run", LONGER, ALONE)
+    fit(tmp_path / "run", LONGER, ONE_PROCESS)
     first, second = run.epochs()
     expected_first, expected_second = Run.open(tmp_path / "run").epochs()
     assert first["loss"] == expected_first["loss"]
@@ -222,11 +217,11 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
 
 def test_parts_make_up_the_batch() -> None:
     batch = torch.arange(7)
-    parts = [Processes(rank, 3).part(batch) for rank in range(3)]
+    parts = [Processes(rank, 3).shard(batch) for rank in range(3)]
     assert [len(part) for part in parts] == [3, 2, 2]
     assert torch.equal(torch.cat(parts).sort().values, batch)
-    assert len(Processes(1, 2).part(batch[:1])) == 0
-    assert len({Processes(rank, 3).own("dropout") for rank in range(3)}) == 3
+    assert len(Processes(1, 2).shard(batch[:1])) == 0
+    assert len({Processes(rank, 3).own_purpose("dropout") for rank in range(3)}) == 3
 
 
 def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +235,7 @@ def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gpus_are_taken_in_the_order_of_the_processes() -> None:
-    assert ALONE.device("cuda:3") == "cuda:3"
+    assert ONE_PROCESS.device("cuda:3") == "cuda:3"
     assert Processes(5, 8, local_rank=1).device("cuda") == "cuda:1"
     assert Processes(5, 8, local_rank=1).device("cpu") == "cpu"
     with pytest.raises(InvalidInput, match="give cuda, not 'cuda:3'"):

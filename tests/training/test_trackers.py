@@ -24,7 +24,6 @@ EXPERIMENT = Experiment(
     data="toy", network="12", time_steps=3, protocol="published", epochs=3, batch_size=8
 )
 STEPS = 7  # an epoch: 50 images, the last batch holds two
-TIMES = ("seconds", "images_per_second", "peak_memory")
 
 
 def toy() -> DataSet:
@@ -54,16 +53,10 @@ def fit(folder: Path, *names: str, stop: int = 0, experiment: Experiment = EXPER
     run = Run.open(folder) if there else Run.create(folder, experiment)
     with (
         contextlib.suppress(KeyboardInterrupt) if stop else contextlib.nullcontext(),
-        tracking.trackers(names, run, 50, Stop(stop)) as observer,
+        tracking.trackers(names, run, STEPS, Stop(stop)) as observer,
     ):
         training.fit(run, toy(), observer)
     return run
-
-
-def lines(run: Run) -> list[dict[str, Any]]:
-    text = (run.folder / "track.jsonl").read_text()
-    values = [json.loads(line) for line in text.splitlines()]
-    return [{key: value for key, value in one.items() if key not in TIMES} for one in values]
 
 
 def points(run: Run) -> dict[str, list[tuple[int, float]]]:
@@ -81,7 +74,7 @@ def points(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 def test_unknown_tracker() -> None:
     with pytest.raises(InvalidInput, match=r"'tensorbord' \(did you mean 'tensorboard'"):
-        tracking.check(["jsonl", "tensorbord"])
+        tracking.check(["tensorboard", "tensorbord"])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -90,9 +83,9 @@ def test_missing_package_is_told_before_the_folder_is_made(
 ) -> None:
     for module in ("tensorboard", "torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
-    tracking.check(["jsonl"])
+    tracking.check([])
     out = str(tmp_path / "run")
-    assert cli.main(["train", "digits", "--track", "jsonl", "--track", name, "--out", out]) == 2
+    assert cli.main(["train", "digits", "--track", name, "--out", out]) == 2
     error = capsys.readouterr().err
     assert error.endswith(f"pip install 'tsslbp[{name}]'\n") and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -100,62 +93,15 @@ def test_missing_package_is_told_before_the_folder_is_made(
 
 def test_without_trackers_the_observer_is_alone(tmp_path: Path) -> None:
     observer = Stop(0)
-    with tracking.trackers([], Run.create(tmp_path / "run", EXPERIMENT), 50, observer) as same:
+    with tracking.trackers([], Run.create(tmp_path / "run", EXPERIMENT), STEPS, observer) as same:
         assert same is observer
-
-
-# JSON lines
-
-
-@pytest.mark.parametrize("loss", ["kernel", "softmax"])
-def test_json_lines_are_the_records(tmp_path: Path, loss: str) -> None:
-    run = fit(tmp_path / "run", "jsonl", "jsonl", experiment=replace(EXPERIMENT, loss=loss))
-    found = lines(run)
-    assert [one["step"] for one in found if one["kind"] == "step"] == list(range(1, 22))
-    history = run.steps()
-    expected = history | {"accuracy": history["correct"] / history["images"]}
-    for key in ("epoch", "loss", "accuracy", "gradient_norm"):
-        values = [one[key] for one in found if one["kind"] == "step"]
-        assert np.array_equal(values, expected[key]), key
-    epochs = [
-        {"kind": "epoch", "step": STEPS * one["epoch"]} | one for one in json_records(run.epochs())
-    ]
-    assert [one for one in found if one["kind"] == "epoch"] == epochs
-    assert [one["kind"] for one in found] == 3 * (STEPS * ["step"] + ["epoch"])
-
-
-def json_records(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in one.items() if key not in TIMES} for one in epochs]
-
-
-@pytest.mark.parametrize("every", [0.0, 60.0], ids=["checkpoint a step", "checkpoint an epoch"])
-def test_json_lines_of_a_resumed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float
-) -> None:
-    """Stopped in an epoch, at its end and before it, each with a torn line."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", every)
-    expected = lines(fit(tmp_path / "whole", "jsonl"))
-    for stop in (3, STEPS - 2, 2, 10, 1):
-        run = fit(tmp_path / "parts", "jsonl", stop=stop)
-        with (run.folder / "track.jsonl").open("a") as file:
-            file.write('{"kind":"step","step":1')
-    assert lines(fit(tmp_path / "parts", "jsonl")) == expected
-
-
-def test_epoch_that_no_tracker_was_told_of(tmp_path: Path) -> None:
-    """As after a kill between the checkpoint and the line, or epochs trained untracked."""
-    expected = lines(fit(tmp_path / "whole", "jsonl"))
-    run = fit(tmp_path / "parts", "jsonl", stop=STEPS + 2)
-    kept = [one for one in lines(run) if one["kind"] == "step"]
-    (run.folder / "track.jsonl").write_text("".join(json.dumps(one) + "\n" for one in kept))
-    assert lines(fit(tmp_path / "parts", "jsonl")) == expected
 
 
 def test_tracker_that_cannot_write(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", EXPERIMENT)
-    (run.folder / "track.jsonl").mkdir()
+    (run.folder / "tensorboard").write_text("a file in the way")
     with pytest.raises(RunError, match="cannot write what --track asks for"):
-        fit(run.folder, "jsonl")
+        fit(run.folder, "tensorboard")
 
 
 # TensorBoard
@@ -164,7 +110,7 @@ def test_tracker_that_cannot_write(tmp_path: Path) -> None:
 def test_tensorboard_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "STEPS_EVERY", 2)
     fit(tmp_path / "run", "tensorboard", stop=STEPS + 5)
-    run = fit(tmp_path / "run", "tensorboard", "jsonl")
+    run = fit(tmp_path / "run", "tensorboard", "tensorboard")
     found = points(run)
     steps, epochs = run.steps(), run.epochs()
     for name in ("loss", "gradient_norm"):
@@ -177,8 +123,6 @@ def test_tensorboard_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.Monkey
     for tag in ("firing_rate/linear1", "warm_up/linear1", "epoch/images_per_second"):
         assert [step for step, _ in found[tag]] == [STEPS, 2 * STEPS, 3 * STEPS], tag
     assert found["firing_rate/linear1"][2][1] == np.float32(epochs[2]["firing_rate"]["linear1"])
-    kinds = [one["kind"] for one in lines(run)]  # tracked from the second process on
-    assert kinds == ["epoch", *(2 * (STEPS * ["step"] + ["epoch"]))]
 
 
 def test_tensorboard_shows_the_configuration(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """ANN-to-SNN conversion: a network trained with ReLU, run with integrate-and-fire neurons.
 
-`train` trains the ReLU twin of a recipe's network under the recipe's conditions. `plain` converts
-it once for every number of time steps: each layer's threshold is a high percentile of its
-activations on training images (Rueckauer et al. 2017), and potentials start at zero. `calibrated`
-converts it for one T, without training anything:
+`train` trains the ReLU twin of a recipe's network under the recipe's conditions, into the folder of
+a run whose experiment has ``activation = "relu"``. `plain` converts it once for every number of
+time steps: each layer's threshold is a high percentile of its activations on training images
+(Rueckauer et al. 2017), and potentials start at zero. `calibrated` converts it for one T, without
+training anything:
 
 1. The threshold is that at which T steps represent the layer's activations with the least mean
    squared error (Li et al. 2021).
@@ -24,37 +25,30 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from .. import losses
-from ..data import DataSet, Frames, batches, normalise, subset
+from ..data import DataSet, Frames, normalise, subset
 from ..errors import InvalidInput
 from ..experiment import Experiment
-from ..experiment.seeding import derive, generator
 from ..network import Model, Network, SpikingLayer
 from ..network.layers import Conv, Linear, NeuNorm
 from ..neuron.reference import sum_pool
-from ..run.results import is_finished, measures
-from ..training import (
-    Observer,
-    Split,
-    batch_images,
-    build_network,
-    build_optimizer,
-    evaluate,
-    evaluation_batches,
-    splits,
-    train_step,
-)
+from ..run import Run
+from ..training import Observer, Split, build_network, evaluation_batches, fit, splits
 
 PERCENTILE = 99.9  # of a layer's activations, zeros included; within the range of Rueckauer et al.
 CALIBRATION_IMAGES = 500  # training images that thresholds are taken from
 CANDIDATES = 100  # thresholds tried, at equal distances up to the largest activation
+SPIKING_KEYS = (  # of an experiment, without a meaning for a ReLU network
+    *("time_steps", "tau_m", "tau_s", "threshold", "rule"),
+    *("target_filters", "desired_train", "desired_count", "undesired_count"),
+)
 SAMPLE = 100_000  # activations of a layer that a threshold is tried on
 
 
@@ -106,7 +100,7 @@ class ReLUNetwork(Model):
         super().__init__()
         if any(isinstance(layer, NeuNorm) for layer in net.layers):
             raise InvalidInput("NeuNorm has no counterpart without time: set neunorm=false")
-        self.input_shape = net.input_shape
+        self.input_shape, self.description = net.input_shape, f"{net.description} with ReLU"
         self.layers = nn.ModuleList(_twin(layer) for layer in copy.deepcopy(net.layers))
 
     @property
@@ -145,104 +139,59 @@ class ReLUNetwork(Model):
 def _twin(layer: nn.Module) -> nn.Module:
     if not isinstance(layer, SpikingLayer):
         return layer  # flattening, pooling, dropout
+    neurons = layer.neurons
     return ReLULayer(
-        layer.name, layer.connection, layer.pool, layer.pool_scale, is_output=layer.output_psp
+        layer.name, layer.connection, neurons.pool, neurons.pool_scale, neurons.output_psp
     )
 
 
-class Trained(NamedTuple):
-    """A trained ReLU network, with how it came about."""
+def relu_experiment(experiment: Experiment) -> Experiment:
+    """What the ReLU twin of an experiment's network is trained by.
 
-    net: ReLUNetwork  # in evaluation mode, with the weights of the chosen epoch
-    epochs: list[dict[str, Any]]  # a record each
-    chosen: str  # "best-validation", or "last" where no images were held out
+    Initial weights, order, crops, dropout, optimiser, clipping, epochs and patience are those of
+    the spiking network; the loss is the cross-entropy of the outputs. What does not matter without
+    spikes has its default value, so that runs are of equal settings where they train alike.
+    """
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Experiment)}
+    without = {name: defaults[name] for name in SPIKING_KEYS}
+    return replace(experiment, activation="relu", loss="softmax", **without)
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """The record of the chosen epoch."""
-        return measures(self.epochs)[self.chosen]
+
+def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
+    """The ReLU twin of an experiment's network, or of what `relu_experiment` made of it.
+
+    Raises:
+        InvalidInput: the network cannot be converted, or the data are recordings.
+    """
+    if isinstance(data.train_images, Frames):
+        raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
+    spiking = replace(experiment, activation=None)
+    return ReLUNetwork(build_network(spiking, data.input_shape, data.classes))
 
 
 def train(
-    experiment: Experiment, data: DataSet, observer: Observer | None = None, device: str = "cpu"
-) -> Trained:
-    """Train the ReLU twin of an experiment's network, under the experiment's conditions.
-
-    Initial weights, order, crops, dropout, optimiser, clipping, epochs and patience are those of
-    the spiking network; the loss is the cross-entropy of the outputs. The weights returned are
-    those of the epoch chosen on validation images, or of the last where none are held out.
+    run: Run, data: DataSet, observer: Observer | None = None, device: str = "cpu"
+) -> ReLUNetwork:
+    """Train a ReLU network to its end, or go on with it, as `tsslbp.training.fit` does.
 
     Args:
-        experiment: its rule, loss and constants of the neurons do not matter here.
+        run: of a `relu_experiment`.
         data: that fit the experiment (`tsslbp.training.check_data`).
         observer: is told how it goes.
         device: where to train, set up by `tsslbp.training.device.configure`; of ``precision =
             "bf16"`` the ReLU network has only what tf32 has.
 
+    Returns:
+        The network in evaluation mode, with the weights of the epoch chosen on validation images,
+        or of the last where none are held out.
+
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
         InvalidInput: the network cannot be converted.
     """
-    train_split, validation, test = splits(experiment, data)
-    if isinstance(data.train_images, Frames):
-        raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
-    shape = data.input_shape
-    net = ReLUNetwork(build_network(experiment, shape, data.classes)).to(device)
-    optimizer = build_optimizer(experiment, net)
-    train_split, test = train_split.to(device), test.to(device)
-    held_out = {"validation": validation.to(device)} if validation else {}
-    epochs: list[dict[str, Any]] = []
-    chosen, weights = "best-validation" if validation else "last", net.state_dict()
-    while not (epochs and is_finished(epochs, experiment)):
-        record = _train_epoch(net, optimizer, experiment, train_split, len(epochs) + 1, observer)
-        for name, split in {**held_out, "test": test}.items():
-            record[f"{name}_accuracy"] = evaluate(net, split, experiment.mean, experiment.std)[0]
-        epochs.append(record)
-        if measures(epochs)[chosen] is record:
-            weights = copy.deepcopy(net.state_dict())
-        if observer:
-            observer.on_epoch(record)
-    net.load_state_dict(weights)
-    return Trained(net.eval(), epochs, chosen)
-
-
-def _train_epoch(
-    net: ReLUNetwork,
-    optimizer: torch.optim.Optimizer,
-    experiment: Experiment,
-    split: Split,
-    epoch: int,
-    observer: Observer | None,
-) -> dict[str, Any]:
-    """Train one epoch; returns its record, without the accuracies on other images."""
-    order = generator(experiment.seed, "order", epoch)
-    parts = list(batches(len(split.labels), experiment.batch_size, order))
-    start, loss, correct = time.perf_counter(), 0.0, 0
-    net.train()
-    for step, chosen in enumerate(parts):
-        images = batch_images(experiment, split.images, chosen, epoch, step)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(experiment.seed, "dropout", epoch, step))
-            result = train_step(
-                net,
-                optimizer,
-                losses.softmax,
-                images,
-                split.labels[chosen],
-                gradient_clip=experiment.gradient_clip,
-                weight_limit=experiment.weight_limit,
-            )
-        loss, correct = loss + result.loss * len(chosen), correct + result.correct
-        if observer:
-            observer.on_step(epoch, step + 1, len(parts), result)
-    seconds, count = time.perf_counter() - start, len(split.labels)
-    return {
-        "epoch": epoch,
-        "loss": loss / count,
-        "train_accuracy": correct / count,
-        "seconds": seconds,
-        "images_per_second": count / seconds,
-    }
+    net = build_relu_network(run.experiment, data)
+    fit(run, data, observer, net=net, device=device)
+    return net
 
 
 @torch.no_grad()

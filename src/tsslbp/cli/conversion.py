@@ -7,92 +7,98 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import training
-from ..analysis.convert import CALIBRATION_IMAGES, PERCENTILE, by_steps, train
-from ..errors import InvalidInput, RunError
-from ..run import write_json
-from ..run.environment import describe_environment
-from ..training.device import configure
-from . import printing, progress
-from .options import (
-    DataDir,
-    Device,
-    Epochs,
-    Recipe,
-    Settings,
-    experiment_of,
-    image_counts,
-    load_checked,
-    numbers,
+from ..analysis.convert import (
+    CALIBRATION_IMAGES,
+    PERCENTILE,
+    build_relu_network,
+    by_steps,
+    relu_experiment,
 )
+from ..errors import InvalidInput, RunError
+from ..run import Run, write_json
+from ..run.environment import describe_environment
+from ..run.results import measures
+from ..training import Training
+from ..training import trackers as tracking
+from ..training.device import configure
+from . import printing
+from .options import (
+    RecipeOptions,
+    Resume,
+    Seed,
+    TrainingOptions,
+    load_data,
+    numbers,
+    with_options,
+)
+from .trainings import open_run, train_run
 
 RECORD = "conversion.json"
 
 
+@with_options
 def convert(
-    recipe: Recipe,
+    what: RecipeOptions,
+    options: TrainingOptions,
     time_steps: Annotated[
         str, typer.Option(metavar="T,T,...", help="Numbers of time steps to convert for.")
     ] = "1,2,5,10,20",
-    settings: Settings = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
-    ] = None,
-    epochs: Epochs = None,
-    data_dir: DataDir = None,
+    seed: Seed = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of the record, by default runs/RECIPE-relu-seedN."
-        ),
+        typer.Option(metavar="DIR", help="The run's folder, by default runs/RECIPE-relu-seedN."),
     ] = None,
-    device: Device = "cpu",
+    resume: Resume = False,
 ) -> None:
     """Train a recipe's network with ReLU, then run it with spikes.
 
     Prints test accuracy and spikes per image for each number of time steps, with thresholds from a
     percentile of the activations (plain) and calibrated for that number, and writes them into
-    DIR/conversion.json. The recipe's rule, loss and constants of the neurons do not matter here.
+    conversion.json in the run's folder. The training is a run like those of train, but for
+    activation = "relu" in its configuration: the recipe's rule, loss and constants of the neurons
+    do not matter here. With --resume a training goes on, and one that is finished is converted
+    again.
 
     \b
-    Example:
+    Examples:
       tsslbp convert digits --time-steps 1,2,4,8,16,32
+      tsslbp convert mnist --epochs 30 --resume
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    wanted = experiment_of(recipe, settings, {"seed": seed, "epochs": epochs})
+    wanted = what.experiment(seed=seed)
     steps = sorted(set(numbers("--time-steps", time_steps, int)))
     if steps[0] < 1:
         raise InvalidInput(f"--time-steps must be at least 1, got {time_steps!r}")
-    configure(device, wanted.precision)
-    data_set = load_checked(wanted, data_dir)
-    folder = out or Path("runs") / f"{Path(recipe).stem}-relu-seed{wanted.seed}"
-    path = _empty_place(folder)
-    training.keep_freed_memory()
-    record: dict[str, Any] = {
-        "experiment": wanted.to_table(),
-        "environment": describe_environment(),
-        "images": image_counts(wanted, data_set),
-    }
-    with progress.Display(wanted, record["images"]["training"]) as shown:
-        trained = train(wanted, data_set, shown, device)
-    record["epochs"] = trained.epochs
-    record["relu"] = {"chosen": trained.chosen, **trained.record}
-    record["percentile"], record["calibration_images"] = PERCENTILE, CALIBRATION_IMAGES
+    configure(options.device, wanted.precision)
+    tracking.check(options.track or [])
+    data_set = load_data(wanted, options.data_dir)
+    net = build_relu_network(wanted, data_set)
+    ready = Training(relu_experiment(wanted), data_set, net, device=options.device)
+    folder = what.folder(out, f"relu-seed{wanted.seed}")
+    if (folder / RECORD).exists() and not resume:
+        raise RunError(
+            f"{folder} holds a conversion already: convert its network again with --resume, or "
+            "give another --out"
+        )
+    run = open_run(folder, ready.experiment, resume, what.epochs)
+    train_run(ready, run, options.track)
+    record = {"experiment": wanted.to_table(), **_training_record(run, ready)}
     with printing.console.status("converting"):
-        record |= by_steps(wanted, data_set, trained.net, steps)
+        record |= by_steps(wanted, data_set, net, steps)
     if data_set.note:
         record["note"] = data_set.note
-    write_json(path, record)
+    write_json(folder / RECORD, record)
     printing.print_conversion(record)
-    printing.say(f"\nrecord in {path}")
+    printing.say(f"\nrecord in {folder / RECORD}")
 
 
-def _empty_place(folder: Path) -> Path:
-    """Make the folder; return the record's path in it, where there is none yet."""
-    path = folder / RECORD
-    if path.exists():
-        raise RunError(f"{folder} holds a conversion already: give another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    return path
+def _training_record(run: Run, trained: Training) -> dict[str, Any]:
+    epochs = run.epochs()
+    chosen = "best-validation" if trained.validation else "last"
+    return {
+        "environment": describe_environment(),
+        "images": trained.image_counts,
+        "epochs": epochs,
+        "relu": {"chosen": chosen, **measures(epochs)[chosen]},
+        "percentile": PERCENTILE,
+        "calibration_images": CALIBRATION_IMAGES,
+    }

@@ -10,15 +10,12 @@ import numpy as np
 import typer
 
 from .. import data
-from ..data import Binning, DataSet, Frames, catalogue, copies
+from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, copies
 from ..data.catalogue import Entry
 from ..data.events.binning import bin_events
-from ..data.events.recording import Events, EventSet
 from ..data.files import VARIABLE, download
-from ..data.images import cifar10
-from ..errors import DataError, InvalidInput, RunError
-from ..figures import run as figures
-from ..figures import study as study_figures
+from ..errors import DataError, InvalidInput, RunError, require
+from ..figures import sample, svg
 from . import printing, progress
 from .options import DataDir
 
@@ -45,7 +42,8 @@ def group(context: typer.Context) -> None:
 @app.command("list")
 def list_sets(data_dir: DataDir = None) -> None:
     """List the data sets, and where a local copy is."""
-    printing.print_data_sets([(entry, _where(entry, data_dir)) for entry in catalogue.entries()])
+    entries = catalogue.entries().values()
+    printing.print_data_sets([(entry, _where(entry, data_dir)) for entry in entries])
     printing.say("\ntsslbp data fetch NAME downloads one, or says where it is to be got.")
 
 
@@ -65,46 +63,43 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
         _download(entry, data_dir)
     else:
         printing.say(f"\n{entry.layout}")
-        place = copies.locate(entry, data_dir)
-        if place is None:
+        local = copies.locate(entry, data_dir)
+        if local is None:
             raise DataError(
                 f"{name} must be got by hand: put it into a folder DIR as above, and set "
                 f"--data-dir or {VARIABLE} to DIR"
             )
-        printing.say(f"\na copy is in {place}: tsslbp data check {name} reads it")
+        printing.say(f"\na copy is in {local}: tsslbp data check {name} reads it")
 
 
 @app.command()
 def check(
     what: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="A data set's name, its folder, or a file.")
+        str, typer.Argument(metavar="NAME|FOLDER", help="A data set's name, or its folder.")
     ],
     data_dir: DataDir = None,
 ) -> None:
-    """Check a local copy of a data set, by name or folder, or one data file.
+    """Check a local copy of a data set, by name or folder.
 
     The files of images are compared with the official checksums; recordings of events are read and
-    counted. A single file (.npz, IDX, .bin, .aedat) is read and described.
+    counted.
     """
-    names = [entry.name for entry in catalogue.entries()]
-    if what not in names and Path(what).is_dir():
-        what, data_dir = catalogue.of_folder(Path(what).resolve().name), Path(what).resolve().parent
-    elif what not in names and _is_path(what):
-        printing.say(f"{what}: ok, {copies.describe(Path(what))}")
-        return
+    if what not in catalogue.entries() and Path(what).is_dir():
+        folder = Path(what).resolve()
+        what, data_dir = catalogue.of_folder(folder.name), folder.parent
     entry = catalogue.find(what)
     if entry.origin == "package":
         _require_installed(entry)
         printing.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
         return
     if entry.kind == "events":
-        parts = copies.check_recordings(entry, _source(entry.name, data_dir))
+        findings = copies.check_recordings(entry, data.recordings(what, data_dir))
     else:
-        parts = copies.check_files(entry, data_dir)
+        findings = copies.check_files(entry, data_dir)
     problems = 0
-    for part in parts:
-        printing.say(f"{part.part}: ok" if part.problem is None else f"{part.part} {part.problem}")
-        problems += part.problem is not None
+    for part, problem in findings:
+        printing.say(f"{part}: ok" if problem is None else f"{part} {problem}")
+        problems += problem is not None
     if problems:
         action = "gets it again" if entry.origin == "download" else "says how to get it"
         raise DataError(
@@ -137,8 +132,8 @@ def show(
     path = out or Path(f"{Path(name).stem}-{'test-' if test else ''}{index}.png")
     _check_output(path)
     title = f"{Path(name).name}, {'test' if test else 'training'} sample {index}"
-    if name in data.EVENTS or _is_recording(name):
-        source = _source(name, data_dir)
+    if data.holds_events(name):
+        source = data.recordings(name, data_dir)
         label, events = _recording(source, index, test)
         _show_events(path, f"{title}, class {label}", events, source)
     else:
@@ -160,35 +155,19 @@ def _require_installed(entry: Entry) -> None:
 
 def _download(entry: Entry, data_dir: Path | None) -> None:
     """Get the files of a set that are missing or damaged."""
-    source = copies.source_of(entry)
-    if all(part.problem is None for part in copies.check_files(entry, data_dir)):
+    if all(problem is None for _, problem in copies.check_files(entry, data_dir)):
         printing.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
         return
-    if entry.name == cifar10.OFFICIAL.name and (folder := copies.unpacked(data_dir)):
+    if folder := copies.unpacked_folder(entry, data_dir):
         raise DataError(
             f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
             "it away, or give another --data-dir"
         )
     printing.say()
-    for file in source.md5:
+    for file in entry.md5:
         with progress.Download(file) as bar:
-            path = download(source, file, copies.root(data_dir), bar)
+            path = download(entry, file, copies.root(data_dir), bar)
         printing.say(f"{path}: ok")
-
-
-def _is_path(text: str) -> bool:
-    return Path(text).exists() or Path(text).name != text or "." in text
-
-
-def _is_recording(name: str) -> bool:
-    return any(entry.name == name and entry.kind == "events" for entry in catalogue.entries())
-
-
-def _source(name: str, data_dir: Path | None) -> EventSet:
-    """The recordings of an event set, not read yet."""
-    if name not in data.EVENTS:
-        raise InvalidInput(f"{name} cannot be read yet")
-    return data.EVENTS[name](data_dir)
 
 
 def _recording(source: EventSet, index: int, test: bool) -> tuple[int, Events]:
@@ -197,10 +176,10 @@ def _recording(source: EventSet, index: int, test: bool) -> tuple[int, Events]:
     expected = catalogue.find(source.name)
     if len(items) == (expected.test if test else expected.train):  # one recording in an item
         items, start = items[index : index + 1], 0
-    found = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
-    if found is None:
+    recording = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
+    if recording is None:
         raise InvalidInput(f"{source.name} has no {'test' if test else 'training'} sample {index}")
-    return found
+    return recording
 
 
 def _show_events(path: Path, title: str, events: Events, source: EventSet) -> None:
@@ -211,9 +190,22 @@ def _show_events(path: Path, title: str, events: Events, source: EventSet) -> No
     frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
     printing.say(title)
     printing.print_note(source.note)
-    printing.say(copies.describe_events(events))
+    printing.say(_describe(events))
     printing.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
-    _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+    _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
+
+
+def _describe(events: Events) -> str:
+    """Return the number of events, of each polarity, and how long they take."""
+    count = len(events.t)
+    if count == 0:
+        return "no events"
+    brighter = int(np.count_nonzero(events.p))
+    length = (int(events.t[-1]) - int(events.t[0])) / 1000
+    return (
+        f"{count:,} events, {brighter:,} brighter and {count - brighter:,} darker, "
+        f"in {length:,.1f} ms"
+    )
 
 
 def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bool) -> None:
@@ -229,23 +221,20 @@ def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bo
         printing.print_note(data_set.note)
         active = map(str, np.count_nonzero(frames, axis=(1, 2, 3)))
         printing.say(f"active pixels by frame: {', '.join(active)}")
-        _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+        _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
         return
     if path.suffix == ".gif":
         raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
     printing.say(title)
     printing.print_note(data_set.note)
-    _save(path, figures.image_figure(images[index].numpy(), title))
+    _save(path, sample.image_figure(images[index].numpy(), title))
 
 
 def _check_output(path: Path) -> None:
     """Raise `InvalidInput` for what would fail after the data are read."""
     if path.suffix not in SUFFIXES:
         raise InvalidInput(f"--out must end in {', '.join(SUFFIXES)}, got {path}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InvalidInput("a picture needs matplotlib: pip install 'tsslbp[figures]'") from None
+    require("a picture needs", "figures", "matplotlib")
 
 
 def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:
@@ -255,7 +244,7 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
-            study_figures.save_svg(figure, path, path.stem)
+            svg.save_svg(figure, path, path.stem)
         elif path.suffix == ".png":
             figure.savefig(path, dpi=150)
         if animation is not None:

@@ -15,7 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..experiment import Experiment
 from ..run import count_epochs
 from ..run.results import MEASURES
 from ..studies.jobs import Job
@@ -50,15 +49,12 @@ class Display:
     The bar and the time left are those of the whole run.
 
     Args:
-        experiment: what is trained.
-        images: that it trains on.
+        epochs: of the whole training.
         lines: whether to print a line an epoch.
     """
 
-    def __init__(self, experiment: Experiment, images: int, lines: bool = True) -> None:
-        self.lines = lines
-        self.epochs, self.batch_size = experiment.epochs, experiment.batch_size
-        self.images = images
+    def __init__(self, epochs: int, lines: bool = True) -> None:
+        self.epochs, self.lines = epochs, lines
         self.seen = self.correct = 0  # in this epoch, by this process
         self.progress = _progress(
             300,
@@ -82,7 +78,7 @@ class Display:
         self.progress.stop()
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
-        self.seen += min(self.batch_size, self.images - (step - 1) * self.batch_size)
+        self.seen += result.images
         self.correct += result.correct
         doing = f"step {step}/{steps}" if step < steps else "testing"
         self.progress.update(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,44 +13,39 @@ import typer
 from .. import data, experiment, training
 from ..analysis import inspection
 from ..data import DataSet
-from ..errors import Diverged, InvalidInput, RunError, nearest
+from ..errors import InvalidInput, RunError, nearest, require
 from ..experiment import Experiment
 from ..figures import run as figures
-from ..figures import study as study_figures
+from ..figures import svg
 from ..losses import predict
 from ..network import Network
 from ..run import CHECKPOINTS, Run
-from ..run.results import check_settings, flat, label, measures
-from ..training import parallel
+from ..run.results import flat, label, measures
+from ..training import Training, parallel
 from ..training import trackers as tracking
 from ..training.device import configure
-from ..training.parallel import Processes
 from ..wording import duration
-from . import printing, progress
+from . import printing
 from .options import (
     DataDir,
-    Device,
-    Epochs,
-    Recipe,
-    Settings,
-    Track,
-    changed,
-    experiment_of,
-    image_counts,
-    load_checked,
+    RecipeOptions,
+    Resume,
+    Seed,
+    TrainingOptions,
+    load_data,
+    with_options,
 )
+from .trainings import open_run, train_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@with_options
 def train(
-    recipe: Recipe,
-    settings: Settings = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
-    ] = None,
-    epochs: Epochs = None,
+    what: RecipeOptions,
+    options: TrainingOptions,
+    seed: Seed = None,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -58,16 +53,11 @@ def train(
             help="Train on all training images, or hold some out to choose the epoch on.",
         ),
     ] = None,
-    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The run's folder, by default runs/RECIPE-seedN."),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
-    ] = False,
-    device: Device = "cpu",
+    resume: Resume = False,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +67,6 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
-    track: Track = None,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -91,22 +80,23 @@ def train(
 
     `tsslbp info RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    changes = {"seed": seed, "epochs": epochs, "protocol": protocol, "precision": precision}
     with parallel.join() as processes:
-        wanted = experiment_of(recipe, settings, changes)
-        device = processes.device(device)
+        wanted = what.experiment(seed=seed, protocol=protocol, precision=precision)
+        device = processes.device(options.device)
         configure(device, wanted.precision, deterministic)
-        tracking.check(track or [])
+        tracking.check(options.track or [])
         # Before the folder is made: what the user corrects now should not stand in the way then.
         with processes.first_of_machine_first():
-            data_set = load_checked(wanted, data_dir)
-        training.keep_freed_memory()
-        if processes.is_first:
-            folder = out or Path("runs") / f"{Path(recipe).stem}-seed{wanted.seed}"
-            run = _open_run(folder, wanted, resume, epochs)
-            _fit_and_report(run, data_set, device, processes, track or [])
-        else:
-            training.fit(None, data_set, device=device, processes=processes)
+            data_set = load_data(wanted, options.data_dir)
+        ready = Training(wanted, data_set, device=device, processes=processes)
+        if not processes.is_first:
+            training.keep_freed_memory()
+            ready.fit(None)
+            return
+        run = open_run(what.folder(out, f"seed{wanted.seed}"), wanted, resume, what.epochs)
+        train_run(ready, run, options.track)
+        _print_results(run)
+        _draw_picture(run, ready)
 
 
 def evaluate(
@@ -150,7 +140,7 @@ def draw(
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
     run = Run.open(folder)
-    _require_matplotlib()
+    require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name)
     data_set = training.load_data(run.experiment, data_dir)
@@ -163,10 +153,10 @@ def draw(
         of_run = _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
-            study_figures.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+            svg.annotate(figure, f"{run_name}\n{data_set.note}".strip())
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
-            study_figures.annotate(figure, heading.strip())
+            svg.annotate(figure, heading.strip())
         _save_figures(folder / "figures", of_run | of_net)
 
 
@@ -214,7 +204,7 @@ def info(
     is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
     base = experiment.load_recipe(network) if is_recipe else Experiment("mnist", network)
     pads = None if padding is None else _integers("--padding", padding, ",")
-    wanted = changed(base, {"time_steps": time_steps, "padding": pads})
+    wanted = experiment.with_settings(base, [], {"time_steps": time_steps, "padding": pads})
     shape, outputs = _input_shape(wanted, input_shape, classes)
     try:
         net = training.build_network(wanted, shape, outputs)
@@ -229,53 +219,6 @@ def info(
         printing.say(f"\n{table.pop('description').strip()}\n")
         for key, value in flat(table).items():
             printing.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-
-
-def _open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
-    """Make the run, or open it again where `resume` finds one of the same settings.
-
-    A run that is opened again keeps its number of epochs unless `epochs` says another.
-    """
-    if not (folder / "config.toml").exists():
-        return Run.create(folder, wanted)
-    if not resume:
-        raise RunError(
-            f"{folder} holds a run already: continue it with --resume, or give another --out"
-        )
-    run = Run.open(folder)
-    what = f"{folder} holds a run"
-    check_settings(what, run.experiment, wanted, ("epochs", "description"))
-    run.record_resume()
-    return run.extended(epochs) if epochs else run
-
-
-def _fit_and_report(
-    run: Run, data_set: DataSet, device: str, processes: Processes, track: Sequence[str]
-) -> None:
-    if len(run.epochs()) >= run.experiment.epochs:
-        printing.say(
-            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
-            "a larger --epochs trains it further"
-        )
-    _print_start(run, data_set, processes.count)
-    images = image_counts(run.experiment, data_set)["training"]
-    try:
-        with (
-            progress.Display(run.experiment, images) as shown,
-            tracking.trackers(track, run, images, shown) as observer,
-        ):
-            training.fit(run, data_set, observer, device=device, processes=processes)
-    except Diverged as error:
-        has_kept = run.has_checkpoint("last")
-        kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
-        raise Diverged(f"{error}{kept}") from error
-    except KeyboardInterrupt:
-        printing.complain(
-            "stopped", f"the same command with --resume continues the run in {run.folder}"
-        )
-        raise typer.Exit(130) from None
-    _print_results(run)
-    _draw(run, data_set)
 
 
 def _input_shape(
@@ -312,18 +255,6 @@ def _epoch(state: Mapping[str, Any]) -> int | str:
     return f"{epoch} + {steps} steps" if steps else epoch
 
 
-def _print_start(run: Run, data_set: DataSet, processes: int) -> None:
-    counts = image_counts(run.experiment, data_set)
-    done = len(run.epochs())
-    printing.say(f"network     {run.experiment.network}, T = {run.experiment.time_steps}")
-    images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    printing.say(f"images      {data_set.name}: {images}")
-    printing.print_note(data_set.note)
-    if processes > 1:
-        printing.say(f"processes   {processes}")
-    printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
-
-
 def _print_results(run: Run) -> None:
     epochs = run.epochs()
     if not epochs:
@@ -333,9 +264,11 @@ def _print_results(run: Run) -> None:
     printing.say(f"\ntraining time {duration(sum(record['seconds'] for record in epochs))}")
 
 
-def _draw(run: Run, data_set: DataSet) -> None:
+def _draw_picture(run: Run, trained: Training) -> None:
     """Draw a test image's spikes and the training curve into the run's folder."""
-    net = training.load(run.folder)
+    net, data_set = trained.net.cpu(), trained.data
+    assert isinstance(net, Network)
+    net.set_precision("float32")
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
     path = run.folder / "picture.png"
@@ -357,15 +290,6 @@ def _draw(run: Run, data_set: DataSet) -> None:
         printing.say(f"picture in {path}")
 
 
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InvalidInput(
-            "figures need matplotlib, which is missing: pip install 'tsslbp[figures]'"
-        ) from None
-
-
 def _figures_of_run(run: Run) -> dict[str, Figure]:
     """Figures of the run's records, by name; of an epoch that was broken off there are none."""
     drawn: dict[str, Figure] = {}
@@ -374,9 +298,9 @@ def _figures_of_run(run: Run) -> dict[str, Figure]:
         name = f"{label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
         drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
-        drawn["training"] = study_figures.training_curves({name: curve}, {name: drops})
+        drawn["training"] = figures.training_curves({name: curve}, {name: drops})
     if epochs := run.epochs():
-        drawn["layers"] = study_figures.layers_over_training(epochs)
+        drawn["layers"] = figures.layers_over_training(epochs)
     return drawn
 
 
@@ -398,8 +322,8 @@ def _figures_of_network(
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
     return {
-        "confusion": study_figures.confusion(matrix.numpy()),
-        f"image-{number}": study_figures.image_trace(
+        "confusion": figures.confusion(matrix.numpy()),
+        f"image-{number}": figures.image_trace(
             inspection.picture(image),
             int(test.labels[number]),
             int(predict(net(pixels).detach())),
@@ -407,7 +331,7 @@ def _figures_of_network(
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
             wanted.threshold,
         ),
-        "histograms": study_figures.histograms(
+        "histograms": figures.histograms(
             {name: one.numpy() for name, one in inspection.weights(net).items()},
             {name: one.numpy() for name, one in gradients.items()},
         ),
@@ -418,7 +342,7 @@ def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for name, figure in drawn.items():
-            study_figures.save_svg(figure, folder / f"{name}.svg", name)
+            svg.save_svg(figure, folder / f"{name}.svg", name)
     except OSError as error:
         raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
     printing.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")

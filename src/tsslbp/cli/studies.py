@@ -11,7 +11,7 @@ import typer
 
 from .. import experiment, training
 from .. import report as reports
-from ..errors import InvalidInput, RunError
+from ..errors import InvalidInput, RunError, require
 from ..experiment import Experiment
 from ..network.description import plan
 from ..report import published
@@ -23,19 +23,19 @@ from ..training import cost
 from ..training.device import configure
 from . import printing, progress
 from .options import (
+    ClusterKind,
+    ClusterSettings,
     DataDir,
     Device,
     Epochs,
     Recipe,
     Settings,
     Track,
+    Workers,
     experiment_of,
     load_checked,
 )
 from .trainings import (
-    ClusterKind,
-    ClusterSettings,
-    Workers,
     describe_failures,
     engine_of,
     make,
@@ -214,7 +214,8 @@ def sweep(
     The same command goes on with a sweep, or joins it from another process; more --trials take it
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
-    from ..studies.sweep import Search, Sweep  # needs Optuna
+    require("a sweep needs", "study", "optuna", "scipy")
+    from ..studies.sweep import Search, Sweep
 
     wanted = experiment_of(recipe, settings, {"seed": seed})
     options = train_options(data_dir, device, track)
@@ -260,8 +261,8 @@ def report(
     printing.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
-def _protocols(name: str | None, wanted: Experiment) -> list[experiment.Protocol]:
-    known: tuple[experiment.Protocol, ...] = get_args(experiment.Protocol)
+def _protocols(name: str | None, wanted: Experiment) -> list[experiment.ProtocolName]:
+    known: tuple[experiment.ProtocolName, ...] = get_args(experiment.ProtocolName)
     if name is None:
         return [wanted.protocol]
     if name not in (*known, "both"):

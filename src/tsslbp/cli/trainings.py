@@ -1,49 +1,89 @@
-"""What the verbs share that make many runs: where these go, and how they are made."""
+"""What the verbs share that train: how a run is opened and trained, and how many are made."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from .. import experiment
-from ..errors import InvalidInput
+from .. import toml_files
+from ..errors import Diverged, InvalidInput, RunError
 from ..experiment import Experiment
+from ..run import Run
+from ..run.results import check_settings
 from ..studies import trials as study
 from ..studies.jobs import Cluster, Engine, Local, cores
 from ..studies.jobs import run as run_jobs
 from ..studies.trials import Trial
+from ..training import Training, keep_freed_memory
 from ..training import trackers as tracking
 from ..training.device import configure, gpus
 from . import printing, progress
 
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Runs at once; by default one a core or GPU, on a cluster all.",
-    ),
-]
-ClusterKind = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="slurm|local",
-        help="Run as jobs of a cluster, through submitit; local tries that on this machine.",
-    ),
-]
-ClusterSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cluster-set",
-        metavar="KEY=VALUE",
-        help="Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
-    ),
-]
+
+def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
+    """Make the run, or open it again where `resume` finds one of the same settings.
+
+    A run that is opened again keeps its number of epochs unless `epochs` says another.
+    """
+    if not (folder / "config.toml").exists():
+        return Run.create(folder, wanted)
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already: continue it with --resume, or give another --out"
+        )
+    run = Run.open(folder)
+    what = f"{folder} holds a run"
+    check_settings(what, run.experiment, wanted, ("epochs", "description"))
+    run.record_resume()
+    return run.extended(epochs) if epochs else run
+
+
+def train_run(training: Training, run: Run, track: Sequence[str] | None) -> None:
+    """Train a run to its end, and show how it goes.
+
+    Raises:
+        Diverged: as `Training.fit` does; it names the checkpoint that is kept.
+        typer.Exit: the training was interrupted, and that has been told.
+    """
+    if len(run.epochs()) >= run.experiment.epochs:
+        printing.say(
+            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
+            "a larger --epochs trains it further"
+        )
+    _print_start(training, run)
+    keep_freed_memory()
+    try:
+        with (
+            progress.Display(run.experiment.epochs) as shown,
+            tracking.trackers(track or [], run, training.steps.per_epoch, shown) as observer,
+        ):
+            training.fit(run, observer)
+    except Diverged as error:
+        has_kept = run.has_checkpoint("last")
+        kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
+        raise Diverged(f"{error}{kept}") from error
+    except KeyboardInterrupt:
+        printing.complain(
+            "stopped", f"the same command with --resume continues the run in {run.folder}"
+        )
+        raise typer.Exit(130) from None
+
+
+def _print_start(training: Training, run: Run) -> None:
+    network, done = run.experiment.network, len(run.epochs())
+    relu = run.experiment.activation == "relu"
+    printing.say(
+        f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"
+    )
+    images = ", ".join(f"{count:,} {name}" for name, count in training.image_counts.items())
+    printing.say(f"images      {training.data.name}: {images}")
+    printing.print_note(training.data.note)
+    if training.processes.count > 1:
+        printing.say(f"processes   {training.processes.count}")
+    printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
 def engine_of(
@@ -65,7 +105,7 @@ def engine_of(
             if "=" not in setting:
                 raise InvalidInput(f"--cluster-set expects KEY=VALUE, got {setting!r}")
         pairs = (setting.partition("=") for setting in cluster_settings or ())
-        values = {key.strip(): experiment.parse_value(value) for key, _, value in pairs}
+        values = {key.strip(): toml_files.parse_value(value) for key, _, value in pairs}
         return Cluster(workers or jobs, folder / ".cluster", cluster, values)
     if cluster_settings:
         raise InvalidInput("--cluster-set needs --cluster")

@@ -1,29 +1,38 @@
-"""What is known about each data set: size, licence, source. The facts are in `catalogue.toml`."""
+"""The data sets that tsslbp knows, and all that is known about them: `catalogue.toml`, read."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, final, get_args
+from typing import Annotated, Any, Literal, final
 
+from ..checked import Allowed, Checked, Count, Text
 from ..errors import InvalidInput, nearest
 
 Kind = Literal["images", "events"]
 Origin = Literal["package", "download", "hand", "generated"]
+Reader = Literal[
+    "digits", "idx", "cifar10", "nmnist", "cifar10_dvs", "dvs_gesture", "moving_digits"
+]
+SampleShape = Annotated[
+    tuple[int, int, int],
+    Allowed("a shape (C, H, W) of whole numbers above 0", lambda shape: min(shape) > 0),
+]
 
 
 @final
 @dataclass(frozen=True)
-class Entry:
-    """Facts about one data set.
+class Entry(Checked, called=""):
+    """What is known about one data set.
 
     Attributes:
         name: by which `tsslbp.data.load` finds it.
         title: what it shows, in some words.
         kind: ``"images"``, or ``"events"`` of recordings.
+        reader: the module in ``images/`` or ``events/`` that reads its files.
         origin: how it is got: it comes with a ``"package"``, tsslbp ``"download"`` s it, it is
             downloaded by ``"hand"``, or it is ``"generated"``.
         train, test: number of samples.
@@ -33,97 +42,99 @@ class Entry:
         homepage: where it is described.
         licence: of the data; empty where it is not known for certain.
         download, disk: bytes to download, and that the files take; None where that is not known.
-        folders: what the folder of a set of recordings may be called, in the folder of all data.
+        folders: what its folder may be called, in the folder of all data; by default as the set.
         layout: how it is got or laid out, where that is not tsslbp's work.
+        url: address of the folder with the files to download, with a slash at its end.
+        md5: official MD5 sum of each file to download.
+        sha1: SHA-1 sum of each file that is unpacked from these.
+        note: a caveat that every result made with the data must carry, or nothing.
 
     Raises:
         InvalidInput: a value is not one of these.
     """
 
-    name: str
-    title: str
+    name: Text
+    title: Text
     kind: Kind
+    reader: Reader
     origin: Origin
-    train: int
-    test: int
-    shape: tuple[int, int, int]
-    classes: int
-    citation: str
-    homepage: str
+    train: Count
+    test: Count
+    shape: SampleShape
+    classes: Count
+    citation: Text
+    homepage: Text
     licence: str = ""
-    download: int | None = None
-    disk: int | None = None
+    download: Count | None = None
+    disk: Count | None = None
     folders: tuple[str, ...] = ()
     layout: str = ""
+    url: str = ""
+    md5: Mapping[str, str] = field(default_factory=dict)
+    sha1: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def __post_init__(self) -> None:
-        for key, known in (("kind", get_args(Kind)), ("origin", get_args(Origin))):
-            value = getattr(self, key)
-            if value not in known:
-                raise InvalidInput(
-                    f"{self.name}: {key} must be one of {', '.join(known)}, got {value!r}"
-                    f"{nearest(str(value), known)}"
-                )
-        numbers = (self.train, self.test, *self.shape, self.classes)
-        if len(self.shape) != 3 or any(number < 1 for number in numbers):
-            raise InvalidInput(
-                f"{self.name}: numbers above 0 and a shape (C, H, W) expected, got {numbers}"
-            )
+        super().__post_init__()
+        if not self.folders:
+            object.__setattr__(self, "folders", (self.name,))
         if self.origin in ("package", "hand") and not self.layout:
-            raise InvalidInput(f"{self.name} comes by {self.origin}, so its layout must say how")
+            raise InvalidInput(f"it comes by {self.origin}, so its layout must say how")
+        if (self.origin == "download") != bool(self.url and self.md5):
+            raise InvalidInput("url and md5 are those of a set that tsslbp downloads")
+
+    @property
+    def folder(self) -> str:
+        """What its folder is called where tsslbp makes it, and in messages."""
+        return self.folders[0]
 
 
-def entries() -> tuple[Entry, ...]:
-    """All data sets, in their order."""
-    return _load()
+@cache
+def entries() -> dict[str, Entry]:
+    """All data sets by name, in their order."""
+    file = resources.files(__package__) / "catalogue.toml"
+    return read(file.read_text(encoding="utf-8"))
 
 
-def find(name: str) -> Entry:
+def find(name: str, others: str = "") -> Entry:
     """The data set of that name.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: there is none; the message ends in `others`, what else may be given.
     """
-    for entry in entries():
-        if entry.name == name:
-            return entry
-    names = [entry.name for entry in entries()]
-    raise InvalidInput(
-        f"no data set is called {name!r}{nearest(name, names)}; known: {', '.join(names)}"
-    )
+    if name not in entries():
+        raise InvalidInput(
+            f"no data set is called {name!r}{nearest(name, entries())}; "
+            f"known: {', '.join(entries())}{others}"
+        )
+    return entries()[name]
 
 
-def read(text: str) -> tuple[Entry, ...]:
+def holds_events(name: str) -> bool:
+    """Whether a data set of that name is known, and one of recordings of events."""
+    return name in entries() and entries()[name].kind == "events"
+
+
+def read(text: str) -> dict[str, Entry]:
     """Read entries from TOML with the tables of `catalogue.toml`.
 
     Raises:
         InvalidInput: a key or value that is not allowed, or a name twice.
     """
-    found = tuple(_entry(table) for table in tomllib.loads(text)["sets"])
-    names = [entry.name for entry in found]
-    if len(set(names)) < len(names):
-        raise InvalidInput(f"the names of data sets must differ, got {names}")
-    return found
+    result: dict[str, Entry] = {}
+    for table in tomllib.loads(text)["sets"]:
+        entry = _entry(table)
+        if entry.name in result:
+            raise InvalidInput(f"the names of data sets must differ, got {entry.name} twice")
+        result[entry.name] = entry
+    return result
 
 
-@cache
-def _load() -> tuple[Entry, ...]:
-    file = resources.files(__package__) / "catalogue.toml"
-    return read(file.read_text(encoding="utf-8"))
-
-
-def _entry(table: Mapping[str, Any]) -> Entry:
-    names = [field.name for field in fields(Entry)]
-    for key in table:
-        if key not in names:
-            raise InvalidInput(f"a data set has no field {key!r}{nearest(key, names)}")
-    for field in fields(Entry):
-        if field.default is MISSING and field.name not in table:
-            raise InvalidInput(f"{table.get('name', 'a data set')} lacks the field {field.name!r}")
-    values: dict[str, Any] = {
-        key: tuple(item) if isinstance(item, list) else item for key, item in table.items()
-    }
-    return Entry(**values)
+def _entry(table: dict[str, Any]) -> Entry:
+    try:
+        return Entry.from_table(table)
+    except InvalidInput as error:
+        raise InvalidInput(f"{table.get('name', 'a data set')}: {error}") from None
 
 
 def of_folder(name: str) -> str:
@@ -132,10 +143,10 @@ def of_folder(name: str) -> str:
     Raises:
         InvalidInput: none is.
     """
-    for entry in entries():
+    for entry in entries().values():
         if name in (entry.name, *entry.folders):
             return entry.name
-    known = sorted({folder for entry in entries() for folder in entry.folders or (entry.name,)})
+    known = sorted({folder for entry in entries().values() for folder in entry.folders})
     raise InvalidInput(
         f"no data set lies in a folder called {name!r}{nearest(name, known)}; known: "
         f"{', '.join(known)}"

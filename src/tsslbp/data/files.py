@@ -6,34 +6,17 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import Literal, Protocol
 
 from ..errors import DataError
+from .catalogue import Entry
 
 VARIABLE = "TSSLBP_DATA"
 CACHE_VARIABLE = "TSSLBP_CACHE"
 
 _TIMEOUT = 30  # seconds without an answer from the server
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-@final
-@dataclass(frozen=True)
-class Source:
-    """The files of a data set as published.
-
-    Attributes:
-        name: of the data set, and of its folder.
-        url: address of the folder that holds the files, with a slash at its end.
-        md5: official MD5 sum of each file.
-    """
-
-    name: str
-    url: str
-    md5: Mapping[str, str]
 
 
 class Progress(Protocol):
@@ -48,25 +31,25 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
-def locate(source: Source, file: str, data_dir: Path | None) -> Path:
+def locate(entry: Entry, file: str, data_dir: Path | None) -> Path:
     """Return where `file` is, after downloading it if need be.
 
-    It is looked for in the folder ``source.name`` of `data_dir`, else of the folder that the
-    environment variable ``TSSLBP_DATA`` names: nothing is downloaded there. With neither it is
-    downloaded into the cache folder, and its checksum verified.
+    It is looked for in the set's folder in `data_dir`, else in the folder that the environment
+    variable ``TSSLBP_DATA`` names: nothing is downloaded there. With neither it is downloaded into
+    the cache folder, and its checksum verified.
 
     Raises:
         DataError: the file is missing from the folder given, or cannot be downloaded.
     """
     given = given_folder(data_dir)
-    return download(source, file, cache_folder()) if given is None else _given(source, file, given)
+    return download(entry, file, cache_folder()) if given is None else _given(entry, file, given)
 
 
-def download(source: Source, file: str, folder: Path, progress: Progress | None = None) -> Path:
-    """Download a file into ``source.name`` of `folder`, unless it is there and whole.
+def download(entry: Entry, file: str, folder: Path, progress: Progress | None = None) -> Path:
+    """Download a file into the set's folder in `folder`, unless it is there and whole.
 
     Args:
-        source: the data set.
+        entry: the data set.
         file: one of its files.
         folder: of all data; made where there is none. A damaged file in it is replaced.
         progress: is told what has come, if anything is downloaded.
@@ -76,8 +59,8 @@ def download(source: Source, file: str, folder: Path, progress: Progress | None 
     """
     import pooch  # type: ignore[import-untyped]
 
-    place = folder / source.name
-    url = source.url + file
+    target = folder / entry.folder
+    url = entry.url + file
     # A server that packs or unpacks on the way would change the checksum.
     downloader = pooch.HTTPDownloader(
         progressbar=progress or False,
@@ -86,13 +69,13 @@ def download(source: Source, file: str, folder: Path, progress: Progress | None 
         headers={"Accept-Encoding": "identity"},
     )
     try:
-        pooch.retrieve(url, f"md5:{source.md5[file]}", file, place, downloader=downloader)
+        pooch.retrieve(url, f"md5:{entry.md5[file]}", file, target, downloader=downloader)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot download {url} into {place}: {_reason(error)}; or get the files by other "
-            f"means, put them into DIR/{source.name}/, and set {VARIABLE} or --data-dir to DIR"
+            f"cannot download {url} into {target}: {_reason(error)}; or get the files by other "
+            f"means, put them into DIR/{entry.folder}/, and set {VARIABLE} or --data-dir to DIR"
         ) from error
-    return place / file
+    return target / file
 
 
 def given_folder(data_dir: Path | None) -> Path | None:
@@ -100,28 +83,32 @@ def given_folder(data_dir: Path | None) -> Path | None:
     return data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
 
 
-def folder_of(name: str, folders: Sequence[str], how: str, data_dir: Path | None) -> Path:
-    """Return the folder of a set that nobody but the user can download.
+def find_folder(entry: Entry, data_dir: Path | None) -> Path | None:
+    """Return the folder of a set that is got by hand, or None where there is none."""
+    given = given_folder(data_dir)
+    folders = (given / name for name in entry.folders) if given else ()
+    return next((folder for folder in folders if folder.is_dir()), None)
 
-    Args:
-        name: of the set.
-        folders: what it may be called in `data_dir`, or in the folder that ``TSSLBP_DATA`` names.
-        how: to get the files, for the error.
+
+def require_folder(entry: Entry, data_dir: Path | None) -> Path:
+    """Return the folder of a set that is got by hand.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none; says how to get the files.
     """
+    folder = find_folder(entry, data_dir)
+    if folder is None:
+        raise not_there(entry, data_dir)
+    return folder
+
+
+def not_there(entry: Entry, data_dir: Path | None) -> DataError:
+    """Return the error that says how to get a set that tsslbp does not download."""
     given = given_folder(data_dir)
-    for folder in folders if given else ():
-        assert given is not None
-        if (given / folder).is_dir():
-            return given / folder
-    place = (
-        given / folders[0]
-        if given
-        else f"DIR/{folders[0]}, and set {VARIABLE} or --data-dir to DIR"
+    where = f"DIR is {given} now" if given else f"set {VARIABLE} or --data-dir to DIR"
+    return DataError(
+        f"{entry.name} is not downloaded by tsslbp. {entry.layout} See {entry.homepage}; {where}"
     )
-    raise DataError(f"{name} is not downloaded by tsslbp: {how} into {place}")
 
 
 def cache_folder() -> Path:
@@ -172,11 +159,11 @@ def verify(content: bytes, algorithm: Literal["md5", "sha1"], expected: str) -> 
     Raises:
         ValueError: they differ, as the rest of a sentence about the file.
     """
-    found = checksum(content, algorithm)
-    if found != expected:
+    actual = checksum(content, algorithm)
+    if actual != expected:
         raise ValueError(
-            f"has {algorithm.upper()} sum {found}, the official file has {expected}: it is another "
-            "version, another set, or damaged"
+            f"has {algorithm.upper()} sum {actual}, the official file has {expected}: it is "
+            "another version, another set, or damaged"
         )
 
 
@@ -185,12 +172,12 @@ def checksum(content: bytes, algorithm: Literal["md5", "sha1"]) -> str:
     return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
 
 
-def _given(source: Source, file: str, folder: Path) -> Path:
-    path = folder / source.name / file
+def _given(entry: Entry, file: str, folder: Path) -> Path:
+    path = folder / entry.folder / file
     if not path.exists():
         missing = path if folder.is_dir() else f"the folder {folder}"
         raise DataError(
-            f"{missing} is missing: put {source.url}{file} into {path.parent}, or leave out "
+            f"{missing} is missing: put {entry.url}{file} into {path.parent}, or leave out "
             f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
         )
     return path

@@ -36,6 +36,7 @@ from torch import Tensor
 from ..errors import DataError, InvalidInput, RunError
 from ..experiment.binning import Binning
 from ..storage import hold, remove_leftovers, replace_file
+from . import catalogue
 from .dataset import DataSet
 from .events import nmnist
 from .events.binning import bin_events
@@ -66,25 +67,26 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
         InvalidInput: the recordings are none that can be stabilised.
     """
     if how.stabilise:
-        if source.name not in nmnist.FOLDERS:
+        entry = catalogue.entries().get(source.name)
+        if entry is None or entry.reader != "nmnist":
             raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
         source = nmnist.stabilised(source)
     path = cache_folder() / "binned" / f"{source.name}-{time_steps}-{_key(source, time_steps, how)}"
     path = path.with_name(f"{path.name}.safetensors")
-    found = _open(path, source)
-    if found is None:
+    data_set = _open(path, source)
+    if data_set is None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with hold(path.with_suffix(".lock"), wait=True):
-                found = _open(path, source)
-                if found is None:
-                    remove_leftovers(path.parent)
+                data_set = _open(path, source)
+                if data_set is None:
+                    remove_leftovers(path.parent, path.name)
                     replace_file(path, lambda new: _write(new, source, time_steps, how))
-                    found = _open(path, source)
+                    data_set = _open(path, source)
         except (OSError, RunError) as error:
             raise DataError(f"{error}; {CACHE_VARIABLE} names another folder for it") from error
-    assert found is not None
-    return found
+    assert data_set is not None
+    return data_set
 
 
 def _key(source: EventSet, time_steps: int, how: Binning) -> str:
@@ -125,7 +127,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
     source.oddities.clear()
     labels: list[int] = []
     counts = [np.zeros(1, np.int64)]
-    with path.open("r+b") as file, tempfile.TemporaryFile(dir=path.parent) as values:
+    with path.open("w+b") as file, tempfile.TemporaryFile(dir=path.parent) as values:
         file.seek(HEADER)
         for items in (source.train, source.test):
             before = len(labels)
@@ -179,13 +181,13 @@ class _Arrays:
     """The arrays of a safetensors file that are written one after the other, its header last."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.begin, self.found = file, HEADER, dict[str, Any]()
+        self.file, self.begin, self.headers = file, HEADER, dict[str, Any]()
 
     def end(self, name: str, kind: np.dtype[Any]) -> None:
         """Say that what was written since the last array is one, and fill it up with zeros."""
         self.file.write(bytes(-self.file.tell() % ALIGNMENT))
         end = self.file.tell()
-        self.found[name] = {
+        self.headers[name] = {
             "dtype": f"{_LETTERS[kind.kind]}{8 * kind.itemsize}",
             "shape": [(end - self.begin) // kind.itemsize],
             "data_offsets": [self.begin - HEADER, end - HEADER],
@@ -194,7 +196,7 @@ class _Arrays:
 
     def describe(self, metadata: dict[str, str]) -> None:
         """Write the header, filled up with spaces."""
-        text = json.dumps({"__metadata__": metadata, **self.found}).encode()
+        text = json.dumps({"__metadata__": metadata, **self.headers}).encode()
         length = HEADER - _LENGTH
         assert len(text) <= length
         self.file.seek(0)

@@ -85,11 +85,11 @@ class Frames:
         counts = self.starts[frame + 1] - start
         which = torch.repeat_interleave(counts)  # the place in `frame` of every pixel
         begin = counts.cumsum(0) - counts
-        found = torch.arange(len(which), device=self.device) + (start - begin)[which]
-        target = which * pixel_count + self.pixels[found].to(torch.int64)
+        index = torch.arange(len(which), device=self.device) + (start - begin)[which]
+        target = which * pixel_count + self.pixels[index].to(torch.int64)
         dense = torch.zeros(steps * count * pixel_count, device=self.device)
         if self.values is None:
             dense[target] = 1.0
         else:
-            dense[target] = self.values[found]
+            dense[target] = self.values[index]
         return dense.view(steps, count, *pixel_shape)

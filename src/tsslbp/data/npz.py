@@ -106,15 +106,15 @@ def _read(path: Path) -> dict[str, _Array]:
         ) from error
 
 
-def _wanted(path: Path, found: list[str]) -> tuple[str, ...]:
-    with_test = "test_images" in found or "test_labels" in found
+def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
+    with_test = "test_images" in names or "test_labels" in names
     wanted = _TRAIN + _TEST if with_test else _TRAIN
-    others = [name for name in found if name not in wanted]
+    others = [name for name in names if name not in wanted]
     for name in wanted:
-        if name not in found:
+        if name not in names:
             raise DataError(
                 f"{path} holds no array {name!r}{nearest(name, others)}, "
-                f"only {', '.join(found) or 'nothing'}"
+                f"only {', '.join(names) or 'nothing'}"
             )
     return wanted
 

@@ -1,52 +1,14 @@
-"""An experiment as data: one validated record, recipes, and random numbers from its seed."""
+"""An experiment as data: one checked record, recipes, and random numbers from its seed."""
 
-from .experiment import (
-    Allowed,
-    Betas,
-    Bit,
-    ConvInit,
-    Count,
-    DropoutKind,
-    Experiment,
-    Loss,
-    Natural,
-    NonNegative,
-    Positive,
-    Precision,
-    Protocol,
-    ScaleTable,
-    Seed,
-    Share,
-    Text,
-    TimeConstant,
-    load_recipe,
-    parse_value,
-    recipe_names,
-    save,
-    with_settings,
-)
+from .binning import Binning
+from .experiment import Experiment, ProtocolName
+from .recipe import load_recipe, recipe_names, save, with_settings
 
 __all__ = [
-    "Allowed",
-    "Betas",
-    "Bit",
-    "ConvInit",
-    "Count",
-    "DropoutKind",
+    "Binning",
     "Experiment",
-    "Loss",
-    "Natural",
-    "NonNegative",
-    "Positive",
-    "Precision",
-    "Protocol",
-    "ScaleTable",
-    "Seed",
-    "Share",
-    "Text",
-    "TimeConstant",
+    "ProtocolName",
     "load_recipe",
-    "parse_value",
     "recipe_names",
     "save",
     "with_settings",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, final, get_args
+from typing import Annotated, Any, Literal, final
 
-from ..errors import InvalidInput, nearest
+from ..checked import Allowed, Checked, Count
+from ..errors import InvalidInput
 
 By = Literal["time", "count"]
-
-
 Values = Literal["binary", "count", "surface"]
+Milliseconds = Annotated[float, Allowed("a number of milliseconds above 0", lambda x: x > 0)]
+Polarities = Annotated[int, Allowed("1 or 2", lambda n: n in (1, 2))]
 
 
 @final
 @dataclass(frozen=True)
-class Binning:
+class Binning(Checked, called="binning: "):
     """How a recording becomes T frames ``[C, H, W]``.
 
     Attributes:
@@ -43,47 +43,27 @@ class Binning:
     """
 
     by: By = "time"
-    window: float | None = None
+    window: Milliseconds | None = None
     values: Values = "binary"
     normalise: bool = False
-    polarities: int = 2
-    down_sample: int = 1
+    polarities: Polarities = 2
+    down_sample: Count = 1
     stabilise: bool = False
     original_edges: bool = False
 
     def __post_init__(self) -> None:
-        _require_one_of("by", self.by, get_args(By))
-        _require_one_of("values", self.values, get_args(Values))
-        for name in ("normalise", "stabilise", "original_edges"):
-            if type(getattr(self, name)) is not bool:
-                raise InvalidInput(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if self.window is not None:
-            _require_window(self.window)
-            object.__setattr__(self, "window", float(self.window))
-        if type(self.polarities) is not int or self.polarities not in (1, 2):
-            raise InvalidInput(f"polarities must be 1 or 2, got {self.polarities!r}")
-        if type(self.down_sample) is not int or self.down_sample < 1:
-            raise InvalidInput(
-                f"down_sample must be a whole number of at least 1, got {self.down_sample!r}"
-            )
+        super().__post_init__()
         if self.by == "count" and (self.window is not None or self.original_edges):
             raise InvalidInput(
-                "window and original_edges are for frames by time, not by count; a table of its "
-                "own, --set 'binning={by=\"count\"}', leaves them out"
+                "binning: window and original_edges are for frames by time, not by count; a table "
+                "of its own, --set 'binning={by=\"count\"}', leaves them out"
             )
         if self.original_edges and self.window is None:
-            raise InvalidInput("original_edges needs a window")
+            raise InvalidInput("binning: original_edges needs a window")
         if self.normalise and self.values == "binary":
-            raise InvalidInput("normalise is for values count and surface: binary ones are 0 and 1")
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Binning:
-        """Make a binning of its fields; an unknown one is an error that names the nearest."""
-        names = [field.name for field in fields(cls)]
-        for name in table:
-            if name not in names:
-                raise InvalidInput(f"unknown binning key {name!r}{nearest(name, names)}")
-        return cls(**table)
+            raise InvalidInput(
+                "binning: normalise is for values count and surface: binary ones are 0 and 1"
+            )
 
     def to_table(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, and `by` and `values`."""
@@ -94,16 +74,3 @@ class Binning:
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of a frame, for a sensor's."""
         return self.polarities, -(-height // self.down_sample), -(-width // self.down_sample)
-
-
-def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InvalidInput(
-            f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}"
-        )
-
-
-def _require_window(window: float) -> None:
-    number = isinstance(window, (int, float)) and type(window) is not bool
-    if not number or not 0 < window < float("inf"):
-        raise InvalidInput(f"window must be a number of milliseconds above 0, got {window!r}")

@@ -1,61 +1,27 @@
-"""An experiment as data: everything that a training run depends on, as one validated record.
-
-A recipe is a TOML file with the keys of `Experiment`. Some ship with the package (`recipe_names`);
-a file of the user's own, and the configuration in a run's folder, are read in the same way.
-"""
+"""An experiment as data: everything that a training run depends on, as one checked record."""
 
 from __future__ import annotations
 
-import sys
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, replace
-from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import tomli_w
-
-from ..errors import InvalidInput, nearest
-from ..rules import TSSLBP, Rule, as_table, from_config, to_config
+from ..checked import Allowed, Checked, Count, Natural, NonNegative, Parsed, Positive, Text
+from ..errors import InvalidInput
+from ..rules import TSSLBP, Rule, from_config
 from .binning import Binning
 
-Protocol = Literal["published", "validated"]
-Loss = Literal["kernel", "count", "softmax"]
+ProtocolName = Literal["published", "validated"]
+LossName = Literal["kernel", "count", "softmax"]
 ConvInit = Literal["uniform", "kaiming"]
 DropoutKind = Literal["rows", "neurons"]
 Precision = Literal["float32", "tf32", "bf16"]
+Activation = Literal["relu"]
 
-
-class Allowed(NamedTuple):
-    """The values that a type below allows: in words, and as a test."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-Text = Annotated[str, Allowed("text that is not empty", lambda text: text.strip() != "")]
-Natural = Annotated[int, Allowed("a whole number of at least 0", lambda n: n >= 0)]
-Count = Annotated[int, Allowed("a whole number of at least 1", lambda n: n >= 1)]
 Bit = Annotated[int, Allowed("0 or 1", lambda n: n in (0, 1))]
 Seed = Annotated[int, Allowed("a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)]
-NonNegative = Annotated[float, Allowed("a number of at least 0", lambda x: x >= 0)]
-Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
 TimeConstant = Annotated[float, Allowed("a number of at least 1", lambda x: x >= 1)]
-Share = Annotated[float, Allowed("a number of at least 0 and below 1", lambda x: 0 <= x < 1)]
+Probability = Annotated[float, Allowed("a number of at least 0 and below 1", lambda x: 0 <= x < 1)]
 Betas = Annotated[
     tuple[float, float],
     Allowed(
@@ -70,10 +36,11 @@ ScaleTable = Annotated[
         lambda table: set(table) == {"conv", "linear"},
     ),
 ]
+RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Checked, called=""):
     """One training run, described completely. The defaults are those of the revised code.
 
     Values are checked and brought to the types below at construction: whole numbers serve as
@@ -116,6 +83,8 @@ class Experiment:
         precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
             bits) or ``"bf16"``, see `Network.set_precision`.
         seed: of initialisation, order, augmentation and dropout.
+        activation: ``"relu"``: what is trained is the network with ReLU in the place of its
+            neurons, see `tsslbp.analysis.convert`; None: the spiking network.
 
     Raises:
         InvalidInput: a value is of the wrong type or outside its range, or two do not fit.
@@ -130,7 +99,7 @@ class Experiment:
     std: tuple[Positive, ...] = (1.0,)
     crop_padding: Natural = 0
     horizontal_flip: bool = False
-    protocol: Protocol = "validated"
+    protocol: ProtocolName = "validated"
     validation_images: Count = 5000
     train_images: Count | None = None
     padding: Natural | tuple[Natural, ...] = 0
@@ -142,10 +111,10 @@ class Experiment:
     conv_init: ConvInit = "uniform"
     pool_scale: Positive = 1.1
     neunorm: bool = False
-    dropout: Share = 0.0
+    dropout: Probability = 0.0
     dropout_kind: DropoutKind = "rows"
-    rule: Rule = TSSLBP()  # noqa: RUF009 (frozen)
-    loss: Loss = "kernel"
+    rule: RuleOrName = TSSLBP()  # noqa: RUF009 (frozen)
+    loss: LossName = "kernel"
     target_filters: Count = 2
     desired_train: tuple[Bit, ...] | None = None
     desired_count: NonNegative | None = None
@@ -161,181 +130,12 @@ class Experiment:
     precision: Precision = "float32"
     seed: Seed = 0
     binning: Binning | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
-        for name, hint in _hints().items():
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, _fit(value, hint))
-            except _Misfit:
-                message = f"{name} must be {_expected(hint)}, got {value!r}"
-                if get_origin(hint) is Literal:
-                    message += nearest(str(value), get_args(hint))
-                raise InvalidInput(message) from None
+        super().__post_init__()
         _check_channels(self)
         _check_loss(self)
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Experiment:
-        """Make an experiment from the keys of a recipe.
-
-        Raises:
-            InvalidInput: a key is unknown (the nearest known one is named) or missing, or its
-                value is not allowed.
-        """
-        for key in table:
-            _check_known(key)
-        for field in fields(cls):
-            if field.default is MISSING and field.name not in table:
-                raise InvalidInput(f"missing key {field.name!r}, {_expected(_hints()[field.name])}")
-        return cls(**table)
-
-    def to_table(self) -> dict[str, Any]:
-        """Return every key that is set, as a table that TOML can hold and `from_table` reads."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: _plain(value) for name, value in values.items() if value is not None}
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package, sorted."""
-    files = _recipes().iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
-
-
-def load_recipe(name_or_path: str | Path) -> Experiment:
-    """Read a recipe that ships with the package, or a file whose path ends in ``.toml``.
-
-    A relative path to a ``.npz`` file in a user's recipe starts from the recipe's folder.
-
-    Raises:
-        InvalidInput: there is no such recipe, or it cannot be read (names the file, and the line
-            or the key).
-    """
-    name = str(name_or_path)
-    if not name.endswith(".toml"):
-        names = recipe_names()
-        if name.endswith(".npz"):
-            raise InvalidInput(
-                f"{name} holds data, not a recipe: write a .toml file with the line "
-                f'data = "{Path(name).name}", see docs/guide.md'
-            )
-        if name not in names:
-            raise InvalidInput(
-                f"unknown recipe {name!r}{nearest(name, names)}; known: {', '.join(names)}, "
-                "or a path that ends in .toml"
-            )
-        text = (_recipes() / f"{name}.toml").read_text(encoding="utf-8")
-        return _parse(text, f"recipe {name}", Path())
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InvalidInput(f"cannot read the recipe {name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"cannot read the recipe {name}: it is not UTF-8 text") from None
-    return _parse(text, name, Path(name).parent)
-
-
-def save(experiment: Experiment, path: Path) -> None:
-    """Write the experiment as a recipe; a path to a ``.npz`` file becomes absolute."""
-    table = experiment.to_table()
-    table["data"] = _absolute(experiment.data, Path())
-    Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
-
-
-def with_settings(experiment: Experiment, settings: Iterable[str]) -> Experiment:
-    """Return the experiment with ``"key=value"`` settings applied in order.
-
-    Values are TOML; text may go without quotation marks. A dotted key sets a part of a
-    table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
-    ``rule.name`` brings its own fields. A relative path to a ``.npz`` file starts from the current
-    folder and becomes absolute.
-
-    Raises:
-        InvalidInput: a setting cannot be read, or the experiment does not allow it.
-    """
-    table = experiment.to_table()
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InvalidInput(f"expected a setting key=value, got {setting!r}")
-        name, dot, part = key.strip().partition(".")
-        _check_known(name)
-        if dot:
-            fresh = (name, part) == ("rule", "name")
-            before = {} if fresh else _as_table(name, table.get(name))
-            table[name] = before | {part: parse_value(text)}
-        else:
-            is_text = _hints()[name] in (str, Text)
-            table[name] = _text(text) if is_text else parse_value(text)
-    changed = Experiment.from_table(table)
-    return replace(changed, data=_absolute(changed.data, Path()))
-
-
-def parse_value(text: str) -> Any:
-    """Return the TOML value that a text is; other text as it is."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-
-
-class _Misfit(Exception):
-    """A value is not of the type that is asked for."""
-
-
-@cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Experiment, include_extras=True)
-
-
-def _fit(value: Any, hint: Any) -> Any:
-    """Return `value` as the type `hint`, or raise _Misfit."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        fitted = _fit(value, args[0])
-        if args[1].holds(fitted):
-            return fitted
-    elif origin in (Union, UnionType):
-        for option in args:
-            with suppress(_Misfit):
-                return _fit(value, option)
-    elif origin is tuple and isinstance(value, (list, tuple)) and value:
-        items = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        if len(items) == len(value):
-            return tuple(map(_fit, value, items))
-    elif origin is Mapping and isinstance(value, Mapping):
-        return {key: _fit(item, args[1]) for key, item in value.items()}
-    elif hint is float and isinstance(value, (int, float)):
-        if type(value) is not bool and abs(value) <= sys.float_info.max:  # not NaN
-            return float(value)
-    elif (origin is Literal and value in args) or type(value) is hint:
-        return value
-    elif hint is Binning and isinstance(value, (Mapping, Binning)):
-        return value if isinstance(value, Binning) else Binning.from_table(value)
-    elif hint is Rule and isinstance(value, (str, Mapping, Rule)):
-        return from_config(value)
-    raise _Misfit
-
-
-def _expected(hint: Any) -> str:
-    """Say in words what `_fit` accepts."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return str(args[1].text)
-    if origin in (Union, UnionType):
-        return " or ".join(_expected(option) for option in args if option is not NoneType)
-    if origin is tuple:
-        return f"a list (not empty), each item {_expected(args[0])}"
-    if origin is Literal:
-        return f"one of {', '.join(args)}"
-    words = {bool: "true or false", float: "a finite number", str: "text"}
-    tables = {Rule: "a rule's name or table", Binning: "a table"}
-    return (words | tables)[hint]
-
-
-def _check_known(key: str) -> None:
-    if key not in _hints():
-        raise InvalidInput(f"unknown key {key!r}{nearest(key, _hints())}")
 
 
 def _check_channels(experiment: Experiment) -> None:
@@ -365,50 +165,3 @@ def _check_loss(experiment: Experiment) -> None:
             raise InvalidInput(
                 f"desired_count must be above undesired_count, got {desired} and {undesired}"
             )
-
-
-def _recipes() -> Traversable:
-    return resources.files(__package__) / "recipes"
-
-
-def _parse(text: str, source: str, folder: Path) -> Experiment:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        last = f"line {text.count(chr(10)) + 1}, the end of the file"
-        reason = str(error).replace("end of document", last)
-        raise InvalidInput(f"{source} is not valid TOML: {reason}") from None
-    try:
-        experiment = Experiment.from_table(table)
-    except InvalidInput as error:
-        raise InvalidInput(f"{source}: {error}") from None
-    return replace(experiment, data=_absolute(experiment.data, folder))
-
-
-def _absolute(data: str, folder: Path) -> str:
-    return str((folder / data).resolve()) if data.endswith(".npz") else data
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Rule):
-        return to_config(value)
-    if isinstance(value, Binning):
-        return value.to_table()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _as_table(name: str, value: Any) -> dict[str, Any]:
-    if name == "binning" and value is None:
-        return {}
-    if name == "weight_scale" and not isinstance(value, dict):
-        return {"conv": value, "linear": value}
-    if name == "rule" and isinstance(value, str):
-        return as_table(value)
-    if isinstance(value, dict):
-        return value
-    raise InvalidInput(f"{name} is not a table, so no part of it can be set")
-
-
-def _text(text: str) -> str:
-    value = parse_value(text)
-    return value if isinstance(value, str) else text.strip()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+import llvmlite
 import numba
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import prange
-from numba.core import types
+from numba.core import sigutils, types
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
@@ -29,25 +34,60 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     """Compile with Numba for the arguments that come, kept on disk where it can be written."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        return cast(
-            "Callable[..., Any]", _kept_on_disk(numba.njit, nogil=True, **options)(function)
+        compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        compiled._cache = _cache(function)
+        return cast("Callable[..., Any]", compiled)
+
+    return decorate
+
+
+class _Cache(FunctionCache):
+    """Numba's cache on disk, in files of their own for each state of the sources.
+
+    What a kernel is compiled to depends on all that it calls. Numba looks at the file of the kernel
+    alone; here the names of the files also hold a hash of all sources beside it and beside this
+    module, and of the versions that matter.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        folders = Path(__file__).parent, Path(function.__code__.co_filename).parent
+        self._cache_file = IndexDataCacheFile(
+            self._cache_path,
+            f"{self._impl.filename_base}-{_hash_of_sources(*folders)}",
+            self._impl.locator.get_source_stamp(),
         )
 
-    return decorate
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """None also where a process at once has written another signature's code into the file."""
+        found = super().load_overload(sig, target_context)
+        wanted, _ = sigutils.normalize_signature(sig)
+        return found if found and found.signature.args == wanted else None
 
 
-def _kept_on_disk(compiler: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    def decorate(function: Callable[..., Any]) -> Any:
-        make = functools.partial(compiler, *arguments, error_model="numpy", **options)
-        try:
-            return make(cache=True)(function)  # a cfunc is compiled here, a jit function later
-        except RuntimeError as error:
-            if "no locator" not in str(error):  # Numba found no folder for its cache
-                raise
-            _warn_no_cache()
-            return make()(function)
+@functools.cache
+def _hash_of_sources(*folders: Path) -> str:
+    found = hashlib.sha256(f"{llvmlite.__version__} {np.__version__}".encode())
+    for path in sorted({path for folder in folders for path in folder.glob("*.py")}):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
-    return decorate
+
+def _cache(function: Callable[..., Any]) -> Any:
+    try:
+        return _Cache(function)
+    except RuntimeError as error:
+        if "no locator" not in str(error):  # Numba found no folder for its cache
+            raise
+        _warn_no_cache()
+        return NullCache()
+
+
+class _Callback(CFunc):
+    """A function that is called by its address."""
+
+    def enable_caching(self) -> None:
+        self._cache = _cache(self.__wrapped__)
 
 
 @functools.cache
@@ -96,13 +136,13 @@ def threads(count: int) -> Iterator[None]:
         numba.set_num_threads(before)
 
 
-class Share:
+class ParallelKernel:
     """A kernel that does one worker's share of some work; calling it does all shares.
 
-    It is a decorator of ``share(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
+    It is a decorator of ``kernel(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
     of what it is called with: contiguous tensors (one-dimensional arrays in the kernel), whole
     numbers, floats, and named tuples of such numbers. Its results are what it writes to tensors; it
-    returns `DONE`, which an error inside keeps it from. Each share is compiled once by itself; one
+    returns `DONE`, which an error inside keeps it from. Each is compiled once by itself; one
     loop over workers serves them all, which Numba's own parallel loops do not: they compile their
     body three times over.
     """
@@ -116,10 +156,10 @@ class Share:
             argument.dtype if isinstance(argument, Tensor) else type(argument)
             for argument in arguments
         )
-        found = self.compiled.get(kinds)
-        if found is None:
-            found = self.compiled[kinds] = self._compile(arguments)
-        function, layout = found
+        compiled = self.compiled.get(kinds)
+        if compiled is None:
+            compiled = self.compiled[kinds] = self._compile(arguments)
+        function, layout = compiled
         values: list[Any] = []
         for argument in arguments:
             if isinstance(argument, Tensor):
@@ -159,18 +199,26 @@ class Share:
                 kinds.append(kind)
                 layout += code
         signature = types.intp(types.CPointer(types.Tuple(kinds)), types.intp, types.intp)
-        function = _kept_on_disk(numba.cfunc, signature)(self.__wrapped__)  # type: ignore[attr-defined]
+        options = {"nopython": True, "error_model": "numpy"}
+        function = _Callback(
+            self.__wrapped__,  # type: ignore[attr-defined]
+            sigutils.normalize_signature(signature),
+            locals={},
+            options=options,
+        )
+        function.enable_caching()
+        function.compile()
         return function, struct.Struct(layout)
 
 
-DONE = 1  # what a share returns; the C function of one that failed returns 0
+DONE = 1  # what a kernel returns; the C function of one that failed returns 0
 ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes of one, address, length, stride
 NUMBERS = {int: (types.intp, "q"), bool: (types.intp, "q"), float: (types.float64, "d")}
 
 
 @intrinsic
 def _call_address(_: Any, function, arguments, worker, workers):
-    """Call a compiled share by its address."""
+    """Call a compiled kernel by its address."""
 
     def generate(context, builder, signature, values):
         number = ir.IntType(64)

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from . import simd
-from .compiled import DONE, Share, kernel, new_images, workers_for
+from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
@@ -41,7 +41,7 @@ PIXELS_AT_ONCE = 16  # of the input's gradient of a linear layer
 GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
 
-class Shape(NamedTuple):
+class Sizes(NamedTuple):
     """Sizes of a convolution of stride 1, and how its output channels are cut into blocks."""
 
     height: int
@@ -63,7 +63,7 @@ class Shape(NamedTuple):
 
 @kernel()
 def _share_of_events(x):
-    """Share of nonzero values, estimated from a part of them."""
+    """ParallelKernel of nonzero values, estimated from a part of them."""
     count = total = 0
     for start in range(0, x.size, 8 * SAMPLED + 17):  # odd: other columns each time
         stretch = x[start : start + SAMPLED]
@@ -73,19 +73,36 @@ def _share_of_events(x):
     return count / max(total, 1)
 
 
+class Events(NamedTuple):
+    """Lists of events."""
+
+    rows: Any  # of the matrix, that they meet
+    values: Any
+    starts: Any  # [i, j]: where those of column or line j begin, in list i
+
+
+@kernel(forceinline=True)
+def _block(channel, s):
+    """Output channels of the block that begins at `channel`, their vectors, and values in these."""
+    channels = min(s.block, s.out_channels - channel)
+    vectors = -(-channels // s.lanes)
+    return channels, vectors, vectors * s.lanes
+
+
 @kernel()
-def _list_by_column(x, line, s, rows, values, starts, count):
-    """Append the events that reach an output line; ``starts[w]``: where those of column w begin."""
+def _list_by_column(x, line, s, events, member, count):
+    """Append the events that reach an output line, member number `member` of its group."""
+    rows, values, starts = events
     frame, top = line // s.out_height, line % s.out_height - s.padding
     for column in range(s.width):
-        starts[column] = count
+        starts[member, column] = count
         for row in range(max(0, -top), min(s.kernel_height, s.height - top)):
             pixel = ((frame * s.height + top + row) * s.width + column) * s.channels
             weights = (column * s.kernel_height + row) * s.channels
             for c in range(0, s.channels, s.lanes):
                 some = min(s.lanes, s.channels - c)
                 count = simd.compress(x, pixel + c, some, weights + c, rows, values, count)
-    starts[s.width] = count
+    starts[member, s.width] = count
     return count
 
 
@@ -127,8 +144,8 @@ def _add_taps(taps, vectors, width, matrix, base, rows, values, first, last, out
         tap, base, to = tap + done, base - done * width, to + done * width
 
 
-@Share
-def _forward_share(arguments, worker, workers):
+@ParallelKernel
+def _forward_kernel(arguments, worker, workers):
     """Every `workers`-th group of output lines, since later time steps hold more events."""
     x, packed, out, lines, s = arguments[0]
     group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
@@ -136,15 +153,15 @@ def _forward_share(arguments, worker, workers):
     room = group * s.width * reach + s.lanes
     rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     starts = np.empty((group, s.width + 1), np.intp)
+    events = Events(rows, values, starts)
     for line in range(worker * group, lines, workers * group):
         members = min(group, lines - line)
         count = 0
         for i in range(members):
-            count = _list_by_column(x, line + i, s, rows, values, starts[i], count)
+            count = _list_by_column(x, line + i, s, events, i, count)
         for channel in range(0, s.out_channels, s.block):
-            channels = min(s.block, s.out_channels - channel)
-            vectors = -(-channels // s.lanes)
-            width, tail = vectors * s.lanes, channels - (vectors - 1) * s.lanes
+            channels, vectors, width = _block(channel, s)
+            tail = channels - (vectors - 1) * s.lanes
             for i in range(members):
                 for column in range(s.out_width):
                     left = column - s.padding
@@ -156,12 +173,20 @@ def _forward_share(arguments, worker, workers):
     return DONE
 
 
-@kernel()
-def _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, plane):
-    """List the events of a frame's channels `first` to `last`, one channel after the other.
+@kernel(forceinline=True)
+def _grid(s):
+    """Of the grid that holds the output's gradient: pixels before the first line, and of a line."""
+    return s.kernel_width - 1, s.out_width + s.kernel_width - 1
 
-    A place is ``row * pitch + column``; ``starts[c, row]``: where those of a row begin.
+
+@kernel()
+def _list_by_channel(x, frame, channels, s, events, plane):
+    """List the events of some channels of a frame, one channel after the other, by lines.
+
+    They meet the grid at ``line * pitch + column``.
     """
+    (first, last), (rows, values, starts) = channels, events
+    _, pitch = _grid(s)
     count, area = 0, s.height * s.width
     for c in range(last - first):
         for pixel in range(area):
@@ -170,14 +195,15 @@ def _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, pl
             starts[c, row] = count
             for column in range(0, s.width, s.lanes):
                 some = min(s.lanes, s.width - column)
-                at, place = row * s.width + column, row * pitch + column
-                count = simd.compress(plane, at, some, place, places, values, count)
+                at, to = row * s.width + column, row * pitch + column
+                count = simd.compress(plane, at, some, to, rows, values, count)
         starts[c, s.height] = count
 
 
 @kernel()
-def _place_on_grid(grad_out, frame, channel, channels, width, margin, pitch, s, grid):
-    """Put some channels of a frame's gradient on a grid, zeros before, between and behind lines."""
+def _copy_to_grid(grad_out, frame, channel, s, grid):
+    """Put a block of a frame's gradient on a grid, zeros before, between and behind lines."""
+    (margin, pitch), (channels, _, width) = _grid(s), _block(channel, s)
     grid[:] = 0
     for line in range(s.out_height):
         for column in range(s.out_width):
@@ -187,8 +213,8 @@ def _place_on_grid(grad_out, frame, channel, channels, width, margin, pitch, s, 
                 simd.move(grad_out, at + j, min(s.lanes, channels - j), grid, to + j)
 
 
-@Share
-def _gradient_share(arguments, worker, workers):
+@ParallelKernel
+def _weight_gradient_kernel(arguments, worker, workers):
     """Gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
 
     A weight's gradient is a sum over the events of its input channel, each of which meets the
@@ -196,20 +222,19 @@ def _gradient_share(arguments, worker, workers):
     """
     x, grad_out, grads, frames, s = arguments[0]
     first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
-    pitch, margin = s.out_width + s.kernel_width - 1, s.kernel_width - 1
+    margin, pitch = _grid(s)
     area = s.height * s.width
     room = (last - first) * area + s.lanes
-    places, values = np.empty(room, np.int32), np.empty(room, x.dtype)
+    rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     starts = np.empty((last - first, s.height + 1), np.intp)
+    events = Events(rows, values, starts)
     plane = np.empty(area, x.dtype)
     grid = simd.scratch((margin + s.out_height * pitch) * s.block, x)
     for frame in range(frames):
-        _list_by_channel(x, frame, first, last, pitch, s, places, values, starts, plane)
+        _list_by_channel(x, frame, (first, last), s, events, plane)
         for channel in range(0, s.out_channels, s.block):
-            channels = min(s.block, s.out_channels - channel)
-            vectors = -(-channels // s.lanes)
-            width = vectors * s.lanes
-            _place_on_grid(grad_out, frame, channel, channels, width, margin, pitch, s, grid)
+            _, vectors, width = _block(channel, s)
+            _copy_to_grid(grad_out, frame, channel, s, grid)
             for c in range(first, last):
                 for i in range(s.kernel_height):
                     top = i - s.padding
@@ -217,16 +242,16 @@ def _gradient_share(arguments, worker, workers):
                     end = starts[c - first, min(max(top + s.out_height, 0), s.height)]
                     base = (margin + s.padding - top * pitch) * width
                     to = channel * s.rows + (c * s.kernel_height + i) * s.kernel_width * width
-                    common = grid, base, places, values, start, end, grads, to
+                    common = grid, base, rows, values, start, end, grads, to
                     _add_taps(s.kernel_width, vectors, width, *common)
     return DONE
 
 
-def _input_share_of(taps: int) -> Any:
+def _input_gradient_kernel_of(taps: int) -> Any:
     """The kernel for a kernel width, compiled on its own: the constants multiply the code."""
 
-    @Share
-    def share(arguments, worker, workers):
+    @ParallelKernel
+    def input_gradient_kernel(arguments, worker, workers):
         """Some frames, line by line, without padding."""
         packed, grad_out, grad_x, frames, s = arguments[0]
         first, last = worker * frames // workers, (worker + 1) * frames // workers
@@ -263,14 +288,14 @@ def _input_share_of(taps: int) -> Any:
                         simd.move(line, column * s.lanes, count, grad_x, to)
         return DONE
 
-    return share
+    return input_gradient_kernel
 
 
-INPUT_SHARES = {(taps, taps): _input_share_of(taps) for taps in (3, 5)}
+INPUT_GRADIENT_KERNELS = {(taps, taps): _input_gradient_kernel_of(taps) for taps in (3, 5)}
 
 
-@Share
-def _pixel_share(arguments, worker, workers):
+@ParallelKernel
+def _pixel_gradient_kernel(arguments, worker, workers):
     """The input's gradient for windows of one pixel, some of all pixels: a matrix product.
 
     `pitch` is the distance between rows of the weights, which need packing only where a row of
@@ -301,8 +326,8 @@ def _pixel_share(arguments, worker, workers):
     return DONE
 
 
-@Share
-def _pack_transposed(arguments, worker, workers):
+@ParallelKernel
+def _pack_transposed_kernel(arguments, worker, workers):
     """Weights ``[C', C, K, K]`` to ``[vector of C][kernel row][C'][kernel column][lane]``."""
     weight, packed, s = arguments[0]
     first, last = worker * s.out_channels // workers, (worker + 1) * s.out_channels // workers
@@ -319,15 +344,15 @@ def _pack_transposed(arguments, worker, workers):
 
 
 @kernel(forceinline=True)
-def _place(row, s):
+def _unpacked_index(row, s):
     """Where the weight of a packed row stands among those ``[C, K, K]`` of an output channel."""
     column, rest = divmod(row, s.kernel_height * s.channels)
     kernel_row, channel = divmod(rest, s.channels)
     return (channel * s.kernel_height + kernel_row) * s.kernel_width + column
 
 
-@Share
-def _pack_share(arguments, worker, workers):
+@ParallelKernel
+def _pack_kernel(arguments, worker, workers):
     """Some rows of the packed weights from ``weight [C', C, K, K]``.
 
     Or back, from gradients ``[block][C, K, K][block's channels]``.
@@ -335,13 +360,12 @@ def _pack_share(arguments, worker, workers):
     weight, packed, unpack, s = arguments[0]
     first, last = worker * s.rows // workers, (worker + 1) * s.rows // workers
     for channel in range(0, s.out_channels, s.block):
-        channels = min(s.block, s.out_channels - channel)
-        width = -(-channels // s.lanes) * s.lanes
+        channels, _, width = _block(channel, s)
         for row in range(first, last):
-            place = row if unpack else _place(row, s)
+            index = row if unpack else _unpacked_index(row, s)
             start = channel * s.rows + row * width
             for j in range(channels):
-                at = (channel + j) * s.rows + place
+                at = (channel + j) * s.rows + index
                 if unpack:
                     weight[at] = packed[start + j]
                 else:
@@ -353,7 +377,7 @@ def _pack_share(arguments, worker, workers):
 
 
 @torch.compiler.disable
-def suits(x: Tensor, weight: Tensor) -> bool:
+def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv2d` or `linear` can take these tensors and is likely to be the faster way.
 
     Not so for inputs that are mostly not zero, few outputs, and tensors without memory of their
@@ -380,14 +404,14 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     return bool(_share_of_events(values) <= DENSEST)
 
 
-def _shape(x: Tensor, weight: Tensor, padding: int) -> Shape:
+def _sizes(x: Tensor, weight: Tensor, padding: int) -> Sizes:
     """Sizes for ``x [F, C, H, W]`` and ``weight [C', C, K, K]``."""
     out_channels, channels, kernel_height, kernel_width = weight.shape
     height, width = x.shape[-2:]
     lanes = simd.lanes(x.element_size())
     vectors = -(-out_channels // lanes)
     blocks = -(-vectors // simd.MOST_VECTORS)
-    return Shape(
+    return Sizes(
         height,
         width,
         channels,
@@ -403,7 +427,7 @@ def _shape(x: Tensor, weight: Tensor, padding: int) -> Shape:
     )
 
 
-def _new_packed(weight: Tensor, s: Shape) -> Tensor:
+def _new_packed(weight: Tensor, s: Sizes) -> Tensor:
     return weight.new_zeros(s.rows * -(-s.out_channels // s.lanes) * s.lanes)
 
 
@@ -414,22 +438,24 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _forward(x: Tensor, weight: Tensor, padding: int, out: Tensor) -> None:
     """Write the product; the memory of `out` is ``[F, H', W', C']``."""
-    s = _shape(x, weight, padding)
+    s = _sizes(x, weight, padding)
     packed = _new_packed(weight, s)
     workers = workers_for(x.numel() + out.numel())
-    _pack_share(weight.contiguous().resolve_neg(), packed, False, s, workers=workers)
-    _forward_share(_channels_last(x), packed, out, len(x) * s.out_height, s, workers=workers)
+    _pack_kernel(weight.contiguous().resolve_neg(), packed, False, s, workers=workers)
+    _forward_kernel(_channels_last(x), packed, out, len(x) * s.out_height, s, workers=workers)
 
 
 def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     if x.shape[-2:] == weight.shape[-2:] == (1, 1) and padding == 0:  # a linear layer
         x, grad_out = (part.transpose(0, 3) for part in (x, grad_out))  # as one image
-    s = _shape(x, weight, padding)
+    s = _sizes(x, weight, padding)
     packed = _new_packed(weight, s)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
-    _gradient_share(_channels_last(x), _channels_last(grad_out), packed, len(x), s, workers=workers)
-    _pack_share(grad, packed, True, s, workers=workers)
+    _weight_gradient_kernel(
+        _channels_last(x), _channels_last(grad_out), packed, len(x), s, workers=workers
+    )
+    _pack_kernel(grad, packed, True, s, workers=workers)
     return grad
 
 
@@ -437,24 +463,24 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
     sizes = weight.shape[2], weight.shape[3]
     linear = sizes == tuple(grad_out.shape[-2:]) == (1, 1)
-    if padding or not (linear or sizes in INPUT_SHARES):  # PyTorch's is as fast then
+    if padding or not (linear or sizes in INPUT_GRADIENT_KERNELS):  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
-    s = _shape(grad_x.permute(0, 3, 1, 2), weight, padding)
+    s = _sizes(grad_x.permute(0, 3, 1, 2), weight, padding)
     workers = workers_for(grad_x.numel() + grad_out.numel())
     weights = packed = weight.contiguous().resolve_neg()
     pitch = s.channels
     if s.channels % s.lanes or not linear:
         channels, pitch = -(-s.channels // s.lanes) * s.lanes, s.lanes
         packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
-        _pack_transposed(weights, packed, s, workers=workers)
+        _pack_transposed_kernel(weights, packed, s, workers=workers)
     if linear:
-        _pixel_share(
+        _pixel_gradient_kernel(
             packed, _channels_last(grad_out), grad_x, len(grad_x), pitch, s, workers=workers
         )
     else:
-        INPUT_SHARES[sizes](
+        INPUT_GRADIENT_KERNELS[sizes](
             packed, _channels_last(grad_out), grad_x, len(grad_x), s, workers=workers
         )
     return grad_x.permute(0, 3, 1, 2)
@@ -505,7 +531,7 @@ def _frames(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # The functions of `torch.nn.functional` of these names, without bias, stride and dilation, for what
-# `suits`; results are stored channels last. torch.compile cannot look into the kernels, so a
+# `is_faster`; results are stored channels last. torch.compile cannot look into the kernels, so a
 # compiled module runs them as they are.
 
 

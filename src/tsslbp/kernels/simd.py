@@ -2,10 +2,6 @@
 
 A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's are shorter. Arrays
 are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
-
-Numba keeps compiled kernels by the file that defines them. Whoever changes this file, `compiled`,
-`neuron.tiles` or `neuron.cpu_rules` must delete the caches of `events` and `neuron.cpu`, in the
-``__pycache__`` folders beside them.
 """
 
 from __future__ import annotations
@@ -54,8 +50,8 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
     `tail` values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more`
     are constants.
     """
-    at = types.intp
-    signature = types.void(taps, vectors, matrix, at, rows, values, at, at, out, at, at, more)
+    i = types.intp
+    signature = types.void(taps, vectors, matrix, i, rows, values, i, i, out, i, i, more)
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, matrix.dtype)
@@ -100,8 +96,10 @@ def spread(_: Any, taps, pixels, matrix, base, pitch, source, at, count, out, to
     That is for all i below `pixels` and k below `taps`, two constants. ``row(j, k)`` is the vector
     ``matrix[base + j * pitch + k * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
     """
-    place = types.intp
-    signature = types.void(taps, pixels, matrix, place, place, source, place, place, out, place)
+    integer = types.intp
+    signature = types.void(
+        taps, pixels, matrix, integer, integer, source, integer, integer, out, integer
+    )
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, matrix.dtype)
@@ -137,18 +135,18 @@ def compress(_: Any, x, at, count, row, rows, values, to):
     `count` is at most `lanes`, the event of ``x[at + i]`` gets the row ``row + i``, and `rows` and
     `values` must have room for `lanes` more entries than there are events.
     """
-    place = types.intp
-    signature = place(x, place, place, place, rows, values, place)
+    integer = types.intp
+    signature = integer(x, integer, integer, integer, rows, values, integer)
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, x.dtype)
         inside = code.below(arguments[2])
-        found = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
-        events = builder.fcmp_unordered("!=", found, code.zeros)
+        loaded = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
+        events = builder.fcmp_unordered("!=", loaded, code.zeros)
         first = code.splat(builder.trunc(arguments[3], _I32), code.integers)
         numbers = builder.add(code.lane_numbers, first)
         end = arguments[6]
-        code.store(code.compressed(found, events), code.pointer(5, end), code.constant(0))
+        code.store(code.compressed(loaded, events), code.pointer(5, end), code.constant(0))
         target = builder.bitcast(code.pointer(4, end), code.integers.as_pointer())
         builder.store(code.compressed(numbers, events), target, align=4)
         bits = builder.bitcast(events, ir.IntType(code.lanes))
@@ -160,8 +158,8 @@ def compress(_: Any, x, at, count, row, rows, values, to):
 @intrinsic
 def move(_: Any, source, at, count, target, to):
     """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``."""
-    place = types.intp
-    signature = types.void(source, place, place, target, place)
+    integer = types.intp
+    signature = types.void(source, integer, integer, target, integer)
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, source.dtype)

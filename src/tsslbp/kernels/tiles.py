@@ -192,38 +192,38 @@ def _parts(builder: Any, vector: Any) -> list[Any]:
 @intrinsic
 def load_tile(_: Any, array, at, down, across, mask):
     """Rows at `at`, ``at + across``, ``at + down``, ``at + down + across``; 0 outside `mask`."""
-    tile, place = _tile(array.dtype), types.intp
+    tile, integer = _tile(array.dtype), types.intp
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, array.dtype)
         masks = _parts(builder, arguments[4])
-        places = _places(builder, *arguments[1:4])
+        positions = _positions(builder, *arguments[1:4])
         rows = [
-            code.load(code.pointer(0, place), code.constant(0), inside)
-            for place, inside in zip(places, masks, strict=True)
+            code.load(code.pointer(0, position), code.constant(0), inside)
+            for position, inside in zip(positions, masks, strict=True)
         ]
         return _joined(builder, rows)
 
-    return tile(array, place, place, place, mask), generate
+    return tile(array, integer, integer, integer, mask), generate
 
 
 @intrinsic
 def store_tile(_: Any, tile, array, at, down, across, mask):
     """The reverse of `load_tile`."""
-    place = types.intp
+    integer = types.intp
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, array.dtype)
         rows, masks = _parts(builder, arguments[0]), _parts(builder, arguments[5])
-        places = _places(builder, *arguments[2:5])
-        for row, place, inside in zip(rows, places, masks, strict=True):
-            code.store(row, code.pointer(1, place), code.constant(0), inside)
+        positions = _positions(builder, *arguments[2:5])
+        for row, position, inside in zip(rows, positions, masks, strict=True):
+            code.store(row, code.pointer(1, position), code.constant(0), inside)
         return context.get_dummy_value()
 
-    return types.void(tile, array, place, place, place, mask), generate
+    return types.void(tile, array, integer, integer, integer, mask), generate
 
 
-def _places(builder: Any, at: Any, down: Any, across: Any) -> list[Any]:
+def _positions(builder: Any, at: Any, down: Any, across: Any) -> list[Any]:
     below = builder.add(at, down)
     return [at, builder.add(at, across), below, builder.add(below, across)]
 
@@ -258,9 +258,9 @@ def keep(_: Any, tile, array, number):
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, array.dtype)
-        place = code.times(arguments[2], tile.size)
-        for index, row in enumerate(_parts(builder, arguments[0])):
-            code.store(row, code.pointer(1, place), code.constant(index * code.lanes))
+        start = code.times(arguments[2], tile.size)
+        for i, row in enumerate(_parts(builder, arguments[0])):
+            code.store(row, code.pointer(1, start), code.constant(i * code.lanes))
         return context.get_dummy_value()
 
     return types.void(tile, array, types.intp), generate

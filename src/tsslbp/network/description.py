@@ -71,7 +71,7 @@ def plan(
     layers: list[LayerPlan] = []
     shape = input_shape
     for index, match in enumerate(matches):
-        place = _place(description, texts, index)
+        place = _position(description, texts, index)
         number = len(layers) + 1
         if match["linear"]:
             layer = LayerPlan(f"linear{number}", "linear", shape, (int(match["linear"]),))
@@ -101,13 +101,13 @@ def _read(description: str, texts: list[str], index: int) -> re.Match[str]:
     match = re.fullmatch(pattern, texts[index], re.ASCII)
     if match is None:
         raise InvalidInput(
-            f"network: cannot read {_place(description, texts, index)}; expected a convolution "
+            f"network: cannot read {_position(description, texts, index)}; expected a convolution "
             "such as 15C5, pooling such as P2, or a number of neurons such as 300, joined by '-'"
         )
     return match
 
 
-def _place(description: str, texts: list[str], index: int) -> str:
+def _position(description: str, texts: list[str], index: int) -> str:
     character = sum(len(text) + 1 for text in texts[:index]) + 1
     return f"{texts[index]!r} at character {character} of {description!r}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast, final
 
 import torch
@@ -18,15 +19,48 @@ from ..errors import InvalidInput
 from ..neuron.reference import psp, sum_pool
 
 
+@dataclass(frozen=True)
+class InitialWeights:
+    """How the initial weights of a connection are drawn.
+
+    Attributes:
+        kind: ``"uniform"``, within ``1 / sqrt(fan_in)``: PyTorch's default, and the revised code's
+            for convolutions; or ``"kaiming"``, normal with variance ``2 / fan_in``: the published
+            code's, and both codes' for linear layers.
+        scale: factor on them.
+        generator: source of random numbers, by default PyTorch's global one.
+
+    Raises:
+        InvalidInput: there is no such kind.
+    """
+
+    kind: str = "uniform"
+    scale: float = 1.0
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("uniform", "kaiming"):
+            raise InvalidInput(f"conv_init must be 'uniform' or 'kaiming', got {self.kind!r}")
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor) -> None:
+        """Draw ``[out, in, ...]``."""
+        fan_in = math.prod(weight.shape[1:])
+        if self.kind == "uniform":
+            bound = 1 / math.sqrt(fan_in)
+            weight.uniform_(-bound, bound, generator=self.generator)
+        else:
+            weight.normal_(0, math.sqrt(2 / fan_in), generator=self.generator)
+        weight.mul_(self.scale)
+
+
 class Conv(nn.Module):
     """Convolution without bias, stride 1: ``[..., C, H, W] -> [..., C', H', W']``.
 
-    Time is folded into the batch. The initial weights are PyTorch's default, uniform within
-    ``1 / sqrt(fan_in)`` (``init="uniform"``, the revised code), or normal with variance
-    ``2 / fan_in`` (``"kaiming"``, the published code), times `weight_scale`. Results are stored
-    channels last. On a CPU an input with a time axis of which few values are not zero, as spikes
-    are, is computed event by event (`tsslbp.kernels.events`), except for ``impl="reference"``.
-    With `dtype` input and weights are rounded to it first.
+    Time is folded into the batch. Results are stored channels last. On a CPU an input with a time
+    axis of which few values are not zero, as spikes are, is computed event by event
+    (`tsslbp.kernels.events`), except for ``impl="reference"``. With `dtype` input and weights are
+    rounded to it first.
     """
 
     dtype: torch.dtype | None = None
@@ -37,25 +71,13 @@ class Conv(nn.Module):
         out_channels: int,
         kernel: int,
         padding: int = 0,
-        weight_scale: float = 1.0,
-        init: str = "uniform",
-        generator: torch.Generator | None = None,
+        initial: InitialWeights = InitialWeights(),
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        self.impl = impl
-        if init not in ("uniform", "kaiming"):
-            raise InvalidInput(f"conv_init must be 'uniform' or 'kaiming', got {init!r}")
-        self.padding = padding
+        self.impl, self.padding = impl, padding
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        fan_in = in_channels * kernel * kernel
-        with torch.no_grad():
-            if init == "uniform":
-                bound = 1 / math.sqrt(fan_in)
-                self.weight.uniform_(-bound, bound, generator=generator)
-            else:
-                self.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
-            self.weight.mul_(weight_scale)
+        initial.fill(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 5 and _event_driven(self.impl, x, self.weight):
@@ -71,8 +93,7 @@ class Conv(nn.Module):
 class Linear(nn.Module):
     """Linear layer without bias: ``[..., features] -> [..., out_features]``.
 
-    The initial weights are normal with variance ``2 / in_features``, times `weight_scale`. `impl`
-    and `dtype` are those of `Conv`.
+    `impl` and `dtype` are those of `Conv`.
     """
 
     dtype: torch.dtype | None = None
@@ -81,16 +102,13 @@ class Linear(nn.Module):
         self,
         in_features: int,
         out_features: int,
-        weight_scale: float = 1.0,
-        generator: torch.Generator | None = None,
+        initial: InitialWeights = InitialWeights("kaiming"),
         impl: str = "auto",
     ) -> None:
         super().__init__()
         self.impl = impl
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        with torch.no_grad():
-            self.weight.normal_(0, math.sqrt(2 / in_features), generator=generator)
-            self.weight.mul_(weight_scale)
+        initial.fill(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
@@ -113,7 +131,7 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
         return False
     from ..kernels import events  # importing kernels takes a moment: only when used
 
-    return cast(bool, events.suits(x, weight))
+    return cast(bool, events.is_faster(x, weight))
 
 
 class SumPool(nn.Module):

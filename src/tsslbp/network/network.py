@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import neuron
 from ..errors import InvalidInput, nearest
-from ..neuron import reference
+from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, plan
-from .layers import DROPOUT, Conv, Linear, NeuNorm, SumPool
+from .layers import DROPOUT, Conv, InitialWeights, Linear, NeuNorm, SumPool
 
 
 class Activity(NamedTuple):
@@ -28,45 +29,32 @@ class Activity(NamedTuple):
 class SpikingLayer(nn.Module):
     """A connection, the neurons that it feeds, and sum pooling of their spikes.
 
-    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSP with
-    ``output_psp``. The synaptic filter stands behind the connection, with which it commutes. With
+    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSP where `neurons`
+    say so. The synaptic filter stands behind the connection, with which it commutes. With
     ``time_steps`` the input is static, ``[N, ...]``, and its connection computed only once.
     """
 
-    def __init__(
-        self,
-        name: str,
-        connection: Conv | Linear,
-        pool: int,
-        pool_scale: float,
-        output_psp: bool,
-        **neurons: Any,
-    ) -> None:
+    def __init__(self, name: str, connection: Conv | Linear, neurons: NeuronLayer) -> None:
         super().__init__()
-        self.name, self.connection = name, connection
-        self.pool, self.pool_scale, self.output_psp = pool, pool_scale, output_psp
-        self.neurons = neurons  # tau_m, tau_s, threshold, rule, impl
+        self.name, self.connection, self.neurons = name, connection, neurons
         self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
 
     def forward(
         self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
     ) -> Tensor:
-        return neuron.layer(
-            self._weighted(x),
-            time_steps=time_steps,
-            pool=self.pool,
-            pool_scale=self.pool_scale,
-            output_psp=self.output_psp,
-            shared=shared,
-            **self.neurons,
-        )
+        return neuron.run(self._weighted(x), self.neurons, time_steps, shared)
 
     def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Input current of the neurons, ``[T, N, ...]``."""
         weighted = self._weighted(x)
         if time_steps is not None:
             weighted = weighted.expand(time_steps, *weighted.shape)
-        return neuron.psp(weighted, self.neurons["tau_s"], impl=self.neurons["impl"])
+        return neuron.psp(weighted, self.neurons.neuron.tau_s, impl=self.neurons.impl)
+
+    def spikes(self, current: Tensor) -> Tensor:
+        """Spikes of the neurons, before the pooling, ``[T, N, ...]`` like `current`."""
+        alone = replace(self.neurons, filter_input=False, pool=1, output_psp=False)
+        return neuron.run(current, alone)
 
     def _weighted(self, x: Tensor) -> Tensor:
         current: Tensor = self.connection(x)
@@ -74,25 +62,40 @@ class SpikingLayer(nn.Module):
 
     def passed_on(self, spikes: Tensor) -> Tensor:
         """What the next layer receives when this one's neurons emit `spikes`."""
-        if self.pool == 1:
+        if self.neurons.pool == 1:
             return spikes
-        return reference.sum_pool(spikes, self.pool, self.pool_scale)
+        return reference.sum_pool(spikes, self.neurons.pool, self.neurons.pool_scale)
 
 
 class Model(nn.Module):
     """What `tsslbp.training` knows of a network: from images to outputs ``[T, N, classes]``.
 
-    The class with the largest output summed over time is predicted (`tsslbp.predict`).
+    The class with the largest output summed over time is predicted (`tsslbp.predict`). Where
+    several processes train it, `forward` is given a second argument, see `Network.forward`.
 
     Attributes:
         time_steps: T.
+        description: what messages call the network.
     """
 
     time_steps: int
+    description: str = "a network"
+
+    @property
+    def neuron_counts(self) -> dict[str, int]:
+        """Number of neurons of every spiking layer, by its name, in order; here of none."""
+        return {}
+
+    def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
+        """What the layers of `neuron_counts` do on a batch, see `Network.activity`."""
+        return {}
 
     def first_nonfinite(self, x: Tensor) -> str | None:
         """Name the first layer with a weight or current that is NaN or infinite, where known."""
         return None
+
+    def set_precision(self, precision: str) -> None:
+        """Choose how products are computed on a GPU; here nothing but PyTorch's own settings."""
 
 
 class Network(Model):
@@ -104,11 +107,11 @@ class Network(Model):
         input_shape: ``(C, H, W)`` of an image.
         classes: neurons of the output layer.
         time_steps: T, at least 1.
-        tau_m, tau_s, threshold: constants of every neuron, see `tsslbp.spikes`.
+        neuron: constants of every neuron.
         padding: of the convolutions, one number or one for each.
         weight_scale: factor on the initial weights, one number or
             ``{"conv": ..., "linear": ...}``.
-        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.network.layers.Conv`.
+        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.network.layers.InitialWeights`.
         dropout: probability of dropout behind every hidden layer and its pooling.
         dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.network.layers.RowDropout`, as the
             original code, or `tsslbp.network.layers.NeuronDropout`.
@@ -138,9 +141,7 @@ class Network(Model):
         input_shape: Sequence[int] = (1, 28, 28),
         classes: int = 10,
         time_steps: int = 5,
-        tau_m: float = 5.0,
-        tau_s: float = 3.0,
-        threshold: float = 1.0,
+        neuron: Neuron = Neuron(),  # noqa: B008 (frozen)
         padding: int | Sequence[int] = 0,
         weight_scale: float | Mapping[str, float] = 1.0,
         conv_init: str = "uniform",
@@ -167,14 +168,14 @@ class Network(Model):
                 f"dropout_kind must be one of {', '.join(DROPOUT)}, got {dropout_kind!r}"
                 f"{nearest(str(dropout_kind), DROPOUT)}"
             )
-        neuron.check_settings(tau_m, tau_s, threshold, rule, impl)
+        hidden = NeuronLayer(neuron, rule, impl)
+        output = replace(hidden, output_psp=True)
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
         self.plan = plan(description, self.input_shape, classes, padding)
         if neunorm and not any(part.kind == "conv" for part in self.plan):
             raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
-        scales = _weight_scales(weight_scale)
-        neurons = {"tau_m": tau_m, "tau_s": tau_s, "threshold": threshold}
+        weights = _initial_weights(weight_scale, conv_init, generator)
         self.layers = nn.ModuleList()
         for part in self.plan:
             if part.kind == "pool":
@@ -182,20 +183,12 @@ class Network(Model):
                 continue
             if part.kind == "linear" and len(part.in_shape) > 1:
                 self.layers.append(nn.Flatten(-3))
-            connection = _connection(part, scales, conv_init, generator, impl)
             is_output = part is self.plan[-1]
-            self.layers.append(
-                SpikingLayer(
-                    part.name,
-                    connection,
-                    part.pool,
-                    pool_scale,
-                    is_output,
-                    **neurons,
-                    rule=rule,
-                    impl=impl,
-                )
-            )
+            neurons = output if is_output else hidden
+            if part.pool > 1:
+                neurons = replace(neurons, pool=part.pool, pool_scale=pool_scale)
+            connection = _connection(part, weights[part.kind], impl)
+            self.layers.append(SpikingLayer(part.name, connection, neurons))
             if neunorm and part.kind == "conv":
                 self.layers.append(NeuNorm(part.out_shape))
             if dropout and not is_output:
@@ -204,6 +197,11 @@ class Network(Model):
     @property
     def spiking_layers(self) -> list[SpikingLayer]:
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    @property
+    def neuron_counts(self) -> dict[str, int]:
+        """Number of neurons of every spiking layer, by its name, in order."""
+        return {layer.name: layer.neurons for layer in self.plan if layer.neurons}
 
     def set_precision(self, precision: str) -> None:
         """Choose how products are computed and currents stored on a GPU; weights stay float32.
@@ -239,9 +237,7 @@ class Network(Model):
         ``"output"``.
         """
         return {
-            layer.name: reference.simulate(
-                current, *(layer.neurons[name] for name in ("tau_m", "tau_s", "threshold"))
-            )
+            layer.name: reference.simulate(current, layer.neurons.neuron)
             for layer, current, _ in self._walk(x)
         }
 
@@ -253,13 +249,13 @@ class Network(Model):
         """
         activities = {}
         for layer, _, spikes in self._walk(x):
-            rule, impl = layer.neurons["rule"], layer.neurons["impl"]
+            rule, tau_s = layer.neurons.rule, layer.neurons.neuron.tau_s
             exact = torch.promote_types(spikes.dtype, torch.float32)
             rate = mean(spikes.sum(dtype=exact), spikes.numel())
             warm_up = None
             if isinstance(rule, TSSLBP):
-                psp = neuron.psp(spikes, layer.neurons["tau_s"], impl=impl)
-                on_surrogate = reference.in_warm_up(rule, rate, psp, layer.neurons["tau_s"])
+                psp = neuron.psp(spikes, tau_s, impl=layer.neurons.impl)
+                on_surrogate = reference.in_warm_up(rule, rate, psp, tau_s)
                 warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel()).item()
             activities[layer.name] = Activity(rate.item(), warm_up)
         return activities
@@ -280,7 +276,7 @@ class Network(Model):
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
                 current = layer.current(x, time_steps)
-                spikes = neuron.spikes(current, **layer.neurons)
+                spikes = layer.spikes(current)
                 yield layer, current, spikes
                 x = layer.passed_on(spikes)
                 time_steps = None
@@ -326,33 +322,20 @@ class Network(Model):
         return "\n".join([f"Network({self.description!r}, time_steps={self.time_steps})", *lines])
 
 
-def _connection(
-    part: LayerPlan,
-    scales: Mapping[str, float],
-    conv_init: str,
-    generator: torch.Generator | None,
-    impl: str,
-) -> Conv | Linear:
-    scale = scales[part.kind]
+def _connection(part: LayerPlan, initial: InitialWeights, impl: str) -> Conv | Linear:
     if part.kind == "conv":
-        return Conv(
-            part.in_shape[0],
-            part.units,
-            part.kernel,
-            part.padding,
-            scale,
-            conv_init,
-            generator,
-            impl,
-        )
-    return Linear(part.parameters // part.units, part.units, scale, generator, impl)
+        return Conv(part.in_shape[0], part.units, part.kernel, part.padding, initial, impl)
+    return Linear(part.parameters // part.units, part.units, initial, impl)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _weight_scales(weight_scale: float | Mapping[str, float]) -> Mapping[str, float]:
+def _initial_weights(
+    weight_scale: float | Mapping[str, float], conv_init: str, generator: torch.Generator | None
+) -> dict[str, InitialWeights]:
+    """By kind of layer."""
     scales = weight_scale
     if not isinstance(scales, Mapping):
         scales = {"conv": scales, "linear": scales}
@@ -361,7 +344,10 @@ def _weight_scales(weight_scale: float | Mapping[str, float]) -> Mapping[str, fl
             "weight_scale must be a finite number or {'conv': ..., 'linear': ...}, "
             f"got {weight_scale}"
         )
-    return scales
+    return {
+        "conv": InitialWeights(conv_init, scales["conv"], generator),
+        "linear": InitialWeights("kaiming", scales["linear"], generator),
+    }
 
 
 def _times(shape: Sequence[int]) -> str:

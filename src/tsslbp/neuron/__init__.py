@@ -3,10 +3,14 @@
 `spikes` is the primitive, `psp` the synaptic filter, `lif` the one after the other in one kernel.
 `layer`, which networks use, also takes the filter before the neuron and the pooling after it. The
 derivations are in README.md beside this file, the specification in reference.py.
+
+An implementation is a module with `psp`, `layer`, and the table `BACKWARD` of the learning rules
+that it has, with `MOST_STEPS` where a rule takes a limited number of time steps.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import os
@@ -16,19 +20,35 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInput, nearest
+from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule
 from . import reference
 from .reference import Shared
+from .settings import (
+    IMPLEMENTATIONS,
+    Neuron,
+    NeuronLayer,
+    check_implementation,
+    check_time_constant,
+)
 
-IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
     "cuda": (torch.float32, torch.float64, torch.bfloat16),
 }
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-__all__ = ["IMPLEMENTATIONS", "Shared", "check_settings", "layer", "lif", "psp", "spikes"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "Neuron",
+    "NeuronLayer",
+    "Shared",
+    "layer",
+    "lif",
+    "psp",
+    "run",
+    "spikes",
+]
 
 
 def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
@@ -48,7 +68,8 @@ def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
     Source: Zhang & Li (2020), first-order synaptic model.
     """
     _check_input(x, "x")
-    _check_tau("tau_s", tau_s)
+    check_time_constant("tau_s", tau_s)
+    check_implementation(impl)
     return cast(Tensor, _implementation(impl, x, None).psp(x, float(tau_s)))
 
 
@@ -89,14 +110,8 @@ def spikes(
 
     Source: Zhang & Li (2020) and its public code; docs/reproduction.md.
     """
-    _check_input(current, "current")
-    check_settings(tau_m, tau_s, threshold, rule)
-    _check_shared(rule, shared)
-    implementation = _implementation(impl, current, rule, len(current))
-    return cast(
-        Tensor,
-        implementation.spikes(current, float(tau_m), float(tau_s), float(threshold), rule, shared),
-    )
+    neurons = NeuronLayer(Neuron(tau_m, tau_s, threshold), rule, impl, filter_input=False)
+    return run(current, neurons, shared=shared, name="current")
 
 
 def lif(
@@ -113,23 +128,16 @@ def lif(
 
     Arguments, errors and source are those of `spikes`.
     """
-    _check_input(current, "current")
-    check_settings(tau_m, tau_s, threshold, rule)
-    _check_shared(rule, shared)
-    implementation = _implementation(impl, current, rule, len(current))
-    return cast(
-        Tensor,
-        implementation.lif(current, float(tau_m), float(tau_s), float(threshold), rule, shared),
-    )
+    neuron = Neuron(tau_m, tau_s, threshold)
+    neurons = NeuronLayer(neuron, rule, impl, filter_input=False, output_psp=True)
+    return run(current, neurons, shared=shared, name="current")
 
 
 def layer(
     x: Tensor,
     *,
     time_steps: int | None = None,
-    tau_m: float = 5.0,
-    tau_s: float = 3.0,
-    threshold: float = 1.0,
+    neuron: Neuron = Neuron(),  # noqa: B008 (frozen)
     rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
     pool: int = 1,
     pool_scale: float = 1.0,
@@ -146,7 +154,8 @@ def layer(
         x: ``[T, N, ...]``, or ``[N, ...]`` with `time_steps`: an input that is the same at every
             step, as the connection's result for a static image is.
         time_steps: number of steps T of a constant input.
-        tau_m, tau_s, threshold, rule, impl, shared: as for `spikes`.
+        neuron: constants of all neurons.
+        rule, impl, shared: as for `spikes`.
         pool: side of the pooling window; above 1, `x` ends in ``[C, H, W]``.
         pool_scale: factor on the sum over a window.
         output_psp: whether to return the PSP instead of spikes (or their sums).
@@ -157,36 +166,33 @@ def layer(
     Raises:
         InvalidInput: the input, a constant or the implementation does not fit.
     """
+    neurons = NeuronLayer(
+        neuron, rule, impl, pool=pool, pool_scale=pool_scale, output_psp=output_psp
+    )
+    return run(x, neurons, time_steps, shared)
+
+
+def run(
+    x: Tensor,
+    neurons: NeuronLayer,
+    time_steps: int | None = None,
+    shared: Shared | None = None,
+    *,
+    name: str = "x",
+) -> Tensor:
+    """`layer` with settings that have been checked once; an error calls the input `name`."""
     if time_steps is not None and time_steps < 1:
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
-    _check_input(x if time_steps is None else x[None], "x")
-    check_settings(tau_m, tau_s, threshold, rule)
-    _check_shared(rule, shared)
-    if pool < 1 or (pool > 1 and (x.ndim + (time_steps is not None) != 5 or pool > x.shape[-1])):
-        raise InvalidInput(
-            f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
-            f"got pool={pool} for an input of shape {tuple(x.shape)}"
-        )
-    return cast(
-        Tensor,
-        _implementation(impl, x, rule, time_steps or len(x)).layer(
-            x,
-            time_steps or 0,
-            float(tau_m),
-            float(tau_s),
-            float(threshold),
-            rule,
-            pool,
-            float(pool_scale),
-            output_psp,
-            shared,
-        ),
-    )
+    _check_input(x if time_steps is None else x[None], name)
+    _check_shared(neurons.rule, shared)
+    _check_pool(x.ndim + (time_steps is not None), x, neurons.pool)
+    steps = time_steps or len(x)
+    implementation = _implementation(neurons.impl, x, neurons.rule, steps)
+    return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
 
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
     """Choose the implementation once; what it cannot do is an error that names one that can."""
-    _check_impl(impl)
     able = _fitting(x)
     name = able if impl == "auto" else impl
     if name != "reference" and not _fits(name, x):
@@ -252,33 +258,11 @@ def _fits(name: str, x: Tensor) -> bool:
     return x.device.type in devices and x.dtype in DTYPES[name]
 
 
-def check_settings(
-    tau_m: float, tau_s: float, threshold: float, rule: Rule, impl: str = "auto"
-) -> None:
-    """Raise `InvalidInput` for settings that no neuron can have."""
-    _check_tau("tau_m", tau_m)
-    _check_tau("tau_s", tau_s)
-    if not (math.isfinite(threshold) and threshold > 0):
-        raise InvalidInput(f"threshold must be a positive number, got {threshold}")
-    if not isinstance(rule, Rule):
+def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
+    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > x.shape[-1])):
         raise InvalidInput(
-            f"rule must be a learning rule such as tsslbp.TSSLBP(), got {rule!r}; "
-            "tsslbp.rules.from_config makes one from a name"
-        )
-    _check_impl(impl)
-
-
-def _check_impl(impl: str) -> None:
-    if impl not in IMPLEMENTATIONS:
-        known = ", ".join(IMPLEMENTATIONS)
-        hint = nearest(str(impl), IMPLEMENTATIONS)
-        raise InvalidInput(f"unknown implementation {impl!r}{hint}; known: {known}")
-
-
-def _check_tau(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 1):
-        raise InvalidInput(
-            f"{name} must be at least 1 time step (below 1 the filter would overshoot), got {value}"
+            f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
+            f"got pool={pool} for an input of shape {tuple(x.shape)}"
         )
 
 

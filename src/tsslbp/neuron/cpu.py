@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..kernels import simd
-from ..kernels.compiled import DONE, Function, Share, kernel, new_images, workers_for
+from ..kernels.compiled import DONE, Function, ParallelKernel, kernel, new_images, workers_for
 from ..kernels.tiles import (
     VECTORS,
     count,
@@ -36,13 +37,16 @@ from ..kernels.tiles import (
 )
 from ..rules import Rule
 from . import reference
-from .cpu_rules import CONSTANTS, History, begin, magnitude, rise, rule_step
+from .cpu_rules import CONSTANTS, History, initial_state, magnitude, potential_change, rule_step
 from .reference import Shared, output_scale
+from .settings import NeuronLayer
 
 
 class Constants(NamedTuple):
     """What the kernels need to know of a layer."""
 
+    steps: int
+    static: bool  # whether the input is the same at every step
     input_decay: float  # the filter before the neuron; 0 and 1 where there is none
     input_gain: float
     output_psp: bool  # whether the synaptic filter follows the neuron
@@ -73,6 +77,11 @@ def _step(x, current, rest, k):
 
 # A unit of work: a pooling window of some channels, in tiles of 2 x 2 pixels; without pooling one
 # tile of neurons that follow each other, whose rows are then its four vectors
+
+
+@kernel(forceinline=True)
+def _neurons(x, k):
+    return x.size if k.static else x.size // k.steps
 
 
 @kernel(forceinline=True)
@@ -114,11 +123,11 @@ def _inside(x, i, j, size, k):
 # Kernels: one worker's share of a layer
 
 
-@Share
-def _forward_share(arguments, worker, workers):
+@ParallelKernel
+def _forward_kernel(arguments, worker, workers):
     """``x [T, n] -> out [T, n / pool^2]``; the number of spikes to ``counts[worker]``."""
-    x, out, counts, steps, static, k = arguments[0]
-    n = x.size if static else x.size // steps
+    x, out, counts, k = arguments[0]
+    steps, n = k.steps, _neurons(x, k)
     pooled = n // (k.pool * k.pool)
     units, total = _units(n, k), 0
     sums = simd.scratch(steps * k.lanes, x)
@@ -132,7 +141,7 @@ def _forward_share(arguments, worker, workers):
                 at = start + i * down + j * across
                 current = rest = psp = zero_tile(x)
                 for t in range(steps):
-                    row = 0 if static else t * n
+                    row = 0 if k.static else t * n
                     value = load_tile(x, row + at, down, across, inside)
                     current, _, fires, rest = _step(value, current, rest, k)
                     total += count(fires)
@@ -158,14 +167,14 @@ def _forward_share(arguments, worker, workers):
     return DONE
 
 
-@Share
-def _backward_share(arguments, worker, workers):
+@ParallelKernel
+def _backward_kernel(arguments, worker, workers):
     """``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`.
 
     If the gradient shall be scaled, the sum of the magnitudes of dL/dI goes to ``sums[worker]``.
     """
-    x, grad_out, grad_x, sums, steps, static, k, r = arguments[0]
-    n = x.size if static else x.size // steps
+    x, grad_out, grad_x, sums, k, r = arguments[0]
+    steps, n = k.steps, _neurons(x, k)
     pooled = n // (k.pool * k.pool)
     units, room = _units(n, k), steps * VECTORS * k.lanes
     history = History(simd.scratch(room, x), simd.scratch(room, x), simd.scratch(room, x))
@@ -179,16 +188,16 @@ def _backward_share(arguments, worker, workers):
                 at = start + i * down + j * across
                 current = rest = psp = zero_tile(x)
                 for t in range(steps):
-                    row = 0 if static else t * n
+                    row = 0 if k.static else t * n
                     value = load_tile(x, row + at, down, across, inside)
                     before = rest
                     current, potential, fires, rest = _step(value, current, rest, k)
                     psp = k.psp_decay * psp + k.psp_gain * where(fires, 1, 0)
-                    keep(rise(r, current, potential, before), history.rises, t)
+                    keep(potential_change(r, current, potential, before), history.changes, t)
                     keep(potential, history.potentials, t)
                     keep(psp, history.psps, t)
                 filtered = through_input = total = zero_tile(x)
-                state = begin(r, steps, zero_tile(x), history, k)
+                state = initial_state(r, zero_tile(x), history, k)
                 for t in range(steps - 1, -1, -1):
                     if k.pool > 1:
                         grad = repeat(load_row(grad_out, t * pooled + to, size) * k.pool_scale)
@@ -197,13 +206,13 @@ def _backward_share(arguments, worker, workers):
                     if k.output_psp:
                         filtered = k.psp_decay * filtered + k.psp_gain * grad
                         grad = filtered
-                    result, state = rule_step(r, t, steps, grad, state, history, k)
+                    result, state = rule_step(r, t, grad, state, history, k)
                     through_input = k.input_decay * through_input + k.input_gain * result
-                    if static:
+                    if k.static:
                         total = total + through_input
                     else:
                         store_tile(through_input, grad_x, t * n + at, down, across, inside)
-                if static:
+                if k.static:
                     store_tile(total, grad_x, at, down, across, inside)
                 if k.is_normalised:
                     keep(where(inside, magnitude(r, state), 0), magnitudes, 0)
@@ -220,8 +229,8 @@ def _sum(values):
     return total
 
 
-@Share
-def _psp_share(arguments, worker, workers):
+@ParallelKernel
+def _psp_kernel(arguments, worker, workers):
     """The synaptic filter, or its adjoint: ``[T, n] -> [T, n]``."""
     x, out, steps, reverse, decay, gain, lanes = arguments[0]
     n = x.size // steps
@@ -240,72 +249,65 @@ def _psp_share(arguments, worker, workers):
 # Host
 
 
-def _forward(x: Tensor, out: Tensor, steps: int, static: bool, k: Constants) -> Tensor:
+def _forward(x: Tensor, out: Tensor, k: Constants) -> Tensor:
     """Write the layer's output and return the number of spikes."""
-    workers = workers_for(_values(x, steps, static))
+    workers = workers_for(_values(x, k))
     counts = x.new_empty(workers, dtype=torch.float64)
-    _forward_share(x, out, counts, steps, static, k, workers=workers)
+    _forward_kernel(x, out, counts, k, workers=workers)
     return counts.sum()
 
 
 def _backward(
-    x: Tensor,
-    grad_out: Tensor,
-    grad_x: Tensor,
-    steps: int,
-    static: bool,
-    k: Constants,
-    r: tuple[Any, ...],
+    x: Tensor, grad_out: Tensor, grad_x: Tensor, k: Constants, r: tuple[Any, ...]
 ) -> Tensor:
     """Write the gradient of the layer's input; return each worker's sum of magnitudes of dL/dI."""
-    workers = workers_for(_values(x, steps, static))
+    workers = workers_for(_values(x, k))
     sums = x.new_empty(workers, dtype=torch.float64)
-    _backward_share(x, grad_out, grad_x, sums, steps, static, k, r, workers=workers)
+    _backward_kernel(x, grad_out, grad_x, sums, k, r, workers=workers)
     return sums
 
 
-def _values(x: Tensor, steps: int, static: bool) -> int:
+def _values(x: Tensor, k: Constants) -> int:
     """Neurons times steps."""
-    return x.numel() * steps if static else x.numel()
+    return x.numel() * k.steps if k.static else x.numel()
 
 
 def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
     x = x.contiguous().resolve_neg()
     out = torch.empty_like(x)
     settings = len(x), reverse, 1 - 1 / tau_s, 1 / tau_s, simd.lanes(x.itemsize)
-    _psp_share(x, out, *settings, workers=workers_for(x.numel()))
+    _psp_kernel(x, out, *settings, workers=workers_for(x.numel()))
     return out
 
 
 @functools.lru_cache(maxsize=256)
 def _constants(
-    dtype: torch.dtype,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    filter_input: bool = False,
-    output_psp: bool = False,
-    width: int = 1,
-    channels: int = 1,
-    pool: int = 1,
-    pool_scale: float = 1.0,
+    neurons: NeuronLayer,
+    itemsize: int,
+    steps: int,
+    static: bool,
+    image: tuple[int, int] = (1, 1),
 ) -> Constants:
+    """Of a layer whose values take `itemsize` bytes; `image`: width and channels, for pooling."""
+    neuron, filters = neurons.neuron, neurons.filter_input
+    width, channels = image
     return Constants(
-        input_decay=1 - 1 / tau_s if filter_input else 0.0,
-        input_gain=1 / tau_s if filter_input else 1.0,
-        output_psp=output_psp,
-        psp_decay=1 - 1 / tau_s,
-        psp_gain=1 / tau_s,
-        decay=1 - 1 / tau_m,
-        leak=1 / tau_m,
-        threshold=threshold,
+        steps=steps,
+        static=static,
+        input_decay=1 - 1 / neuron.tau_s if filters else 0.0,
+        input_gain=1 / neuron.tau_s if filters else 1.0,
+        output_psp=neurons.output_psp,
+        psp_decay=1 - 1 / neuron.tau_s,
+        psp_gain=1 / neuron.tau_s,
+        decay=1 - 1 / neuron.tau_m,
+        leak=1 / neuron.tau_m,
+        threshold=neuron.threshold,
         width=width,
         channels=channels,
-        lanes=simd.lanes(torch.finfo(dtype).bits // 8),
-        pool=pool,
-        pool_scale=pool_scale,
-        is_normalised=rule.is_normalised,
+        lanes=simd.lanes(itemsize),
+        pool=neurons.pool,
+        pool_scale=float(neurons.pool_scale),
+        is_normalised=neurons.rule.is_normalised,
     )
 
 
@@ -338,42 +340,32 @@ class _Layer(Function):
     """`images` are worked on with channels last, as `Conv` stores them."""
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        steps: int,
-        static: bool,
-        images: bool,
-        rule: Rule,
-        k: Constants,
-        shared: Shared | None,
-    ) -> Any:
-        shape = [steps, *(x.shape if static else x.shape[1:])]
+    def forward(x: Tensor, images: bool, rule: Rule, k: Constants, shared: Shared | None) -> Any:
+        shape = [k.steps, *(x.shape if k.static else x.shape[1:])]
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
         out = new_images(x, shape) if images else x.new_empty(shape)
-        total = _forward(_last(x, images), _last(out, images), steps, static, k)
+        total = _forward(_last(x, images), _last(out, images), k)
         mean = shared and rule.reads_rate and shared.mean
-        return out, mean(total, _values(x, steps, static)) if mean else total
+        return out, mean(total, _values(x, k)) if mean else total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, *ctx.form, ctx.rule, ctx.k, ctx.shared = inputs  # form: steps, static, images
-        steps, static, _ = ctx.form
+        x, ctx.images, ctx.rule, ctx.k, ctx.shared = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
-        told = ctx.shared and ctx.shared.mean
-        ctx.values = 1 if told else _values(x, steps, static)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
         r = _rule_constants(ctx.rule, ctx.k)
         if ctx.rule.reads_rate:
-            rate = total.item() / max(ctx.values, 1)
+            told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
+            rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             r = r._replace(warm_up_psp=level)
-        return _Gradient.apply(x, grad_out, *ctx.form, ctx.k, r, ctx.shared), *6 * (None,)
+        return _Gradient.apply(x, grad_out, ctx.images, ctx.k, r, ctx.shared), *4 * (None,)
 
 
 class _Gradient(Function):
@@ -383,8 +375,6 @@ class _Gradient(Function):
     def forward(
         x: Tensor,
         grad_out: Tensor,
-        steps: int,
-        static: bool,
         images: bool,
         k: Constants,
         r: Any,
@@ -392,9 +382,9 @@ class _Gradient(Function):
     ) -> Tensor:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
         x, grad_out = _last(x, images), _last(grad_out, images)
-        sums = _backward(x, grad_out, _last(grad_x, images), steps, static, k, r)
+        sums = _backward(x, grad_out, _last(grad_x, images), k, r)
         if k.is_normalised:
-            magnitude = sums.sum() / max(_values(x, steps, static), 1)
+            magnitude = sums.sum() / max(_values(x, k), 1)
             grad_x *= output_scale(magnitude, shared, k.output_psp)
         return grad_x
 
@@ -422,64 +412,16 @@ def psp(x: Tensor, tau_s: float) -> Tensor:
 
 
 @torch.compiler.disable
-def spikes(
-    current: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    shared: Shared | None = None,
-) -> Tensor:
-    k = _constants(current.dtype, tau_m, tau_s, threshold, rule)
-    return _run(current, len(current), False, False, rule, k, shared)
-
-
-@torch.compiler.disable
-def lif(
-    current: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    shared: Shared | None = None,
-) -> Tensor:
-    k = _constants(current.dtype, tau_m, tau_s, threshold, rule, output_psp=True)
-    return _run(current, len(current), False, False, rule, k, shared)
-
-
-@torch.compiler.disable
 def layer(
-    x: Tensor,
-    time_steps: int,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    pool: int,
-    pool_scale: float,
-    output_psp: bool,
-    shared: Shared | None = None,
+    x: Tensor, neurons: NeuronLayer, time_steps: int = 0, shared: Shared | None = None
 ) -> Tensor:
-    static, steps = time_steps > 0, time_steps or len(x)
-    fused = pool > 1 and x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0
-    if pool > 1 and not fused:
-        unpooled = layer(x, time_steps, tau_m, tau_s, threshold, rule, 1, 1.0, False, shared)
-        pooled = reference.sum_pool(unpooled, pool, pool_scale)
-        return psp(pooled, tau_s) if output_psp else pooled
-    images = x.ndim + static == 5
-    pooling = (x.shape[-1], x.shape[-3], pool, pool_scale) if fused else ()
-    k = _constants(x.dtype, tau_m, tau_s, threshold, rule, True, output_psp, *pooling)
-    return _run(x, steps, static, images, rule, k, shared)
-
-
-def _run(
-    x: Tensor,
-    steps: int,
-    static: bool,
-    images: bool,
-    rule: Rule,
-    k: Constants,
-    shared: Shared | None,
-) -> Tensor:
-    output, _ = _Layer.apply(x, steps, static, images, rule, k, shared)
+    static, steps, pool = time_steps > 0, time_steps or len(x), neurons.pool
+    if pool > 1 and (x.shape[-2] % pool or x.shape[-1] % pool):
+        unpooled = layer(x, replace(neurons, pool=1, output_psp=False), time_steps, shared)
+        pooled = reference.sum_pool(unpooled, pool, neurons.pool_scale)
+        return psp(pooled, neurons.neuron.tau_s) if neurons.output_psp else pooled
+    images = neurons.filter_input and x.ndim + static == 5  # which a convolution stores so
+    image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)
+    k = _constants(neurons, x.itemsize, steps, static, image)
+    output, _ = _Layer.apply(x, images, neurons.rule, k, shared)
     return cast(Tensor, output)

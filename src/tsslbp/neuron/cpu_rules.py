@@ -1,10 +1,10 @@
 """One step of each learning rule backward in time, on tiles, for the kernels of `cpu`.
 
-A rule is a named tuple of constants here. Its step takes these as `r`, the step's number, the
-potential before the reset, what was left of the potential after the step before (`rest`), dL/ds,
-the state that it returned one step later, three tiles, and what the kernel kept of all steps; it
-returns dL/dI and the state. The kernel is compiled for each rule that is used, so that none pays
-for the others. `SpikeBP` alone looks ahead: see `begin`.
+A rule is a named tuple of constants here. Its step takes these as `r`, the step's number `t`,
+dL/ds, the state that it returned one step later, a tuple of tiles, what the kernel kept of all
+steps, and the layer's constants `k`; it returns dL/dI and the state. The kernel is compiled for
+each rule that is used, so that none pays for the others. `SpikeBP` alone looks ahead, in
+`initial_state`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
 class History(NamedTuple):
     """What the kernel kept of a tile, arrays of one tile a step."""
 
-    rises: Any  # see `rise`
+    changes: Any  # see `potential_change`
     potentials: Any
     psps: Any
 
@@ -36,9 +36,9 @@ def _clamp(x, low, high):
 
 
 @kernel(forceinline=True)
-def _timing(rise, low, high):
+def _timing(change, low, high):
     """Change of the firing time with the current, at a spike."""
-    return _clamp(1 / rise, low, high)
+    return _clamp(1 / change, low, high)
 
 
 @kernel(forceinline=True)
@@ -46,7 +46,7 @@ def _magnitude(x):
     return where(x < 0, 0 - x, x)
 
 
-class Recursive(NamedTuple):
+class RecursiveConstants(NamedTuple):
     """Constants of `TSSLBP`."""
 
     intra: float  # 1, or 0 without the intra-neuron part
@@ -57,7 +57,7 @@ class Recursive(NamedTuple):
     surrogate_clamp: float
 
 
-class NextSpike(NamedTuple):
+class NextSpikeConstants(NamedTuple):
     """The same, with the intra-neuron part that looks for the next spike."""
 
     intra: float
@@ -90,9 +90,9 @@ def _logistic(x, clamp, lanes):
 
 
 @kernel(forceinline=True)
-def _recursive(potential, rise, grad, carry, r, k):
+def _recursive(potential, change, grad, carry, r, k):
     """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
-    timing = _timing(rise, r.timing_min, r.timing_max)
+    timing = _timing(change, r.timing_min, r.timing_max)
     fired = timing * (grad + potential * carry * k.leak)
     silent = potential <= k.threshold  # which a potential that is not a number is not
     gradient = where(silent, k.decay * carry, fired)
@@ -100,13 +100,13 @@ def _recursive(potential, rise, grad, carry, r, k):
 
 
 @kernel(forceinline=True)
-def _next_spike(potential, rise, grad, state, r, k):
+def _next_spike(potential, change, grad, state, r, k):
     """One step of `reference._next_spike`, and the timing part."""
     later, carry, effect = state
     silent = potential <= k.threshold
     reset = where(silent, 0, potential * carry * k.leak * r.intra)
     effect = k.psp_decay * effect + k.psp_gain * reset
-    timing = _timing(rise, r.timing_min, r.timing_max)
+    timing = _timing(change, r.timing_min, r.timing_max)
     grad_psp = (grad - k.psp_decay * later) * (1 / k.psp_gain)
     carry = where(silent, k.decay * carry, grad_psp)
     total = grad + effect
@@ -114,24 +114,24 @@ def _next_spike(potential, rise, grad, state, r, k):
 
 
 @kernel(forceinline=True)
-def _warmed_up(gradient, grad, t, potential, r, history, k):
+def _warmed_up(gradient, grad, psp, potential, r, k):
     """The timing part's gradient, or in warm-up the surrogate's."""
-    warm_up = kept(history.psps, t) < r.warm_up_psp
+    warm_up = psp < r.warm_up_psp
     x = (k.threshold - potential) * r.surrogate_scale
     slope = r.surrogate_scale * _logistic(x, r.surrogate_clamp, k.lanes)
     return where(warm_up, grad * slope, gradient)
 
 
-def _recursive_step(r, t, steps, grad, state, history, k):
-    potential, rise = kept(history.potentials, t), kept(history.rises, t)
-    gradient, carry = _recursive(potential, rise, grad, state[0], r, k)
-    return _warmed_up(gradient, grad, t, potential, r, history, k), (carry,)
+def _recursive_step(r, t, grad, state, history, k):
+    potential, change = kept(history.potentials, t), kept(history.changes, t)
+    gradient, carry = _recursive(potential, change, grad, state[0], r, k)
+    return _warmed_up(gradient, grad, kept(history.psps, t), potential, r, k), (carry,)
 
 
-def _next_spike_step(r, t, steps, grad, state, history, k):
-    potential, rise = kept(history.potentials, t), kept(history.rises, t)
-    gradient, total, state = _next_spike(potential, rise, grad, state, r, k)
-    return _warmed_up(gradient, total, t, potential, r, history, k), state
+def _next_spike_step(r, t, grad, state, history, k):
+    potential, change = kept(history.potentials, t), kept(history.changes, t)
+    gradient, total, state = _next_spike(potential, change, grad, state, r, k)
+    return _warmed_up(gradient, total, kept(history.psps, t), potential, r, k), state
 
 
 RECTANGLE, FAST_SIGMOID, SIGMOID, ARCTANGENT, TRIANGLE, EXPONENTIAL = range(6)
@@ -145,7 +145,7 @@ SHAPES = {
 LARGEST_EXPONENT = 32.0  # beyond it, exp(-x) is 0 beside 1
 
 
-class Slope(NamedTuple):
+class SlopeConstants(NamedTuple):
     """Constants of `Surrogate` and `SLAYER`."""
 
     shape: int
@@ -198,7 +198,7 @@ def _slope(potential, r, k):
     return r.height * _exponential(size, k.lanes)
 
 
-def _slope_step(r, t, steps, grad, state, history, k):
+def _slope_step(r, t, grad, state, history, k):
     potential = kept(history.potentials, t)
     slope = _slope(potential, r, k)
     spike = where(potential > k.threshold, r.reset, 0)
@@ -207,28 +207,28 @@ def _slope_step(r, t, steps, grad, state, history, k):
     return gradient, (gradient,)
 
 
-class Events(NamedTuple):
+class EventPropConstants(NamedTuple):
     """Constants of `EventProp`."""
 
     timing_max: float
 
 
-def _events_step(r, t, steps, grad, state, history, k):
+def _eventprop_step(r, t, grad, state, history, k):
     carry, later = k.decay * state[0], state[1]
     potential = kept(history.potentials, t)
-    timing = _timing(kept(history.rises, t), -math.inf, r.timing_max)
+    timing = _timing(kept(history.changes, t), -math.inf, r.timing_max)
     at_spike = carry + timing * (k.threshold * k.leak * carry + grad - later)
     gradient = where(potential <= k.threshold, carry, at_spike)
     return gradient, (gradient, grad)
 
 
-class Neighbours(NamedTuple):
+class NAConstants(NamedTuple):
     """Constants of `NA`."""
 
     slope_max: float
 
 
-def _neighbours_step(r, t, steps, grad, state, history, k):
+def _na_step(r, t, grad, state, history, k):
     currents, potentials, effects = history  # in the place of the PSP, which it does not need
     potential = kept(potentials, t)
     effect = k.psp_decay * state[0] + grad
@@ -236,7 +236,7 @@ def _neighbours_step(r, t, steps, grad, state, history, k):
     fires = potential > k.threshold
     total = where(fires, 0 - effect, effect)
     rest = where(fires, k.threshold, 0 * potential)
-    for later in range(t + 1, steps):
+    for later in range(t + 1, k.steps):
         neighbour = k.decay * rest + kept(currents, later)
         fires = neighbour > k.threshold
         rest = where(fires, 0, neighbour)
@@ -250,13 +250,13 @@ def _neighbours_step(r, t, steps, grad, state, history, k):
     return gradient, (effect, state[1] + _magnitude(gradient))
 
 
-class Undiminished(NamedTuple):
+class SpikeBPConstants(NamedTuple):
     """Constants of `SpikeBP`."""
 
     per_threshold: float  # 1 / threshold
 
 
-def _undiminished_step(r, t, steps, grad, state, history, k):
+def _spike_bp_step(r, t, grad, state, history, k):
     potential = kept(history.potentials, t)
     silent = potential <= k.threshold
     fired = state[1] * grad * r.per_threshold + 0 * potential  # what is no number shall show
@@ -265,53 +265,58 @@ def _undiminished_step(r, t, steps, grad, state, history, k):
 
 
 STEPS: dict[type, Callable[..., Any]] = {
-    Recursive: _recursive_step,
-    NextSpike: _next_spike_step,
-    Slope: _slope_step,
-    Events: _events_step,
-    Neighbours: _neighbours_step,
-    Undiminished: _undiminished_step,
+    RecursiveConstants: _recursive_step,
+    NextSpikeConstants: _next_spike_step,
+    SlopeConstants: _slope_step,
+    EventPropConstants: _eventprop_step,
+    NAConstants: _na_step,
+    SpikeBPConstants: _spike_bp_step,
 }
 
 
-def rule_step(r, t, steps, grad, state, history, k):
+def rule_step(r, t, grad, state, history, k):
     """One step backward of the rule whose constants `r` are; in kernels only."""
     raise NotImplementedError
 
 
 @overload(rule_step, jit_options={"forceinline": True, "error_model": "numpy"})
-def _choose_step(r, t, steps, grad, state, history, k):
+def _choose_step(r, t, grad, state, history, k):
     return STEPS[r.instance_class]
 
 
-def begin(r, steps, zero, history, k):
+def initial_state(r, zero, history, k):
     """The state before the last step; in kernels only."""
     raise NotImplementedError
 
 
-@overload(begin, jit_options={"forceinline": True, "error_model": "numpy"})
-def _choose_begin(r, steps, zero, history, k):
-    def one(r, steps, zero, history, k):
+@overload(initial_state, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_initial_state(r, zero, history, k):
+    def one(r, zero, history, k):
         return (zero,)
 
-    def two(r, steps, zero, history, k):
+    def two(r, zero, history, k):
         return zero, zero
 
-    def three(r, steps, zero, history, k):
+    def three(r, zero, history, k):
         return zero, zero, zero
 
-    def with_leak(r, steps, zero, history, k):
+    def with_leak(r, zero, history, k):
         left = number = zero
-        for t in range(steps):
+        for t in range(k.steps):
             spikes = where(kept(history.potentials, t) > k.threshold, 1, zero)
             left, number = k.decay * left + spikes, number + spikes
         return zero, 1 - k.leak * left / where(number < 1, 1, number)
 
-    others = {NextSpike: three, Events: two, Neighbours: two, Undiminished: with_leak}
+    others = {
+        NextSpikeConstants: three,
+        EventPropConstants: two,
+        NAConstants: two,
+        SpikeBPConstants: with_leak,
+    }
     return others.get(r.instance_class, one)
 
 
-def rise(r, current, potential, rest):
+def potential_change(r, current, potential, rest):
     """What a rule reads of how the potential came about; `rest` was left of the step before.
 
     The increment of the potential; for `NA`, which changes the steps before, the current.
@@ -319,9 +324,9 @@ def rise(r, current, potential, rest):
     raise NotImplementedError
 
 
-@overload(rise, jit_options={"forceinline": True, "error_model": "numpy"})
-def _choose_rise(r, current, potential, rest):
-    if r.instance_class is Neighbours:
+@overload(potential_change, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_potential_change(r, current, potential, rest):
+    if r.instance_class is NAConstants:
         return lambda r, current, potential, rest: current
     return lambda r, current, potential, rest: potential - rest
 
@@ -333,15 +338,16 @@ def magnitude(r, state):
 
 @overload(magnitude, jit_options={"forceinline": True, "error_model": "numpy"})
 def _choose_magnitude(r, state):
-    if r.instance_class is Neighbours:
+    if r.instance_class is NAConstants:
         return lambda r, state: state[1]
     return lambda r, state: state[0]
 
 
-def _timing_constants(rule: TSSLBP, k: Any) -> Recursive | NextSpike:
+def _timing_constants(rule: TSSLBP, k: Any) -> RecursiveConstants | NextSpikeConstants:
     """The warm-up by layer is decided in the backward pass."""
     warm_up = {"neuron": rule.warm_up_psp * k.psp_gain, "always": math.inf}
-    kind = NextSpike if rule.intra_neuron == "next-spike" else Recursive
+    is_next_spike = rule.intra_neuron == "next-spike"
+    kind = NextSpikeConstants if is_next_spike else RecursiveConstants
     return kind(
         intra=float(rule.intra_neuron != "none"),
         warm_up_psp=warm_up.get(rule.warm_up, -math.inf),
@@ -352,16 +358,18 @@ def _timing_constants(rule: TSSLBP, k: Any) -> Recursive | NextSpike:
     )
 
 
-def _slope_constants(rule: Surrogate, k: Any) -> Slope:
+def _slope_constants(rule: Surrogate, k: Any) -> SlopeConstants:
     height, width = cast("tuple[float, float]", (rule.height, rule.width))
-    return Slope(SHAPES[rule.derivative], height, 1 / width, 1.0, float(rule.through_reset))
+    return SlopeConstants(
+        SHAPES[rule.derivative], height, 1 / width, 1.0, float(rule.through_reset)
+    )
 
 
 CONSTANTS: dict[type[Rule], Callable[[Any, Any], tuple[Any, ...]]] = {
     TSSLBP: _timing_constants,
     Surrogate: _slope_constants,
-    SLAYER: lambda rule, k: Slope(EXPONENTIAL, rule.height, 1 / rule.width, 0.0, 0.0),
-    EventProp: lambda rule, k: Events(rule.timing_max),
-    NA: lambda rule, k: Neighbours(rule.slope_max),
-    SpikeBP: lambda rule, k: Undiminished(1 / k.threshold),
+    SLAYER: lambda rule, k: SlopeConstants(EXPONENTIAL, rule.height, 1 / rule.width, 0.0, 0.0),
+    EventProp: lambda rule, k: EventPropConstants(rule.timing_max),
+    NA: lambda rule, k: NAConstants(rule.slope_max),
+    SpikeBP: lambda rule, k: SpikeBPConstants(1 / k.threshold),
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
+from .settings import Neuron, NeuronLayer
 
 Mean = Callable[[Tensor, int], Tensor]  # over processes, of values with this sum and number here
 
@@ -61,44 +62,18 @@ def psp(x: Tensor, tau_s: float) -> Tensor:
     return torch.stack(filtered)
 
 
-def simulate(current: Tensor, tau_m: float, tau_s: float, threshold: float) -> Trace:
+def simulate(current: Tensor, neuron: Neuron) -> Trace:
     """Run leaky integrate-and-fire neurons with a hard reset on `current` ``[T, ...]``."""
     rest = torch.zeros_like(current[0])  # u', the potential after the reset
     steps = []
     for current_t in current:
-        increment = current_t - (1 / tau_m) * rest
-        potential = (1 - 1 / tau_m) * rest + current_t
-        spikes = (potential > threshold).to(current.dtype)
+        increment = current_t - (1 / neuron.tau_m) * rest
+        potential = (1 - 1 / neuron.tau_m) * rest + current_t
+        spikes = (potential > neuron.threshold).to(current.dtype)
         rest = potential * (1 - spikes)
         steps.append((potential, increment, spikes))
     potentials, increments, spikes = (torch.stack(part) for part in zip(*steps, strict=True))
-    return Trace(current, potentials, increments, spikes, psp(spikes, tau_s))
-
-
-def spikes(
-    current: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    shared: Shared | None = None,
-    is_output: bool = False,
-) -> Tensor:
-    """Spike train of `current`; backward, `rule` maps dL/ds to dL/d(current)."""
-    function: Any = _Spikes.apply  # PyTorch leaves it untyped
-    return cast(Tensor, function(current, tau_m, tau_s, threshold, rule, shared, is_output))
-
-
-def lif(
-    current: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    shared: Shared | None = None,
-) -> Tensor:
-    """PSP of the spike train of `current`."""
-    return psp(spikes(current, tau_m, tau_s, threshold, rule, shared, is_output=True), tau_s)
+    return Trace(current, potentials, increments, spikes, psp(spikes, neuron.tau_s))
 
 
 def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
@@ -108,46 +83,32 @@ def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
 
 
 def layer(
-    x: Tensor,
-    time_steps: int,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
-    rule: Rule,
-    pool: int,
-    pool_scale: float,
-    output_psp: bool,
-    shared: Shared | None = None,
+    x: Tensor, neurons: NeuronLayer, time_steps: int = 0, shared: Shared | None = None
 ) -> Tensor:
     """Synaptic filter, spikes, then sum pooling and a second filter where they are asked for.
 
-    `x` is ``[T, N, ...]``, or with ``time_steps > 0`` a constant input ``[N, ...]``.
+    `x` is ``[T, N, ...]``, or with ``time_steps > 0`` a constant input ``[N, ...]``. Backward, the
+    rule maps dL/ds to dL/d(current).
     """
     if time_steps:
         x = x.expand(time_steps, *x.shape)
-    output = spikes(psp(x, tau_s), tau_m, tau_s, threshold, rule, shared, is_output=output_psp)
-    if pool > 1:
-        output = sum_pool(output, pool, pool_scale)
-    return psp(output, tau_s) if output_psp else output
+    current = psp(x, neurons.neuron.tau_s) if neurons.filter_input else x
+    function: Any = _Spikes.apply  # PyTorch leaves it untyped
+    output: Tensor = function(current, neurons, shared)
+    if neurons.pool > 1:
+        output = sum_pool(output, neurons.pool, neurons.pool_scale)
+    return psp(output, neurons.neuron.tau_s) if neurons.output_psp else output
 
 
 class _Spikes(torch.autograd.Function):
     @staticmethod
-    def forward(
-        current: Tensor,
-        tau_m: float,
-        tau_s: float,
-        threshold: float,
-        rule: Rule,
-        shared: Shared | None,
-        is_output: bool,
-    ) -> Tensor:
-        return simulate(current, tau_m, tau_s, threshold).spikes
+    def forward(current: Tensor, neurons: NeuronLayer, shared: Shared | None) -> Tensor:
+        return simulate(current, neurons.neuron).spikes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        current, *ctx.constants, ctx.rule, ctx.shared, ctx.is_output = inputs
-        mean = ctx.shared and ctx.rule.reads_rate and ctx.shared.mean
+        current, ctx.neurons, ctx.shared = inputs
+        mean = ctx.shared and ctx.neurons.rule.reads_rate and ctx.shared.mean
         ctx.rate = mean(output.sum(), output.numel()) if mean else None
         ctx.save_for_backward(current)
 
@@ -155,13 +116,14 @@ class _Spikes(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         (current,) = ctx.saved_tensors
-        trace = simulate(current, *ctx.constants)
+        neuron, rule = ctx.neurons.neuron, ctx.neurons.rule
+        trace = simulate(current, neuron)
         rate = trace.spikes.mean() if ctx.rate is None else ctx.rate
-        rule_backward = BACKWARD[type(ctx.rule)]
-        grad_current = rule_backward(ctx.rule, trace, rate, grad_spikes, *ctx.constants)
-        if ctx.rule.is_normalised:
-            grad_current *= output_scale(grad_current.abs().mean(), ctx.shared, ctx.is_output)
-        return grad_current, None, None, None, None, None, None
+        grad_current = BACKWARD[type(rule)](rule, trace, rate, grad_spikes, neuron)
+        if rule.is_normalised:
+            magnitude = grad_current.abs().mean()
+            grad_current *= output_scale(magnitude, ctx.shared, ctx.neurons.output_psp)
+        return grad_current, None, None
 
 
 def output_scale(magnitude: Tensor, shared: Shared | None, is_output: bool) -> Tensor:
@@ -198,51 +160,45 @@ def in_warm_up(rule: TSSLBP, rate: Tensor, psp: Tensor, tau_s: float) -> Tensor:
 
 
 def tsslbp_backward(
-    rule: TSSLBP,
-    trace: Trace,
-    rate: Tensor,
-    grad_spikes: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
+    rule: TSSLBP, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by TSSL-BP; `grad_spikes` is G, dL/ds."""
     timing = torch.clamp(1 / trace.increment, rule.timing_min, rule.timing_max) * trace.spikes
-    slope = surrogate(trace.potential, threshold, rule.surrogate_width, rule.surrogate_clamp)
+    slope = surrogate(trace.potential, neuron.threshold, rule.surrogate_width, rule.surrogate_clamp)
     if rule.intra_neuron == "next-spike":
-        grad_spikes = grad_spikes + _next_spike(trace, grad_spikes, tau_m, tau_s)
+        grad_spikes = grad_spikes + _next_spike(trace, grad_spikes, neuron)
     if rule.intra_neuron == "recursive":
-        gradient = _recursive(trace, timing, grad_spikes, tau_m)
+        gradient = _recursive(trace, timing, grad_spikes, neuron)
     else:
         gradient = timing * grad_spikes
-    warm_up = in_warm_up(rule, rate, trace.psp, tau_s)
+    warm_up = in_warm_up(rule, rate, trace.psp, neuron.tau_s)
     return torch.where(warm_up, grad_spikes * slope, gradient)
 
 
-def _recursive(trace: Trace, timing: Tensor, grad_spikes: Tensor, tau_m: float) -> Tensor:
+def _recursive(trace: Trace, timing: Tensor, grad_spikes: Tensor, neuron: Neuron) -> Tensor:
     """Both parts of the revised rule; the intra-neuron part travels back in time in `carry`."""
     carry = torch.zeros_like(grad_spikes[0])
     gradient = torch.empty_like(grad_spikes)
     for t in reversed(range(len(gradient))):
-        silent = (1 - 1 / tau_m) * (1 - trace.spikes[t])
-        through_reset = trace.potential[t] * timing[t] / tau_m
+        silent = (1 - 1 / neuron.tau_m) * (1 - trace.spikes[t])
+        through_reset = trace.potential[t] * timing[t] / neuron.tau_m
         gradient[t] = timing[t] * grad_spikes[t] + carry * (through_reset + silent)
         carry = gradient[t] * trace.spikes[t] + carry * silent
     return gradient
 
 
-def _next_spike(trace: Trace, grad_spikes: Tensor, tau_m: float, tau_s: float) -> Tensor:
+def _next_spike(trace: Trace, grad_spikes: Tensor, neuron: Neuron) -> Tensor:
     """The published rule's intra-neuron part: the gradient at each neuron's next spike."""
     later = torch.zeros_like(grad_spikes[0])  # G one step later
     carry = torch.zeros_like(grad_spikes[0])  # dL/da at the neuron's next spike
     filtered = torch.zeros_like(grad_spikes[0])
     effect = torch.empty_like(grad_spikes)
     for t in reversed(range(len(effect))):
-        reset = trace.spikes[t] * trace.potential[t] * carry / tau_m
-        filtered = (1 - 1 / tau_s) * filtered + reset / tau_s
+        reset = trace.spikes[t] * trace.potential[t] * carry / neuron.tau_m
+        filtered = (1 - 1 / neuron.tau_s) * filtered + reset / neuron.tau_s
         effect[t] = filtered
-        grad_psp = tau_s * (grad_spikes[t] - (1 - 1 / tau_s) * later)
-        carry = trace.spikes[t] * grad_psp + (1 - trace.spikes[t]) * (1 - 1 / tau_m) * carry
+        grad_psp = neuron.tau_s * (grad_spikes[t] - (1 - 1 / neuron.tau_s) * later)
+        carry = trace.spikes[t] * grad_psp + (1 - trace.spikes[t]) * (1 - 1 / neuron.tau_m) * carry
         later = grad_spikes[t]
     return effect
 
@@ -263,66 +219,43 @@ def derivative(potential: Tensor, threshold: float, rule: Surrogate) -> Tensor:
 
 
 def surrogate_backward(
-    rule: Surrogate,
-    trace: Trace,
-    rate: Tensor,
-    grad_spikes: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
+    rule: Surrogate, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by backpropagation through time with a surrogate derivative."""
-    slope = derivative(trace.potential, threshold, rule)
+    slope = derivative(trace.potential, neuron.threshold, rule)
     kept = 1 - trace.spikes - rule.through_reset * trace.potential * slope
-    return _carried(slope * grad_spikes, (1 - 1 / tau_m) * kept)
+    return _carried(slope * grad_spikes, (1 - 1 / neuron.tau_m) * kept)
 
 
 def slayer_backward(
-    rule: SLAYER,
-    trace: Trace,
-    rate: Tensor,
-    grad_spikes: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
+    rule: SLAYER, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by SLAYER: an error travels back through the membrane as without resets."""
-    slope = rule.height * torch.exp(-(trace.potential - threshold).abs() / rule.width)
-    return _carried(slope * grad_spikes, torch.full_like(slope, 1 - 1 / tau_m))
+    slope = rule.height * torch.exp(-(trace.potential - neuron.threshold).abs() / rule.width)
+    return _carried(slope * grad_spikes, torch.full_like(slope, 1 - 1 / neuron.tau_m))
 
 
 def eventprop_backward(
-    rule: EventProp,
-    trace: Trace,
-    rate: Tensor,
-    grad_spikes: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
+    rule: EventProp, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by the adjoint of a neuron with events, the spikes' times being moved."""
     timing = (1 / trace.increment).clamp(max=rule.timing_max) * trace.spikes
     later = torch.cat([grad_spikes[1:], torch.zeros_like(grad_spikes[:1])])
     return _carried(
-        timing * (grad_spikes - later), (1 - 1 / tau_m) * (1 + timing * threshold / tau_m)
+        timing * (grad_spikes - later),
+        (1 - 1 / neuron.tau_m) * (1 + timing * neuron.threshold / neuron.tau_m),
     )
 
 
 def spike_bp_backward(
-    rule: SpikeBP,
-    trace: Trace,
-    rate: Tensor,
-    grad_spikes: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
+    rule: SpikeBP, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by the rule of Lee et al.: a spike's error for all steps since the last."""
     left = torch.zeros_like(trace.spikes[0])  # the trace of the spikes at the end
     for spikes in trace.spikes:
-        left = (1 - 1 / tau_m) * left + spikes
-    leak = 1 - left / (tau_m * trace.spikes.sum(0).clamp(min=1))
-    return _carried(trace.spikes * leak * grad_spikes / threshold, 1 - trace.spikes)
+        left = (1 - 1 / neuron.tau_m) * left + spikes
+    leak = 1 - left / (neuron.tau_m * trace.spikes.sum(0).clamp(min=1))
+    return _carried(trace.spikes * leak * grad_spikes / neuron.threshold, 1 - trace.spikes)
 
 
 def _carried(gained: Tensor, kept: Tensor) -> Tensor:
@@ -336,32 +269,26 @@ def _carried(gained: Tensor, kept: Tensor) -> Tensor:
 
 
 def na_backward(
-    rule: NA,
-    trace: Trace,
-    rate: Tensor,
-    grad_spikes: Tensor,
-    tau_m: float,
-    tau_s: float,
-    threshold: float,
+    rule: NA, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by neighbourhood aggregation, before any scaling."""
-    slope = (1 / (threshold - trace.potential) ** 3).clamp(-rule.slope_max, rule.slope_max)
+    slope = (1 / (neuron.threshold - trace.potential) ** 3).clamp(-rule.slope_max, rule.slope_max)
     # The PSP of a neighbour against F is its spikes against F, filtered once more backwards.
-    effect = _carried(grad_spikes, torch.full_like(grad_spikes, 1 - 1 / tau_s))
+    effect = _carried(grad_spikes, torch.full_like(grad_spikes, 1 - 1 / neuron.tau_s))
     gradient = torch.empty_like(grad_spikes)
     for t in range(len(gradient)):
-        neighbour = _neighbour(trace, t, tau_m, threshold)
+        neighbour = _neighbour(trace, t, neuron)
         gradient[t] = slope[t] * ((neighbour - trace.spikes[t:]) * effect[t:]).sum(0)
     return gradient
 
 
-def _neighbour(trace: Trace, t: int, tau_m: float, threshold: float) -> Tensor:
+def _neighbour(trace: Trace, t: int, neuron: Neuron) -> Tensor:
     """Spikes from step t on, ``[T - t, ...]``, if that of step t is flipped."""
-    rest = threshold * trace.spikes[t]
+    rest = neuron.threshold * trace.spikes[t]
     neighbour = [1 - trace.spikes[t]]
     for current in trace.current[t + 1 :]:
-        potential = (1 - 1 / tau_m) * rest + current
-        spikes = (potential > threshold).to(current.dtype)
+        potential = (1 - 1 / neuron.tau_m) * rest + current
+        spikes = (potential > neuron.threshold).to(current.dtype)
         rest = potential * (1 - spikes)
         neighbour.append(spikes)
     return torch.stack(neighbour)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
+from ..checked import Checked, Count, OneOf, Positive
 from ..errors import InvalidInput, nearest
 from ..experiment import recipe_names
 
 Source = Literal["published", "study"]
-T = TypeVar("T")
+RecipeName = Annotated[str, OneOf(recipe_names)]
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Checked):
     """A published test accuracy in percent, at the best test epoch.
 
     Attributes:
@@ -28,18 +29,19 @@ class Accuracy:
 
     mean: float
     best: float
-    runs: int
+    runs: Count
     sd: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 < self.mean <= self.best <= 100 or self.runs < 1:  # not a share of 1
-            raise InvalidInput(f"an accuracy in percent and a number of runs expected, got {self}")
+        super().__post_init__()
+        if not 1 < self.mean <= self.best <= 100:  # not a share of 1
+            raise InvalidInput(f"an accuracy in percent expected, got {self}")
         if (self.sd is None) != (self.runs == 1):
             raise InvalidInput(f"a deviation belongs to several runs, got {self}")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Checked):
     """One row of a published table.
 
     Attributes:
@@ -65,11 +67,7 @@ class Row:
     copies: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for recipe in self.recipes:
-            _check_recipe(recipe)
+    recipes: tuple[RecipeName, ...] = ()
 
     def reached(self, source: Source) -> Accuracy | None:
         """What the authors or the study reached."""
@@ -77,7 +75,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Reaches:
+class Reaches(Checked):
     """A recipe reaches a row's accuracy: its mean is not below by more than the margin.
 
     Attributes:
@@ -92,44 +90,32 @@ class Reaches:
     text: str
     row: str
     against: Source
-    margin: float
-    recipe: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_recipe(self.recipe)
-        _check_positive(self.margin)
+    margin: Positive
+    recipe: RecipeName | None = None
 
 
 @dataclass(frozen=True)
-class Exceeds:
+class Exceeds(Checked):
     """A recipe's mean lies above the accuracy (percent) published for a rival method."""
 
     kind: ClassVar = "exceeds"
     text: str
-    recipe: str
-    rival: float
-
-    def __post_init__(self) -> None:
-        _check_recipe(self.recipe)
-        _check_positive(self.rival)
+    recipe: RecipeName
+    rival: Positive
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """A recipe is better than another one, over the same seeds."""
 
     kind: ClassVar = "settings"
     text: str
-    recipe: str
-    other: str
-
-    def __post_init__(self) -> None:
-        _check_recipe(self.recipe)
-        _check_recipe(self.other)
+    recipe: RecipeName
+    other: RecipeName
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Checked):
     """Runs with one setting are better than runs that differ from them in it alone.
 
     Attributes:
@@ -145,11 +131,7 @@ class Change:
     key: str
     values: tuple[Any, ...]
     others: tuple[Any, ...] = ()
-    margin: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.margin is not None:
-            _check_positive(self.margin)
+    margin: Positive | None = None
 
 
 Claim = Reaches | Exceeds | Settings | Change
@@ -171,13 +153,13 @@ def find(name: str | None) -> tuple[Row, ...]:
     Raises:
         InvalidInput: neither a table nor a row has the name.
     """
-    found = tuple(row for row in rows() if name in (None, row.table, row.name))
-    if not found:
+    matching = tuple(row for row in rows() if name in (None, row.table, row.name))
+    if not matching:
         known = list(dict.fromkeys((*tables(), *(row.name for row in rows()))))
         raise InvalidInput(
             f"unknown table {name!r}{nearest(str(name), known)}; known: {', '.join(known)}"
         )
-    return found
+    return matching
 
 
 def claims() -> tuple[Claim, ...]:
@@ -192,30 +174,23 @@ def read(text: str) -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
         InvalidInput: a key or value that is not allowed, or a claim about a row that is not there.
     """
     table = tomllib.loads(text)
-    found = tuple(_row(entry) for entry in table["rows"])
-    claimed = tuple(_claim(entry) for entry in table["claims"])
-    names = [row.name for row in found]
+    read_rows = tuple(Row.from_table(entry) for entry in table["rows"])
+    read_claims = tuple(_claim(entry) for entry in table["claims"])
+    names = [row.name for row in read_rows]
     if len(set(names)) < len(names):
         raise InvalidInput(f"the rows' names must differ, got {names}")
-    for claim in claimed:
+    for claim in read_claims:
         if isinstance(claim, Reaches) and claim.row not in names:
             raise InvalidInput(
                 f"{claim.text}: unknown row {claim.row!r}{nearest(claim.row, names)}"
             )
-    return found, claimed
+    return read_rows, read_claims
 
 
 @cache
 def _load() -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
     file = resources.files(__package__) / "published.toml"
     return read(file.read_text(encoding="utf-8"))
-
-
-def _row(entry: Mapping[str, Any]) -> Row:
-    accuracies = {
-        name: _make(Accuracy, entry[name]) for name in ("published", "study") if name in entry
-    }
-    return _make(Row, {**entry, **accuracies})
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
@@ -225,27 +200,4 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     kind = entry.get("kind", "")
     if kind not in kinds:
         raise InvalidInput(f"unknown kind of claim {kind!r}{nearest(kind, kinds)}")
-    return _make(kinds[kind], {key: value for key, value in entry.items() if key != "kind"})
-
-
-def _make(cls: type[T], table: Mapping[str, Any]) -> T:
-    """Make a dataclass from a table of its fields, with tuples for lists."""
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    for key in table:
-        if key not in names:
-            raise InvalidInput(f"{cls.__name__} has no field {key!r}{nearest(key, names)}")
-    values = {key: tuple(item) if isinstance(item, list) else item for key, item in table.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise InvalidInput(f"{cls.__name__}: {error}") from None
-
-
-def _check_recipe(name: str | None) -> None:
-    if name is not None and name not in recipe_names():
-        raise InvalidInput(f"unknown recipe {name!r}{nearest(name, recipe_names())}")
-
-
-def _check_positive(value: float) -> None:
-    if not value > 0:
-        raise InvalidInput(f"a number above 0 expected, got {value!r}")
+    return kinds[kind].from_table({key: value for key, value in entry.items() if key != "kind"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ MEASURES = {
     "best-validation": "epoch chosen on validation images",
     "best-test": "best test epoch (published protocol)",
 }
-APART = ("seed", "description")  # keys in which runs of equal settings may differ
+MAY_DIFFER = ("seed", "description")  # between runs of equal settings
 
-_MARKS = ("config.toml", "metrics.jsonl", "environment.json")
+_RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
 _NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # of every epoch
 
 
@@ -121,9 +121,18 @@ class Group:
         """The settings, with the first run's seed."""
         return self.results[0].experiment
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The keys that the runs share, and their values: see `settings_of`."""
+        return settings_of(self.experiment)
+
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(result.experiment.seed for result in self.results)
+
+    def only(self, wanted: Callable[[Result], bool]) -> Group:
+        """The group with those of its runs that are wanted."""
+        return replace(self, results=tuple(filter(wanted, self.results)))
 
     def accuracies(self, measure: str) -> Array:
         """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""
@@ -154,13 +163,13 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
 
 def group(results: Iterable[Result]) -> list[Group]:
     """Put runs of equal settings together, in the order of their first appearance."""
-    found: dict[str, list[Result]] = {}
+    by_settings: dict[str, list[Result]] = {}
     for result in results:
         key = json.dumps(settings_of(result.experiment), sort_keys=True)
-        found.setdefault(key, []).append(result)
+        by_settings.setdefault(key, []).append(result)
     return [
         Group(label(members[0].experiment), tuple(sorted(members, key=_seed)))
-        for members in found.values()
+        for members in by_settings.values()
     ]
 
 
@@ -172,13 +181,15 @@ def label(experiment: Experiment) -> str:
     table = settings_of(experiment)
     candidates = {name: changes(table, base) for name, base in shipped().items()}
     name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
-    return ", ".join([name, *(f"{key} = {value!r}" for key, value in candidates[name].items())])
+    return ", ".join(
+        [name, *(f"{key} = {value!r}" for key, (value, _) in candidates[name].items())]
+    )
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """The keys of an experiment that runs of equal settings share, and their values."""
     table = flat(experiment.to_table())
-    return {key: value for key, value in table.items() if key not in APART}
+    return {key: value for key, value in table.items() if key not in MAY_DIFFER}
 
 
 @cache
@@ -187,48 +198,46 @@ def shipped() -> dict[str, dict[str, Any]]:
     return {name: settings_of(load_recipe(name)) for name in recipe_names()}
 
 
-def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """What `table` says otherwise than `base`; None for what it does not say."""
-    keys = sorted(table.keys() | base.keys())
-    return {key: table.get(key) for key in keys if table.get(key) != base.get(key)}
+def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two tables say of the keys in which they differ; None where one does not say."""
+    pairs = {key: (table.get(key), base.get(key)) for key in sorted(table.keys() | base.keys())}
+    return {key: values for key, values in pairs.items() if values[0] != values[1]}
 
 
-def differences(there: Experiment, asked: Experiment, apart: Collection[str] = APART) -> list[str]:
-    """Say what one experiment has otherwise than another, a phrase a key, but for some keys.
-
-    Of different learning rules the names alone: their fields have nothing to do with each other.
-    """
-    tables = [one.to_table() for one in (there, asked)]
-    if len({table["rule"]["name"] for table in tables}) > 1:
-        tables = [table | {"rule": {"name": table["rule"]["name"]}} for table in tables]
-    tables = [flat(table) for table in tables]
-    return table_differences(
-        *({key: one[key] for key in one if key not in apart} for one in tables)
-    )
+def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Say what one table has otherwise than another, a phrase a key."""
+    return [
+        f"{key} is {_said(old)} there, {_said(new)} here"
+        for key, (old, new) in changes(there, asked).items()
+    ]
 
 
 def check_settings(what: str, there: Experiment, asked: Experiment, apart: Collection[str]) -> None:
     """Raise `RunError` where what is in a folder has other settings than are asked for.
+
+    Of different learning rules the message says the names alone: their fields have nothing to do
+    with each other.
 
     Args:
         what: such as ``"runs/a holds a run"``.
         there, asked: the two experiments.
         apart: keys that may differ.
     """
-    if other := differences(there, asked, apart):
+    tables = [one.to_table() for one in (there, asked)]
+    if type(there.rule) is not type(asked.rule):
+        tables = [table | {"rule": {"name": table["rule"]["name"]}} for table in tables]
+    kept = [
+        {key: value for key, value in flat(table).items() if key not in apart} for table in tables
+    ]
+    if differences := table_differences(*kept):
         raise RunError(
-            f"{what} of other settings ({'; '.join(other)}): ask for the same, or give another "
-            "--out"
+            f"{what} of other settings ({'; '.join(differences)}): ask for the same, or give "
+            "another --out"
         )
 
 
-def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Say what one table has otherwise than another, a phrase a key."""
-    return [
-        f"{key} is {there.get(key, 'unset')!r} there, {asked.get(key, 'unset')!r} here"
-        for key in sorted(there.keys() | asked.keys())
-        if there.get(key) != asked.get(key)
-    ]
+def _said(value: Any) -> str:
+    return "unset" if value is None else repr(value)
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,6 +282,6 @@ def _seed(result: Result) -> int:
 
 def _run_folders(path: Path) -> list[Path]:
     """Folders at or below `path` with a file that only a run's folder has."""
-    if any((path / name).is_file() for name in _MARKS):
+    if any((path / name).is_file() for name in _RUN_FILES):
         return [path]
-    return sorted({file.parent for name in _MARKS for file in path.rglob(name)})
+    return sorted({file.parent for name in _RUN_FILES for file in path.rglob(name)})

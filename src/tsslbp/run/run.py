@@ -23,7 +23,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, final
@@ -103,7 +103,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Open the run in `folder`, and remove what a killed writer left half-written.
+        """Open the run in `folder`.
 
         Raises:
             RunError: `folder` holds no run, or its configuration cannot be used.
@@ -115,8 +115,6 @@ class Run:
             experiment = experiments.load_recipe(config)
         except Error as error:
             raise RunError(f"cannot open the run {folder}: {error}") from error
-        remove_leftovers(folder)
-        remove_leftovers(folder / _CHECKPOINT_FOLDER)
         return cls(folder, experiment)
 
     @property
@@ -255,9 +253,19 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
 
-    def hold(self) -> contextlib.AbstractContextManager[None]:
-        """Keep other processes from training this run while the context lasts, see `hold`."""
-        return hold(self.folder / _LOCK)
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes from training this run while the context lasts.
+
+        What a killed writer left half-written is removed.
+
+        Raises:
+            RunError: another process trains it, or the folder cannot be written.
+        """
+        with hold(self.folder / _LOCK):
+            for folder in (self.folder, self.folder / _CHECKPOINT_FOLDER):
+                remove_leftovers(folder)
+            yield
 
     def has_checkpoint(self, name: str) -> bool:
         """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""

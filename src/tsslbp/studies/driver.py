@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import optuna
+
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
 from ..run import Run, count_epochs
 from . import jobs
 from .jobs import Engine, Job, Task
-from .optuna_study import optuna, storage_errors
+from .optuna_study import storage_errors
 from .sweep import KILLED, OBJECTIVES, REASON, Outcome, Search
 from .trials import Trial
 

@@ -1,7 +1,4 @@
-"""What a sweep takes from Optuna: the storage of its study, samplers, pruners, and their values.
-
-Importing this needs the extra ``study``; where it is missing, `InvalidInput` says so.
-"""
+"""What a sweep takes from Optuna: the storage of its study, samplers, pruners, and their values."""
 
 from __future__ import annotations
 
@@ -12,16 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
+import sqlalchemy
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
 from ..errors import InvalidInput, RunError
 from .space import Choice, Range, as_text
-
-try:
-    import optuna as optuna
-    import scipy  # noqa: F401 (of the Gaussian process)
-    import sqlalchemy
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-except ImportError:
-    raise InvalidInput("a sweep needs Optuna: pip install 'tsslbp[study]'") from None
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
 

@@ -7,15 +7,16 @@ shows all forms.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidInput, nearest
+from .. import toml_files
+from ..checked import Checked, Count, Number, check_keys, type_hints
+from ..errors import InvalidInput
 from ..experiment import Experiment, with_settings
 
 TABLES = ("rule", "weight_scale")  # keys of a recipe that have parts
@@ -52,7 +53,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(Checked, called=""):
     """Whole numbers, or numbers, from `low` to `high`, both included.
 
     Attributes:
@@ -61,21 +62,30 @@ class Range:
         log: whether equal ratios, not equal differences, count alike.
     """
 
-    low: float
-    high: float
-    step: int = 1
+    low: Number
+    high: Number
+    step: Count = 1
     log: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.low < self.high:
+            raise InvalidInput(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and (self.low <= 0 or self.step != 1):
+            raise InvalidInput("a logarithmic range has a low above 0 and no step")
+        if self.step != 1 and (self.high - self.low) % self.step:
+            raise InvalidInput(f"high must be low and a multiple of step = {self.step}")
 
     def inside(self) -> tuple[Any, ...]:
         """Values that stand for all, to check."""
         return self.low, self.high
 
     def to_json(self) -> Any:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return self.to_table()
 
 
 @dataclass(frozen=True)
-class Space:
+class Space(Checked, called=""):
     """What to search.
 
     Attributes:
@@ -86,7 +96,24 @@ class Space:
 
     parameters: Mapping[str, Choice | Range]
     description: str = ""
-    trials: int | None = None
+    trials: Count | None = None
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Space:
+        """Make a space from the table of its file.
+
+        Raises:
+            InvalidInput: a key or a value is not allowed.
+        """
+        try:
+            check_keys(table, type_hints(cls))
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}; keys of a recipe stand below [parameters]") from None
+        parameters = table.get("parameters")
+        if not isinstance(parameters, dict) or not parameters:
+            raise InvalidInput("a table [parameters] of at least one key is missing")
+        read = {key: _parameter(key, value) for key, value in _dotted(parameters)}
+        return super().from_table({**table, "parameters": read})
 
     def fitted(self, experiment: Experiment) -> Space:
         """Return the space with its values in the types of the recipe.
@@ -111,8 +138,7 @@ class Space:
 
 def space_names() -> list[str]:
     """Names of the spaces that ship with the package, sorted."""
-    files = (file.name for file in _spaces().iterdir())
-    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+    return toml_files.shipped_names(_shipped())
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -121,22 +147,7 @@ def load_space(name_or_path: str | Path) -> Space:
     Raises:
         InvalidInput: there is no such space, or it cannot be read.
     """
-    name = str(name_or_path)
-    if not name.endswith(".toml"):
-        names = space_names()
-        if name not in names:
-            raise InvalidInput(
-                f"unknown space {name!r}{nearest(name, names)}; known: {', '.join(names)}, "
-                "or a path that ends in .toml"
-            )
-        return _parse((_spaces() / f"{name}.toml").read_text(encoding="utf-8"), f"space {name}")
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InvalidInput(f"cannot read the space {name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"cannot read the space {name}: it is not UTF-8 text") from None
-    return _parse(text, name)
+    return toml_files.load("space", name_or_path, _shipped(), Space.from_table)
 
 
 def apply(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
@@ -166,38 +177,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _spaces() -> Traversable:
+def _shipped() -> Traversable:
     return resources.files(__package__) / "spaces"
-
-
-def _parse(text: str, source: str) -> Space:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{source} is not valid TOML: {error}") from None
-    try:
-        return _space(table)
-    except InvalidInput as error:
-        raise InvalidInput(f"{source}: {error}") from None
-
-
-def _space(table: Mapping[str, Any]) -> Space:
-    names = [field.name for field in fields(Space)]
-    for key in table:
-        if key not in names:
-            raise InvalidInput(
-                f"unknown key {key!r}{nearest(key, names)}; keys of a recipe stand below "
-                "[parameters]"
-            )
-    parameters, trials = table.get("parameters"), table.get("trials")
-    if not isinstance(parameters, dict) or not parameters:
-        raise InvalidInput("a table [parameters] of at least one key is missing")
-    if trials is not None and (type(trials) is not int or trials < 1):
-        raise InvalidInput(f"trials must be a whole number of at least 1, got {trials!r}")
-    if not isinstance(description := table.get("description", ""), str):
-        raise InvalidInput(f"description must be text, got {description!r}")
-    read = {key: _parameter(key, value) for key, value in _dotted(parameters)}
-    return Space(read, description, trials)
 
 
 def _dotted(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -216,32 +197,13 @@ def _parameter(key: str, value: Any) -> Choice | Range:
             raise InvalidInput(f"{key}: a value stands twice in {value}")
         return Choice(tuple(value))
     if isinstance(value, dict):
-        return _range(key, value)
+        try:
+            return Range.from_table(value)
+        except InvalidInput as error:
+            raise InvalidInput(f"{key}: {error}") from None
     raise InvalidInput(
         f"{key} must be a list of values, or a table such as {{ low = 1, high = 5 }}, got {value!r}"
     )
-
-
-def _range(key: str, table: Mapping[str, Any]) -> Range:
-    names = [field.name for field in fields(Range)]
-    for name in table:
-        if name not in names:
-            raise InvalidInput(f"{key}: unknown key {name!r}{nearest(name, names)}")
-    for name in ("low", "high"):
-        if type(table.get(name)) not in (int, float):
-            raise InvalidInput(f"{key}: {name} must be a number, got {table.get(name)!r}")
-    one = Range(**table)
-    if not one.low < one.high:
-        raise InvalidInput(f"{key}: low must be below high, got {one.low} and {one.high}")
-    if type(one.log) is not bool:
-        raise InvalidInput(f"{key}: log must be true or false, got {one.log!r}")
-    if type(one.step) is not int or one.step < 1:
-        raise InvalidInput(f"{key}: step must be a whole number of at least 1, got {one.step!r}")
-    if one.log and (one.low <= 0 or one.step != 1):
-        raise InvalidInput(f"{key}: a logarithmic range has a low above 0 and no step")
-    if (one.high - one.low) % one.step and one.step != 1:
-        raise InvalidInput(f"{key}: high must be low and a multiple of step = {one.step}")
-    return one
 
 
 def _fitted(key: str, parameter: Choice | Range, experiment: Experiment) -> Choice | Range:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from .. import experiment as experiments
 from ..errors import InvalidInput, RunError, nearest
 from ..experiment import Experiment
@@ -24,7 +26,7 @@ from ..run import Run, write_json
 from ..run.results import flat, table_differences
 from ..storage import hold, replace_file
 from . import optuna_study
-from .optuna_study import PRUNERS, SAMPLERS, optuna, storage_errors
+from .optuna_study import PRUNERS, SAMPLERS, storage_errors
 from .space import Space, apply, settings
 from .trials import RECIPE, Trial
 

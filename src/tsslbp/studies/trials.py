@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import experiment as experiments
 from ..errors import RunError
-from ..experiment import Experiment, Protocol
+from ..experiment import Experiment, ProtocolName
 from ..run import Run
 from ..run.results import Result, check_settings
 from .jobs import Job
@@ -76,7 +76,7 @@ class Trial:
 
 
 def plan(
-    experiment: Experiment, seeds: int, protocols: Iterable[Protocol], folder: Path
+    experiment: Experiment, seeds: int, protocols: Iterable[ProtocolName], folder: Path
 ) -> list[Trial]:
     """The runs of an experiment over seeds, from its own upward, under each of the protocols.
 
@@ -110,7 +110,7 @@ def prepare(experiment: Experiment, folder: Path) -> None:
 def planned(
     experiment: Experiment,
     seeds: int,
-    protocols: Iterable[Protocol],
+    protocols: Iterable[ProtocolName],
     folder: Path,
     base: Path | None = None,
 ) -> list[Trial]:

@@ -1,45 +1,25 @@
-"""Training: what is built from an experiment, one step, the loop over epochs, and checkpoints."""
+"""Training: what is built from an experiment, steps, the loop over epochs, and checkpoints."""
 
-from .training import (
-    ACTIVITY_EVERY,
-    CHECKPOINT_SECONDS,
-    DEVICE_EVERY,
-    EVALUATION_BATCH,
-    EVALUATION_FRAMES,
-    M_MMAP_THRESHOLD,
-    M_TRIM_THRESHOLD,
-    Observer,
-    Progress,
+from .build import (
     Split,
-    batch_images,
     build_loss,
     build_network,
     build_optimizer,
     check_data,
-    default_checkpoint,
-    evaluate,
-    evaluation_batches,
-    fit,
-    keep_freed_memory,
-    load,
     load_data,
-    load_weights,
     loss_per_image,
     splits,
-    train_step,
 )
+from .checkpoint import Progress, default_checkpoint, load, load_weights
+from .loop import Observer, Steps, Training, fit
+from .step import batch_images, evaluate, evaluation_batches, keep_freed_memory, train_step
 
 __all__ = [
-    "ACTIVITY_EVERY",
-    "CHECKPOINT_SECONDS",
-    "DEVICE_EVERY",
-    "EVALUATION_BATCH",
-    "EVALUATION_FRAMES",
-    "M_MMAP_THRESHOLD",
-    "M_TRIM_THRESHOLD",
     "Observer",
     "Progress",
     "Split",
+    "Steps",
+    "Training",
     "batch_images",
     "build_loss",
     "build_network",

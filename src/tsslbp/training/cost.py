@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import torch
 
-from .. import training
 from ..data import DataSet, normalise
 from ..experiment import Experiment
+from .build import Split, build_loss, build_network, build_optimizer, splits
+from .step import evaluate, train_step
 
 MEASURED_STEPS, MEASURED_SECONDS = 5, 10.0  # of an estimate, at most
 MEASURED_IMAGES = 200  # of its evaluation
@@ -23,21 +24,21 @@ def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = 
     Trained networks fire more or less than fresh ones, and processes beside each other share the
     memory's bandwidth, so this is rough.
     """
-    train, validation, test = training.splits(experiment, data)
-    net = training.build_network(experiment, data.input_shape, data.classes).to(device)
-    optimizer = training.build_optimizer(experiment, net)
+    train, validation, test = splits(experiment, data)
+    net = build_network(experiment, data.input_shape, data.classes).to(device)
+    optimizer = build_optimizer(experiment, net)
     images, labels = train.images[: experiment.batch_size], train.labels[: experiment.batch_size]
     batch = normalise(images, experiment.mean, experiment.std).to(device), labels.to(device)
-    few = training.Split(test.images[:MEASURED_IMAGES], test.labels[:MEASURED_IMAGES]).to(device)
-    loss = training.build_loss(experiment)
+    few = Split(test.images[:MEASURED_IMAGES], test.labels[:MEASURED_IMAGES]).to(device)
+    loss = build_loss(experiment)
     with _threads(threads):
-        training.train_step(net, optimizer, loss, *batch)  # the first compiles
+        train_step(net, optimizer, loss, *batch)  # the first compiles
         times: list[float] = []
         while len(times) < MEASURED_STEPS and sum(times) < MEASURED_SECONDS:
-            times.append(_seconds(lambda: training.train_step(net, optimizer, loss, *batch)))
-        evaluation = _seconds(
-            lambda: training.evaluate(net, few, experiment.mean, experiment.std)
-        ) / len(few.labels)
+            times.append(_seconds(lambda: train_step(net, optimizer, loss, *batch)))
+        evaluation = _seconds(lambda: evaluate(net, few, experiment.mean, experiment.std)) / len(
+            few.labels
+        )
     steps = -(-len(train.labels) // experiment.batch_size)
     tested = len(test.labels) + (len(validation.labels) if validation else 0)
     return experiment.epochs * (steps * statistics.median(times) + tested * evaluation)

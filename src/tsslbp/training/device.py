@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor
@@ -20,10 +22,13 @@ from ..data.images import augment
 from ..errors import InvalidInput
 from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
-from ..losses import Loss
-from ..network import Network
+from ..network import Activity, Model
+from .build import Split, build_loss
 from .history import StepResult
+from .step import clamp_weights, clip_gradient
 
+ACTIVITY_EVERY = 200  # steps between two measurements of firing rate and warm-up
+READ_EVERY = 200  # steps between two looks at the results
 WARM_UP = 5  # steps before the capture, in which kernels are compiled and algorithms chosen
 
 
@@ -64,49 +69,55 @@ def gpus() -> list[str]:
     return chosen.split(",")[:count] if chosen else [str(index) for index in range(count)]
 
 
+@final
 class DeviceSteps:
-    """The training steps of an experiment on the device where `net`, `images` and `labels` lie.
+    """The training steps of an experiment on the device where `net` and `split` lie.
+
+    It is a `tsslbp.training.loop.Steps`, for images and one process.
 
     Args:
         net: in training mode while steps run.
         optimizer: of its weights.
-        loss: of the output PSP and labels.
-        images, labels: all training images ``[M, C, H, W]``, not normalised, and labels ``[M]``.
-        experiment: batch size, augmentation, normalisation, clipping, dropout and seed.
+        split: all training images ``[M, C, H, W]``, not normalised, and labels ``[M]``.
+        experiment: loss, batch size, augmentation, normalisation, clipping, dropout and seed.
         capture: whether to capture the step as a CUDA graph; on a CPU there are none.
     """
 
+    activity_every, read_every = ACTIVITY_EVERY, READ_EVERY
+
     def __init__(
         self,
-        net: Network,
+        net: Model,
         optimizer: torch.optim.AdamW,
-        loss: Loss,
-        images: Tensor,
-        labels: Tensor,
+        split: Split,
         experiment: Experiment,
         capture: bool,
     ) -> None:
-        self.net, self.optimizer, self.loss, self.experiment = net, optimizer, loss, experiment
-        self.images, self.labels, self.capture = images, labels, capture
+        assert isinstance(split.images, Tensor)  # recordings take `HostSteps`
+        self.net, self.optimizer, self.experiment = net, optimizer, experiment
+        self.images, self.labels, self.capture = split.images, split.labels, capture
+        self.loss = build_loss(experiment)
         self.weights: list[Tensor] = list(net.parameters())
-        self.size = min(experiment.batch_size, len(labels))
-        self.steps = -(-len(labels) // self.size)  # the last may be a smaller batch
-        device, whole = labels.device, torch.int64
-        self.lanes = torch.arange(self.size, device=device)
-        self.order = torch.empty(len(labels), dtype=whole, device=device)
-        self.places = torch.zeros(self.steps, 3, self.size, dtype=whole, device=device)
+        self.size = min(experiment.batch_size, len(self.labels))
+        self.per_epoch = -(-len(self.labels) // self.size)  # the last may be a smaller batch
+        device, whole = self.labels.device, torch.int64
+        self.batch_rows = torch.arange(self.size, device=device)
+        self.order = torch.empty(len(self.labels), dtype=whole, device=device)
+        self.placements = torch.zeros(self.per_epoch, 3, self.size, dtype=whole, device=device)
         # Page-locked, so that uploading a row does not wait for the device.
-        self.drawn = torch.zeros(self.places.shape, dtype=whole, pin_memory=labels.is_cuda)
+        self.host_placements = torch.zeros(
+            self.placements.shape, dtype=whole, pin_memory=self.labels.is_cuda
+        )
         self.counter = torch.zeros(1, dtype=whole, device=device)
-        self.rows = torch.arange(self.steps, device=device)
-        self.results = torch.zeros(self.steps, 3, dtype=torch.float64, device=device)
+        self.rows = torch.arange(self.per_epoch, device=device)
+        self.results = torch.zeros(self.per_epoch, 3, dtype=torch.float64, device=device)
         self.diverged = torch.zeros((), device=device)
         # AdamW leaves the weights alone where this is 1 (PyTorch has it for gradient scaling).
         optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
-        self.statistics = channel_statistics(images, experiment.mean, experiment.std)
+        self.statistics = channel_statistics(self.images, experiment.mean, experiment.std)
         self.augments = bool(experiment.crop_padding or experiment.horizontal_flip)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.beside: torch.cuda.Stream | None = None
+        self.warm_up_stream: torch.cuda.Stream | None = None
         self.done = 0  # steps since the start of this process
 
     def begin(self, epoch: int, step: int) -> None:
@@ -115,6 +126,11 @@ class DeviceSteps:
         order = generator(self.experiment.seed, "order", epoch)
         self.order.copy_(torch.randperm(len(self.labels), generator=order))
         self.counter.fill_(step)
+
+    def activity(self, step: int) -> Mapping[str, Activity]:
+        self.prepare(step)
+        images, _ = self.batch(self.count(step))
+        return self.net.activity(images)
 
     def count(self, step: int) -> int:
         """Images of a step."""
@@ -153,37 +169,40 @@ class DeviceSteps:
         behind these. A graph reads the seed of the dropout as well.
         """
         if self.augments:
-            self.drawn[step] = self._placement(step)
-            self.places[step].copy_(self.drawn[step], non_blocking=True)
+            self.host_placements[step] = self._placement(step)
+            self.placements[step].copy_(self.host_placements[step], non_blocking=True)
         if self.experiment.dropout:
             torch.manual_seed(derive(self.experiment.seed, "dropout", self.epoch, step))
 
     def _warm_up(self) -> None:
         """Run a step beside the default stream, as a capture will."""
-        self.beside = self.beside or torch.cuda.Stream()
-        self.beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.beside):
+        self.warm_up_stream = self.warm_up_stream or torch.cuda.Stream()
+        self.warm_up_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.warm_up_stream):
             self._step(self.size)
-        torch.cuda.current_stream().wait_stream(self.beside)
+        torch.cuda.current_stream().wait_stream(self.warm_up_stream)
 
     def read(self, until: int) -> list[StepResult]:
         """Wait for the results of the steps before `until` that have not been read yet."""
-        rows = self.results[self.unread : until].tolist()
-        self.unread = until
-        return [StepResult(loss, int(correct), norm) for loss, correct, norm in rows]
+        first, self.unread = self.unread, until
+        rows = self.results[first:until].tolist()
+        return [
+            StepResult(loss, int(correct), norm, self.count(step))
+            for step, (loss, correct, norm) in enumerate(rows, first)
+        ]
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Images ``[count, C, H, W]``, augmented and normalised, and labels of the next step."""
-        chosen = self.order[self.counter * self.size + self.lanes[:count]]
+        chosen = self.order[self.counter * self.size + self.batch_rows[:count]]
         images = self.images[chosen]
         if self.augments:
-            top, left, mirrored = self.places.index_select(0, self.counter)[0, :, :count]
+            top, left, mirrored = self.placements.index_select(0, self.counter)[0, :, :count]
             placement = augment.Placement(top, left, mirrored.bool())
             images = augment.apply(images, placement, self.experiment.crop_padding)
         return normalised(images, *self.statistics), self.labels[chosen]
 
     def _step(self, count: int) -> None:
-        """`training.train_step` on the next `count` images, with nothing that waits."""
+        """`tsslbp.training.step.train_step` on the next `count` images, with nothing that waits."""
         images, labels = self.batch(count)
         self.optimizer.zero_grad()
         psp = self.net(images)
@@ -200,25 +219,3 @@ class DeviceSteps:
         self.optimizer.step()
         clamp_weights(self.weights, self.experiment.weight_limit)
         self.counter += 1
-
-
-@torch.no_grad()
-def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
-    """Scale the gradients down where their norm over all weights is above `limit`; return it.
-
-    `torch.nn.utils.clip_grad_norm_` without its search for devices and dtypes, which takes longer
-    than the work on a small network.
-    """
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    if not gradients:
-        return torch.zeros(())
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm
-
-
-@torch.no_grad()
-def clamp_weights(weights: list[Tensor], limit: float) -> None:
-    """Bound every weight's magnitude."""
-    torch._foreach_clamp_min_(weights, -limit)
-    torch._foreach_clamp_max_(weights, limit)

@@ -20,10 +20,18 @@ class StepResult(NamedTuple):
     loss: float  # as the loss function returns it
     correct: int
     gradient_norm: float  # over all weights, before clipping
+    images: int  # of the batch
 
     @property
     def finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+    @property
+    def divergence(self) -> str:
+        """What a divergence's message says of the numbers."""
+        return (
+            f"training diverged: the loss is {self.loss}, the gradient's norm {self.gradient_norm}"
+        )
 
 
 class History:
@@ -41,12 +49,16 @@ class History:
             name: list(arrays.get(name, ())) for name in self.COLUMNS + self.ACTIVITY
         }
 
-    def add_step(self, epoch: int, images: int, loss: float, result: StepResult) -> None:
-        values = (epoch, images, loss, result.correct, result.gradient_norm)
+    def add_step(self, epoch: int, loss: float, result: StepResult) -> None:
+        """Add a step's numbers; `loss` is per image."""
+        values = (epoch, result.images, loss, result.correct, result.gradient_norm)
         for name, value in zip(self.COLUMNS, values, strict=True):
             self.rows[name].append(value)
 
-    def add_activity(self, activity: dict[str, Activity]) -> None:
+    def add_activity(self, activity: Mapping[str, Activity]) -> None:
+        """Add what the layers did in the step whose numbers come next; nothing without layers."""
+        if not activity:
+            return
         self.rows["activity_step"].append(len(self.rows["loss"]))
         self.rows["firing_rate"].append([layer.firing_rate for layer in activity.values()])
         warm_up = [layer.warm_up for layer in activity.values()]
@@ -66,23 +78,32 @@ class History:
 
         Args:
             epoch: its number, from 1.
-            neurons: number of neurons of every spiking layer, in order.
+            neurons: number of neurons of every spiking layer, in order; where there is none, the
+                summary says nothing of spikes.
             time_steps: T, for ``"spikes_per_image"``, which is summed over layers and steps.
         """
         arrays = self.arrays()
         steps = np.flatnonzero(arrays["epoch"] == epoch)
         images = arrays["images"][steps]
-        measured = np.isin(arrays["activity_step"], steps)
-        rates = _by_layer(neurons, arrays["firing_rate"][measured])
-        spikes = sum(rates[name] * count for name, count in neurons.items())
-        return {
+        summary = {
             "loss": float((arrays["loss"][steps] * images).sum() / images.sum()),
             "train_accuracy": float(arrays["correct"][steps].sum() / images.sum()),
-            "firing_rate": rates,
-            "spikes_per_image": time_steps * spikes,
-            "warm_up": _by_layer(neurons, arrays["warm_up"][measured]),
-            "gradient_norm": float(arrays["gradient_norm"][steps].mean()),
         }
+        if neurons:
+            summary |= _activity_summary(arrays, steps, neurons, time_steps)
+        return summary | {"gradient_norm": float(arrays["gradient_norm"][steps].mean())}
+
+
+def _activity_summary(
+    arrays: Mapping[str, Array], steps: Array, neurons: Mapping[str, int], time_steps: int
+) -> dict[str, Any]:
+    measured = np.isin(arrays["activity_step"], steps)
+    rates = _by_layer(neurons, arrays["firing_rate"][measured])
+    return {
+        "firing_rate": rates,
+        "spikes_per_image": time_steps * sum(rates[name] * neurons[name] for name in neurons),
+        "warm_up": _by_layer(neurons, arrays["warm_up"][measured]),
+    }
 
 
 def _by_layer(layers: Iterable[str], rows: Array) -> dict[str, float]:

@@ -28,7 +28,7 @@ from ..network import Model
 PATIENCE = timedelta(seconds=2)  # for the first process to tell an error that it shares
 
 T = TypeVar("T")
-Part = TypeVar("Part", bound=Images)
+Shard = TypeVar("Shard", bound=Images)
 
 
 @final
@@ -66,11 +66,11 @@ class Processes:
             )
         return f"cuda:{self.local_rank}"
 
-    def part(self, x: Part) -> Part:
+    def shard(self, x: Shard) -> Shard:
         """This process's part of ``[N, ...]``, an entry an image; it may be empty."""
-        return cast(Part, x[self.rank :: self.count])
+        return cast(Shard, x[self.rank :: self.count])
 
-    def own(self, purpose: str) -> str:
+    def own_purpose(self, purpose: str) -> str:
         """Return a purpose (`tsslbp.experiment.seeding`) that no other process has.
 
         The first process keeps `purpose`.
@@ -99,7 +99,7 @@ class Processes:
             distributed.broadcast_object_list(box)
         return cast(T, box[0])
 
-    def found(self, value: T | None) -> T | None:
+    def first_known(self, value: T | None) -> T | None:
         """The value of the first process that has one, in all processes."""
         values = [value] * self.count
         if self.count > 1:
@@ -127,13 +127,13 @@ class Processes:
             self._replica.register_comm_hook(None, lambda _, bucket: _summed(bucket.buffer()))
         return cast(Tensor, self._replica(images, self.mean))
 
-    def part_company(self) -> None:
+    def leave(self) -> None:
         """End the group; nothing that needs the others can be called any more."""
         self._replica = None
         distributed.destroy_process_group()
 
 
-ALONE = Processes()
+ONE_PROCESS = Processes()
 
 
 def _summed(x: Tensor) -> Future[Tensor]:
@@ -151,7 +151,7 @@ def join() -> Iterator[Processes]:
     """
     count = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if count == 1:
-        yield ALONE
+        yield ONE_PROCESS
         return
     # Its default arguments would keep the group whole if there were one already, and the group's
     # threads, where they outlive Python, now and then abort the process.
@@ -170,7 +170,7 @@ def join() -> Iterator[Processes]:
         if not _tells(store, rank):
             raise SystemExit(2) from None
         raise
-    processes.part_company()
+    processes.leave()
 
 
 def _tells(store: Any, rank: int) -> bool:

@@ -1,7 +1,6 @@
 """Trackers: they tell other programs how a training goes, as `tsslbp train --track NAME` asks.
 
 ===============  ==================================================================================
-``jsonl``        ``track.jsonl`` in the run's folder: a line for every step and epoch
 ``tensorboard``  ``tensorboard/`` in the run's folder, for TensorBoard
 ``wandb``        Weights & Biases: to its server, or with ``WANDB_MODE=offline`` into
                  ``WANDB_DIR``, by default the run's folder
@@ -17,50 +16,40 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import tomli_w
 
 from ..errors import InvalidInput, RunError, nearest
-from ..run import Run, to_json
-from . import Observer, loss_per_image
+from ..run import Run
+from .build import loss_per_image
 from .history import StepResult
+from .loop import Observer
 
-STEPS_EVERY = 25  # steps between two points of a curve; a line of JSON is cheap, a point is not
+STEPS_EVERY = 25  # steps between two points of a curve
 FLUSH_SECONDS = 10  # a kill costs TensorBoard's curves the points of so many seconds at most
 WANDB_SECONDS = 30  # to wait for Weights & Biases' server, unless WANDB_INIT_TIMEOUT says it
 
-_MODULES = {"jsonl": "json", "tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 NAMES = tuple(_MODULES)
 
 
 class Tracker(Protocol):
-    """Writes what it is told, and closes with the stack that it was made with."""
+    """Writes what it is told, and closes with the stack that it was made with.
 
-    def on_step(self, step: int, epoch: int, numbers: Mapping[str, float]) -> None: ...
-
-    def on_epoch(self, step: int, record: Mapping[str, Any]) -> None: ...
-
-
-class Start(NamedTuple):
-    """The first that a tracker is told of in this process; earlier processes told what is before.
-
-    Attributes:
-        epoch: the number of the epoch, from 1.
-        step: what was told of this step and later ones does not count.
-        steps: in an epoch.
+    It is made with the first step that it is told of in this process; what was told of that step
+    and later ones before does not count.
     """
 
-    epoch: int
-    step: int
-    steps: int
+    def on_step(self, step: int, numbers: Mapping[str, float]) -> None: ...
+
+    def on_epoch(self, step: int, record: Mapping[str, Any]) -> None: ...
 
 
 def check(names: Iterable[str]) -> None:
@@ -82,7 +71,7 @@ def check(names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def trackers(
-    names: Sequence[str], run: Run, images: int, observer: Observer | None = None
+    names: Sequence[str], run: Run, steps_per_epoch: int, observer: Observer | None = None
 ) -> Iterator[Observer | None]:
     """Return an observer that tells the trackers, then `observer`; without names `observer` alone.
 
@@ -91,61 +80,58 @@ def trackers(
     Args:
         names: of trackers that `check` has accepted.
         run: what is trained.
-        images: number of training images.
+        steps_per_epoch: number of training steps in an epoch.
         observer: one more.
     """
     if not names:
         yield observer
         return
     with contextlib.ExitStack() as stack:
-        yield _Tracked(dict.fromkeys(names), run, images, observer, stack)
+        yield _TrackingObserver(dict.fromkeys(names), run, steps_per_epoch, observer, stack)
 
 
-class _Tracked:
+class _TrackingObserver:
     def __init__(
         self,
         names: Iterable[str],
         run: Run,
-        images: int,
+        steps_per_epoch: int,
         observer: Observer | None,
         stack: contextlib.ExitStack,
     ) -> None:
-        self.names, self.run, self.images = names, run, images
+        self.names, self.run, self.steps_per_epoch = names, run, steps_per_epoch
         self.observer, self.stack = observer, stack
-        self.batch_size = run.experiment.batch_size
-        self.steps = math.ceil(images / self.batch_size)
         self.trackers: list[Tracker] = []
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
-        count = min(self.batch_size, self.images - (step - 1) * self.batch_size)
         numbers = {
-            "loss": loss_per_image(self.run.experiment, result.loss, count),
-            "accuracy": result.correct / count,
+            "loss": loss_per_image(self.run.experiment, result.loss, result.images),
+            "accuracy": result.correct / result.images,
             "gradient_norm": result.gradient_norm,
         }
-        number = (epoch - 1) * self.steps + step
+        number = (epoch - 1) * self.steps_per_epoch + step
         try:
-            for tracker in self._begun(epoch, number):
-                tracker.on_step(number, epoch, numbers)
+            for tracker in self._started(number):
+                tracker.on_step(number, numbers)
         except OSError as error:
             raise self._failure(error) from error
         if self.observer:
             self.observer.on_step(epoch, step, steps, result)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
-        number = record["epoch"] * self.steps
+        number = record["epoch"] * self.steps_per_epoch
         try:
-            for tracker in self._begun(record["epoch"], number + 1):
+            for tracker in self._started(number + 1):
                 tracker.on_epoch(number, record)
         except OSError as error:
             raise self._failure(error) from error
         if self.observer:
             self.observer.on_epoch(record)
 
-    def _begun(self, epoch: int, step: int) -> list[Tracker]:
+    def _started(self, step: int) -> list[Tracker]:
+        """The trackers, made when they are first told of something, which begins with `step`."""
         if not self.trackers:
-            start = Start(epoch, step, self.steps)
-            self.trackers = [_TRACKERS[name](self.run, start, self.stack) for name in self.names]
+            self.trackers = [_TRACKERS[name](self.run, step, self.stack) for name in self.names]
         return self.trackers
 
     def _failure(self, error: OSError) -> RunError:
@@ -154,66 +140,21 @@ class _Tracked:
         )
 
 
-class _JsonLines:
-    """Each line reaches the system as it is written, so that a kill loses none.
-
-    A resume cuts off the lines of steps that are trained again, and puts in the epochs that are
-    not there.
-    """
-
-    def __init__(self, run: Run, start: Start, stack: contextlib.ExitStack) -> None:
-        path = run.folder / "track.jsonl"
-        there = _cut(path, start.step)
-        self.file = stack.enter_context(path.open("a", buffering=1, encoding="utf-8", newline="\n"))
-        for record in run.epochs():
-            if record["epoch"] < start.epoch and record["epoch"] not in there:
-                self.on_epoch(record["epoch"] * start.steps, record)
-
-    def on_step(self, step: int, epoch: int, numbers: Mapping[str, float]) -> None:
-        self._write({"kind": "step", "step": step, "epoch": epoch, **numbers})
-
-    def on_epoch(self, step: int, record: Mapping[str, Any]) -> None:
-        self._write({"kind": "epoch", "step": step, **record})
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(to_json(line) + "\n")
-
-
-def _cut(path: Path, step: int) -> set[int]:
-    """Cut a file of lines off where `step` or a torn line begins; return the epochs that stay."""
-    epochs: set[int] = set()
-    size = 0
-    if not path.exists():
-        return epochs
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            value = json.loads(line)
-            if value["step"] >= step or not line.endswith(b"\n"):
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        if value.get("kind") == "epoch":
-            epochs.add(value["epoch"])
-        size += len(line)
-    os.truncate(path, size)
-    return epochs
-
-
 class _TensorBoard:
     """A resume tells TensorBoard to drop the points of steps that are trained again."""
 
-    def __init__(self, run: Run, start: Start, stack: contextlib.ExitStack) -> None:
+    def __init__(self, run: Run, first_step: int, stack: contextlib.ExitStack) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(
-            str(run.folder / "tensorboard"), purge_step=start.step, flush_secs=FLUSH_SECONDS
+            str(run.folder / "tensorboard"), purge_step=first_step, flush_secs=FLUSH_SECONDS
         )
         self.writer = stack.enter_context(writer)
         table = tomli_w.dumps(run.experiment.to_table())
         indented = "".join(f"    {line}\n" for line in table.splitlines())  # Markdown for code
-        self.writer.add_text("config", indented, start.step)
+        self.writer.add_text("config", indented, first_step)
 
-    def on_step(self, step: int, epoch: int, numbers: Mapping[str, float]) -> None:
+    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
         if step % STEPS_EVERY == 0:
             for name, value in numbers.items():
                 self.writer.add_scalar(f"step/{name}", value, step)
@@ -230,7 +171,7 @@ class _WandB:
     Of a step that is trained again Weights & Biases keeps the numbers that it had first.
     """
 
-    def __init__(self, run: Run, start: Start, stack: contextlib.ExitStack) -> None:
+    def __init__(self, run: Run, first_step: int, stack: contextlib.ExitStack) -> None:
         import wandb
 
         settings = wandb.Settings(silent=True, console="off")
@@ -250,7 +191,7 @@ class _WandB:
             raise RunError(_wandb_failure(error)) from error
         stack.push(self._finish)
 
-    def on_step(self, step: int, epoch: int, numbers: Mapping[str, float]) -> None:
+    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
         if step % STEPS_EVERY == 0:
             self.wandb.log({f"step/{name}": value for name, value in numbers.items()}, step=step)
 
@@ -305,8 +246,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {tag: float(value) for tag, value in numbers.items() if math.isfinite(value)}
 
 
-_TRACKERS: dict[str, type[_JsonLines] | type[_TensorBoard] | type[_WandB]] = {
-    "jsonl": _JsonLines,
+_TRACKERS: dict[str, type[_TensorBoard] | type[_WandB]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WandB,
 }

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from tsslbp.data import Binning
-from tsslbp.data.events.binning import Active, bin_events
-from tsslbp.data.events.recording import Events, as_events
-from tsslbp.errors import InvalidInput
+from tsslbp.data.events.binning import ActivePixels, bin_events
+from tsslbp.data.events.recording import Events
 
 HEIGHT, WIDTH, STEPS = 7, 9, 6
 
@@ -41,7 +39,7 @@ def recording(count: int = 500, seed: int = 0, length: int = 20_000) -> Events:
     )
 
 
-def dense(active: Active, how: Binning) -> npt.NDArray[np.float64]:
+def dense(active: ActivePixels, how: Binning) -> npt.NDArray[np.float64]:
     shape = how.shape(HEIGHT, WIDTH)
     frames = np.zeros((STEPS, *shape))
     frame = np.repeat(np.arange(STEPS), active.counts)
@@ -135,87 +133,3 @@ def test_merged_polarities_are_the_sum() -> None:
     both = dense(bin_events(events, HEIGHT, WIDTH, STEPS, how), how)
     one = dense(bin_events(events, HEIGHT, WIDTH, STEPS, merged), merged)
     assert (one[:, 0] == both.sum(1)).all()
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"by": "times"}, "did you mean 'time'"),
-        ({"values": "binry"}, "binary"),
-        ({"windw": 3}, r"unknown binning key 'windw' \(did you mean 'window'"),
-        ({"window": 0}, "above 0"),
-        ({"window": True}, "above 0"),
-        ({"window": float("nan")}, "above 0"),
-        ({"by": "count", "window": 3}, "not by count"),
-        ({"original_edges": True}, "needs a window"),
-        ({"normalise": True}, "binary"),
-        ({"normalise": 1, "values": "count"}, "true or false"),
-        ({"polarities": 3}, "1 or 2"),
-        ({"down_sample": 0}, "at least 1"),
-        ({"down_sample": 2.0}, "whole number"),
-    ],
-)
-def test_bad_options(table: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidInput, match=message):
-        Binning.from_table(table)
-
-
-@pytest.mark.parametrize("how", OPTIONS)
-def test_a_table_gives_the_same_binning(how: Binning) -> None:
-    assert Binning.from_table(how.to_table()) == how
-
-
-@pytest.mark.parametrize("kind", ["structured", "tonic", "plain", "mapping", "events"])
-def test_users_arrays(kind: str) -> None:
-    events = recording()
-    x, y, t, p = events
-    given: Any = events
-    if kind in ("structured", "tonic"):
-        names = "xytp" if kind == "tonic" else ("x", "y", "timestamp", "polarity")
-        given = np.zeros(len(x), [(name, np.int64) for name in names])
-        for name, column in zip(names, events, strict=True):
-            given[name] = column
-    elif kind == "plain":
-        given = np.stack([x, y, t, 2 * p.astype(int) - 1], 1).astype(float)
-    elif kind == "mapping":
-        given = {"x": x, "y": y, "t": t, "p": p.astype(bool)}
-    found = as_events(given, HEIGHT, WIDTH)
-    for one, other in zip(found, events, strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
-
-
-def test_users_events_are_put_in_order_of_time() -> None:
-    events = recording()
-    order = np.random.default_rng(1).permutation(len(events.t))
-    found = as_events(Events(*(column[order] for column in events)), HEIGHT, WIDTH)
-    assert (np.diff(found.t) >= 0).all()
-    assert sorted(zip(*found, strict=True)) == sorted(zip(*events, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x": np.full(500, WIDTH)}, f"x must be from 0 to {WIDTH - 1}, got {WIDTH} at event 0"),
-        ({"y": np.full(500, -1)}, "y must be from 0"),
-        ({"p": np.full(500, 2)}, "polarities must be"),
-        ({"p": np.arange(500) % 3 - 1}, "polarities must be"),
-        ({"t": np.zeros(499)}, "one length"),
-        ({"t": np.full(500, 0.5)}, "microseconds"),
-        ({"x": np.full(500, np.nan)}, "whole numbers"),
-        ({"t": np.full(500, 1e300)}, "beyond 2"),
-        ({"t": np.full(500, 1 << 63, np.uint64)}, "beyond 2"),
-        ({"x": np.full((500, 1), 0)}, "numbers"),
-        ({"x": np.full(500, "a")}, "numbers"),
-    ],
-)
-def test_bad_recordings(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidInput, match=message):
-        as_events(recording()._asdict() | change, HEIGHT, WIDTH)
-
-
-def test_missing_field_and_shape() -> None:
-    with pytest.raises(InvalidInput, match="needs the field 'p', got x, y, t"):
-        as_events({"x": [0], "y": [0], "t": [0]}, HEIGHT, WIDTH)
-    with pytest.raises(InvalidInput, match=r"\[E, 4\]"):
-        as_events(np.zeros((4, 3)), HEIGHT, WIDTH)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 from tsslbp import cli, data
+from tsslbp.data import catalogue
 from tsslbp.data.events import cifar10_dvs
-from tsslbp.data.events.cifar10_dvs import BACKWARD, CLASSES, draw_split, source, split
+from tsslbp.data.events.cifar10_dvs import BACKWARD, CLASSES, RECORDINGS, split
 from tsslbp.errors import DataError
 from tsslbp.run import Run
 
@@ -25,7 +28,8 @@ COUNT, TRAIN = 12, 9  # recordings of a class here, and those of them that train
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TSSLBP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cifar10_dvs, "RECORDINGS", COUNT)
-    monkeypatch.setattr(cifar10_dvs, "TRAIN", TRAIN)
+    entry = replace(catalogue.find("cifar10-dvs"), train=10 * TRAIN, test=10 * (COUNT - TRAIN))
+    monkeypatch.setitem(catalogue.entries(), "cifar10-dvs", entry)
     monkeypatch.setattr(cifar10_dvs, "split", lambda: {label: [2, 10] for label in CLASSES})
     for seed, label in enumerate(CLASSES):
         folder = tmp_path / "CIFAR10-DVS" / label
@@ -37,19 +41,30 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def draw_split() -> bytes:
+    """The content of the split's file: of each class, in this order, 100 numbers drawn.
+
+    RandomState, because its numbers are the same in every version of NumPy.
+    """
+    random = np.random.RandomState(20261125)
+    chosen = {label: sorted(random.permutation(RECORDINGS)[:100].tolist()) for label in CLASSES}
+    lines = (f"  {json.dumps(label)}: {json.dumps(numbers)}" for label, numbers in chosen.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
 def numbers(paths: list[Path]) -> list[int]:
     return [int(path.stem.rsplit("_", 1)[1]) for path in paths]
 
 
 def test_published_split(root: Path) -> None:
     """The first of each class train and the last test, by number: 2 comes before 10."""
-    found = source("cifar10-dvs", root)
+    found = data.recordings("cifar10-dvs", root)
     assert numbers(list(found.train)) == [*range(TRAIN)] * 10
     assert numbers(list(found.test)) == [*range(TRAIN, COUNT)] * 10
 
 
 def test_committed_split(root: Path) -> None:
-    found = source("cifar10-dvs-90-10", root)
+    found = data.recordings("cifar10-dvs-90-10", root)
     assert numbers(list(found.test)) == [2, 10] * 10
     assert not set(found.train) & set(found.test)
     assert len(found.train) + len(found.test) == 10 * COUNT
@@ -58,7 +73,7 @@ def test_committed_split(root: Path) -> None:
 def test_the_split_is_the_one_that_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     content = draw_split()
     assert hashlib.sha1(content).hexdigest() == cifar10_dvs.SPLIT_SHA1
-    assert (resources.files(data) / cifar10_dvs.SPLIT).read_bytes() == content
+    assert (resources.files("tsslbp.data.events") / cifar10_dvs.SPLIT).read_bytes() == content
     found = split()
     assert list(found) == list(CLASSES)
     for chosen in found.values():
@@ -87,8 +102,8 @@ def test_times_that_go_backward_are_one_warning(root: Path) -> None:
 
 def test_events_and_labels(root: Path) -> None:
     """Each recording comes with the label of its folder, and with its own events."""
-    for name in cifar10_dvs.NAMES:
-        found = source(name, root)
+    for name in ("cifar10-dvs", "cifar10-dvs-90-10"):
+        found = data.recordings(name, root)
         for path in [*found.train[::17], *found.test[::5]]:
             ((label, events),) = found.read(path)
             assert CLASSES[label] == path.parent.name
@@ -115,9 +130,9 @@ def test_recordings_outside_of_their_frames_are_one_warning(root: Path) -> None:
 def test_incomplete_sets(root: Path) -> None:
     (root / "CIFAR10-DVS" / "dog" / "cifar10_dog_5.aedat").unlink()
     with pytest.raises(DataError, match=r"dog holds 11 recordings \*\.aedat, expected 12"):
-        source("cifar10-dvs", root)
-    with pytest.raises(DataError, match="cifar10-dvs is not downloaded by tsslbp"):
-        source("cifar10-dvs-90-10", root / "cache")
+        data.recordings("cifar10-dvs", root)
+    with pytest.raises(DataError, match="cifar10-dvs-90-10 is not downloaded by tsslbp"):
+        data.recordings("cifar10-dvs-90-10", root / "cache")
 
 
 def test_a_damaged_recording_names_its_file(root: Path) -> None:

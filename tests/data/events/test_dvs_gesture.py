@@ -9,7 +9,7 @@ import pytest
 
 from tsslbp import cli, data
 from tsslbp.data.events import dvs_gesture
-from tsslbp.data.events.dvs_gesture import EMPTY, Gesture, cut, read_labels, source
+from tsslbp.data.events.dvs_gesture import EMPTY, Gesture, cut, read_labels
 from tsslbp.errors import DataError
 from tsslbp.run import Run
 
@@ -35,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_row_is_a_recording(root: Path) -> None:
-    found = source(root)
+    found = data.recordings("dvs-gesture", root)
     (path,) = found.train
     (label, first), (other, second) = found.read(path)
     assert (label, other) == (0, 10)
@@ -43,7 +43,7 @@ def test_each_row_is_a_recording(root: Path) -> None:
     assert np.array_equal(first.t, EVENTS.t[inside] - 20_000)
     assert np.array_equal(first.x, EVENTS.x[inside])
     assert second.t.max() < 120_000
-    assert found.classes == len(dvs_gesture.CLASSES) == 11
+    assert found.classes == dvs_gesture.CLASSES == 11
 
 
 def test_it_loads(root: Path) -> None:
@@ -60,7 +60,7 @@ def test_an_event_where_two_rows_meet_belongs_to_the_second() -> None:
 
 def test_late_events_are_put_in_order_and_counted(root: Path) -> None:
     """A damaged order of the file changes no gesture; each of its gestures counts."""
-    found = source(root)
+    found = data.recordings("dvs-gesture", root)
     (path,) = found.train
     expected = [events.t.tolist() for _, events in found.read(path)]
     path.write_bytes(event_files.aedat_3(EVENTS.only(np.array([*range(300, 600), *range(300)]))))
@@ -146,7 +146,7 @@ def test_damaged_tables_of_any_kind(tmp_path: Path) -> None:
 def test_bad_lists(root: Path, content: bytes, message: str) -> None:
     (root / "DvsGesture" / "trials_to_test.txt").write_bytes(content)
     with pytest.raises(DataError) as error:
-        source(root)
+        data.recordings("dvs-gesture", root)
     assert message in str(error.value) and len(str(error.value)) < len(str(root)) + 200
 
 
@@ -154,21 +154,21 @@ def test_bad_lists(root: Path, content: bytes, message: str) -> None:
 def test_missing_files(root: Path, name: str) -> None:
     (root / "DvsGesture" / name).unlink()
     with pytest.raises(DataError, match=f"{name} is missing, which trials_to_"):
-        source(root)
+        data.recordings("dvs-gesture", root)
 
 
 def test_a_recording_cannot_train_and_test(root: Path) -> None:
     (root / "DvsGesture" / "trials_to_test.txt").write_text("user01_led.aedat\n")
     with pytest.raises(DataError, match=r"user01_led\.aedat both to train and to test"):
-        source(root)
+        data.recordings("dvs-gesture", root)
 
 
 def test_missing_lists(root: Path) -> None:
     (root / "DvsGesture" / "trials_to_test.txt").unlink()
     with pytest.raises(DataError, match=r"trials_to_test\.txt"):
-        source(root)
+        data.recordings("dvs-gesture", root)
     with pytest.raises(DataError, match="dvs-gesture is not downloaded by tsslbp"):
-        source(root / "cache")
+        data.recordings("dvs-gesture", root / "cache")
 
 
 def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsslbp import data
 from tsslbp.data.events import moving_digits
 from tsslbp.data.events.moving_digits import SIDE, THRESHOLD, moving, record, sampled
 from tsslbp.data.events.recording import Events
@@ -194,7 +195,7 @@ def test_recordings_are_those_of_this_version() -> None:
 def test_the_set() -> None:
     """Deterministic, inside the sensor, in order of time, labels and split of the digits."""
     pytest.importorskip("sklearn")
-    first, second = moving_digits.source(), moving_digits.source()
+    first, second = data.recordings("moving-digits"), data.recordings("moving-digits")
     assert first.fingerprint == second.fingerprint
     assert (len(first.train), len(first.test)) == (1437, 360)
     for item in [*first.train[:3], *first.test[-3:]]:

@@ -181,7 +181,7 @@ def test_real_recordings(data_dir: Path) -> None:
     """The sample: each file is read whole, and writing its events gives the same bytes."""
     if not (data_dir / "N-MNIST-sample").is_dir():
         pytest.skip(f"no folder {data_dir / 'N-MNIST-sample'}")
-    source = nmnist.source("nmnist-sample", data_dir)
+    source = data.recordings("nmnist-sample", data_dir)
     assert (len(source.train), len(source.test)) == (1000, 100)
     count = 0
     for path in [*source.train[::7], *source.test]:
@@ -195,7 +195,7 @@ def test_real_digits_stand_still(data_dir: Path) -> None:
     """All of the sample's recordings are of the sensor; without the saccades most are smaller."""
     if not (data_dir / "N-MNIST-sample").is_dir():
         pytest.skip(f"no folder {data_dir / 'N-MNIST-sample'}")
-    source = nmnist.source("nmnist-sample", data_dir)
+    source = data.recordings("nmnist-sample", data_dir)
     recordings = [nmnist.read(path) for path in (*source.train, *source.test)]
     assert sum(len(events.t) for events in recordings) == 4_518_827
     assert max(events.t[-1] for events in recordings) < 400_000

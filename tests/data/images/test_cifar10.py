@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from tsslbp import data
-from tsslbp.data.files import VARIABLE, Source
+from tsslbp.data import catalogue
+from tsslbp.data.catalogue import Entry
+from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import cifar10
-from tsslbp.data.images.cifar10 import ARCHIVE, FILES, FOLDER, TEST, TRAIN, Edition
+from tsslbp.data.images.cifar10 import ARCHIVE, FILES, FOLDER, TEST, TRAIN
 from tsslbp.errors import DataError
 
 Files = dict[str, bytes]
@@ -51,11 +53,13 @@ def pack(files: Files) -> bytes:
 GOOD = make_files()
 
 
-def edition(url: str = URL, packed: bytes | None = None) -> Edition:
-    archive = pack(GOOD) if packed is None else packed
-    source = Source("cifar10", url, {ARCHIVE: hashlib.md5(archive).hexdigest()})
-    sums = {name: hashlib.sha1(part).hexdigest() for name, part in GOOD.items()}
-    return Edition("tiny", sums, source)
+def sums(files: Files) -> dict[str, str]:
+    return {name: hashlib.sha1(part).hexdigest() for name, part in files.items()}
+
+
+def edition(url: str = URL) -> Entry:
+    md5 = {ARCHIVE: hashlib.md5(pack(GOOD)).hexdigest()}
+    return replace(catalogue.find("cifar10"), name="tiny", url=url, md5=md5, sha1=sums(GOOD))
 
 
 def write(folder: Path, files: Files) -> Path:
@@ -128,9 +132,9 @@ def test_download(server, cache: Path) -> None:
 def test_load_finds_the_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path, GOOD)
     for name in ("cifar10", "cifar10-reencoded"):
-        official = cifar10.EDITIONS[name]
-        assert name in data.NAMES and data.SHAPES[name] == (3, 32, 32)
-        monkeypatch.setitem(cifar10.EDITIONS, name, replace(official, sha1=edition().sha1))
+        known = catalogue.find(name)
+        assert data.known_shape(name, None) == ((3, 32, 32), 10)
+        monkeypatch.setitem(catalogue.entries(), name, replace(known, sha1=sums(GOOD)))
         found = data.load(name, folder)
         assert (found.name, len(found.train_labels)) == (name, 12)
 
@@ -225,10 +229,9 @@ def test_the_re_encoded_copy_must_be_asked_for(
 ) -> None:
     """Each edition refuses the other's files, and says what would take them."""
     other = make_files(seed=1)
-    sums = {name: hashlib.sha1(part).hexdigest() for name, part in other.items()}
-    official = replace(cifar10.OFFICIAL, sha1=edition().sha1)
-    copy = replace(cifar10.REENCODED, sha1=sums)
-    monkeypatch.setattr(cifar10, "EDITIONS", {one.name: one for one in (official, copy)})
+    for name, files in (("cifar10", GOOD), ("cifar10-reencoded", other)):
+        known = catalogue.find(name)
+        monkeypatch.setitem(catalogue.entries(), name, replace(known, sha1=sums(files)))
     path = write(tmp_path / "copy", other) / "cifar10" / FOLDER / "data_batch_1.bin"
     expect_error(
         lambda: data.load("cifar10", tmp_path / "copy"),
@@ -251,21 +254,21 @@ def test_the_re_encoded_copy_must_be_asked_for(
 
 
 def test_the_copy_is_not_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"into DIR/cifar10/{FOLDER}, and set TSSLBP_DATA or"):
+    with pytest.raises(DataError, match=rf"DIR/cifar10/{FOLDER}/data_.* set TSSLBP_DATA or"):
         data.load("cifar10-reencoded")
-    expected = tmp_path / "cifar10" / FOLDER
     expect_error(
-        lambda: data.load("cifar10-reencoded", tmp_path), expected, "data_batch_1.bin", TEST
+        lambda: data.load("cifar10-reencoded", tmp_path), tmp_path, "data_batch_1.bin", TEST
     )
 
 
 def test_editions() -> None:
-    assert set(cifar10.EDITIONS) == {"cifar10", "cifar10-reencoded"}
-    for one in cifar10.EDITIONS.values():
+    editions = [entry for entry in catalogue.entries().values() if entry.reader == "cifar10"]
+    assert {one.name for one in editions} == {"cifar10", "cifar10-reencoded"}
+    for one in editions:
         assert set(one.sha1) == set(FILES) and all(len(value) == 40 for value in one.sha1.values())
-    sums = [value for one in cifar10.EDITIONS.values() for value in one.sha1.values()]
-    assert len(set(sums)) == 12
-    assert cifar10.OFFICIAL.note == ""  # only the copy has a caveat
+        assert bool(one.note) == (one.name == "cifar10-reencoded")  # only the copy has a caveat
+    assert len({value for one in editions for value in one.sha1.values()}) == 12
+    assert list(catalogue.find("cifar10").md5) == [ARCHIVE]
 
 
 @pytest.fixture(scope="module")

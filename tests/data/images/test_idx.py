@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tsslbp import data
+from tsslbp.data import catalogue
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import idx
 from tsslbp.errors import DataError
@@ -27,7 +28,7 @@ def expect_error(make: Callable[[], object], path: Path, *parts: str) -> None:
 
 
 def test_values(tiny: Any, tmp_path: Path) -> None:
-    found = idx.load(tiny.source(), tiny.write(tmp_path / "given"))
+    found = idx.load(tiny.entry(), tiny.write(tmp_path / "given"))
     assert found.name == "tiny" and found.classes == 10 and found.note == ""
     assert found.train_images.dtype == torch.uint8 and found.train_labels.dtype == torch.int64
     for tensor, name in (
@@ -42,7 +43,7 @@ def test_values(tiny: Any, tmp_path: Path) -> None:
 
 def test_download(tiny: Any, server: Any, cache: Path) -> None:
     server.files.update(tiny.files)
-    found = idx.load(tiny.source(server.url))
+    found = idx.load(tiny.entry(server.url))
     assert np.array_equal(found.test_labels.numpy(), tiny.arrays[idx.TEST_LABELS])
     assert sorted(server.requests) == sorted(tiny.files)
     assert {path.name for path in (cache / "tiny").iterdir()} == set(tiny.files)
@@ -52,7 +53,7 @@ def test_load_finds_the_sets_by_name(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny.write(tmp_path / "given")
-    monkeypatch.setitem(idx.SOURCES, "mnist", tiny.source())
+    monkeypatch.setitem(catalogue.entries(), "mnist", tiny.entry())
     assert len(data.load("mnist", folder).train_labels) == 7
     monkeypatch.setenv(VARIABLE, str(folder))
     assert len(data.load("mnist").train_labels) == 7
@@ -63,7 +64,7 @@ def test_missing_file(tiny: Any, tmp_path: Path, name: str) -> None:
     folder = tiny.write(tmp_path / "given")
     (folder / "tiny" / name).unlink()
     expect_error(
-        lambda: idx.load(tiny.source(), folder),
+        lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / name,
         "is missing",
         f"http://127.0.0.1/{name}",
@@ -104,7 +105,7 @@ def test_damaged_file(tiny: Any, tmp_path: Path, damage: str) -> None:
     content = change(tiny.files[idx.TRAIN_IMAGES])
     folder = tiny.write(tmp_path / "given", **{idx.TRAIN_IMAGES: content})
     expect_error(
-        lambda: idx.load(tiny.source(), folder),
+        lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_IMAGES,
         cause,
         f"get it again from http://127.0.0.1/{idx.TRAIN_IMAGES}",
@@ -117,14 +118,14 @@ def test_every_flipped_bit_is_found(tiny: Any, tmp_path: Path) -> None:
     good = path.read_bytes()
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
-        expect_error(lambda: idx.load(tiny.source(), folder), path)
+        expect_error(lambda: idx.load(tiny.entry(), folder), path)
 
 
 def test_labels_where_images_should_be(tiny: Any, tmp_path: Path) -> None:
     labels = tiny.files[idx.TRAIN_LABELS]
     folder = tiny.write(tmp_path / "given", **{idx.TRAIN_IMAGES: labels})
     expect_error(
-        lambda: idx.load(tiny.source(), folder),
+        lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_IMAGES,
         "it begins with 00000801, expected 00000803",
     )
@@ -134,7 +135,7 @@ def test_counts_differ(make_tiny: Callable[..., Any], tmp_path: Path) -> None:
     tiny = make_tiny({idx.TRAIN_LABELS: np.zeros(6, np.uint8)})
     folder = tiny.write(tmp_path / "given")
     expect_error(
-        lambda: idx.load(tiny.source(), folder),
+        lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_LABELS,
         "holds 7 images",
         "holds 6 labels",
@@ -145,10 +146,10 @@ def test_file_of_another_set(tiny: Any, make_tiny: Callable[..., Any], tmp_path:
     other = make_tiny({idx.TRAIN_IMAGES: np.zeros((7, 5, 4), np.uint8)})
     folder = other.write(tmp_path / "given")
     expect_error(
-        lambda: idx.load(tiny.source(), folder),
+        lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_IMAGES,
-        f"has MD5 sum {other.source().md5[idx.TRAIN_IMAGES]}",
-        f"the official file has {tiny.source().md5[idx.TRAIN_IMAGES]}",
+        f"has MD5 sum {other.entry().md5[idx.TRAIN_IMAGES]}",
+        f"the official file has {tiny.entry().md5[idx.TRAIN_IMAGES]}",
     )
 
 
@@ -157,14 +158,16 @@ def test_folder_in_place_of_a_file(tiny: Any, tmp_path: Path) -> None:
     path = folder / "tiny" / idx.TRAIN_IMAGES
     path.unlink()
     path.mkdir()
-    expect_error(lambda: idx.load(tiny.source(), folder), path, "cannot read")
+    expect_error(lambda: idx.load(tiny.entry(), folder), path, "cannot read")
 
 
 def test_official_sources() -> None:
-    assert set(idx.SOURCES) == {"mnist", "fashion-mnist"}
-    for source in idx.SOURCES.values():
-        assert len(source.md5) == 4 and all(len(value) == 32 for value in source.md5.values())
-        assert source.url.endswith("/")
+    entries = [entry for entry in catalogue.entries().values() if entry.reader == "idx"]
+    assert {entry.name for entry in entries} == {"mnist", "fashion-mnist"}
+    files = {idx.TRAIN_IMAGES, idx.TRAIN_LABELS, idx.TEST_IMAGES, idx.TEST_LABELS}
+    for entry in entries:
+        assert set(entry.md5) == files and all(len(value) == 32 for value in entry.md5.values())
+        assert entry.url.endswith("/")
 
 
 @pytest.mark.parametrize(

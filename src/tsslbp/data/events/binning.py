@@ -16,7 +16,7 @@ _Integers = npt.NDArray[np.int64]
 _Reals = npt.NDArray[np.float64]
 
 
-class Active(NamedTuple):
+class ActivePixels(NamedTuple):
     """The pixels of one recording's frames that are not zero, frame after frame; K of them.
 
     ``counts``: how many each frame has ``[T]``; ``pixels``: number of the pixel within its frame,
@@ -29,7 +29,9 @@ class Active(NamedTuple):
     values: npt.NDArray[np.float32] | None
 
 
-def bin_events(events: Events, height: int, width: int, time_steps: int, how: Binning) -> Active:
+def bin_events(
+    events: Events, height: int, width: int, time_steps: int, how: Binning
+) -> ActivePixels:
     """Return the frames of one recording, as their pixels that are not zero.
 
     Args:
@@ -53,7 +55,7 @@ def bin_events(events: Events, height: int, width: int, time_steps: int, how: Bi
     counts = np.bincount(at, minlength=time_steps)
     if how.normalise and values is not None:
         values = _normalised(values, counts)
-    return Active(counts, pixels, None if values is None else values.astype(np.float32))
+    return ActivePixels(counts, pixels, None if values is None else values.astype(np.float32))
 
 
 def _frame(t: _Integers, time_steps: int, how: Binning) -> _Integers:
@@ -80,9 +82,9 @@ def _values(
         number = np.bincount(cell, minlength=cells)
         active = np.flatnonzero(number)
         return active, number[active].astype(np.float64)
-    found = np.zeros(cells, bool)
-    found[cell] = True
-    active = np.flatnonzero(found)
+    has_event = np.zeros(cells, bool)
+    has_event[cell] = True
+    active = np.flatnonzero(has_event)
     if how.values == "binary":
         return active, None
     last = np.zeros(cells, np.int64)

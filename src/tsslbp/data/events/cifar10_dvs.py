@@ -27,16 +27,12 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from ...errors import DataError
-from ..files import checksum, folder_of
+from ..catalogue import Entry
+from ..files import checksum, require_folder
 from . import aedat
 from .recording import Events, EventSet, fingerprint
 
-HOMEPAGE = "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671"
-NAMES = ("cifar10-dvs", "cifar10-dvs-90-10")
-FOLDERS = ("CIFAR10-DVS", "cifar10-dvs")
 CLASSES = (
     "airplane",
     "automobile",
@@ -50,24 +46,23 @@ CLASSES = (
     "truck",
 )
 RECORDINGS = 1000  # of each class
-TRAIN = 700
+DRAWN = "cifar10-dvs-90-10"  # the set whose split was drawn at random
 BACKWARD = "have times that go backward, and were put in order"
 
-SPLIT = "cifar10_dvs_split.json"
+SPLIT = "cifar10_dvs_split.json"  # drawn at random once, as its test does again
 SPLIT_SHA1 = "5c1363b5da1d6796f4da370e0edaa231d36e6c3d"
-SPLIT_SEED = 20261125
-SPLIT_TEST = 100  # of each class
 
 _NUMBER = re.compile(r"(\d+)\.aedat$")
 
 
-def source(name: str, data_dir: Path | None = None) -> EventSet:
-    """Return the recordings, split as `name`, one of `NAMES`, says.
+def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
+    """Return the recordings, split as the set is.
 
     Raises:
         DataError: there is no such folder, or it does not hold 1,000 recordings of each class.
     """
-    root = folder_of("cifar10-dvs", FOLDERS, f"unpack the ten archives of {HOMEPAGE}", data_dir)
+    root = require_folder(entry, data_dir)
+    drawn = split() if entry.name == DRAWN else {}
     train: list[Path] = []
     test: list[Path] = []
     for label in CLASSES:
@@ -75,11 +70,11 @@ def source(name: str, data_dir: Path | None = None) -> EventSet:
         if len(paths) != RECORDINGS:
             raise DataError(
                 f"{root / label} holds {len(paths)} recordings *.aedat, expected {RECORDINGS}: "
-                f"unpack {label}.zip of {HOMEPAGE} again"
+                f"unpack {label}.zip of {entry.homepage} again"
             )
-        chosen = set(range(TRAIN, RECORDINGS)) if name == NAMES[0] else set(split()[label])
+        tested = drawn.get(label, range(entry.train // entry.classes, RECORDINGS))
         for number, path in enumerate(paths):
-            (test if number in chosen else train).append(path)
+            (test if number in tested else train).append(path)
     oddities: Counter[str] = Counter()
 
     def read(path: Path) -> Iterator[tuple[int, Events]]:
@@ -87,17 +82,8 @@ def source(name: str, data_dir: Path | None = None) -> EventSet:
         oddities[BACKWARD] += backward > 0
         yield CLASSES.index(path.parent.name), events
 
-    return EventSet(
-        name,
-        aedat.SIDE,
-        aedat.SIDE,
-        len(CLASSES),
-        train,
-        test,
-        read,
-        fingerprint(root, train + test),
-        oddities=oddities,
-    )
+    size, known = entry.shape[1:], fingerprint(root, train + test)
+    return EventSet(entry.name, *size, entry.classes, train, test, read, known, oddities=oddities)
 
 
 def split() -> dict[str, list[int]]:
@@ -109,21 +95,8 @@ def split() -> dict[str, list[int]]:
     content = (resources.files(__package__) / SPLIT).read_bytes()
     if checksum(content, "sha1") != SPLIT_SHA1:
         raise DataError(f"{SPLIT} of this installation has been changed: install tsslbp again")
-    found: dict[str, list[int]] = json.loads(content)
-    return found
-
-
-def draw_split() -> bytes:
-    """Return the content of the split's file: of each class, in this order, 100 numbers drawn.
-
-    RandomState, because its numbers are the same in every version of NumPy.
-    """
-    random = np.random.RandomState(SPLIT_SEED)
-    chosen = {
-        label: sorted(random.permutation(RECORDINGS)[:SPLIT_TEST].tolist()) for label in CLASSES
-    }
-    lines = (f"  {json.dumps(label)}: {json.dumps(numbers)}" for label, numbers in chosen.items())
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    numbers: dict[str, list[int]] = json.loads(content)
+    return numbers
 
 
 def _number(path: Path) -> tuple[int, str]:

@@ -22,27 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import DataError
-from ..files import folder_of
+from ..catalogue import Entry
 from ..files import read as read_file
+from ..files import require_folder
 from . import aedat
 from .recording import Events, EventSet, fingerprint
 
-NAME = "dvs-gesture"
-HOMEPAGE = "https://research.ibm.com/interactive/dvsgesture/"
-FOLDERS = ("DvsGesture", "dvs-gesture")
-CLASSES = (
-    "hand clap",
-    "right hand wave",
-    "left hand wave",
-    "right hand clockwise",
-    "right hand counter clockwise",
-    "left hand clockwise",
-    "left hand counter clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other",
-)
+CLASSES = 11
 LISTS = ("trials_to_train.txt", "trials_to_test.txt")
 COLUMNS = "class,startTime_usec,endTime_usec"
 BACKWARD = "are of files whose times go backward, and were put in order"
@@ -61,13 +47,13 @@ class Gesture(NamedTuple):
     end: int
 
 
-def source(data_dir: Path | None = None) -> EventSet:
+def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     """Return the recordings in the official split.
 
     Raises:
         DataError: there is no such folder, or a file of it is missing or cannot be read.
     """
-    root = folder_of(NAME, FOLDERS, f"unpack DvsGesture.tar.gz of {HOMEPAGE}", data_dir)
+    root = require_folder(entry, data_dir)
     train, test = (_listed(root / name) for name in LISTS)
     if both := set(train) & set(test):
         raise DataError(f"{root} names {min(both).name} both to train and to test with")
@@ -77,16 +63,14 @@ def source(data_dir: Path | None = None) -> EventSet:
     def read(path: Path) -> Iterator[tuple[int, Events]]:
         events, backward = aedat.read(path)
         for gesture in read_labels(labels_of(path)):
-            found = cut(events, gesture)
+            inside = cut(events, gesture)
             oddities[BACKWARD] += backward > 0
-            oddities[EMPTY] += not len(found.t)
-            if len(found.t):
-                yield gesture.label, found
+            oddities[EMPTY] += not len(inside.t)
+            if len(inside.t):
+                yield gesture.label, inside
 
-    known = fingerprint(root, [*train, *test, *tables])
-    return EventSet(
-        NAME, aedat.SIDE, aedat.SIDE, len(CLASSES), train, test, read, known, oddities=oddities
-    )
+    size, known = entry.shape[1:], fingerprint(root, [*train, *test, *tables])
+    return EventSet(entry.name, *size, entry.classes, train, test, read, known, oddities=oddities)
 
 
 def labels_of(path: Path) -> Path:
@@ -103,29 +87,29 @@ def read_labels(path: Path) -> list[Gesture]:
     first, *lines = _text(path).splitlines() or [""]
     if first.replace(" ", "") != COLUMNS:
         raise DataError(f"{path} must begin with the line {COLUMNS}, got {first[:_SHOWN]!r}")
-    found = [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
-    if not found:
+    gestures = [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
+    if not gestures:
         raise DataError(f"{path} names no gesture")
-    return found
+    return gestures
 
 
 def cut(events: Events, gesture: Gesture) -> Events:
     """Return the events from the start to before the end of a gesture, times from its start."""
     first, last = np.searchsorted(events.t, (gesture.start, gesture.end))
-    found = events.only(slice(first, last))
-    return found._replace(t=found.t - gesture.start)
+    inside = events.only(slice(first, last))
+    return inside._replace(t=inside.t - gesture.start)
 
 
 def _gesture(path: Path, at: int, line: str) -> Gesture:
     try:
         label, start, end = map(int, line.split(","))
     except ValueError:
-        found = repr(line[:_SHOWN])
-        raise DataError(f"{path} has no three whole numbers in line {at}: {found}") from None
-    if not (1 <= label <= len(CLASSES) and 0 <= start < end <= _LAST):
+        text = repr(line[:_SHOWN])
+        raise DataError(f"{path} has no three whole numbers in line {at}: {text}") from None
+    if not (1 <= label <= CLASSES and 0 <= start < end <= _LAST):
         raise DataError(
             f"{path} has {line[:_SHOWN]!r} in line {at}, expected a class from 1 to "
-            f"{len(CLASSES)}, a start from 0 on and an end behind it"
+            f"{CLASSES}, a start from 0 on and an end behind it"
         )
     return Gesture(label - 1, start, end)
 
@@ -133,10 +117,10 @@ def _gesture(path: Path, at: int, line: str) -> Gesture:
 def _listed(path: Path) -> list[Path]:
     """Return the recordings that a list names, one a line."""
     lines = enumerate(_text(path).splitlines(), 1)
-    found = [_recording(path, at, name) for at, line in lines if (name := line.strip())]
-    if not found:
+    recordings = [_recording(path, at, name) for at, line in lines if (name := line.strip())]
+    if not recordings:
         raise DataError(f"{path} names no recording")
-    return found
+    return recordings
 
 
 def _recording(listed_in: Path, at: int, name: str) -> Path:

@@ -29,13 +29,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...experiment.seeding import derive
+from .. import catalogue
+from ..catalogue import Entry
 from ..images import digits
 from .recording import Events, EventSet
 
-NAME = "moving-digits"
+PURPOSE = "moving-digits"  # of the random numbers
 SIDE = 24  # of the sensor, in pixels
 ENLARGED = 2  # times
-CLASSES = 10
 VERSION = 2  # of the simulation; another number makes other recordings
 
 STEP = 1000  # microseconds of a simulated step
@@ -48,27 +49,28 @@ CORNERS = ((0.0, 0.0), (3.0, 6.0), (6.0, 0.0), (0.0, 0.0))  # of the path: right
 Array = npt.NDArray[Any]
 
 
-def source(data_dir: Path | None = None) -> EventSet:
+def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     """Return the recordings, none of which is simulated before it is read.
 
-    One of each digit; those that test are those of the data set ``digits``.
+    One of each digit; those that test are those of the data set ``digits``. There are no files, so
+    `data_dir` is not looked at.
 
     Raises:
         DataError: scikit-learn, which brings the digits, is missing.
     """
-    found = digits.load()
-    parts = [np.asarray(images)[:, 0] for images in (found.train_images, found.test_images)]
-    labels = found.train_labels.tolist(), found.test_labels.tolist()
+    data_set = digits.load(catalogue.find("digits"))
+    parts = [np.asarray(images)[:, 0] for images in (data_set.train_images, data_set.test_images)]
+    labels = data_set.train_labels.tolist(), data_set.test_labels.tolist()
 
     def read(item: tuple[int, int]) -> Iterator[tuple[int, Events]]:
         part, number = item
-        random = np.random.RandomState(derive(VERSION, NAME, part, number) % (1 << 32))
+        random = np.random.RandomState(derive(VERSION, PURPOSE, part, number) % (1 << 32))
         yield labels[part][number], record(*moving(parts[part][number], random))
 
     train, test = ([(part, n) for n in range(len(labels[part]))] for part in (0, 1))
     known = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
     fingerprint = f"{VERSION} {known}"
-    return EventSet(NAME, SIDE, SIDE, CLASSES, train, test, read, fingerprint)
+    return EventSet(entry.name, *entry.shape[1:], entry.classes, train, test, read, fingerprint)
 
 
 def moving(digit: Array, random: np.random.RandomState) -> tuple[Array, Array]:

@@ -19,21 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
-from ..files import folder_of
+from .. import catalogue
+from ..catalogue import Entry
 from ..files import read as read_file
+from ..files import require_folder
 from .recording import Events, EventSet, fingerprint
 
-HOMEPAGE = "https://www.garrickorchard.com/datasets/n-mnist"
-SAMPLE_PAGE = "https://github.com/bamsumit/slayerPytorch"
-SIDE = 34
-CLASSES = 10
-RECORDINGS = 70_000
-FOLDERS = {"nmnist": ("N-MNIST", "nmnist"), "nmnist-sample": ("N-MNIST-sample",)}
-HOW = {
-    "nmnist": f"unpack Train.zip and Test.zip of {HOMEPAGE}",
-    "nmnist-sample": f"put the N-MNIST recordings of the examples of {SAMPLE_PAGE}",
-}
-
+SIDE = 34  # of the sensor, in pixels
 SACCADE = 105_000  # microseconds
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
 
@@ -41,20 +33,23 @@ _BYTES = 5  # of an event
 _Times = npt.NDArray[np.int64]
 
 
-def source(name: str, data_dir: Path | None = None) -> EventSet:
-    """Return the recordings of the set called `name`, one of `FOLDERS`.
+def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
+    """Return the recordings of the whole set, or of the sample.
 
     Raises:
         DataError: there is no such folder, or it holds no recordings.
     """
-    root = folder_of(name, FOLDERS[name], HOW[name], data_dir)
+    root = require_folder(entry, data_dir)
     train, test = (sorted((root / part).glob("[0-9]/*.bin")) for part in ("Train", "Test"))
     for part, paths in (("Train", train), ("Test", test)):
         if not paths:
             raise DataError(f"{root / part} holds no recordings such as {part}/7/00042.bin")
     known, count = fingerprint(root, train + test), len(train) + len(test)
-    note = "" if count == RECORDINGS else f"measured on {count:,} of N-MNIST's 70,000 recordings"
-    return EventSet(name, SIDE, SIDE, CLASSES, train, test, _labelled, known, note)
+    whole = catalogue.find("nmnist")
+    is_whole = count == whole.train + whole.test
+    note = "" if is_whole else f"measured on {count:,} of N-MNIST's 70,000 recordings"
+    size = entry.shape[1:]
+    return EventSet(entry.name, *size, entry.classes, train, test, _labelled, known, note)
 
 
 def stabilised(source: EventSet) -> EventSet:

@@ -77,12 +77,12 @@ class EventSet:
 
 def fingerprint(root: Path, paths: Sequence[Path]) -> str:
     """Return a hash of the files' names below `root`, sizes and times of change."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
-        place = path.relative_to(root).as_posix()
-        found.update(f"{place} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return found.hexdigest()
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def as_events(recording: Events | Array | Mapping[str, Any], height: int, width: int) -> Events:
@@ -107,8 +107,8 @@ def as_events(recording: Events | Array | Mapping[str, Any], height: int, width:
         _require_inside(name, columns[name], limit)
     polarity = columns["p"]
     if not np.isin(polarity, (-1, 0, 1)).all() or (np.isin(-1, polarity) and np.isin(0, polarity)):
-        found = np.unique(polarity)[:5].tolist()
-        raise InvalidInput(f"polarities must be 0 and 1, or -1 and 1, got {found}")
+        values = np.unique(polarity)[:5].tolist()
+        raise InvalidInput(f"polarities must be 0 and 1, or -1 and 1, got {values}")
     t = columns["t"].astype(np.int64)
     x, y = columns["x"].astype(np.int16), columns["y"].astype(np.int16)
     events = Events(x, y, t, (polarity > 0).astype(np.uint8))
@@ -118,19 +118,19 @@ def as_events(recording: Events | Array | Mapping[str, Any], height: int, width:
 def _columns(recording: Events | Array | Mapping[str, Any]) -> dict[str, Array]:
     """Return the four fields as arrays of whole numbers ``[E]``."""
     if isinstance(recording, Events):
-        found: dict[str, Any] = recording._asdict()
+        columns: dict[str, Any] = recording._asdict()
     elif isinstance(recording, np.ndarray) and recording.dtype.names is None:
         if recording.ndim != 2 or recording.shape[1] != 4:
             raise InvalidInput(
                 f"a plain array of events must be [E, 4], columns x, y, t, p, got shape "
                 f"{list(recording.shape)}"
             )
-        found = dict(zip("xytp", recording.T, strict=True))
+        columns = dict(zip("xytp", recording.T, strict=True))
     else:
         names = recording.dtype.names if isinstance(recording, np.ndarray) else tuple(recording)
         assert names is not None  # an array without is dealt with above
-        found = {name: recording[_field(name, names)] for name in _FIELDS}
-    return {name: _whole(name, np.asarray(column)) for name, column in found.items()}
+        columns = {name: recording[_field(name, names)] for name in _FIELDS}
+    return {name: _whole(name, np.asarray(column)) for name, column in columns.items()}
 
 
 def _field(name: str, names: Sequence[str]) -> str:

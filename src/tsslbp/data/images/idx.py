@@ -16,54 +16,31 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ..catalogue import Entry
 from ..dataset import DataSet
-from ..files import Source, locate, read, unpack, verify
-
-CLASSES = 10
+from ..files import locate, read, unpack, verify
 
 TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
 TRAIN_LABELS = "train-labels-idx1-ubyte.gz"
 TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
 TEST_LABELS = "t10k-labels-idx1-ubyte.gz"
 
-MNIST = Source(
-    "mnist",
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    {
-        TRAIN_IMAGES: "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        TRAIN_LABELS: "d53e105ee54ea40749a09fcbcd1e9432",
-        TEST_IMAGES: "9fb629c4189551a2d022fa330f9573f3",
-        TEST_LABELS: "ec29112dd5afa0611ce80d1b7f02629c",
-    },
-)
-FASHION_MNIST = Source(
-    "fashion-mnist",
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    {
-        TRAIN_IMAGES: "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        TRAIN_LABELS: "25c81989df183df01b3e8a0aad5dffbe",
-        TEST_IMAGES: "bef4ecab320f06d8554ea6380940ec79",
-        TEST_LABELS: "bb300cfdad3c16e7a12a480ee83cd310",
-    },
-)
-SOURCES = {source.name: source for source in (MNIST, FASHION_MNIST)}
-
 _UINT8 = 8
 
 
-def load(source: Source, data_dir: Path | None = None) -> DataSet:
-    """Return the data set of `source`: images ``[N, 1, H, W]`` uint8, ten classes.
+def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
+    """Return a data set of these files: images ``[N, 1, H, W]`` uint8.
 
     Args:
-        source: the data set, `MNIST` or `FASHION_MNIST`.
+        entry: the data set.
         data_dir: as in `tsslbp.data.load`.
 
     Raises:
         DataError: a file is missing, damaged or not the official one, or cannot be downloaded.
     """
-    train_images, train_labels = _pair(source, TRAIN_IMAGES, TRAIN_LABELS, data_dir)
-    test_images, test_labels = _pair(source, TEST_IMAGES, TEST_LABELS, data_dir)
-    return DataSet(source.name, train_images, train_labels, test_images, test_labels, CLASSES)
+    train_images, train_labels = _pair(entry, TRAIN_IMAGES, TRAIN_LABELS, data_dir)
+    test_images, test_labels = _pair(entry, TEST_IMAGES, TEST_LABELS, data_dir)
+    return DataSet(entry.name, train_images, train_labels, test_images, test_labels, entry.classes)
 
 
 def decode(content: bytes, dimensions: int) -> Tensor:
@@ -91,13 +68,13 @@ def decode(content: bytes, dimensions: int) -> Tensor:
 
 
 def _pair(
-    source: Source, images_file: str, labels_file: str, data_dir: Path | None
+    entry: Entry, images_file: str, labels_file: str, data_dir: Path | None
 ) -> tuple[Tensor, Tensor]:
     """Return images ``[N, 1, H, W]`` uint8 and their labels ``[N]`` int64."""
-    images_path = locate(source, images_file, data_dir)
-    labels_path = locate(source, labels_file, data_dir)
-    images = _read(images_path, source, dimensions=3).unsqueeze(1)
-    labels = _read(labels_path, source, dimensions=1).long()
+    images_path = locate(entry, images_file, data_dir)
+    labels_path = locate(entry, labels_file, data_dir)
+    images = _read(images_path, entry, dimensions=3).unsqueeze(1)
+    labels = _read(labels_path, entry, dimensions=1).long()
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} "
@@ -106,12 +83,12 @@ def _pair(
     return images, labels
 
 
-def _read(path: Path, source: Source, dimensions: int) -> Tensor:
+def _read(path: Path, entry: Entry, dimensions: int) -> Tensor:
     """Return the values of one file; all that can be wrong with it is told apart."""
     packed = read(path)
     try:
         values = decode(unpack(packed), dimensions)
-        verify(packed, "md5", source.md5[path.name])
+        verify(packed, "md5", entry.md5[path.name])
     except ValueError as error:
-        raise DataError(f"{path} {error}; get it again from {source.url}{path.name}") from error
+        raise DataError(f"{path} {error}; get it again from {entry.url}{path.name}") from error
     return values

@@ -1,8 +1,6 @@
-"""Training: the step, the records, and resuming after a kill at any moment."""
+"""The training loop: the records, and resuming after a kill at any moment."""
 
-import itertools
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -15,69 +13,22 @@ import torch
 
 import tsslbp.data
 from tsslbp import training
-from tsslbp.data import DataSet, batches, normalise
+from tsslbp.data import batches, normalise
 from tsslbp.data.images import augment
-from tsslbp.errors import Diverged, InvalidInput, RunError
-from tsslbp.experiment import Experiment, Protocol, load_recipe
-from tsslbp.experiment.seeding import derive, generator
-from tsslbp.network.layers import DROPOUT
+from tsslbp.errors import Diverged, RunError
+from tsslbp.experiment import load_recipe
+from tsslbp.experiment.seeding import generator
 from tsslbp.run import Run
 from tsslbp.training.drops import Drop
 from tsslbp.training.drops import find as find_drops
 
-EXPERIMENT = Experiment(
-    data="toy",
-    network="4C3-P2-12",
-    time_steps=4,
-    dropout=0.2,
-    validation_images=12,
-    epochs=3,
-    batch_size=8,
-    learning_rate=0.01,
-)
-TIMES = ("seconds", "images_per_second", "peak_memory")
-
-
-def toy(train: int = 60, test: int = 20) -> DataSet:
-    """Bright left or right halves, with noise: two classes that a small network can tell apart."""
-    random = np.random.RandomState(0)
-    labels = torch.from_numpy(np.arange(train + test) % 2)
-    images = torch.from_numpy(random.rand(train + test, 1, 6, 6).astype(np.float32))
-    images[labels == 0, :, :, :3] += 2
-    images[labels == 1, :, :, 3:] += 2
-    return DataSet("toy", images[:train], labels[:train], images[train:], labels[train:], 2)
-
-
-def trained(folder: Path, experiment: Experiment = EXPERIMENT, impl: str = "auto") -> Run:
-    run = Run.create(folder, experiment)
-    training.fit(run, toy(), impl=impl)
-    return run
-
-
-def without_times(epochs: list[dict]) -> list[dict]:
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in epochs]
-
-
-def assert_same_run(actual: Run, expected: Run) -> None:
-    """Bit for bit: weights, optimiser state, metrics and steps; times and memory aside."""
-    assert without_times(actual.epochs()) == without_times(expected.epochs())
-    for name in ("last", "best-validation", "best-test"):
-        ours, state = actual.load_checkpoint(name)
-        theirs, expected_state = expected.load_checkpoint(name)
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            # NaN stands for "does not apply" in the history of the warm-up.
-            assert torch.equal(ours[key].nan_to_num(-1), theirs[key].nan_to_num(-1)), key
-        assert state == expected_state
-    for key, array in actual.steps().items():
-        np.testing.assert_array_equal(array, expected.steps()[key])
-
+from .toy import EXPERIMENT, assert_same_run, toy, trained
 
 CHILD = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_training import EXPERIMENT, toy
+from toy import EXPERIMENT, toy
 from tsslbp import training
 from tsslbp.run import Run
 
@@ -92,7 +43,7 @@ def deadly(function):
         return function(*arguments, **options)
     return wrapper
 
-training.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
+training.loop.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
 for name in ("fsync", "replace"):
     setattr(os, name, deadly(getattr(os, name)))
 new = not (folder / "config.toml").exists()
@@ -122,7 +73,7 @@ AUGMENTED = replace(EXPERIMENT, crop_padding=1, horizontal_flip=True, dropout_ki
 
 def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
     """Collect the images of every training step; `stop` interrupts before that step."""
-    original, images = training.train_step, []
+    original, images = training.step.train_step, []
 
     def spy(net, optimizer, loss, batch, labels, **options):
         if len(images) + 1 == stop:
@@ -130,13 +81,13 @@ def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
         images.append(batch)
         return original(net, optimizer, loss, batch, labels, **options)
 
-    monkeypatch.setattr(training, "train_step", spy)
+    monkeypatch.setattr(training.step, "train_step", spy)
     return images
 
 
 def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped within the second epoch, a run sees the same crops as one that was not."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+    monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
     with monkeypatch.context() as patch:
         expected_images = seen(patch)
         expected = trained(tmp_path / "whole", AUGMENTED)
@@ -247,25 +198,6 @@ def test_implementations_train_alike(tmp_path: Path) -> None:
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_randomness_does_not_depend_on_rule_or_time(tmp_path: Path) -> None:
-    """Two rules and two T see the same initial weights, the same order and the same masks."""
-    other = replace(EXPERIMENT, rule=tsslbp.TSSLBP.published(), time_steps=7, loss="softmax")
-    nets = [training.build_network(one, (1, 6, 6), 2) for one in (EXPERIMENT, other)]
-    for first, second in zip(*(net.parameters() for net in nets), strict=True):
-        assert torch.equal(first, second)
-    order = [torch.randperm(50, generator=generator(3, "order", 2)) for _ in range(2)]
-    assert torch.equal(*order)
-    places = itertools.product((0, 1), ("order", "dropout", "augmentation"), (0, 1), (0, 1))
-    assert len({derive(*place) for place in places}) == 24
-
-
-@pytest.mark.parametrize("kind", ["rows", "neurons"])
-def test_the_kind_of_dropout_reaches_the_network(kind: str) -> None:
-    net = training.build_network(replace(EXPERIMENT, dropout_kind=kind), (1, 6, 6), 2)
-    found = [type(layer) for layer in net.layers if type(layer) in DROPOUT.values()]
-    assert found == [DROPOUT[kind]] * 2
-
-
 def test_a_seed_changes_everything(tmp_path: Path) -> None:
     runs = [trained(tmp_path / str(s), replace(EXPERIMENT, seed=s, epochs=1)) for s in (0, 1)]
     weights = [run.load_checkpoint("last")[0]["weights.layers.0.connection.weight"] for run in runs]
@@ -281,43 +213,19 @@ def test_every_loss_trains(tmp_path: Path, loss: str) -> None:
     assert run.epochs()[-1]["test_accuracy"] > 0.8
 
 
-@pytest.mark.parametrize(("rate", "limit"), [(1.0, 4.0), (1e5, 0.7)])
-def test_clip_and_clamp(rate: float, limit: float) -> None:
-    """With plain gradient descent a step's length is the clipped norm times the learning rate."""
-    net = tsslbp.Network("8", (1, 2, 2), 2)
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
-    images, labels = torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 0])
-    before = [weight.detach().clone() for weight in net.parameters()]
-    result = training.train_step(
-        net, optimizer, _van_rossum, images, labels, gradient_clip=1e-3, weight_limit=limit
-    )
-    assert result.gradient_norm > 1e-3
-    largest = max(weight.abs().max().item() for weight in net.parameters())
-    if limit < 1:
-        assert largest == pytest.approx(limit)
-    else:
-        moved = zip(net.parameters(), before, strict=True)
-        length = math.sqrt(sum(float((new - old).detach().square().sum()) for new, old in moved))
-        assert length == pytest.approx(1e-3, rel=1e-2)
-
-
-def _van_rossum(psp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return tsslbp.losses.van_rossum(psp, labels)
-
-
 def test_divergence_names_the_layer_and_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
     before, _ = run.load_checkpoint("last")
-    original = training.train_step
+    original = training.step.train_step
 
     def poisoned(net, *arguments, **options):
         with torch.no_grad():
             net.get_parameter("layers.3.connection.weight")[0, 0] = math.nan
         return original(net, *arguments, **options)
 
-    monkeypatch.setattr(training, "train_step", poisoned)
+    monkeypatch.setattr(training.step, "train_step", poisoned)
     with pytest.raises(Diverged, match=r"epoch 2, step 1: .*weights of layer linear2"):
         training.fit(Run.open(run.folder).extended(5), toy())
     after, _ = run.load_checkpoint("last")
@@ -332,7 +240,7 @@ def test_divergence_leaves_the_numbers_of_its_steps(
         return (psp.sum() * 0 + 1) * (math.inf if len(calls) == 10 else 1)
 
     calls: list[int] = []
-    monkeypatch.setattr(training, "build_loss", lambda experiment: poisoned)
+    monkeypatch.setattr(training.step, "build_loss", lambda experiment: poisoned)
     run = Run.create(tmp_path / "run", EXPERIMENT)
     with pytest.raises(Diverged, match=r"epoch 2, step 4: .*the loss is inf"):
         training.fit(run, toy())
@@ -368,17 +276,6 @@ def test_fewer_epochs_than_there_are(tmp_path: Path) -> None:
         run.extended(1)
 
 
-def test_checkpoint_under_another_name(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
-    folder = run.folder / "checkpoints"
-    (folder / "last.safetensors").write_bytes((folder / "best-test.safetensors").read_bytes())
-    with pytest.raises(RunError, match="holds no 'progress'"):
-        training.fit(Run.open(run.folder), toy())
-    run.save_checkpoint("last", {}, {})
-    with pytest.raises(RunError, match="holds no 'input_shape'"):
-        tsslbp.load(run.folder, "last")
-
-
 def test_digits_keep_their_promise(tmp_path: Path) -> None:
     """The demo's recipe, whole: at least 96 % at the epoch chosen on validation images."""
     pytest.importorskip("sklearn")
@@ -388,99 +285,10 @@ def test_digits_keep_their_promise(tmp_path: Path) -> None:
     assert chosen["test_accuracy"] >= 0.96
 
 
-def test_loss_that_becomes_infinite_stops_before_the_update() -> None:
-    net = tsslbp.Network("4", (1, 2, 2), 2)
-    optimizer = training.build_optimizer(EXPERIMENT, net)
-    before = [weight.detach().clone() for weight in net.parameters()]
-    images, labels = torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 0])
-    with pytest.raises(Diverged, match="the loss is inf"):
-        training.train_step(
-            net, optimizer, lambda psp, labels: psp.sum() + math.inf, images, labels
-        )
-    assert all(torch.equal(*pair) for pair in zip(net.parameters(), before, strict=True))
-
-
-def test_load(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    data = toy()
-    for name, key in (("last", -1), ("best-test", None), ("best-validation", None)):
-        net = tsslbp.load(run.folder, name)
-        accuracy = training.evaluate(
-            net, training.Split(data.test_images, data.test_labels), (0.0,), (1.0,)
-        )[-1]
-        _, state = run.load_checkpoint(name)
-        assert accuracy == run.epochs()[state["epoch"] - 1]["test_accuracy"]
-        assert key is None or state["epoch"] == 3
-    chosen, default = tsslbp.load(run.folder, "best-validation"), tsslbp.load(str(run.folder))
-    assert not default.training
-    for first, second in zip(chosen.parameters(), default.parameters(), strict=True):
-        assert torch.equal(first, second)
-
-
-def test_checkpoint_of_another_network(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
-    config = run.folder / "config.toml"
-    config.write_text(config.read_text().replace("4C3-P2-12", "4C3-P2-13"))
-    with pytest.raises(RunError, match=r"another network than '4C3-P2-13': layers.3.*\(12, 16\)"):
-        tsslbp.load(run.folder)
-    with pytest.raises(RunError, match="another network"):
-        training.fit(Run.open(run.folder), toy())
-
-
-@pytest.mark.parametrize(("protocol", "left"), [("published", 60), ("validated", 48)])
-def test_train_images_are_a_fixed_part_of_those_left(protocol: Protocol, left: int) -> None:
-    experiment = replace(EXPERIMENT, protocol=protocol)
-    everything, validation, test = training.splits(experiment, toy())
-    some, same_validation, same_test = training.splits(
-        replace(experiment, train_images=20, seed=3), toy()
-    )
-    assert len(everything.labels) == left and len(some.labels) == 20
-    rows = {tuple(image.flatten().tolist()) for image in everything.images}
-    assert all(tuple(image.flatten().tolist()) in rows for image in some.images)
-    assert torch.equal(test.images, same_test.images)
-    assert (validation is None) == (same_validation is None) == (protocol == "published")
-    if validation and same_validation:
-        assert torch.equal(validation.images, same_validation.images)
-
-
-def test_data_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"train_images must be at most 48, .* got 49"):
-        trained(tmp_path / "e", replace(EXPERIMENT, train_images=49))
-    with pytest.raises(InvalidInput, match="validation_images must be between 1 and 59"):
-        trained(tmp_path / "a", replace(EXPERIMENT, validation_images=60))
-    three = replace(EXPERIMENT, mean=(0.0,) * 3, std=(1.0,) * 3)
-    with pytest.raises(InvalidInput, match="images of 1 channels"):
-        trained(tmp_path / "b", three)
-    with pytest.raises(InvalidInput, match=r"crop_padding must be below .* 6 x 6 for toy, got 6"):
-        trained(tmp_path / "d", replace(EXPERIMENT, crop_padding=6))
-    with pytest.raises(InvalidInput, match="too small for this network"):
-        trained(tmp_path / "c", replace(EXPERIMENT, network="4C7"))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_freed_memory_is_kept() -> None:
-    """Steps that allocate 16 MB fault in their 4,096 pages at first, not every time."""
-    program = """
-import resource, torch
-from tsslbp.training import keep_freed_memory
-keep_freed_memory()
-for step in range(12):
-    if step == 2:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**21), torch.ones(2**21)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[2])}
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, check=True
-    )
-    assert int(result.stdout) < 8192  # of ten steps; 40,960 without
-
-
 def test_a_sudden_drop_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights spoilt before a known step, the third of an epoch of six."""
     damaged, calls = 74, 0
-    step = training.train_step
+    step = training.step.train_step
 
     def spoil(net, *arguments, **options):
         nonlocal calls
@@ -491,7 +299,7 @@ def test_a_sudden_drop_is_in_the_record(tmp_path: Path, monkeypatch: pytest.Monk
                 list(net.parameters())[-1].neg_()
         return result
 
-    monkeypatch.setattr(training, "train_step", spoil)
+    monkeypatch.setattr(training.step, "train_step", spoil)
     run = trained(tmp_path / "run", replace(EXPERIMENT, dropout=0.0, epochs=22))
     found = [(record["epoch"], drop) for record in run.epochs() for drop in record.get("drops", ())]
     [(epoch, table)] = found

@@ -1,0 +1,216 @@
+"""Checked dataclasses: frozen ones whose values are checked against the types of their fields."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from .errors import InvalidInput, nearest
+
+
+class Allowed(NamedTuple):
+    """The values of a type that a field allows: in words, and as a test."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+class OneOf(NamedTuple):
+    """A field's text is one of some names, which are looked up when it is checked."""
+
+    names: Callable[[], Iterable[str]]
+
+
+class Parsed(NamedTuple):
+    """How a field is made from text or a table: what it takes, in words, and the function."""
+
+    text: str
+    parse: Callable[[Any], Any]
+
+
+Text = Annotated[str, Allowed("text that is not empty", lambda text: text.strip() != "")]
+Natural = Annotated[int, Allowed("a whole number of at least 0", lambda n: n >= 0)]
+Count = Annotated[int, Allowed("a whole number of at least 1", lambda n: n >= 1)]
+Number = Annotated[int | float, Allowed("a finite number", lambda x: True)]
+NonNegative = Annotated[float, Allowed("a number of at least 0", lambda x: x >= 0)]
+Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Base of frozen dataclasses whose values are checked, and brought to their types, when made.
+
+    A whole number serves as a number, a list as a tuple, and a table as another such class. A
+    field's type may be a plain type, a union, a ``Literal``, a tuple, a mapping, another such
+    class, or one of these ``Annotated`` with `Allowed`, `OneOf` or `Parsed`. The default of a field
+    is not checked.
+
+    The class argument `called` is what messages begin with, by default the name of the class:
+    ``class Binning(Checked, called="binning: ")``.
+
+    Raises:
+        InvalidInput: a value is not of its field's type; the message says what is expected, and of
+            words the nearest known one.
+    """
+
+    called: ClassVar[str] = ""
+
+    def __init_subclass__(cls, called: str | None = None) -> None:
+        cls.called = f"{cls.__name__}: " if called is None else called
+
+    def __post_init__(self) -> None:
+        hints = type_hints(type(self))
+        for field in fields(self):
+            value, hint = getattr(self, field.name), hints[field.name]
+            if value is field.default:
+                continue
+            try:
+                object.__setattr__(self, field.name, _fit(value, hint))
+            except _Misfit:
+                message = f"{self.called}{field.name} must be {expected(hint)}, got {value!r}"
+                raise InvalidInput(message + nearest(str(value), _names(hint))) from None
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """Make one from a table of its fields, as TOML holds it.
+
+        Raises:
+            InvalidInput: a key is unknown (the nearest known one is named) or missing, or its
+                value is not allowed.
+        """
+        hints = type_hints(cls)
+        check_keys(table, hints, cls.called)
+        for field in fields(cls):
+            is_required = field.default is MISSING and field.default_factory is MISSING
+            if is_required and field.name not in table:
+                raise InvalidInput(
+                    f"{cls.called}missing key {field.name!r}, {expected(hints[field.name])}"
+                )
+        return cls(**table)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return every key that is set, as a table that TOML can hold and `from_table` reads."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def check_keys(table: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
+    """Raise `InvalidInput` for a key that is not known; the nearest known one is named."""
+    names = list(known)
+    for key in table:
+        if key not in names:
+            raise InvalidInput(f"{prefix}unknown key {key!r}{nearest(key, names)}")
+
+
+def type_hints(cls: type[Any]) -> dict[str, Any]:
+    """Return the types of a checked dataclass's fields, in their order."""
+    hashable: Any = cls  # mypy doubts it of a dataclass
+    return _type_hints(hashable)
+
+
+@cache
+def _type_hints(cls: Any) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def expected(hint: Any) -> str:
+    """Say in words which values a field of a type takes."""
+    origin, args = get_origin(hint), get_args(hint)
+    if names := _names(hint) if origin in (Literal, Annotated) else ():
+        return f"one of {', '.join(names)}"
+    if origin is Annotated:
+        return str(args[1].text)
+    if origin in (Union, UnionType):
+        return " or ".join(expected(option) for option in args if option is not NoneType)
+    if origin is tuple:
+        return f"a list (not empty), each item {expected(args[0])}"
+    if origin is Mapping or (isinstance(hint, type) and issubclass(hint, Checked)):
+        return "a table"
+    words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+    return words.get(hint, f"of type {getattr(hint, '__name__', hint)}")
+
+
+def _names(hint: Any) -> tuple[str, ...]:
+    """Return the names of which a field's value is one; empty where it takes other values."""
+    args = get_args(hint)
+    if get_origin(hint) is Literal:
+        return args
+    if get_origin(hint) is Annotated and isinstance(args[1], OneOf):
+        return tuple(args[1].names())
+    return tuple(name for arg in args for name in _names(arg))
+
+
+class _Misfit(Exception):
+    """A value is not of the type that is asked for."""
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """Return `value` as the type `hint`, or raise _Misfit."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fit_annotated(value, *args)
+    if origin in (Union, UnionType):
+        for option in args:
+            with suppress(_Misfit):
+                return _fit(value, option)
+    elif origin is tuple and isinstance(value, (list, tuple)) and value:
+        items = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(items) == len(value):
+            return tuple(map(_fit, value, items))
+    elif origin is Mapping and isinstance(value, Mapping):
+        return {key: _fit(item, args[1]) for key, item in value.items()}
+    elif hint is float and isinstance(value, (int, float)):
+        if type(value) is not bool and abs(value) <= sys.float_info.max:  # not NaN
+            return float(value)
+    elif hint is Any or (origin is Literal and value in args) or _is_of(value, hint):
+        return value
+    elif isinstance(hint, type) and issubclass(hint, Checked) and isinstance(value, Mapping):
+        return hint.from_table(value)
+    raise _Misfit
+
+
+def _fit_annotated(value: Any, hint: Any, extra: Allowed | OneOf | Parsed) -> Any:
+    if isinstance(extra, Allowed):
+        fitted = _fit(value, hint)
+        if extra.holds(fitted):
+            return fitted
+    elif isinstance(extra, OneOf):
+        if value in extra.names():
+            return value
+    elif _is_of(value, hint):
+        return value
+    elif isinstance(value, (str, Mapping)):
+        return extra.parse(value)
+    raise _Misfit
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a class; true and false are no whole numbers, though Python differs."""
+    return (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and ((type(value) is bool) == (hint is bool))
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Checked):
+        return value.to_table()
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,323 @@
+"""The GPU kernels themselves (Triton), which `cuda` launches.
+
+A program takes a tile of neurons through all time steps, their state in registers. Only the input
+is kept for the backward pass, which computes potentials and spikes again by the same function, in
+the order of operations of `reference.simulate`. Arithmetic is in float32 (float64 for float64),
+whatever the arrays are stored in.
+
+A layer's arrays are flat; row t starts at ``t * n``; a row's order is that of the memory, images
+may have their channels last. ``n``: neurons of a layer; ``TILE``: neurons of a tile, in the forward
+kernel pooling windows. What a kernel computes with has the shape ``[TILE]``. Capitals are constants
+that the compiler knows, and so are `k` and `rule`.
+
+An *array* is a pointer, what its tile's neurons are away from there (``[TILE]``), and the distance
+between its rows; the *limits* are how many neurons of the tile and how many steps there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from .cuda_rules import filtered
+from .settings import Neuron
+
+
+@dataclass(frozen=True)
+class LayerConstants:
+    """What the kernels need to know of a layer."""
+
+    neuron: Neuron
+    static: bool = False  # whether the input is the same at every step
+    filter_input: bool = False  # whether the synaptic filter stands before the neuron
+    output_psp: bool = False  # and whether one follows it
+    pool: int = 1  # side of the pooling window, which divides the image's sides
+    pool_scale: float = 1.0
+
+
+# Parts of the kernels
+
+
+@triton.jit
+def _first_neurons(first_out, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
+    """The first neuron of each of a tile's windows: a number, and distances ``[TILE]`` from it."""
+    windows = tl.arange(0, TILE)
+    if POOL == 1:
+        return first_out, windows
+    band = first_out // row  # of POOL rows of the input
+    along = (first_out - band * row).to(tl.int32) + windows
+    channel = along % inner
+    return band * (POOL * POOL) * row, (along // row) * (POOL * POOL - POOL) * row + (
+        along * POOL - channel * (POOL - 1)
+    )
+
+
+@triton.jit
+def _windows(first, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
+    """The window of each of a tile's neurons: a number, and distances ``[TILE]`` from it."""
+    neurons = tl.arange(0, TILE)
+    if POOL == 1:
+        return first, neurons
+    width = row * POOL
+    band = first // (width * POOL)  # of POOL rows of the input
+    along = (first - band * width * POOL).to(tl.int32) + neurons
+    below = along // width
+    along = along - below * width
+    return band * row, below // POOL * row + along // inner // POOL * inner + along % inner
+
+
+@triton.jit
+def _inside(neurons, t, limits, EXACT: tl.constexpr):
+    """Whether a neuron of the tile is one of the layer's and step `t` one of its steps."""
+    count, steps = limits
+    if EXACT:
+        return neurons < count
+    return neurons < tl.where(t < steps, count, 0)
+
+
+@triton.jit
+def _rows(array, first, limits, STEPS: tl.constexpr, EXACT: tl.constexpr):
+    """Steps `first` and on of an array, a tuple of STEPS tiles; zeros where there is nothing."""
+    start, offsets, stride = array
+    neurons = tl.arange(0, offsets.shape[0])
+    rows = ()
+    for i in tl.static_range(STEPS):
+        inside = _inside(neurons, first + i, limits, EXACT)
+        rows = rows + (tl.load(start + (first + i) * stride + offsets, inside, 0.0),)
+    return rows
+
+
+@triton.jit
+def _step(x, current, rest, k: tl.constexpr):
+    """One step of `reference.simulate`, behind the input filter where there is one."""
+    current = filtered(x, current, k.neuron.tau_s) if k.filter_input else x
+    potential = (1 - 1 / k.neuron.tau_m) * rest + current
+    return current, potential, _rest(potential, k)
+
+
+@triton.jit
+def _rest(potential, k: tl.constexpr):
+    """The potential after the reset."""
+    return tl.where(potential > k.neuron.threshold, 0.0, potential)
+
+
+@triton.jit
+def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl.constexpr):
+    """Inputs and potentials of the steps of `xs`, tuples; bit i of a number: warm-up at step i."""
+    current, rest, psp = state
+    currents = ()
+    potentials = ()
+    bits = tl.zeros(rest.shape, tl.int32)
+    for i in tl.static_range(len(xs)):
+        current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+        currents = currents + (current,)
+        potentials = potentials + (potential,)
+        if BY_NEURON:
+            psp = filtered((potential > k.neuron.threshold).to(rest.dtype), psp, k.neuron.tau_s)
+            bits |= tl.where(psp < rule.warm_up_psp / k.neuron.tau_s, 1 << i, 0)
+    return currents, potentials, bits
+
+
+@triton.jit
+def _save_states(array, limits, saved, rest, k: tl.constexpr, STEPS: tl.constexpr):
+    """Run a tile forward from `rest`, zeros, and keep its state after each segment but the last."""
+    current = rest
+    psp = rest
+    neurons = tl.arange(0, rest.shape[0])
+    for segment in range(tl.cdiv(limits[1], STEPS) - 1):
+        xs = _rows(array, segment * STEPS, limits, STEPS, True)
+        for i in tl.static_range(STEPS):
+            current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
+            psp = filtered((potential > k.neuron.threshold).to(rest.dtype), psp, k.neuron.tau_s)
+        to = saved + (segment * 3) * rest.shape[0] + neurons
+        tl.store(to, current)
+        tl.store(to + rest.shape[0], rest)
+        tl.store(to + 2 * rest.shape[0], psp)
+
+
+@triton.jit
+def _state_before(segment, saved, TILE: tl.constexpr):
+    """What `_save_states` kept: current, potential after the reset, PSP; zeros for segment 0."""
+    neurons = tl.arange(0, TILE)
+    kept = neurons < tl.where(segment > 0, TILE, 0)
+    at = saved + (segment * 3 - 3) * TILE + neurons
+    current = tl.load(at, kept, 0.0)
+    rest = tl.load(at + TILE, kept, 0.0)
+    return current, rest, tl.load(at + 2 * TILE, kept, 0.0)
+
+
+# Kernels
+
+
+@triton.jit(do_not_specialize=["steps", "inner"])
+def forward_kernel(
+    x_ptr,  # [T, n], or [n] where it is static
+    out_ptr,  # [T, windows]
+    count_ptr,  # spikes of the layer, where COUNT
+    steps,
+    windows,  # outputs a step
+    row,
+    inner,
+    k: tl.constexpr,
+    COUNT: tl.constexpr,
+    STEPS: tl.constexpr,
+    EXACT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    P: tl.constexpr = k.pool * k.pool
+    real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    stride_out = tl.cast(windows, tl.int64)
+    stride = 0 if k.static else stride_out * P
+    first_out = tl.program_id(0).to(tl.int64) * TILE
+    tile = tl.arange(0, TILE)
+    limits = tl.minimum(windows - first_out, TILE).to(tl.int32), steps
+    start, offsets = _first_neurons(first_out, row, inner, k.pool, TILE)
+    count = tl.zeros([TILE], tl.int32)
+    psp = tl.zeros([TILE], real)
+    current = ()
+    rest = ()
+    for _ in tl.static_range(P):
+        current = current + (tl.zeros([TILE], real),)
+        rest = rest + (tl.zeros([TILE], real),)
+    for first in range(0, STEPS if EXACT else steps, STEPS):
+        xs = ()
+        for p in tl.static_range(P):
+            neuron = x_ptr + start + p // k.pool * k.pool * row + p % k.pool * inner
+            xs = xs + (_rows((neuron, offsets, stride), first, limits, STEPS, EXACT),)
+        for i in tl.static_range(STEPS):
+            inside = _inside(tile, first + i, limits, EXACT)
+            signal = tl.zeros([TILE], real)
+            before = current, rest
+            current = ()
+            rest = ()
+            for p in tl.static_range(P):
+                x = xs[p][i].to(real)
+                current_p, potential, rest_p = _step(x, before[0][p], before[1][p], k)
+                current = current + (current_p,)
+                rest = rest + (rest_p,)
+                fires = potential > k.neuron.threshold
+                signal += fires.to(real)
+                if COUNT:
+                    count += (fires & inside).to(tl.int32)
+            signal = signal * k.pool_scale
+            if k.output_psp:
+                psp = filtered(signal, psp, k.neuron.tau_s)
+                signal = psp
+            tl.store(out_ptr + first_out + (first + i) * stride_out + tile, signal, inside)
+    if COUNT:
+        tl.atomic_add(count_ptr, tl.sum(count, axis=0).to(tl.int64))
+
+
+@triton.jit(do_not_specialize=["steps", "inner", "values"])
+def backward_kernel(
+    x_ptr,  # [T, n], or [n] where it is static
+    grad_ptr,  # [T, windows]
+    out_ptr,  # of the shape of x
+    count_ptr,  # spikes of the layer, where its warm-up is by layer (or its rate, see values)
+    saved_ptr,  # [programs, segments, 3, TILE], where there is more than one segment
+    sums_ptr,  # [programs] magnitudes of dL/d(current), where these shall be scaled
+    steps,
+    neurons,
+    row,
+    inner,
+    values,  # neurons times steps (or 1)
+    k: tl.constexpr,
+    rule: tl.constexpr,
+    STEP: tl.constexpr,  # the rule's, of cuda_rules.py
+    WARM_UP: tl.constexpr,  # where the rule has one: "neuron", "layer"
+    STEPS: tl.constexpr,
+    EXACT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    neurons = tl.cast(neurons, tl.int64)
+    stride_out = neurons // (k.pool * k.pool)
+    stride = 0 if k.static else neurons
+    segments = 1 if EXACT else tl.cdiv(steps, STEPS)
+    saved = saved_ptr + tl.program_id(0).to(tl.int64) * segments * (3 * TILE)
+    tile = tl.arange(0, TILE)
+    zeros = tl.zeros([TILE], real)
+    absolute = tl.zeros([TILE], tl.float64)
+    if WARM_UP == "layer":
+        in_warm_up = tl.load(count_ptr).to(tl.float64) / values <= rule.rate_threshold
+    for block in range(tl.program_id(0), tl.cdiv(neurons, TILE), tl.num_programs(0)):
+        start = tl.cast(block, tl.int64) * TILE
+        limits = tl.minimum(neurons - start, TILE).to(tl.int32), steps
+        start_out, windows = _windows(start, row, inner, k.pool, TILE)
+        x = x_ptr + start, tile, stride
+        grad = grad_ptr + start_out, windows, stride_out
+        out = out_ptr + start
+        if not EXACT:
+            tl.debug_barrier()  # the last block's states have been read
+            _save_states(x, limits, saved, zeros, k, STEPS)
+            tl.debug_barrier()  # this block's can be read
+        grad_output = zeros  # dL/d(output), through the output's filter
+        grad_input = zeros  # dL/d(current), through the input's filter
+        total = zeros  # its sum over time
+        state = zeros, zeros, zeros  # the rule's
+        for done in range(segments):
+            segment = segments - 1 - done
+            first = segment * STEPS
+            xs = _rows(x, first, limits, STEPS, EXACT)
+            grads = _rows(grad, first, limits, STEPS, EXACT)
+            before = zeros, zeros, zeros
+            if not EXACT:
+                before = _state_before(segment, saved, TILE)
+            currents, potentials, bits = _forward_again(xs, before, rule, k, WARM_UP == "neuron")
+            effects = ()  # of the later steps
+            for i in tl.static_range(STEPS - 1, -1, -1):
+                rest = before[1] if i == 0 else _rest(potentials[i - 1], k)
+                signal = grads[i].to(real) * k.pool_scale
+                if k.output_psp:
+                    grad_output = filtered(signal, grad_output, k.neuron.tau_s)
+                    signal = grad_output
+                if WARM_UP != "layer":
+                    in_warm_up = (bits & (1 << i)) != 0
+                moment = potentials[i], rest, signal, in_warm_up
+                gradient, state = STEP(i, moment, state, (currents, potentials, effects), rule, k)
+                effects = (state[1],) + effects
+                if rule.is_normalised:
+                    absolute += tl.abs(gradient).to(tl.float64)
+                if k.filter_input:
+                    grad_input = filtered(gradient, grad_input, k.neuron.tau_s)
+                    gradient = grad_input
+                if k.static:
+                    total += gradient
+                else:
+                    inside = _inside(tile, first + i, limits, EXACT)
+                    tl.store(out + (first + i) * stride + tile, gradient, inside)
+        if k.static:
+            tl.store(out + tile, total, tile < limits[0])
+    if rule.is_normalised:
+        tl.store(sums_ptr + tl.program_id(0), tl.sum(absolute, axis=0))
+
+
+@triton.jit(do_not_specialize=["steps"])
+def psp_kernel(
+    x_ptr,  # [T, n]
+    out_ptr,  # [T, n]
+    steps,
+    neurons,
+    tau_s: tl.constexpr,
+    REVERSE: tl.constexpr,
+    STEPS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The synaptic filter, or its adjoint."""
+    real: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    stride = tl.cast(neurons, tl.int64)
+    start = tl.program_id(0).to(tl.int64) * TILE
+    tile = tl.arange(0, TILE)
+    limits = tl.minimum(neurons - start, TILE).to(tl.int32), steps
+    if REVERSE:
+        start += (steps - 1) * stride
+        stride = -stride
+    psp = tl.zeros([TILE], real)
+    for first in range(0, steps, STEPS):
+        xs = _rows((x_ptr + start, tile, stride), first, limits, STEPS, False)
+        for i in tl.static_range(STEPS):
+            psp = filtered(xs[i].to(real), psp, tau_s)
+            inside = _inside(tile, first + i, limits, False)
+            tl.store(out_ptr + start + (first + i) * stride + tile, psp, inside)

@@ -1,0 +1,103 @@
+"""What a layer of neurons computes, as data: `Neuron`, and `NeuronLayer` around it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import InvalidInput, nearest
+from ..rules import TSSLBP, Rule
+
+IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
+
+
+def check_implementation(impl: str) -> None:
+    """Raise `InvalidInput` where there is no such implementation."""
+    if impl not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        hint = nearest(str(impl), IMPLEMENTATIONS)
+        raise InvalidInput(f"unknown implementation {impl!r}{hint}; known: {known}")
+
+
+def check_time_constant(name: str, value: float) -> None:
+    """Raise `InvalidInput` for a time constant that no filter can have."""
+    if not (math.isfinite(value) and value >= 1):
+        raise InvalidInput(
+            f"{name} must be at least 1 time step (below 1 the filter would overshoot), got {value}"
+        )
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """Constants of a leaky integrate-and-fire neuron behind a first-order synapse.
+
+    With the weighted input ``x[t]``, from rest,
+
+    - ``I[t] = (1 - 1/tau_s) I[t-1] + x[t] / tau_s``, the input current;
+    - ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + I[t]``, the membrane potential, which a spike
+      resets to 0;
+    - ``s[t] = 1 if u[t] > threshold else 0``, the spike.
+
+    Attributes:
+        tau_m: membrane time constant in time steps, at least 1.
+        tau_s: synaptic time constant in time steps, at least 1.
+        threshold: potential above which (strictly) the neuron fires, in units of the input current;
+            positive.
+
+    Raises:
+        InvalidInput: a constant is outside its range.
+
+    Source: Zhang & Li (2020); the defaults are those of its public code, see docs/reproduction.md.
+    """
+
+    tau_m: float = 5.0
+    tau_s: float = 3.0
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_time_constant("tau_m", self.tau_m)
+        check_time_constant("tau_s", self.tau_s)
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise InvalidInput(f"threshold must be a positive number, got {self.threshold}")
+        for name in ("tau_m", "tau_s", "threshold"):
+            value = getattr(self, name)
+            if type(value) is not float:
+                object.__setattr__(self, name, float(value))
+
+
+@dataclass(frozen=True)
+class NeuronLayer:
+    """What a layer of neurons computes, and how: see `tsslbp.neuron.layer`.
+
+    Attributes:
+        neuron: constants of every neuron.
+        rule: learning rule.
+        impl: implementation, see `tsslbp.spikes`.
+        filter_input: whether the synaptic filter stands before the neurons.
+        pool: side of the window of the sum pooling behind the neurons; 1: none.
+        pool_scale: factor on the sum over a window.
+        output_psp: whether a second synaptic filter follows, so that the layer returns a PSP.
+
+    Raises:
+        InvalidInput: `neuron` or `rule` is something else, or there is no such implementation.
+    """
+
+    neuron: Neuron = Neuron()
+    rule: Rule = TSSLBP()  # noqa: RUF009 (frozen)
+    impl: str = "auto"
+    filter_input: bool = True
+    pool: int = 1
+    pool_scale: float = 1.0
+    output_psp: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.neuron, Neuron):
+            raise InvalidInput(
+                f"neuron must be constants such as tsslbp.Neuron(tau_m=5.0), got {self.neuron!r}"
+            )
+        if not isinstance(self.rule, Rule):
+            raise InvalidInput(
+                f"rule must be a learning rule such as tsslbp.TSSLBP(), got {self.rule!r}; "
+                "tsslbp.rules.from_config makes one from a name"
+            )
+        check_implementation(self.impl)

@@ -1,0 +1,73 @@
+"""TOML: values as text, and files, those that ship with the package and the user's own."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import InvalidInput, nearest
+
+T = TypeVar("T")
+
+
+def parse_value(text: str) -> Any:
+    """Return the TOML value that a text is; other text as it is."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def shipped_names(folder: Traversable) -> list[str]:
+    """Names of the TOML files in a folder of the package, sorted."""
+    names = (file.name for file in folder.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def load(
+    kind: str, name_or_path: str | Path, folder: Traversable, make: Callable[[dict[str, Any]], T]
+) -> T:
+    """Read a TOML file that ships with the package, or one whose path ends in ``.toml``.
+
+    Args:
+        kind: of file, for messages, such as ``"recipe"``.
+        name_or_path: one of the names that ship, or a path.
+        folder: of the files that ship.
+        make: what is returned, of the file's table.
+
+    Raises:
+        InvalidInput: there is no such file, or it cannot be read, or `make` raises it; names the
+            file, and the line or the key.
+    """
+    text, source = _read(kind, str(name_or_path), folder)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        last = f"line {text.count(chr(10)) + 1}, the end of the file"
+        reason = str(error).replace("end of document", last)
+        raise InvalidInput(f"{source} is not valid TOML: {reason}") from None
+    try:
+        return make(table)
+    except InvalidInput as error:
+        raise InvalidInput(f"{source}: {error}") from None
+
+
+def _read(kind: str, name: str, folder: Traversable) -> tuple[str, str]:
+    """Return the text of a file, and what messages call it."""
+    if not name.endswith(".toml"):
+        names = shipped_names(folder)
+        if name not in names:
+            raise InvalidInput(
+                f"unknown {kind} {name!r}{nearest(name, names)}; known: {', '.join(names)}, "
+                "or a path that ends in .toml"
+            )
+        return (folder / f"{name}.toml").read_text(encoding="utf-8"), f"{kind} {name}"
+    try:
+        return Path(name).read_text(encoding="utf-8-sig"), name
+    except OSError as error:
+        raise InvalidInput(f"cannot read the {kind} {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"cannot read the {kind} {name}: it is not UTF-8 text") from None

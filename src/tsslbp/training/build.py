@@ -1,0 +1,159 @@
+"""What an experiment becomes: data and their splits, network, loss and optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import data as data_sets
+from .. import losses
+from ..data import DataSet, split_validation, subset
+from ..data.dataset import Images, channel_statistics
+from ..data.frames import Frames
+from ..errors import InvalidInput
+from ..experiment import Experiment
+from ..experiment.seeding import generator
+from ..losses import Loss
+from ..network import Model, Network
+from ..neuron import Neuron
+
+
+class Split(NamedTuple):
+    """Images, or frames of recordings, not yet normalised, and their labels."""
+
+    images: Images
+    labels: Tensor
+
+    def to(self, device: str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+def load_data(experiment: Experiment, data_dir: Path | None = None) -> DataSet:
+    """The experiment's data; recordings binned into its time steps, see `tsslbp.data.load`."""
+    return data_sets.load(experiment.data, data_dir, experiment.time_steps, experiment.binning)
+
+
+def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
+    """Training, validation and test images; no validation under the published protocol."""
+    images, labels = data.train_images, data.train_labels
+    test = Split(data.test_images, data.test_labels)
+    train, validation = torch.arange(len(labels)), None
+    if experiment.protocol == "validated":
+        train, held_out = split_validation(len(labels), experiment.validation_images)
+        validation = Split(images[held_out], labels[held_out])
+    if experiment.train_images is not None:
+        train = train[subset(len(train), experiment.train_images)]
+    every = len(train) == len(labels)  # then without a copy
+    return Split(images, labels) if every else Split(images[train], labels[train]), validation, test
+
+
+def build_network(
+    experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str = "auto"
+) -> Network:
+    """The experiment's network with the initial weights of its seed.
+
+    Raises:
+        InvalidInput: the experiment trains a network without spikes, or its network does not fit.
+    """
+    if experiment.activation:
+        raise InvalidInput(
+            f"activation = {experiment.activation!r} makes no spiking network: only "
+            "`tsslbp convert` trains it"
+        )
+    return Network(
+        experiment.network,
+        tuple(input_shape),
+        classes,
+        experiment.time_steps,
+        Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold),
+        experiment.padding,
+        experiment.weight_scale,
+        experiment.conv_init,
+        experiment.dropout,
+        experiment.dropout_kind,
+        experiment.pool_scale,
+        experiment.neunorm,
+        experiment.rule,
+        impl,
+        generator(experiment.seed, "weights"),
+    )
+
+
+def build_loss(experiment: Experiment) -> Loss:
+    """The experiment's loss as a function of the output PSP and the labels."""
+    if experiment.loss == "softmax":
+        return losses.softmax
+    if experiment.loss == "count":
+        desired, undesired = experiment.desired_count, experiment.undesired_count
+        assert desired is not None and undesired is not None  # Experiment has checked it
+        return lambda psp, labels: losses.count(psp, labels, desired=desired, undesired=undesired)
+    return lambda psp, labels: losses.van_rossum(
+        psp,
+        labels,
+        tau_s=experiment.tau_s,
+        target_filters=experiment.target_filters,
+        pattern=experiment.desired_train,
+    )
+
+
+def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
+    """A step's loss divided by its images; the softmax loss is a mean already."""
+    return loss if experiment.loss == "softmax" else loss / images
+
+
+def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.AdamW:
+    weights = list(net.parameters())
+    return torch.optim.AdamW(
+        weights,
+        lr=experiment.learning_rate,
+        betas=experiment.betas,
+        weight_decay=experiment.weight_decay,
+        fused=True,
+        capturable=weights[0].is_cuda,
+    )
+
+
+def check_data(experiment: Experiment, data: DataSet) -> None:
+    """Raise `InvalidInput` where the channels, size or number of images do not fit."""
+    channels, height, width = data.input_shape
+    if isinstance(data.train_images, Frames):
+        channel_statistics(data.train_images, experiment.mean, experiment.std)
+        if (steps := data.train_images.shape[1]) != experiment.time_steps:
+            raise InvalidInput(
+                f"{data.name} holds recordings of {steps} frames, and time_steps is "
+                f"{experiment.time_steps}"
+            )
+    for name in ("mean", "std"):
+        count = len(getattr(experiment, name))
+        if count not in (1, channels):
+            raise InvalidInput(
+                f"{name} holds {count} numbers; {data.name} has images of {channels} channels"
+            )
+    if experiment.crop_padding >= min(height, width):
+        raise InvalidInput(
+            f"crop_padding must be below the images' size, {height} x {width} for {data.name}, "
+            f"got {experiment.crop_padding}: a crop could be all black"
+        )
+    _check_counts(experiment, data)
+
+
+def _check_counts(experiment: Experiment, data: DataSet) -> None:
+    """Raise `InvalidInput` where there are fewer images than the experiment divides."""
+    count, held_out = len(data.train_labels), 0
+    if experiment.protocol == "validated":
+        held_out = experiment.validation_images
+        if not 0 < held_out < count:
+            raise InvalidInput(
+                f"validation_images must be between 1 and {count - 1} for {data.name}, "
+                f"got {held_out}"
+            )
+    left = count - held_out
+    if experiment.train_images is not None and experiment.train_images > left:
+        raise InvalidInput(
+            f"train_images must be at most {left}, the training images of {data.name} that are "
+            f"left, got {experiment.train_images}"
+        )

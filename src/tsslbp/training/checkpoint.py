@@ -1,0 +1,160 @@
+"""Checkpoints: the state of a training as tensors and back, and `load`, a run's trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..errors import Diverged, RunError
+from ..network import Model, Network
+from ..run import Run
+from .build import build_network
+from .history import History
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept in the state of its checkpoint ``last``."""
+
+    epochs: int = 0  # finished
+    step: int = 0  # finished ones of the current epoch
+    seconds: float = 0.0  # spent on the current epoch
+    best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
+    best_epoch: dict[str, int] = field(default_factory=dict)
+    finished: bool = False
+
+
+@final
+@dataclass
+class TrainingState:
+    """All that training steps change, which a checkpoint ``last`` holds; the others its weights.
+
+    Attributes:
+        net: that is trained.
+        optimizer: of its weights.
+        progress: where the training stands.
+        history: numbers of the steps so far.
+    """
+
+    net: Model
+    optimizer: torch.optim.AdamW
+    progress: Progress = field(default_factory=Progress)
+    history: History = field(default_factory=History)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's weights by their keys in a checkpoint.
+
+        Raises:
+            Diverged: one is NaN or infinite.
+        """
+        weights = {f"weights.{key}": value for key, value in self.net.state_dict().items()}
+        for key, value in weights.items():
+            if not torch.isfinite(value).all():
+                raise Diverged(f"{key} holds NaN or infinity; the last good checkpoint is kept")
+        return weights
+
+    def save(self, run: Run, name: str, input_shape: Sequence[int], classes: int) -> None:
+        """Write a checkpoint into a run's folder.
+
+        Args:
+            run: of the training.
+            name: of the checkpoint.
+            input_shape, classes: of the data, for which `load` builds a network.
+        """
+        tensors = self.weights()
+        state: dict[str, Any] = {"input_shape": input_shape, "classes": classes}
+        state["epoch"] = self.progress.epochs
+        if name == "last":
+            state["progress"] = asdict(self.progress)
+            for index, moments in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+            for key, array in self.history.arrays().items():
+                tensors[f"history.{key}"] = torch.from_numpy(array)
+        run.save_checkpoint(name, tensors, state)
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
+        """Go back to a checkpoint ``last``; `source` names it in errors.
+
+        Raises:
+            RunError: it belongs to another network, or is another checkpoint.
+        """
+        load_weights(self.net, tensors, source)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("optimizer.", tensors).items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        arrays = {key: value.numpy() for key, value in _under("history.", tensors).items()}
+        self.history = History(arrays)
+        self.progress = Progress(**_entry(state, "progress", source))
+
+
+def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put a checkpoint's weights into `net`.
+
+    Raises:
+        RunError: they belong to another network; names what differs.
+    """
+    weights = _under("weights.", tensors)
+    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        name = min(key for key in expected | found if expected.get(key) != found.get(key))
+        raise RunError(
+            f"{source} belongs to another network than {net.description!r}: {name} has shape "
+            f"{found.get(name, 'none')} there and {expected.get(name, 'none')} here"
+        )
+    net.load_state_dict(weights)
+
+
+def default_checkpoint(run: Run) -> str:
+    """The one chosen on validation images where there is one, otherwise the last."""
+    return "best-validation" if run.has_checkpoint("best-validation") else "last"
+
+
+def load(folder: str | Path, checkpoint: str | None = None) -> Network:
+    """Return a run's trained network, in evaluation mode.
+
+    It takes images as it was trained on them: normalised by the run's mean and standard deviation
+    (`tsslbp.data.normalise`).
+
+    Args:
+        folder: the run's folder.
+        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``, by default
+            `default_checkpoint`.
+
+    Raises:
+        RunError: no such run or checkpoint, one that cannot be read, or a run of `tsslbp convert`,
+            which trains a network without spikes.
+    """
+    run = Run.open(Path(folder))
+    if run.experiment.activation:
+        raise RunError(
+            f"{folder} holds no spiking network: `tsslbp convert` has trained one with "
+            f"activation = {run.experiment.activation!r} there, and converts it with --resume"
+        )
+    name = checkpoint or default_checkpoint(run)
+    tensors, state = run.load_checkpoint(name)
+    source = f"checkpoint {name!r} of {folder}"
+    shape, classes = _entry(state, "input_shape", source), _entry(state, "classes", source)
+    net = build_network(run.experiment, shape, classes)
+    load_weights(net, tensors, source)
+    return net.eval()
+
+
+def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:
+    if key not in state:
+        raise RunError(f"{source} holds no {key!r}: it is not the checkpoint its name says")
+    return state[key]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }

@@ -1,0 +1,322 @@
+"""The training loop: epochs of steps, their records, and checkpoints from which it goes on.
+
+It knows a network as a `tsslbp.network.Model`, and the way its steps are taken as `Steps`, of which
+there are two: `tsslbp.training.step.HostSteps` and `tsslbp.training.device.DeviceSteps`.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import DataSet
+from ..errors import Diverged, InvalidInput
+from ..experiment import Experiment
+from ..network import Activity, Model
+from ..run import Run
+from ..run.environment import peak_memory
+from . import drops
+from .build import Split, build_network, build_optimizer, check_data, loss_per_image, splits
+from .checkpoint import TrainingState, load_weights
+from .device import DeviceSteps
+from .history import StepResult
+from .parallel import ONE_PROCESS, Processes
+from .step import HostSteps, evaluate
+
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
+
+
+class Observer(Protocol):
+    """Is told how the training goes."""
+
+    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None: ...
+
+    def on_epoch(self, record: dict[str, Any]) -> None: ...
+
+
+class Steps(Protocol):
+    """Takes the training steps of an epoch, one after the other, and tells what came of them.
+
+    Epochs count from 1, the steps of an epoch from 0. Whatever is random in a step depends on the
+    seed, the epoch and the step alone; PyTorch's generators are the steps' to seed.
+
+    Attributes:
+        per_epoch: number of steps in an epoch.
+        activity_every: steps between two measurements of the layers' activity.
+        read_every: steps after which results are asked for; a checkpoint can follow.
+    """
+
+    activity_every: int
+    read_every: int
+
+    @property
+    def per_epoch(self) -> int: ...
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Prepare an epoch, of which so many steps are finished."""
+
+    def activity(self, step: int) -> Mapping[str, Activity]:
+        """What the layers do on the batch of the step that is next, by their names."""
+
+    def run(self, step: int) -> None:
+        """Take the step that is next, or start to.
+
+        Raises:
+            Diverged: its loss or gradient is NaN or infinite, and that is known at once.
+        """
+
+    def read(self, until: int) -> list[StepResult]:
+        """Wait for the results of the steps before `until` that have not been read yet."""
+
+
+def fit(
+    run: Run | None,
+    data: DataSet,
+    observer: Observer | None = None,
+    *,
+    net: Model | None = None,
+    device: str = "cpu",
+    processes: Processes = ONE_PROCESS,
+) -> Model:
+    """Train a run's experiment to its end, from its checkpoint ``last`` where there is one.
+
+    Writes metrics, steps and checkpoints into the run's folder. After a kill at any moment another
+    call continues to the same weights, optimiser state and metrics, times and memory aside; bit
+    for bit on an equal machine with equal versions, implementation and thread count. On a GPU
+    (`device`, for which `tsslbp.training.device.configure` sets PyTorch up) that takes its
+    ``deterministic``; dropout masks are drawn there.
+
+    Several `processes` (`tsslbp.training.parallel.join`) train as one would on the same batches,
+    but for rounding and other dropout masks. All of them call this with the same data; `run` is
+    None for all but the first, which alone reads and writes the folder.
+
+    Args:
+        run: what to train, and where its records go.
+        data: of its experiment.
+        observer: is told of every step and epoch.
+        net: the network to train, by default the experiment's own.
+        device: where to train.
+        processes: that train together.
+
+    Returns:
+        The trained network, in evaluation mode, as `Training.fit` says.
+
+    Raises:
+        Diverged: the loss or the gradient became NaN or infinite.
+        InvalidInput: the data do not fit the experiment.
+        RunError: the run's folder cannot be read or written, or another process trains the run.
+    """
+    experiment = processes.broadcast(run.experiment if run else None)
+    training = Training(experiment, data, net, device=device, processes=processes)
+    return training.fit(run, observer)
+
+
+@final
+class Training:
+    """An experiment on its data, checked and built, before its first step.
+
+    Args:
+        experiment: what to train.
+        data: of the experiment.
+        net, device, processes: as for `fit`.
+
+    Attributes:
+        net: the network, on its device.
+        train, validation, test: the images, on the device.
+
+    Raises:
+        InvalidInput: the data do not fit the experiment, or those of one process are others.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: DataSet,
+        net: Model | None = None,
+        *,
+        device: str = "cpu",
+        processes: Processes = ONE_PROCESS,
+    ) -> None:
+        check_data(experiment, data)
+        _check_same(data, processes)
+        self.experiment, self.data, self.processes = experiment, data, processes
+        train, validation, test = splits(experiment, data)
+        self.train, self.test = train.to(device), test.to(device)
+        self.validation = validation.to(device) if validation else None
+        net = build_network(experiment, data.input_shape, data.classes) if net is None else net
+        self.net = net.to(device)
+        self.state = TrainingState(self.net, build_optimizer(experiment, self.net))
+        self.steps = self._build_steps()
+        self._chosen: dict[str, Tensor] = {}  # weights of the best validation epoch
+
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """How many images train, choose the epoch where some are held out for that, and test."""
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split.labels) for name, split in splits.items() if split}
+
+    def _build_steps(self) -> Steps:
+        parts = self.net, self.state.optimizer, self.train, self.experiment
+        if self.train.labels.is_cuda:
+            self.net.set_precision(self.experiment.precision)
+            if self.processes.count == 1 and isinstance(self.train.images, Tensor):
+                return DeviceSteps(*parts, capture=True)
+        return HostSteps(*parts, self.processes)
+
+    def fit(self, run: Run | None, observer: Observer | None = None) -> Model:
+        """Train to the end, as the function `fit` says.
+
+        Args:
+            run: of this experiment; its own number of epochs counts. Without one nothing is
+                written.
+            observer: as for the function.
+
+        Returns:
+            `net` in evaluation mode, with the weights of the epoch chosen on validation images, or
+            of the last where none are held out.
+        """
+        self.run, self.observer = run, observer
+        self.experiment = self.processes.broadcast(run.experiment if run else self.experiment)
+        with run.hold() if run else nullcontext():
+            self._resume()
+            try:
+                while not self._is_finished():
+                    self._train_epoch()
+                    self._end_epoch()
+            except Diverged as error:
+                if run:
+                    run.save_steps(self.state.history.arrays())  # the evidence
+                    run.record_divergence(str(error))
+                raise
+        self._load_chosen()
+        return self.net.eval()
+
+    def _resume(self) -> None:
+        """Go back to where the run's checkpoint ``last`` stands, if there is one."""
+        run = self.run
+        source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
+        has_begun = run is not None and run.has_checkpoint("last")
+        checkpoint = run.load_checkpoint("last") if run and has_begun else None
+        if (checkpoint := self.processes.broadcast(checkpoint)) is not None:
+            self.state.restore(*checkpoint, source)
+        if run:
+            run.truncate_epochs(self.state.progress.epochs)
+            run.record_divergence(None)
+
+    def _is_finished(self) -> bool:
+        progress = self.state.progress
+        return progress.finished or progress.epochs >= self.experiment.epochs
+
+    def _train_epoch(self) -> None:
+        steps, progress, history = self.steps, self.state.progress, self.state.history
+        epoch = progress.epochs + 1
+        device = self.train.labels.device
+        self.net.train()
+        started = time.perf_counter() - progress.seconds
+        saved = progress.seconds
+        steps.begin(epoch, progress.step)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for step in range(progress.step, steps.per_epoch):
+                if step % steps.activity_every == 0:
+                    history.add_activity(steps.activity(step))
+                steps.run(step)
+                if (step + 1) % steps.read_every and step + 1 < steps.per_epoch:
+                    continue
+                self._record(epoch, steps.read(step + 1))
+                progress.step, progress.seconds = step + 1, time.perf_counter() - started
+                if progress.seconds - saved > CHECKPOINT_SECONDS:
+                    self._save("last")
+                    saved = progress.seconds
+
+    def _record(self, epoch: int, results: list[StepResult]) -> None:
+        """Note the results of the steps that follow those that are finished."""
+        for step, result in enumerate(results, self.state.progress.step + 1):
+            if not result.finite:
+                raise Diverged(f"epoch {epoch}, step {step}: {result.divergence}")
+            loss = loss_per_image(self.experiment, result.loss, result.images)
+            self.state.history.add_step(epoch, loss, result)
+            if self.observer:
+                self.observer.on_step(epoch, step, self.steps.per_epoch, result)
+
+    def _end_epoch(self) -> None:
+        progress = self.state.progress
+        epoch = progress.epochs + 1
+        by_step = self._accuracies(self.test)
+        accuracies = {"test": by_step[-1]}
+        if self.validation:
+            accuracies["validation"] = self._accuracies(self.validation)[-1]
+        record = self._epoch_record(epoch, accuracies, by_step)
+        progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
+        for name, accuracy in accuracies.items():
+            if accuracy > progress.best.get(name, -1.0):
+                progress.best[name], progress.best_epoch[name] = accuracy, epoch
+                self._save(f"best-{name}")
+        patience = self.experiment.patience
+        progress.finished = patience is not None and epoch - progress.best_epoch["test"] >= patience
+        # The checkpoint last: a run killed before it repeats the epoch and drops the line.
+        if self.run:
+            self.run.append_epoch(record)
+            self.run.save_steps(self.state.history.arrays())
+        self._save("last")
+        if self.observer:
+            self.observer.on_epoch(record)
+
+    def _epoch_record(
+        self, epoch: int, accuracies: Mapping[str, float], by_step: list[float]
+    ) -> dict[str, Any]:
+        history, neurons = self.state.history, self.net.neuron_counts
+        seconds = self.state.progress.seconds
+        record = {
+            "epoch": epoch,
+            **history.epoch_summary(epoch, neurons, self.net.time_steps),
+            **{f"{name}_accuracy": value for name, value in accuracies.items()},
+            "test_accuracy_by_step": by_step,
+            "seconds": seconds,
+            "images_per_second": len(self.train.labels) / seconds,
+            "peak_memory": peak_memory(),
+        }
+        if self.test.labels.is_cuda:
+            record["device_peak_memory"] = torch.cuda.max_memory_allocated(self.test.labels.device)
+        if self.data.note:
+            record["note"] = self.data.note
+        steps = history.arrays()
+        before = int(np.searchsorted(steps["epoch"], epoch))  # steps of the earlier epochs
+        if found := drops.find(steps, list(neurons), since=before):
+            record["drops"] = [drop.to_table() for drop in found]
+        return record
+
+    def _accuracies(self, split: Split) -> list[float]:
+        statistics = self.experiment.mean, self.experiment.std
+        return evaluate(self.net, split, *statistics, self.processes)
+
+    def _save(self, name: str) -> None:
+        weights = self.state.weights()  # checked in all processes
+        if name == "best-validation":
+            self._chosen = {key: value.clone() for key, value in weights.items()}
+        if self.run:
+            self.state.save(self.run, name, self.data.input_shape, self.data.classes)
+
+    def _load_chosen(self) -> None:
+        """Take the weights of the best validation epoch, perhaps one before the run was resumed."""
+        name = "best-validation"
+        if not self._chosen and self.run and self.run.has_checkpoint(name):
+            self._chosen, _ = self.run.load_checkpoint(name)
+        if self._chosen:
+            load_weights(self.net, self._chosen, f"checkpoint {name!r}")
+
+
+def _check_same(data: DataSet, processes: Processes) -> None:
+    """Raise `InvalidInput` where a process has other data than the first; labels tell it."""
+    labels = data.train_labels, data.test_labels
+    here = (data.train_images.shape, *(zlib.crc32(part.numpy().tobytes()) for part in labels))
+    if here != processes.broadcast(here):
+        raise InvalidInput(
+            f"process {processes.rank} has other data than the first under the name {data.name}"
+        )

@@ -1,0 +1,272 @@
+"""One training step on the host, the evaluation, and the steps of an epoch, one by one."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from .. import losses
+from ..data import batches, normalise
+from ..data.dataset import Images, channel_statistics, normalised
+from ..data.frames import Frames
+from ..data.images import augment
+from ..errors import Diverged
+from ..experiment import Experiment
+from ..experiment.seeding import derive, generator
+from ..losses import Loss
+from ..network import Activity, Model
+from .build import Split, build_loss
+from .history import StepResult
+from .parallel import ONE_PROCESS, Processes
+
+ACTIVITY_EVERY = 25  # steps between two measurements of firing rate and warm-up
+EVALUATION_BATCH = 200  # images at most, whose frames, one for each time step, are at most
+EVALUATION_FRAMES = 2000
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def batch_images(
+    experiment: Experiment,
+    images: Images,
+    chosen: Tensor,
+    epoch: int,
+    step: int,
+    processes: Processes = ONE_PROCESS,
+) -> Tensor:
+    """This process's images of a step's batch, augmented and normalised.
+
+    Args:
+        experiment: says how; with `epoch` and `step` it says which crops.
+        images: all training images ``[M, C, H, W]``, not normalised, or frames of recordings.
+        chosen: indices of the whole batch ``[N]``.
+        processes: among which the batch is shared out.
+
+    Returns:
+        ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``, float32.
+    """
+    shard, padding, flip = processes.shard, experiment.crop_padding, experiment.horizontal_flip
+    found = images[shard(chosen)]
+    batch = found.trains() if isinstance(found, Frames) else found
+    if padding or flip:
+        random = generator(experiment.seed, "augmentation", epoch, step)
+        placement = augment.draw(len(chosen), padding, flip, random)
+        batch = augment.apply(batch, augment.Placement(*map(shard, placement)), padding)
+    return batch if batch.dim() == 5 else normalise(batch, experiment.mean, experiment.std)
+
+
+def train_step(
+    net: Model,
+    optimizer: torch.optim.Optimizer,
+    loss_function: Loss,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    gradient_clip: float = 1.0,
+    weight_limit: float = 4.0,
+    processes: Processes = ONE_PROCESS,
+) -> StepResult:
+    """Forward, loss, backward, clipping of the gradient's norm, update, clamp of the weights.
+
+    Args:
+        loss_function: of the output PSP and the labels; the losses of the processes add up.
+        images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``.
+        labels: ``[N]`` int64.
+        gradient_clip: bound of the gradient's norm over all weights.
+        weight_limit: bound of every weight's magnitude after the update.
+        processes: each of which takes the step on its part of the batch; the result is the whole's.
+
+    Raises:
+        Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
+    """
+    weights: list[Tensor] = list(net.parameters())
+    optimizer.zero_grad()
+    psp = processes.output(net, images)
+    loss = loss_function(psp, labels)
+    loss.backward()
+    norm = clip_gradient(weights, gradient_clip)
+    correct = (losses.predict(psp.detach()) == labels).sum()
+    count = torch.tensor(len(labels), device=loss.device)
+    loss, correct, count = processes.sum(loss, correct, count)
+    result = StepResult(loss.item(), int(correct), norm.item(), int(count))
+    if not result.finite:
+        where = processes.first_known(net.first_nonfinite(images))
+        raise Diverged(_explain(net, where, result))
+    optimizer.step()
+    clamp_weights(weights, weight_limit)
+    return result
+
+
+@torch.no_grad()
+def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
+    """Scale the gradients down where their norm over all weights is above `limit`; return it.
+
+    `torch.nn.utils.clip_grad_norm_` without its search for devices and dtypes, which takes longer
+    than the work on a small network.
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+@torch.no_grad()
+def clamp_weights(weights: list[Tensor], limit: float) -> None:
+    """Bound every weight's magnitude."""
+    torch._foreach_clamp_min_(weights, -limit)
+    torch._foreach_clamp_max_(weights, limit)
+
+
+@final
+class HostSteps:
+    """The training steps of an experiment, one by one; the host waits for each.
+
+    It is a `tsslbp.training.loop.Steps`, for images and recordings, on a CPU or GPU, and for
+    several processes, each of which takes its part of every batch.
+
+    Args:
+        net: that is trained.
+        optimizer: of its weights.
+        split: all training images and labels, on the device of `net`.
+        experiment: loss, batch size, augmentation, normalisation, clipping, dropout and seed.
+        processes: that train together.
+    """
+
+    activity_every = ACTIVITY_EVERY
+    read_every = 1
+
+    def __init__(
+        self,
+        net: Model,
+        optimizer: torch.optim.Optimizer,
+        split: Split,
+        experiment: Experiment,
+        processes: Processes = ONE_PROCESS,
+    ) -> None:
+        self.net, self.optimizer, self.split = net, optimizer, split
+        self.experiment, self.processes = experiment, processes
+        self.loss = build_loss(experiment)
+        self.batches: list[Tensor] = []
+        self._prepared: tuple[Tensor, Tensor] | None = None  # the next step's images and labels
+        self._results: list[StepResult] = []
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-len(self.split.labels) // self.experiment.batch_size)
+
+    def begin(self, epoch: int, step: int) -> None:
+        self.epoch = epoch
+        order = generator(self.experiment.seed, "order", epoch)
+        self.batches = list(batches(len(self.split.labels), self.experiment.batch_size, order))
+
+    def activity(self, step: int) -> Mapping[str, Activity]:
+        images, _ = self._batch(step)
+        self._seed_masks(step)
+        return self.net.activity(images, self.processes.mean)
+
+    def run(self, step: int) -> None:
+        images, labels = self._batch(step)
+        self._prepared = None
+        self._seed_masks(step)
+        try:
+            result = train_step(
+                self.net,
+                self.optimizer,
+                self._loss_of_shard(len(self.batches[step])),
+                images,
+                labels,
+                gradient_clip=self.experiment.gradient_clip,
+                weight_limit=self.experiment.weight_limit,
+                processes=self.processes,
+            )
+        except Diverged as error:
+            raise Diverged(f"epoch {self.epoch}, step {step + 1}: {error}") from error
+        self._results.append(result)
+
+    def read(self, until: int) -> list[StepResult]:
+        results, self._results = self._results, []
+        return results
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        if self._prepared is None:
+            chosen = self.batches[step]
+            place = chosen, self.epoch, step
+            images = batch_images(self.experiment, self.split.images, *place, self.processes)
+            self._prepared = images, self.split.labels[self.processes.shard(chosen)]
+        return self._prepared
+
+    def _seed_masks(self, step: int) -> None:
+        """Make the dropout masks of a step the same whenever it runs."""
+        purpose = self.processes.own_purpose("dropout")
+        torch.manual_seed(derive(self.experiment.seed, purpose, self.epoch, step))
+
+    def _loss_of_shard(self, images: int) -> Loss:
+        """This process's part of the loss of a batch of so many `images`."""
+        if self.experiment.loss != "softmax":
+            return self.loss  # a sum over images
+        return lambda psp, labels: self.loss(psp, labels) * (len(labels) / images)
+
+
+@torch.no_grad()
+def evaluate(
+    net: Model,
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    processes: Processes = ONE_PROCESS,
+) -> list[float]:
+    """Accuracies of `net` on all images of a split, between 0 and 1, shared out to `processes`.
+
+    Returns:
+        ``[T]``: the accuracy if the output is read after the first step, after two, and so on; the
+        last is the network's accuracy.
+    """
+    was_training = net.training
+    net.eval()
+    statistics = channel_statistics(split.images, mean, std)
+    images, labels = processes.shard(split.images), processes.shard(split.labels)
+    correct = torch.zeros(net.time_steps, dtype=torch.int64, device=labels.device)
+    for part in evaluation_batches(len(labels), net.time_steps):
+        psp = net(normalised(images[part], *statistics))
+        for step in range(net.time_steps):
+            correct[step] += (losses.predict(psp[: step + 1]) == labels[part]).sum()
+    net.train(was_training)
+    (correct,) = processes.sum(correct)
+    return [count / len(split.labels) for count in correct.tolist()]
+
+
+def evaluation_batches(count: int, time_steps: int) -> list[slice]:
+    """Cut `count` images into batches that need no more memory with many time steps."""
+    size = max(1, min(EVALUATION_BATCH, EVALUATION_FRAMES // time_steps))
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what one training step frees for the next (glibc; else nothing).
+
+    It would give most of it back to the system, and the page faults of asking for it again take a
+    tenth of a step. This changes the whole process, so a program may call it and no library should.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        library.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def _explain(net: Model, where: str | None, result: StepResult) -> str:
+    if where is None:
+        names = [name for name, weight in net.named_parameters() if _has_bad_gradient(weight)]
+        where = f"the gradient of {names[-1]}" if names else "the loss function"
+    return f"{result.divergence}; NaN or infinity first appears in {where}"
+
+
+def _has_bad_gradient(weight: Tensor) -> bool:
+    return weight.grad is not None and not bool(torch.isfinite(weight.grad).all())

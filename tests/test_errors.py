@@ -1,0 +1,32 @@
+"""Errors: what the program prints in one line, and the nearest known word."""
+
+import pytest
+
+from tsslbp import errors
+from tsslbp.errors import nearest
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "hint"),
+    [
+        ("epoch", ["epochs", "seed"], " (did you mean 'epochs'?)"),
+        ("slayer", ["TSSLBP", "SLAYER"], " (did you mean 'SLAYER'?)"),
+        ("Tau", ["tau", "TAU"], " (did you mean 'tau'?)"),
+        ("nothing alike", ["epochs", "seed"], ""),
+        ("", ["epochs"], ""),
+        ("epochs", [], ""),
+    ],
+)
+def test_the_nearest_word(word: str, known: list[str], hint: str) -> None:
+    assert nearest(word, iter(known)) == hint
+
+
+@pytest.mark.parametrize("kind", [errors.InvalidInput, errors.DataError, errors.RunError])
+def test_the_program_catches_every_error(kind: type[errors.Error]) -> None:
+    assert issubclass(kind, errors.Error)
+
+
+def test_invalid_input_is_a_value_error() -> None:
+    """As callers of a library expect, without knowing its errors."""
+    with pytest.raises(ValueError, match=r"^x$"):
+        raise errors.InvalidInput("x")

@@ -1,0 +1,188 @@
+"""Locks between processes and threads, and files that are replaced whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+import pytest
+
+import tsslbp
+from tsslbp.errors import RunError
+from tsslbp.storage import hold, remove_leftovers, replace_file
+
+needs_flock = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other locks")
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from tsslbp.storage import hold
+
+if sys.argv[2:]:
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(int(sys.argv[2]), "no locks")
+
+    fcntl.flock = refuse
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+Holder = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def holder() -> Iterator[Holder]:
+    """Starts a process that holds a lock."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(path: Path, *no_locks: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLDING, str(path), *map(str, no_locks)]
+        source = str(Path(tsslbp.__file__).parents[1])
+        environment = os.environ | {"PYTHONPATH": source}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_lock_ends_with_the_process_that_is_killed(tmp_path: Path, holder: Holder) -> None:
+    path = tmp_path / ".lock"
+    process = holder(path)
+    with pytest.raises(RunError) as caught, hold(path):
+        pass
+    assert str(caught.value) == f"{tmp_path} is in use by another process"
+    process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+    process.wait()
+    with hold(path):
+        pass
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    path, order = tmp_path / ".lock", list[str]()
+
+    def second() -> None:
+        try:
+            with hold(path):
+                order.append("at once")
+        except RunError:
+            order.append("refused")
+        with hold(path, wait=True):
+            order.append("waited")
+
+    thread = threading.Thread(target=second)
+    with hold(path):
+        thread.start()
+        while not order:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        order.append("first ends")
+    thread.join()
+    assert order == ["refused", "first ends", "waited"]
+
+
+def test_a_lock_is_released_by_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), hold(tmp_path / ".lock"):
+        raise ZeroDivisionError
+    with hold(tmp_path / ".lock"):
+        pass
+
+
+def test_a_lock_file_that_is_there_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    for content in (b"", b"123\nsomewhere\n"):
+        path.write_bytes(content)
+        with hold(path):
+            pass
+        assert path.read_bytes() == content
+
+
+@needs_flock
+def test_other_users_may_take_the_lock(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with hold(tmp_path / ".lock"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o666
+
+
+def test_a_lock_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    message = r"^cannot write .*is the folder writable\?"
+    with pytest.raises(RunError, match=message), hold(tmp_path / "file" / ".lock"):
+        pass
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", full)
+    message = r"No space left on device \(the disk is full\)"
+    with pytest.raises(RunError, match=message), hold(tmp_path / ".lock"):
+        pass
+
+
+@needs_flock
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: Holder, number: int
+) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / ".lock"
+    path.touch()  # of an earlier version, which went on without a lock
+    message = r"if there is none, remove .*\.lock-holder"
+    with hold(path), pytest.raises(RunError, match=message), hold(path):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+    process = holder(path, number)
+    with pytest.raises(RunError, match="is in use by another process"), hold(path):
+        pass
+    process.kill()
+    process.wait()
+    with hold(path, wait=True):
+        pass
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    replace_file(path, lambda new: new.write_bytes(b"1"))
+
+    def fail(new: Path) -> None:
+        new.write_bytes(b"2")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RunError, match=r"cannot write .*a: No space left .* contents are kept"):
+        replace_file(path, fail)
+    assert path.read_bytes() == b"1"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = [".a.1.tsslbp-tmp", ".b[1].22.tsslbp-tmp", ".b1.22.tsslbp-tmp", "a.tmp", ".a.1.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, "b[1]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(set(names) - {names[1]})
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.1.tmp", "a.tmp"]

@@ -1,0 +1,61 @@
+"""A small training that the tests of this folder share, and what makes two runs equal."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tsslbp import training
+from tsslbp.data import DataSet
+from tsslbp.experiment import Experiment
+from tsslbp.run import Run
+
+EXPERIMENT = Experiment(
+    data="toy",
+    network="4C3-P2-12",
+    time_steps=4,
+    dropout=0.2,
+    validation_images=12,
+    epochs=3,
+    batch_size=8,
+    learning_rate=0.01,
+)
+
+
+TIMES = ("seconds", "images_per_second", "peak_memory")
+
+
+def toy(train: int = 60, test: int = 20) -> DataSet:
+    """Bright left or right halves, with noise: two classes that a small network can tell apart."""
+    random = np.random.RandomState(0)
+    labels = torch.from_numpy(np.arange(train + test) % 2)
+    images = torch.from_numpy(random.rand(train + test, 1, 6, 6).astype(np.float32))
+    images[labels == 0, :, :, :3] += 2
+    images[labels == 1, :, :, 3:] += 2
+    return DataSet("toy", images[:train], labels[:train], images[train:], labels[train:], 2)
+
+
+def trained(folder: Path, experiment: Experiment = EXPERIMENT, impl: str = "auto") -> Run:
+    run = Run.create(folder, experiment)
+    net = training.build_network(experiment, (1, 6, 6), 2, impl)
+    training.fit(run, toy(), net=net)
+    return run
+
+
+def without_times(epochs: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in epochs]
+
+
+def assert_same_run(actual: Run, expected: Run) -> None:
+    """Bit for bit: weights, optimiser state, metrics and steps; times and memory aside."""
+    assert without_times(actual.epochs()) == without_times(expected.epochs())
+    for name in ("last", "best-validation", "best-test"):
+        ours, state = actual.load_checkpoint(name)
+        theirs, expected_state = expected.load_checkpoint(name)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            # NaN stands for "does not apply" in the history of the warm-up.
+            assert torch.equal(ours[key].nan_to_num(-1), theirs[key].nan_to_num(-1)), key
+        assert state == expected_state
+    for key, array in actual.steps().items():
+        np.testing.assert_array_equal(array, expected.steps()[key])
