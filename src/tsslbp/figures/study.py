@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import style
 from .axes import FEW, accuracy_axis, hyperparameter_axis, is_logarithmic, number_axis, spread
-from .style import Look
+from .style import Array, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = npt.NDArray[Any]
 Span = tuple[float, float]
 
 DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
@@ -53,19 +51,17 @@ def parallel_coordinates(
 
     Positive numbers that span a factor of 10 get a logarithmic axis, what is not a number a
     categorical one. Lines that share a value are spread out a little around it, the better ones
-    above. A value that is missing, None or NaN is drawn at the foot of its axis; a trial without
-    accuracy is grey. Accuracies far below the others are drawn at the foot of theirs.
+    above. A value that is missing, None or NaN is drawn at the foot of its axis, as are accuracies
+    far below the others.
 
     Args:
         trials: the hyperparameters of each, by name.
-        accuracies: 0 to 1; NaN where there is none.
+        accuracies: 0 to 1.
     """
     from matplotlib.collections import LineCollection
 
-    if not trials:
-        return style.empty("no trials")
     percent = 100 * np.asarray(accuracies, float)
-    order = style.best_last(percent)
+    order = np.argsort(percent, kind="stable")  # the best on top
     percent, trials = percent[order], [trials[index] for index in order]
     names = list(dict.fromkeys(key for trial in trials for key in trial))
     columns = [[trial.get(name) for trial in trials] for name in names]
@@ -80,7 +76,7 @@ def parallel_coordinates(
     few = len(trials) <= 30
     lines = LineCollection(
         list(points),
-        array=np.ma.masked_invalid(percent),
+        array=percent,
         **style.accuracy_colours(percent),
         linewidths=1.8 if few else 0.8,
         alpha=0.9 if few else 0.7,
@@ -105,13 +101,11 @@ def learning_rate_against_epochs(
     Args:
         learning_rates: above 0, of each trial; on a logarithmic axis.
         epochs: of each trial.
-        accuracies: test accuracies, 0 to 1; NaN, drawn in grey, where there is none.
+        accuracies: test accuracies, 0 to 1.
     """
-    if not len(learning_rates):
-        return style.empty("no trials")
     x, y = np.asarray(epochs, float), np.asarray(learning_rates, float)
     percent = 100 * np.asarray(accuracies, float)
-    order = style.best_last(percent)
+    order = np.argsort(percent, kind="stable")  # the best on top
     x, y, percent = x[order], y[order], percent[order]
     figure, axes = style.new_axes(3.8)
     places = list(zip(x.tolist(), y.tolist(), strict=True))
@@ -122,7 +116,6 @@ def learning_rate_against_epochs(
         c=percent,
         s=_nested_sizes(places),
         **style.accuracy_colours(percent),
-        plotnonfinite=True,
         edgecolors="white",
         linewidths=[0.6 if counts[place] <= 4 else 0.0 for place in places],
         zorder=3,
@@ -150,8 +143,6 @@ def latency(curves: Mapping[str, Array]) -> Figure:
         curves: by name, accuracies ``[runs, T]``, 0 to 1: a line for their mean, a band from the
             lowest to the highest.
     """
-    if not curves:
-        return style.empty("no runs")
     figure, axes = style.new_axes(3.6)
     for index, (name, accuracies) in enumerate(curves.items()):
         percent = 100 * np.atleast_2d(accuracies)
@@ -177,8 +168,6 @@ def energy(points: Mapping[str, tuple[Array, Array]]) -> Figure:
         points: by group, spikes per image ``[runs]`` and accuracies ``[runs]``, 0 to 1. Where the
             spikes span a factor of 10, their axis is logarithmic.
     """
-    if not points:
-        return style.empty("no runs")
     figure, axes = style.new_axes(3.6)
     for index, (name, (spikes, accuracies)) in enumerate(points.items()):
         look: Look = {"color": style.colour(index), "marker": style.marker_of(index), **DISC}
@@ -197,8 +186,6 @@ def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure
     Args:
         curves: by name, such as the learning rule, a point each T.
     """
-    if not any(curves.values()):
-        return style.empty("no runs")
     figure, axes = style.new_axes(3.6)
     axes.set_xscale("log")
     for index, (name, points) in enumerate(curves.items()):
@@ -227,7 +214,10 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
         for one, points in curves.items()
     }
     if not any(known.values()):
-        return style.empty("no runs")
+        figure, axes = style.new_axes(1)
+        axes.set_axis_off()
+        style.write_in_middle(axes, "no runs")
+        return figure
     figure, axes = style.new_axes(3.6)
     steps = sorted({point.time_steps for points in known.values() for point in points})
     markers = {number: style.marker_of(index) for index, number in enumerate(steps)}

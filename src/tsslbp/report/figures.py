@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ..figures import run as run_figures
 from ..figures import study as study_figures
+from ..figures.style import Array
 from ..figures.svg import svg_text
 from ..run.results import MEASURES, Group, Result, flat, measures
 from . import interactive
@@ -21,7 +21,6 @@ from .blocks import Figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-Array = npt.NDArray[Any]
 T = TypeVar("T")
 
 SHOWN_GROUPS = 8  # in the figures that compare groups

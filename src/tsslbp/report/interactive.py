@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..figures.axes import LOGARITHMIC
-
-Array = npt.NDArray[Any]
+from ..figures.style import Array
 
 COLOURS = "Viridis"
 POINTS_IN_ALL = 20_000  # of the training curves together

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import stats, wording
 from ..errors import Error
 from ..figures import study as study_figures
 from ..figures.study import Point
+from ..figures.style import Array
 from ..run.comparison import Comparison
 from ..run.results import Result
 from ..studies import compare
@@ -29,7 +28,6 @@ CAPTION = (
     "seeds, in small print the 95 % interval of the mean. Spikes per image are counted at the same "
     "epoch, over all layers and time steps. Training time is that of one run, without evaluations."
 )
-Array = npt.NDArray[Any]
 Cost = Callable[[RuleResult], Array]
 
 

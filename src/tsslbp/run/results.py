@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import Error, RunError
 from ..experiment import Experiment, load_recipe, recipe_names
+from ..stats import Array
 from . import Run
-
-Array = npt.NDArray[Any]
 
 MEASURES = {
     "last": "last epoch",
