@@ -85,13 +85,7 @@ Block = Text | Lines | Code | Table | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report with a heading.
-
-    Attributes:
-        name: of its anchor, unique in the report.
-        title: the heading.
-        blocks: what it holds, in order.
-    """
+    """A part of the report: the name of its anchor, unique in the report, heading and blocks."""
 
     name: str
     title: str

@@ -27,6 +27,7 @@ SHOWN_GROUPS = 8  # in the figures that compare groups
 LAYERED_GROUPS = 4  # with a figure of their layers, and their run's own figures
 OWN_FIGURES = ("confusion", "image-*", "histograms")
 OWN_IMAGES = 3  # of each run
+UNFIT = re.compile(r"[^\w-]")  # characters in the name of a figure
 UNTOLD = ("seed", "description", "mean", "std", "desired_train", "padding")  # no axes of a search
 
 
@@ -43,13 +44,17 @@ def draw(
     """
     finished = [result for group in groups for result in group.results]
     best = sorted(groups, key=lambda group: -group.accuracies(measure).max())
+    best_runs = {
+        group.label: max(group.results, key=lambda one: one.accuracy[measure])
+        for group in best[:LAYERED_GROUPS]
+    }
     figures = [
         *_search(prefix, finished, measure),
         _curves(prefix, [*finished, *unfinished]),
         _latency(prefix, best, measure),
         _energy(prefix, best, measure),
-        *_layers(prefix, best[:LAYERED_GROUPS], measure),
-        *_own(prefix, best[:LAYERED_GROUPS], measure),
+        *_layers(prefix, best_runs),
+        *_own(prefix, best_runs),
     ]
     return [figure for figure in figures if figure is not None]
 
@@ -87,11 +92,12 @@ def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure
     if len({str(trial) for trial in trials}) < 3:
         return []
     accuracies = [result.accuracy[measure] for result in results]
+    coloured = f"per run, coloured by test accuracy ({MEASURES[measure]})."
     figures = [
         figure(
             f"{prefix}-search",
             "Hyperparameters and accuracy",
-            f"One line per run, coloured by test accuracy ({MEASURES[measure]}).",
+            f"One line {coloured}",
             study_figures.parallel_coordinates(trials, accuracies),
             interactive.parallel_coordinates(trials, accuracies),
             webgl=True,
@@ -104,7 +110,7 @@ def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure
             figure(
                 f"{prefix}-rates",
                 "Learning rate against epochs",
-                f"One point per run, coloured by test accuracy ({MEASURES[measure]}).",
+                f"One point {coloured}",
                 study_figures.learning_rate_against_epochs(rates, epochs, accuracies),
                 interactive.learning_rate_against_epochs(rates, epochs, accuracies),
             )
@@ -112,18 +118,12 @@ def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure
     return figures
 
 
-def _drops(result: Result) -> list[Mapping[str, Any]]:
-    """Sudden drops whose step is known; another version may have recorded them otherwise."""
-    drops = [drop for one in result.epochs for drop in one.get("drops", ())]
-    return [drop for drop in drops if "step" in drop]
-
-
 def _curves(prefix: str, results: Sequence[Result]) -> Figure:
-    names = _names(results)
-    curves = {name: _curve(result) for name, result in zip(names, results, strict=True)}
+    named = dict(zip(_names(results), results, strict=True))
+    curves = {name: _curve(result) for name, result in named.items()}
     drops = {
-        name: [drop["step"] for drop in _drops(result)]
-        for name, result in zip(names, results, strict=True)
+        name: [drop["step"] for one in result.epochs for drop in one.get("drops", ())]
+        for name, result in named.items()
     }
     return figure(
         f"{prefix}-training",
@@ -172,36 +172,32 @@ def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None
     )
 
 
-def _layers(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
+def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
     return [
         figure(
             f"{prefix}-layers-{number}",
-            f"Layers: {group.label}",
-            f"Firing rate of each layer and its share in warm-up, seed {best.experiment.seed}.",
-            run_figures.layers_over_training(best.epochs),
+            f"Layers: {label}",
+            f"Firing rate of each layer and its share in warm-up, seed {run.experiment.seed}.",
+            run_figures.layers_over_training(run.epochs),
         )
-        for number, group in enumerate(groups, 1)
-        if (best := _best(group, measure)).epochs[-1].get("firing_rate")
+        for number, (label, run) in enumerate(best.items(), 1)
+        if run.epochs[-1].get("firing_rate")
     ]
 
 
-def _own(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
+def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
     """What `tsslbp draw` left in the folder of each group's best run."""
-    figures = []
-    for number, group in enumerate(groups, 1):
-        best = _best(group, measure)
-        for pattern in OWN_FIGURES:
-            for file in sorted((best.folder / "figures").glob(f"{pattern}.svg"))[:OWN_IMAGES]:
-                name = re.sub(r"[^\w-]", "-", file.stem)
-                figures.append(
-                    Figure(
-                        f"{prefix}-run-{number}-{name}",
-                        f"{file.stem.replace('-', ' ').capitalize()}: {group.label}",
-                        f"From the folder of the best run, seed {best.experiment.seed}.",
-                        file=file,
-                    )
-                )
-    return figures
+    return [
+        Figure(
+            f"{prefix}-run-{number}-{UNFIT.sub('-', file.stem)}",
+            f"{file.stem.replace('-', ' ').capitalize()}: {label}",
+            f"From the folder of the best run, seed {run.experiment.seed}.",
+            file=file,
+        )
+        for number, (label, run) in enumerate(best.items(), 1)
+        for pattern in OWN_FIGURES
+        for file in sorted((run.folder / "figures").glob(f"{pattern}.svg"))[:OWN_IMAGES]
+    ]
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -233,10 +229,6 @@ def _left_out(groups: Mapping[str, Any]) -> str:
     if len(groups) <= SHOWN_GROUPS:
         return ""
     return f" Shown are the {SHOWN_GROUPS} of {len(groups)} settings with the best runs."
-
-
-def _best(group: Group, measure: str) -> Result:
-    return max(group.results, key=lambda one: one.accuracy[measure])
 
 
 def _chosen(result: Result, measure: str) -> Mapping[str, Any]:

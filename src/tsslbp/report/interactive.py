@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..figures.axes import LOGARITHMIC
+from ..figures.axes import LOGARITHMIC, is_logarithmic
 from ..figures.style import Array
 
 COLOURS = "Viridis"
@@ -75,19 +75,13 @@ def training_curves(
         drops: by the same names, the steps of sudden drops, which are marked.
     """
     points = max(20, POINTS_IN_ALL // max(1, len(curves)))
-    traces = []
+    traces: list[dict[str, Any]] = []
     for name, (steps, accuracies) in curves.items():
         kept = np.unique(np.linspace(0, len(steps) - 1, min(points, len(steps))).astype(int))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(kept) < 3 else "lines",
-                "name": name,
-                "x": [int(step) for step in steps[kept]],
-                "y": _percent(accuracies[kept]),
-                "line": {"width": 1.5},
-            }
-        )
+        mode = "lines+markers" if len(kept) < 3 else "lines"
+        x, y = steps[kept].astype(int).tolist(), _percent(accuracies[kept])
+        line = {"type": "scatter", "mode": mode, "name": name, "x": x, "y": y}
+        traces.append(line | {"line": {"width": 1.5}})
     if drops and any(drops.values()):
         traces.append(_drop_marks(curves, drops))
     layout = _layout(
@@ -164,7 +158,7 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         places = [words.index(str(value)) for value in values]
         return {"label": name, "values": places} | _ticks(range(len(words)), words)
     known = sorted(set(numbers))
-    if name in LOGARITHMIC or (known[0] > 0 and known[-1] >= 10 * known[0]):
+    if name in LOGARITHMIC or is_logarithmic(np.array(known)):
         few = _log_ticks(numbers)
         logs = [math.log10(value) for value in few]
         values = [math.log10(value) for value in numbers]
