@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tsslbp.figures import axes as parallel_axes
 from tsslbp.figures import study as study_figures
 from tsslbp.figures.study import Point
+from tsslbp.stats import Interval, Summary
 
 from .parts import collections, drawn, legend
 
@@ -20,6 +21,24 @@ TRIALS = [
     {"epochs": 200, "learning_rate": 0.001, "warm_up": "always"},
     {"epochs": 100, "learning_rate": 0.01, "warm_up": "never"},
 ]
+
+
+def point(
+    steps: int,
+    accuracy: float,
+    interval: tuple[float, float] | None = None,
+    cost: float | None = None,
+    cost_interval: tuple[float, float] | None = None,
+) -> Point:
+    return Point(
+        steps,
+        summary_of(accuracy, interval),
+        None if cost is None else summary_of(cost, cost_interval),
+    )
+
+
+def summary_of(mean: float, interval: tuple[float, float] | None) -> Summary:
+    return Summary(3, mean, 0.1, mean, Interval(*interval) if interval else None)
 
 
 def heights(figure: Figure) -> np.ndarray:
@@ -144,8 +163,8 @@ def test_energy_by_group() -> None:
 def test_accuracy_against_time_steps_with_intervals() -> None:
     """Rules at one T stand side by side, in equal distances around it on the logarithmic axis."""
     rules = {
-        "a": [Point(1, 0.90, (0.88, 0.92)), Point(5, 0.95)],
-        "b": [Point(1, 0.91), Point(5, 0.96, (0.95, 0.97))],
+        "a": [point(1, 0.90, (0.88, 0.92)), point(5, 0.95)],
+        "b": [point(1, 0.91), point(5, 0.96, (0.95, 0.97))],
     }
     axes = drawn(study_figures.accuracy_against_time_steps(rules)).axes[0]
     first, interval, second, other = axes.lines
@@ -161,8 +180,8 @@ def test_accuracy_against_time_steps_with_intervals() -> None:
 def test_accuracy_against_cost_with_intervals() -> None:
     """A colour a rule, a marker a T; where the cost is not known there is no point."""
     rules = {
-        "a": [Point(1, 0.9, None, 100, (90, 110)), Point(5, 0.95, (0.94, 0.96), 300)],
-        "b": [Point(1, 0.91, None, 120), Point(5, 0.97)],
+        "a": [point(1, 0.9, None, 100, (90, 110)), point(5, 0.95, (0.94, 0.96), 300)],
+        "b": [point(1, 0.91, None, 120), point(5, 0.97)],
     }
     figure = drawn(study_figures.accuracy_against_cost(rules, "spikes"))
     axes = figure.axes[0]
@@ -176,11 +195,11 @@ def test_accuracy_against_cost_with_intervals() -> None:
     assert np.isclose(spans, [[300, 94], [300, 96]]).all((1, 2)).any()
     assert legend(figure) == ["a", "b", "T = 1", "T = 5"]
     assert axes.get_xscale() == "linear"
-    wide = rules | {"c": [Point(1, 0.9, None, 2000)]}
+    wide = rules | {"c": [point(1, 0.9, None, 2000)]}
     assert drawn(study_figures.accuracy_against_cost(wide, "x")).axes[0].get_xscale() == "log"
 
 
-@pytest.mark.parametrize("rules", [{}, {"a": []}, {"a": [Point(1, 0.9)]}])
+@pytest.mark.parametrize("rules", [{}, {"a": []}, {"a": [point(1, 0.9)]}])
 def test_rules_without_costs(rules: dict[str, list[Point]]) -> None:
     (axes,) = drawn(study_figures.accuracy_against_cost(rules, "spikes")).axes
     assert [text.get_text() for text in axes.texts] == ["no runs"]

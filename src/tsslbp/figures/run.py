@@ -188,9 +188,7 @@ def image_trace(
     Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
 
     Args:
-        image: ``[H, W]`` or ``[C, H, W]``.
-        label, prediction: the true class and the network's.
-        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
+        image, label, prediction, spikes: as for `run_picture`.
         potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
         threshold: above which a neuron spikes.
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..stats import Summary
 from . import style
 from .axes import FEW, accuracy_axis, hyperparameter_axis, is_logarithmic, number_axis, spread
 from .style import Array, Look
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Span = tuple[float, float]
 
 DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
 ACCURACY = "test accuracy (%)"
@@ -31,17 +31,13 @@ class Point:
 
     Attributes:
         time_steps: T.
-        accuracy: mean test accuracy, 0 to 1.
-        accuracy_interval: its interval; None of one run.
-        cost: mean of what the accuracy is drawn against.
-        cost_interval: its interval; None of one run.
+        accuracy: test accuracies, 0 to 1.
+        cost: what the accuracy is drawn against; None where it is not known.
     """
 
     time_steps: int
-    accuracy: float
-    accuracy_interval: Span | None = None
-    cost: float = math.nan
-    cost_interval: Span | None = None
+    accuracy: Summary
+    cost: Summary | None = None
 
 
 def parallel_coordinates(
@@ -205,14 +201,11 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
     """Accuracy against what it costs, with the intervals of both; each T has a marker of its own.
 
     Args:
-        curves: by name, such as the learning rule, a point each T; those without a cost (NaN) are
-            left out.
+        curves: by name, such as the learning rule, a point each T; those without a cost are left
+            out.
         name: of the cost. Where costs span a factor of 10, their axis is logarithmic.
     """
-    known = {
-        one: [point for point in points if math.isfinite(point.cost)]
-        for one, points in curves.items()
-    }
+    known = {one: [point for point in points if point.cost] for one, points in curves.items()}
     if not any(known.values()):
         figure, axes = style.new_axes(1)
         axes.set_axis_off()
@@ -224,14 +217,15 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
     for index, (one, points) in enumerate(known.items()):
         look = style.line_style(index)
         axes.plot([], [], label=one, **look)
-        axes.plot([p.cost for p in points], [100 * p.accuracy for p in points], **look)
-        for point in points:
+        costs = [point.cost.mean for point in points if point.cost]
+        axes.plot(costs, [100 * point.accuracy.mean for point in points], **look)
+        for point, cost in zip(points, costs, strict=True):
             alone = look | {"linestyle": "", "marker": markers[point.time_steps]}
-            _draw_intervals(axes, [point], [point.cost], alone)
+            _draw_intervals(axes, [point], [cost], alone)
     for number, marker in markers.items():
         axes.plot([], [], marker, color="0.35", label=f"T = {number}")
-    costs = [point.cost for points in known.values() for point in points]
-    _set_cost_axis(axes, np.array(costs))
+    all_costs = [one.cost.mean for points in known.values() for one in points if one.cost]
+    _set_cost_axis(axes, np.array(all_costs))
     style.label_axes(figure, name, ACCURACY)
     return figure
 
@@ -248,14 +242,14 @@ def _set_cost_axis(axes: Axes, values: Array) -> None:
 
 def _draw_intervals(axes: Axes, points: Sequence[Point], x: Sequence[float], look: Look) -> None:
     """Points with the intervals of their accuracy, and of their cost where they have one."""
-    y = [100 * point.accuracy for point in points]
+    y = [100 * point.accuracy.mean for point in points]
     axes.plot(x, y, markersize=6, markeredgecolor="white", markeredgewidth=0.4, **look)
     for point, place, height in zip(points, x, y, strict=True):
         line = {"color": look["color"], "linewidth": 1.2}
-        if point.accuracy_interval:
-            axes.plot([place] * 2, [100 * end for end in point.accuracy_interval], **line)
-        if point.cost_interval:
-            axes.plot(point.cost_interval, [height] * 2, **line)
+        if point.accuracy.interval:
+            axes.plot([place] * 2, [100 * end for end in point.accuracy.interval], **line)
+        if point.cost and point.cost.interval:
+            axes.plot(point.cost.interval, [height] * 2, **line)
 
 
 def _radius(rank: int, count: int) -> float:

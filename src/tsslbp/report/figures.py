@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from .blocks import Figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-T = TypeVar("T")
 
 SHOWN_GROUPS = 8  # in the figures that compare groups
 LAYERED_GROUPS = 4  # with a figure of their layers, and their run's own figures
@@ -48,15 +47,14 @@ def draw(
         group.label: max(group.results, key=lambda one: one.accuracy[measure])
         for group in best[:LAYERED_GROUPS]
     }
-    figures = [
+    return [
         *_search(prefix, finished, measure),
         _curves(prefix, [*finished, *unfinished]),
-        _latency(prefix, best, measure),
-        _energy(prefix, best, measure),
+        *_latency(prefix, best, measure),
+        *_energy(prefix, best, measure),
         *_layers(prefix, best_runs),
         *_own(prefix, best_runs),
     ]
-    return [figure for figure in figures if figure is not None]
 
 
 def figure(
@@ -67,13 +65,7 @@ def figure(
     table: dict[str, Any] | None = None,
     webgl: bool = False,
 ) -> Figure:
-    """A drawing as a block of the report.
-
-    Args:
-        name, title, caption, webgl: see `Figure`.
-        drawing: matplotlib's figure.
-        table: the same for a browser, from `interactive`.
-    """
+    """Matplotlib's drawing as a block of the report; `table`: the same from `interactive`."""
     svg = svg_text(drawing, name, title)
     return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
 
@@ -86,36 +78,31 @@ def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [{key: table.get(key) for key in varying} for table in tables]
 
 
-def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure]:
+def _search(prefix: str, results: Sequence[Result], measure: str) -> Iterator[Figure]:
     """The figures of a search, where at least three settings were tried."""
     trials = hyperparameters(results)
     if len({str(trial) for trial in trials}) < 3:
-        return []
+        return
     accuracies = [result.accuracy[measure] for result in results]
     coloured = f"per run, coloured by test accuracy ({MEASURES[measure]})."
-    figures = [
-        figure(
-            f"{prefix}-search",
-            "Hyperparameters and accuracy",
-            f"One line {coloured}",
-            study_figures.parallel_coordinates(trials, accuracies),
-            interactive.parallel_coordinates(trials, accuracies),
-            webgl=True,
-        )
-    ]
+    yield figure(
+        f"{prefix}-search",
+        "Hyperparameters and accuracy",
+        f"One line {coloured}",
+        study_figures.parallel_coordinates(trials, accuracies),
+        interactive.parallel_coordinates(trials, accuracies),
+        webgl=True,
+    )
     rates = [result.experiment.learning_rate for result in results]
     epochs = [result.experiment.epochs for result in results]
     if len(set(rates)) > 1:
-        figures.append(
-            figure(
-                f"{prefix}-rates",
-                "Learning rate against epochs",
-                f"One point {coloured}",
-                study_figures.learning_rate_against_epochs(rates, epochs, accuracies),
-                interactive.learning_rate_against_epochs(rates, epochs, accuracies),
-            )
+        yield figure(
+            f"{prefix}-rates",
+            "Learning rate against epochs",
+            f"One point {coloured}",
+            study_figures.learning_rate_against_epochs(rates, epochs, accuracies),
+            interactive.learning_rate_against_epochs(rates, epochs, accuracies),
         )
-    return figures
 
 
 def _curves(prefix: str, results: Sequence[Result]) -> Figure:
@@ -134,42 +121,31 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
     )
 
 
-def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None:
+def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
     curves = {}
     for group in groups:
-        rows = [_chosen(one, measure).get("test_accuracy_by_step") for one in group.results]
+        rows = [measures(one.epochs)[measure].get("test_accuracy_by_step") for one in group.results]
         if rows and all(rows):
             curves[group.label] = np.array(rows)
-    if not curves:
-        return None
-    return figure(
-        f"{prefix}-latency",
-        "Latency",
+    caption = (
         "Test accuracy when the output is read after fewer time steps: the line is the mean of the "
-        f"runs, the band spans the lowest to the highest ({MEASURES[measure]}).{_left_out(curves)}",
-        study_figures.latency(_first(curves)),
+        f"runs, the band spans the lowest to the highest ({MEASURES[measure]})."
     )
+    yield from _of_best(prefix, "Latency", caption, study_figures.latency, curves)
 
 
-def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None:
+def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
     points = {}
     for group in groups:
-        records = [_chosen(one, measure) for one in group.results]
+        records = [measures(one.epochs)[measure] for one in group.results]
         records = [one for one in records if one.get("spikes_per_image")]
         if records:
             points[group.label] = (
                 np.array([one["spikes_per_image"] for one in records]),
                 np.array([one["test_accuracy"] for one in records]),
             )
-    if not points:
-        return None
-    return figure(
-        f"{prefix}-energy",
-        "Energy",
-        f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
-        f"{_left_out(points)}",
-        study_figures.energy(_first(points)),
-    )
+    caption = f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
+    yield from _of_best(prefix, "Energy", caption, study_figures.energy, points)
 
 
 def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
@@ -221,16 +197,12 @@ def _curve(result: Result) -> tuple[Array, Array]:
     return steps * numbers, np.array([one["train_accuracy"] for one in result.epochs], float)
 
 
-def _first(groups: Mapping[str, T]) -> dict[str, T]:
-    return dict(list(groups.items())[:SHOWN_GROUPS])
-
-
-def _left_out(groups: Mapping[str, Any]) -> str:
-    if len(groups) <= SHOWN_GROUPS:
-        return ""
-    return f" Shown are the {SHOWN_GROUPS} of {len(groups)} settings with the best runs."
-
-
-def _chosen(result: Result, measure: str) -> Mapping[str, Any]:
-    """The record behind a measure."""
-    return measures(result.epochs)[measure]
+def _of_best(
+    prefix: str, title: str, caption: str, draw: Callable[[Any], Drawing], of: Mapping[str, Any]
+) -> Iterator[Figure]:
+    """A figure of the first groups, if there are any."""
+    if len(of) > SHOWN_GROUPS:
+        caption += f" Shown are the {SHOWN_GROUPS} of {len(of)} settings with the best runs."
+    if of:
+        drawing = draw(dict(list(of.items())[:SHOWN_GROUPS]))
+        yield figure(f"{prefix}-{title.lower()}", title, caption, drawing)

@@ -17,7 +17,7 @@ import numpy as np
 from ..figures.axes import LOGARITHMIC, is_logarithmic
 from ..figures.style import Array
 
-COLOURS = "Viridis"
+COLOURS = {"colorscale": "Viridis", "reversescale": True}
 POINTS_IN_ALL = 20_000  # of the training curves together
 HEIGHT = 460  # pixels, without the legend
 LEGEND_ROW, LEGEND_ROWS = 18, 12
@@ -60,8 +60,7 @@ def parallel_coordinates(
     axes = [_axis(name, [trial.get(name) for trial in trials]) for name in names]
     percent = _percent(accuracies)
     axes.append({"label": "test accuracy (%)", "values": percent})
-    colour = {"color": percent, "colorscale": COLOURS, "reversescale": True}
-    trace = {"type": "parcoords", "dimensions": axes, "line": colour}
+    trace = {"type": "parcoords", "dimensions": axes, "line": COLOURS | {"color": percent}}
     return {"data": [trace], "layout": _layout(margin={"l": 70, "r": 70, "t": 60, "b": 30})}
 
 
@@ -110,12 +109,11 @@ def learning_rate_against_epochs(
         "mode": "markers",
         "x": x,
         "y": y,
-        "marker": {
+        "marker": COLOURS
+        | {
             "size": [12 + RING * min(count, RINGS) for count in better],
             "line": {"width": 0.8, "color": "white"},
             "color": percent,
-            "colorscale": COLOURS,
-            "reversescale": True,
             "showscale": True,
             "colorbar": {"title": {"text": "test accuracy (%)", "side": "right"}},
         },

@@ -176,16 +176,13 @@ def _spent(record: StudyRecord, runs: Sequence[Result]) -> str:
 
 def _figures(prefix: str, study: RuleStudy, results: Sequence[RuleResult]) -> list[Block]:
     caption = "Mean of the seeds at the chosen learning rates, and its 95 % interval."
+    against_cost = study_figures.accuracy_against_cost
     spikes = _curves(study, results, lambda one: one.spikes)
     seconds = _curves(study, results, lambda one: one.seconds)
     drawings = {
-        ("steps", "time steps"): study_figures.accuracy_against_time_steps(seconds),
-        ("spikes", "spikes per image"): study_figures.accuracy_against_cost(
-            spikes, "spikes per image"
-        ),
-        ("seconds", "training time"): study_figures.accuracy_against_cost(
-            seconds, "training time of a run (s)"
-        ),
+        ("steps", "time steps"): study_figures.accuracy_against_time_steps(_curves(study, results)),
+        ("spikes", "spikes per image"): against_cost(spikes, "spikes per image"),
+        ("seconds", "training time"): against_cost(seconds, "training time of a run (s)"),
     }
     return [
         figure(f"{prefix}-{name}", f"Accuracy against {axis}", caption, drawing)
@@ -194,19 +191,14 @@ def _figures(prefix: str, study: RuleStudy, results: Sequence[RuleResult]) -> li
 
 
 def _curves(
-    study: RuleStudy, results: Sequence[RuleResult], cost: Callable[[RuleResult], Array]
+    study: RuleStudy,
+    results: Sequence[RuleResult],
+    cost: Callable[[RuleResult], Array] | None = None,
 ) -> dict[str, list[Point]]:
     """The points of every rule, in the order of T."""
-    finished = [one for one in results if one.results]
-    return {
-        rule: [_point(one, cost(one)) for one in finished if one.rule == rule]
-        for rule in study.rules
-    }
-
-
-def _point(one: RuleResult, costs: Array) -> Point:
-    accuracy = stats.summary(one.accuracies)
-    if not len(costs):
-        return Point(one.time_steps, accuracy.mean, accuracy.interval)
-    spent = stats.summary(costs)
-    return Point(one.time_steps, accuracy.mean, accuracy.interval, spent.mean, spent.interval)
+    curves: dict[str, list[Point]] = {rule: [] for rule in study.rules}
+    for one in results:
+        if one.results:
+            spent = stats.summary(cost(one)) if cost and len(cost(one)) else None
+            curves[one.rule].append(Point(one.time_steps, stats.summary(one.accuracies), spent))
+    return curves

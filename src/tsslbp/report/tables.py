@@ -135,12 +135,13 @@ def run_table(groups: Sequence[Group], names: Mapping[Path, str]) -> Table:
             "finished" if result.finished else "unfinished",
             str(result.experiment.seed),
             f"{len(result.epochs)}/{result.experiment.epochs}",
-            *(_percent(result.accuracy.get(measure)) for measure in MEASURES),
+            *(f"{100 * reached[x]:.2f}" if x in reached else NONE for x in MEASURES),
             duration(result.seconds),
             str(sum(len(one.get("drops", ())) for one in result.epochs)),
         )
         for folder, name in names.items()
         for label, result in [runs[folder]]
+        for reached in [result.accuracy]
     ]
     head = ("folder", "settings", "state", "seed", "epochs", "last", "validation", "best test")
     caption = "Every run: test accuracy (%) by measure, training time, number of sudden drops."
@@ -250,7 +251,3 @@ def _compute_line(group: Group) -> tuple[str, ...]:
         duration(seconds),
         f"{max(memory) / 2**30:.1f} GiB" if memory else NONE,
     )
-
-
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.2f}"

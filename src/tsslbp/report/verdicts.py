@@ -168,7 +168,11 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
             pair = (first, second, there)
             data, network = first.settings["data"], first.settings["network"]
             place = f"{data} {network} {here!r} {there!r}"
-            best[place] = max(best.get(place, pair), pair, key=_weight)
+            best[place] = max(
+                best.get(place, pair),
+                pair,
+                key=lambda one: (len({*one[0].seeds} & {*one[1].seeds}), -one[0].label.count(",")),
+            )
     if not best:
         reason = f"no two recipes that differ in {claim.key} alone have been run"
         yield Judgement(claim.text, "undecided", reason, seen=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,6 @@ class Group:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(result.experiment.seed for result in self.results)
-
-    def only(self, wanted: Callable[[Result], bool]) -> Group:
-        """The group with those of its runs that are wanted."""
-        return replace(self, results=tuple(filter(wanted, self.results)))
 
     def accuracies(self, measure: str) -> Array:
         """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""

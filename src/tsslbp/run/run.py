@@ -215,7 +215,10 @@ class Run:
             return {}
         try:
             with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-                return {name: _expect_array(arrays[name]) for name in arrays.files}
+                steps = dict(arrays)
+            if not all(isinstance(values, np.ndarray) for values in steps.values()):
+                raise ValueError("it holds something that is not an array")
+            return steps
         except _STEPS_DAMAGED as error:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
 
@@ -390,12 +393,6 @@ def _load_failure(path: Path, error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return f"it is truncated, damaged or no safetensors file ({error})"
     return str(error)
-
-
-def _expect_array(value: object) -> np.ndarray[Any, Any]:
-    if not isinstance(value, np.ndarray):
-        raise ValueError("it holds something that is not an array")
-    return value
 
 
 def _read_json(path: Path) -> dict[str, Any]:
