@@ -42,8 +42,9 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
     evidence = gather(paths, against)
     options = ["-o", str(out), *(["--against", str(against)] if against else [])]
     command = shlex.join(["tsslbp", "report", *map(str, paths), *options])
-    page, folder = compose(evidence, command), out.with_name(f"{out.stem}_figures")
+    folder = out.with_name(f"{out.stem}_figures")
     try:
+        page = compose(evidence, command)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(to_html(page), encoding="utf-8")
         beside.write_text(to_markdown(page, folder.name), encoding="utf-8")
