@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -20,9 +20,11 @@ from ..run.comparison import Comparison
 from ..run.results import MEASURES, Result, group
 from ..studies.compare import RuleResult
 from ..studies.space import as_text
-from ..studies.sweep import Outcome
 from ..studies.trials import wall_clock
 from ..wording import duration, percent, size
+
+if TYPE_CHECKING:
+    from ..studies.sweep import Outcome
 
 console = Console(highlight=False)
 
