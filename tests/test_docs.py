@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ import torch
 
 import tsslbp.data.npz
 from tsslbp import cli, experiment, rules
-from tsslbp.cli import trainings
 from tsslbp.data import Binning, DataSet, Frames
 from tsslbp.neuron import reference
 from tsslbp.report import published
 from tsslbp.studies import space
-from tsslbp.studies.jobs import Engine, Job, Watch
+from tsslbp.studies.jobs import Job, Local
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
@@ -54,12 +52,19 @@ def small(
     return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
 
 
-def here(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
-    """`tsslbp.studies.jobs.run` in this process."""
-    for job in jobs:
-        assert cli.main(job.arguments) == 0
-        watch.ended(job, None)
-    return {}
+class Here:
+    """A job that has run in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self.status = cli.main(job.arguments)
+
+    def poll(self) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        pass
+
+    kill = terminate
 
 
 @pytest.mark.parametrize("document", [README, GUIDE], ids=lambda path: path.name)
@@ -126,7 +131,7 @@ def test_command(
         monkeypatch.setattr(published, "find", lambda _: (row,))
         command += " --seeds 1"
     if "--cluster" not in command:  # in this process, which is quicker
-        monkeypatch.setattr(trainings, "run_jobs", here)
+        monkeypatch.setattr(Local, "start", lambda local, job: Here(job))
     if "compare" in command:
         command += " --time-steps 2 --learning-rates 0.002 --seeds 1"
     if "microscope" in command:

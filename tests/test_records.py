@@ -58,16 +58,16 @@ def test_readme_says_what_the_records_say() -> None:
 def test_findings_say_what_the_comparisons_say(name: str) -> None:
     """All runs are there, and every accuracy and difference stands in the page."""
     text, folder = FINDINGS.read_text(), RESULTS / "findings" / name
-    cells = compare.outcomes(compare.read(folder), folder)
-    assert not any(cell.missing for cell in cells)
-    for cell in cells:
-        accuracies = [100 * one for one in cell.accuracies]
-        assert f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f}" in text, cell.name
-    for gap in compare.gaps(cells):
-        assert gap.difference is not None
-        low, high = gap.difference.interval
-        words = f"{gap.difference.mean:+.2f} ({low:+.2f} to {high:+.2f})"
-        assert f"{words}, {gap.verdict}" in text, gap
+    results = compare.read_results(compare.read(folder), folder)
+    assert not any(one.missing for one in results)
+    for one in results:
+        accuracies = [100 * accuracy for accuracy in one.accuracies]
+        assert f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f}" in text, one.name
+    for pair in compare.against_first(results):
+        assert pair.difference is not None
+        low, high = pair.difference.interval
+        words = f"{pair.difference.mean:+.2f} ({low:+.2f} to {high:+.2f})"
+        assert f"{words}, {pair.verdict}" in text, pair
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -96,7 +96,7 @@ def test_welch_agrees_with_r() -> None:
     assert found.mean == pytest.approx(-1.58)
     assert found.interval == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
     assert found.p == pytest.approx(0.07939, abs=5e-6)
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "undecided"
 
 
 def test_welch_with_unequal_runs_agrees_with_scipy() -> None:
@@ -114,7 +114,7 @@ def test_welch_with_unequal_runs_agrees_with_scipy() -> None:
 
 @pytest.mark.parametrize(
     ("shift", "p", "verdict"),
-    [(0.0, 1.0, "cannot tell"), (0.25, 0.0, "higher"), (-0.25, 0.0, "lower")],
+    [(0.0, 1.0, "undecided"), (0.25, 0.0, "higher"), (-0.25, 0.0, "lower")],
 )
 def test_differences_without_spread(shift: float, p: float, verdict: str) -> None:
     values = np.array([0.5, 0.75, 0.625])
@@ -124,8 +124,8 @@ def test_differences_without_spread(shift: float, p: float, verdict: str) -> Non
     assert (published.interval, published.p, published.verdict) == ((shift, shift), p, verdict)
 
 
-def test_an_interval_that_ends_at_zero_cannot_tell() -> None:
-    assert Difference(0.5, Interval(0.0, 1.0), 0.05).verdict == "cannot tell"
+def test_an_interval_that_ends_at_zero_is_undecided() -> None:
+    assert Difference(0.5, Interval(0.0, 1.0), 0.05).verdict == "undecided"
 
 
 @given(samples, samples, shifts, scales)
@@ -155,7 +155,7 @@ def test_shift_and_scale(first: list, second: list, shift: int, scale: float) ->
 def test_p_and_interval_agree(values: list, random) -> None:
     others = random.sample(values, len(values))
     found = stats.paired(values, others)
-    assert (found.p > 0.05) == (found.verdict == "cannot tell") or found.p == pytest.approx(0.05)
+    assert (found.p > 0.05) == (found.verdict == "undecided") or found.p == pytest.approx(0.05)
     swapped = stats.paired(others, values)
     assert swapped.p == pytest.approx(found.p)
     assert swapped.interval == pytest.approx((-found.interval.high, -found.interval.low))

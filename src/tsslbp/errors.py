@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 
@@ -24,6 +25,21 @@ class RunError(Error):
 
 class Diverged(Error):
     """A training step produced NaN or infinity."""
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """Raise `InvalidInput` where a package is missing that one of our optional extras brings.
+
+    Args:
+        what: needs them, such as ``"reports need"``.
+        extra: the extra's name.
+        packages: as they are imported.
+    """
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise InvalidInput(f"{what} {name}: pip install 'tsslbp[{extra}]'") from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
-"""Statistics of a few runs: means with intervals, differences with tests. Arrays in, numbers out.
+"""Statistics of a few runs: means with intervals, differences with tests.
 
-A run is one observation: what is computed here holds for the training with another seed, not for
-other test images. Nothing depends on the unit, so accuracies may be shares or percentages.
+All functions take arrays and return numbers. A run is one observation: the results hold for
+training with other seeds, not for other test images. Nothing depends on the unit, so accuracies may
+be between 0 and 1 or in percent.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from .errors import InvalidInput
 Array = npt.NDArray[Any]
 
 CONFIDENCE = 0.95
-LEVEL = 0.05  # p up to which a difference is called significant
-BOOTSTRAP_RUNS = 20  # from so many on: of 5 normal values it covers the mean in 85 %, of 20 in 92 %
+LEVEL = 0.05  # the largest p at which a difference is significant
+BOOTSTRAP_RUNS = 20  # at least: of 5 normal values it covers the mean in 85 %, of 20 in 92 %
 RESAMPLES = 9999
-RESAMPLING_SEED = 0  # so that a report made twice says the same
+RESAMPLING_SEED = 0  # so that the same runs always give the same interval
 
-Verdict = Literal["higher", "lower", "cannot tell"]
+Verdict = Literal["higher", "lower", "undecided"]
 
 
 class Interval(NamedTuple):
@@ -35,14 +36,14 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What runs have reached.
+    """Summary of what several runs reached.
 
     Attributes:
-        runs: how many.
-        mean: over runs.
-        sd: sample standard deviation, with n - 1; None of one run.
-        best: the highest value. It grows with the number of runs, so it is not to be compared.
-        interval: of the mean; None of one run.
+        runs: their number.
+        mean: over the runs.
+        sd: sample standard deviation, with n - 1; None for one run.
+        best: the highest value. It grows with the number of runs, so do not compare it.
+        interval: of the mean; None for one run.
     """
 
     runs: int
@@ -58,8 +59,8 @@ class Difference:
 
     Attributes:
         mean: first minus second.
-        interval: of that.
-        p: two-sided, of so large a difference where there is none; before `holm`.
+        interval: of this difference.
+        p: two-sided p-value, before a correction by `holm`.
     """
 
     mean: float
@@ -68,20 +69,20 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first is higher or lower; neither where the interval contains zero."""
+        """Whether the first is higher or lower; undecided where the interval contains zero."""
         if self.interval.low <= 0 <= self.interval.high:
-            return "cannot tell"
+            return "undecided"
         return "higher" if self.mean > 0 else "lower"
 
 
 def summary(values: npt.ArrayLike) -> Summary:
     """Mean, sample standard deviation, best, and the mean's interval.
 
-    The interval is Student's t. From `BOOTSTRAP_RUNS` runs on it is the bias-corrected and
-    accelerated bootstrap (Efron 1987), which needs no normal distribution, but more values.
+    The interval is Student's t. For `BOOTSTRAP_RUNS` runs or more it is the bias-corrected and
+    accelerated bootstrap (Efron 1987), which assumes no normal distribution but needs more values.
 
     Args:
-        values: ``[runs]``, one of each run.
+        values: ``[runs]``, one for each run.
 
     Raises:
         InvalidInput: no values, or some that are not finite; SciPy is missing.
@@ -129,9 +130,9 @@ def paired(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
 
 
 def paired_accuracies(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
-    """`paired`, but p is 1 where all differences are equal: they say nothing of a spread.
+    """`paired`, but p is 1 where all differences are equal, since these show no spread.
 
-    Accuracies on few test images are often equal.
+    Accuracies on few test images often differ by equal amounts.
     """
     difference = paired(first, second)
     low, high = difference.interval
@@ -170,10 +171,10 @@ def welch(values: npt.ArrayLike, mean: float, sd: float, runs: int) -> Differenc
 
 
 def holm(p_values: npt.ArrayLike) -> Array:
-    """Holm's (1979) adjustment of p for several comparisons, in the order of the input.
+    """Holm's (1979) adjustment of p-values for several comparisons, in the order of the input.
 
-    Called significant where they are at most 0.05, all comparisons together err with a probability
-    of at most 5 %.
+    If all adjusted p-values up to 0.05 are called significant, the probability of at least one
+    false positive among all comparisons is at most 5 %.
 
     Args:
         p_values: ``[comparisons]``, between 0 and 1.
@@ -192,11 +193,11 @@ def holm(p_values: npt.ArrayLike) -> Array:
 
 
 def selection_bias(best_test: npt.ArrayLike, validation_chosen: npt.ArrayLike) -> Summary:
-    """What choosing the epoch on the test images adds to a run's accuracy.
+    """How much accuracy a run seems to gain when its epoch is chosen on the test images.
 
-    Summary of the differences best test epoch minus validation-chosen epoch, from validated runs.
-    None is negative, because the best epoch's accuracy is the maximum; so neither is the bias, even
-    where its interval reaches below zero.
+    This summarises the differences between the best test epoch and the epoch chosen on validation
+    images. None of them is negative, because the best epoch has the highest accuracy; so the bias
+    is not negative either, even where its interval reaches below zero.
 
     Args:
         best_test, validation_chosen: ``[runs]``, test accuracies in the same order of runs.

@@ -1,9 +1,12 @@
-"""Shares and durations in words, the same in the program and in reports."""
+"""Numbers in words, the same in the program and in reports."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def percent(share: float | None) -> str:
+    """Return such as ``"98.50 %"``, and ``"-"`` for None."""
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
@@ -18,3 +21,43 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """A number of bytes, such as ``"11.6 MB"``."""
+    from rich.filesize import decimal
+
+    return decimal(count)
+
+
+def count(number: int, noun: str) -> str:
+    """Return such as ``"1 run"`` or ``"1,200 runs"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return such as ``"a, b and c"``."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def mean_and_deviation(mean: float, sd: float | None) -> str:
+    """Return such as ``"99.40 ± 0.04"``, or the mean alone for None."""
+    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
+
+
+def interval(ends: tuple[float, float], sign: str = "") -> str:
+    """Such as ``"88.52 to 93.48"``, or ``"-0.02 to +0.22"`` where `sign` is ``"+"``."""
+    return f"{ends[0]:{sign}.2f} to {ends[1]:{sign}.2f}"
+
+
+def difference(points: float, ends: tuple[float, float]) -> str:
+    """Return such as ``"+0.10 points (95 % interval -0.02 to +0.22)"``."""
+    return f"{points:+.2f} points (95 % interval {interval(ends, '+')})"
+
+
+def p_value(p: float | None) -> str:
+    """Return such as ``"0.013"``, ``"< 0.001"``, and ``"-"`` for None."""
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -2,10 +2,7 @@
 
 import json
 import math
-import re
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,28 +11,24 @@ from torch import Tensor
 
 pytest.importorskip("scipy")
 
-from tsslbp import TSSLBP, Network, Neuron, cli, experiment, losses, training
+from tsslbp import TSSLBP, Network, Neuron, losses
 from tsslbp.analysis import microscope
-from tsslbp.analysis.microscope import Cosine, cosine, effects, examine
+from tsslbp.analysis.microscope import (
+    Batch,
+    Cosine,
+    LayerCosines,
+    Noise,
+    cosine,
+    estimates,
+    examine,
+)
 from tsslbp.errors import Diverged, InvalidInput
-from tsslbp.figures import run as figures
-from tsslbp.run import Run
-from tsslbp.stats import Interval
 
 RULES = {
     "revised": TSSLBP(),
     "published": TSSLBP.published(),
     "surrogate": TSSLBP(warm_up="always"),
 }
-RECIPE = """
-data = "mine.npz"
-network = "3C3-P2"
-time_steps = 3
-weight_scale = 4
-validation_images = 8
-batch_size = 6
-epochs = 1
-"""
 
 
 def network(description: str = "3C3-P2-6", **settings) -> Network:
@@ -56,6 +49,10 @@ def batch(count: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(count, 1, 6, 6, dtype=torch.float64, generator=generator)
     return images, torch.arange(count) % 3
+
+
+def look(nets: dict[str, Network], **noise) -> list[LayerCosines]:
+    return examine(nets, Batch(losses.van_rossum, *batch()), Noise(**noise))
 
 
 def directions_with(cosine_of_them: float, size: int, random: torch.Generator) -> list[Tensor]:
@@ -79,16 +76,15 @@ def test_with_the_step_it_is_the_network(description: str) -> None:
 
 def test_losses_of_many_weights_are_those_of_the_networks() -> None:
     net, (images, labels) = network(), batch()
-    views = microscope.views_of(net, None, 0)
-    places = 0.1 * torch.randn(5, sum(view.coordinates for view in views.values())).double()
-    around = microscope.losses_around(
-        net, views, losses.van_rossum, images, labels, microscope.step
-    )
+    views = microscope.coordinates_of(net, None, 0)
+    places = 0.1 * torch.randn(5, sum(view.number for view in views.values())).double()
+    seen = Batch(losses.van_rossum, images, labels)
+    around = microscope.losses_around(net, views, seen, microscope.step)
     with torch.no_grad():
         found = around(places)
         for place, value in zip(places, found, strict=True):
             moved = network()
-            parts = place.split([view.coordinates for view in views.values()])
+            parts = place.split([view.number for view in views.values()])
             for layer, view, part in zip(moved.spiking_layers, views.values(), parts, strict=True):
                 layer.connection.weight.copy_(view.moved(part))
             torch.testing.assert_close(value, losses.van_rossum(moved(images), labels))
@@ -98,9 +94,7 @@ def test_losses_of_many_weights_are_those_of_the_networks() -> None:
 @pytest.mark.parametrize(("directions", "rounds"), [(None, 6), (16, 20)])
 def test_control_agrees_with_autograd(directions: int | None, rounds: int) -> None:
     nets = {"revised": network("2C3-P2-8")}
-    layers = examine(
-        nets, losses.van_rossum, *batch(), widths=[0.1], rounds=rounds, directions=directions
-    )
+    layers = look(nets, widths=[0.1], rounds=rounds, directions=directions)
     assert [layer.name for layer in layers] == ["conv1", "linear2", "output"]
     for layer in layers:
         assert layer.control.value == pytest.approx(1, abs=1 - microscope.AGREEMENT)
@@ -115,7 +109,7 @@ def test_control_would_notice_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) 
         return gradients | {"output": gradients["output"] * torch.arange(6)}
 
     monkeypatch.setattr(microscope, "smooth_gradients", wrong)
-    *_, output = examine({"a": network()}, losses.van_rossum, *batch(), widths=[0.1], rounds=4)
+    *_, output = look({"a": network()}, widths=[0.1], rounds=4)
     assert output.control.interval.high < microscope.AGREEMENT
 
 
@@ -126,7 +120,7 @@ def test_gradient_of_a_smoothed_step() -> None:
     def steps(places: Tensor) -> Tensor:
         return (places[:, 0] > distance).double()
 
-    (found,) = effects([(steps, width)], count=2, rounds=4000, seed=0)
+    (found,) = estimates([(steps, width)], count=2, rounds=4000, seed=0)
     density = math.exp(-0.5 * (distance / width) ** 2) / (width * math.sqrt(2 * math.pi))
     assert found[:, 0].mean().item() == pytest.approx(density, abs=0.03)
     assert found[:, 1].mean().item() == pytest.approx(0, abs=0.03)
@@ -134,7 +128,7 @@ def test_gradient_of_a_smoothed_step() -> None:
 
 def test_a_plane_is_seen_nearly_exactly_and_a_parabola_not_at_all() -> None:
     slope = torch.linspace(-1, 1, 100, dtype=torch.float64)
-    plane, parabola = effects(
+    plane, parabola = estimates(
         [(lambda x: x @ slope, 0.1), (lambda x: x.square().sum(1), 0.1)], 100, rounds=40, seed=0
     )
     errors = (plane - slope).square().sum(1) / slope.square().sum()
@@ -208,11 +202,9 @@ def test_cosines_of_rules() -> None:
 def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
     """The noise is common to all, and that of the seed."""
     nets, settings = networks(), {"rounds": 4, "widths": [0.1, 0.3]}
-    together = examine(nets, losses.van_rossum, *batch(), **settings)
-    alone = examine(
-        {"published": nets["published"]}, losses.van_rossum, *batch(), rounds=4, widths=[0.3]
-    )
-    other = examine(nets, losses.van_rossum, *batch(), **settings, seed=1)
+    together = look(nets, **settings)
+    alone = look({"published": nets["published"]}, rounds=4, widths=[0.3])
+    other = look(nets, **settings, seed=1)
     for one, single, changed in zip(together, alone, other, strict=True):
         assert one.truth["published"][1:] == single.truth["published"]
         assert one.control == single.control != changed.control
@@ -222,7 +214,7 @@ def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
 
 def test_wide_noise_is_met_by_the_rules() -> None:
     """What the rules compute has to do with the truth: in the output layer they agree."""
-    *_, output = examine(networks(), losses.van_rossum, *batch(), widths=[0.3], rounds=8)
+    *_, output = look(networks(), widths=[0.3], rounds=8)
     assert output.firing_rate > 0.05
     for (one,) in output.truth.values():
         assert one.interval.low > 0.5
@@ -233,7 +225,7 @@ def test_layers_that_are_silent_say_so() -> None:
     nets = {
         name: network("6", rule=rule, neuron=Neuron(threshold=1e3)) for name, rule in RULES.items()
     }
-    for layer in examine(nets, losses.van_rossum, *batch(), widths=[0.1], rounds=4):
+    for layer in look(nets, widths=[0.1], rounds=4):
         assert layer.firing_rate == 0
         assert {row[0].reason for row in layer.truth.values()} <= {"noise", "no gradient"}
         assert json.dumps(layer.to_table(), allow_nan=False)
@@ -262,13 +254,11 @@ def wide() -> Network:
 @pytest.mark.parametrize(("message", "arguments"), refusals(), ids=lambda value: str(value)[:30])
 def test_refuses(message: str, arguments: dict) -> None:
     with pytest.raises(InvalidInput, match=message):
-        examine(loss=losses.van_rossum, images=batch()[0], labels=batch()[1], **arguments)
+        look(**arguments)
 
 
 def test_wide_networks_along_directions() -> None:
-    layers = examine(
-        {"a": wide()}, losses.van_rossum, *batch(), widths=[0.3], rounds=4, directions=16
-    )
+    layers = look({"a": wide()}, widths=[0.3], rounds=4, directions=16)
     assert [layer.weights for layer in layers] == [36 * 52, 52 * 3]
 
 
@@ -277,134 +267,4 @@ def test_gradient_that_is_not_finite() -> None:
         return psp.sum() * math.inf
 
     with pytest.raises(Diverged, match="the gradient of layer linear1 by a holds NaN"):
-        examine({"a": network("5")}, bad, *batch())
-
-
-def rows(*values: Sequence[float]) -> np.ndarray:
-    return np.array(values)
-
-
-def test_figure_shows_truth_and_rules_of_every_layer(tmp_path: Path) -> None:
-    nothing = [np.nan] * 3
-    truth = {
-        name: {"A": rows([0.5, 0.4, 0.6], [0.7, 0.6, 0.8]), "B": rows(nothing, [-0.2, -0.3, -0.1])}
-        for name in ("conv1", "linear2", "linear3", "linear4", "output")
-    }
-    between = dict.fromkeys(truth, rows([1, -0.25], [-0.25, np.nan]))
-    figure = figures.microscope([0.1, 0.3], truth, between, dict.fromkeys(truth, 0.999))
-    panels = {axes.get_title(): axes for axes in figure.axes if axes.lines}
-    assert list(panels) == [f"{name}\ncontrol 0.999" for name in truth]
-    for axes in panels.values():
-        first, second = (part for part in axes.containers)
-        assert first.lines[0].get_ydata().tolist() == [0.5, 0.7]
-        assert second.lines[0].get_ydata()[1] == -0.2
-        low, high = axes.get_ylim()
-        assert low < -0.3 and high > 1
-    matrices = [axes for axes in figure.axes if axes.images]
-    assert len(matrices) == 5
-    assert [text.get_text() for text in matrices[0].texts] == ["1.00", "-0.25", "-0.25"]
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.texts] == ["1  A", "2  B"]
-    figure.savefig(tmp_path / "figure.png")
-
-
-def test_figure_of_one_width() -> None:
-    truth = {"output": {"A": rows([0.5, 0.4, 0.6])}}
-    figure = figures.microscope([0.1], truth, {"output": rows([1])}, {"output": 1.0})
-    low, high = figure.axes[0].get_xlim()
-    assert low < 0.1 < high
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    random = np.random.RandomState(0)
-    images = random.randint(0, 256, (40, 6, 6)).astype(np.uint8)
-    np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(40) % 3)
-    path = tmp_path / "mine.toml"
-    path.write_text(RECIPE)
-    return path
-
-
-COMMAND = ("microscope", "--rules", "TSSLBP, TSSLBP.published", "--widths", "0.1,0.3")
-
-
-def test_command(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [*COMMAND, "mine.toml", "--rounds", "4", "--out", "new/seen.svg"]
-    assert cli.main(command) == 0
-    output = capsys.readouterr().out
-    assert "control, smooth neurons" in output
-    record = json.loads(Path("new/seen.json").read_text())
-    assert record["rules"] == ["TSSLBP", "TSSLBP.published"]
-    assert (record["images"], record["widths"], record["rounds"]) == (6, [0.1, 0.3], 4)
-    assert record["weights"] == "initial weights"
-    assert record["environment"]["command"]
-    assert [layer["name"] for layer in record["layers"]] == ["conv1", "output"]
-    for layer in record["layers"]:
-        assert layer["control"]["value"] > microscope.AGREEMENT
-        for row in layer["truth"].values():
-            for one in row:
-                low, high = one["interval"]
-                assert low < one["value"] < high
-                assert f"{one['value']:.3f} ± {(high - low) / 2:.3f}" in output
-    picture = Path("new/seen.svg").read_text()
-    assert "TSSLBP.published" in re.sub(r"<[^>]*>", "", picture)
-    assert cli.main([*command[:-1], "again/seen.svg"]) == 0
-    assert json.loads(Path("again/seen.json").read_text())["layers"] == record["layers"]
-    assert Path("again/seen.svg").read_text() == picture
-
-
-def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It looks at the run's weights: where they are zero, there is nothing to see."""
-    run = Run.create(Path("run"), experiment.load_recipe("mine.toml"))
-    net = training.build_network(run.experiment, (1, 6, 6), 3)
-    zeros = {f"weights.{key}": 0 * value for key, value in net.state_dict().items()}
-    run.save_checkpoint("last", zeros, {"epoch": 1, "input_shape": (1, 6, 6), "classes": 3})
-    assert cli.main([*COMMAND, "run", "--rounds", "4", "--directions", "16"]) == 0
-    record = json.loads(Path("microscope.json").read_text())
-    assert (record["weights"], record["directions"]) == ("checkpoint last", 16)
-    for layer in record["layers"]:
-        assert layer["firing_rate"] == 0
-        assert layer["truth"]["TSSLBP"][0]["value"] is None
-    assert "caution: the control of conv1 is no gradient" in capsys.readouterr().err
-    assert cli.main([*COMMAND, "run", "--set", "network=5"]) == 2
-    assert "belongs to another network" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--rules", "TSSLBP, TSLBP"], "did you mean 'TSSLBP'"),
-        (["--rules", "TSSLBP, TSSLBP"], "different learning rules"),
-        (["--rules", " , "], "different learning rules"),
-        (["--widths", "0.1;0.3"], "expects numbers such as 0.001,0.01"),
-        (["--out", "seen.png"], "must end in .svg"),
-        (["--set", "network=99"], "at most 2,000 weights"),
-    ],
-)
-def test_command_refuses(
-    recipe: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
-) -> None:
-    assert cli.main([*COMMAND, "mine.toml", *options]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(recipe.parent.glob("*.svg"))
-
-
-def test_a_folder_that_holds_no_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, str(recipe.parent)]) == 2
-    assert "is not a run folder" in capsys.readouterr().err
-
-
-def test_a_control_that_fails_is_said(
-    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_, **__) -> list[microscope.Layer]:
-        right = Cosine(0.5, Interval(0.4, 0.6))
-        wrong = Cosine(0.9, Interval(0.85, 0.95))
-        return [microscope.Layer("output", 5, 0.1, {"TSSLBP": [right] * 2}, np.eye(1), wrong)]
-
-    monkeypatch.setattr("tsslbp.cli.microscope.examine", failing)
-    assert cli.main([*COMMAND, "mine.toml"]) == 0
-    assert "caution: the control of output is 0.9000 ± 0.0500" in capsys.readouterr().err
+        examine({"a": network("5")}, Batch(bad, *batch()), Noise())

@@ -21,7 +21,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tsslbp import cli, data, experiment, training, wording
+from tsslbp import cli, data, experiment, training
 from tsslbp.cli import printing, progress
 from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
@@ -679,18 +679,3 @@ def test_records_that_were_removed(program: Program, refused: Callable[..., str]
     Path("run/metrics.jsonl").unlink()
     resume = ("train", "mine.toml", "--epochs", "1", "--out", "run", "--resume")
     assert "run holds no record of an epoch" in refused(*resume)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (59.4, "59.4 s"),
-        (61.4, "1 min 1 s"),
-        (3599.9, "1 h 0 min"),
-        (7384, "2 h 3 min"),
-        (200_000, "2 d 7 h"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert wording.duration(seconds) == text

@@ -1,16 +1,18 @@
-"""Figures show what the arrays hold."""
+"""Figures of a run show what its records and arrays hold."""
 
-from itertools import pairwise
+import math
 
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from tsslbp.figures import run as figures
+from tsslbp.figures.svg import svg_text
+
+from .parts import collections, drawn, legend
 
 EPOCHS = [
     {"epoch": 1, "train_accuracy": 0.5, "validation_accuracy": 0.6, "test_accuracy": 0.55},
@@ -75,30 +77,6 @@ def test_raster_of_many_steps_keeps_its_ticks_apart() -> None:
     assert len(drawn.get_xticks()) == 10
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (2, 4, 6)])
-def test_image_in_grey_and_full_contrast(shape: tuple[int, ...]) -> None:
-    drawn = axes()
-    figures.draw_image(drawn, np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
-    shown = drawn.images[0].get_array()
-    assert shown.shape == (4, 6)
-    assert (shown.min(), shown.max()) == (0, 1)
-    assert shown[0, 1] == pytest.approx(1 / 23)
-
-
-def test_image_in_colour() -> None:
-    drawn = axes()
-    image = np.zeros((3, 4, 6), np.float32)
-    image[1] = 2.0
-    figures.draw_image(drawn, image)
-    assert drawn.images[0].get_array()[0, 0].tolist() == [0, 1, 0]
-
-
-def test_image_of_one_colour_divides_by_no_zero() -> None:
-    drawn = axes()
-    figures.draw_image(drawn, np.full((1, 3, 3), 7.0))
-    assert (drawn.images[0].get_array() == 0).all()
-
-
 def test_training_curves() -> None:
     drawn = axes()
     figures.draw_training(drawn, EPOCHS)
@@ -138,63 +116,134 @@ def test_run_picture_says_the_caveat_of_its_accuracies() -> None:
     assert plain.get_suptitle() == ""
 
 
-def test_frames_have_the_colour_of_their_polarity() -> None:
-    frames = np.zeros((2, 2, 3, 4))
-    frames[0, 1, 0, 1] = 1  # brighter
-    frames[1, 0, 2, 3] = 1  # darker
-    frames[1, :, 1, 1] = 1  # both
-    colours = figures.colour_frames(frames)
-    assert colours.shape == (2, 3, 4, 3)
-    assert colours[0, 0, 1] == pytest.approx(to_rgb(figures.BRIGHTER))
-    assert colours[1, 2, 3] == pytest.approx(to_rgb(figures.DARKER))
-    both = (np.array(to_rgb(figures.BRIGHTER)) + to_rgb(figures.DARKER)) / 2
-    assert colours[1, 1, 1] == pytest.approx(both)
-    silent = frames.sum(1) == 0
-    assert (colours[silent] == 1).all()
+def test_training_curves_in_percent_with_their_names() -> None:
+    curves = {"rate 0.1": ([0, 10, 20], [0.5, 0.75, 1.0]), "rate 0.01": ([0, 10], [0.25, 0.5])}
+    curves = {name: tuple(map(np.array, curve)) for name, curve in curves.items()}
+    figure = drawn(figures.training_curves(curves, {"rate 0.1": [15], "unknown": [3]}))
+    first, second, mark = figure.axes[0].lines
+    assert first.get_xydata().tolist() == [[0, 50], [10, 75], [20, 100]]
+    assert second.get_color() != first.get_color()
+    assert mark.get_xydata().tolist() == [[15, 87.5]]
+    assert legend(figure) == ["rate 0.1", "rate 0.01", "sudden drop"]
+    assert figure.axes[0].get_ylabel() == "training accuracy (%)"
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_frames_without_two_polarities_are_grey(channels: int) -> None:
-    frames = np.zeros((1, channels, 2, 2))
-    frames[0, 0, 0, 0] = 2
-    frames[0, -1, 1, 1] = 1
-    colours = figures.colour_frames(frames)
-    assert colours[0, 0, 0] == pytest.approx(0, abs=0.06)
-    assert colours[0, 0, 1] == pytest.approx(1)
-    assert 0.3 < colours[0, 1, 1, 0] < 0.7 and np.ptp(colours[0, 1, 1]) == 0
+def test_long_training_curves_are_averaged() -> None:
+    values = np.tile([0.0, 1.0], 60_000)
+    (line,) = figures.training_curves({"a": (np.arange(120_000), values)}).axes[0].lines
+    assert len(line.get_xdata()) == figures.POINTS
+    assert line.get_ydata() == pytest.approx(50, abs=0.2)
 
 
-def test_more_events_are_darker_up_to_the_full_colour() -> None:
-    frames = np.arange(100.0).reshape(1, 1, 10, 10)
-    shades = figures.colour_frames(frames)[0, :, :, 0].ravel()
-    assert (np.diff(shades) <= 0).all()
-    assert shades[0] == 1 and (shades[96:] == 0).all() and shades[90] > 0
-    assert (figures.colour_frames(-frames) == 1).all()
+def test_rise_at_the_start_does_not_hide_the_rest() -> None:
+    values = np.r_[0.1, np.full(99, 0.99), 1.0]
+    axes = figures.training_curves({"a": (np.arange(101), values)}).axes[0]
+    assert axes.get_ylim() == pytest.approx((98.95, 100.05))
 
 
-def test_frames_stand_side_by_side_with_their_sums() -> None:
-    frames = np.zeros((10, 2, 3, 4))
-    frames[9, 1, 2, 3] = 5
-    figure = figures.frames_figure(frames, "a recording")
-    shown = [axes for axes in figure.axes if axes.images]
-    assert len(shown) == 10
-    assert shown[0].get_title() == "1: 0" and shown[9].get_title() == "10: 5"
-    last = np.asarray(shown[9].images[0].get_array())
-    assert last[2, 3] == pytest.approx(to_rgb(figures.BRIGHTER))
-    assert figure.get_suptitle() == "a recording"
+def test_many_training_curves_share_a_scale_of_colours() -> None:
+    random = np.random.default_rng(0)
+    curves = {str(run): (np.arange(2000), random.random(2000)) for run in range(500)}
+    figure = drawn(figures.training_curves(curves, {"3": [100]}))
+    (lines,) = collections(figure)
+    assert len(lines.get_segments()) == 500
+    assert sum(map(len, lines.get_segments())) <= figures.POINTS_IN_ALL
+    assert legend(figure) == ["sudden drop"]
+    assert np.all(np.diff(lines.get_array()) >= 0)  # the best on top
+    assert len(svg_text(figure)) < 2_000_000
 
 
-def test_animation_shows_every_frame(tmp_path) -> None:
-    from PIL import Image, ImageChops
+def test_layers_over_training() -> None:
+    records = [
+        {"epoch": 1, "firing_rate": {"conv1": 0.1, "output": 0.2}, "warm_up": {"conv1": 0.8}},
+        {"epoch": 2, "firing_rate": {"conv1": 0.3, "output": 0.1}, "warm_up": {"conv1": None}},
+    ]
+    figure = drawn(figures.layers_over_training(records))
+    rate, warm_up = figure.axes
+    assert [line.get_ydata().tolist() for line in rate.lines] == [[0.1, 0.3], [0.2, 0.1]]
+    assert warm_up.lines[0].get_ydata()[0] == 80
+    assert math.isnan(warm_up.lines[0].get_ydata()[1])
+    assert legend(figure) == ["conv1", "output"]
+    assert all(tick == int(tick) for tick in rate.get_xticks())
 
-    frames = np.zeros((3, 2, 4, 4))
-    for step in range(3):
-        frames[step, 0, step, step] = 1
-    figures.animation(frames, "moving").save(tmp_path / "moving.gif", writer="pillow")
-    with Image.open(tmp_path / "moving.gif") as moving:
-        assert moving.n_frames == 3
-        shown = []
-        for step in range(3):
-            moving.seek(step)
-            shown.append(moving.convert("RGB"))
-    assert all(ImageChops.difference(*pair).getbbox() for pair in pairwise(shown))
+
+@pytest.mark.parametrize("warm_up", [{}, {"warm_up": {"conv1": math.nan}}])
+def test_layers_of_a_rule_without_warm_up(warm_up: dict) -> None:
+    records = [{"epoch": 1, "firing_rate": {"conv1": 0.1}, **warm_up}]
+    rate, empty = drawn(figures.layers_over_training(records)).axes
+    assert rate.lines[0].get_marker() == "o"
+    assert [text.get_text() for text in empty.texts] == ["no warm up in these records"]
+
+
+def test_confusion_colours_the_errors_alone() -> None:
+    matrix = np.array([[980, 0, 20], [1, 99, 0], [0, 0, 0]])
+    figure = drawn(figures.confusion(matrix))
+    axes = figure.axes[0]
+    diagonal, errors = (image.get_array() for image in axes.images)
+    assert diagonal.mask.tolist() == (~np.eye(3, dtype=bool)).tolist()
+    assert errors.compressed().tolist() == [2, 1]  # percent of the row
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "980", (2, 0): "20", (0, 1): "1", (1, 1): "99"}
+    assert axes.get_title() == "21 of 1,100 images wrong (1.91 %)"
+    assert axes.get_ylabel() == "true class"
+    colours = axes.images[1].cmap(axes.images[1].norm([1.0]))
+    assert colours[0, 2] < 0.6  # one error in a hundred stands out from the white around it
+
+
+@pytest.mark.parametrize(("classes", "numbered"), [(1, 1), (20, 20), (100, 0)])
+def test_confusion_of_any_number_of_classes(classes: int, numbered: int) -> None:
+    axes = drawn(figures.confusion(np.eye(classes, dtype=int))).axes[0]
+    assert len(axes.texts) == numbered
+    assert len(axes.get_xticks()) <= 20
+    assert "0 of" in axes.get_title()
+
+
+def traced(steps: int = 4, label: int = 1, prediction: int = 2) -> Figure:
+    spikes = {"conv1": np.zeros((steps, 2, 2, 2)), "output": np.zeros((steps, 3))}
+    potentials = {name: np.full(train.shape, 0.5) for name, train in spikes.items()}
+    spikes["conv1"][0, 1, 0, 1] = 1
+    potentials["conv1"][0, 1, 0, 1] = 2
+    potentials["conv1"][0, 0, 1, 1] = 0.9
+    image = np.eye(4)
+    return drawn(figures.image_trace(image, label, prediction, spikes, potentials, 1.0))
+
+
+def test_image_trace_follows_the_most_active_neurons_and_all_classes() -> None:
+    picture, raster, conv1, output = traced().axes
+    assert picture.get_title() == "class 1, predicted 2"
+    assert [label.get_text() for label in raster.get_yticklabels()] == ["conv1", "output"]
+    threshold, *lines = conv1.lines
+    assert list(threshold.get_ydata()) == [1, 1]
+    assert [line.get_label() for line in lines] == ["(1, 0, 1)", "(0, 1, 1)", "(0, 0, 0)"]
+    assert lines[0].get_xydata().tolist() == [[1, 2], [2, 0.5], [3, 0.5], [4, 0.5]]
+    assert [list(line.get_markevery()) for line in lines] == [[0], [], []]
+    names = [line.get_label() for line in output.lines[1:]]
+    assert names == ["others", "2 predicted", "1 true"]
+
+
+@pytest.mark.parametrize("steps", [1, 100])
+def test_image_trace_of_any_number_of_steps(steps: int) -> None:
+    *_, conv1, output = traced(steps, 1, 1).axes
+    assert output.lines[-1].get_label() == "1 true and predicted"
+    assert (conv1.lines[2].get_marker() == "_") == (steps == 1)  # no spike, but still to be seen
+
+
+def test_histograms_count_every_weight_and_gradient() -> None:
+    random = np.random.default_rng(0)
+    weights = {"conv1": random.normal(size=(4, 5, 5)), "output": random.normal(size=(10, 30))}
+    gradients = {"conv1": weights["conv1"] * 1e-4, "output": np.zeros((10, 30))}
+    gradients["conv1"][0, 0, :3] = [0, 0, np.nan]
+    figure = drawn(figures.histograms(weights, gradients))
+    panels = np.array(figure.axes).reshape(2, 2)
+    assert [one.patches[0].get_data().values.sum() for one in panels[:, 0]] == [100, 300]
+    assert panels[0, 1].patches[0].get_data().values.sum() == 97
+    assert panels[0, 1].get_xscale() == "log"
+    assert panels[0, 1].get_title() == "conv1: 2 % zero (2), 1 not finite"
+    assert panels[1, 1].get_title() == "output: 100 % zero (300)"
+    assert len(panels[1, 1].patches) == 0
+
+
+def test_histograms_of_a_network_that_does_not_learn() -> None:
+    zeros = {"conv1": np.zeros((2, 3)), "output": np.zeros((4, 2))}
+    figure = drawn(figures.histograms(zeros, zeros))
+    assert all(text.get_text() == "no gradient but 0" for one in figure.axes for text in one.texts)

@@ -8,6 +8,7 @@ test_cuda.py starts such a process.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,30 @@ def _large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     from tsslbp.neuron import cuda
 
     monkeypatch.setattr(cuda, "_tile", lambda *_: 1024)
+
+
+class _Hopper:
+    """What Triton's compiler asks a driver for, of a GPU of compute capability 9.0."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 99  # kernels compiled here are for no device of this machine
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+
+@pytest.fixture
+def hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile for a GPU that need not be there."""
+    from triton.runtime import driver
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(driver, "_active", _Hopper())  # `reset_active` would look for a GPU
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

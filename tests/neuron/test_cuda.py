@@ -20,9 +20,8 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp import NA, SLAYER, TSSLBP, EventProp, Surrogate, neuron
+from tsslbp import neuron
 from tsslbp.errors import InvalidInput
-from tsslbp.rules import Rule
 
 
 def _release(name: str) -> tuple[int, ...]:
@@ -37,11 +36,6 @@ HERE = Path(__file__).parent
 FILES = ["test_neuron.py", "test_golden.py", "cuda_cases.py"]
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-
-needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or sys.platform != "linux",
-    reason="no compiler: triton is not installed, or this is not Linux",
 )
 
 
@@ -75,150 +69,6 @@ def test_in_the_interpreter() -> None:
 @pytest.mark.timeout(1200)  # every kernel is compiled anew
 def test_on_a_gpu() -> None:
     assert passed(TRITON_INTERPRET="0") > 120
-
-
-class _Hopper:
-    """What Triton's compiler asks a driver for, of a GPU of compute capability 9.0."""
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 99  # kernels compiled here are for no device of this machine
-
-    def get_current_stream(self, device: int | None = None) -> int:
-        return 0
-
-
-@pytest.fixture
-def hopper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile for a GPU that need not be there."""
-    from triton.runtime import driver
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(driver, "_active", _Hopper())  # `reset_active` would look for a GPU
-
-
-def constants(**settings):
-    """Of a layer behind a connection."""
-    from tsslbp.neuron.cuda_kernels import LayerConstants
-
-    return LayerConstants(tsslbp.Neuron(), filter_input=True, **settings)
-
-
-def compiled(
-    extent,
-    k,
-    rule: Rule = TSSLBP(),  # noqa: B008
-    real=torch.float32,
-    rate=torch.int64,
-) -> list:
-    """The forward and the backward kernel as they are launched for a layer of such an extent.
-
-    `rate` is the dtype of what says the layer's: a count, or the rate of several processes.
-    """
-    from tsslbp.neuron import cuda
-    from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
-
-    count, windows = torch.int64, extent.neurons // k.pool**2
-    counts = rule.reads_rate
-    forward = forward_kernel.warmup(
-        *(real, real, count, extent.steps, windows, extent.row, extent.inner),
-        **{"k": k, "COUNT": counts, "grid": (1,)},
-        **cuda._forward_settings(real.itemsize, extent, k),
-        **cuda.LAUNCH,
-    )
-    saved = torch.promote_types(real, torch.float32)
-    backward = backward_kernel.warmup(
-        *(real, real, real, rate, saved, torch.float64),
-        *(*extent, extent.steps * extent.neurons),
-        **{"k": k, "grid": (1,)},
-        **cuda._rule_settings(rule),
-        **cuda._backward_settings(real.itemsize, extent),
-        **cuda.LAUNCH,
-    )
-    return [forward, backward]
-
-
-LAYERS = {  # settings of the neuron, steps, neurons, dtype
-    "few steps": ({}, 5, 1 << 20, torch.float32),
-    "bfloat16": ({}, 5, 1 << 20, torch.bfloat16),
-    "pooling": ({"pool": 2, "pool_scale": 1.1}, 5, 1 << 20, torch.float32),
-    "image": ({"static": True, "output_psp": True}, 5, 1 << 20, torch.float32),
-    "unrolled": ({}, 30, 1 << 20, torch.float32),
-    "segments": ({}, 100, 1 << 20, torch.float32),
-    "segments, bfloat16": ({}, 500, 1 << 20, torch.bfloat16),
-    "one neuron": ({}, 100, 1, torch.float32),
-    "64 bits": ({}, 2, 2**32 + 1, torch.float32),
-}
-
-
-@needs_compiler
-@pytest.mark.parametrize("name", LAYERS)
-def test_machine_code(hopper: None, name: str) -> None:
-    """No multiplication is contracted with an addition, and nothing spills out of registers."""
-    from tsslbp.neuron import cuda
-
-    settings, steps, neurons, real = LAYERS[name]
-    k = constants(**settings)
-    for kernel in compiled(cuda.Extent(steps, neurons, 64 if k.pool > 1 else 1), k, real=real):
-        code = kernel.asm["ptx"]
-        assert "mul.f32" in code or "mul.rn.f32" in code
-        assert not re.search(r"(fma|mad)[.\w]*\.f32", code)
-        assert not re.search(r"\b(LDL|STL)\b", kernel.asm["sass"])
-        if name in ("few steps", "image"):  # contiguous values move 16 bytes at once
-            assert re.search(r"ld\.global[.\w:]*\.v4\.b32", code)
-            assert re.search(r"st\.global[.\w:]*\.v4\.b32", code)
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    ("rule", "steps"),
-    [
-        (Surrogate("sigmoid", through_reset=True), 100),
-        (SLAYER(), 5),
-        (EventProp(), 5),
-        (NA(), 5),
-    ],
-    ids=["surrogate", "SLAYER", "EventProp", "NA"],
-)
-def test_every_rule_compiles(hopper: None, rule: Rule, steps: int) -> None:
-    """With registers enough, but for NA, whose history is as long as T."""
-    from tsslbp.neuron import cuda
-
-    k = constants()
-    _, backward = compiled(cuda.Extent(steps, 1 << 20), k, rule)
-    assert not re.search(r"\b(LDL|STL)\b", backward.asm["sass"])
-
-
-@needs_compiler
-def test_the_rate_of_several_processes_compiles(hopper: None) -> None:
-    from tsslbp.neuron import cuda
-
-    k = constants()
-    extent = cuda.Extent(5, 1 << 20)
-    _, kernel = compiled(extent, k, TSSLBP.published(), rate=torch.float64)
-    assert "div.rn.f64" in kernel.asm["ptx"]
-
-
-@needs_compiler
-def test_no_compilation_for_a_new_batch_size(hopper: None) -> None:
-    from tsslbp.neuron import cuda
-    from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
-
-    k = constants()
-
-    def variants(steps: int, batch: int) -> int:
-        compiled(cuda.Extent(steps, batch * 48), k)
-        kernels = forward_kernel, backward_kernel
-        return sum(len(kernel.device_caches[99][0]) for kernel in kernels)
-
-    for steps in (5, 100):
-        before = variants(steps, 10)
-        assert [variants(steps, batch) for batch in (1, 7, 64, 300)] == [before] * 4
-    assert variants(130, 10) == before  # nor for another large number of steps
 
 
 def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
+import torch
 
 import tsslbp
 from tsslbp import TSSLBP, Neuron
@@ -72,3 +73,23 @@ def test_settings_of_no_layer(settings: dict, words: str) -> None:
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_every_implementation_is_known(impl: str) -> None:
     assert NeuronLayer(impl=impl).impl == impl
+
+
+def test_equal_settings_are_one_key() -> None:
+    """Constants of the kernels are kept by settings; others must not be mistaken for them."""
+    one = NeuronLayer(Neuron(4.0), TSSLBP.published(), pool=2)
+    same = NeuronLayer(Neuron(4), TSSLBP.published(), pool=2)
+    others = [
+        replace(one, neuron=Neuron(4.0, threshold=0.5)),
+        replace(one, rule=TSSLBP()),
+        replace(one, impl="cpu"),
+        replace(one, pool_scale=1.1),
+        replace(one, output_psp=True),
+    ]
+    assert one == same and hash(one) == hash(same)
+    assert len({one, same, *others}) == 6
+
+
+def test_a_rule_that_cannot_be_a_key() -> None:
+    with pytest.raises(InvalidInput, match=r"rule must be a learning rule .* got \{'name'"):
+        tsslbp.spikes(torch.zeros(2, 3), rule={"name": "TSSLBP"})  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tsslbp.experiment import Experiment, load_recipe, save
+from tsslbp.run import results
+from tsslbp.run.results import Group
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,6 +32,22 @@ def make_run() -> Callable[..., None]:
 def recipe() -> Callable[..., Experiment]:
     """A shipped recipe with changes: ``recipe("digits", seed, key=value)``."""
     return lambda name, seed=0, **changes: replace(load_recipe(name), seed=seed, **changes)
+
+
+@pytest.fixture
+def groups(tmp_path: Path, make_run: Callable, recipe: Callable) -> Callable[..., list[Group]]:
+    """Groups of runs with given best test accuracies in percent, by recipe and settings."""
+
+    def read(*wanted: tuple[str, dict[str, Any], Sequence[float]]) -> list[Group]:
+        for number, (name, changes, accuracies) in enumerate(wanted):
+            for seed, accuracy in enumerate(accuracies):
+                experiment = recipe(name, seed, **changes)
+                make_run(tmp_path / f"{number}-{seed}", experiment, accuracy / 100)
+        found, problems = results.read_all([tmp_path])
+        assert not problems
+        return results.group(found)
+
+    return read
 
 
 LAYERS = {"conv1": 0.1, "conv2": 0.2, "output": 0.05}

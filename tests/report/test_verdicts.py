@@ -1,9 +1,8 @@
 """Verdicts follow from the records, and only where these allow one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from tsslbp.report import published, verdicts
 from tsslbp.report.published import Change, Claim, Exceeds, Reaches, Settings
 from tsslbp.report.verdicts import Judgement
 from tsslbp.run import results
+from tsslbp.run.comparison import Comparison
 from tsslbp.run.results import Group
 
 REACHES = Reaches("reaches", "mnist", "published", 0.05, "mnist-published")
@@ -19,25 +19,14 @@ ALWAYS = {"name": "TSSLBP", "warm_up": "always"}
 SURROGATE = Change("timing helps", "rule.warm_up", ("neuron", "layer"), ("always",))
 
 
-@pytest.fixture
-def groups(tmp_path: Path, make_run: Callable, recipe: Callable) -> Callable[..., list[Group]]:
-    """Groups of runs with given best test accuracies in percent, by recipe and settings."""
-
-    def read(*wanted: tuple[str, dict[str, Any], Sequence[float]]) -> list[Group]:
-        for number, (name, changes, accuracies) in enumerate(wanted):
-            for seed, accuracy in enumerate(accuracies):
-                experiment = recipe(name, seed, **changes)
-                make_run(tmp_path / f"{number}-{seed}", experiment, accuracy / 100)
-        found, problems = results.read_all([tmp_path])
-        assert not problems
-        return results.group(found)
-
-    return read
-
-
 def judge(claim: Claim, groups: list[Group]) -> Judgement:
     (judgement,) = verdicts.judge([claim], groups)
     return judgement
+
+
+def differing(comparison: Comparison[Group]) -> tuple[str, ...]:
+    """The settings in which the two groups differ."""
+    return tuple(results.changes(comparison.first.settings, comparison.second.settings))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +35,8 @@ def judge(claim: Claim, groups: list[Group]) -> Judgement:
         ([99.48, 99.49, 99.50, 99.51, 99.52], "supported"),
         ([99.60, 99.61, 99.62, 99.60, 99.61], "supported"),
         ([99.30, 99.31, 99.32, 99.30, 99.31], "not supported"),
-        ([99.2, 99.4, 99.6, 99.3, 99.7], "cannot tell"),
-        ([99.60], "cannot tell"),
+        ([99.2, 99.4, 99.6, 99.3, 99.7], "undecided"),
+        ([99.60], "undecided"),
     ],
 )
 def test_reaching_a_published_accuracy(
@@ -62,7 +51,7 @@ def test_reaching_a_published_accuracy(
 
 def test_without_runs_nothing_is_told() -> None:
     for judgement in verdicts.judge(published.claims(), []):
-        assert (judgement.verdict, judgement.p, judgement.seen) == ("cannot tell", None, False)
+        assert (judgement.verdict, judgement.p, judgement.seen) == ("undecided", None, False)
         assert "yet" in judgement.reason or "have been run" in judgement.reason
 
 
@@ -78,14 +67,14 @@ def test_other_settings_and_protocols_are_no_evidence(groups: Callable) -> None:
 def test_a_single_published_run_allows_no_test(groups: Callable) -> None:
     claim = Reaches("reaches", "cifar10-cnn2", "published", 0.3, "cifar10-cnn2-published")
     judgement = judge(claim, groups(("cifar10-cnn2-published", {}, [92.0, 92.1, 92.2])))
-    assert judgement.verdict == "cannot tell"
+    assert judgement.verdict == "undecided"
     assert "single published run allows no test" in judgement.reason
 
 
 def test_one_published_number_of_a_rival_allows_no_test(groups: Callable) -> None:
     claim = Exceeds("better", "mnist-published", 99.3)
     judgement = judge(claim, groups(("mnist-published", {}, [99.49, 99.50, 99.51])))
-    assert judgement.verdict == "cannot tell" and judgement.p is None
+    assert judgement.verdict == "undecided" and judgement.p is None
     assert judgement.reason.startswith("+0.20 points (ours 95 % interval 99.48 to 99.52), but one")
 
 
@@ -118,9 +107,9 @@ def test_the_surrogate_alone_is_judged_by_pairs_that_differ_in_nothing_else(
 def test_equal_differences_say_nothing(groups: Callable) -> None:
     """Two seeds on few images often differ by the same; that is no spread of 0."""
     found = groups(("digits", {}, [95.0, 96.0]), ("digits", {"rule": ALWAYS}, [94.0, 95.0]))
-    assert judge(SURROGATE, found).verdict == "cannot tell"
-    (comparison,), _ = verdicts.compare(found)
-    assert (comparison.verdict, comparison.p) == ("cannot tell", 1.0)
+    assert judge(SURROGATE, found).verdict == "undecided"
+    (comparison,), _ = verdicts.compare_groups(found)
+    assert (comparison.verdict, comparison.p) == ("undecided", 1.0)
 
 
 def test_holm_takes_back_what_one_test_alone_would_show(groups: Callable) -> None:
@@ -130,7 +119,7 @@ def test_holm_takes_back_what_one_test_alone_would_show(groups: Callable) -> Non
     )
     assert judge(SURROGATE, found).verdict == "supported"
     many = verdicts.judge([SURROGATE] * 5, found)
-    assert {one.verdict for one in many} == {"cannot tell"}
+    assert {one.verdict for one in many} == {"undecided"}
     assert all("Holm" in one.reason for one in many)
 
 
@@ -141,7 +130,7 @@ def test_few_time_steps_need_only_not_be_worse_by_more_than_the_margin(groups: C
     judgement = judge(claim, same)
     assert judgement.verdict == "supported"
     assert "margin 0.1" in judgement.reason
-    assert judge(replace(claim, margin=None), same).verdict == "cannot tell"
+    assert judge(replace(claim, margin=None), same).verdict == "undecided"
 
 
 def test_a_caveat_of_the_data_stands_in_the_reason(
@@ -163,9 +152,9 @@ def test_comparisons_begin_with_the_most_alike(groups: Callable) -> None:
         ("digits", {"batch_size": 7}, [95.0]),
         ("mnist", {}, [99.0, 99.1]),
     )
-    comparisons, left_out = verdicts.compare(found)
+    comparisons, left_out = verdicts.compare_groups(found)
     assert left_out == 0
-    assert [len(one.keys) for one in comparisons] == [1, 1, 2]
+    assert [len(differing(one)) for one in comparisons] == [1, 1, 2]
     assert comparisons[0].verdict == "higher"
     assert comparisons[0].seeds == 3
 
@@ -178,10 +167,10 @@ def test_everything_is_compared_with_one_alone(groups: Callable) -> None:
         ("digits", {"batch_size": 7}, [95.1, 96.0, 97.0]),
     )
     baseline = next(one for one in found if one.label == "digits")
-    comparisons, _ = verdicts.compare(found, [baseline])
+    comparisons, _ = verdicts.compare_groups(found, [baseline])
     assert [one.second for one in comparisons] == [baseline] * 2
-    assert {one.keys for one in comparisons} == {("learning_rate",), ("batch_size",)}
-    every, _ = verdicts.compare(found)
-    by_keys = {one.keys: one for one in every}
+    assert {differing(one) for one in comparisons} == {("learning_rate",), ("batch_size",)}
+    every, _ = verdicts.compare_groups(found)
+    by_keys = {differing(one): one for one in every}
     for one in comparisons:
-        assert one.p <= by_keys[one.keys].p
+        assert one.p <= by_keys[differing(one)].p

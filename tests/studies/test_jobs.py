@@ -181,7 +181,7 @@ def test_a_job_that_its_cluster_ends_says_so(tmp_path: Path) -> None:
     job = Job("long", ("train", "digits", "--out", str(tmp_path / "run")), tmp_path / "a.log")
     task = Cluster(1, tmp_path / "cluster", "local").start(job)
     assert task.poll() is None
-    task.stop()
+    task.terminate()
     while (status := task.poll()) is None:
         time.sleep(0.1)
     assert status == 1

@@ -61,6 +61,7 @@ AGREEMENT = 0.99  # cosine that the control has to reach
 CLEAR = 3.0  # standard errors above zero from which the halves' product counts as positive
 NUMBERS_AT_ONCE = 1_000_000  # spikes of the networks that are computed together
 
+Sample = Literal["rounds", "directions"]  # what an interval is drawn from
 Step = Callable[[Tensor], Tensor]  # spikes, of the potential's distance above the threshold
 
 
@@ -75,7 +76,7 @@ class Cosine(NamedTuple):
     reason: str = ""
 
 
-class View(NamedTuple):
+class Coordinates(NamedTuple):
     """Coordinates in which a layer's weights are moved and its gradients are seen.
 
     Attributes:
@@ -89,7 +90,7 @@ class View(NamedTuple):
     directions: Tensor | None
 
     @property
-    def coordinates(self) -> int:
+    def number(self) -> int:
         return self.weight.numel() if self.directions is None else len(self.directions)
 
     def moved(self, place: Tensor) -> Tensor:
@@ -97,14 +98,14 @@ class View(NamedTuple):
         step = place if self.directions is None else place @ self.directions
         return self.weight + self.unit * step.view(self.weight.shape)
 
-    def seen(self, gradient: Tensor) -> Tensor:
+    def along(self, gradient: Tensor) -> Tensor:
         """Derivatives ``[coordinates]`` along the coordinates, per length."""
         flat = gradient.flatten()
         return flat if self.directions is None else self.directions @ flat
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCosines:
     """What was seen of one layer.
 
     Attributes:
@@ -136,17 +137,51 @@ class Layer:
         }
 
 
-def examine(
-    nets: Mapping[str, Network],
-    loss: Loss,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    widths: Sequence[float] = WIDTHS,
-    rounds: int = ROUNDS,
-    directions: int | None = None,
-    seed: int = 0,
-) -> list[Layer]:
+class Batch(NamedTuple):
+    """Images that the gradients are taken on.
+
+    Attributes:
+        loss: of the output PSP and the labels.
+        images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``; float64.
+        labels: ``[N]`` int64.
+    """
+
+    loss: Loss
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the truth is estimated.
+
+    Attributes:
+        widths: of the noise, relative to a layer's root mean square weight.
+        rounds: an even number; each takes two losses for every coordinate, at every width.
+        directions: coordinates in each layer, at random; None: all weights.
+        seed: of the noise and the directions.
+
+    Raises:
+        InvalidInput: a value is not allowed.
+    """
+
+    widths: Sequence[float] = WIDTHS
+    rounds: int = ROUNDS
+    directions: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.widths or not all(math.isfinite(one) and one > 0 for one in self.widths):
+            raise InvalidInput(f"noise widths must be positive numbers, got {list(self.widths)}")
+        if self.rounds < 4 or self.rounds % 2:
+            raise InvalidInput(f"rounds must be an even number of at least 4, got {self.rounds}")
+        if self.directions is not None and self.directions < FEWEST_DIRECTIONS:
+            raise InvalidInput(
+                f"directions must be at least {FEWEST_DIRECTIONS}, got {self.directions}"
+            )
+
+
+def examine(nets: Mapping[str, Network], batch: Batch, noise: Noise) -> list[LayerCosines]:
     """Compare rules' gradients with the truth and with each other, layer by layer.
 
     Beside them stands a control: the same network with logistic functions in the place of the
@@ -154,53 +189,51 @@ def examine(
 
     Args:
         nets: by rule, networks that differ in their rule only; float64, in evaluation mode.
-        loss: of the output PSP and the labels.
-        images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``; float64.
-        labels: ``[N]`` int64.
-        widths: of the noise, relative to a layer's root mean square weight.
-        rounds: an even number; each takes two losses for every coordinate, at every width.
-        directions: coordinates in each layer, at random; None: all weights.
-        seed: of the noise and the directions.
+        batch: what the gradients are taken on.
+        noise: how the truth is estimated.
 
     Returns:
         The layers from input to output.
 
     Raises:
-        InvalidInput: an argument does not fit; a network of over `LARGEST` weights without
-            `directions`.
+        InvalidInput: the networks do not fit; one of over `LARGEST` weights without directions.
         Diverged: a rule's gradient is not finite.
     """
-    _check(nets, widths, rounds, directions)
+    _check(nets, noise.directions)
     net = next(iter(nets.values()))
-    gradients = {rule: _finite(rule, one, loss, images, labels) for rule, one in nets.items()}
-    exact = smooth_gradients(net, loss, images, labels)
-    rates = net.activity(images)
-    views = views_of(net, directions, seed)
-    together = [views] if directions is None else [{name: view} for name, view in views.items()]
-    layers = []
+    gradients = {rule: _gradients(rule, one, batch) for rule, one in nets.items()}
+    exact = smooth_gradients(net, batch)
+    rates = net.activity(batch.images)
+    places = coordinates_of(net, noise.directions, noise.seed)
+    sample: Sample = "rounds" if noise.directions is None else "directions"
+    together = [places] if sample == "rounds" else [{name: one} for name, one in places.items()]
+    found = []
     for group in together:
-        spiking = losses_around(net, group, loss, images, labels, step)
-        smooth = losses_around(net, group, loss, images, labels, logistic)
-        probes = [*((spiking, width) for width in widths), (smooth, CONTROL_WIDTH)]
-        counts = [view.coordinates for view in group.values()]
-        found = effects(probes, sum(counts), rounds, seed, f"noise of {' '.join(group)}")
-        for (name, view), part in zip(group.items(), found.split(counts, 2), strict=True):
-            chosen: Sample = "rounds" if directions is None else "directions"
-            row = [gradients[rule][name] for rule in nets]
-            layers.append(
-                Layer(
-                    name,
-                    view.weight.numel(),
-                    rates[name].firing_rate,
-                    {
-                        rule: [cosine(view.seen(one), x, chosen) for x in part[:-1]]
-                        for rule, one in zip(nets, row, strict=True)
-                    },
-                    between(row),
-                    cosine(view.seen(exact[name]), part[-1], chosen),
-                )
+        for name, part in _estimates_around(net, group, batch, noise).items():
+            view, own = places[name], {rule: one[name] for rule, one in gradients.items()}
+            truth = {
+                rule: [cosine(view.along(one), x, sample) for x in part[:-1]]
+                for rule, one in own.items()
+            }
+            control = cosine(view.along(exact[name]), part[-1], sample)
+            size, rate = view.weight.numel(), rates[name].firing_rate
+            found.append(
+                LayerCosines(name, size, rate, truth, between(list(own.values())), control)
             )
-    return layers
+    return found
+
+
+def _estimates_around(
+    net: Network, places: Mapping[str, Coordinates], batch: Batch, noise: Noise
+) -> dict[str, Tensor]:
+    """`estimates` by layer: at every noise width, then those of the smooth network."""
+    spiking = losses_around(net, places, batch, step)
+    smooth = losses_around(net, places, batch, logistic)
+    probes = [*((spiking, width) for width in noise.widths), (smooth, CONTROL_WIDTH)]
+    counts = [view.number for view in places.values()]
+    purpose = f"noise of {' '.join(places)}"
+    found = estimates(probes, sum(counts), noise.rounds, noise.seed, purpose)
+    return dict(zip(places, found.split(counts, 2), strict=True))
 
 
 def step(distance: Tensor) -> Tensor:
@@ -251,15 +284,15 @@ def _spikes(current: Tensor, neuron: Neuron, spike: Step) -> Tensor:
     return torch.stack(train)
 
 
-def smooth_gradients(net: Network, loss: Loss, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def smooth_gradients(net: Network, batch: Batch) -> dict[str, Tensor]:
     """Gradients by layer of the network whose neurons are `logistic`, by autograd."""
     weights = {name: one.requires_grad_() for name, one in inspection.weights(net).items()}
-    value = loss(forward(net, weights, images, logistic), labels)
+    value = batch.loss(forward(net, weights, batch.images, logistic), batch.labels)
     parts = torch.autograd.grad(value, list(weights.values()))
     return dict(zip(weights, parts, strict=True))
 
 
-def views_of(net: Network, directions: int | None, seed: int) -> dict[str, View]:
+def coordinates_of(net: Network, directions: int | None, seed: int) -> dict[str, Coordinates]:
     """The coordinates of every layer: all weights, or so many random directions.
 
     Standard normal coordinates move a layer by the length of its weights, in root mean square.
@@ -280,37 +313,34 @@ def views_of(net: Network, directions: int | None, seed: int) -> dict[str, View]
             normal = torch.randn(weight.numel(), directions, dtype=torch.float64, generator=draw)
             axes = torch.linalg.qr(normal).Q.T
         count = directions or weight.numel()
-        views[name] = View(weight, weight.norm().item() / math.sqrt(count), axes)
+        views[name] = Coordinates(weight, weight.norm().item() / math.sqrt(count), axes)
     return views
 
 
 def losses_around(
-    net: Network,
-    views: Mapping[str, View],
-    loss: Loss,
-    images: Tensor,
-    labels: Tensor,
-    spike: Step,
+    net: Network, views: Mapping[str, Coordinates], batch: Batch, spike: Step
 ) -> Callable[[Tensor], Tensor]:
     """The loss as a function of coordinates: from ``[places, coordinates]`` to ``[places]``.
 
     The coordinates are those of all `views`, one after the other; other layers stay as they are.
     """
     weights = inspection.weights(net)
-    counts = [view.coordinates for view in views.values()]
+    counts = [view.number for view in views.values()]
 
     def one(place: Tensor) -> Tensor:
         parts = zip(views.items(), place.split(counts), strict=True)
         moved = weights | {name: view.moved(part) for (name, view), part in parts}
-        return loss(forward(net, moved, images, spike), labels)
+        return batch.loss(forward(net, moved, batch.images, spike), batch.labels)
 
-    numbers = net.time_steps * len(labels) * sum(math.prod(part.out_shape) for part in net.plan)
+    numbers = (
+        net.time_steps * len(batch.labels) * sum(math.prod(part.out_shape) for part in net.plan)
+    )
     mapped: Callable[[Tensor], Tensor] = vmap(one, chunk_size=1 + NUMBERS_AT_ONCE // (1 + numbers))
     return mapped
 
 
 @torch.no_grad()
-def effects(
+def estimates(
     probes: Sequence[tuple[Callable[[Tensor], Tensor], float]],
     count: int,
     rounds: int,
@@ -345,9 +375,6 @@ def orthogonal_noise(count: int, random: torch.Generator) -> Tensor:
     normal = torch.randn(count, count, dtype=torch.float64, generator=random)
     columns: Tensor = torch.linalg.qr(normal).Q * normal.norm(dim=0)
     return columns.T
-
-
-Sample = Literal["rounds", "directions"]
 
 
 def cosine(gradient: Tensor, estimates: Tensor, sample: Sample = "rounds") -> Cosine:
@@ -429,27 +456,17 @@ def _error(left_out: Iterable[Tensor]) -> float:
     return math.sqrt(sum(squares))
 
 
-def _finite(
-    rule: str, net: Network, loss: Loss, images: Tensor, labels: Tensor
-) -> dict[str, Tensor]:
-    gradients = inspection.gradients(net, loss, images, labels)
+def _gradients(rule: str, net: Network, batch: Batch) -> dict[str, Tensor]:
+    gradients = inspection.gradients(net, *batch)
     for name, one in gradients.items():
         if not one.isfinite().all():
             raise Diverged(f"the gradient of layer {name} by {rule} holds NaN or infinity")
     return gradients
 
 
-def _check(
-    nets: Mapping[str, Network], widths: Sequence[float], rounds: int, directions: int | None
-) -> None:
+def _check(nets: Mapping[str, Network], directions: int | None) -> None:
     if not nets:
         raise InvalidInput("expected at least one rule's network, got none")
-    if not widths or not all(math.isfinite(width) and width > 0 for width in widths):
-        raise InvalidInput(f"noise widths must be positive numbers, got {list(widths)}")
-    if rounds < 4 or rounds % 2:
-        raise InvalidInput(f"rounds must be an even number of at least 4, got {rounds}")
-    if directions is not None and directions < FEWEST_DIRECTIONS:
-        raise InvalidInput(f"directions must be at least {FEWEST_DIRECTIONS}, got {directions}")
     first, *others = (list(net.parameters()) for net in nets.values())
     if any(net.training for net in nets.values()) or first[0].dtype != torch.float64:
         raise InvalidInput("expected float64 networks in evaluation mode: net.double().eval()")

@@ -14,9 +14,8 @@ from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, copies
 from ..data.catalogue import Entry
 from ..data.events.binning import bin_events
 from ..data.files import VARIABLE, download
-from ..errors import DataError, InvalidInput, RunError
-from ..figures import run as figures
-from ..figures import study as study_figures
+from ..errors import DataError, InvalidInput, RunError, require
+from ..figures import sample, svg
 from . import printing, progress
 from .options import DataDir
 
@@ -193,7 +192,7 @@ def _show_events(path: Path, title: str, events: Events, source: EventSet) -> No
     printing.print_note(source.note)
     printing.say(_describe(events))
     printing.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
-    _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+    _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
 
 
 def _describe(events: Events) -> str:
@@ -222,23 +221,20 @@ def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bo
         printing.print_note(data_set.note)
         active = map(str, np.count_nonzero(frames, axis=(1, 2, 3)))
         printing.say(f"active pixels by frame: {', '.join(active)}")
-        _save(path, figures.frames_figure(frames, title), figures.animation(frames, title))
+        _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
         return
     if path.suffix == ".gif":
         raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
     printing.say(title)
     printing.print_note(data_set.note)
-    _save(path, figures.image_figure(images[index].numpy(), title))
+    _save(path, sample.image_figure(images[index].numpy(), title))
 
 
 def _check_output(path: Path) -> None:
     """Raise `InvalidInput` for what would fail after the data are read."""
     if path.suffix not in SUFFIXES:
         raise InvalidInput(f"--out must end in {', '.join(SUFFIXES)}, got {path}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InvalidInput("a picture needs matplotlib: pip install 'tsslbp[figures]'") from None
+    require("a picture needs", "figures", "matplotlib")
 
 
 def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:
@@ -248,7 +244,7 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
-            study_figures.save_svg(figure, path, path.stem)
+            svg.save_svg(figure, path, path.stem)
         elif path.suffix == ".png":
             figure.savefig(path, dpi=150)
         if animation is not None:

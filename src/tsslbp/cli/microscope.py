@@ -13,11 +13,21 @@ import typer
 from torch import Tensor
 
 from .. import data, experiment, training
-from ..analysis.microscope import CONTROL_WIDTH, ROUNDS, WIDTHS, Layer, examine
-from ..errors import InvalidInput, RunError
+from ..analysis.microscope import (
+    CONTROL_WIDTH,
+    ROUNDS,
+    WIDTHS,
+    Batch,
+    Cosine,
+    LayerCosines,
+    Noise,
+    examine,
+)
+from ..data import DataSet
+from ..errors import InvalidInput, RunError, require
 from ..experiment import Experiment
-from ..figures import run as figures
-from ..figures import study as study_figures
+from ..figures import microscope as figures
+from ..figures import svg
 from ..network import Network
 from ..rules import Rule, from_config, split_rules
 from ..run import Run
@@ -43,16 +53,17 @@ def microscope(
     ],
     settings: Settings = None,
     widths: Annotated[
-        str, typer.Option(metavar="X, ...", help="Noise, relative to a layer's weights.")
+        str,
+        typer.Option(metavar="X, ...", help="Noise widths, relative to a layer's weights."),
     ] = ", ".join(map(str, WIDTHS)),
     rounds: Annotated[
-        int, typer.Option(metavar="N", help="Independent estimates, an even number.")
+        int, typer.Option(metavar="N", help="Number of independent estimates, even.")
     ] = ROUNDS,
     directions: Annotated[
         int | None,
         typer.Option(
             metavar="K",
-            help="Look along so many random directions in each layer, not at all of it.",
+            help="Measure along this many random directions in each layer, not for all weights.",
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -72,39 +83,31 @@ def microscope(
     gradient takes a network of at most 2,000 weights.
     """  # noqa: D301
     named = _named(rules)
-    noise = list(numbers("--widths", widths, float))
+    noise_widths = numbers("--widths", widths, float)
     _check_output(out)
     wanted, checkpoint, source = _opened(recipe, settings or [])
+    noise = Noise(noise_widths, rounds, directions, wanted.seed)
     data_set = load_checked(wanted, data_dir)
-    train, _, _ = training.splits(wanted, data_set)
-    batch = slice(wanted.batch_size)
-    images = data.normalise(train.images[batch], wanted.mean, wanted.std).double()
+    batch = _batch(wanted, data_set)
     shape = data_set.input_shape, data_set.classes
     nets = {
         name: _network(replace(wanted, rule=rule), *shape, checkpoint, source)
         for name, rule in named.items()
     }
     with printing.console.status("measuring"):
-        layers = examine(
-            nets,
-            training.build_loss(wanted),
-            images,
-            train.labels[batch],
-            widths=noise,
-            rounds=rounds,
-            directions=directions,
-            seed=wanted.seed,
-        )
-    printing.say(f"{recipe}, {source}, {len(images)} images of {data_set.name}")
+        layers = examine(nets, batch, noise)
+    printing.say(f"{recipe}, {source}, {len(batch.labels)} images of {data_set.name}")
     printing.print_note(data_set.note)
-    printing.print_microscope(layers, noise)
+    printing.print_microscope(layers, noise.widths)
+    figure = _figure(layers, noise.widths)
+    svg.annotate(figure, f"{recipe}, {source}\n{data_set.note}".strip())
     record = {
         "recipe": recipe,
         "weights": source,
         "experiment": wanted.to_table(),
         "note": data_set.note,
-        "images": len(images),
-        "widths": noise,
+        "images": len(batch.labels),
+        "widths": list(noise.widths),
         "rounds": rounds,
         "directions": directions,
         "control_width": CONTROL_WIDTH,
@@ -112,10 +115,15 @@ def microscope(
         "layers": [layer.to_table() for layer in layers],
         "environment": describe_environment(),
     }
-    figure = _figure(layers, noise)
-    heading = f"{recipe}, {source}\n{data_set.note}"
-    study_figures.annotate(figure, heading.strip())
     _write(out, figure, record)
+
+
+def _batch(wanted: Experiment, data_set: DataSet) -> Batch:
+    """The first training images, as many as a batch holds."""
+    train, _, _ = training.splits(wanted, data_set)
+    first = slice(wanted.batch_size)
+    images = data.normalise(train.images[first], wanted.mean, wanted.std).double()
+    return Batch(training.build_loss(wanted), images, train.labels[first])
 
 
 def _named(text: str) -> dict[str, Rule]:
@@ -130,13 +138,7 @@ def _check_output(out: Path) -> None:
     """Raise `InvalidInput` for what would fail after the measurement."""
     if out.suffix != ".svg":
         raise InvalidInput(f"--out must end in .svg, got {out}")
-    for name in ("matplotlib", "scipy"):
-        try:
-            __import__(name)
-        except ImportError:
-            raise InvalidInput(
-                f"the microscope needs {name}: pip install 'tsslbp[study]'"
-            ) from None
+    require("the microscope needs", "study", "matplotlib", "scipy")
 
 
 def _opened(recipe: str, settings: Sequence[str]) -> tuple[Experiment, Checkpoint | None, str]:
@@ -164,18 +166,16 @@ def _network(
     return net.double().eval()
 
 
-def _figure(layers: Sequence[Layer], widths: Sequence[float]) -> Figure:
-    nothing = [np.nan] * 3
-
-    def rows(layer: Layer, rule: str) -> figures.Array:
-        found = layer.truth[rule]
-        return np.array([[x.value, *x.interval] if x.interval else nothing for x in found])
+def _figure(layers: Sequence[LayerCosines], widths: Sequence[float]) -> Figure:
+    def rows(cosines: Sequence[Cosine]) -> figures.Array:
+        nothing = [np.nan] * 3
+        return np.array([[x.value, *x.interval] if x.interval else nothing for x in cosines])
 
     return figures.microscope(
         widths,
-        {layer.name: {rule: rows(layer, rule) for rule in layer.truth} for layer in layers},
-        {layer.name: layer.between for layer in layers},
-        {layer.name: np.nan if (x := layer.control.value) is None else x for layer in layers},
+        {one.name: {rule: rows(row) for rule, row in one.truth.items()} for one in layers},
+        {one.name: one.between for one in layers},
+        {one.name: np.nan if one.control.value is None else one.control.value for one in layers},
     )
 
 
@@ -183,7 +183,7 @@ def _write(out: Path, figure: Figure, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        study_figures.save_svg(figure, out, "gradient microscope")
+        svg.save_svg(figure, out, "gradient microscope")
         out.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from error

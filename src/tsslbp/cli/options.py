@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -130,11 +130,14 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(parameter.annotation)
     }
 
+    keyword = inspect.Parameter.KEYWORD_ONLY
+
     def shown(name: str, parameter: inspect.Parameter) -> list[inspect.Parameter]:
         if name in classes:
-            options = inspect.signature(classes[name], eval_str=True).parameters.values()
-            return [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
-        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+            hints = get_type_hints(classes[name], include_extras=True)
+            options = inspect.signature(classes[name]).parameters.values()
+            return [one.replace(kind=keyword, annotation=hints[one.name]) for one in options]
+        return [parameter.replace(kind=keyword)]
 
     @wraps(verb)
     def command(**given: Any) -> None:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.text import Text
 
-from .. import stats
-from ..analysis.microscope import AGREEMENT, Cosine, Layer
+from .. import stats, wording
+from ..analysis.microscope import AGREEMENT, Cosine, LayerCosines
 from ..data.catalogue import Entry
+from ..run.comparison import Comparison
 from ..run.results import MEASURES, Result, group
-from ..studies.compare import Cell, Gap
+from ..studies.compare import RuleResult
 from ..studies.space import as_text
-from ..studies.sweep import Outcome
 from ..studies.trials import wall_clock
-from ..wording import duration, percent
+from ..wording import duration, percent, size
+
+if TYPE_CHECKING:
+    from ..studies.sweep import Outcome
 
 console = Console(highlight=False)
 
@@ -54,51 +56,49 @@ def print_trials(results: Sequence[Result]) -> None:
         for name, title in MEASURES.items():
             values = group_.accuracies(name)
             if len(values):
-                spread = f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
-                best = f"best {percent(values.max())}"
-                say(f"{title:<38}{100 * values.mean():.2f}{spread} %, {best}")
+                sd = 100 * values.std(ddof=1) if len(values) > 1 else None
+                reached = wording.mean_and_deviation(100 * values.mean(), sd)
+                say(f"{title:<38}{reached} %, best {percent(values.max())}")
     for note in dict.fromkeys(result.epochs[-1].get("note", "") for result in results):
         print_note(note)
 
 
-def print_rules(cells: Sequence[Cell], gaps: Sequence[Gap]) -> None:
+def print_rules(
+    results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
+) -> None:
     """What learning rules have reached side by side, and how far they lie from the first one."""
-    width = max(20, *(len(cell.rule) + 2 for cell in cells))
+    width = max(20, *(len(one.rule) + 2 for one in results))
     titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
     say(RULE_ROW.format("rule", "T", *titles, width=width), "bold")
-    for cell in cells:
-        row = [f"{cell.rate:g}{' (edge)' if cell.edge else ''}" if cell.rate else "-"]
-        say(RULE_ROW.format(cell.rule, cell.time_steps, *row, *_reached(cell), width=width))
+    for one in results:
+        rate = f"{one.rate:g}{' (edge)' if one.at_edge else ''}" if one.rate else "-"
+        say(RULE_ROW.format(one.rule, one.time_steps, rate, *_reached(one), width=width))
     say()
-    for gap in gaps:
-        say(f"{gap.rule}, T = {gap.time_steps}, against {gap.against}: {describe_gap(gap)}")
+    for pair in comparisons:
+        say(f"{pair.first.name}, against {pair.second.rule}: {describe_comparison(pair)}")
 
 
-def describe_gap(gap: Gap) -> str:
+def describe_comparison(pair: Comparison[RuleResult]) -> str:
     """Such as ``"-0.52 points (95 % interval -0.90 to -0.14), p = 0.013: lower"``."""
-    if gap.difference is None or gap.p is None:
-        return f"{gap.verdict}, a test needs two seeds of both"
-    low, high = gap.difference.interval
-    diverged = ", a run diverged" if gap.lost else ""
-    return (
-        f"{gap.difference.mean:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}), "
-        f"p = {gap.p:.3f}: {gap.verdict}{diverged}"
-    )
+    if pair.difference is None or pair.p is None:
+        return f"{pair.verdict}, a test needs two seeds of both"
+    points = wording.difference(pair.difference.mean, pair.difference.interval)
+    p = wording.p_value(pair.p) if pair.p < 0.001 else f"= {wording.p_value(pair.p)}"
+    diverged = ", a run diverged" if pair.diverged else ""
+    return f"{points}, p {p}: {pair.verdict}{diverged}"
 
 
-def _reached(cell: Cell) -> list[str]:
-    """Runs, accuracy, its interval, spikes and seconds of a cell, as they are printed."""
-    if not cell.results:
+def _reached(one: RuleResult) -> list[str]:
+    """Runs, accuracy, its interval, spikes and seconds of a rule, as they are printed."""
+    if not one.results:
         return ["0", "-", "-", "-", "-"]
-    accuracy = stats.summary(100 * cell.accuracies)
-    spread = f" ± {accuracy.sd:.2f}" if accuracy.sd is not None else ""
-    interval = accuracy.interval
+    accuracy = stats.summary(100 * one.accuracies)
     return [
-        str(len(cell.results)),
-        f"{accuracy.mean:.2f}{spread} %",
-        f"{interval.low:.2f} to {interval.high:.2f}" if interval else "-",
-        f"{cell.spikes.mean():,.0f}" if len(cell.spikes) else "-",
-        duration(cell.seconds.mean()),
+        str(len(one.results)),
+        f"{wording.mean_and_deviation(accuracy.mean, accuracy.sd)} %",
+        wording.interval(accuracy.interval) if accuracy.interval else "-",
+        f"{one.spikes.mean():,.0f}" if len(one.spikes) else "-",
+        duration(one.seconds.mean()),
     ]
 
 
@@ -144,7 +144,7 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
         print_note(note)
 
 
-def print_microscope(layers: Sequence[Layer], widths: Sequence[float]) -> None:
+def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:
     """Cosines of rules' gradients with the truth and with each other, a table for each layer.
 
     Where there is none, the reason stands in its place. A control further than 0.01 from 1 makes a
@@ -234,11 +234,6 @@ def print_data_set(entry: Entry) -> None:
     for name, value in facts.items():
         if value:
             say(f"{name:<12}{value}")
-
-
-def size(count: int) -> str:
-    """A number of bytes in words, such as 11.6 MB."""
-    return decimal(count)
 
 
 def say(text: str = "", style: str | None = None) -> None:

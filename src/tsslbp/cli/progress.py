@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -18,21 +15,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..run import Run, count_epochs
+from ..run import count_epochs
 from ..run.results import MEASURES
 from ..studies.jobs import Job
-from ..studies.sweep import Outcome, Search
 from ..studies.trials import Trial
-from ..training import Observer
 from ..training.history import StepResult
-from ..training.trackers import trackers
 from ..wording import duration, percent
 from . import printing
 from .printing import SWEEP_ROW, complain, print_outcome, say
 
+if TYPE_CHECKING:
+    from ..studies.sweep import Outcome, Search
+
 TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a name is longer
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
-SWEEP_SECONDS = 2.0  # between two looks at a sweep that other processes make
 
 
 def _progress(seconds: float, *columns: ProgressColumn) -> Progress:
@@ -109,52 +105,63 @@ class Display:
         )
 
 
-class TrialsDisplay:
-    """Progress of many runs: on a terminal a bar for all and for each, a line a run everywhere.
+class _RunBars:
+    """Bars on a terminal: one for all runs, and one for each that is under way.
 
     How far a run is it reads from the run's folder, wherever that is written.
     """
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self.trials = {trial.name: trial for trial in trials}
-        self.width = max(30, *map(len, self.trials)) if trials else 30
+    def __init__(self, what: str, total: int, unit: str) -> None:
         self.progress = _progress(
             600,
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total} epochs"),
+            TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
             TimeRemainingColumn(),
         )
-        total = sum(trial.experiment.epochs for trial in trials)
-        self.all = self.progress.add_task("all runs", total=total)
-        self.done = {trial.name: count_epochs(trial.folder) for trial in trials}
+        self.all = self.progress.add_task(what, total=total, unit=unit)
         self.bars: dict[str, TaskID] = {}
+
+    def show(self, trials: Sequence[Trial], completed: int) -> None:
+        """Show how far the trials are that are under way, and how much of all is done."""
+        for name in self.bars.keys() - {trial.name for trial in trials}:
+            self.progress.remove_task(self.bars.pop(name))
+        for trial in trials:
+            if trial.name not in self.bars:
+                total = trial.experiment.epochs
+                self.bars[trial.name] = self.progress.add_task(
+                    trial.name, total=total, unit="epochs"
+                )
+            self.progress.update(self.bars[trial.name], completed=count_epochs(trial.folder))
+        self.progress.update(self.all, completed=completed)
+
+
+class TrialsDisplay:
+    """Progress of many runs: on a terminal a bar for all and for each, a line a run everywhere."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self.trials = {trial.name: trial for trial in trials}
+        self.width = max(30, *map(len, self.trials)) if trials else 30
+        self.done = {trial.name: count_epochs(trial.folder) for trial in trials}
+        self.bars = _RunBars("all runs", sum(trial.experiment.epochs for trial in trials), "epochs")
 
     def __enter__(self) -> TrialsDisplay:
         if self.trials:
             titles = ("run", "last epoch", "validation", "best test", "time")
             say(TRIAL_ROW.format(*titles, width=self.width), "bold")
-        self.progress.start()
+        self.bars.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.bars.progress.stop()
 
     def running(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            trial = self.trials[job.name]
-            if job.name not in self.bars:
-                total = trial.experiment.epochs
-                self.bars[job.name] = self.progress.add_task(job.name, total=total)
-            self.done[job.name] = count_epochs(trial.folder)
-            self.progress.update(self.bars[job.name], completed=self.done[job.name])
-        self.progress.update(self.all, completed=sum(self.done.values()))
+        trials = [self.trials[job.name] for job in jobs]
+        self.done |= {trial.name: count_epochs(trial.folder) for trial in trials}
+        self.bars.show(trials, sum(self.done.values()))
 
     def ended(self, job: Job, failure: str | None) -> None:
-        if job.name in self.bars:
-            self.progress.remove_task(self.bars.pop(job.name))
-        trial = self.trials[job.name]
-        result = None if failure else trial.result()
+        result = None if failure else self.trials[job.name].result()
         if result is None:
             complain("failed", f"{job.name}: {failure or 'no epoch was recorded'}")
             return
@@ -164,72 +171,31 @@ class TrialsDisplay:
 
 
 class SweepDisplay:
-    """Progress of a sweep: a bar for each run on a terminal, a line a trial everywhere.
-
-    Args:
-        objective: of the sweep.
-        images: that a run trains on.
-        track: names of trackers, see `tsslbp.training.trackers`.
-    """
-
-    def __init__(self, objective: str, images: int, track: Sequence[str] = ()) -> None:
-        self.images, self.track = images, track
-        say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
-
-    @contextmanager
-    def observe(self, run: Run) -> Iterator[Observer]:
-        with (
-            Display(run.experiment.epochs, lines=False) as shown,
-            trackers(
-                self.track, run, -(-self.images // run.experiment.batch_size), shown
-            ) as observer,
-        ):
-            yield observer or shown
-
-    def ended(self, outcome: Outcome) -> None:
-        print_outcome(outcome)
-
-
-class WorkersDisplay:
-    """Progress of a sweep that other processes make: a bar on a terminal, a line a trial."""
+    """Progress of a sweep: on a terminal a bar for all trials and for each, a line a trial."""
 
     def __init__(self, search: Search) -> None:
-        self.search, self.looked = search, -math.inf
-        self.shown = {one.number for one in search.outcomes() if one.state != "running"}
-        self.progress = _progress(
-            600,
-            TextColumn("{task.completed}/{task.total} trials"),
-            BarColumn(bar_width=None),
-            TimeRemainingColumn(),
-        )
-        self.task = self.progress.add_task("", total=search.sweep.trials)
+        self.search, self.ended_trials = search, _count_ended(search)
+        self.bars = _RunBars("all trials", search.sweep.trials, "trials")
 
-    def __enter__(self) -> WorkersDisplay:
+    def __enter__(self) -> SweepDisplay:
         objective = self.search.sweep.objective
         say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
-        self.progress.start()
+        self.bars.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        self._look()
+        self.bars.progress.stop()
 
-    def running(self, jobs: Sequence[Job]) -> None:
-        if time.monotonic() - self.looked > SWEEP_SECONDS:
-            self._look()
+    def running(self, trials: Sequence[Trial]) -> None:
+        self.bars.show(trials, self.ended_trials)
 
-    def ended(self, job: Job, failure: str | None) -> None:
-        if failure:
-            complain("failed", f"{job.name}: {failure}; log in {job.log}")
+    def ended(self, outcome: Outcome) -> None:
+        self.ended_trials = _count_ended(self.search)
+        print_outcome(outcome)
 
-    def _look(self) -> None:
-        self.looked = time.monotonic()
-        ended = [one for one in self.search.outcomes() if one.state != "running"]
-        for outcome in sorted(ended, key=lambda one: one.number):
-            if outcome.number not in self.shown:
-                self.shown.add(outcome.number)
-                print_outcome(outcome)
-        self.progress.update(self.task, completed=len(self.shown))
+
+def _count_ended(search: Search) -> int:
+    return sum(outcome.state != "running" for outcome in search.outcomes())
 
 
 class Download:

@@ -14,8 +14,8 @@ from .. import report as reports
 from ..data import DataSet
 from ..errors import Diverged, InvalidInput, RunError
 from ..rules import split_rules
-from ..studies import compare as side_by_side
-from ..studies.compare import Cell, Comparison
+from ..studies import compare as rule_studies
+from ..studies.compare import RuleResult, RuleStudy
 from ..studies.jobs import Engine
 from ..studies.trials import Trial
 from ..training import cost
@@ -39,7 +39,7 @@ def compare(
         str,
         typer.Option(
             metavar="RULE, RULE, ...",
-            help="Learning rules; the others are compared with the first.",
+            help="Learning rules; each is compared with the first.",
         ),
     ],
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs at each chosen rate.")] = 3,
@@ -50,7 +50,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="LR,LR,...",
-            help="To try for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
+            help="Tried for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
         ),
     ] = None,
     out: Annotated[
@@ -72,13 +72,14 @@ def compare(
 
     The rules see the same initial weights and images in the same order, with the same optimiser and
     epochs. For each rule and T the learning rate is chosen on validation images, by runs with the
-    first seed; the other seeds follow at that rate. First it says what that will cost on this
-    machine. Interrupted, the same command goes on; more rules, time steps, rates or seeds add runs.
+    first seed; the other seeds follow at that rate. The command first estimates what that will cost
+    on this machine. Given again after an interruption it goes on; more rules, time steps, rates or
+    seeds add runs.
     """  # noqa: D301
     if any(re.match(r"\s*rule\b", setting) for setting in what.settings or ()):
-        raise InvalidInput("--set rule has no effect here: say it in --rules")
+        raise InvalidInput("--set rule has no effect here: name the rules in --rules")
     wanted, arguments = what.experiment(), train_arguments(options)
-    asked = Comparison(
+    study = RuleStudy(
         wanted,
         tuple(split_rules(rules)),
         numbers("--time-steps", time_steps, int),
@@ -86,20 +87,21 @@ def compare(
         seeds,
     )
     reports.check_packages()
-    data_sets = _data_sets(asked, options.data_dir)
+    data_sets = _data_sets(study, options.data_dir)
     folder = what.folder(out, "compare")
-    tuning = asked.tuning(folder)
-    engine = engine_of(len(tuning), where, options.device, folder, asked.experiment)
-    side_by_side.prepare(asked, folder)
+    tuning = study.tuning(folder)
+    engine = engine_of(len(tuning), where, options.device, folder, study.experiment)
+    rule_studies.prepare(study, folder)
     if wanted.patience is not None:
-        printing.complain("caution", "patience is left out: all rules train for the same epochs")
-    for caution in side_by_side.cautions(asked):
+        printing.complain("caution", "patience is ignored: all rules train equally many epochs")
+    for caution in rule_studies.cautions(study):
         printing.complain("caution", caution)
-    _print_plan(asked, side_by_side.outcomes(asked, folder), data_sets, engine, options.device)
+    found = rule_studies.read_results(study, folder)
+    _print_plan(study, found, data_sets, engine, options.device)
     failures = _make(tuning, engine, arguments)
-    finals = side_by_side.finals(asked, folder)
+    finals = rule_studies.finals(study, folder)
     failures |= _make(finals, engine, arguments)
-    _print_outcome(asked, folder)
+    _print_outcome(study, folder)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")
         printing.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
@@ -121,56 +123,58 @@ def _make(trials: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
     }
 
 
-def _data_sets(asked: Comparison, data_dir: Path | None) -> dict[int, DataSet]:
+def _data_sets(study: RuleStudy, data_dir: Path | None) -> dict[int, DataSet]:
     """The data for each T: images are the same for all, recordings are binned for each."""
-    if not data.holds_events(asked.experiment.data):
-        return dict.fromkeys(asked.time_steps, load_checked(asked.experiment, data_dir))
+    if not data.holds_events(study.experiment.data):
+        return dict.fromkeys(study.time_steps, load_checked(study.experiment, data_dir))
     variants = {
-        steps: asked.variant(asked.rules[0], steps, asked.learning_rates[0])
-        for steps in asked.time_steps
+        steps: study.variant(study.rules[0], steps, study.learning_rates[0])
+        for steps in study.time_steps
     }
     return {steps: load_checked(variant, data_dir) for steps, variant in variants.items()}
 
 
 def _print_plan(
-    asked: Comparison,
-    cells: Sequence[Cell],
+    study: RuleStudy,
+    results: Sequence[RuleResult],
     data_sets: Mapping[int, DataSet],
     engine: Engine,
     device: str,
 ) -> None:
     """Which runs there are, and what those to be made will cost."""
-    rates, seeds = len(asked.learning_rates), asked.seeds
-    left = sum(cell.missing for cell in cells)
+    rates, seeds = len(study.learning_rates), study.seeds
+    left = sum(one.missing for one in results)
     printing.say(
-        f"{len(asked.rules)} rules x {len(asked.time_steps)} T x ({rates} learning rates with the "
+        f"{len(study.rules)} rules x {len(study.time_steps)} T x ({rates} learning rates with the "
         f"first seed + {seeds - 1} more seeds at the chosen one) = "
-        f"{len(cells) * (rates + seeds - 1)} runs, {left} of them to make"
+        f"{len(results) * (rates + seeds - 1)} runs, {left} of them to make"
     )
-    with printing.console.status("measuring what it will cost"):
+    with printing.console.status("estimating the cost"):
         costs = {
-            cell.name: [_seconds(asked, cell, data_sets[cell.time_steps], engine.threads, device)]
-            * cell.missing
-            for cell in cells
+            one.name: [_seconds(study, one, data_sets[one.time_steps], engine.threads, device)]
+            * one.missing
+            for one in results
         }
     printing.print_costs(costs, engine.workers, "rule")
 
 
-def _seconds(asked: Comparison, cell: Cell, data_set: DataSet, threads: int, device: str) -> float:
+def _seconds(
+    study: RuleStudy, one: RuleResult, data_set: DataSet, threads: int, device: str
+) -> float:
     """Estimate of a run; 0 where nothing is to be made, or the rule diverges at once."""
-    if not cell.missing:
+    if not one.missing:
         return 0.0
-    variant = asked.variant(cell.rule, cell.time_steps, asked.learning_rates[0])
+    variant = study.variant(one.rule, one.time_steps, study.learning_rates[0])
     try:
         return cost.estimate(variant, data_set, threads, device)
     except Diverged as error:
-        printing.complain("caution", f"{cell.name}: no estimate, {error}")
+        printing.complain("caution", f"{one.name}: no estimate, {error}")
         return 0.0
 
 
-def _print_outcome(asked: Comparison, folder: Path) -> None:
-    cells = side_by_side.outcomes(asked, folder)
+def _print_outcome(study: RuleStudy, folder: Path) -> None:
+    results = rule_studies.read_results(study, folder)
     printing.say()
-    printing.print_rules(cells, side_by_side.gaps(cells))
-    for caution in side_by_side.cautions(asked, cells):
+    printing.print_rules(results, rule_studies.against_first(results))
+    for caution in rule_studies.cautions(study, results):
         printing.complain("caution", caution)

@@ -13,10 +13,10 @@ import typer
 from .. import data, experiment, training
 from ..analysis import inspection
 from ..data import DataSet
-from ..errors import InvalidInput, RunError, nearest
+from ..errors import InvalidInput, RunError, nearest, require
 from ..experiment import Experiment
 from ..figures import run as figures
-from ..figures import study as study_figures
+from ..figures import svg
 from ..losses import predict
 from ..network import Network
 from ..run import CHECKPOINTS, Run
@@ -136,7 +136,7 @@ def draw(
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
     run = Run.open(folder)
-    _require_matplotlib()
+    require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name)
     data_set = training.load_data(run.experiment, data_dir)
@@ -149,10 +149,10 @@ def draw(
         of_run = _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
-            study_figures.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+            svg.annotate(figure, f"{run_name}\n{data_set.note}".strip())
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
-            study_figures.annotate(figure, heading.strip())
+            svg.annotate(figure, heading.strip())
         _save_figures(folder / "figures", of_run | of_net)
 
 
@@ -286,15 +286,6 @@ def _draw_picture(run: Run, trained: Training) -> None:
         printing.say(f"picture in {path}")
 
 
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InvalidInput(
-            "figures need matplotlib, which is missing: pip install 'tsslbp[figures]'"
-        ) from None
-
-
 def _figures_of_run(run: Run) -> dict[str, Figure]:
     """Figures of the run's records, by name; of an epoch that was broken off there are none."""
     drawn: dict[str, Figure] = {}
@@ -303,9 +294,9 @@ def _figures_of_run(run: Run) -> dict[str, Figure]:
         name = f"{label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
         drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
-        drawn["training"] = study_figures.training_curves({name: curve}, {name: drops})
+        drawn["training"] = figures.training_curves({name: curve}, {name: drops})
     if epochs := run.epochs():
-        drawn["layers"] = study_figures.layers_over_training(epochs)
+        drawn["layers"] = figures.layers_over_training(epochs)
     return drawn
 
 
@@ -327,8 +318,8 @@ def _figures_of_network(
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
     return {
-        "confusion": study_figures.confusion(matrix.numpy()),
-        f"image-{number}": study_figures.image_trace(
+        "confusion": figures.confusion(matrix.numpy()),
+        f"image-{number}": figures.image_trace(
             inspection.picture(image),
             int(test.labels[number]),
             int(predict(net(pixels).detach())),
@@ -336,7 +327,7 @@ def _figures_of_network(
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
             wanted.threshold,
         ),
-        "histograms": study_figures.histograms(
+        "histograms": figures.histograms(
             {name: one.numpy() for name, one in inspection.weights(net).items()},
             {name: one.numpy() for name, one in gradients.items()},
         ),
@@ -347,7 +338,7 @@ def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for name, figure in drawn.items():
-            study_figures.save_svg(figure, folder / f"{name}.svg", name)
+            svg.save_svg(figure, folder / f"{name}.svg", name)
     except OSError as error:
         raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
     printing.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from .. import experiment, training
 from .. import report as reports
-from ..data import DataSet
-from ..errors import InvalidInput, RunError
+from ..errors import InvalidInput, RunError, require
 from ..experiment import Experiment
+from ..network.description import plan
 from ..report import published
 from ..studies import space
 from ..studies import trials as study
-from ..studies.jobs import Engine, Job
-from ..studies.jobs import run as run_jobs
-from ..studies.sweep import Outcome, Search, Sweep
+from ..studies.jobs import Engine
 from ..studies.trials import Trial
 from ..training import cost
+from ..training.device import configure
 from . import printing, progress
 from .options import (
-    ClusterKind,
-    ClusterSettings,
-    DataDir,
-    Device,
     Epochs,
     JobOptions,
-    Recipe,
     RecipeOptions,
     Settings,
-    Track,
     TrainingOptions,
     experiment_of,
     load_checked,
@@ -42,11 +35,48 @@ from .options import (
 )
 from .trainings import describe_failures, engine_of, make, train_arguments
 
+if TYPE_CHECKING:
+    from ..studies.sweep import Outcome, Search, Sweep
+
 Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")]
 Protocols = Annotated[
     str | None,
     typer.Option(metavar="published|validated|both", help="As for train; by default the recipe's."),
 ]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a sweep searches, and where it remembers."""
+
+    objective: Annotated[
+        str,
+        typer.Option(metavar="validation|test", help="Accuracy to search for; test flatters."),
+    ] = "validation"
+    sampler: Annotated[
+        str, typer.Option(metavar="gp|tpe|random", help="How to choose what to try.")
+    ] = "gp"
+    pruner: Annotated[
+        str, typer.Option(metavar="none|median|halving", help="How to give up bad trials early.")
+    ] = "none"
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TSSLBP_STORAGE",
+            metavar="URL|FILE",
+            help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SweepJobOptions(JobOptions):
+    """Where the trials of a sweep run."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trials at once; one: the sweep repeats exactly."),
+    ] = 1
 
 
 @with_options
@@ -144,8 +174,10 @@ def reproduce(
         raise RunError(failed)
 
 
+@with_options
 def sweep(
-    recipe: Recipe,
+    what: RecipeOptions,
+    *,
     space_name: Annotated[
         str,
         typer.Option(
@@ -158,41 +190,16 @@ def sweep(
         int | None,
         typer.Option(metavar="N", min=1, help="Trials in all; by default as the space says."),
     ] = None,
-    settings: Settings = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of the trials and of the search.")
     ] = None,
-    objective: Annotated[
-        str,
-        typer.Option(metavar="validation|test", help="Accuracy to search for; test flatters."),
-    ] = "validation",
-    sampler: Annotated[
-        str, typer.Option(metavar="gp|tpe|random", help="How to choose what to try.")
-    ] = "gp",
-    pruner: Annotated[
-        str, typer.Option(metavar="none|median|halving", help="How to give up bad trials early.")
-    ] = "none",
-    data_dir: DataDir = None,
+    search: SearchOptions,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the trials, by default runs/RECIPE-sweep."),
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TSSLBP_STORAGE",
-            metavar="URL|FILE",
-            help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Trials at once; one: the sweep repeats exactly."),
-    ] = 1,
-    cluster: ClusterKind = None,
-    cluster_settings: ClusterSettings = None,
-    device: Device = "cpu",
-    track: Track = None,
+    options: TrainingOptions,
+    where: SweepJobOptions,
 ) -> None:
     """Search good settings of a recipe, by Bayesian optimisation.
 
@@ -205,26 +212,25 @@ def sweep(
     The same command goes on with a sweep, or joins it from another process; more --trials take it
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
-    wanted = experiment_of(recipe, settings, {"seed": seed})
-    options = train_arguments(TrainingOptions(data_dir, device, track))
+    require("a sweep needs", "study", "optuna", "scipy")
+    from ..studies.sweep import Search, Sweep
+
+    wanted, arguments = what.experiment(seed=seed), train_arguments(options)
     searched = space.load_space(space_name)
     count = trials or searched.trials
     if count is None:
         raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
-    folder = out or Path("runs") / f"{Path(recipe).stem}-sweep"
-    planned = Sweep(wanted, searched, count, folder, objective, sampler, pruner, storage)
-    data_set = training.load_data(wanted, data_dir)
-    planned.check(data_set, device)
-    search = Search(planned)
+    folder = what.folder(out, "sweep")
+    planned = Sweep(wanted, searched, count, folder, **asdict(search))
+    check = _checker(wanted, options.data_dir, None if where.cluster else options.device)
+    for one in (planned.experiment, *planned.space.variants(planned.experiment)):
+        check(one)
+    engine = engine_of(count, where, options.device, folder, wanted)
+    study = Search(planned)
     _print_caution(planned, wanted)
-    if workers == 1 and not cluster and not cluster_settings:
-        _work(search, data_set, device, track or [])
-    else:
-        where = JobOptions(workers, cluster, cluster_settings)
-        engine = engine_of(count, where, device, folder, wanted)
-        command = ["sweep", recipe, "--space", space_name, *_sweep_options(planned, settings or [])]
-        _run_workers(search, engine, [*command, *options])
-    _print_sweep(search.outcomes(), planned, recipe, settings or [])
+    _work(study, engine, check, arguments)
+    given = [*(what.settings or []), *([f"epochs={what.epochs}"] if what.epochs else [])]
+    _print_sweep(study.outcomes(), planned, what.recipe, given)
 
 
 def report(
@@ -287,43 +293,30 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
         printing.say(f"note        {count:,} training images are held out to judge the trials on")
 
 
-def _work(search: Search, data_set: DataSet, device: str, track: Sequence[str]) -> None:
-    train, _, _ = training.splits(search.sweep.experiment, data_set)
-    watch = progress.SweepDisplay(search.sweep.objective, len(train.labels), track)
-    training.keep_freed_memory()
+def _checker(
+    wanted: Experiment, data_dir: Path | None, device: str | None
+) -> Callable[[Experiment], None]:
+    """What raises `InvalidInput` where the data, or the device if there is one, do not fit."""
+    data_set = training.load_data(wanted, data_dir)
+
+    def check(one: Experiment) -> None:
+        if device:
+            configure(device, one.precision)
+        training.check_data(one, data_set)
+        plan(one.network, data_set.input_shape, data_set.classes, one.padding)
+
+    return check
+
+
+def _work(
+    search: Search, engine: Engine, check: Callable[[Experiment], None], options: Sequence[str]
+) -> None:
+    from ..studies.driver import Driver
+
+    printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
     try:
-        search.work(data_set, watch, device)
-    except KeyboardInterrupt:
-        printing.complain("stopped", "the same command continues the sweep")
-        raise typer.Exit(130) from None
-
-
-def _sweep_options(planned: Sweep, given: Sequence[str]) -> list[str]:
-    """Options with which another process joins a sweep; its storage is in the environment."""
-    options = {
-        "--trials": planned.trials,
-        "--seed": planned.experiment.seed,
-        "--objective": planned.objective,
-        "--sampler": planned.sampler,
-        "--pruner": planned.pruner,
-        "--out": planned.folder,
-        "--workers": 1,
-    }
-    pairs = [*options.items(), *(("--set", setting) for setting in given)]
-    return [str(part) for pair in pairs for part in pair]
-
-
-def _run_workers(search: Search, engine: Engine, command: Sequence[str]) -> None:
-    """Make the trials in several processes; each is the same command with one worker."""
-    if storage := search.sweep.storage:
-        os.environ["TSSLBP_STORAGE"] = storage  # not an argument, which may be seen and recorded
-    folder, count = search.folder, min(engine.workers, search.sweep.trials)
-    names = [f"worker-{number}" for number in range(count)]
-    jobs = [Job(name, tuple(command), folder / f"{name}.log") for name in names]
-    printing.say(f"{count} trials at a time, {engine.threads} threads each")
-    try:
-        with progress.WorkersDisplay(search) as watch:
-            run_jobs(jobs, engine, watch)
+        with progress.SweepDisplay(search) as watch:
+            Driver(search, engine, watch, check, options).work()
     except KeyboardInterrupt:
         printing.complain("stopped", "the same command continues the sweep")
         raise typer.Exit(130) from None

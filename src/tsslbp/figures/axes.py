@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .style import lowest_shown
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -100,13 +102,6 @@ def is_logarithmic(values: Array) -> bool:
     """Whether values are positive and span a factor of 10 or more; NaN is left out."""
     known = values[np.isfinite(values)]
     return bool(known.size and known.min() > 0 and known.max() >= 10 * known.min())
-
-
-def lowest_shown(percent: Array) -> float:
-    """The lowest accuracy that is not so far below the others that it would hide them."""
-    known = percent[np.isfinite(percent)]
-    lower, upper = np.percentile(known, [25, 75])
-    return float(known[known >= lower - 3 * max(upper - lower, 1.0)].min())
 
 
 def _vertical_axis(host: Axes, place: int, last: int) -> Axes:

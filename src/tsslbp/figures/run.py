@@ -1,35 +1,49 @@
-"""Figures: arrays in, matplotlib figures out."""
+"""Figures of one run and its network: arrays and records in, matplotlib figures out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from . import style
+from .sample import draw_image
+from .style import Look
+
 if TYPE_CHECKING:
-    from matplotlib.animation import Animation
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 Array = npt.NDArray[Any]
 
-PANELS = 4  # layers side by side
 NEURONS_SHOWN = 80  # of a layer, evenly chosen
 NEURONS_NUMBERED = 10  # at most, of the last layer
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+NEURONS_TRACED = 3  # of a hidden layer
 BAND = 0.9  # height of a layer in the raster, whose next one begins 1 above
-BRIGHTER, DARKER = PALETTE[1], PALETTE[0]
-FRAMES_PER_ROW = 8
-FULL_COLOUR = 0.95  # share of a recording's pixels that have no more than the full colour
-MILLISECONDS = 150  # that an animation shows a frame
+NUMBERED_CLASSES = 20
+NAMED_CURVES = 15  # curves with an entry of their own in a legend
+POINTS = 400  # of a curve, which is averaged down to them
+POINTS_IN_ALL = 40_000
 CURVES = {
     "train_accuracy": ("training", "#9aa5b1"),
     "validation_accuracy": ("validation", "#2a9d8f"),
     "test_accuracy": ("test", "#d1495b"),
 }
+PANELS = {  # of the layers: name of the axis, factor
+    "firing_rate": ("firing rate\n(spikes per neuron and time step)", 1),
+    "warm_up": ("share in warm-up (%)", 100),
+}
+
+
+class Trace(NamedTuple):
+    """A neuron whose potential is drawn: its number in the layer, its name and its line."""
+
+    neuron: int
+    name: str
+    look: Look
 
 
 def run_picture(
@@ -47,9 +61,7 @@ def run_picture(
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
         epochs: the records of a run's epochs; a caveat that they carry stands above the picture.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = style.new_figure(4.8, 12)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
     draw_image(left, image)
     left.set_title(f"class {label}, predicted {prediction}")
@@ -61,211 +73,194 @@ def run_picture(
     return figure
 
 
-def microscope(
-    widths: Sequence[float],
-    truth: Mapping[str, Mapping[str, Array]],
-    between: Mapping[str, Array],
-    control: Mapping[str, float],
+def training_curves(
+    curves: Mapping[str, tuple[Array, Array]], drops: Mapping[str, Sequence[float]] | None = None
 ) -> Figure:
-    """How far rules' gradients point from the truth and from each other, layer by layer.
+    """Training accuracy of runs over their steps; long curves are averaged.
 
-    Above, the cosine with the truth against the width of the noise that the truth was smoothed
-    with; below, the cosines of the rules with each other. The rules are numbered in the legend.
+    Up to `NAMED_CURVES` runs stand in the legend. More are coloured by their last accuracy. The
+    axis leaves out the first twentieth of each curve, whose rise would hide the rest.
 
     Args:
-        widths: ``[n]``, relative to the layer's weights.
-        truth: by layer from input to output, and by rule, ``[n, 3]``: cosine and the ends of its
-            interval; NaN where there is none.
-        between: by layer ``[rules, rules]``, NaN where there is none.
-        control: by layer the control's cosine, NaN where there is none.
+        curves: by name, such as the run's hyperparameters: steps ``[n]`` and accuracies ``[n]``,
+            0 to 1.
+        drops: by the same names, the steps of sudden drops, which are marked.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
-    columns = min(PANELS, len(truth))
-    bands = -(-len(truth) // columns)
-    rules = list(next(iter(truth.values())))
-    legend_columns = 2 if len(rules) > 3 else 1
-    height = 4.2 * bands + 0.2 * -(-len(rules) // legend_columns)
-    figure = Figure(figsize=(7.2, height), layout="constrained")
-    panels = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=[1.3, 1] * bands)
-    for axes in panels.flat:
-        axes.set_axis_off()
-        axes.tick_params(labelsize="small")
-    ends = np.concatenate([rows for one in truth.values() for rows in one.values()])
-    low, high = np.nanmin([0.0, *ends.flat]), np.nanmax([1.0, *ends.flat])
-    for place, layer in enumerate(truth):
-        band, column = divmod(place, columns)
-        above, below = panels[2 * band, column], panels[2 * band + 1, column]
-        draw_truth(above, widths, truth[layer])
-        above.set_ylim(max(low, -1) - 0.05, min(high, 1.5) + 0.05)  # equal, to compare layers
-        above.set_title(f"{layer}\ncontrol {control[layer]:.3f}", fontsize="medium")
-        draw_between(below, between[layer])
-        if column == 0:
-            above.set_ylabel("cosine with the truth")
-            below.set_ylabel("rule")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=legend_columns,
-        fontsize="small",
-        frameon=False,
-    )
+    points = min(POINTS, max(50, POINTS_IN_ALL // max(1, len(curves))))
+    averaged = {
+        name: (_averaged(np.asarray(steps, float), points), 100 * _averaged(values, points))
+        for name, (steps, values) in curves.items()
+        if len(steps)
+    }
+    if not averaged:
+        return style.empty("no training steps")
+    figure, axes = style.new_axes(3.8)
+    if len(averaged) <= NAMED_CURVES:
+        for index, (name, (steps, values)) in enumerate(averaged.items()):
+            marker = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
+            look = style.line_style(index) | {"marker": marker, "linewidth": 1.3}
+            axes.plot(steps, values, label=name, **look)
+    else:
+        _draw_coloured(figure, list(averaged.values()))
+    marks = [
+        (step, np.interp(step, *averaged[name]))
+        for name, steps in (drops or {}).items()
+        if name in averaged
+        for step in steps
+    ]
+    if marks:
+        look = {"color": "black", "markersize": 6, "markerfacecolor": "white"}
+        axes.plot(*zip(*marks, strict=True), "v", label="sudden drop", **look)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _leave_out_the_rise(axes, [values for _, values in averaged.values()])
+    style.label_axes(figure, "training step", "training accuracy (%)")
     return figure
 
 
-def image_figure(image: Array, title: str) -> Figure:
-    """One image.
+def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Firing rate and share in warm-up of every layer, over the epochs of a run.
+
+    Args:
+        epochs: the records of a run's epochs, with ``"firing_rate"`` and ``"warm_up"`` by layer;
+            None or NaN where the rule has no warm-up.
+    """
+    if not epochs:
+        return style.empty("no epochs")
+    figure = style.new_figure(3.2)
+    for axes, (key, (name, factor)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        layers = dict.fromkeys(layer for one in epochs for layer in one.get(key) or {})
+        numbers = [one["epoch"] for one in epochs]
+        marker = "o" if len(epochs) == 1 else None
+        for index, layer in enumerate(layers):
+            raw = [(one.get(key) or {}).get(layer) for one in epochs]
+            values = factor * np.array(raw, float)  # None becomes NaN
+            axes.plot(numbers, values, label=layer, marker=marker, **style.line_style(index))
+        if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+            axes.set_axis_off()
+            style.write_in_middle(axes, f"no {key.replace('_', ' ')} in these records")
+        style.whole_numbers(axes)
+        axes.set(xlabel="epoch", ylabel=name)
+        style.quiet(axes)
+    style.legend(figure)
+    return figure
+
+
+def confusion(matrix: Array) -> Figure:
+    """How often each class was taken for which; the errors are coloured, the diagonal is not.
+
+    Args:
+        matrix: counts ``[classes, classes]``, rows the true classes, columns the predicted ones.
+            Up to `NUMBERED_CLASSES` classes the counts are written into the cells.
+    """
+    from matplotlib.colors import ListedColormap, PowerNorm
+
+    matrix = np.asarray(matrix)
+    classes, images = len(matrix), int(matrix.sum())
+    errors = images - int(np.trace(matrix))
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    diagonal = np.eye(classes, dtype=bool)
+    figure, axes = style.new_axes(6)
+    grey = ListedColormap(["0.88"])
+    axes.imshow(np.ma.masked_array(diagonal, ~diagonal), cmap=grey, interpolation="none")
+    wrong = np.ma.masked_array(shares, diagonal | (matrix == 0))
+    worst = float(wrong.max()) if errors else 1.0
+    cells = axes.imshow(
+        wrong,
+        cmap=style.part_of("YlOrRd", 0.25, 1),
+        norm=PowerNorm(0.5, 0, worst),  # a single error is seen beside many
+        interpolation="none",
+    )
+    if errors:
+        figure.colorbar(cells, ax=axes, label="share of the true class's images (%)", shrink=0.7)
+    if classes <= NUMBERED_CLASSES:
+        size = 10 if classes <= 12 else 7
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                dark = row != column and shares[row, column] > 0.4 * worst
+                colour = "white" if dark else "black"
+                style.write_cell(axes, (row, column), f"{int(count)}", fontsize=size, color=colour)
+    ticks = range(0, classes, 1 if classes <= NUMBERED_CLASSES else max(1, classes // 10))
+    axes.set(xticks=ticks, yticks=ticks, xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"{errors:,} of {images:,} images wrong ({100 * errors / max(images, 1):.2f} %)")
+    return figure
+
+
+def image_trace(
+    image: Array,
+    label: int,
+    prediction: int,
+    spikes: Mapping[str, Array],
+    potentials: Mapping[str, Array],
+    threshold: float,
+) -> Figure:
+    """What an image causes: spikes of all layers, and membrane potentials of some neurons.
+
+    Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
 
     Args:
         image: ``[H, W]`` or ``[C, H, W]``.
-        title: above it.
+        label, prediction: the true class and the network's.
+        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
+        potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
+        threshold: above which a neuron spikes.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4, 4.4), layout="constrained")
-    axes = figure.subplots()
-    draw_image(axes, image)
-    axes.set_title(title, fontsize="medium")
+    rows = math.ceil(len(spikes) / 2)
+    top = 2.2 + 0.15 * len(spikes)
+    figure = style.new_figure(top + 1.6 * rows)
+    grid = figure.add_gridspec(1 + rows, 6, height_ratios=[top, *[1.6] * rows])
+    picture, raster = figure.add_subplot(grid[0, :2]), figure.add_subplot(grid[0, 2:])
+    draw_image(picture, image)
+    picture.set_title(f"class {label}, predicted {prediction}", fontsize="medium")
+    draw_raster(raster, spikes, numbered=False)
+    raster.set_title(raster.get_title(), fontsize="medium")
+    *_, output = spikes
+    for index, (layer, train) in enumerate(spikes.items()):
+        row, side = divmod(index, 2)
+        axes = figure.add_subplot(grid[1 + row, 3 * side : 3 * side + 3])
+        chosen = (
+            _classes_traced(train, label, prediction)
+            if layer == output
+            else _most_active(train, potentials[layer])
+        )
+        _draw_potentials(axes, train, potentials[layer], chosen, threshold)
+        axes.set_ylabel(f"{layer}\npotential")
+    for axes in figure.axes[-2:]:
+        axes.set_xlabel("time step (dots: spikes, dashed: threshold)")
     return figure
 
 
-def frames_figure(frames: Array, title: str) -> Figure:
-    """The frames of a recording side by side, each with its number and the sum of its values.
+def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> Figure:
+    """Weights, and the magnitudes of their gradients, of every layer.
 
     Args:
-        frames: ``[T, C, H, W]``, see `colour_frames`.
-        title: above them.
+        weights: by layer, of any shape.
+        gradients: by the same layers; on a logarithmic axis, with the zeros counted in the title.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    columns = min(FRAMES_PER_ROW, len(frames))
-    rows = -(-len(frames) // columns)
-    figure = Figure(figsize=(1.4 * columns, 1.7 * rows + 0.6), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels[len(frames) :]:
-        axes.set_axis_off()
-    for step, picture in enumerate(colour_frames(frames)):
-        axes = panels[step]
-        draw_colours(axes, picture)
-        axes.set_title(f"{step + 1}: {frames[step].sum():g}", fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+    if not weights:
+        return style.empty("no layers")
+    figure = style.new_figure(0.6 + 1.25 * len(weights))
+    panels = figure.subplots(len(weights), 2, squeeze=False, sharex="col")
+    for (left, right), (layer, values) in zip(panels, weights.items(), strict=True):
+        finite = _finite(values)
+        if finite.size:
+            counts, edges = np.histogram(finite, 60)
+            left.stairs(counts, edges, fill=True, color=style.PALETTE[0])
+            title = f"{np.size(values):,} weights, sd {finite.std():.3g}"
+        else:
+            title = "no finite weights"
+        left.set_title(f"{layer}: {title}", fontsize="medium")
+        left.set_ylabel("weights")
+        _draw_magnitudes(right, layer, np.ravel(gradients[layer]))
+    for axes in panels.flat:
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        style.quiet(axes)
+    panels[-1, 0].set_xlabel("weight")
+    panels[-1, 1].set_xlabel("magnitude of the gradient, where it is not 0")
     return figure
-
-
-def animation(frames: Array, title: str) -> Animation:
-    """The frames of a recording one after the other; arguments as for `frames_figure`."""
-    from matplotlib.animation import FuncAnimation
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize="medium")
-    pictures = colour_frames(frames)
-    shown = draw_colours(axes, pictures[0])
-
-    def show(step: int) -> list[Any]:
-        shown.set_data(pictures[step])
-        return [shown]
-
-    return FuncAnimation(figure, show, frames=len(pictures), interval=MILLISECONDS)
-
-
-def colour_frames(frames: Array) -> Array:
-    """Frames ``[T, C, H, W]`` as colours ``[T, H, W, 3]`` from 0 to 1, on white.
-
-    With two channels the first, of darker pixels, is blue, and the second, of brighter ones,
-    orange; a pixel with both is their mixture. One channel is black, as is the sum of more than
-    two. The colour is full from the value on that 95 % of those above 0 do not exceed; pixels of 0
-    and below stay white.
-    """
-    from matplotlib.colors import to_rgb
-
-    if frames.shape[1] > 2:
-        frames = frames.sum(1, keepdims=True)
-    names = (DARKER, BRIGHTER) if frames.shape[1] == 2 else ("black",)
-    colours = np.array([to_rgb(name) for name in names])
-    active = frames[frames > 0]
-    full = np.quantile(active, FULL_COLOUR) if active.size else 1.0
-    strength = np.moveaxis(np.clip(frames / full, 0, 1), 1, -1)
-    strength = strength / np.maximum(strength.sum(-1, keepdims=True), 1)  # of a mixture
-    return np.asarray(1 - strength @ (1 - colours))
-
-
-def draw_colours(axes: Axes, picture: Array) -> AxesImage:
-    """Pixels ``[H, W, 3]`` from 0 to 1 as sharp squares in a thin frame."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color("0.8")
-    return axes.imshow(picture, interpolation="nearest")
-
-
-def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]) -> None:
-    """Cosines with their intervals against the noise width, a numbered line for each rule.
-
-    Args:
-        widths: ``[n]``, positive.
-        cosines: by rule ``[n, 3]``, as for `microscope`.
-    """
-    axes.set_axis_on()
-    axes.set_xscale("log")
-    room = max((max(widths) / min(widths)) ** 0.12, 1.3)
-    axes.set_xlim(min(widths) / room, max(widths) * room)
-    for index, (rule, rows) in enumerate(cosines.items()):
-        value, low, high = rows.T
-        axes.errorbar(
-            np.asarray(widths) * 1.05 ** (index - (len(cosines) - 1) / 2),  # side by side
-            value,
-            yerr=[value - low, high - value],
-            color=PALETTE[index % len(PALETTE)],
-            linestyle="-" if index < len(PALETTE) else "--",
-            marker="o",
-            markersize=3,
-            linewidth=1,
-            label=f"{index + 1}  {rule}",
-        )
-    axes.axhline(1, color="0.7", linewidth=0.8)
-    axes.set_xticks(widths, [f"{width:g}" for width in widths])
-    axes.minorticks_off()
-    axes.set_xlabel("noise width", fontsize="small")
-    axes.grid(color="0.9")
-
-
-def draw_between(axes: Axes, cosines: Array) -> None:
-    """Cosines ``[rules, rules]`` in their cells: blue where two agree, red where they oppose."""
-    axes.set_axis_on()
-    axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
-    numbers = [str(number + 1) for number in range(len(cosines))]
-    axes.set_xticks(np.arange(len(cosines)), numbers)
-    axes.set_yticks(np.arange(len(cosines)), numbers)
-    axes.tick_params(length=0)
-    for row, column in np.argwhere(np.isfinite(cosines)):
-        value = cosines[row, column]
-        axes.text(
-            column,
-            row,
-            f"{value:.2f}",
-            ha="center",
-            va="center",
-            fontsize=min(8, 32 / len(cosines)),
-            color="white" if abs(value) > 0.7 else "black",
-        )
-
-
-def draw_image(axes: Axes, image: Array) -> None:
-    """An image in full contrast: grey, in colour for three channels, else their mean.
-
-    Args:
-        image: ``[H, W]`` or ``[C, H, W]``, of any range.
-    """
-    pixels = np.atleast_3d(np.moveaxis(image, 0, -1) if image.ndim == 3 else image).astype(float)
-    if pixels.shape[2] != 3:
-        pixels = pixels.mean(2)
-    span = np.ptp(pixels) or 1.0
-    axes.imshow((pixels - pixels.min()) / span, cmap="gray", vmin=0, vmax=1)
-    axes.set_axis_off()
 
 
 def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) -> None:
@@ -277,29 +272,23 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) 
         numbered: number the last layer's neurons, if they are few.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
+    gap = (1 - BAND) / 2
     for band, train in enumerate(trains):
         count = train.shape[1]
         shown = np.linspace(0, count - 1, min(count, NEURONS_SHOWN)).astype(int)
         steps, neurons = np.nonzero(train[:, shown])
         row = BAND / len(shown)
         bottoms = band + row * neurons
-        axes.vlines(
-            steps + 1,
-            bottoms,
-            bottoms + 0.8 * row,
-            color=PALETTE[band % len(PALETTE)],
-            linewidth=min(6, 150 / len(train)),
-        )
-        axes.axhline(band - (1 - BAND) / 2, color="0.85", linewidth=0.8)
+        look: Look = {"color": style.colour(band), "linewidth": min(6, 150 / len(train))}
+        axes.vlines(steps + 1, bottoms, bottoms + 0.8 * row, **look)
+        axes.axhline(band - gap, color="0.85", linewidth=0.8)
     if numbered:
         _number_neurons(axes, len(trains) - 1, trains[-1].shape[1])
     step_count = len(trains[0])
-    axes.set_xlim(0.5, step_count + 0.5)
-    axes.set_ylim(-(1 - BAND) / 2, len(trains) - (1 - BAND) / 2)
+    axes.set(xlim=(0.5, step_count + 0.5), ylim=(-gap, len(trains) - gap), xlabel="time step")
     axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))
     axes.set_yticks(np.arange(len(trains)) + BAND / 2, list(spikes))
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("time step")
     axes.set_title(f"spikes (up to {NEURONS_SHOWN} neurons of each layer)")
 
 
@@ -315,11 +304,9 @@ def draw_training(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
             label = f"{name} {values[-1]:.2f} %"
             axes.plot(numbers, values, color=colour, marker=marker, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy (%)")
+    axes.set(xlabel="epoch", ylabel="accuracy (%)", title="training")
     axes.grid(color="0.9")
     axes.legend(loc="lower right", title="last epoch")
-    axes.set_title("training")
 
 
 def _number_neurons(axes: Axes, band: int, count: int) -> None:
@@ -328,10 +315,125 @@ def _number_neurons(axes: Axes, band: int, count: int) -> None:
         return
     for neuron in range(count):
         middle = band + BAND * (neuron + 0.4) / count
-        axes.annotate(
-            str(neuron),
-            (1.01, middle),
-            xycoords=("axes fraction", "data"),
-            fontsize=7,
-            verticalalignment="center",
-        )
+        look: Look = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "center"}
+        axes.annotate(str(neuron), (1.01, middle), **look)
+
+
+def _draw_coloured(figure: Figure, curves: Sequence[tuple[Array, Array]]) -> None:
+    """Many curves, coloured by their last value."""
+    from matplotlib.collections import LineCollection
+
+    last = np.array([values[-1] for _, values in curves])
+    order = np.argsort(last, kind="stable")
+    lines = [np.column_stack(curve) for curve in curves]
+    collection = LineCollection(
+        [lines[index] for index in order],
+        array=last[order],
+        linewidths=0.6,
+        alpha=0.7,
+        **style.accuracy_colours(last),
+    )
+    axes = figure.axes[0]
+    axes.add_collection(collection)
+    axes.autoscale_view()
+    style.colour_bar(figure, collection, last, "last training accuracy (%)")
+
+
+def _leave_out_the_rise(axes: Axes, curves: Iterable[Array]) -> None:
+    """Limits of the vertical axis around the curves without their first twentieth."""
+    later = [values[len(values) // 20 :] for values in curves]
+    low, high = min(map(np.min, later)), max(map(np.max, later))
+    if low < high:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+
+
+def _averaged(values: Array, count: int) -> Array:
+    """Means of `count` stretches of `values` ``[n]``; the values themselves if they are fewer."""
+    values = np.asarray(values, float)
+    if len(values) <= count:
+        return values
+    edges = np.linspace(0, len(values), count + 1).astype(int)
+    means: Array = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+    return means
+
+
+def _most_active(train: Array, potentials: Array) -> list[Trace]:
+    """The neurons with most spikes, then with the highest potential."""
+    spikes = train.reshape(len(train), -1).sum(0)
+    highest = potentials.reshape(len(train), -1).max(0)
+    order = np.lexsort([-highest, -spikes])[:NEURONS_TRACED]
+    shape = [side for side in train.shape[1:] if side > 1] or [1]
+    chosen = []
+    for line, neuron in enumerate(map(int, order)):
+        place = ", ".join(str(index) for index in np.unravel_index(neuron, shape))
+        name = f"({place})" if len(shape) > 1 else place
+        look: Look = {"color": style.PALETTE[line], "linestyle": style.LINES[line]}
+        chosen.append(Trace(neuron, name, look))
+    return chosen
+
+
+def _classes_traced(train: Array, label: int, prediction: int) -> list[Trace]:
+    """All classes of the output layer, the true and the predicted one in front."""
+    others = [one for one in range(train[0].size) if one not in (label, prediction)]
+    chosen = [
+        Trace(one, "_" if index else "others", {"color": "0.7", "linewidth": 0.8})
+        for index, one in enumerate(others)
+    ]
+    if prediction != label:
+        wrong = {"color": style.PALETTE[1], "linewidth": 1.6}
+        chosen.append(Trace(prediction, f"{prediction} predicted", wrong))
+    right = "true" if prediction != label else "true and predicted"
+    chosen.append(Trace(label, f"{label} {right}", {"color": style.PALETTE[0], "linewidth": 1.6}))
+    return chosen
+
+
+def _draw_potentials(
+    axes: Axes, train: Array, potentials: Array, chosen: Sequence[Trace], threshold: float
+) -> None:
+    """Potentials over time with a dot at every spike, and the threshold."""
+    train, potentials = train.reshape(len(train), -1), potentials.reshape(len(train), -1)
+    steps = np.arange(1, len(train) + 1)
+    size = 4 if len(steps) <= 40 else 2.5
+    axes.axhline(threshold, color="0.35", linestyle="--", linewidth=0.9)
+    for neuron, name, look in chosen:
+        marked = np.flatnonzero(train[:, neuron]).tolist()
+        if len(steps) == 1 and not marked:  # a line of one point cannot be seen
+            look = look | {"marker": "_"}
+        else:
+            look = look | {"marker": "o", "markevery": marked}
+        axes.plot(steps, potentials[:, neuron], label=name, markersize=size, **look)
+    axes.margins(y=0.12)
+    axes.set_xlim(0.5, len(steps) + 0.5)
+    style.whole_numbers(axes)
+    spacing: Look = {"borderaxespad": 0, "handlelength": 1.2, "columnspacing": 1}
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        fontsize="x-small",
+        frameon=False,
+        **spacing,
+    )
+    style.quiet(axes)
+
+
+def _finite(values: Array) -> Array:
+    flat: Array = np.ravel(values)[np.isfinite(np.ravel(values))]
+    return flat
+
+
+def _draw_magnitudes(axes: Axes, layer: str, gradient: Array) -> None:
+    zeros = int((gradient == 0).sum())
+    magnitudes = np.abs(_finite(gradient))
+    magnitudes = magnitudes[magnitudes > 0]
+    share = 100 * zeros / max(1, len(gradient))
+    others = len(gradient) - zeros - len(magnitudes)
+    infinite = f", {others:,} not finite" if others else ""
+    axes.set_title(f"{layer}: {share:.0f} % zero ({zeros:,}){infinite}", fontsize="medium")
+    axes.set_xscale("log")
+    if not magnitudes.size:
+        style.write_in_middle(axes, "no gradient but 0")
+        return
+    low, high = math.log10(magnitudes.min()), math.log10(magnitudes.max())
+    edges = np.logspace(low - 0.01, high + 0.01, 61)
+    axes.stairs(np.histogram(magnitudes, edges)[0], edges, fill=True, color=style.PALETTE[1])

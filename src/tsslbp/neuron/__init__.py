@@ -10,6 +10,7 @@ that it has, with `MOST_STEPS` where a rule takes a limited number of time steps
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import math
@@ -110,7 +111,8 @@ def spikes(
 
     Source: Zhang & Li (2020) and its public code; docs/reproduction.md.
     """
-    neurons = NeuronLayer(Neuron(tau_m, tau_s, threshold), rule, impl, filter_input=False)
+    constants = float(tau_m), float(tau_s), float(threshold)
+    neurons = _checked_once(constants, rule, impl, output_psp=False)
     return run(current, neurons, shared=shared, name="current")
 
 
@@ -128,8 +130,8 @@ def lif(
 
     Arguments, errors and source are those of `spikes`.
     """
-    neuron = Neuron(tau_m, tau_s, threshold)
-    neurons = NeuronLayer(neuron, rule, impl, filter_input=False, output_psp=True)
+    constants = float(tau_m), float(tau_s), float(threshold)
+    neurons = _checked_once(constants, rule, impl, output_psp=True)
     return run(current, neurons, shared=shared, name="current")
 
 
@@ -189,6 +191,22 @@ def run(
     steps = time_steps or len(x)
     implementation = _implementation(neurons.impl, x, neurons.rule, steps)
     return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
+
+
+def _checked_once(
+    constants: tuple[float, float, float], rule: Rule, impl: str, output_psp: bool
+) -> NeuronLayer:
+    try:
+        return _without_filter(constants, rule, impl, output_psp)
+    except TypeError:  # something that cannot be remembered, a rule with a list for example
+        return _without_filter.__wrapped__(constants, rule, impl, output_psp)
+
+
+@functools.lru_cache(maxsize=256)  # for a small layer, the checks take a tenth of the time
+def _without_filter(
+    constants: tuple[float, float, float], rule: Rule, impl: str, output_psp: bool
+) -> NeuronLayer:
+    return NeuronLayer(Neuron(*constants), rule, impl, filter_input=False, output_psp=output_psp)
 
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:

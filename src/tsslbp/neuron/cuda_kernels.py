@@ -262,9 +262,7 @@ def backward_kernel(
             first = segment * STEPS
             xs = _rows(x, first, limits, STEPS, EXACT)
             grads = _rows(grad, first, limits, STEPS, EXACT)
-            before = zeros, zeros, zeros
-            if not EXACT:
-                before = _state_before(segment, saved, TILE)
+            before = (zeros, zeros, zeros) if EXACT else _state_before(segment, saved, TILE)
             currents, potentials, bits = _forward_again(xs, before, rule, k, WARM_UP == "neuron")
             effects = ()  # of the later steps
             for i in tl.static_range(STEPS - 1, -1, -1):

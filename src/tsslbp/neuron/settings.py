@@ -101,3 +101,7 @@ class NeuronLayer:
                 "tsslbp.rules.from_config makes one from a name"
             )
         check_implementation(self.impl)
+
+    def __hash__(self) -> int:
+        """Of what differs within a network alone: it is asked for at every call of a kernel."""
+        return hash((self.neuron.tau_m, self.filter_input, self.pool, self.output_psp))

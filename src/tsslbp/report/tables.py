@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import stats
+from .. import stats, wording
+from ..run.comparison import Comparison
 from ..run.results import MEASURES, Group, Result
 from ..stats import Summary
-from ..wording import duration
+from ..wording import count, duration, p_value
 from . import published
 from .blocks import Lines, Table
 from .published import Accuracy, Row
-from .verdicts import Comparison, Judgement, row_of
+from .verdicts import Judgement, row_of
 
 NONE = "-"
 FOLD_ABOVE = 25  # rows
@@ -34,9 +36,9 @@ HEAD = (
 )
 MEANING = (
     "Mean ± standard deviation of the runs; in small print the 95 % interval of the mean "
-    "(Student's t; bootstrap from 20 runs)."
+    "(Student's t, or the bootstrap from 20 runs on)."
 )
-ORDER = {"supported": 0, "not supported": 1, "cannot tell": 2}  # of verdicts
+VERDICTS = ("supported", "not supported", "undecided")  # in the order of the tables
 DETAILS = ("command", "resumed")  # of an environment, which may differ from run to run
 
 
@@ -73,38 +75,32 @@ def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Table | None:
-    """Claims that some run speaks to, decided ones first."""
-    seen = sorted((one for one in judgements if one.seen), key=lambda one: ORDER[one.verdict])
-    rows = [
-        (one.claim, one.verdict, one.reason, p_value(one.p) if one.p is not None else NONE)
-        for one in seen
-    ]
-    caption = "Claims that the runs speak to; p after Holm's correction over all tests here."
+    """Claims that some run can test, decided ones first."""
+    seen = sorted(
+        (one for one in judgements if one.seen), key=lambda one: VERDICTS.index(one.verdict)
+    )
+    rows = [(one.claim, one.verdict, one.reason, p_value(one.p)) for one in seen]
+    caption = "Claims that these runs can test; p after Holm's correction over all tests here."
     return Table(caption, ("claim", "verdict", "why", "p"), tuple(rows), 3) if rows else None
 
 
 def open_claims_table(judgements: Sequence[Judgement]) -> Table | None:
-    """Claims that no run speaks to."""
+    """Claims that no run can test."""
     rows = tuple((one.claim, one.reason) for one in judgements if not one.seen)
-    caption = "Claims that no run speaks to yet."
+    caption = "Claims that no run here can test yet."
     return Table(caption, ("claim", "why"), rows, 2, folded=True) if rows else None
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+def comparison_table(comparisons: Sequence[Comparison[Group]]) -> Table:
     rows = [
-        (
-            f"{one.first.label}\nagainst {one.second.label}",
-            one.verdict,
-            str(one.seeds),
-            f"{one.difference.mean:+.2f}\n{_interval(one.difference.interval, '+.2f')}",
-            p_value(one.p),
-        )
+        (f"{one.first.label}\nagainst {one.second.label}", one.verdict, *difference_cells(one))
         for one in comparisons
     ]
     caption = (
         "First minus second in percentage points of test accuracy, paired by seed, with the 95 % "
-        "interval; at the epoch chosen on validation images where both held some out, else the "
-        "last. p of the paired t test after Holm's correction over this table."
+        "interval. Accuracies are those of the epoch chosen on validation images where both groups "
+        "held some out, otherwise those of the last epoch. p of the paired t test after Holm's "
+        "correction over this table."
     )
     head = ("settings", "first is", "seeds", "difference", "p")
     return Table(caption, head, tuple(rows), text_columns=2, folded=len(rows) > FOLD_ABOVE)
@@ -116,25 +112,27 @@ def compute_table(groups: Sequence[Group]) -> Table:
     results = [result for group in groups for result in group.results]
     rows.append(("all runs", str(len(results)), *[""] * 4, duration(_seconds(results)), ""))
     caption = (
-        "Time spent on training, without the evaluations: mean of an epoch and of a run, and in "
-        "total; images a second (median) and the largest resident memory."
+        "Time spent on training, without the evaluations: mean per epoch, mean per run, and total; "
+        "median of the images per second; largest resident memory."
     )
     head = ("settings", "runs", "epochs", "epoch", "images/s", "run", "total", "memory")
     return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
-def run_table(results: Sequence[Result], labels: Mapping[str, str], names: Sequence[str]) -> Table:
+def run_table(
+    results: Sequence[Result], labels: Mapping[Path, str], names: Mapping[Path, str]
+) -> Table:
     """Every run by itself.
 
     Args:
         results: the runs.
-        labels: of a run's group, by the run's folder.
+        labels: of the runs' groups, by the runs' folders.
         names: of the folders, as they are shown.
     """
     rows = [
         (
-            name,
-            labels[str(result.folder)],
+            names[result.folder],
+            labels[result.folder],
             "finished" if result.finished else "unfinished",
             str(result.experiment.seed),
             f"{len(result.epochs)}/{result.experiment.epochs}",
@@ -142,10 +140,10 @@ def run_table(results: Sequence[Result], labels: Mapping[str, str], names: Seque
             duration(result.seconds),
             str(sum(len(one.get("drops", ())) for one in result.epochs)),
         )
-        for result, name in zip(results, names, strict=True)
+        for result in results
     ]
     head = ("folder", "settings", "state", "seed", "epochs", "last", "validation", "best test")
-    caption = "Every run: test accuracy (%) by measure, training time, sudden drops."
+    caption = "Every run: test accuracy (%) by measure, training time, number of sudden drops."
     return Table(
         caption,
         (*head, "time", "drops"),
@@ -181,7 +179,7 @@ def notes(results: Sequence[Result]) -> Lines | None:
         for note in dict.fromkeys(one["note"] for one in result.epochs if one.get("note")):
             concerned.setdefault(note, []).append(result)
     lines = [
-        f"{note}: all accuracies of {len(those)} {'runs' if len(those) > 1 else 'run'} "
+        f"{note}: all accuracies of {count(len(those), 'run')} "
         f"({', '.join(sorted({one.experiment.data for one in those}))})"
         for note, those in concerned.items()
     ]
@@ -197,16 +195,19 @@ def machine(result: Result) -> str:
     return f"GPU beside {words}" if "device_peak_memory" in result.epochs[-1] else words
 
 
-def p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def mean_and_deviation(summary: Summary) -> str:
+def reached(summary: Summary) -> str:
     """Such as ``"99.40 ± 0.04"`` and, on a line of its own, the interval."""
-    if summary.runs < 2 or summary.sd is None or summary.interval is None:
-        return f"{summary.mean:.2f}"
-    interval = _interval(summary.interval, ".2f")
-    return f"{summary.mean:.2f} ± {summary.sd:.2f}\n{interval}"
+    words = wording.mean_and_deviation(summary.mean, summary.sd)
+    return f"{words}\n{wording.interval(summary.interval)}" if summary.interval else words
+
+
+def difference_cells(comparison: Comparison[Any]) -> tuple[str, str, str]:
+    """Shared seeds, the difference with its interval, and p."""
+    seeds, difference = str(comparison.seeds), comparison.difference
+    if difference is None:
+        return (seeds, NONE, NONE)
+    words = f"{difference.mean:+.2f}\n{wording.interval(difference.interval, '+')}"
+    return (seeds, words, p_value(comparison.p))
 
 
 def _row_lines(row: Row, groups: Sequence[Group]) -> list[tuple[str, ...]]:
@@ -221,8 +222,8 @@ def _row_lines(row: Row, groups: Sequence[Group]) -> list[tuple[str, ...]]:
 def _accuracy_line(name: str, accuracy: Accuracy) -> tuple[str, ...]:
     mean, sd, runs, best = accuracy.mean, accuracy.sd, accuracy.runs, accuracy.best
     interval = None if sd is None else stats.t_interval(mean, sd, runs)
-    reached = mean_and_deviation(Summary(runs, mean, sd, best, interval))
-    return (name, str(runs), NONE, NONE, reached, f"{best:.2f}", NONE)
+    summary = Summary(runs, mean, sd, best, interval)
+    return (name, str(runs), NONE, NONE, reached(summary), f"{best:.2f}", NONE)
 
 
 def _group_line(name: str, group: Group) -> tuple[str, ...]:
@@ -230,13 +231,12 @@ def _group_line(name: str, group: Group) -> tuple[str, ...]:
     complete = {name: one for name, one in values.items() if len(one) == len(group.results)}
     bias = NONE
     if "best-validation" in complete:
-        gap = stats.selection_bias(values["best-test"], values["best-validation"])
-        bias = mean_and_deviation(gap)
+        bias = reached(stats.selection_bias(values["best-test"], values["best-validation"]))
     return (
         name,
         str(len(group.results)),
         *(
-            mean_and_deviation(stats.summary(complete[measure])) if measure in complete else NONE
+            reached(stats.summary(complete[measure])) if measure in complete else NONE
             for measure in MEASURES
         ),
         f"{values['best-test'].max():.2f}",
@@ -267,10 +267,6 @@ def _compute_line(group: Group) -> tuple[str, ...]:
 
 def _seconds(results: Iterable[Result]) -> float:
     return sum(result.seconds for result in results)
-
-
-def _interval(interval: Any, layout: str) -> str:
-    return f"{interval.low:{layout}} to {interval.high:{layout}}"
 
 
 def _percent(share: float | None) -> str:

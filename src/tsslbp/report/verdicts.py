@@ -11,20 +11,17 @@ from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from .. import stats
-from ..run.results import MEASURES, Group, changes, settings_of, shipped
-from ..stats import LEVEL, Difference, Interval, paired_accuracies
+from .. import stats, wording
+from ..run.comparison import Comparison, compare, correct, holm, shared
+from ..run.results import MEASURES, Group, changes, shipped
+from ..stats import LEVEL, Difference
+from ..wording import count
 from . import published
 from .published import Change, Claim, Exceeds, Reaches, Row, Settings
 
-Array = npt.NDArray[Any]
-Verdict = Literal["supported", "not supported", "cannot tell"]
+Verdict = Literal["supported", "not supported", "undecided"]
 
 FREE = ("seed", "description", "protocol", "validation_images", "precision")  # of a recipe's runs
-CANNOT_TELL: Literal["cannot tell"] = "cannot tell"
 MAX_COMPARISONS = 40
 
 
@@ -47,33 +44,6 @@ class Judgement:
     seen: bool = True
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two groups over the same seeds.
-
-    Attributes:
-        first, second: the groups.
-        keys: the settings in which they differ.
-        measure: of accuracy, one of `MEASURES`.
-        seeds: how many the groups share.
-        difference: first minus second, in percentage points.
-        p: corrected by Holm's method for all comparisons.
-    """
-
-    first: Group
-    second: Group
-    keys: tuple[str, ...]
-    measure: str
-    seeds: int
-    difference: Difference
-    p: float
-
-    @property
-    def verdict(self) -> str:
-        """``"higher"``, ``"lower"`` or ``"cannot tell"``, after the correction."""
-        return self.difference.verdict if self.p <= LEVEL else CANNOT_TELL
-
-
 def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
     """Judge every claim by the runs at hand; Holm's correction over all tests made here.
 
@@ -81,15 +51,17 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
     """
     recipes = _by_recipe(groups)
     found = [one for claim in claims for one in _judge(claim, groups, recipes)]
-    tested = [index for index, one in enumerate(found) if one.p is not None]
-    for index, p in zip(
-        tested, stats.holm([found[index].p or 0.0 for index in tested]), strict=True
-    ):
-        found[index] = _corrected(found[index], float(p), len(tested))
-    return found
+    adjusted = holm(one.p for one in found)
+    tests = sum(p is not None for p in adjusted)
+    return [
+        one if p is None else _corrected(one, p, tests)
+        for one, p in zip(found, adjusted, strict=True)
+    ]
 
 
-def compare(groups: Sequence[Group], against: Sequence[Group] = ()) -> tuple[list[Comparison], int]:
+def compare_groups(
+    groups: Sequence[Group], against: Sequence[Group] = ()
+) -> tuple[list[Comparison[Group]], int]:
     """Compare groups of the same data that share two seeds or more, the most alike first.
 
     Args:
@@ -97,37 +69,24 @@ def compare(groups: Sequence[Group], against: Sequence[Group] = ()) -> tuple[lis
         against: those among them that all others, and nothing else, are compared with.
 
     Returns:
-        At most `MAX_COMPARISONS`, and how many were left out.
+        At most `MAX_COMPARISONS`, with Holm's correction over all of them, and how many were left
+        out.
     """
-    settings = [settings_of(group.experiment) for group in groups]
-    fixed = [number for number, one in enumerate(groups) if one in against]
-    every = range(len(groups))
+    if against:
+        rest = [one for one in groups if one not in against]
+        wanted = [(one, other) for other in groups if other in against for one in rest]
+    else:
+        wanted = list(combinations(groups, 2))
     pairs = [
-        (first, second, keys)
-        for first, second in (
-            [(one, other) for other in fixed for one in every if one not in fixed]
-            if against
-            else combinations(every, 2)
-        )
-        if settings[first]["data"] == settings[second]["data"]
-        and len(set(groups[first].seeds) & set(groups[second].seeds)) > 1
-        and (keys := tuple(changes(settings[first], settings[second])))
+        (len(changed), first, second)
+        for first, second in wanted
+        if first.settings["data"] == second.settings["data"]
+        and len(set(first.seeds) & set(second.seeds)) > 1
+        and (changed := changes(first.settings, second.settings))
     ]
-    pairs.sort(key=lambda pair: len(pair[2]))
-    shown = [
-        (groups[first], groups[second], keys, _measure(groups[first], groups[second]))
-        for first, second, keys in pairs[:MAX_COMPARISONS]
-    ]
-    differences = [
-        paired_accuracies(*shared(first, second, measure)) for first, second, _, measure in shown
-    ]
-    comparisons = [
-        Comparison(*pair, len(shared(*pair[:2], pair[3])[0]), difference, float(p))
-        for pair, difference, p in zip(
-            shown, differences, stats.holm([one.p for one in differences]), strict=True
-        )
-    ]
-    return comparisons, len(pairs) - len(shown)
+    pairs.sort(key=lambda pair: pair[0])
+    shown = [compare(a, b, _measure(a, b)) for _, a, b in pairs[:MAX_COMPARISONS]]
+    return correct(shown), len(pairs) - len(shown)
 
 
 def row_of(group: Group) -> tuple[Row, str] | None:
@@ -135,34 +94,14 @@ def row_of(group: Group) -> tuple[Row, str] | None:
 
     They may differ from the recipe in `FREE` settings, and train on an inexact copy of the data.
     """
-    settings = settings_of(group.experiment)
     for row in published.rows():
         for recipe in row.recipes:
-            differences = tuple(changes(settings, shipped()[recipe]))
-            if settings["data"] in (row.data, *row.copies):
-                differences = tuple(key for key in differences if key != "data")
-            if not set(differences) - set(FREE):
+            differences = set(changes(group.settings, shipped()[recipe]))
+            if group.settings["data"] in (row.data, *row.copies):
+                differences.discard("data")
+            if differences <= set(FREE):
                 return row, recipe
     return None
-
-
-def shared(first: Group, second: Group, measure: str) -> tuple[Array, Array]:
-    """Accuracies in percent of two groups at the seeds that both have ``[seeds]``."""
-    accuracies = [
-        {one.experiment.seed: 100 * one.accuracy[measure] for one in group.results}
-        for group in (first, second)
-    ]
-    seeds = sorted(accuracies[0].keys() & accuracies[1].keys())
-    return (
-        np.array([accuracies[0][seed] for seed in seeds]),
-        np.array([accuracies[1][seed] for seed in seeds]),
-    )
-
-
-def describe(difference: Difference) -> str:
-    """Such as ``"+0.10 points (95 % interval -0.02 to +0.22)"``."""
-    low, high = difference.interval.low, difference.interval.high
-    return f"{difference.mean:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
 
 
 def _judge(
@@ -198,7 +137,7 @@ def _judge_reaches(claim: Reaches, recipes: Mapping[str | None, Group]) -> Judge
         claim,
         lambda margin: stats.welch(values + margin, mean, sd, runs),
         claim.margin,
-        f"{_runs(len(values))} against {runs}{_note(group)}",
+        f"{count(len(values), 'run')} against {runs}{_note(group)}",
     )
 
 
@@ -209,7 +148,7 @@ def _judge_exceeds(claim: Exceeds, recipes: Mapping[str | None, Group]) -> Judge
     summary = stats.summary(100 * group.accuracies("best-test"))
     reason = f"{summary.mean - claim.rival:+.2f} points"
     if summary.interval:
-        reason += f" (ours 95 % interval {_interval(summary.interval)})"
+        reason += f" (ours 95 % interval {wording.interval(summary.interval)})"
     return _untested(
         claim, f"{reason}, but one published number without its spread allows no test{_note(group)}"
     )
@@ -230,17 +169,17 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
     Of several such pairs on one data set and network, as a sweep makes them, by the one with the
     most seeds, and among these by that nearest to a shipped recipe.
     """
-    settings = [settings_of(group.experiment) for group in groups]
     best: dict[str, tuple[Group, Group, Any]] = {}
-    for first, second in permutations(range(len(groups)), 2):
-        here, there = settings[first].get(claim.key), settings[second].get(claim.key)
+    for first, second in permutations(groups, 2):
+        here, there = (one.settings.get(claim.key) for one in (first, second))
         if (
             here in claim.values
             and _is_other(there, claim)
-            and tuple(changes(settings[first], settings[second])) == (claim.key,)
+            and list(changes(first.settings, second.settings)) == [claim.key]
         ):
-            pair = (groups[first], groups[second], there)
-            place = f"{settings[first]['data']} {settings[first]['network']} {here!r} {there!r}"
+            pair = (first, second, there)
+            data, network = first.settings["data"], first.settings["network"]
+            place = f"{data} {network} {here!r} {there!r}"
             best[place] = max(best.get(place, pair), pair, key=_weight)
     if not best:
         yield _unseen(claim, f"no two recipes that differ in {claim.key} alone have been run")
@@ -258,12 +197,14 @@ def _weight(pair: tuple[Group, Group, Any]) -> tuple[int, int]:
 def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: float) -> Judgement:
     one, other = shared(first, second, measure)
     if len(one) < 2:
-        return _untested(claim, f"the two share {_seeds(len(one))}; a test needs two or more")
+        return _untested(
+            claim, f"the two share {count(len(one), 'seed')}; a test needs two or more"
+        )
     return _test(
         claim,
-        lambda shift: paired_accuracies(one + shift, other),
+        lambda shift: stats.paired_accuracies(one + shift, other),
         margin,
-        f"{_seeds(len(one))}, {MEASURES[measure]}{_note(first)}",
+        f"{count(len(one), 'seed')}, {MEASURES[measure]}{_note(first)}",
     )
 
 
@@ -279,33 +220,29 @@ def _test(
         evidence: said in the reason.
     """
     plain, raised = test(0.0), test(margin)
-    reason = f"{describe(plain)}; {evidence}"
+    reason = f"{wording.difference(plain.mean, plain.interval)}; {evidence}"
     if margin:
         reason = f"{reason}; margin {margin:g}"
     if raised.verdict == "higher" and raised.p <= LEVEL:
         return Judgement(claim.text, "supported", reason, raised.p)
     if plain.verdict == "lower" and plain.p <= LEVEL:
         return Judgement(claim.text, "not supported", reason, plain.p)
-    return Judgement(claim.text, CANNOT_TELL, reason, raised.p)
+    return Judgement(claim.text, "undecided", reason, raised.p)
 
 
 def _corrected(judgement: Judgement, p: float, tests: int) -> Judgement:
-    if judgement.verdict == CANNOT_TELL or p <= LEVEL:
+    if judgement.verdict == "undecided" or p <= LEVEL:
         return replace(judgement, p=p)
     reason = f"{judgement.reason}; not after Holm's correction over {tests} tests"
-    return replace(judgement, verdict=CANNOT_TELL, reason=reason, p=p)
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.low:.2f} to {interval.high:.2f}"
+    return replace(judgement, verdict="undecided", reason=reason, p=p)
 
 
 def _untested(claim: Claim, reason: str) -> Judgement:
-    return Judgement(claim.text, CANNOT_TELL, reason)
+    return Judgement(claim.text, "undecided", reason)
 
 
 def _unseen(claim: Claim, reason: str) -> Judgement:
-    return Judgement(claim.text, CANNOT_TELL, reason, seen=False)
+    return Judgement(claim.text, "undecided", reason, seen=False)
 
 
 def _by_recipe(groups: Sequence[Group]) -> dict[str | None, Group]:
@@ -327,14 +264,6 @@ def _note(group: Group) -> str:
     """The caveats of a group's data, as the end of a reason."""
     notes = dict.fromkeys(one.epochs[-1].get("note", "") for one in group.results)
     return "".join(f"; {note}" for note in notes if note)
-
-
-def _runs(count: int) -> str:
-    return f"{count} runs" if count != 1 else "1 run"
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seeds" if count != 1 else "1 seed"
 
 
 def _is_other(value: Any, claim: Change) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,18 @@ class Group:
         """The settings, with the first run's seed."""
         return self.results[0].experiment
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The keys that the runs share, and their values: see `settings_of`."""
+        return settings_of(self.experiment)
+
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(result.experiment.seed for result in self.results)
+
+    def only(self, wanted: Callable[[Result], bool]) -> Group:
+        """The group with those of its runs that are wanted."""
+        return replace(self, results=tuple(filter(wanted, self.results)))
 
     def accuracies(self, measure: str) -> Array:
         """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""

@@ -5,7 +5,7 @@ and number of epochs for every rule. For each rule and number of time steps T th
 learning rate with the first seed. The rate with the best accuracy on validation images is chosen,
 and the other seeds are run at it. Test images choose nothing.
 
-A run that diverged counts as finished: its learning rate, or its seed, is lost.
+A run that diverged counts as finished: its learning rate, or its seed, is out.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import experiment as experiments
-from .. import stats
 from ..errors import Error, InvalidInput, RunError
 from ..experiment import Experiment
 from ..rules import from_config
 from ..run import write_json
+from ..run.comparison import Comparison, compare, correct
 from ..run.results import Result, check_settings, measures
-from ..stats import Difference
 from . import trials
 from .trials import RECIPE, Trial
 
@@ -45,8 +44,8 @@ MACHINE = ("cpu", "threads", "cores")  # keys of an environment on which trainin
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What is compared.
+class RuleStudy:
+    """Learning rules to be compared, and under which conditions.
 
     Attributes:
         experiment: the recipe; its rule is not used. It is brought to the validated protocol, and
@@ -114,7 +113,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RuleResult:
     """What one rule has reached at one T.
 
     Attributes:
@@ -122,10 +121,10 @@ class Cell:
         time_steps: T.
         rates: the learning rates to try.
         validation: accuracy on validation images, 0 to 1, by rate that was tried to the end.
-        lost: why the training diverged, by rate.
-        rate: the chosen one; None while rates are left to try, or where all are lost.
+        diverged: why the training diverged, by rate.
+        rate: the chosen one; None while rates are left to try, or where all diverged.
         results: finished runs at the chosen rate, in the order of their seeds.
-        lost_seeds: those of runs that diverged at the chosen rate.
+        diverged_seeds: those of runs that diverged at the chosen rate.
         seeds: runs wanted.
     """
 
@@ -133,10 +132,10 @@ class Cell:
     time_steps: int
     rates: tuple[float, ...]
     validation: Mapping[float, float]
-    lost: Mapping[float, str]
+    diverged: Mapping[float, str]
     rate: float | None
     results: tuple[Result, ...] = ()
-    lost_seeds: tuple[int, ...] = ()
+    diverged_seeds: tuple[int, ...] = ()
     seeds: int = 1
 
     @property
@@ -144,7 +143,7 @@ class Cell:
         return f"{self.rule}, T = {self.time_steps}"
 
     @property
-    def edge(self) -> bool:
+    def at_edge(self) -> bool:
         """Whether the chosen rate is the lowest or highest of several, so a better may lie beyond.
 
         Not where the rate beyond it was tried and diverged.
@@ -155,24 +154,24 @@ class Cell:
     @property
     def missing(self) -> int:
         """Runs still to be made, if none diverges."""
-        untried = len(self.rates) - len(self.validation) - len(self.lost)
+        untried = len(self.rates) - len(self.validation) - len(self.diverged)
         if self.rate is None:
             return untried + (self.seeds - 1 if untried else 0)
-        return self.seeds - len(self.results) - len(self.lost_seeds)
+        return self.seeds - len(self.results) - len(self.diverged_seeds)
 
     @property
     def state(self) -> str:
         """What is missing, in words; "" where all is there."""
-        if len(self.lost) == len(self.rates):
+        if len(self.diverged) == len(self.rates):
             return "diverged at every learning rate"
-        tried = len(self.validation) + len(self.lost)
+        tried = len(self.validation) + len(self.diverged)
         if self.rate is None:
             return f"{tried} of {len(self.rates)} learning rates tried"
         words = []
         if self.missing:
             words.append(f"{len(self.results)} of {self.seeds} seeds finished")
-        if self.lost_seeds:
-            words.append(f"diverged with seed {', '.join(map(str, self.lost_seeds))}")
+        if self.diverged_seeds:
+            words.append(f"diverged with seed {', '.join(map(str, self.diverged_seeds))}")
         return "; ".join(words)
 
     @cached_property
@@ -193,40 +192,7 @@ class Cell:
         return np.array([result.seconds for result in self.results])
 
 
-@dataclass(frozen=True)
-class Gap:
-    """How far a rule lies from the first one, at the same T and over the same seeds.
-
-    Attributes:
-        rule, against: the two.
-        time_steps: T.
-        seeds: that both have.
-        lost: runs of either that diverged; without them the rest is no fair sample.
-        difference: of the test accuracies, in percentage points; None of fewer than two seeds.
-        p: corrected by Holm's method for all gaps of the comparison; None without a difference.
-    """
-
-    rule: str
-    against: str
-    time_steps: int
-    seeds: int
-    lost: int
-    difference: Difference | None
-    p: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """``"higher"``, ``"lower"``, or ``"undecided"`` where the interval contains zero.
-
-        Undecided as well where p is too large after the correction, where a run diverged, and
-        without a test.
-        """
-        if self.lost or self.difference is None or self.p is None or self.p > stats.LEVEL:
-            return "undecided"
-        return self.difference.verdict.replace("cannot tell", "undecided")
-
-
-def prepare(comparison: Comparison, folder: Path) -> None:
+def prepare(study: RuleStudy, folder: Path) -> None:
     """Write what is compared into `folder`, where the runs shall be, with their recipes.
 
     A comparison that is there may grow: by rules, time steps, learning rates and seeds.
@@ -239,24 +205,26 @@ def prepare(comparison: Comparison, folder: Path) -> None:
         there = read(folder)
         what = f"{folder} holds a comparison"
         kept = ("description", "rule", "time_steps")
-        check_settings(what, there.experiment, comparison.experiment, kept)
-        for here, asked in product(there.rules, comparison.rules):
+        check_settings(what, there.experiment, study.experiment, kept)
+        for here, asked in product(there.rules, study.rules):
             if here != asked and from_config(here) == from_config(asked):
-                raise RunError(f"{what} where the rule {asked} is written {here}: write it so")
+                raise RunError(
+                    f"{what} where the rule {asked} is written {here}: write it that way"
+                )
         for name in GROWING:
-            if left_out := [x for x in getattr(there, name) if x not in getattr(comparison, name)]:
+            if left_out := [x for x in getattr(there, name) if x not in getattr(study, name)]:
                 words = ", ".join(map(str, left_out))
                 raise RunError(
                     f"{what} with more {name.replace('_', ' ')} ({words}): ask for these as well, "
                     "or give another --out"
                 )
-    trials.prepare(comparison.experiment, folder)
-    for trial in comparison.tuning(folder):
+    trials.prepare(study.experiment, folder)
+    for trial in study.tuning(folder):
         trials.prepare(trial.experiment, trial.recipe.parent)
-    write_json(folder / FILE, {name: getattr(comparison, name) for name in (*GROWING, "seeds")})
+    write_json(folder / FILE, {name: getattr(study, name) for name in (*GROWING, "seeds")})
 
 
-def read(folder: Path) -> Comparison:
+def read(folder: Path) -> RuleStudy:
     """Read what is compared in a folder.
 
     Raises:
@@ -267,27 +235,27 @@ def read(folder: Path) -> Comparison:
         plan = json.loads(path.read_bytes())
         experiment = experiments.load_recipe(folder / RECIPE)
         rules, time_steps, rates = (tuple(plan[name]) for name in GROWING)
-        return Comparison(experiment, rules, time_steps, rates, plan["seeds"])
+        return RuleStudy(experiment, rules, time_steps, rates, plan["seeds"])
     except (Error, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"cannot read the comparison {path}: {error}") from error
 
 
-def outcomes(comparison: Comparison, folder: Path) -> list[Cell]:
+def read_results(study: RuleStudy, folder: Path) -> list[RuleResult]:
     """What every rule has reached at every T, from the records of the runs.
 
     Raises:
         RunError: a run has other settings than its place in the comparison, or cannot be read.
     """
-    return [_cell(comparison, folder, *pair) for pair in comparison.pairs]
+    return [_read_result(study, folder, *pair) for pair in study.pairs]
 
 
-def finals(comparison: Comparison, folder: Path) -> list[Trial]:
+def finals(study: RuleStudy, folder: Path) -> list[Trial]:
     """The runs at the chosen learning rates, of those rules and T that have one."""
     return [
         trial
-        for cell in outcomes(comparison, folder)
-        if cell.rate is not None
-        for trial in comparison.runs(folder, cell.rule, cell.time_steps, cell.rate)
+        for one in read_results(study, folder)
+        if one.rate is not None
+        for trial in study.runs(folder, one.rule, one.time_steps, one.rate)
     ]
 
 
@@ -301,49 +269,52 @@ def choose(accuracies: Mapping[float, float], rate: float) -> float:
     )
 
 
-def gaps(cells: Sequence[Cell]) -> list[Gap]:
+def against_first(results: Sequence[RuleResult]) -> list[Comparison[RuleResult]]:
     """Every rule against the first, at each T, with Holm's correction over all of them."""
-    found = [
-        _gap(cell, first)
-        for steps in dict.fromkeys(cell.time_steps for cell in cells)
-        for first, *others in [[cell for cell in cells if cell.time_steps == steps]]
-        for cell in others
+    pairs = [
+        (one, first)
+        for steps in dict.fromkeys(one.time_steps for one in results)
+        for first, *others in [[one for one in results if one.time_steps == steps]]
+        for one in others
     ]
-    tested = [index for index, gap in enumerate(found) if gap.difference]
-    adjusted = stats.holm([found[index].difference.p for index in tested])  # type: ignore[union-attr]
-    for index, p in zip(tested, adjusted, strict=True):
-        found[index] = replace(found[index], p=float(p))
-    return found
+    return correct(
+        [
+            compare(*pair, MEASURE, diverged=sum(len(side.diverged_seeds) for side in pair))
+            for pair in pairs
+        ]
+    )
 
 
-def cautions(comparison: Comparison, cells: Iterable[Cell] = ()) -> list[str]:
+def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
     """What a reader must know before believing a comparison, a line each."""
-    cells = list(cells)
+    results = list(results)
     lines = []
-    if comparison.experiment.loss != "softmax" and len(comparison.time_steps) > 1:
+    if study.experiment.loss != "softmax" and len(study.time_steps) > 1:
         lines.append(
-            f"with loss = {comparison.experiment.loss} the desired output does not mean the same "
-            "at every T, so accuracies at different T are no fair comparison: --set loss=softmax"
+            f"with loss = {study.experiment.loss} the desired output means something else at every "
+            "T, so accuracies at different T cannot be compared fairly: use --set loss=softmax"
         )
     lines += [
-        f"{cell.name}: the chosen learning rate, {cell.rate:g}, is at the edge of those tried; a "
+        f"{one.name}: the chosen learning rate, {one.rate:g}, is at the edge of those tried; a "
         "better one may lie beyond"
-        for cell in cells
-        if cell.edge
+        for one in results
+        if one.at_edge
     ]
     lines += [
-        f"{cell.name}: diverged at learning rate {rate:g} ({reason})"
-        for cell in cells
-        for rate, reason in cell.lost.items()
+        f"{one.name}: diverged at learning rate {rate:g} ({reason})"
+        for one in results
+        for rate, reason in one.diverged.items()
     ]
-    lines += [f"{cell.name}: {cell.state}" for cell in cells if cell.state]
-    places = {
-        tuple(str(result.environment.get(key)) for key in MACHINE)
-        for cell in cells
-        for result in cell.results
+    lines += [f"{one.name}: {one.state}" for one in results if one.state]
+    machines = {
+        tuple(str(run.environment.get(key)) for key in MACHINE)
+        for one in results
+        for run in one.results
     }
-    if len(places) > 1:
-        lines.append("the runs were made on unlike machines or threads: do not compare their times")
+    if len(machines) > 1:
+        lines.append(
+            "the runs were made on different machines or threads: do not compare their times"
+        )
     return lines
 
 
@@ -358,34 +329,33 @@ def _tidy(rule: str) -> str:
     return ", ".join(re.sub(r"[\s\"']", "", rule).removesuffix("()").split(","))
 
 
-def _cell(comparison: Comparison, folder: Path, rule: str, steps: int) -> Cell:
-    runs = {rate: comparison.runs(folder, rule, steps, rate) for rate in comparison.learning_rates}
-    validation, lost = {}, {}
+def _read_result(study: RuleStudy, folder: Path, rule: str, steps: int) -> RuleResult:
+    runs = {rate: study.runs(folder, rule, steps, rate) for rate in study.learning_rates}
+    validation, diverged = {}, {}
     for rate, (first, *_) in runs.items():
         if result := _finished(first):
             validation[rate] = measures(result.epochs)[MEASURE]["validation_accuracy"]
         elif reason := first.divergence():
-            lost[rate] = reason
-    cell = Cell(rule, steps, comparison.learning_rates, validation, lost, None)
-    cell = replace(cell, seeds=comparison.seeds)
-    if not validation or len(validation) + len(lost) < len(runs):
-        return cell
-    rate = choose(validation, comparison.experiment.learning_rate)
-    found = {trial.experiment.seed: _finished(trial) for trial in runs[rate]}
+            diverged[rate] = reason
+    found = RuleResult(
+        rule, steps, study.learning_rates, validation, diverged, None, seeds=study.seeds
+    )
+    if not validation or len(validation) + len(diverged) < len(runs):
+        return found
+    rate = choose(validation, study.experiment.learning_rate)
+    by_seed = {trial.experiment.seed: (trial, _finished(trial)) for trial in runs[rate]}
     return replace(
-        cell,
+        found,
         rate=rate,
-        results=tuple(result for result in found.values() if result),
-        lost_seeds=tuple(
-            trial.experiment.seed
-            for trial in runs[rate]
-            if not found[trial.experiment.seed] and trial.divergence()
+        results=tuple(result for _, result in by_seed.values() if result),
+        diverged_seeds=tuple(
+            seed for seed, (trial, result) in by_seed.items() if not result and trial.divergence()
         ),
     )
 
 
 def _finished(trial: Trial) -> Result | None:
-    """A run that was trained for just the epochs of the comparison."""
+    """A run that was trained for just the epochs of the study."""
     result = trial.result()
     if result is None or not result.finished:
         return None
@@ -395,20 +365,6 @@ def _finished(trial: Trial) -> Result | None:
             f"{trial.experiment.epochs}: remove it, and the same command makes it again"
         )
     return result
-
-
-def _gap(cell: Cell, first: Cell) -> Gap:
-    ours, theirs = (
-        {one.experiment.seed: 100 * one.accuracy[MEASURE] for one in side.results}
-        for side in (cell, first)
-    )
-    seeds = sorted(ours.keys() & theirs.keys())
-    difference = None
-    if len(seeds) > 1:
-        pairs = ([side[seed] for seed in seeds] for side in (ours, theirs))
-        difference = stats.paired_accuracies(*pairs)
-    lost = len(cell.lost_seeds) + len(first.lost_seeds)
-    return Gap(cell.rule, first.rule, cell.time_steps, len(seeds), lost, difference)
 
 
 def _check_distinct(

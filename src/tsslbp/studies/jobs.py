@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +48,12 @@ class Job:
 
 
 class Task(Protocol):
-    """A job that was started."""
+    """A job that was started, with the methods of `subprocess.Popen`."""
 
     def poll(self) -> int | None:
         """Its exit status, minus the signal's number if one killed it; None while it runs."""
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         """Ask it to end."""
 
     def kill(self) -> None:
@@ -81,33 +81,46 @@ class Watch(Protocol):
         """Called when a job has ended, with one line of why if it failed."""
 
 
-def run(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
+def run(jobs: Iterable[Job | None], engine: Engine, watch: Watch) -> dict[str, str]:
     """Run jobs to their ends; one that fails leaves the others alone.
 
     When this process is interrupted or terminated, so are the jobs.
 
+    Args:
+        jobs: asked for the next as soon as one can be started; None: there is none yet.
+        engine: starts them.
+        watch: is told how they go.
+
     Returns:
         One line of why by name for each job that failed.
     """
-    waiting, failures = list(jobs), {}
     tasks: dict[Job, Task] = {}
     logged: dict[Job, int] = {}  # bytes of the log that are of earlier attempts
+    failures: dict[str, str] = {}
+
+    def look() -> None:
+        for job, task in list(tasks.items()):
+            if (status := task.poll()) is not None:
+                del tasks[job]
+                failure = _failure(job, status, logged[job])
+                watch.ended(job, failure)
+                if failure:
+                    failures[job.name] = failure
+        watch.running(list(tasks))
+        time.sleep(POLL_SECONDS)
+
     with terminated_as_interrupted():
         try:
-            while waiting or tasks:
-                while waiting and len(tasks) < engine.workers:
-                    job = waiting.pop(0)
+            for job in jobs:
+                if job:
                     logged[job] = job.log.stat().st_size if job.log.exists() else 0
                     tasks[job] = engine.start(job)
-                for job, task in list(tasks.items()):
-                    if (status := task.poll()) is not None:
-                        del tasks[job]
-                        failure = _failure(job, status, logged[job])
-                        watch.ended(job, failure)
-                        if failure:
-                            failures[job.name] = failure
-                watch.running(list(tasks))
-                time.sleep(POLL_SECONDS)
+                else:
+                    look()
+                while len(tasks) >= engine.workers:
+                    look()
+            while tasks:
+                look()
         except BaseException:
             _stop(list(tasks.values()))
             raise
@@ -166,11 +179,21 @@ class Local:
         self._places = [None] * self.workers
 
     def start(self, job: Job) -> Task:
-        place = next(i for i, task in enumerate(self._places) if not task or task.ended)
+        place = next(
+            i for i, task in enumerate(self._places) if not task or task.poll() is not None
+        )
         environment = {"OMP_NUM_THREADS": str(self.threads)}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
-        task = self._places[place] = _Process(job, environment)
+        with _log(job) as log:
+            task = self._places[place] = _Process(
+                _command(job),
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # signals of the terminal reach it through us only
+            )
         return task
 
 
@@ -181,31 +204,10 @@ def _share(workers: int) -> int:
     return max(1, min(most, cores() // workers))
 
 
-class _Process:
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
-        with _log(job) as log:
-            self._process = subprocess.Popen(
-                _command(job),
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # signals of the terminal reach it through `stop` only
-            )
-
-    @property
-    def ended(self) -> bool:
-        return self._process.returncode is not None
-
-    def poll(self) -> int | None:
-        return self._process.poll()
-
-    def stop(self) -> None:
-        self._process.terminate()  # heard also where interrupts are ignored, as behind `nohup`
-
+class _Process(subprocess.Popen[bytes]):
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        super().kill()
+        self.wait()
 
 
 @dataclass
@@ -264,11 +266,12 @@ class Cluster:
             raise RunError(f"the cluster does not take {job.name}: {reason}") from error
 
 
+@dataclass
 class Command:
     """A job as submitit calls it; a job that SLURM takes off its machine is queued again."""
 
-    def __init__(self, job: Job, threads: int) -> None:
-        self.job, self.threads = job, threads
+    job: Job
+    threads: int
 
     def __call__(self) -> int:
         """Run the job's process and return its exit status."""
@@ -303,10 +306,10 @@ class _Queued:
             log.write(f"error: the cluster ended it: {self._queued.state}\n".encode())
         return 1
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         self._queued.cancel(check=False)
 
-    kill = stop
+    kill = terminate
 
 
 def _ignore_notice() -> None:
@@ -354,7 +357,7 @@ def _failure(job: Job, status: int, logged: int) -> str | None:
 def _stop(tasks: Sequence[Task]) -> None:
     """Ask all to end, and end those that have not done so in time."""
     for task in tasks:
-        task.stop()
+        task.terminate()  # heard also where interrupts are ignored, as behind `nohup`
     limit = time.monotonic() + GRACE_SECONDS
     try:
         while time.monotonic() < limit and any(task.poll() is None for task in tasks):

@@ -25,12 +25,14 @@ class Trial:
         folder: of the run.
         experiment: what it trains.
         base: folder from which on the run's is its name; by default the second above it.
+        settings: what differs from the recipe otherwise, as ``"key=value"``.
     """
 
     recipe: Path
     folder: Path
     experiment: Experiment
     base: Path | None = None
+    settings: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -66,10 +68,11 @@ class Trial:
             options: more options of ``tsslbp train``, such as ``("--device", "cuda")``.
         """
         experiment = self.experiment
-        changes: dict[str, object] = {"--seed": experiment.seed, "--protocol": experiment.protocol}
-        changes |= {"--epochs": experiment.epochs, "--out": self.folder}
-        pairs = (str(part) for pair in changes.items() for part in pair)
-        return Job(self.name, ("train", str(self.recipe), *pairs, "--resume", *options), self.log)
+        pairs: list[tuple[str, object]] = [("--set", setting) for setting in self.settings]
+        pairs += [("--seed", experiment.seed), ("--protocol", experiment.protocol)]
+        pairs += [("--epochs", experiment.epochs), ("--out", self.folder)]
+        words = (str(part) for pair in pairs for part in pair)
+        return Job(self.name, ("train", str(self.recipe), *words, "--resume", *options), self.log)
 
 
 def plan(

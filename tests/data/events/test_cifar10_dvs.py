@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tsslbp import cli, data
 from tsslbp.data import catalogue
 from tsslbp.data.events import cifar10_dvs
-from tsslbp.data.events.cifar10_dvs import BACKWARD, CLASSES, draw_split, split
+from tsslbp.data.events.cifar10_dvs import BACKWARD, CLASSES, RECORDINGS, split
 from tsslbp.errors import DataError
 from tsslbp.run import Run
 
@@ -38,6 +39,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             name = f"cifar10_{label}_{number}.aedat"
             (folder / name).write_bytes(event_files.aedat_2(events))
     return tmp_path
+
+
+def draw_split() -> bytes:
+    """The content of the split's file: of each class, in this order, 100 numbers drawn.
+
+    RandomState, because its numbers are the same in every version of NumPy.
+    """
+    random = np.random.RandomState(20261125)
+    chosen = {label: sorted(random.permutation(RECORDINGS)[:100].tolist()) for label in CLASSES}
+    lines = (f"  {json.dumps(label)}: {json.dumps(numbers)}" for label, numbers in chosen.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def numbers(paths: list[Path]) -> list[int]:

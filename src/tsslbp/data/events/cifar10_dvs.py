@@ -27,8 +27,6 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from ...errors import DataError
 from ..catalogue import Entry
 from ..files import checksum, require_folder
@@ -51,10 +49,8 @@ RECORDINGS = 1000  # of each class
 DRAWN = "cifar10-dvs-90-10"  # the set whose split was drawn at random
 BACKWARD = "have times that go backward, and were put in order"
 
-SPLIT = "cifar10_dvs_split.json"
+SPLIT = "cifar10_dvs_split.json"  # drawn at random once, as its test does again
 SPLIT_SHA1 = "5c1363b5da1d6796f4da370e0edaa231d36e6c3d"
-SPLIT_SEED = 20261125
-SPLIT_TEST = 100  # of each class
 
 _NUMBER = re.compile(r"(\d+)\.aedat$")
 
@@ -101,19 +97,6 @@ def split() -> dict[str, list[int]]:
         raise DataError(f"{SPLIT} of this installation has been changed: install tsslbp again")
     numbers: dict[str, list[int]] = json.loads(content)
     return numbers
-
-
-def draw_split() -> bytes:
-    """Return the content of the split's file: of each class, in this order, 100 numbers drawn.
-
-    RandomState, because its numbers are the same in every version of NumPy.
-    """
-    random = np.random.RandomState(SPLIT_SEED)
-    chosen = {
-        label: sorted(random.permutation(RECORDINGS)[:SPLIT_TEST].tolist()) for label in CLASSES
-    }
-    lines = (f"  {json.dumps(label)}: {json.dumps(numbers)}" for label, numbers in chosen.items())
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def _number(path: Path) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import pytest
 from tsslbp import report
 from tsslbp.run import Run
 from tsslbp.studies import compare
-from tsslbp.studies.compare import Comparison
+from tsslbp.studies.compare import RuleStudy
 
 RULES = ("TSSLBP", "TSSLBP(warm_up=always)")
 RATES = (0.001, 0.002, 0.004)
@@ -22,17 +22,17 @@ def study(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: 
     """Two rules at two T; one at a rate at the edge, one that diverged wherever it was tried."""
     folder = tmp_path_factory.mktemp("study")
     base = recipe("digits", epochs=3, loss="softmax")
-    comparison = Comparison(base, RULES, (2, 5), RATES, 3)
-    compare.prepare(comparison, folder / "rules")
+    planned = RuleStudy(base, RULES, (2, 5), RATES, 3)
+    compare.prepare(planned, folder / "rules")
     reached = {  # test accuracies by seed at the chosen rate, which is the middle or the last one
         ("TSSLBP", 2): (0.002, 0.90, 0.91, 0.92),
         (RULES[1], 2): (0.004, 0.95, 0.96, 0.971),
         ("TSSLBP", 5): (0.002, 0.93, 0.94, 0.95),
     }
-    for pair in comparison.pairs:
+    for pair in planned.pairs:
         best, *accuracies = reached.get(pair, (None,))
         for rate in RATES:
-            runs = comparison.runs(folder / "rules", *pair, rate)
+            runs = planned.runs(folder / "rules", *pair, rate)
             if best is None:
                 Run.create(runs[0].folder, runs[0].experiment).record_divergence("step 1: NaN")
             elif rate == best:
@@ -82,7 +82,10 @@ def test_choice_of_the_learning_rate(written: tuple[str, str, list[str]]) -> Non
     section = part(written[1], "Learning rules side by side")
     assert "| TSSLBP, T = 2 | 12.30 | 90.00<br>chosen | 12.30 |" in section
     assert "| diverged | diverged | diverged |" in section
-    assert "15 runs, 1 min 30 s of training in all; 6 of them, 36.0 s, are not at a" in section
+    assert (
+        "15 runs took 1 min 30 s of training in all. 6 of them, which took 36.0 s, are not"
+        in section
+    )
 
 
 def test_runs_that_only_chose_a_rate_are_no_evidence(written: tuple[str, str, list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a report, from the records of runs on one data set."""
+"""The figures of a report: those of the runs on one data set, and how a drawing becomes one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..figures import run as run_figures
 from ..figures import study as study_figures
+from ..figures.svg import svg_text
 from ..run.results import MEASURES, Group, Result, flat, measures
 from . import interactive
 from .blocks import Figure
@@ -53,6 +55,25 @@ def draw(
     return [figure for figure in figures if figure is not None]
 
 
+def figure(
+    name: str,
+    title: str,
+    caption: str,
+    drawing: Drawing,
+    table: dict[str, Any] | None = None,
+    webgl: bool = False,
+) -> Figure:
+    """A drawing as a block of the report.
+
+    Args:
+        name, title, caption, webgl: see `Figure`.
+        drawing: matplotlib's figure.
+        table: the same for a browser, from `interactive`.
+    """
+    svg = svg_text(drawing, name, title)
+    return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
+
+
 def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The settings of each run in which the runs differ, but for the seed."""
     tables = [flat(result.experiment.to_table()) for result in results]
@@ -68,10 +89,10 @@ def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure
         return []
     accuracies = [result.accuracy[measure] for result in results]
     figures = [
-        _figure(
+        figure(
             f"{prefix}-search",
             "Hyperparameters and accuracy",
-            f"A line a run, coloured by test accuracy ({MEASURES[measure]}).",
+            f"One line per run, coloured by test accuracy ({MEASURES[measure]}).",
             study_figures.parallel_coordinates(trials, accuracies),
             interactive.parallel_coordinates(trials, accuracies),
             webgl=True,
@@ -81,10 +102,10 @@ def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure
     epochs = [result.experiment.epochs for result in results]
     if len(set(rates)) > 1:
         figures.append(
-            _figure(
+            figure(
                 f"{prefix}-rates",
                 "Learning rate against epochs",
-                f"A point a run, coloured by test accuracy ({MEASURES[measure]}).",
+                f"One point per run, coloured by test accuracy ({MEASURES[measure]}).",
                 study_figures.learning_rate_against_epochs(rates, epochs, accuracies),
                 interactive.learning_rate_against_epochs(rates, epochs, accuracies),
             )
@@ -105,11 +126,11 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
         name: [drop["step"] for drop in _drops(result)]
         for name, result in zip(names, results, strict=True)
     }
-    return _figure(
+    return figure(
         f"{prefix}-training",
         "Training accuracy",
-        "Every run, by epoch, over its training steps.",
-        study_figures.training_curves(curves, drops),
+        "Training accuracy of every run at the end of each epoch, over its training steps.",
+        run_figures.training_curves(curves, drops),
         interactive.training_curves(curves, drops),
     )
 
@@ -122,11 +143,11 @@ def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Figure | Non
             curves[group.label] = np.array(rows)
     if not curves:
         return None
-    return _figure(
+    return figure(
         f"{prefix}-latency",
         "Latency",
-        "Test accuracy if the output is read after so many time steps: mean of the runs, and the "
-        f"band from the lowest to the highest ({MEASURES[measure]}).{_left_out(curves)}",
+        "Test accuracy when the output is read after fewer time steps: the line is the mean of the "
+        f"runs, the band spans the lowest to the highest ({MEASURES[measure]}).{_left_out(curves)}",
         study_figures.latency(_first(curves)),
     )
 
@@ -143,7 +164,7 @@ def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None
             )
     if not points:
         return None
-    return _figure(
+    return figure(
         f"{prefix}-energy",
         "Energy",
         f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
@@ -154,11 +175,11 @@ def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None
 
 def _layers(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
     return [
-        _figure(
+        figure(
             f"{prefix}-layers-{number}",
             f"Layers: {group.label}",
-            f"Firing rate and share in warm-up of each layer, seed {best.experiment.seed}.",
-            study_figures.layers_over_training(best.epochs),
+            f"Firing rate of each layer and its share in warm-up, seed {best.experiment.seed}.",
+            run_figures.layers_over_training(best.epochs),
         )
         for number, group in enumerate(groups, 1)
         if (best := _best(group, measure)).epochs[-1].get("firing_rate")
@@ -182,18 +203,6 @@ def _own(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
                     )
                 )
     return figures
-
-
-def _figure(
-    name: str,
-    title: str,
-    caption: str,
-    drawing: Drawing,
-    table: dict[str, Any] | None = None,
-    webgl: bool = False,
-) -> Figure:
-    svg = study_figures.svg_text(drawing, name, title)
-    return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -224,7 +233,7 @@ def _first(groups: Mapping[str, T]) -> dict[str, T]:
 def _left_out(groups: Mapping[str, Any]) -> str:
     if len(groups) <= SHOWN_GROUPS:
         return ""
-    return f" The {SHOWN_GROUPS} settings with the best runs, of {len(groups)}."
+    return f" Shown are the {SHOWN_GROUPS} of {len(groups)} settings with the best runs."
 
 
 def _best(group: Group, measure: str) -> Result:

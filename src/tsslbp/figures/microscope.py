@@ -1,0 +1,109 @@
+"""The figure of the gradient microscope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .style import PALETTE, new_figure, place_legend, write_cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[Any]
+
+PANELS = 4  # layers side by side
+
+
+def microscope(
+    widths: Sequence[float],
+    truth: Mapping[str, Mapping[str, Array]],
+    between: Mapping[str, Array],
+    control: Mapping[str, float],
+) -> Figure:
+    """How far rules' gradients point from the truth and from each other, layer by layer.
+
+    Above, the cosine with the truth against the width of the noise that the truth was smoothed
+    with; below, the cosines of the rules with each other. The rules are numbered in the legend.
+
+    Args:
+        widths: ``[n]``, relative to the layer's weights.
+        truth: by layer from input to output, and by rule, ``[n, 3]``: cosine and the ends of its
+            interval; NaN where there is none.
+        between: by layer ``[rules, rules]``, NaN where there is none.
+        control: by layer the control's cosine, NaN where there is none.
+    """
+    columns = min(PANELS, len(truth))
+    bands = -(-len(truth) // columns)
+    rules = list(next(iter(truth.values())))
+    legend_columns = 2 if len(rules) > 3 else 1
+    height = 4.2 * bands + 0.2 * -(-len(rules) // legend_columns)
+    figure = new_figure(height)
+    panels = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=[1.3, 1] * bands)
+    for axes in panels.flat:
+        axes.set_axis_off()
+        axes.tick_params(labelsize="small")
+    ends = np.concatenate([rows for one in truth.values() for rows in one.values()])
+    low, high = np.nanmin([0.0, *ends.flat]), np.nanmax([1.0, *ends.flat])
+    for place, layer in enumerate(truth):
+        band, column = divmod(place, columns)
+        above, below = panels[2 * band, column], panels[2 * band + 1, column]
+        draw_truth(above, widths, truth[layer])
+        above.set_ylim(max(low, -1) - 0.05, min(high, 1.5) + 0.05)  # equal, to compare layers
+        above.set_title(f"{layer}\ncontrol {control[layer]:.3f}", fontsize="medium")
+        draw_between(below, between[layer])
+        if column == 0:
+            above.set_ylabel("cosine with the truth")
+            below.set_ylabel("rule")
+    place_legend(figure, figure.axes[0].get_legend_handles_labels()[1], legend_columns)
+    return figure
+
+
+def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]) -> None:
+    """Cosines with their intervals against the noise width, a numbered line for each rule.
+
+    Args:
+        widths: ``[n]``, positive.
+        cosines: by rule ``[n, 3]``, as for `microscope`.
+    """
+    axes.set_axis_on()
+    axes.set_xscale("log")
+    room = max((max(widths) / min(widths)) ** 0.12, 1.3)
+    axes.set_xlim(min(widths) / room, max(widths) * room)
+    for index, (rule, rows) in enumerate(cosines.items()):
+        value, low, high = rows.T
+        axes.errorbar(
+            np.asarray(widths) * 1.05 ** (index - (len(cosines) - 1) / 2),  # side by side
+            value,
+            yerr=[value - low, high - value],
+            color=PALETTE[index % len(PALETTE)],
+            linestyle="-" if index < len(PALETTE) else "--",
+            marker="o",
+            markersize=3,
+            linewidth=1,
+            label=f"{index + 1}  {rule}",
+        )
+    axes.axhline(1, color="0.7", linewidth=0.8)
+    axes.set_xticks(widths, [f"{width:g}" for width in widths])
+    axes.minorticks_off()
+    axes.set_xlabel("noise width", fontsize="small")
+    axes.grid(color="0.9")
+
+
+def draw_between(axes: Axes, cosines: Array) -> None:
+    """Cosines ``[rules, rules]`` in their cells: blue where two agree, red where they oppose."""
+    axes.set_axis_on()
+    axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
+    numbers = [str(number + 1) for number in range(len(cosines))]
+    axes.set_xticks(np.arange(len(cosines)), numbers)
+    axes.set_yticks(np.arange(len(cosines)), numbers)
+    axes.tick_params(length=0)
+    for row, column in np.argwhere(np.isfinite(cosines)):
+        value = cosines[row, column]
+        colour = "white" if abs(value) > 0.7 else "black"
+        size = min(8, 32 / len(cosines))
+        write_cell(axes, (row, column), f"{value:.2f}", fontsize=size, color=colour)

@@ -1,0 +1,117 @@
+"""One sample of the data: an image, or the frames of a recording."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .style import PALETTE, new_axes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.animation import Animation
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+Array = npt.NDArray[Any]
+
+BRIGHTER, DARKER = PALETTE[1], PALETTE[0]
+FRAMES_PER_ROW = 8
+FULL_COLOUR = 0.95  # share of a recording's pixels that have no more than the full colour
+MILLISECONDS = 150  # that an animation shows a frame
+
+
+def image_figure(image: Array, title: str) -> Figure:
+    """One image.
+
+    Args:
+        image: ``[H, W]`` or ``[C, H, W]``.
+        title: above it.
+    """
+    figure, axes = new_axes(4.4, 4)
+    draw_image(axes, image)
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
+def frames_figure(frames: Array, title: str) -> Figure:
+    """The frames of a recording side by side, each with its number and the sum of its values.
+
+    Args:
+        frames: ``[T, C, H, W]``, see `colour_frames`.
+        title: above them.
+    """
+    columns = min(FRAMES_PER_ROW, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = new_figure(1.7 * rows + 0.6, 1.4 * columns)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(frames) :]:
+        axes.set_axis_off()
+    for step, picture in enumerate(colour_frames(frames)):
+        axes = panels[step]
+        draw_colours(axes, picture)
+        axes.set_title(f"{step + 1}: {frames[step].sum():g}", fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def animation(frames: Array, title: str) -> Animation:
+    """The frames of a recording one after the other; arguments as for `frames_figure`."""
+    from matplotlib.animation import FuncAnimation
+
+    figure, axes = new_axes(4.4, 4)
+    axes.set_title(title, fontsize="medium")
+    pictures = colour_frames(frames)
+    shown = draw_colours(axes, pictures[0])
+
+    def show(step: int) -> list[Any]:
+        shown.set_data(pictures[step])
+        return [shown]
+
+    return FuncAnimation(figure, show, frames=len(pictures), interval=MILLISECONDS)
+
+
+def colour_frames(frames: Array) -> Array:
+    """Frames ``[T, C, H, W]`` as colours ``[T, H, W, 3]`` from 0 to 1, on white.
+
+    With two channels the first, of darker pixels, is blue, and the second, of brighter ones,
+    orange; a pixel with both is their mixture. One channel is black, as is the sum of more than
+    two. The colour is full from the value on that 95 % of those above 0 do not exceed; pixels of 0
+    and below stay white.
+    """
+    from matplotlib.colors import to_rgb
+
+    if frames.shape[1] > 2:
+        frames = frames.sum(1, keepdims=True)
+    names = (DARKER, BRIGHTER) if frames.shape[1] == 2 else ("black",)
+    colours = np.array([to_rgb(name) for name in names])
+    active = frames[frames > 0]
+    full = np.quantile(active, FULL_COLOUR) if active.size else 1.0
+    strength = np.moveaxis(np.clip(frames / full, 0, 1), 1, -1)
+    strength = strength / np.maximum(strength.sum(-1, keepdims=True), 1)  # of a mixture
+    return np.asarray(1 - strength @ (1 - colours))
+
+
+def draw_colours(axes: Axes, picture: Array) -> AxesImage:
+    """Pixels ``[H, W, 3]`` from 0 to 1 as sharp squares in a thin frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("0.8")
+    return axes.imshow(picture, interpolation="nearest")
+
+
+def draw_image(axes: Axes, image: Array) -> None:
+    """An image in full contrast: grey, in colour for three channels, else their mean.
+
+    Args:
+        image: ``[H, W]`` or ``[C, H, W]``, of any range.
+    """
+    pixels = np.atleast_3d(np.moveaxis(image, 0, -1) if image.ndim == 3 else image).astype(float)
+    if pixels.shape[2] != 3:
+        pixels = pixels.mean(2)
+    span = np.ptp(pixels) or 1.0
+    axes.imshow((pixels - pixels.min()) / span, cmap="gray", vmin=0, vmax=1)
+    axes.set_axis_off()

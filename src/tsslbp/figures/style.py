@@ -1,0 +1,177 @@
+"""What all figures share: their width, colours, lines, legends and axes of accuracies.
+
+Figures are as wide as a page of text, with accuracies in percent, in colours that colour-blind
+readers can tell apart; where accuracy is a colour, darker is better.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[Any]
+Look = dict[str, Any]  # of lines and text, in matplotlib's words
+
+WIDTH = 7.2  # inches: 691 pixels of a web page
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MISSING = "0.6"  # colour of what has no accuracy
+LEGEND_COLUMNS = {20: 4, 30: 3, 48: 2}  # characters of the longest label: columns
+LEGEND_CHARACTERS = 100
+LEGEND_ROW = 0.2  # inches
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of this height in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure with axes in it."""
+    figure = new_figure(height, width)
+    return figure, figure.subplots()
+
+
+def empty(text: str) -> Figure:
+    """A figure that only says why there is nothing to see."""
+    figure, axes = new_axes(1)
+    axes.set_axis_off()
+    write_in_middle(axes, text)
+    return figure
+
+
+def write_in_middle(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.35")
+
+
+def write_cell(axes: Axes, place: tuple[int, int], text: str, **style: Any) -> None:
+    """Write into a cell of a matrix, given by its row and column."""
+    row, column = place
+    axes.text(column, row, text, ha="center", va="center", **style)
+
+
+def colour(index: int) -> str:
+    """The colour of the curve or group with this number."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def line_style(index: int) -> Look:
+    """Colour and dashes of the curve with this number, no two alike among the first 28."""
+    return {"color": colour(index), "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
+
+
+def marker_of(index: int) -> str:
+    """The marker of the curve with this number."""
+    return MARKERS[index % len(MARKERS)]
+
+
+def quiet(axes: Axes) -> None:
+    """A light grid behind the data, and no frame above and on the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of the horizontal axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def best_last(percent: Array) -> Array:
+    """The order in which trials are drawn: the best on top, those without accuracy below all."""
+    return np.argsort(np.nan_to_num(percent, nan=-1.0), kind="stable")
+
+
+def lowest_shown(percent: Array) -> float:
+    """The lowest accuracy that is not so far below the others that it would hide them."""
+    known = percent[np.isfinite(percent)]
+    lower, upper = np.percentile(known, [25, 75])
+    return float(known[known >= lower - 3 * max(upper - lower, 1.0)].min())
+
+
+def accuracy_colours(percent: Array) -> Look:
+    """Colour map and scale of accuracies: darker is better.
+
+    Viridis without its yellow, which cannot be seen on white. Accuracies far below the others do
+    not stretch the scale.
+    """
+    from matplotlib.colors import Normalize
+
+    colours = part_of("viridis_r", 0.1, 1).with_extremes(bad=MISSING)
+    if not np.isfinite(percent).any():
+        return {"cmap": colours, "norm": Normalize(0, 100)}
+    low, high = lowest_shown(percent), float(np.nanmax(percent))
+    return {"cmap": colours, "norm": Normalize(low if low < high else high - 1, high)}
+
+
+def part_of(name: str, start: float, end: float) -> Colormap:
+    """A stretch of one of matplotlib's colour maps."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps[name](np.linspace(start, end, 256)))
+
+
+def colour_bar(figure: Figure, drawn: ScalarMappable, percent: Array, name: str) -> None:
+    """The scale of `accuracy_colours` beside what is drawn with them."""
+    axes = figure.axes[0]
+    below = np.isfinite(percent).any() and np.nanmin(percent) < lowest_shown(percent)
+    bar = figure.colorbar(drawn, ax=axes, label=name, extend="min" if below else "neither")
+    bar.formatter.set_useOffset(False)  # type: ignore[attr-defined]
+    if bar.solids:
+        bar.solids.set_alpha(1)
+
+
+def label_axes(figure: Figure, x: str, y: str, title: str | None = None) -> None:
+    """Name the axes, with accuracies in full on the vertical one, and place a legend below."""
+    axes = figure.axes[0]
+    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
+    axes.set(xlabel=x, ylabel=y)
+    quiet(axes)
+    legend(figure, title)
+
+
+def legend(figure: Figure, title: str | None = None) -> None:
+    """A legend of the first axes below the figure, which grows for it."""
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    if not labels:
+        return
+    labels = [textwrap.fill(label, LEGEND_CHARACTERS) for label in labels]
+    longest = max(map(len, labels))
+    columns = next((n for limit, n in LEGEND_COLUMNS.items() if longest <= limit), 1)
+    columns = min(columns, len(labels))
+    rows = math.ceil(sum(1 + label.count("\n") for label in labels) / columns) + bool(title)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * rows)
+    place_legend(figure, labels, columns, title)
+
+
+def place_legend(
+    figure: Figure, labels: Sequence[str], columns: int, title: str | None = None
+) -> None:
+    """A legend of what the first axes show, below all axes."""
+    figure.legend(
+        figure.axes[0].get_legend_handles_labels()[0],
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize="small",
+        title=title,
+        title_fontsize="small",
+        frameon=False,
+    )

@@ -1,0 +1,62 @@
+"""Figures as SVG: the same figure gives the same text, which reads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .style import LEGEND_CHARACTERS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def annotate(figure: Figure, text: str) -> None:
+    """Write a heading, such as a caveat of the data, above everything else in a figure."""
+    if text:
+        lines = [textwrap.fill(line, LEGEND_CHARACTERS) for line in text.splitlines()]
+        figure.suptitle("\n".join(lines), fontsize="medium")
+
+
+def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
+    """A figure as an SVG element, to stand among others in one page of HTML, or in a file.
+
+    The same figure gives the same text. Text stays text, in the reader's sans-serif font; nothing
+    is read from elsewhere.
+
+    Args:
+        figure: what to draw.
+        prefix: of all ids, which must be unique in a page; a letter, then letters, digits, ``-``.
+        title: what a screen reader says in the place of the figure.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    content = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix, "svg.image_inline": True}):
+        canvas: Any = FigureCanvasSVG(figure)  # matplotlib leaves it untyped
+        canvas.print_svg(content, metadata={"Date": None})
+    text = content.getvalue()
+    text = text[text.index("<svg") :]  # without the prolog of a file
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"<[^>]+>", lambda tag: _own_ids(tag[0], prefix), text)
+    text = text.replace("*{stroke", f"#{prefix} *{{stroke", 1)  # the style of this figure alone
+    spoken = escape(title, quote=False).replace('"', "&quot;")
+    label = f' role="img" aria-label="{spoken}"' if title else ""
+    return text.replace("<svg", f'<svg id="{prefix}"{label}', 1)
+
+
+def save_svg(figure: Figure, path: Path, title: str = "") -> None:
+    """Write `svg_text` into a file, whose name is part of the ids."""
+    prefix = "figure-" + re.sub(r"[^A-Za-z0-9-]", "-", path.stem)
+    path.write_text(svg_text(figure, prefix, title), encoding="utf-8")
+
+
+def _own_ids(tag: str, prefix: str) -> str:
+    """A tag with its id, and its references to ids, beginning with `prefix`; no font by name."""
+    tag = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
+    return re.sub(r"'[^;\"]*', sans-serif|'[^';\"]*'(?=[;\"])", "sans-serif", tag)

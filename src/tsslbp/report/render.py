@@ -1,0 +1,78 @@
+"""A page as one HTML file that fetches nothing, and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+from . import interactive, tables
+from .blocks import Figure, Page
+
+
+def to_html(page: Page) -> str:
+    """The page as one file, which fetches nothing."""
+    graphs = any(figure.interactive for figure in page.figures)
+    return _render(
+        "page.html",
+        page=page,
+        plotly=interactive.library() if graphs else None,
+        css=_text("page.css"),
+        script=_text("page.js"),
+        verdicts=(*tables.VERDICTS, "higher", "lower"),
+        images={
+            figure.name: base64.b64encode(svg(figure)).decode()
+            for figure in page.figures
+            if figure.file
+        },
+    )
+
+
+def to_markdown(page: Page, folder: str) -> str:
+    """The page in Markdown, with its figures in a folder of that name."""
+    return _render("page.md", page=page, folder=quote(folder))
+
+
+def svg(figure: Figure) -> bytes:
+    """What a figure's SVG file holds."""
+    return figure.file.read_bytes() if figure.file else figure.svg.encode()
+
+
+def _render(name: str, **values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=name.endswith(".html"),
+        loader=jinja2.FunctionLoader(_text),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"json": _script_json, "line": _markdown_line, "cell": _markdown_cell}
+    return environment.get_template(name).render(**values)
+
+
+def _script_json(table: Mapping[str, Any]) -> Any:
+    """JSON that stands in a script element: nothing in it can end the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(table, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
+
+
+def _markdown_line(text: str) -> str:
+    """Text that Markdown takes as it is."""
+    for letter in "\\`*_[]<>":
+        text = text.replace(letter, f"\\{letter}")
+    return " ".join(text.split())
+
+
+def _markdown_cell(text: str) -> str:
+    lines = [_markdown_line(line).replace("|", "\\|") for line in text.split("\n")]
+    return "<br>".join(lines)
+
+
+def _text(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")

@@ -1,0 +1,219 @@
+"""The section on learning rules side by side: what `tsslbp compare` made, read from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import stats, wording
+from ..errors import Error
+from ..figures import study as study_figures
+from ..figures.study import Point
+from ..run.comparison import Comparison
+from ..run.results import Result
+from ..studies import compare
+from ..studies.compare import RuleResult, RuleStudy
+from ..wording import duration
+from .blocks import Block, Lines, Section, Table, Text
+from .figures import figure
+from .tables import NONE, difference_cells, reached
+
+CAPTION = (
+    "Test accuracy (%) at the epoch chosen on validation images: mean ± standard deviation of the "
+    "seeds, in small print the 95 % interval of the mean. Spikes per image are counted at the same "
+    "epoch, over all layers and time steps. Training time is that of one run, without evaluations."
+)
+Array = npt.NDArray[Any]
+Cost = Callable[[RuleResult], Array]
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study of learning rules, and what its runs have reached.
+
+    Attributes:
+        folder: of the study.
+        study: what is compared.
+        results: every rule at every T.
+    """
+
+    folder: Path
+    study: RuleStudy
+    results: Sequence[RuleResult]
+
+    def holds(self, run: Result) -> bool:
+        """Whether a run belongs to the study."""
+        return run.folder.resolve().is_relative_to(self.folder.resolve())
+
+    def counts(self, run: Result) -> bool:
+        """Whether a run is one of those at the chosen learning rates."""
+        return run.folder.resolve() in self._counted
+
+    @cached_property
+    def _counted(self) -> set[Path]:
+        return {run.folder.resolve() for one in self.results for run in one.results}
+
+
+def find(paths: Iterable[Path]) -> tuple[list[StudyRecord], list[str]]:
+    """Studies at or below `paths`, and a line for each that could not be read."""
+    folders = {
+        file.parent.resolve(): file.parent
+        for path in paths
+        for file in sorted(path.rglob(compare.FILE))
+    }
+    found, problems = [], []
+    for folder in folders.values():
+        try:
+            study = compare.read(folder)
+            found.append(StudyRecord(folder, study, compare.read_results(study, folder)))
+        except Error as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def section(number: int, record: StudyRecord, runs: Sequence[Result]) -> Section:
+    """What a study says.
+
+    Args:
+        number: of the study in the report.
+        record: the study.
+        runs: all of the report, for the time that was spent.
+    """
+    study, results = record.study, record.results
+    blocks: list[Block] = [Text(_conditions(study))]
+    if lines := compare.cautions(study, results):
+        blocks.append(Lines(tuple(lines)))
+    blocks.append(_table(results))
+    if comparisons := compare.against_first(results):
+        blocks.append(_comparison_table(comparisons))
+    blocks += [_rate_table(study, results), Text(_spent(record, runs))]
+    blocks += _figures(f"rules-{number}", study, results)
+    title = f"Learning rules side by side: {study.experiment.data}"
+    return Section(f"rules-{number}", title, blocks)
+
+
+def _conditions(study: RuleStudy) -> str:
+    experiment = study.experiment
+    rates = ", ".join(f"{rate:g}" for rate in study.learning_rates)
+    images = f"{experiment.train_images:,}" if experiment.train_images else "all other"
+    return (
+        f"The runs differ only in learning rule, time steps T, learning rate and seed. All have "
+        f"the same initial weights, order of images, optimiser and {experiment.epochs} epochs; the "
+        f"network is {experiment.network}, the loss is {experiment.loss}, and they train on "
+        f"{images} images, with {experiment.validation_images:,} held out for validation. For each "
+        f"rule and T, runs with seed {experiment.seed} tried the learning rates {rates}; the one "
+        f"with the best validation accuracy was chosen, its run counts as a result, and the other "
+        f"seeds were run at that rate. Test images were not used to choose anything."
+    )
+
+
+def _table(results: Sequence[RuleResult]) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for steps in dict.fromkeys(one.time_steps for one in results):
+        rows += [(f"T = {steps}",), *(_row(one) for one in results if one.time_steps == steps)]
+    head = ("rule", "learning rate", "seeds", "test accuracy", "spikes per image", "training time")
+    return Table(CAPTION, head, tuple(rows))
+
+
+def _row(one: RuleResult) -> tuple[str, ...]:
+    name = f"{one.rule}\n{one.state}" if one.state else one.rule
+    rate = NONE if one.rate is None else f"{one.rate:g}"
+    if one.at_edge:
+        rate += "\nedge of the grid"
+    if not one.results:
+        return (name, rate, "0", NONE, NONE, NONE)
+    return (
+        name,
+        rate,
+        str(len(one.results)),
+        reached(stats.summary(100 * one.accuracies)),
+        f"{one.spikes.mean():,.0f}" if len(one.spikes) else NONE,
+        duration(one.seconds.mean()),
+    )
+
+
+def _comparison_table(comparisons: Sequence[Comparison[RuleResult]]) -> Table:
+    rows = [
+        (pair.first.rule, pair.verdict, f"{pair.first.time_steps}", *difference_cells(pair))
+        for pair in comparisons
+    ]
+    caption = (
+        f"Each rule compared with the first, {comparisons[0].second.rule}: difference in "
+        "percentage points of test accuracy, paired by seed, with the 95 % interval; p of the "
+        "paired t test after Holm's correction over this table. Undecided: the interval contains "
+        f"zero, p is above {stats.LEVEL:g} after the correction, a run diverged, or fewer than two "
+        "shared seeds allow no test."
+    )
+    head = ("rule", "it is", "T", "seeds", "difference", "p")
+    return Table(caption, head, tuple(rows), text_columns=2)
+
+
+def _rate_table(study: RuleStudy, results: Sequence[RuleResult]) -> Table:
+    rows = [(one.name, *(_tried(one, rate) for rate in study.learning_rates)) for one in results]
+    caption = (
+        "Choice of the learning rate: best validation accuracy (%) of the run with seed "
+        f"{study.experiment.seed} at each rate."
+    )
+    head = ("rule", *(f"{rate:g}" for rate in study.learning_rates))
+    return Table(caption, head, tuple(rows), folded=True)
+
+
+def _tried(one: RuleResult, rate: float) -> str:
+    if rate in one.diverged:
+        return "diverged"
+    if rate not in one.validation:
+        return NONE
+    return f"{100 * one.validation[rate]:.2f}" + ("\nchosen" if rate == one.rate else "")
+
+
+def _spent(record: StudyRecord, runs: Sequence[Result]) -> str:
+    mine = [run for run in runs if record.holds(run)]
+    tuning = [run for run in mine if not record.counts(run)]
+    total, rest = (duration(sum(run.seconds for run in some)) for some in (mine, tuning))
+    return (
+        f"{wording.count(len(mine), 'run')} took {total} of training in all. {len(tuning)} of "
+        f"them, which took {rest}, are not at a chosen learning rate and count nowhere else."
+    )
+
+
+def _figures(prefix: str, study: RuleStudy, results: Sequence[RuleResult]) -> list[Block]:
+    if not any(one.results for one in results):
+        return []
+    caption = "Mean of the seeds at the chosen learning rates, and its 95 % interval."
+    drawing = study_figures.accuracy_against_time_steps(_curves(study, results))
+    figures: list[Block] = [
+        figure(f"{prefix}-steps", "Accuracy against time steps", caption, drawing)
+    ]
+    costs: dict[str, tuple[str, str, Cost]] = {
+        "spikes": ("spikes per image", "spikes per image", lambda one: one.spikes),
+        "seconds": ("training time", "training time of a run (s)", lambda one: one.seconds),
+    }
+    for name, (title, axis, cost) in costs.items():
+        drawing = study_figures.accuracy_against_cost(_curves(study, results, cost), axis)
+        figures.append(figure(f"{prefix}-{name}", f"Accuracy against {title}", caption, drawing))
+    return figures
+
+
+def _curves(
+    study: RuleStudy, results: Sequence[RuleResult], cost: Cost | None = None
+) -> dict[str, list[Point]]:
+    """The points of every rule, in the order of T."""
+    return {
+        rule: [_point(one, cost) for one in results if one.rule == rule and one.results]
+        for rule in study.rules
+    }
+
+
+def _point(one: RuleResult, cost: Cost | None) -> Point:
+    accuracy = stats.summary(one.accuracies)
+    values = cost(one) if cost else np.array([])
+    if not len(values):
+        return Point(one.time_steps, accuracy.mean, accuracy.interval)
+    spent = stats.summary(values)
+    return Point(one.time_steps, accuracy.mean, accuracy.interval, spent.mean, spent.interval)

@@ -1,0 +1,187 @@
+"""The page of a report, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .._version import __version__
+from ..run.results import Group, Result
+from ..training import drops as instability
+from ..wording import count, duration, joined
+from . import figures, published, rule_study, tables
+from .blocks import Block, Code, Lines, Page, Section, Text
+from .evidence import Evidence
+from .verdicts import Judgement
+
+SHOWN_CLAIMS = 8  # of a verdict, in the summary
+TITLE = "TSSL-BP: "  # how a report begins
+SHOWN_LINES = 40  # of a list of problems or commands
+
+
+def compose(evidence: Evidence, command: str) -> Page:
+    """Put together what a report says.
+
+    Args:
+        evidence: what it is about.
+        command: that makes the same report again.
+    """
+    return Page(
+        title=f"{TITLE}{count(len(evidence.results), 'run')}",
+        lead=_lead(evidence),
+        tallies=_tallies(evidence),
+        verdicts=_summary(evidence.judgements),
+        made_by=f"Made by tsslbp {__version__} from the records in the runs' folders.",
+        sections=[one for one in _sections(evidence, command) if one.blocks],
+    )
+
+
+def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
+    results, others = evidence.results, evidence.others
+    for number, study in enumerate(evidence.studies, 1):
+        yield rule_study.section(number, study, results)
+    yield Section("claims", "Claims and verdicts", _claims(evidence.judgements))
+    yield Section("published", "Published tables", _published(others))
+    yield Section("groups", "Other runs", tables.other_tables(others, _measure(others)))
+    yield Section("comparisons", "Comparisons over the same seeds", _comparisons(evidence))
+    yield from _figures(evidence)
+    yield Section("drops", "Unstable runs", _drops(evidence))
+    yield Section("compute", "Compute", [tables.compute_table(evidence.groups)])
+    labels = {run.folder: one.label for one in evidence.groups for run in one.results}
+    yield Section("runs", "Runs", [tables.run_table(results, labels, evidence.names)])
+    notes = tables.notes(results)
+    yield Section("caveats", "Caveats of the data", [notes] if notes else [])
+    yield Section("problems", "Folders left out", _lines(evidence.problems))
+    yield Section("environment", "Environment", [tables.environment_table(results)])
+    yield Section("repeat", "How to repeat", _repeat(results, command))
+
+
+def _claims(judgements: Sequence[Judgement]) -> list[Block]:
+    found = (tables.claims_table(judgements), tables.open_claims_table(judgements))
+    return [table for table in found if table]
+
+
+def _published(groups: Sequence[Group]) -> list[Block]:
+    found = tables.published_tables(groups, published.tables())
+    lines = tuple(
+        f"{row.title}, {row.network}: {text}"
+        for row in published.rows()
+        if any(table.caption.startswith(row.title.partition(",")[0] + ":") for table in found)
+        for text in (*row.caveats, *(f"at the same network, {other}" for other in row.others))
+    )
+    if not found:
+        return [Text("None of the runs has the settings of a published row.")]
+    return [*found, Lines(lines)] if lines else [*found]
+
+
+def _comparisons(evidence: Evidence) -> list[Block]:
+    if not evidence.comparisons:
+        return []
+    blocks: list[Block] = [tables.comparison_table(evidence.comparisons)]
+    if left_out := evidence.left_out:
+        blocks.append(Text(f"{left_out:,} more pairs differ in more settings and are left out."))
+    return blocks
+
+
+def _figures(evidence: Evidence) -> Iterator[Section]:
+    """A section of figures for each data set of the runs that belong to no study of rules."""
+    in_groups = {run.folder for group in evidence.others for run in group.results}
+    shown = {*in_groups, *(run.folder for run in evidence.unfinished)}
+    sets = dict.fromkeys(run.experiment.data for run in evidence.results if run.folder in shown)
+    for number, data in enumerate(sets, 1):
+        groups = [one for one in evidence.others if one.experiment.data == data]
+        unfinished = [one for one in evidence.unfinished if one.experiment.data == data]
+        drawn = figures.draw(f"data-{number}", groups, unfinished, _measure(groups))
+        yield Section(f"figures-{number}", f"Figures: {data}", drawn)
+
+
+def _drops(evidence: Evidence) -> list[Block]:
+    lines = [
+        f"{evidence.names[run.folder]}, epoch {record['epoch']}: {_described(drop)}"
+        for run in evidence.results
+        for record in run.epochs
+        for drop in record.get("drops", ())
+    ]
+    return _lines(lines)
+
+
+def _described(drop: Mapping[str, Any]) -> str:
+    try:
+        return instability.describe(instability.Drop.from_table(dict(drop)))
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another version
+        return f"a drop of the training accuracy at step {drop['step']}"
+
+
+def _repeat(results: Sequence[Result], command: str) -> list[Block]:
+    commands = dict.fromkeys(one.environment.get("command") for one in results)
+    return [
+        Text(
+            "Each run's config.toml holds all its settings and repeats it: tsslbp train "
+            "FOLDER/config.toml. These commands made the runs:"
+        ),
+        *_lines([str(one) for one in commands if one], Code),
+        Text("This command made the report:"),
+        Code((command,)),
+    ]
+
+
+def _lead(evidence: Evidence) -> str:
+    results, finished = evidence.results, _finished(evidence)
+    data = joined(list(dict.fromkeys(one.experiment.data for one in results)))
+    machines = joined(list(dict.fromkeys(str(one.environment.get("cpu")) for one in results)))
+    total = duration(sum(one.seconds for one in results))
+    text = (
+        f"{count(finished, 'finished run')} of {count(len(evidence.finished), 'setting')} on "
+        f"{data}, trained in {total} on {machines}."
+    )
+    if unfinished := len(results) - finished - evidence.tuning:
+        text += f" {count(unfinished, 'unfinished run')} left out of all statistics."
+    if evidence.tuning:
+        text += f" {count(evidence.tuning, 'further run')} only chose a learning rate."
+    return text
+
+
+def _finished(evidence: Evidence) -> int:
+    return sum(len(one.results) for one in evidence.finished)
+
+
+def _tallies(evidence: Evidence) -> list[tuple[str, str]]:
+    results = evidence.results
+    return [
+        ("runs", f"{len(results):,}"),
+        ("settings", f"{len(evidence.finished):,}"),
+        ("seeds", f"{len({one.experiment.seed for one in results}):,}"),
+        ("epochs", f"{sum(len(one.epochs) for one in results):,}"),
+        ("training time", duration(sum(one.seconds for one in results))),
+    ]
+
+
+def _summary(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
+    """How many claims have which verdict, and those among them that a run can test."""
+    lines = []
+    for verdict in tables.VERDICTS:
+        all_of_it = [one for one in judgements if one.verdict == verdict]
+        seen = [one.claim for one in all_of_it if one.seen]
+        unseen = len(all_of_it) - len(seen)
+        claims = "; ".join([*seen[:SHOWN_CLAIMS], *(["..."] if len(seen) > SHOWN_CLAIMS else [])])
+        more = " more" if seen else ""
+        without = f"{unseen}{more} for lack of runs" if unseen else ""
+        lines.append((verdict, count(len(all_of_it), "claim"), f"{claims}; {without}".strip("; ")))
+    return lines
+
+
+def _measure(groups: Sequence[Group]) -> str:
+    """How runs are put in order: as their protocol chooses the epoch, else by the last one."""
+    protocols = {one.experiment.protocol for one in groups}
+    if len(protocols) == 1:
+        return "best-validation" if protocols == {"validated"} else "best-test"
+    return "last"
+
+
+def _lines(lines: Sequence[str], kind: type[Lines] | type[Code] = Lines) -> list[Block]:
+    if not lines:
+        return []
+    blocks: list[Block] = [kind(tuple(lines[:SHOWN_LINES]))]
+    if len(lines) > SHOWN_LINES:
+        blocks.append(Text(f"And {len(lines) - SHOWN_LINES:,} more."))
+    return blocks

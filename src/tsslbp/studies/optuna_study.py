@@ -1,0 +1,119 @@
+"""What a sweep takes from Optuna: the storage of its study, samplers, pruners, and their values."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from ..errors import InvalidInput, RunError
+from .space import Choice, Range, as_text
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
+
+SAMPLERS = ("gp", "tpe", "random")
+PRUNERS = ("none", "median", "halving")
+JOURNALS = (".log", ".journal")
+DIGITS = 4  # of a number that is drawn from a range
+SQLITE_SECONDS = 60  # that a process waits for others to write
+JOURNAL_SECONDS = 10  # after which one that was killed while it wrote is taken for that
+
+
+def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    """Open or make a study in a database, by its URL or SQLite's path, or in a journal file."""
+    if isinstance(storage, Path):
+        storage = sqlalchemy.URL.create("sqlite", database=str(storage)).render_as_string()
+    opened: optuna.storages.BaseStorage
+    if "://" in storage:
+        options: dict[str, Any] = {"pool_pre_ping": True}  # connections may end during a trial
+        if storage.startswith("sqlite"):
+            options["connect_args"] = {"timeout": SQLITE_SECONDS}
+        opened = optuna.storages.RDBStorage(storage, engine_kwargs=options)
+    elif storage.endswith(JOURNALS):
+        lock = JournalFileSymlinkLock(storage, JOURNAL_SECONDS)
+        opened = optuna.storages.JournalStorage(JournalFileBackend(storage, lock))
+    else:
+        raise InvalidInput(
+            "storage must be a database's URL, such as postgresql://user@host/name, or a file that "
+            f"ends in {' or '.join(JOURNALS)}, got {storage!r}"
+        )
+    return optuna.create_study(
+        study_name=name, storage=opened, pruner=pruner, direction="maximize", load_if_exists=True
+    )
+
+
+def without_password(storage: str) -> str:
+    """Return a storage as it may be shown."""
+    return re.sub("(://[^:/]*):.*@", r"\1:***@", storage)
+
+
+@contextmanager
+def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> Iterator[None]:
+    """Tell in one line why a storage cannot be used: when it is opened, `InvalidInput`."""
+    known = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
+    opening = (ImportError, OSError, RuntimeError) if kind is InvalidInput else ()
+    try:
+        yield
+    except (*known, *opening) as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
+        raise kind(f"cannot use the storage {storage}: {reason}") from error
+
+
+def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
+    """Return one of `SAMPLERS`, which draws the first trials at random."""
+    options: dict[str, Any] = {"seed": seed, "n_startup_trials": startup_trials}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "random":
+            return optuna.samplers.RandomSampler(seed)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(**options, multivariate=True, constant_liar=True)
+        return optuna.samplers.GPSampler(**options, warn_independent_sampling=False)
+
+
+def has_failed_last(trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+    """Whether the trial that ended last has failed: samplers would propose the same again."""
+    ended = [(trial.datetime_complete, trial.state.name) for trial in trials]
+    return max(((when, state) for when, state in ended if when), default=(None, ""))[1] == "FAIL"
+
+
+def make_pruner(name: str, epochs: int, startup_trials: int) -> optuna.pruners.BasePruner:
+    """Return one of `PRUNERS`, for trials of about so many epochs."""
+    if name == "median":
+        return optuna.pruners.MedianPruner(startup_trials, n_warmup_steps=max(1, epochs // 10))
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner()
+    return optuna.pruners.NopPruner()
+
+
+def suggest(trial: optuna.Trial, key: str, parameter: Choice | Range) -> None:
+    """Let the study's sampler choose a trial's value for a key, unless it has one."""
+    if isinstance(parameter, Choice):
+        if parameter.ordered:
+            trial.suggest_int(key, 0, len(parameter.values) - 1)
+        else:  # Optuna keeps no tables; their text serves `space.apply` as well
+            tables = (list, dict)
+            plain = [as_text(one) if isinstance(one, tables) else one for one in parameter.values]
+            trial.suggest_categorical(key, plain)
+    elif isinstance(parameter.low, int) and isinstance(parameter.high, int):
+        bounds = parameter.low, parameter.high
+        trial.suggest_int(key, *bounds, step=parameter.step, log=parameter.log)
+    else:
+        trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
+
+
+def value_of(parameter: Choice | Range, stored: Any) -> Any:
+    """Return the value that the recipe is given for Optuna's; of numbers, readable digits."""
+    if isinstance(parameter, Choice):
+        return parameter.values[stored] if parameter.ordered else stored
+    if isinstance(parameter.low, int):
+        return stored
+    return min(max(float(f"{stored:.{DIGITS}g}"), parameter.low), parameter.high)

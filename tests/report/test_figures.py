@@ -1,0 +1,64 @@
+"""Which figures a report has, and what they are named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tsslbp.report import figures
+from tsslbp.run import results
+
+
+def names(found: list[figures.Figure]) -> list[str]:
+    return [figure.name for figure in found]
+
+
+def test_hyperparameters_are_the_settings_that_differ(groups: Callable) -> None:
+    rates = ("digits", {"learning_rate": 0.1}, [90.0]), ("digits", {"learning_rate": 0.2}, [90.0])
+    runs = [run for group in groups(*rates) for run in group.results]
+    assert figures.hyperparameters(runs) == [{"learning_rate": 0.1}, {"learning_rate": 0.2}]
+
+
+def test_seeds_alone_are_no_search(groups: Callable) -> None:
+    found = figures.draw("d", groups(("digits", {"epochs": 3}, [90.0, 91.0])), [], "last")
+    assert names(found) == ["d-training", "d-latency", "d-energy", "d-layers-1"]
+    assert all(figure.svg.startswith(f'<svg id="{figure.name}"') for figure in found)
+    assert [bool(figure.interactive) for figure in found] == [True, False, False, False]
+
+
+def test_three_settings_are_a_search(groups: Callable) -> None:
+    wanted = [("digits", {"epochs": 3, "learning_rate": rate}, [90.0]) for rate in (0.1, 0.2, 0.3)]
+    found = figures.draw("d", groups(*wanted), [], "last")
+    assert names(found)[:3] == ["d-search", "d-rates", "d-training"]
+    assert [figure.webgl for figure in found[:3]] == [True, False, False]
+
+
+def test_of_many_settings_the_best_are_shown(groups: Callable) -> None:
+    wanted = [("digits", {"epochs": 2, "learning_rate": n / 100}, [80.0 + n]) for n in range(1, 11)]
+    found = {figure.name: figure for figure in figures.draw("d", groups(*wanted), [], "last")}
+    assert "Shown are the 8 of 10 settings" in found["d-latency"].caption
+    assert "learning_rate = 0.1:" in found["d-latency"].svg
+    assert "learning_rate = 0.02:" not in found["d-latency"].svg
+    assert "d-layers-4" in found and "d-layers-5" not in found
+
+
+def test_unfinished_runs_are_in_the_curves_alone(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    make_run(tmp_path / "run", recipe("digits"), 0.5, epochs=2, drops=[{"step": 30}])
+    unfinished = results.read_all([tmp_path])[0]
+    (curves,) = figures.draw("d", [], unfinished, "last")
+    assert curves.interactive
+    line, drop = curves.interactive["data"]
+    assert line["name"] == "seed 0"
+    assert line["x"] == [26, 52]  # steps at the end of each epoch
+    assert drop["x"] == [30]
+
+
+def test_own_figures_of_the_best_run(groups: Callable) -> None:
+    (group,) = groups(("digits", {"epochs": 2}, [90.0, 95.0]))
+    for run in group.results:
+        (run.folder / "figures").mkdir()
+        for name in ("confusion", "image-0", "image-1", "image-2", "image-3", "training"):
+            (run.folder / "figures" / f"{name}.svg").write_text("<svg/>")
+    found = [figure for figure in figures.draw("d", [group], [], "last") if figure.file]
+    assert {figure.file.parent.parent for figure in found} == {group.results[1].folder}
+    assert names(found) == ["d-run-1-confusion", *(f"d-run-1-image-{n}" for n in range(3))]

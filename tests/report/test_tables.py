@@ -1,0 +1,126 @@
+"""Tables say what the records say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tsslbp import stats
+from tsslbp.report import published, tables, verdicts
+from tsslbp.report.verdicts import Judgement
+from tsslbp.run import results
+from tsslbp.run.comparison import Comparison
+from tsslbp.stats import Difference, Interval
+
+
+def test_what_runs_have_reached() -> None:
+    assert tables.reached(stats.summary([99.4])) == "99.40"
+    assert tables.reached(stats.summary([99.40, 99.41, 99.42])) == "99.41 ± 0.01\n99.39 to 99.43"
+
+
+def test_difference_cells(groups: Callable) -> None:
+    (group,) = groups(("digits", {}, [90.0, 91.0]))
+    difference = Difference(-0.5, Interval(-1.0, 0.0), 0.0004)
+    found = Comparison(group, group, 2, difference, difference.p)
+    assert tables.difference_cells(found) == ("2", "-0.50\n-1.00 to +0.00", "< 0.001")
+    assert tables.difference_cells(Comparison(group, group, 1, None, None)) == ("1", "-", "-")
+
+
+def test_published_tables_have_our_runs_beside_them(groups: Callable) -> None:
+    found = groups(("mnist", {}, [99.4, 99.5]), ("digits", {}, [95.0]))
+    (table,) = tables.published_tables(found, published.tables())
+    assert table.caption.startswith("MNIST: test accuracy (%).")
+    names = [row[0] for row in table.rows]
+    assert names[1:] == ["published", "reproduction study", "ours: mnist"]
+    assert table.rows[3][1] == "2" and table.rows[3][5] == "99.50"
+
+
+def test_other_runs_are_sorted_and_many_are_folded(groups: Callable) -> None:
+    wanted = [("digits", {"learning_rate": 0.001 * n}, [80.0 + n / 2]) for n in range(2, 32)]
+    first, rest = tables.other_tables(groups(*wanted), "last")
+    assert (len(first.rows), first.folded, len(rest.rows), rest.folded) == (10, False, 20, True)
+    assert [row[0] for row in first.rows[:2]] == [
+        "digits, learning_rate = 0.031",
+        "digits, learning_rate = 0.03",
+    ]
+
+
+def test_few_other_runs_are_one_table_without_those_of_published_rows(groups: Callable) -> None:
+    found = groups(("mnist", {"tau_s": 2.5}, [99.0]), ("mnist", {}, [99.0]))
+    (table,) = tables.other_tables(found, "last")
+    assert [row[0] for row in table.rows] == ["mnist, tau_s = 2.5"] and not table.folded
+
+
+def test_claims_are_in_the_order_of_their_verdicts() -> None:
+    judgements = [
+        Judgement("a", "undecided", "one run"),
+        Judgement("b", "not supported", "lower", 0.01),
+        Judgement("c", "supported", "higher", 0.0001),
+        Judgement("d", "undecided", "no run", seen=False),
+    ]
+    table, open_table = tables.claims_table(judgements), tables.open_claims_table(judgements)
+    assert table and [(row[0], row[3]) for row in table.rows] == [
+        ("c", "< 0.001"),
+        ("b", "0.010"),
+        ("a", "-"),
+    ]
+    assert open_table and open_table.rows == (("d", "no run"),) and open_table.folded
+    assert tables.claims_table(judgements[3:]) is None
+    assert tables.open_claims_table(judgements[:3]) is None
+
+
+def test_comparisons_name_both_groups(groups: Callable) -> None:
+    found = groups(("digits", {}, [95.0, 96.0]), ("digits", {"tau_s": 2.0}, [94.0, 95.0]))
+    (row,) = tables.comparison_table(verdicts.compare_groups(found)[0]).rows
+    assert row == (
+        "digits\nagainst digits, tau_s = 2.0",
+        "undecided",
+        "2",
+        "+1.00\n+1.00 to +1.00",
+        "1.000",
+    )
+
+
+def test_compute(groups: Callable) -> None:
+    found = groups(("digits", {"epochs": 3}, [95.0, 96.0]), ("digits", {"epochs": 5}, [95.0]))
+    table = tables.compute_table(found)
+    first, second, total = table.rows
+    assert first[0].endswith("\nTest CPU, 2 of 4 cores")
+    assert first[1:] == ("2", "3", "2.0 s", "650", "6.0 s", "12.0 s", "1.0 GiB")
+    assert second[2] == "5"
+    assert (total[1], total[6]) == ("3", "22.0 s")
+
+
+def test_every_run_has_a_row(groups: Callable) -> None:
+    (group,) = groups(("digits", {"epochs": 3}, [95.0, 96.0]))
+    runs = group.results
+    labels, names = ({run.folder: text for run in runs} for text in ("label", "name"))
+    row, _ = tables.run_table(runs, labels, names).rows
+    assert row == (
+        *("name", "label", "finished", "0", "3/3"),
+        *("94.90", "95.00", "95.00", "6.0 s", "0"),
+    )
+
+
+def test_environments_and_what_differs_in_them(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    for seed in range(3):
+        make_run(tmp_path / str(seed), recipe("digits", seed), 0.9)
+    path = tmp_path / "2" / "environment.json"
+    path.write_text(path.read_text().replace("Test CPU", "Other CPU"))
+    table = tables.environment_table(results.read_all([tmp_path])[0])
+    assert table.caption == "Environments of the runs, which differ in cpu."
+    assert table.rows[0] == ("runs", "2", "1")
+    assert ("cpu", "Test CPU", "Other CPU") in table.rows
+    assert not any(row[0] == "command" for row in table.rows)
+
+
+def test_notes_name_the_runs_that_they_concern(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    make_run(tmp_path / "0", recipe("digits", 0), 0.9)
+    runs = results.read_all([tmp_path])[0]
+    assert tables.notes(runs) is None
+    for seed in (1, 2):
+        make_run(tmp_path / str(seed), recipe("digits", seed), 0.9, note="a caveat")
+    notes = tables.notes(results.read_all([tmp_path])[0])
+    assert notes and notes.lines == ("a caveat: all accuracies of 2 runs (digits)",)
