@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from tsslbp.figures import axes as parallel_axes
 from tsslbp.figures import study as study_figures
-from tsslbp.figures.study import Point
-from tsslbp.stats import Interval, Summary
+from tsslbp.figures.study import Estimate, Point
 
 from .parts import collections, drawn, legend
 
@@ -32,13 +31,9 @@ def point(
 ) -> Point:
     return Point(
         steps,
-        summary_of(accuracy, interval),
-        None if cost is None else summary_of(cost, cost_interval),
+        Estimate(accuracy, interval),
+        None if cost is None else Estimate(cost, cost_interval),
     )
-
-
-def summary_of(mean: float, interval: tuple[float, float] | None) -> Summary:
-    return Summary(3, mean, 0.1, mean, Interval(*interval) if interval else None)
 
 
 def heights(figure: Figure) -> np.ndarray:

@@ -6,11 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..stats import Summary
 from . import style
 from .axes import FEW, accuracy_axis, hyperparameter_axis, is_logarithmic, number_axis, spread
 from .style import Array, Look
@@ -25,6 +24,13 @@ ACCURACY = "test accuracy (%)"
 APART = 1.03  # factor between points at the same number of time steps, so that none hides another
 
 
+class Estimate(NamedTuple):
+    """A mean, and its interval; None of one run."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class Point:
     """What runs of equal settings have reached.
@@ -36,8 +42,8 @@ class Point:
     """
 
     time_steps: int
-    accuracy: Summary
-    cost: Summary | None = None
+    accuracy: Estimate
+    cost: Estimate | None = None
 
 
 def parallel_coordinates(

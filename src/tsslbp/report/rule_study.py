@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import stats, wording
 from ..errors import Error
 from ..figures import study as study_figures
-from ..figures.study import Point
+from ..figures.study import Estimate, Point
 from ..figures.style import Array
 from ..run.comparison import Comparison
 from ..run.results import Result
@@ -199,6 +199,11 @@ def _curves(
     curves: dict[str, list[Point]] = {rule: [] for rule in study.rules}
     for one in results:
         if one.results:
-            spent = stats.summary(cost(one)) if cost and len(cost(one)) else None
-            curves[one.rule].append(Point(one.time_steps, stats.summary(one.accuracies), spent))
+            spent = _estimate(cost(one)) if cost and len(cost(one)) else None
+            curves[one.rule].append(Point(one.time_steps, _estimate(one.accuracies), spent))
     return curves
+
+
+def _estimate(values: Array) -> Estimate:
+    summary = stats.summary(values)
+    return Estimate(summary.mean, summary.interval)
