@@ -199,7 +199,7 @@ def _count_ended(search: Search) -> int:
 
 
 class Download:
-    """A bar for the download of one file, on terminals only; see `tsslbp.data.files.Progress`."""
+    """A bar for the download of one file, on terminals only; see `tsslbp.data.files.download`."""
 
     def __init__(self, name: str) -> None:
         self.progress = _progress(

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ..errors import DataError
 from .catalogue import Entry
 from .events.recording import EventSet
 from .files import cache_folder, checksum, find_folder, given_folder, read, verify
-from .images import cifar10
+from .images.cifar10 import FOLDER
+from .images.cifar10 import unpacked_folder as unpacked_folder
 
 Sum = tuple[Literal["md5", "sha1"], str]
-
-
-class Finding(NamedTuple):
-    """A file or another part of a data set, and what is wrong with it; None: nothing."""
-
-    part: str
-    problem: str | None
+Finding = tuple[str, str | None]  # a part of a data set, and what is wrong with it
 
 
 def root(data_dir: Path | None) -> Path:
@@ -54,23 +49,16 @@ def is_installed(entry: Entry) -> bool:
     return entry.name != "digits" or find_spec("sklearn") is not None
 
 
-def unpacked_folder(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Return the folder with the unpacked files of CIFAR-10, which come before the archive."""
-    return cifar10.unpacked_folder(entry, data_dir) if entry.reader == "cifar10" else None
-
-
 def check_files(entry: Entry, data_dir: Path | None) -> Iterator[Finding]:
     """Compare the files of a set of images with the official checksums, one after the other."""
     for path, (algorithm, expected) in _sums(entry, data_dir).items():
-        if not path.is_file():
-            yield Finding(str(path), "is missing")
-            continue
+        problem = None if path.is_file() else "is missing"
         try:
-            verify(read(path), algorithm, expected)
+            if not problem:
+                verify(read(path), algorithm, expected)
         except (ValueError, DataError) as error:
-            yield Finding(str(path), str(error))
-        else:
-            yield Finding(str(path), None)
+            problem = str(error)
+        yield str(path), problem
 
 
 def check_recordings(entry: Entry, source: EventSet) -> Iterator[Finding]:
@@ -87,10 +75,10 @@ def check_recordings(entry: Entry, source: EventSet) -> Iterator[Finding]:
             try:
                 lengths.extend(len(events.t) for _, events in source.read(item))
             except DataError as error:
-                yield Finding(str(item), str(error))
+                yield str(item), str(error)
         part = f"{len(lengths):,} {name} recordings of {sum(lengths):,} events"
         wrong = None if len(lengths) == expected else f"are not {expected:,}, as the set has"
-        yield Finding(part, wrong)
+        yield part, wrong
 
 
 def _sums(entry: Entry, data_dir: Path | None) -> Mapping[Path, Sum]:
@@ -98,4 +86,4 @@ def _sums(entry: Entry, data_dir: Path | None) -> Mapping[Path, Sum]:
     folder = root(data_dir) / entry.folder
     if entry.md5 and unpacked_folder(entry, data_dir) is None:
         return {folder / file: ("md5", value) for file, value in entry.md5.items()}
-    return {folder / cifar10.FOLDER / file: ("sha1", value) for file, value in entry.sha1.items()}
+    return {folder / FOLDER / file: ("sha1", value) for file, value in entry.sha1.items()}

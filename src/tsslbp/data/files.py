@@ -6,8 +6,9 @@ import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 from ..errors import DataError
 from .catalogue import Entry
@@ -18,17 +19,7 @@ CACHE_VARIABLE = "TSSLBP_CACHE"
 _TIMEOUT = 30  # seconds without an answer from the server
 _GZIP_MAGIC = b"\x1f\x8b"
 
-
-class Progress(Protocol):
-    """What `download` tells how much has come; `total` is set first, in bytes."""
-
-    total: int
-
-    def update(self, count: int) -> None: ...
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
+T = TypeVar("T")
 
 
 def locate(entry: Entry, file: str, data_dir: Path | None) -> Path:
@@ -41,18 +32,28 @@ def locate(entry: Entry, file: str, data_dir: Path | None) -> Path:
     Raises:
         DataError: the file is missing from the folder given, or cannot be downloaded.
     """
-    given = given_folder(data_dir)
-    return download(entry, file, cache_folder()) if given is None else _given(entry, file, given)
+    folder = given_folder(data_dir)
+    if folder is None:
+        return download(entry, file, cache_folder())
+    path = folder / entry.folder / file
+    if not path.exists():
+        missing = path if folder.is_dir() else f"the folder {folder}"
+        raise DataError(
+            f"{missing} is missing: put {entry.url}{file} into {path.parent}, or leave out "
+            f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
+        )
+    return path
 
 
-def download(entry: Entry, file: str, folder: Path, progress: Progress | None = None) -> Path:
+def download(entry: Entry, file: str, folder: Path, progress: Any = False) -> Path:
     """Download a file into the set's folder in `folder`, unless it is there and whole.
 
     Args:
         entry: the data set.
         file: one of its files.
         folder: of all data; made where there is none. A damaged file in it is replaced.
-        progress: is told what has come, if anything is downloaded.
+        progress: a progress bar for `pooch`, with the attribute ``total``, in bytes, and the
+            methods ``update(count)``, ``reset()`` and ``close()``; False: none.
 
     Raises:
         DataError: it cannot be downloaded, or not be written.
@@ -63,7 +64,7 @@ def download(entry: Entry, file: str, folder: Path, progress: Progress | None = 
     url = entry.url + file
     # A server that packs or unpacks on the way would change the checksum.
     downloader = pooch.HTTPDownloader(
-        progressbar=progress or False,
+        progressbar=progress,
         chunk_size=1 << 16,
         timeout=_TIMEOUT,
         headers={"Accept-Encoding": "identity"},
@@ -132,6 +133,21 @@ def read(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def read_packed(path: Path, entry: Entry, decode: Callable[[bytes], T]) -> T:
+    """Return what `decode` makes of the content of a downloaded file, once it is unpacked.
+
+    Raises:
+        DataError: it cannot be read, `decode` raises `ValueError`, or the checksum is another.
+    """
+    packed = read(path)
+    try:
+        content = decode(unpack(packed))
+        verify(packed, "md5", entry.md5[path.name])
+    except ValueError as error:
+        raise DataError(f"{path} {error}; get it again from {entry.url}{path.name}") from error
+    return content
+
+
 def unpack(packed: bytes) -> bytes:
     """Return what gzip has packed.
 
@@ -170,17 +186,6 @@ def verify(content: bytes, algorithm: Literal["md5", "sha1"], expected: str) -> 
 def checksum(content: bytes, algorithm: Literal["md5", "sha1"]) -> str:
     """Return the sum in hexadecimal digits; against accidents, not against attacks."""
     return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
-
-
-def _given(entry: Entry, file: str, folder: Path) -> Path:
-    path = folder / entry.folder / file
-    if not path.exists():
-        missing = path if folder.is_dir() else f"the folder {folder}"
-        raise DataError(
-            f"{missing} is missing: put {entry.url}{file} into {path.parent}, or leave out "
-            f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
-        )
-    return path
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -15,10 +15,8 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
-import tokenize
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +34,6 @@ LARGE = 10.0  # above what normalised pixels reach: floats that are still 0..255
 
 _TRAIN = ("images", "labels")
 _TEST = ("test_images", "test_labels")
-
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    MemoryError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 _Array = npt.NDArray[Any]
 
@@ -70,21 +54,21 @@ def load(path: Path) -> DataSet:
 
 
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
-    images, labels = _pair(arrays, *_TRAIN)
+    images, labels = train = _pair(arrays, *_TRAIN)
     _warn_of_large_values(name, images)
     if "test_images" in arrays:
-        test_images, test_labels = _pair(arrays, *_TEST)
-        _compare(images, test_images)
-        classes = int(max(labels.max(), test_labels.max())) + 1
-        _warn_of_gaps(name, labels, classes)
-        return DataSet(name, images, labels, test_images, test_labels, classes)
-    if len(images) == 1:
+        test, note = _pair(arrays, *_TEST), ""
+        _compare(images, test[0])
+    elif len(images) == 1:
         raise ValueError("'images' holds one image only: nothing can be held out for testing")
-    classes = int(labels.max()) + 1
+    else:
+        kept, held_out = split_test(labels, max(1, len(labels) // 10))
+        train, test = (images[kept], labels[kept]), (images[held_out], labels[held_out])
+        count = f"{len(held_out)} of the {len(labels)}"
+        note = f"tested on {count} images in {name}, held out by tsslbp"
+    classes = 1 + int(max(labels.max(), test[1].max()))
     _warn_of_gaps(name, labels, classes)
-    train, test = split_test(labels, max(1, len(labels) // 10))
-    note = f"tested on {len(test)} of the {len(labels)} images in {name}, held out by tsslbp"
-    return DataSet(name, images[train], labels[train], images[test], labels[test], classes, note)
+    return DataSet(name, *train, *test, classes, note)
 
 
 def _read(path: Path) -> dict[str, _Array]:
@@ -98,8 +82,10 @@ def _read(path: Path) -> dict[str, _Array]:
                 "labels=...) writes one"
             )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: _member(archive, name) for name in _wanted(path, archive.files)}
-    except _DAMAGED as error:
+            return {name: np.asarray(archive[name]) for name in _wanted(path, archive.files)}
+    except DataError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
         raise DataError(
             f"cannot read {path}: {' '.join(str(error).split())} (the file is damaged, or holds "
             "Python objects, which are refused because they could run code)"
@@ -117,13 +103,6 @@ def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
                 f"only {', '.join(names) or 'nothing'}"
             )
     return wanted
-
-
-def _member(archive: np.lib.npyio.NpzFile, name: str) -> _Array:
-    array = archive[name]
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name!r} is no array")
-    return array
 
 
 def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tuple[Images, Tensor]:

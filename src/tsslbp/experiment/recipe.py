@@ -80,7 +80,8 @@ def with_settings(
             table[name] = before | {part: parse_value(text)}
         else:
             is_text = type_hints(Experiment)[name] in (str, Text)
-            table[name] = _text(text) if is_text else parse_value(text)
+            value = parse_value(text)
+            table[name] = text.strip() if is_text and not isinstance(value, str) else value
     table |= {key: value for key, value in (changes or {}).items() if value is not None}
     changed = Experiment.from_table(table)
     return replace(changed, data=_absolute(changed.data, Path()))
@@ -104,8 +105,3 @@ def _as_table(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise InvalidInput(f"{name} is not a table, so no part of it can be set")
-
-
-def _text(text: str) -> str:
-    value = parse_value(text)
-    return value if isinstance(value, str) else text.strip()

@@ -42,9 +42,7 @@ def bin_events(
     frame = _frame(events.t, time_steps, how)
     kept = (frame >= 0) & (frame < time_steps)
     _, rows, columns = shape = how.shape(height, width)
-    x, y = events.x.astype(np.int64), events.y.astype(np.int64)
-    if how.down_sample > 1:
-        x, y = x // how.down_sample, y // how.down_sample
+    x, y = (place.astype(np.int64) // how.down_sample for place in (events.x, events.y))
     pixel = y * columns + x
     if how.polarities == 2:
         pixel += events.p.astype(np.int64) * (rows * columns)
