@@ -24,12 +24,12 @@ from ...errors import DataError
 from .. import catalogue
 from ..catalogue import Entry
 from ..dataset import DataSet
-from ..files import checksum, given_folder, locate, not_there, read, read_packed, verify
+from ..files import CIFAR10_FOLDER as FOLDER
+from ..files import checksum, not_there, read, read_packed, require_file, unpacked_folder, verify
 
 CLASSES = 10
 SHAPE = (3, 32, 32)
 
-FOLDER = "cifar-10-batches-bin"  # in the archive, and where it was unpacked
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = "test_batch.bin"
 FILES = (*TRAIN, TEST)
@@ -53,18 +53,11 @@ def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
     if folder := unpacked_folder(entry, data_dir):
         parts = {name: _read_file(folder / name, entry) for name in FILES}
     elif entry.url:
-        parts = read_packed(locate(entry, ARCHIVE, data_dir), entry, _decode_archive)
+        parts = read_packed(require_file(entry, ARCHIVE, data_dir), entry, _decode_archive)
     else:
         raise not_there(entry, data_dir)
     train, test = _split([parts[name] for name in TRAIN]), _split([parts[TEST]])
     return DataSet(entry.name, *train, *test, entry.classes, entry.note)
-
-
-def unpacked_folder(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Return the folder with the unpacked files, if any; they are used before the archive."""
-    given = given_folder(data_dir)
-    folder = given and given / entry.folder / FOLDER
-    return folder if folder and folder.is_dir() else None
 
 
 def _split(parts: list[_Records]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import DataError
 from ..catalogue import Entry
 from ..dataset import DataSet
-from ..files import locate, read_packed
+from ..files import read_packed, require_file
 
 TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
 TRAIN_LABELS = "train-labels-idx1-ubyte.gz"
@@ -68,8 +68,8 @@ def _pair(
     entry: Entry, images_file: str, labels_file: str, data_dir: Path | None
 ) -> tuple[Tensor, Tensor]:
     """Return images ``[N, 1, H, W]`` uint8 and their labels ``[N]`` int64."""
-    images_path = locate(entry, images_file, data_dir)
-    labels_path = locate(entry, labels_file, data_dir)
+    images_path = require_file(entry, images_file, data_dir)
+    labels_path = require_file(entry, labels_file, data_dir)
     images = read_packed(images_path, entry, partial(decode, dimensions=3)).unsqueeze(1)
     labels = read_packed(labels_path, entry, partial(decode, dimensions=1)).long()
     if len(images) != len(labels):
