@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,12 @@ from ..rules import as_table
 from ..toml_files import parse_value
 from .experiment import Experiment
 
+_SHIPPED = resources.files(__package__) / "recipes"
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package, sorted."""
-    return toml_files.shipped_names(_shipped())
+    return toml_files.shipped_names(_SHIPPED)
 
 
 def load_recipe(name_or_path: str | Path) -> Experiment:
@@ -43,7 +44,7 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             f"{path} holds data, not a recipe: write a .toml file with the line "
             f'data = "{path.name}", see docs/guide.md'
         )
-    experiment = toml_files.load("recipe", name_or_path, _shipped(), Experiment.from_table)
+    experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
     return replace(experiment, data=_absolute(experiment.data, path.parent))
 
 
@@ -85,10 +86,6 @@ def with_settings(
     table |= {key: value for key, value in (changes or {}).items() if value is not None}
     changed = Experiment.from_table(table)
     return replace(changed, data=_absolute(changed.data, Path()))
-
-
-def _shipped() -> Traversable:
-    return resources.files(__package__) / "recipes"
 
 
 def _absolute(data: str, folder: Path) -> str:

@@ -52,7 +52,9 @@ def bin_events(
     at, pixels = np.divmod(active, size)
     counts = np.bincount(at, minlength=time_steps)
     if how.normalise and values is not None:
-        values = _normalised(values, counts)
+        largest = np.zeros(time_steps)
+        np.maximum.at(largest, at, values)
+        values = values / np.where(largest > 0, largest, 1.0)[at]
     return ActivePixels(counts, pixels, None if values is None else values.astype(np.float32))
 
 
@@ -88,14 +90,3 @@ def _values(
     last = np.zeros(cells, np.int64)
     last[cell] = t  # of several events the last one stays
     return active, last[active] / 1e6
-
-
-def _normalised(values: _Reals, counts: _Integers) -> _Reals:
-    """Return the values divided by their frame's largest."""
-    largest = np.ones(len(counts))
-    has = counts > 0
-    starts = np.cumsum(counts) - counts
-    if has.any():
-        largest[has] = np.maximum.reduceat(values, starts[has])
-    divisors: _Reals = np.repeat(np.where(largest > 0, largest, 1.0), counts)
-    return values / divisors
