@@ -11,9 +11,7 @@ from pathlib import Path
 
 from ..errors import InvalidInput
 from ..experiment.binning import Binning as Binning
-from . import catalogue as catalogue
-from . import frame_cache as frame_cache
-from . import npz
+from . import catalogue, frame_cache, npz
 from .catalogue import Entry
 from .catalogue import holds_events as holds_events
 from .dataset import DataSet as DataSet
@@ -27,7 +25,6 @@ from .events.recording import Events as Events
 from .events.recording import EventSet as EventSet
 from .events.recording import as_events as as_events
 from .frames import Frames as Frames
-from .images import augment as augment
 from .images import cifar10, digits, idx
 
 IMAGE_READERS: dict[str, Callable[[Entry, Path | None], DataSet]] = {

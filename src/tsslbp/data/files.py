@@ -96,15 +96,13 @@ def root(data_dir: Path | None) -> Path:
 
 def unpacked_folder(entry: Entry, data_dir: Path | None) -> Path | None:
     """Return the folder with CIFAR-10's unpacked files, if any; they come before the archive."""
-    given = given_folder(data_dir)
-    folder = given and given / entry.folder / CIFAR10_FOLDER
-    return folder if folder and folder.is_dir() else None
+    return find_folder(entry, data_dir, CIFAR10_FOLDER)
 
 
-def find_folder(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Return the folder of a set that is got by hand, or None where there is none."""
+def find_folder(entry: Entry, data_dir: Path | None, part: str = "") -> Path | None:
+    """Return the folder of a set in the folder given, or a part of it; None where there is none."""
     given = given_folder(data_dir)
-    folders = (given / name for name in entry.folders) if given else ()
+    folders = (given / name / part for name in entry.folders) if given else ()
     return next((folder for folder in folders if folder.is_dir()), None)
 
 

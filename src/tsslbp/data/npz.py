@@ -138,22 +138,17 @@ def _images(array: _Array, name: str) -> Images:
     kind = np.uint8 if array.dtype == np.uint8 else np.float32
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=kind)
-    _require_finite(values, name)
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = [int(i) for i in np.unravel_index(np.argmin(finite), values.shape)]
+        raise ValueError(
+            f"{name!r} holds {values.size - np.count_nonzero(finite)} values of {values.size} that "
+            f"are NaN or infinite in float32, the first at index {first}"
+        )
     images = torch.from_numpy(values)
     if images.dim() == 5:
         return Frames.from_dense(images)
     return images.unsqueeze(1) if images.dim() == 3 else images
-
-
-def _require_finite(values: _Array, name: str) -> None:
-    finite = np.isfinite(values)
-    if finite.all():
-        return
-    first = [int(i) for i in np.unravel_index(np.argmin(finite), values.shape)]
-    raise ValueError(
-        f"{name!r} holds {values.size - np.count_nonzero(finite)} values of {values.size} that "
-        f"are NaN or infinite in float32, the first at index {first}"
-    )
 
 
 def _labels(array: _Array, name: str) -> Tensor:
@@ -178,9 +173,9 @@ def _labels(array: _Array, name: str) -> Tensor:
 
 def _warn_of_large_values(name: str, images: Images) -> None:
     """Warn of floating-point images that are probably pixel values 0..255."""
-    if isinstance(images, Frames):
+    if isinstance(images, Frames) or not images.is_floating_point():
         return
-    if images.is_floating_point() and (largest := float(images.max())) > LARGE:
+    if (largest := float(images.max())) > LARGE:
         warnings.warn(
             f"{name}: 'images' are {largest:g} at most, and floats are taken as they are, so mean "
             "and std must fit; uint8 would be divided by 255",
