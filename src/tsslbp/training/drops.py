@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..checked import Checked
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +33,7 @@ _CONTEXT = 2 * BEFORE + _CERTAIN  # steps that must be known before the first th
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Checked):
     """One number before a drop and after it."""
 
     before: float
@@ -39,7 +41,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Drop(Checked):
     """A sudden drop of the training accuracy.
 
     Attributes:
@@ -66,27 +68,7 @@ class Drop:
     preceding_norm: Change
     firing_rate: Mapping[str, Change]
     warm_up: Mapping[str, Change]
-    recovery: int | None
-
-    def to_table(self) -> dict[str, Any]:
-        """As JSON values, for the epoch's record."""
-        return asdict(self)
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Drop:
-        """What `to_table` has written."""
-        changes = ("accuracy", "loss", "gradient_norm", "preceding_norm")
-        layers = ("firing_rate", "warm_up")
-        return cls(
-            **{
-                **table,
-                **{name: Change(**table[name]) for name in changes},
-                **{
-                    name: {layer: Change(**one) for layer, one in table[name].items()}
-                    for name in layers
-                },
-            }
-        )
+    recovery: int | None = None
 
 
 def find(

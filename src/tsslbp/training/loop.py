@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -289,7 +290,7 @@ class Training:
         steps = history.arrays()
         before = int(np.searchsorted(steps["epoch"], epoch))  # steps of the earlier epochs
         if found := drops.find(steps, list(neurons), since=before):
-            record["drops"] = [drop.to_table() for drop in found]
+            record["drops"] = [asdict(drop) for drop in found]
         return record
 
     def _accuracies(self, split: Split) -> list[float]:
