@@ -42,7 +42,7 @@ class SpikingLayer(nn.Module):
     def forward(
         self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
     ) -> Tensor:
-        return neuron.run(self._weighted(x), self.neurons, time_steps, shared)
+        return neuron.layer(self._weighted(x), self.neurons, time_steps, shared)
 
     def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Input current of the neurons, ``[T, N, ...]``."""
@@ -54,7 +54,7 @@ class SpikingLayer(nn.Module):
     def spikes(self, current: Tensor) -> Tensor:
         """Spikes of the neurons, before the pooling, ``[T, N, ...]`` like `current`."""
         alone = replace(self.neurons, filter_input=False, pool=1, output_psp=False)
-        return neuron.run(current, alone)
+        return neuron.layer(current, alone)
 
     def _weighted(self, x: Tensor) -> Tensor:
         current: Tensor = self.connection(x)

@@ -57,15 +57,8 @@ class RecursiveConstants(NamedTuple):
     surrogate_clamp: float
 
 
-class NextSpikeConstants(NamedTuple):
+class NextSpikeConstants(RecursiveConstants):
     """The same, with the intra-neuron part that looks for the next spike."""
-
-    intra: float
-    warm_up_psp: float
-    timing_min: float
-    timing_max: float
-    surrogate_scale: float
-    surrogate_clamp: float
 
 
 @kernel(forceinline=True, fastmath={"contract"})
