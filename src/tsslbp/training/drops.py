@@ -173,25 +173,24 @@ def _likelihood(*counts: int) -> float:
 
 def _drop(arrays: Mapping[str, Array], step: int, layers: Sequence[str] | None) -> Drop:
     before, after = slice(step - BEFORE, step), slice(step, step + AFTER)
-    norm = arrays["gradient_norm"]
+    norm, images = arrays["gradient_norm"], arrays["images"]
     usual = float(np.median(norm[before]))
-    accuracy = _by_image(arrays["correct"] / arrays["images"], arrays["images"], before, after)
+
+    def mean(values: Array) -> Change:
+        return Change(*(np.average(values[part], weights=images[part]) for part in (before, after)))
+
+    accuracy = mean(arrays["correct"] / images)
     return Drop(
         step,
         int(arrays["epoch"][step]),
         accuracy,
-        _by_image(arrays["loss"], arrays["images"], before, after),
+        mean(arrays["loss"]),
         Change(usual, float(np.median(norm[after]))),
         Change(usual, float(norm[step - LEAD : step].max())),
         _by_layer(arrays, "firing_rate", step, layers),
         _by_layer(arrays, "warm_up", step, layers),
         _recovery(arrays, step, accuracy),
     )
-
-
-def _by_image(values: Array, images: Array, before: slice, after: slice) -> Change:
-    means = [np.average(values[part], weights=images[part]) for part in (before, after)]
-    return Change(*(float(mean) for mean in means))
 
 
 def _by_layer(
