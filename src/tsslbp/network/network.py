@@ -200,7 +200,6 @@ class Network(Model):
 
     @property
     def neuron_counts(self) -> dict[str, int]:
-        """Number of neurons of every spiking layer, by its name, in order."""
         return {layer.name: layer.neurons for layer in self.plan if layer.neurons}
 
     def set_precision(self, precision: str) -> None:
@@ -262,7 +261,6 @@ class Network(Model):
 
     @torch.no_grad()
     def first_nonfinite(self, x: Tensor) -> str | None:
-        """Name the first layer with a weight or current that is NaN or infinite, if any."""
         for layer, current, _ in self._walk(x):
             if not torch.isfinite(layer.connection.weight).all():
                 return f"the weights of layer {layer.name}"

@@ -228,10 +228,8 @@ def _check_shared(rule: Rule, shared: Shared | None) -> None:
 
 def _fitting(x: Tensor) -> str:
     """The fastest implementation that takes `x` and is installed."""
-    for name in DTYPES:
-        if _fits(name, x) and (name != "cuda" or _HAS_TRITON):
-            return name
-    return "reference"
+    installed = (name for name in DTYPES if name != "cuda" or _HAS_TRITON)
+    return next((name for name in installed if _fits(name, x)), "reference")
 
 
 def _fits(name: str, x: Tensor) -> bool:

@@ -167,11 +167,11 @@ class Training:
 
     def _resume(self) -> None:
         """Go back to where the run's checkpoint ``last`` stands, if there is one."""
-        run = self.run
-        source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
-        has_begun = run is not None and run.has_checkpoint("last")
-        checkpoint = run.load_checkpoint("last") if run and has_begun else None
+        run, checkpoint = self.run, None
+        if run and run.has_checkpoint("last"):
+            checkpoint = run.load_checkpoint("last")
         if (checkpoint := self.processes.broadcast(checkpoint)) is not None:
+            source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
             self.state.restore(*checkpoint, source)
         if run:
             run.truncate_epochs(self.state.progress.epochs)

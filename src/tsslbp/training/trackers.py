@@ -20,6 +20,7 @@ import os
 import secrets
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,16 @@ def trackers(
         yield _TrackingObserver(dict.fromkeys(names), run, steps_per_epoch, observer, stack)
 
 
+@dataclass
 class _TrackingObserver:
     """Tells the trackers, which start with the first step that it is told of, then `observer`."""
 
-    def __init__(
-        self,
-        names: Iterable[str],
-        run: Run,
-        steps_per_epoch: int,
-        observer: Observer | None,
-        stack: contextlib.ExitStack,
-    ) -> None:
-        self.names, self.run, self.steps_per_epoch = names, run, steps_per_epoch
-        self.observer, self.stack = observer, stack
-        self.logs: list[Log] = []
+    names: Iterable[str]
+    run: Run
+    steps_per_epoch: int
+    observer: Observer | None
+    stack: contextlib.ExitStack
+    logs: list[Log] = field(default_factory=list)
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
         number, numbers = (epoch - 1) * self.steps_per_epoch + step, {}
