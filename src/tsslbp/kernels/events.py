@@ -267,15 +267,20 @@ def _input_gradient_kernel_of(taps: int) -> Any:
                         column = 0
                         while column < s.out_width:  # in pieces that hide an addition's latency
                             at, to = (start + column) * step, column * s.lanes
-                            common = packed, base, pitch, grad_out, at, step, line, to
                             if s.out_width - column >= 8:
-                                simd.spread(taps, 8, *common)
+                                simd.spread(
+                                    taps, 8, packed, base, pitch, grad_out, at, step, line, to
+                                )
                                 column += 8
                             elif s.out_width - column >= 4:
-                                simd.spread(taps, 4, *common)
+                                simd.spread(
+                                    taps, 4, packed, base, pitch, grad_out, at, step, line, to
+                                )
                                 column += 4
                             else:
-                                simd.spread(taps, 1, *common)
+                                simd.spread(
+                                    taps, 1, packed, base, pitch, grad_out, at, step, line, to
+                                )
                                 column += 1
                     for column in range(s.width):
                         to = ((frame * s.height + row) * s.width + column) * s.channels + channel
