@@ -28,6 +28,7 @@ from ..errors import InvalidInput, RunError, require
 from ..experiment import Experiment
 from ..figures import microscope as figures
 from ..figures import svg
+from ..figures.style import Array
 from ..network import Network
 from ..rules import Rule, from_config, split_rules
 from ..run import Run
@@ -167,7 +168,7 @@ def _network(
 
 
 def _figure(layers: Sequence[LayerCosines], widths: Sequence[float]) -> Figure:
-    def rows(cosines: Sequence[Cosine]) -> figures.Array:
+    def rows(cosines: Sequence[Cosine]) -> Array:
         nothing = [np.nan] * 3
         return np.array([[x.value, *x.interval] if x.interval else nothing for x in cosines])
 
