@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated
 
 from ..analysis.convert import (
     CALIBRATION_IMAGES,
@@ -14,7 +12,7 @@ from ..analysis.convert import (
     relu_experiment,
 )
 from ..errors import InvalidInput, RunError
-from ..run import Run, write_json
+from ..run import write_json
 from ..run.environment import describe_environment
 from ..run.results import measures
 from ..training import Training
@@ -27,6 +25,7 @@ from .options import (
     TrainingOptions,
     load_data,
     numbers,
+    option,
     with_options,
 )
 from .trainings import open_run, train_run
@@ -39,7 +38,7 @@ def convert(
     what: RecipeOptions,
     *,
     time_steps: Annotated[
-        str, typer.Option(metavar="T,T,...", help="Numbers of time steps to convert for.")
+        str, option("T,T,...", "Numbers of time steps to convert for.")
     ] = "1,2,5,10,20",
     which: RunOptions,
     options: TrainingOptions,
@@ -75,7 +74,17 @@ def convert(
         )
     run = open_run(folder, ready.experiment, which.resume, what.epochs)
     train_run(ready, run, options.track)
-    record = {"experiment": wanted.to_table(), **_training_record(run, ready)}
+    epochs = run.epochs()
+    chosen = "best-validation" if ready.validation else "last"
+    record = {
+        "experiment": wanted.to_table(),
+        "environment": describe_environment(),
+        "images": ready.image_counts,
+        "epochs": epochs,
+        "relu": {"chosen": chosen, **measures(epochs)[chosen]},
+        "percentile": PERCENTILE,
+        "calibration_images": CALIBRATION_IMAGES,
+    }
     with printing.console.status("converting"):
         record |= by_steps(wanted, data_set, net, steps)
     if data_set.note:
@@ -83,16 +92,3 @@ def convert(
     write_json(folder / RECORD, record)
     printing.print_conversion(record)
     printing.say(f"\nrecord in {folder / RECORD}")
-
-
-def _training_record(run: Run, trained: Training) -> dict[str, Any]:
-    epochs = run.epochs()
-    chosen = "best-validation" if trained.validation else "last"
-    return {
-        "environment": describe_environment(),
-        "images": trained.image_counts,
-        "epochs": epochs,
-        "relu": {"chosen": chosen, **measures(epochs)[chosen]},
-        "percentile": PERCENTILE,
-        "calibration_images": CALIBRATION_IMAGES,
-    }
