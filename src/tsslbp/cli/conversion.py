@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..analysis.convert import (
-    CALIBRATION_IMAGES,
-    PERCENTILE,
-    build_relu_network,
-    by_steps,
-    relu_experiment,
-)
+from ..analysis import convert as analysis
 from ..errors import InvalidInput, RunError
 from ..run import write_json
 from ..run.environment import describe_environment
@@ -64,8 +58,8 @@ def convert(
     configure(options.device, wanted.precision)
     tracking.check(options.track or [])
     data_set = load_data(wanted, options.data_dir)
-    net = build_relu_network(wanted, data_set)
-    ready = Training(relu_experiment(wanted), data_set, net, device=options.device)
+    net = analysis.build_relu_network(wanted, data_set)
+    ready = Training(analysis.relu_experiment(wanted), data_set, net, device=options.device)
     folder = what.folder(which.out, f"relu-seed{wanted.seed}")
     if (folder / RECORD).exists() and not which.resume:
         raise RunError(
@@ -82,11 +76,11 @@ def convert(
         "images": ready.image_counts,
         "epochs": epochs,
         "relu": {"chosen": chosen, **measures(epochs)[chosen]},
-        "percentile": PERCENTILE,
-        "calibration_images": CALIBRATION_IMAGES,
+        "percentile": analysis.PERCENTILE,
+        "calibration_images": analysis.CALIBRATION_IMAGES,
     }
     with printing.console.status("converting"):
-        record |= by_steps(wanted, data_set, net, steps)
+        record |= analysis.by_steps(wanted, data_set, net, steps)
     if data_set.note:
         record["note"] = data_set.note
     write_json(folder / RECORD, record)

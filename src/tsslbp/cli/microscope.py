@@ -12,16 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from .. import experiment, training
-from ..analysis.microscope import (
-    CONTROL_WIDTH,
-    ROUNDS,
-    WIDTHS,
-    Batch,
-    Cosine,
-    LayerCosines,
-    Noise,
-    examine,
-)
+from ..analysis import microscope as analysis
 from ..errors import InvalidInput, require
 from ..experiment import Experiment
 from ..figures import microscope as figures
@@ -52,9 +43,9 @@ class NoiseOptions:
     """How the truth is measured."""
 
     widths: Annotated[str, option("X, ...", "Noise widths, relative to a layer's weights.")] = (
-        ", ".join(map(str, WIDTHS))
+        ", ".join(map(str, analysis.WIDTHS))
     )
-    rounds: Annotated[int, option("N", "Number of independent estimates, even.")] = ROUNDS
+    rounds: Annotated[int, option("N", "Number of independent estimates, even.")] = analysis.ROUNDS
     directions: Annotated[
         int | None,
         option(
@@ -97,10 +88,10 @@ def microscope(
     require("the microscope needs", "study", "matplotlib", "scipy")
     wanted, checkpoint, source = _opened(recipe, settings or [])
     widths = numbers("--widths", how.widths, float)
-    noise = Noise(widths, how.rounds, how.directions, wanted.seed)
+    noise = analysis.Noise(widths, how.rounds, how.directions, wanted.seed)
     data_set = load_checked(wanted, data_dir)
     images, labels = first_batch(wanted, data_set)
-    batch = Batch(training.build_loss(wanted), images.double(), labels)
+    batch = analysis.Batch(training.build_loss(wanted), images.double(), labels)
     shape = data_set.input_shape, data_set.classes
     nets = {}
     for name, rule in named.items():
@@ -109,7 +100,7 @@ def microscope(
             training.load_weights(net, checkpoint, source)
         nets[name] = net.double().eval()
     with printing.console.status("measuring"):
-        layers = examine(nets, batch, noise)
+        layers = analysis.examine(nets, batch, noise)
     printing.say(f"{recipe}, {source}, {len(labels)} images of {data_set.name}")
     printing.print_note(data_set.note)
     printing.print_microscope(layers, widths)
@@ -124,7 +115,7 @@ def microscope(
         "widths": list(widths),
         "rounds": how.rounds,
         "directions": how.directions,
-        "control_width": CONTROL_WIDTH,
+        "control_width": analysis.CONTROL_WIDTH,
         "rules": names,
         "layers": [layer.to_table() for layer in layers],
         "environment": describe_environment(),
@@ -151,8 +142,8 @@ def _opened(
     return experiment.with_settings(run.experiment, settings), tensors, f"checkpoint {name}"
 
 
-def _figure(layers: Sequence[LayerCosines], widths: Sequence[float]) -> Figure:
-    def rows(cosines: Sequence[Cosine]) -> figures.Array:
+def _figure(layers: Sequence[analysis.LayerCosines], widths: Sequence[float]) -> Figure:
+    def rows(cosines: Sequence[analysis.Cosine]) -> figures.Array:
         nothing = [np.nan] * 3
         return np.array([[x.value, *x.interval] if x.interval else nothing for x in cosines])
 

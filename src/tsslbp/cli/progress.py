@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich import progress as bars
 
 from ..run import count_epochs
 from ..run.results import MEASURES
@@ -34,13 +26,13 @@ EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 class _Bars:
     """A heading, and bars on terminals only, whose time left follows the last `seconds`."""
 
-    def __init__(self, seconds: float, column: ProgressColumn, heading: str = "") -> None:
+    def __init__(self, seconds: float, column: bars.ProgressColumn, heading: str = "") -> None:
         self.heading = heading
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+        self.progress = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=None),
             column,
-            TimeRemainingColumn(),
+            bars.TimeRemainingColumn(),
             console=printing.console,
             transient=True,
             expand=True,
@@ -63,7 +55,7 @@ class Display(_Bars):
 
     def __init__(self, epochs: int) -> None:
         titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        super().__init__(300, TextColumn("{task.fields[train]}"), EPOCH_ROW.format(*titles))
+        super().__init__(300, bars.TextColumn("{task.fields[train]}"), EPOCH_ROW.format(*titles))
         self.epochs = epochs
         self.seen = self.correct = 0  # in this epoch, by this process
         self.task = self.progress.add_task(
@@ -100,10 +92,10 @@ class _RunBars(_Bars):
     """A bar for all runs, and one for each under way, which reads the epochs from its folder."""
 
     def __init__(self, what: str, total: int, unit: str, heading: str) -> None:
-        column = TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
+        column = bars.TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
         super().__init__(600, column, heading)
         self.all = self.progress.add_task(what, total=total, unit=unit)
-        self.bars: dict[str, TaskID] = {}
+        self.bars: dict[str, bars.TaskID] = {}
 
     def show(self, trials: Sequence[Trial], completed: int) -> None:
         """Show how far the trials are that are under way, and how much of all is done."""
@@ -172,7 +164,7 @@ class Download(_Bars):
     """A bar for the download of one file; see `tsslbp.data.files.Progress`."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(30, DownloadColumn())
+        super().__init__(30, bars.DownloadColumn())
         self.task = self.progress.add_task(name, total=None)
         self.total = 0
 

@@ -102,7 +102,11 @@ def compare(
     failures = _make(tuning, engine, arguments)
     finals = rule_studies.finals(study, folder)
     failures |= _make(finals, engine, arguments)
-    _print_outcome(study, folder)
+    results = rule_studies.read_results(study, folder)
+    printing.say()
+    printing.print_rules(results, rule_studies.against_first(results))
+    for caution in rule_studies.cautions(study, results):
+        printing.complain("caution", caution)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")
         printing.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
@@ -164,11 +168,3 @@ def _seconds(
     except Diverged as error:
         printing.complain("caution", f"{one.name}: no estimate, {error}")
         return 0.0
-
-
-def _print_outcome(study: RuleStudy, folder: Path) -> None:
-    results = rule_studies.read_results(study, folder)
-    printing.say()
-    printing.print_rules(results, rule_studies.against_first(results))
-    for caution in rule_studies.cautions(study, results):
-        printing.complain("caution", caution)
