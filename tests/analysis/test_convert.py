@@ -17,8 +17,7 @@ from tsslbp import Network, cli, losses, training
 from tsslbp.analysis import convert
 from tsslbp.analysis.convert import ConvertedNetwork, ReLUNetwork
 from tsslbp.cli import printing
-from tsslbp.data import DataSet, normalise
-from tsslbp.data.images import digits
+from tsslbp.data import DataSet, load, normalise
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import load_recipe
 from tsslbp.run import Run
@@ -213,7 +212,7 @@ def train(run: Run, data: DataSet, observer: Observer | None = None) -> ReLUNetw
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     experiment = convert.relu_experiment(replace(load_recipe("digits"), epochs=6))
-    run, data = Run.create(tmp_path_factory.mktemp("relu") / "run", experiment), digits.load()
+    run, data = Run.create(tmp_path_factory.mktemp("relu") / "run", experiment), load("digits")
     return run, data, train(run, data)
 
 
@@ -232,9 +231,9 @@ def test_training_begins_as_the_spiking_networks(
     monkeypatch.setattr(training.step, "train_step", spy)
     twin = Run.create(tmp_path / "relu", convert.relu_experiment(experiment))
     with pytest.raises(InterruptedError):
-        train(twin, digits.load())
+        train(twin, load("digits"))
     with pytest.raises(InterruptedError):
-        training.fit(Run.create(tmp_path / "run", experiment), digits.load())
+        training.fit(Run.create(tmp_path / "run", experiment), load("digits"))
     (*tensors, settings), (*expected, expected_settings) = seen
     for one, other in zip(tensors, expected, strict=True):
         assert torch.equal(one, other)
@@ -269,7 +268,7 @@ def test_the_records_say_nothing_of_spikes(trained: Digits) -> None:
 def test_a_run_of_a_relu_network_resumes(tmp_path: Path, trained: Digits) -> None:
     """Stopped within an epoch, with dropout and crops, it ends with the same bits."""
     base = replace(load_recipe("digits"), epochs=2, dropout=0.2, crop_padding=1, train_images=400)
-    experiment, data = convert.relu_experiment(base), digits.load()
+    experiment, data = convert.relu_experiment(base), load("digits")
     whole, parts = (Run.create(tmp_path / name, experiment) for name in ("whole", "parts"))
     expected = train(whole, data)
 
@@ -349,7 +348,7 @@ def test_measures_count_spikes_and_hits(trained: Digits) -> None:
 def test_patience_ends_the_training(tmp_path: Path) -> None:
     recipe = replace(load_recipe("digits"), learning_rate=1e-12, epochs=5, patience=2)
     run = Run.create(tmp_path, convert.relu_experiment(replace(recipe, train_images=50)))
-    train(run, digits.load())
+    train(run, load("digits"))
     assert [record["epoch"] for record in run.epochs()] == [1, 2, 3]
 
 

@@ -17,7 +17,9 @@ from tsslbp.rules import TSSLBP
 from tsslbp.training import build_network
 
 # What a recipe may leave unsaid: there is no number for "none".
-OPTIONAL = {"desired_count", "undesired_count", "patience", "train_images", "binning"}
+OPTIONAL = {
+    *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation")
+}
 
 COMMON: dict[str, Any] = {
     "mean": (0.1307,),
@@ -39,6 +41,7 @@ COMMON: dict[str, Any] = {
     "gradient_clip": 1.0,
     "weight_limit": 4.0,
     "binning": None,
+    "activation": None,
 }
 REVISED = COMMON | {
     "tau_m": 5.0,
@@ -232,7 +235,7 @@ def test_where_cifar10_drops_out(name: str) -> None:
     assert thin in ("96C3-4C3-P2-4C3-P2-4C3-4C3-4-4", "4C3-4C3-P2-4C3-P2-4C3-4C3-4-4")
     net = build_network(replace(load_recipe(name), network=thin), (3, 32, 32), 10)
     order = [
-        f"{layer.name} P{layer.pool}" if isinstance(layer, SpikingLayer) else repr(layer)
+        f"{layer.name} P{layer.neurons.pool}" if isinstance(layer, SpikingLayer) else repr(layer)
         for layer in net.layers
     ]
     drop = "RowDropout(p=0.2)"

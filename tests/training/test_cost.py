@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tsslbp.data.images import digits
+from tsslbp.data import load
 from tsslbp.experiment import load_recipe
 from tsslbp.training import cost
 
@@ -44,7 +44,7 @@ def test_slow_steps_are_measured_less_often(clock: list[str]) -> None:
 
 def test_real_steps_and_the_threads_that_were_there() -> None:
     """It tells what a training takes, within the noise of a shared machine."""
-    experiment, data = replace(load_recipe("digits"), epochs=10), digits.load()
+    experiment, data = replace(load_recipe("digits"), epochs=10), load("digits")
     threads = torch.get_num_threads()
     seconds = cost.estimate(experiment, data, 1)
     assert torch.get_num_threads() == threads

@@ -196,17 +196,21 @@ def run(
 def _checked_once(
     constants: tuple[float, float, float], rule: Rule, impl: str, output_psp: bool
 ) -> NeuronLayer:
-    try:
+    if torch.compiler.is_compiling():  # it cannot look into what is kept
         return _without_filter(constants, rule, impl, output_psp)
-    except TypeError:  # something that cannot be remembered, a rule with a list for example
-        return _without_filter.__wrapped__(constants, rule, impl, output_psp)
+    try:
+        return _kept(constants, rule, impl, output_psp)
+    except TypeError:  # something that cannot be a key, a rule with a list for example
+        return _without_filter(constants, rule, impl, output_psp)
 
 
-@functools.lru_cache(maxsize=256)  # for a small layer, the checks take a tenth of the time
 def _without_filter(
     constants: tuple[float, float, float], rule: Rule, impl: str, output_psp: bool
 ) -> NeuronLayer:
     return NeuronLayer(Neuron(*constants), rule, impl, filter_input=False, output_psp=output_psp)
+
+
+_kept = functools.lru_cache(maxsize=256)(_without_filter)  # the checks cost a small layer a tenth
 
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
