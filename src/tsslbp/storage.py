@@ -84,6 +84,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Raise `RunError`, that `what` cannot be written, for an `OSError` in the context."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {what}: {error.strerror or error}") from error
+
+
 def write_error(path: Path, error: OSError) -> str:
     cause = "the disk is full" if error.errno in _DISK_FULL else "is the folder writable?"
     return (

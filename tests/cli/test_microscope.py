@@ -114,6 +114,6 @@ def test_a_control_that_fails_is_said(
         wrong = Cosine(0.9, Interval(0.85, 0.95))
         return [LayerCosines("output", 5, 0.1, {"TSSLBP": [right] * 2}, np.eye(1), wrong)]
 
-    monkeypatch.setattr("tsslbp.cli.microscope.examine", failing)
+    monkeypatch.setattr("tsslbp.analysis.microscope.examine", failing)
     assert cli.main([*COMMAND, "mine.toml"]) == 0
     assert "caution: the control of output is 0.9000 ± 0.0500" in capsys.readouterr().err

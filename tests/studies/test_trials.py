@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tsslbp import cli
 from tsslbp.cli import progress, trainings
 from tsslbp.errors import InvalidInput, RunError
-from tsslbp.experiment import load_recipe
+from tsslbp.experiment import Experiment, load_recipe
 from tsslbp.report import published
 from tsslbp.run import Run, count_epochs, results
 from tsslbp.studies import trials
@@ -46,9 +47,14 @@ def program(
     return run
 
 
+def plan(experiment: Experiment, count: int, protocols: Any, folder: Path) -> list[trials.Trial]:
+    trials.prepare(experiment, folder)
+    return trials.planned(experiment, count, protocols, folder)
+
+
 def test_plan(tmp_path: Path) -> None:
     digits = replace(load_recipe("digits"), seed=7)
-    planned = trials.plan(digits, 2, ["published", "validated"], tmp_path / "out")
+    planned = plan(digits, 2, ["published", "validated"], tmp_path / "out")
     assert [trial.folder.name for trial in planned] == [
         "published-seed7",
         "published-seed8",
@@ -59,15 +65,15 @@ def test_plan(tmp_path: Path) -> None:
     for trial in planned:
         assert replace(trial.experiment, seed=7, protocol="validated") == digits
         assert trial.result() is None
-    more = trials.plan(replace(digits, epochs=60), 3, ["validated"], tmp_path / "out")
+    more = plan(replace(digits, epochs=60), 3, ["validated"], tmp_path / "out")
     assert [trial.experiment.epochs for trial in more] == [60] * 3
     with pytest.raises(RunError, match=r"other settings \(learning_rate is 0.002 there, 0.1 here"):
-        trials.plan(replace(digits, learning_rate=0.1), 1, ["validated"], tmp_path / "out")
+        plan(replace(digits, learning_rate=0.1), 1, ["validated"], tmp_path / "out")
 
 
 def test_result_of_a_trial(tmp_path: Path) -> None:
     digits = replace(load_recipe("digits"), epochs=2)
-    (trial,) = trials.plan(digits, 1, ["validated"], tmp_path)
+    (trial,) = plan(digits, 1, ["validated"], tmp_path)
     run = Run.create(trial.folder, digits)
     assert trial.result() is None
     record = {"train_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
@@ -85,7 +91,7 @@ def test_result_of_a_trial(tmp_path: Path) -> None:
 def test_rows_are_as_wide_as_the_longest_name(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    planned = trials.plan(load_recipe("digits"), 1, ["published"], tmp_path / name)
+    planned = plan(load_recipe("digits"), 1, ["published"], tmp_path / name)
     record = {"train_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
     for trial in planned:
         Run.create(trial.folder, trial.experiment).append_epoch({"epoch": 1} | record)

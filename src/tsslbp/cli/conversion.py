@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
-from ..analysis.convert import (
-    CALIBRATION_IMAGES,
-    PERCENTILE,
-    build_relu_network,
-    by_steps,
-    relu_experiment,
-)
+from ..analysis import convert as analysis
 from ..errors import InvalidInput, RunError
-from ..run import Run, write_json
+from ..run import write_json
 from ..run.environment import describe_environment
 from ..run.results import measures
 from ..training import Training
@@ -27,6 +19,7 @@ from .options import (
     TrainingOptions,
     load_data,
     numbers,
+    option,
     with_options,
 )
 from .trainings import open_run, train_run
@@ -39,7 +32,7 @@ def convert(
     what: RecipeOptions,
     *,
     time_steps: Annotated[
-        str, typer.Option(metavar="T,T,...", help="Numbers of time steps to convert for.")
+        str, option("T,T,...", "Numbers of time steps to convert for.")
     ] = "1,2,5,10,20",
     which: RunOptions,
     options: TrainingOptions,
@@ -65,8 +58,8 @@ def convert(
     configure(options.device, wanted.precision)
     tracking.check(options.track or [])
     data_set = load_data(wanted, options.data_dir)
-    net = build_relu_network(wanted, data_set)
-    ready = Training(relu_experiment(wanted), data_set, net, device=options.device)
+    net = analysis.build_relu_network(wanted, data_set)
+    ready = Training(analysis.relu_experiment(wanted), data_set, net, device=options.device)
     folder = what.folder(which.out, f"relu-seed{wanted.seed}")
     if (folder / RECORD).exists() and not which.resume:
         raise RunError(
@@ -75,24 +68,21 @@ def convert(
         )
     run = open_run(folder, ready.experiment, which.resume, what.epochs)
     train_run(ready, run, options.track)
-    record = {"experiment": wanted.to_table(), **_training_record(run, ready)}
+    epochs = run.epochs()
+    chosen = "best-validation" if ready.validation else "last"
+    record = {
+        "experiment": wanted.to_table(),
+        "environment": describe_environment(),
+        "images": ready.image_counts,
+        "epochs": epochs,
+        "relu": {"chosen": chosen, **measures(epochs)[chosen]},
+        "percentile": analysis.PERCENTILE,
+        "calibration_images": analysis.CALIBRATION_IMAGES,
+    }
     with printing.console.status("converting"):
-        record |= by_steps(wanted, data_set, net, steps)
+        record |= analysis.by_steps(wanted, data_set, net, steps)
     if data_set.note:
         record["note"] = data_set.note
     write_json(folder / RECORD, record)
     printing.print_conversion(record)
     printing.say(f"\nrecord in {folder / RECORD}")
-
-
-def _training_record(run: Run, trained: Training) -> dict[str, Any]:
-    epochs = run.epochs()
-    chosen = "best-validation" if trained.validation else "last"
-    return {
-        "environment": describe_environment(),
-        "images": trained.image_counts,
-        "epochs": epochs,
-        "relu": {"chosen": chosen, **measures(epochs)[chosen]},
-        "percentile": PERCENTILE,
-        "calibration_images": CALIBRATION_IMAGES,
-    }

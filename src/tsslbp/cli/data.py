@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from .. import data
-from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, copies
+from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, files
 from ..data.catalogue import Entry
 from ..data.events.binning import bin_events
 from ..data.files import VARIABLE, download
-from ..errors import DataError, InvalidInput, RunError, require
+from ..errors import DataError, InvalidInput, require
 from ..figures import sample, svg
+from ..storage import writing
 from . import printing, progress
-from .options import DataDir
+from .options import DataDir, argument, option
 
 if TYPE_CHECKING:
     from matplotlib.animation import Animation
     from matplotlib.figure import Figure
 
 FRAMES = 16  # of a recording in its picture
+# What a picture shows: pixels, label, caveat of the data, and lines about frames, if it is those.
+_Sample = tuple[np.ndarray[Any, Any], int, str, tuple[str, ...]]
 SUFFIXES = (".png", ".svg", ".gif")
 WITHOUT_DOWNLOAD = {"package": "comes with scikit-learn", "generated": "made by tsslbp"}
 
 app = typer.Typer(rich_markup_mode=None, help="Data sets: what there is, get it, check it, see it.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.")]
+Name = Annotated[str, argument("NAME", "A data set's name.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -63,7 +66,7 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
         _download(entry, data_dir)
     else:
         printing.say(f"\n{entry.layout}")
-        local = copies.locate(entry, data_dir)
+        local = files.locate(entry, data_dir)
         if local is None:
             raise DataError(
                 f"{name} must be got by hand: put it into a folder DIR as above, and set "
@@ -74,9 +77,7 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
 
 @app.command()
 def check(
-    what: Annotated[
-        str, typer.Argument(metavar="NAME|FOLDER", help="A data set's name, or its folder.")
-    ],
+    what: Annotated[str, argument("NAME|FOLDER", "A data set's name, or its folder.")],
     data_dir: DataDir = None,
 ) -> None:
     """Check a local copy of a data set, by name or folder.
@@ -93,9 +94,9 @@ def check(
         printing.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
         return
     if entry.kind == "events":
-        findings = copies.check_recordings(entry, data.recordings(what, data_dir))
+        findings = files.check_recordings(entry, data.recordings(what, data_dir))
     else:
-        findings = copies.check_files(entry, data_dir)
+        findings = files.check_files(entry, data_dir)
     problems = 0
     for part, problem in findings:
         printing.say(f"{part}: ok" if problem is None else f"{part} {problem}")
@@ -109,17 +110,17 @@ def check(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name, or a .npz file.")],
-    index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Of the sample, from 0.")],
+    name: Annotated[str, argument("NAME", "A data set's name, or a .npz file.")],
+    index: Annotated[int, argument("INDEX", "Of the sample, from 0.", min=0)],
     test: Annotated[bool, typer.Option("--test", help="Of the test samples.")] = False,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "FILE",
+            "A .png or .svg file for the picture, or a .gif file for the animation alone.",
             "--out",
             "-o",
-            metavar="FILE",
-            help="A .png or .svg file for the picture, or a .gif file for the animation alone.",
         ),
     ] = None,
 ) -> None:
@@ -129,36 +130,48 @@ def show(
     recording, an animation is written beside it, as a .gif file; an --out that ends in .gif is the
     animation alone. Pixels that became darker are blue, brighter ones orange.
     """
+    part = "test" if test else "training"
     path = out or Path(f"{Path(name).stem}-{'test-' if test else ''}{index}.png")
-    _check_output(path)
-    title = f"{Path(name).name}, {'test' if test else 'training'} sample {index}"
+    if path.suffix not in SUFFIXES:
+        raise InvalidInput(f"--out must end in {', '.join(SUFFIXES)}, got {path}")
+    require("a picture needs", "figures", "matplotlib")
     if data.holds_events(name):
-        source = data.recordings(name, data_dir)
-        label, events = _recording(source, index, test)
-        _show_events(path, f"{title}, class {label}", events, source)
+        found = _recording(data.recordings(name, data_dir), index, part)
     else:
-        _show_loaded(path, title, data.load(name, data_dir), index, test)
+        found = _loaded(data.load(name, data_dir), index, part)
+    pixels, label, note, facts = found
+    if path.suffix == ".gif" and not facts:
+        raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
+    title = f"{Path(name).name}, {part} sample {index}, class {label}"
+    printing.say(title)
+    printing.print_note(note)
+    for line in facts:
+        printing.say(line)
+    if facts:
+        _save(path, sample.frames_figure(pixels, title), sample.animation(pixels, title))
+    else:
+        _save(path, sample.image_figure(pixels, title))
 
 
 def _where(entry: Entry, data_dir: Path | None) -> str:
     """Where the local copy of a set is, for the list."""
     if entry.origin in WITHOUT_DOWNLOAD:
-        known = copies.is_installed(entry)
+        known = files.is_installed(entry)
         return WITHOUT_DOWNLOAD[entry.origin] + ("" if known else " (not installed)")
-    return str(copies.locate(entry, data_dir) or "-")
+    return str(files.locate(entry, data_dir) or "-")
 
 
 def _require_installed(entry: Entry) -> None:
-    if not copies.is_installed(entry):
+    if not files.is_installed(entry):
         raise DataError(f"{entry.name} is not there. {entry.layout}")
 
 
 def _download(entry: Entry, data_dir: Path | None) -> None:
     """Get the files of a set that are missing or damaged."""
-    if all(problem is None for _, problem in copies.check_files(entry, data_dir)):
-        printing.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
+    if all(problem is None for _, problem in files.check_files(entry, data_dir)):
+        printing.say(f"\nnothing to download: {files.locate(entry, data_dir)} is whole")
         return
-    if folder := copies.unpacked_folder(entry, data_dir):
+    if folder := files.unpacked_folder(entry, data_dir):
         raise DataError(
             f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
             "it away, or give another --data-dir"
@@ -166,33 +179,40 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
     printing.say()
     for file in entry.md5:
         with progress.Download(file) as bar:
-            path = download(entry, file, copies.root(data_dir), bar)
+            path = download(entry, file, files.root(data_dir), bar)
         printing.say(f"{path}: ok")
 
 
-def _recording(source: EventSet, index: int, test: bool) -> tuple[int, Events]:
-    """The label and the events of one recording."""
-    items, start = source.test if test else source.train, index
+def _recording(source: EventSet, index: int, part: str) -> _Sample:
+    """One recording, as frames."""
+    items, start = source.test if part == "test" else source.train, index
     expected = catalogue.find(source.name)
-    if len(items) == (expected.test if test else expected.train):  # one recording in an item
+    if len(items) == (expected.test if part == "test" else expected.train):  # one in an item
         items, start = items[index : index + 1], 0
     recording = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
     if recording is None:
-        raise InvalidInput(f"{source.name} has no {'test' if test else 'training'} sample {index}")
-    return recording
-
-
-def _show_events(path: Path, title: str, events: Events, source: EventSet) -> None:
+        raise InvalidInput(f"{source.name} has no {part} sample {index}")
+    label, events = recording
     size = source.height, source.width
     active = bin_events(events, *size, FRAMES, Binning(values="count"))
     frames = np.zeros((FRAMES, 2, *size))
     step = np.repeat(np.arange(FRAMES), active.counts)
     frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
-    printing.say(title)
-    printing.print_note(source.note)
-    printing.say(_describe(events))
-    printing.say(f"events by frame: {', '.join(f'{count:g}' for count in frames.sum((1, 2, 3)))}")
-    _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
+    counts = ", ".join(f"{count:g}" for count in frames.sum((1, 2, 3)))
+    return frames, label, source.note, (_describe(events), f"events by frame: {counts}")
+
+
+def _loaded(data_set: DataSet, index: int, part: str) -> _Sample:
+    """An image, or a recording that was given as frames."""
+    images = data_set.test_images if part == "test" else data_set.train_images
+    labels = data_set.test_labels if part == "test" else data_set.train_labels
+    if index >= len(labels):
+        raise InvalidInput(f"INDEX must be from 0 to {len(labels) - 1}, got {index}")
+    frames = isinstance(images, Frames)
+    pixels = next(iter(images[index : index + 1])).numpy()
+    active = ", ".join(map(str, np.count_nonzero(pixels, axis=(1, 2, 3)))) if frames else ""
+    facts = (f"active pixels by frame: {active}",) if frames else ()
+    return pixels, int(labels[index]), data_set.note, facts
 
 
 def _describe(events: Events) -> str:
@@ -208,40 +228,11 @@ def _describe(events: Events) -> str:
     )
 
 
-def _show_loaded(path: Path, title: str, data_set: DataSet, index: int, test: bool) -> None:
-    """Draw an image, or the frames of a recording that was given as frames."""
-    images = data_set.test_images if test else data_set.train_images
-    labels = data_set.test_labels if test else data_set.train_labels
-    if index >= len(labels):
-        raise InvalidInput(f"INDEX must be from 0 to {len(labels) - 1}, got {index}")
-    title = f"{title}, class {int(labels[index])}"
-    if isinstance(images, Frames):
-        (frames,) = (one.numpy() for one in images[index : index + 1])
-        printing.say(title)
-        printing.print_note(data_set.note)
-        active = map(str, np.count_nonzero(frames, axis=(1, 2, 3)))
-        printing.say(f"active pixels by frame: {', '.join(active)}")
-        _save(path, sample.frames_figure(frames, title), sample.animation(frames, title))
-        return
-    if path.suffix == ".gif":
-        raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
-    printing.say(title)
-    printing.print_note(data_set.note)
-    _save(path, sample.image_figure(images[index].numpy(), title))
-
-
-def _check_output(path: Path) -> None:
-    """Raise `InvalidInput` for what would fail after the data are read."""
-    if path.suffix not in SUFFIXES:
-        raise InvalidInput(f"--out must end in {', '.join(SUFFIXES)}, got {path}")
-    require("a picture needs", "figures", "matplotlib")
-
-
 def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:
     """Write the picture, unless the animation alone is asked for, and the animation beside it."""
     moving = path.with_suffix(".gif")
     written = [path] if animation is None or path == moving else [path, moving]
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
             svg.save_svg(figure, path, path.stem)
@@ -249,6 +240,4 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
             figure.savefig(path, dpi=150)
         if animation is not None:
             animation.save(moving, writer="pillow")
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     printing.say(f"picture in {' and '.join(map(str, written))}")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from torch import Tensor
 
-from .. import experiment, training
+from .. import data, experiment, training
 from ..data import DataSet
 from ..errors import InvalidInput
 from ..experiment import Experiment
@@ -20,49 +21,27 @@ from . import printing
 
 T = TypeVar("T")
 
-Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a .toml file.")
-]
+
+def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
+    """An option of the command line, by default named after its parameter, and its help."""
+    return typer.Option(*names, metavar=metavar, help=text, **more)
+
+
+def argument(metavar: str, text: str, **more: Any) -> Any:
+    """An argument of the command line, and its help."""
+    return typer.Argument(metavar=metavar, help=text, **more)
+
+
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
+    list[str] | None, option("KEY=VALUE", "Change a key of the recipe; repeatable.", "--set")
 ]
-Epochs = Annotated[int | None, typer.Option(metavar="N", help="Passes over the training images.")]
-Device = Annotated[
-    str, typer.Option(metavar="cpu|cuda", help="Where to train; cuda is an NVIDIA GPU.")
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(metavar="tensorboard|wandb", help="Tell a tracker how it goes; repeatable."),
-]
+Epochs = Annotated[int | None, option("N", "Passes over the training images.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "DIR",
+        "Folder of the data sets (DIR/mnist/...); without it they are downloaded once.",
         envvar="TSSLBP_DATA",
-        metavar="DIR",
-        help="Folder of the data sets (DIR/mnist/...); without it they are downloaded once.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", min=1, help="Runs at once; by default one a core or GPU, on a cluster all."
-    ),
-]
-ClusterKind = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="slurm|local",
-        help="Run as jobs of a cluster, through submitit; local tries that on this machine.",
-    ),
-]
-ClusterSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cluster-set",
-        metavar="KEY=VALUE",
-        help="Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
     ),
 ]
 
@@ -71,7 +50,7 @@ ClusterSettings = Annotated[
 class RecipeOptions:
     """Which experiment: a recipe and what is changed in it."""
 
-    recipe: Recipe
+    recipe: Annotated[str, argument("RECIPE", "A shipped recipe's name, or a .toml file.")]
     settings: Settings = None
     epochs: Epochs = None
 
@@ -88,14 +67,9 @@ class RecipeOptions:
 class RunOptions:
     """Which run of an experiment."""
 
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of weights, order, crops and dropout.")
-    ] = None
+    seed: Annotated[int | None, option("N", "Seed of weights, order, crops and dropout.")] = None
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="The run's folder, by default one in runs, by recipe and seed."
-        ),
+        Path | None, option("DIR", "The run's folder, by default one in runs, by recipe and seed.")
     ] = None
     resume: Annotated[
         bool,
@@ -108,36 +82,54 @@ class TrainingOptions:
     """How trainings go: their data, their device, and who is told."""
 
     data_dir: DataDir = None
-    device: Device = "cpu"
-    track: Track = None
+    device: Annotated[str, option("cpu|cuda", "Where to train; cuda is an NVIDIA GPU.")] = "cpu"
+    track: Annotated[
+        list[str] | None, option("tensorboard|wandb", "Tell a tracker how it goes; repeatable.")
+    ] = None
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where many trainings run at a time."""
+    """Where many trainings run at a time, and where they are kept."""
 
-    workers: Workers = None
-    cluster: ClusterKind = None
-    cluster_settings: ClusterSettings = None
+    out: Annotated[
+        Path | None,
+        option("DIR", "Folder of runs and report, by default one in runs, by recipe and command."),
+    ] = None
+    workers: Annotated[
+        int | None,
+        option("N", "Runs at once; by default one a core or GPU, on a cluster all.", min=1),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        option(
+            "slurm|local",
+            "Run as jobs of a cluster, through submitit; local tries that on this machine.",
+        ),
+    ] = None
+    cluster_settings: Annotated[
+        list[str] | None,
+        option(
+            "KEY=VALUE",
+            "Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
+            "--cluster-set",
+        ),
+    ] = None
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Show typer the fields of a verb's option classes as options of the verb itself."""
     signature = inspect.signature(verb, eval_str=True)
-    classes: dict[str, Any] = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if is_dataclass(parameter.annotation)
-    }
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-
-    def shown(name: str, parameter: inspect.Parameter) -> list[inspect.Parameter]:
-        if name in classes:
-            hints = get_type_hints(classes[name], include_extras=True)
+    classes: dict[str, Any] = {}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(kind := parameter.annotation):
+            classes[name] = kind
+            hints = get_type_hints(kind, include_extras=True)
             options = inspect.signature(classes[name]).parameters.values()
-            return [one.replace(kind=keyword, annotation=hints[one.name]) for one in options]
-        return [parameter.replace(kind=keyword)]
+            shown += [one.replace(annotation=hints[one.name]) for one in options]
+        else:
+            shown.append(parameter)
 
     @wraps(verb)
     def command(**given: Any) -> None:
@@ -145,7 +137,8 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         verb(**given)
 
-    parameters = [one for item in signature.parameters.items() for one in shown(*item)]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [one.replace(kind=keyword) for one in shown]
     vars(command)["__signature__"] = signature.replace(parameters=parameters)
     return command
 
@@ -166,17 +159,31 @@ def load_data(wanted: Experiment, data_dir: Path | None) -> DataSet:
 def load_checked(wanted: Experiment, data_dir: Path | None) -> DataSet:
     """Load the data of an experiment; raise what the user can correct before anything runs."""
     data_set = load_data(wanted, data_dir)
-    training.check_data(wanted, data_set)
-    plan(wanted.network, data_set.input_shape, data_set.classes, wanted.padding)
+    check(wanted, data_set)
     return data_set
 
 
-def numbers(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """The numbers of a list separated by commas; empty if there is no list."""
+def check(wanted: Experiment, data_set: DataSet) -> None:
+    """Raise `InvalidInput` where data and network of an experiment do not go together."""
+    training.check_data(wanted, data_set)
+    plan(wanted.network, data_set.input_shape, data_set.classes, wanted.padding)
+
+
+def first_batch(wanted: Experiment, data_set: DataSet) -> tuple[Tensor, Tensor]:
+    """The first training images, normalised, as many as a batch holds, and their labels."""
+    train, _, _ = training.splits(wanted, data_set)
+    first = slice(wanted.batch_size)
+    return data.normalise(train.images[first], wanted.mean, wanted.std), train.labels[first]
+
+
+def numbers(
+    option: str, text: str | None, kind: Callable[[str], T], separator: str = ","
+) -> tuple[T, ...]:
+    """The numbers of a list; empty if there is no list."""
     if text is None:
         return ()
     try:
-        return tuple(kind(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(separator))
     except ValueError:
-        example = "1,2,5" if kind is int else "0.001,0.01"
+        example = separator.join(("1", "2", "5") if kind is int else ("0.001", "0.01"))
         raise InvalidInput(f"{option} expects numbers such as {example}, got {text!r}") from None

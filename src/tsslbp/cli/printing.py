@@ -6,7 +6,7 @@ Nothing has line breaks of its own within a line; colours appear on terminals on
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +28,16 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
-COST_ROW = "{:<{width}}{:>14}{:>14}{:>14}"
-RULE_ROW = "{:<{width}}{:>4}{:>16}{:>7}{:>17}{:>18}{:>14}{:>14}"
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
-CONVERSION_ROW = "{:>6}{:>14}{:>16}{:>14}{:>16}"  # 66 characters
-DATA_ROW = "{:<19}{:>17}{:>15}{:>9}{:>12}  {:<14}{}"
 
 
 def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str = "recipe") -> None:
     """What trainings will take, in seconds a run by recipe, with so many runs at a time."""
-    width = max(30, *map(len, costs))
-    say(COST_ROW.format(title, "runs to make", "a run", "together", width=width), "bold")
+    rows: list[Sequence[object]] = [(title, "runs to make", "a run", "together")]
     for name, runs in costs.items():
         each = duration(runs[0]) if runs else "-"
-        together = duration(wall_clock(runs, workers))
-        say(COST_ROW.format(name, len(runs), each, together, width=width))
+        rows.append((name, len(runs), each, duration(wall_clock(runs, workers))))
+    print_table(rows)
     every = [seconds for runs in costs.values() for seconds in runs]
     total = duration(wall_clock(every, workers))
     say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
@@ -59,20 +54,15 @@ def print_trials(results: Sequence[Result]) -> None:
                 sd = 100 * values.std(ddof=1) if len(values) > 1 else None
                 reached = wording.mean_and_deviation(100 * values.mean(), sd)
                 say(f"{title:<38}{reached} %, best {percent(values.max())}")
-    for note in dict.fromkeys(result.epochs[-1].get("note", "") for result in results):
-        print_note(note)
+    print_notes(result.epochs[-1] for result in results)
 
 
 def print_rules(
     results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
 ) -> None:
     """What learning rules have reached side by side, and how far they lie from the first one."""
-    width = max(20, *(len(one.rule) + 2 for one in results))
     titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
-    say(RULE_ROW.format("rule", "T", *titles, width=width), "bold")
-    for one in results:
-        rate = f"{one.rate:g}{' (edge)' if one.at_edge else ''}" if one.rate else "-"
-        say(RULE_ROW.format(one.rule, one.time_steps, rate, *_reached(one), width=width))
+    print_table([("rule", "T", *titles), *map(_rule_row, results)])
     say()
     for pair in comparisons:
         say(f"{pair.first.name}, against {pair.second.rule}: {describe_comparison(pair)}")
@@ -88,13 +78,14 @@ def describe_comparison(pair: Comparison[RuleResult]) -> str:
     return f"{points}, p {p}: {pair.verdict}{diverged}"
 
 
-def _reached(one: RuleResult) -> list[str]:
-    """Runs, accuracy, its interval, spikes and seconds of a rule, as they are printed."""
+def _rule_row(one: RuleResult) -> list[object]:
+    rate = f"{one.rate:g}{' (edge)' if one.at_edge else ''}" if one.rate else "-"
+    row = [one.rule, one.time_steps, rate, len(one.results)]
     if not one.results:
-        return ["0", "-", "-", "-", "-"]
+        return [*row, "-", "-", "-", "-"]
     accuracy = stats.summary(100 * one.accuracies)
     return [
-        str(len(one.results)),
+        *row,
         f"{wording.mean_and_deviation(accuracy.mean, accuracy.sd)} %",
         wording.interval(accuracy.interval) if accuracy.interval else "-",
         f"{one.spikes.mean():,.0f}" if len(one.spikes) else "-",
@@ -110,20 +101,14 @@ def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    say(_sweep_row(outcome))
+    name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+    values = [
+        f"{key} = {f'{value:.4g}' if isinstance(value, float) else as_text(value)}"
+        for key, value in {**outcome.values, "seed": outcome.seed}.items()
+    ]
+    say(SWEEP_ROW.format(name, outcome.state, percent(outcome.accuracy), ", ".join(values)))
     if outcome.reason:
         say(f"  {outcome.reason}")
-
-
-def _sweep_row(outcome: Outcome) -> str:
-    name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
-    values = [f"{key} = {_short(value)}" for key, value in outcome.values.items()]
-    values.append(f"seed = {outcome.seed}")
-    return SWEEP_ROW.format(name, outcome.state, percent(outcome.accuracy), ", ".join(values))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -131,17 +116,13 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
 
     "-" stands for what the run does not have.
     """
-    rows: list[tuple[str, ...]] = [("accuracy", "epoch", "validation", "test")]
+    rows: list[Sequence[object]] = [("accuracy", "epoch", "validation", "test")]
     for name, title in MEASURES.items():
         record = records.get(name, {})
         shares = (percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
-        rows.append((title, str(record.get("epoch", "-")), *shares))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for index, (title, *cells) in enumerate(rows):
-        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-        say("  ".join([f"{title:<{widths[0]}}", *numbers]), None if index else "bold")
-    for note in dict.fromkeys(record.get("note", "") for record in records.values()):
-        print_note(note)
+        rows.append((title, record.get("epoch", "-"), *shares))
+    print_table(rows)
+    print_notes(records.values())
 
 
 def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:
@@ -188,15 +169,21 @@ def print_conversion(record: Mapping[str, Any]) -> None:
     relu, plain = record["relu"], record["plain"]
     how = MEASURES[relu["chosen"]]
     say(f"\nReLU network, {how} ({relu['epoch']}): test {percent(relu['test_accuracy'])}\n")
-    titles = ("plain", "spikes/image", "calibrated", "spikes/image")
-    say(CONVERSION_ROW.format("steps", *titles), "bold")
+    rows = [["steps", "plain", "spikes/image", "calibrated", "spikes/image"]]
     for steps, calibrated in record["calibrated"].items():
-        cells: list[str] = []
+        row = [steps]
         for one in (plain, calibrated):
-            cells.append(percent(one["test_accuracy_by_step"][int(steps) - 1]))
-            cells.append(f"{one['spikes_per_image_by_step'][int(steps) - 1]:,.0f}")
-        say(CONVERSION_ROW.format(steps, *cells))
+            row.append(percent(one["test_accuracy_by_step"][int(steps) - 1]))
+            row.append(f"{one['spikes_per_image_by_step'][int(steps) - 1]:,.0f}")
+        rows.append(row)
+    print_table(rows)
     print_note(record.get("note", ""))
+
+
+def print_notes(records: Iterable[Mapping[str, Any]]) -> None:
+    """The different caveats of the data that records carry."""
+    for note in dict.fromkeys(record.get("note", "") for record in records):
+        print_note(note)
 
 
 def print_note(note: str) -> None:
@@ -207,18 +194,20 @@ def print_note(note: str) -> None:
 
 def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:
     """A table of data sets, with where each has a local copy."""
-    titles = ("data set", "train + test", "shape", "classes", "to download", "licence")
-    say(DATA_ROW.format(*titles, "local copy"), "bold")
-    for entry, copy in sets:
-        row = (
+    titles = ("data set", "train + test", "shape", "classes", "to download")
+    rows = [
+        (
             entry.name,
             f"{entry.train:,} + {entry.test:,}",
             " x ".join(map(str, entry.shape)),
             entry.classes,
             size(entry.download) if entry.download else "-",
             entry.licence or "see page",
+            copy,
         )
-        say(DATA_ROW.format(*row, copy))
+        for entry, copy in sets
+    ]
+    print_table([(*titles, "licence", "local copy"), *rows], text=(0, 5, 6))
 
 
 def print_data_set(entry: Entry) -> None:
@@ -234,6 +223,17 @@ def print_data_set(entry: Entry) -> None:
     for name, value in facts.items():
         if value:
             say(f"{name:<12}{value}")
+
+
+def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) -> None:
+    """Rows in columns, the titles first; columns of `text`, by number, are aligned left."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    for index, row in enumerate(rows):
+        cells = [
+            str(cell).ljust(width) if column in text else str(cell).rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        say("  ".join(cells).rstrip(), None if index else "bold")
 
 
 def say(text: str = "", style: str | None = None) -> None:

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich import progress as bars
 
 from ..run import count_epochs
 from ..run.results import MEASURES
@@ -31,51 +23,44 @@ TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a nam
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
-def _progress(seconds: float, *columns: ProgressColumn) -> Progress:
-    """A bar that appears on terminals only; the time left follows the last `seconds`."""
-    return Progress(
-        *columns,
-        console=printing.console,
-        transient=True,
-        expand=True,
-        disable=not printing.console.is_terminal,
-        speed_estimate_period=seconds,
-    )
+class _Bars:
+    """A heading, and bars on terminals only, whose time left follows the last `seconds`."""
 
-
-class Display:
-    """Progress of a training: a bar on a terminal, a line an epoch everywhere.
-
-    The bar and the time left are those of the whole run.
-
-    Args:
-        epochs: of the whole training.
-        lines: whether to print a line an epoch.
-    """
-
-    def __init__(self, epochs: int, lines: bool = True) -> None:
-        self.epochs, self.lines = epochs, lines
-        self.seen = self.correct = 0  # in this epoch, by this process
-        self.progress = _progress(
-            300,
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[train]}"),
-            TimeRemainingColumn(),
-        )
-        self.task = self.progress.add_task(
-            "starting (first use compiles the kernels, once)", total=None, train=""
+    def __init__(self, seconds: float, column: bars.ProgressColumn, heading: str = "") -> None:
+        self.heading = heading
+        self.progress = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=None),
+            column,
+            bars.TimeRemainingColumn(),
+            console=printing.console,
+            transient=True,
+            expand=True,
+            disable=not printing.console.is_terminal,
+            speed_estimate_period=seconds,
         )
 
-    def __enter__(self) -> Display:
-        if self.lines:
-            titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-            say(EPOCH_ROW.format(*titles), "bold")
+    def __enter__(self) -> Self:
+        if self.heading:
+            say(self.heading, "bold")
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+
+class Display(_Bars):
+    """Progress of a training of so many epochs: a bar for the whole run, and a line an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
+        super().__init__(300, bars.TextColumn("{task.fields[train]}"), EPOCH_ROW.format(*titles))
+        self.epochs = epochs
+        self.seen = self.correct = 0  # in this epoch, by this process
+        self.task = self.progress.add_task(
+            "starting (first use compiles the kernels, once)", total=None, train=""
+        )
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
         self.seen += result.images
@@ -91,8 +76,6 @@ class Display:
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         self.seen = self.correct = 0
-        if not self.lines:
-            return
         splits = ("train", "validation", "test")
         say(
             EPOCH_ROW.format(
@@ -105,22 +88,14 @@ class Display:
         )
 
 
-class _RunBars:
-    """Bars on a terminal: one for all runs, and one for each that is under way.
+class _RunBars(_Bars):
+    """A bar for all runs, and one for each under way, which reads the epochs from its folder."""
 
-    How far a run is it reads from the run's folder, wherever that is written.
-    """
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.progress = _progress(
-            600,
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
-            TimeRemainingColumn(),
-        )
+    def __init__(self, what: str, total: int, unit: str, heading: str) -> None:
+        column = bars.TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
+        super().__init__(600, column, heading)
         self.all = self.progress.add_task(what, total=total, unit=unit)
-        self.bars: dict[str, TaskID] = {}
+        self.bars: dict[str, bars.TaskID] = {}
 
     def show(self, trials: Sequence[Trial], completed: int) -> None:
         """Show how far the trials are that are under way, and how much of all is done."""
@@ -136,29 +111,23 @@ class _RunBars:
         self.progress.update(self.all, completed=completed)
 
 
-class TrialsDisplay:
-    """Progress of many runs: on a terminal a bar for all and for each, a line a run everywhere."""
+class TrialsDisplay(_RunBars):
+    """Progress of many runs, with a line for each that has ended."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = {trial.name: trial for trial in trials}
-        self.width = max(30, *map(len, self.trials)) if trials else 30
+        self.width = max(30, *map(len, self.trials), 0)
         self.done = {trial.name: count_epochs(trial.folder) for trial in trials}
-        self.bars = _RunBars("all runs", sum(trial.experiment.epochs for trial in trials), "epochs")
-
-    def __enter__(self) -> TrialsDisplay:
-        if self.trials:
-            titles = ("run", "last epoch", "validation", "best test", "time")
-            say(TRIAL_ROW.format(*titles, width=self.width), "bold")
-        self.bars.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.progress.stop()
+        titles = ("run", "last epoch", "validation", "best test", "time")
+        heading = TRIAL_ROW.format(*titles, width=self.width) if trials else ""
+        super().__init__(
+            "all runs", sum(one.experiment.epochs for one in trials), "epochs", heading
+        )
 
     def running(self, jobs: Sequence[Job]) -> None:
         trials = [self.trials[job.name] for job in jobs]
         self.done |= {trial.name: count_epochs(trial.folder) for trial in trials}
-        self.bars.show(trials, sum(self.done.values()))
+        self.show(trials, sum(self.done.values()))
 
     def ended(self, job: Job, failure: str | None) -> None:
         result = None if failure else self.trials[job.name].result()
@@ -170,54 +139,34 @@ class TrialsDisplay:
         say(TRIAL_ROW.format(job.name, *shares, seconds, width=self.width))
 
 
-class SweepDisplay:
-    """Progress of a sweep: on a terminal a bar for all trials and for each, a line a trial."""
+class SweepDisplay(_RunBars):
+    """Progress of a sweep, with a line for each trial that has ended."""
 
     def __init__(self, search: Search) -> None:
-        self.search, self.ended_trials = search, _count_ended(search)
-        self.bars = _RunBars("all trials", search.sweep.trials, "trials")
-
-    def __enter__(self) -> SweepDisplay:
-        objective = self.search.sweep.objective
-        say(SWEEP_ROW.format("trial", "state", objective, "settings"), "bold")
-        self.bars.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.progress.stop()
+        heading = SWEEP_ROW.format("trial", "state", search.sweep.objective, "settings")
+        super().__init__("all trials", search.sweep.trials, "trials", heading)
+        self.search = search
+        self._count_ended()
 
     def running(self, trials: Sequence[Trial]) -> None:
-        self.bars.show(trials, self.ended_trials)
+        self.show(trials, self.ended_trials)
 
     def ended(self, outcome: Outcome) -> None:
-        self.ended_trials = _count_ended(self.search)
+        self._count_ended()
         print_outcome(outcome)
 
+    def _count_ended(self) -> None:
+        outcomes = self.search.outcomes()
+        self.ended_trials = sum(outcome.state != "running" for outcome in outcomes)
 
-def _count_ended(search: Search) -> int:
-    return sum(outcome.state != "running" for outcome in search.outcomes())
 
-
-class Download:
-    """A bar for the download of one file, on terminals only; see `tsslbp.data.files.Progress`."""
+class Download(_Bars):
+    """A bar for the download of one file; see `tsslbp.data.files.download`."""
 
     def __init__(self, name: str) -> None:
-        self.progress = _progress(
-            30,
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-        )
+        super().__init__(30, bars.DownloadColumn())
         self.task = self.progress.add_task(name, total=None)
         self.total = 0
-
-    def __enter__(self) -> Download:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
 
     def update(self, count: int) -> None:
         self.progress.update(self.task, total=self.total, advance=count)

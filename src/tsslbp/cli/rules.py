@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from .. import data
 from .. import report as reports
 from ..data import DataSet
-from ..errors import Diverged, InvalidInput, RunError
+from ..errors import Diverged, InvalidInput
+from ..experiment import Experiment
 from ..rules import split_rules
 from ..studies import compare as rule_studies
 from ..studies.compare import RuleResult, RuleStudy
@@ -26,39 +26,46 @@ from .options import (
     TrainingOptions,
     load_checked,
     numbers,
+    option,
     with_options,
 )
-from .trainings import describe_failures, engine_of, make, train_arguments
+from .trainings import check_failures, engine_of, make, train_arguments
+
+
+@dataclass(frozen=True)
+class RuleOptions:
+    """Which rules are compared, and at what."""
+
+    rules: Annotated[
+        str, option("RULE, RULE, ...", "Learning rules; each is compared with the first.")
+    ]
+    seeds: Annotated[int, option("N", "Runs at each chosen rate.", min=1)] = 3
+    time_steps: Annotated[str | None, option("T,T,...", "Time steps; by default the recipe's.")] = (
+        None
+    )
+    learning_rates: Annotated[
+        str | None,
+        option(
+            "LR,LR,...",
+            "Tried for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
+        ),
+    ] = None
+
+    def study(self, wanted: Experiment) -> RuleStudy:
+        return RuleStudy(
+            wanted,
+            tuple(split_rules(self.rules)),
+            numbers("--time-steps", self.time_steps, int),
+            numbers("--learning-rates", self.learning_rates, float),
+            self.seeds,
+        )
 
 
 @with_options
 def compare(
     what: RecipeOptions,
     *,
-    rules: Annotated[
-        str,
-        typer.Option(
-            metavar="RULE, RULE, ...",
-            help="Learning rules; each is compared with the first.",
-        ),
-    ],
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs at each chosen rate.")] = 3,
-    time_steps: Annotated[
-        str | None, typer.Option(metavar="T,T,...", help="Time steps; by default the recipe's.")
-    ] = None,
-    learning_rates: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LR,LR,...",
-            help="Tried for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of runs and report, by default runs/RECIPE-compare."
-        ),
-    ] = None,
+    conditions: RuleOptions,
     options: TrainingOptions,
     where: JobOptions,
 ) -> None:
@@ -79,16 +86,10 @@ def compare(
     if any(re.match(r"\s*rule\b", setting) for setting in what.settings or ()):
         raise InvalidInput("--set rule has no effect here: name the rules in --rules")
     wanted, arguments = what.experiment(), train_arguments(options)
-    study = RuleStudy(
-        wanted,
-        tuple(split_rules(rules)),
-        numbers("--time-steps", time_steps, int),
-        numbers("--learning-rates", learning_rates, float),
-        seeds,
-    )
+    study = conditions.study(wanted)
     reports.check_packages()
     data_sets = _data_sets(study, options.data_dir)
-    folder = what.folder(out, "compare")
+    folder = what.folder(where.out, "compare")
     tuning = study.tuning(folder)
     engine = engine_of(len(tuning), where, options.device, folder, study.experiment)
     rule_studies.prepare(study, folder)
@@ -101,37 +102,34 @@ def compare(
     failures = _make(tuning, engine, arguments)
     finals = rule_studies.finals(study, folder)
     failures |= _make(finals, engine, arguments)
-    _print_outcome(study, folder)
+    results = rule_studies.read_results(study, folder)
+    printing.say()
+    printing.print_rules(results, rule_studies.against_first(results))
+    for caution in rule_studies.cautions(study, results):
+        printing.complain("caution", caution)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")
         printing.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
-    if failures:
-        names = {trial.name for trial in (*tuning, *finals)}
-        raise RunError(describe_failures(failures, len(names)))
+    check_failures(failures, len({trial.name for trial in (*tuning, *finals)}))
 
 
 def _make(trials: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:
     """Make the runs that are neither finished nor diverged; returns why others failed, by name."""
     left = [trial for trial in trials if not trial.divergence()]
-    if not left:
-        return {}
-    failures = make(left, engine, options)
-    return {
-        trial.name: failures[trial.name]
-        for trial in left
-        if trial.name in failures and not trial.divergence()
-    }
+    failures = make(left, engine, options) if left else {}
+    diverged = {trial.name for trial in left if trial.divergence()}
+    return {name: reason for name, reason in failures.items() if name not in diverged}
 
 
 def _data_sets(study: RuleStudy, data_dir: Path | None) -> dict[int, DataSet]:
     """The data for each T: images are the same for all, recordings are binned for each."""
+    rule, rate = study.rules[0], study.learning_rates[0]
     if not data.holds_events(study.experiment.data):
         return dict.fromkeys(study.time_steps, load_checked(study.experiment, data_dir))
-    variants = {
-        steps: study.variant(study.rules[0], steps, study.learning_rates[0])
+    return {
+        steps: load_checked(study.variant(rule, steps, rate), data_dir)
         for steps in study.time_steps
     }
-    return {steps: load_checked(variant, data_dir) for steps, variant in variants.items()}
 
 
 def _print_plan(
@@ -170,11 +168,3 @@ def _seconds(
     except Diverged as error:
         printing.complain("caution", f"{one.name}: no estimate, {error}")
         return 0.0
-
-
-def _print_outcome(study: RuleStudy, folder: Path) -> None:
-    results = rule_studies.read_results(study, folder)
-    printing.say()
-    printing.print_rules(results, rule_studies.against_first(results))
-    for caution in rule_studies.cautions(study, results):
-        printing.complain("caution", caution)

@@ -21,6 +21,7 @@ from ..losses import predict
 from ..network import Network
 from ..run import CHECKPOINTS, Run
 from ..run.results import flat, label, measures
+from ..storage import writing
 from ..training import Training, parallel
 from ..training import trackers as tracking
 from ..training.device import configure
@@ -31,7 +32,11 @@ from .options import (
     RecipeOptions,
     RunOptions,
     TrainingOptions,
+    argument,
+    first_batch,
     load_data,
+    numbers,
+    option,
     with_options,
 )
 from .trainings import open_run, train_run
@@ -46,16 +51,13 @@ def train(
     *,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            metavar="published|validated",
-            help="Train on all training images, or hold some out to choose the epoch on.",
+        option(
+            "published|validated",
+            "Train on all training images, or hold some out to choose the epoch on.",
         ),
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="float32|tf32|bf16", help="Of matrix products; the last two need a GPU."
-        ),
+        str | None, option("float32|tf32|bf16", "Of matrix products; the last two need a GPU.")
     ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
@@ -91,12 +93,17 @@ def train(
         folder = what.folder(which.out, f"seed{wanted.seed}")
         run = open_run(folder, wanted, which.resume, what.epochs)
         train_run(ready, run, options.track)
-        _print_results(run)
+        epochs = run.epochs()
+        if not epochs:
+            raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
+        printing.say()
+        printing.print_accuracies(measures(epochs))
+        printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
         _draw_picture(run, ready)
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    folder: Annotated[Path, argument("RUN", "A run's folder.")],
     data_dir: DataDir = None,
 ) -> None:
     """Measure the accuracies of a run again.
@@ -116,15 +123,13 @@ def evaluate(
 
 
 def draw(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    image: Annotated[
-        int, typer.Option(metavar="N", help="Test image to follow through the network, from 0.")
-    ] = 0,
+    folder: Annotated[Path, argument("RUN", "A run's folder.")],
+    image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(CHECKPOINTS),
-            help="Weights to look at, by default those chosen on validation images, or the last.",
+        option(
+            "|".join(CHECKPOINTS),
+            "Weights to look at, by default those chosen on validation images, or the last.",
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -149,11 +154,16 @@ def draw(
         of_run = _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
-            svg.annotate(figure, f"{run_name}\n{data_set.note}".strip())
+            svg.annotate(figure, f"{run_name}\n{data_set.note}")
         for figure in of_net.values():
-            heading = f"{run_name}, checkpoint {name}, epoch {epoch}\n{data_set.note}"
-            svg.annotate(figure, heading.strip())
-        _save_figures(folder / "figures", of_run | of_net)
+            heading = f"{run_name}, checkpoint {name}, epoch {epoch}"
+            svg.annotate(figure, f"{heading}\n{data_set.note}")
+    drawn, place = of_run | of_net, folder / "figures"
+    with writing(f"figures into {place}"):
+        place.mkdir(exist_ok=True)
+        for title, figure in drawn.items():
+            svg.save_svg(figure, place / f"{title}.svg", title)
+    printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
 
 
 def recipes() -> None:
@@ -169,26 +179,20 @@ def recipes() -> None:
 
 def info(
     network: Annotated[
-        str,
-        typer.Argument(metavar="NETWORK", help="Such as 15C5-P2-40C5-P2-300, or a recipe's name."),
+        str, argument("NETWORK", "Such as 15C5-P2-40C5-P2-300, or a recipe's name.")
     ],
     input_shape: Annotated[
         str | None,
-        typer.Option(
-            metavar="CxHxW",
-            help="Channels, height and width of the images, by default 1x28x28 or the recipe's.",
+        option(
+            "CxHxW", "Channels, height and width of the images, by default 1x28x28 or the recipe's."
         ),
     ] = None,
     classes: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Neurons of the output layer, by default 10 or the data's."
-        ),
+        int | None, option("N", "Neurons of the output layer, by default 10 or the data's.", min=1)
     ] = None,
-    time_steps: Annotated[int | None, typer.Option(metavar="T", help="Time steps.")] = None,
+    time_steps: Annotated[int | None, option("T", "Time steps.")] = None,
     padding: Annotated[
-        str | None,
-        typer.Option(metavar="P", help="Of the convolutions, such as 1, or 1,0 for each."),
+        str | None, option("P", "Of the convolutions, such as 1, or 1,0 for each.")
     ] = None,
 ) -> None:
     """Print a network's layers, shapes and parameters.
@@ -199,7 +203,7 @@ def info(
     """
     is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
     base = experiment.load_recipe(network) if is_recipe else Experiment("mnist", network)
-    pads = None if padding is None else _integers("--padding", padding, ",")
+    pads = None if padding is None else numbers("--padding", padding, int)
     wanted = experiment.with_settings(base, [], {"time_steps": time_steps, "padding": pads})
     shape, outputs = _input_shape(wanted, input_shape, classes)
     try:
@@ -221,7 +225,7 @@ def _input_shape(
     wanted: Experiment, input_shape: str | None, classes: int | None
 ) -> tuple[tuple[int, ...], int]:
     """Shape of the images and number of classes, of the data where they are not given."""
-    given = tuple(_integers("--input-shape", input_shape, "x")) if input_shape else None
+    given = numbers("--input-shape", input_shape or None, int, "x")
     if known := data.known_shape(wanted.data, wanted.binning):
         return given or known[0], classes or known[1]
     if given and classes:
@@ -249,15 +253,6 @@ def _epoch(state: Mapping[str, Any]) -> int | str:
     epoch: int = state["epoch"]
     steps = state.get("progress", {}).get("step", 0)
     return f"{epoch} + {steps} steps" if steps else epoch
-
-
-def _print_results(run: Run) -> None:
-    epochs = run.epochs()
-    if not epochs:
-        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
-    printing.say()
-    printing.print_accuracies(measures(epochs))
-    printing.say(f"\ntraining time {duration(sum(record['seconds'] for record in epochs))}")
 
 
 def _draw_picture(run: Run, trained: Training) -> None:
@@ -305,15 +300,10 @@ def _figures_of_network(
 ) -> dict[str, Figure]:
     """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
     wanted = run.experiment
-    train, _, test = training.splits(wanted, data_set)
+    _, _, test = training.splits(wanted, data_set)
     matrix = inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
-    batch = slice(wanted.batch_size)
-    gradients = inspection.gradients(
-        net,
-        training.build_loss(wanted),
-        data.normalise(train.images[batch], wanted.mean, wanted.std),
-        train.labels[batch],
-    )
+    batch = first_batch(wanted, data_set)
+    gradients = inspection.gradients(net, training.build_loss(wanted), *batch)
     image = test.images[number : number + 1]
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
@@ -332,22 +322,3 @@ def _figures_of_network(
             {name: one.numpy() for name, one in gradients.items()},
         ),
     }
-
-
-def _save_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, figure in drawn.items():
-            svg.save_svg(figure, folder / f"{name}.svg", name)
-    except OSError as error:
-        raise RunError(f"cannot write figures into {folder}: {error.strerror or error}") from error
-    printing.say(f"figures in {folder}: {', '.join(f'{name}.svg' for name in drawn)}")
-
-
-def _integers(name: str, text: str, separator: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(separator)]
-    except ValueError:
-        raise InvalidInput(
-            f"{name} must be whole numbers joined by {separator!r}, got {text!r}"
-        ) from None

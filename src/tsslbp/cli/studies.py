@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-import typer
-
-from .. import experiment, training
+from .. import experiment
 from .. import report as reports
 from ..errors import InvalidInput, RunError, require
 from ..experiment import Experiment
-from ..network.description import plan
 from ..report import published
 from ..studies import space
 from ..studies import trials as study
@@ -29,42 +26,73 @@ from .options import (
     RecipeOptions,
     Settings,
     TrainingOptions,
+    argument,
+    check,
     experiment_of,
     load_checked,
+    load_data,
+    option,
     with_options,
 )
-from .trainings import describe_failures, engine_of, make, train_arguments
+from .trainings import check_failures, engine_of, interruptible, make, train_arguments
 
 if TYPE_CHECKING:
-    from ..studies.sweep import Outcome, Search, Sweep
+    from ..studies.sweep import Outcome, Sweep
 
-Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each recipe.")]
-Protocols = Annotated[
-    str | None,
-    typer.Option(metavar="published|validated|both", help="As for train; by default the recipe's."),
-]
+
+@dataclass(frozen=True)
+class SeedOptions:
+    """How many runs of a recipe there are."""
+
+    seeds: Annotated[int, option("N", "Runs of each recipe.", min=1)] = 5
+    protocol: Annotated[
+        str | None, option("published|validated|both", "As for train; by default the recipe's.")
+    ] = None
+
+    def plan(self, wanted: Experiment, folder: Path) -> list[Trial]:
+        """The runs of an experiment, whose recipe is written into their folder."""
+        study.prepare(wanted, folder)
+        return study.planned(wanted, self.seeds, self.protocols(wanted), folder)
+
+    def protocols(self, wanted: Experiment) -> list[experiment.ProtocolName]:
+        known: tuple[experiment.ProtocolName, ...] = get_args(experiment.ProtocolName)
+        if self.protocol is None:
+            return [wanted.protocol]
+        if self.protocol not in (*known, "both"):
+            raise InvalidInput(
+                f"--protocol must be one of {', '.join(known)} or both, got {self.protocol!r}"
+            )
+        return [one for one in known if self.protocol in (one, "both")]
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How a sweep searches, and where it remembers."""
+    """What a sweep searches, how, and where it remembers."""
 
-    objective: Annotated[
+    space_name: Annotated[
         str,
-        typer.Option(metavar="validation|test", help="Accuracy to search for; test flatters."),
+        option(
+            "SPACE",
+            f"What to search: {' or '.join(space.space_names())}, or a .toml file.",
+            "--space",
+        ),
+    ]
+    trials: Annotated[
+        int | None, option("N", "Trials in all; by default as the space says.", min=1)
+    ] = None
+    objective: Annotated[
+        str, option("validation|test", "Accuracy to search for; test flatters.")
     ] = "validation"
-    sampler: Annotated[
-        str, typer.Option(metavar="gp|tpe|random", help="How to choose what to try.")
-    ] = "gp"
-    pruner: Annotated[
-        str, typer.Option(metavar="none|median|halving", help="How to give up bad trials early.")
-    ] = "none"
+    sampler: Annotated[str, option("gp|tpe|random", "How to choose what to try.")] = "gp"
+    pruner: Annotated[str, option("none|median|halving", "How to give up bad trials early.")] = (
+        "none"
+    )
     storage: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "URL|FILE",
+            "Database, or journal (.log), that many machines share; by default DIR/study.db.",
             envvar="TSSLBP_STORAGE",
-            metavar="URL|FILE",
-            help="Database, or journal (.log), that many machines share; by default DIR/study.db.",
         ),
     ] = None
 
@@ -74,8 +102,7 @@ class SweepJobOptions(JobOptions):
     """Where the trials of a sweep run."""
 
     workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Trials at once; one: the sweep repeats exactly."),
+        int | None, option("N", "Trials at once; one: the sweep repeats exactly.", min=1)
     ] = 1
 
 
@@ -83,12 +110,7 @@ class SweepJobOptions(JobOptions):
 def trials(
     what: RecipeOptions,
     *,
-    seeds: Seeds = 5,
-    protocol: Protocols = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the runs, by default runs/RECIPE-trials."),
-    ] = None,
+    count: SeedOptions,
     options: TrainingOptions,
     where: JobOptions,
 ) -> None:
@@ -103,14 +125,13 @@ def trials(
     Each run has a folder and a log of its own. The same command goes on where it was interrupted,
     and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
     """  # noqa: D301
-    wanted, folder = what.experiment(), what.folder(out, "trials")
+    wanted, folder = what.experiment(), what.folder(where.out, "trials")
     arguments = train_arguments(options)
     load_checked(wanted, options.data_dir)
-    protocols = _protocols(protocol, wanted)
-    engine = engine_of(seeds * len(protocols), where, options.device, folder, wanted)
-    planned = study.plan(wanted, seeds, protocols, folder)
-    if failed := _run_trials(planned, engine, arguments):
-        raise RunError(failed)
+    runs = count.seeds * len(count.protocols(wanted))
+    engine = engine_of(runs, where, options.device, folder, wanted)
+    planned = count.plan(wanted, folder)
+    check_failures(_run_trials(planned, engine, arguments), len(planned))
 
 
 @with_options
@@ -118,19 +139,13 @@ def reproduce(
     *,
     table: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[TABLE]",
-            help="Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
+        argument(
+            "[TABLE]", "Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all."
         ),
     ] = None,
-    seeds: Seeds = 5,
+    count: SeedOptions,
     settings: Settings = None,
     epochs: Epochs = None,
-    protocol: Protocols = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of runs and report, by default runs/reproduce."),
-    ] = None,
     options: TrainingOptions,
     where: JobOptions,
 ) -> None:
@@ -148,56 +163,32 @@ def reproduce(
     if not names:
         raise InvalidInput("nothing is left to reproduce")
     reports.check_packages()
-    folder = out or Path("runs") / "reproduce"
+    folder = where.out or Path("runs") / "reproduce"
     wanted = {name: experiment_of(name, settings, {"epochs": epochs}) for name in names}
     data_sets = {name: load_checked(one, options.data_dir) for name, one in wanted.items()}
-    protocols = {name: _protocols(protocol, one) for name, one in wanted.items()}
-    count = seeds * sum(map(len, protocols.values()))
-    engine = engine_of(count, where, options.device, folder, *wanted.values())
-    planned = {
-        name: study.plan(one, seeds, protocols[name], folder / name) for name, one in wanted.items()
-    }
+    runs = count.seeds * sum(len(count.protocols(one)) for one in wanted.values())
+    engine = engine_of(runs, where, options.device, folder, *wanted.values())
+    planned = {name: count.plan(one, folder / name) for name, one in wanted.items()}
     every = [trial for trials in planned.values() for trial in trials]
     with printing.console.status("measuring what it will cost"):
         costs = {
-            name: [
-                cost.estimate(trials[0].experiment, data_sets[name], engine.threads, options.device)
-            ]
-            * len(study.missing(trials))
+            name: len(study.missing(trials))
+            * [cost.estimate(trials[0].experiment, data_sets[name], engine.threads, options.device)]
             for name, trials in planned.items()
         }
     printing.print_costs(costs, engine.workers)
-    failed = _run_trials(every, engine, arguments)
+    failures = _run_trials(every, engine, arguments)
     if any(trial.result() for trial in every):
         report([folder], folder / "report.html")
-    if failed:
-        raise RunError(failed)
+    check_failures(failures, len(every))
 
 
 @with_options
 def sweep(
     what: RecipeOptions,
     *,
-    space_name: Annotated[
-        str,
-        typer.Option(
-            "--space",
-            metavar="SPACE",
-            help=f"What to search: {' or '.join(space.space_names())}, or a .toml file.",
-        ),
-    ],
-    trials: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Trials in all; by default as the space says."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of the trials and of the search.")
-    ] = None,
-    search: SearchOptions,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the trials, by default runs/RECIPE-sweep."),
-    ] = None,
+    how: SearchOptions,
+    seed: Annotated[int | None, option("N", "Seed of the trials and of the search.")] = None,
     options: TrainingOptions,
     where: SweepJobOptions,
 ) -> None:
@@ -213,38 +204,45 @@ def sweep(
     further. Each trial is a run in a folder of its own.
     """  # noqa: D301
     require("a sweep needs", "study", "optuna", "scipy")
+    from ..studies.driver import Driver
     from ..studies.sweep import Search, Sweep
 
     wanted, arguments = what.experiment(seed=seed), train_arguments(options)
-    searched = space.load_space(space_name)
-    count = trials or searched.trials
+    searched = space.load_space(how.space_name)
+    count = how.trials or searched.trials
     if count is None:
-        raise InvalidInput(f"{space_name} does not say how many trials to make: give --trials")
-    folder = what.folder(out, "sweep")
-    planned = Sweep(wanted, searched, count, folder, **asdict(search))
-    check = _checker(wanted, options.data_dir, None if where.cluster else options.device)
+        raise InvalidInput(f"{how.space_name} does not say how many trials to make: give --trials")
+    folder = what.folder(where.out, "sweep")
+    names = how.objective, how.sampler, how.pruner, how.storage
+    planned = Sweep(wanted, searched, count, folder, *names)
+    data_set = load_data(wanted, options.data_dir)
+
+    def check_trial(one: Experiment) -> None:
+        if not where.cluster:
+            configure(options.device, one.precision)
+        check(one, data_set)
+
     for one in (planned.experiment, *planned.space.variants(planned.experiment)):
-        check(one)
+        check_trial(one)
     engine = engine_of(count, where, options.device, folder, wanted)
-    study = Search(planned)
+    search = Search(planned)
     _print_caution(planned, wanted)
-    _work(study, engine, check, arguments)
-    given = [*(what.settings or []), *([f"epochs={what.epochs}"] if what.epochs else [])]
-    _print_sweep(study.outcomes(), planned, what.recipe, given)
+    printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
+    with (
+        interruptible("the same command continues the sweep"),
+        progress.SweepDisplay(search) as watch,
+    ):
+        Driver(search, engine, watch, check_trial, arguments).work()
+    _print_sweep(search.outcomes(), planned, what)
 
 
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUNS...", help="Folders of runs, or folders of those.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
-    ] = Path("report.html"),
+    runs: Annotated[list[Path], argument("RUNS...", "Folders of runs, or folders of those.")],
+    out: Annotated[Path, option("FILE", "The HTML file to write.", "--out", "-o")] = Path(
+        "report.html"
+    ),
     against: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Compare all with the runs in here, instead of every two."
-        ),
+        Path | None, option("FOLDER", "Compare all with the runs in here, instead of every two.")
     ] = None,
 ) -> None:
     """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
@@ -259,25 +257,12 @@ def report(
     printing.say(f"report in {out} and {out.with_suffix('.md')}")
 
 
-def _protocols(name: str | None, wanted: Experiment) -> list[experiment.ProtocolName]:
-    known: tuple[experiment.ProtocolName, ...] = get_args(experiment.ProtocolName)
-    if name is None:
-        return [wanted.protocol]
-    if name not in (*known, "both"):
-        raise InvalidInput(f"--protocol must be one of {', '.join(known)} or both, got {name!r}")
-    return [one for one in known if name in (one, "both")]
-
-
-def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> str:
-    """Make the runs that are not finished yet, and print what all have reached.
-
-    Returns:
-        A line about those that failed, or "".
-    """
+def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:
+    """Make the runs that are not finished, and print what all have reached; returns failures."""
     failures = make(planned, engine, options)
     results = [done for trial in planned if (done := trial.result())]
     printing.print_trials([result for result in results if result.finished])
-    return describe_failures(failures, len(planned))
+    return failures
 
 
 def _print_caution(planned: Sweep, recipe: Experiment) -> None:
@@ -293,38 +278,8 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
         printing.say(f"note        {count:,} training images are held out to judge the trials on")
 
 
-def _checker(
-    wanted: Experiment, data_dir: Path | None, device: str | None
-) -> Callable[[Experiment], None]:
-    """What raises `InvalidInput` where the data, or the device if there is one, do not fit."""
-    data_set = training.load_data(wanted, data_dir)
-
-    def check(one: Experiment) -> None:
-        if device:
-            configure(device, one.precision)
-        training.check_data(one, data_set)
-        plan(one.network, data_set.input_shape, data_set.classes, one.padding)
-
-    return check
-
-
-def _work(
-    search: Search, engine: Engine, check: Callable[[Experiment], None], options: Sequence[str]
-) -> None:
-    from ..studies.driver import Driver
-
-    printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
-    try:
-        with progress.SweepDisplay(search) as watch:
-            Driver(search, engine, watch, check, options).work()
-    except KeyboardInterrupt:
-        printing.complain("stopped", "the same command continues the sweep")
-        raise typer.Exit(130) from None
-
-
-def _print_sweep(
-    outcomes: Sequence[Outcome], planned: Sweep, recipe: str, given: Sequence[str]
-) -> None:
+def _print_sweep(outcomes: Sequence[Outcome], planned: Sweep, what: RecipeOptions) -> None:
+    """Print all trials, the best first, and the command that trains with its settings."""
     printing.say()
     printing.print_sweep(outcomes, planned.objective)
     ended = [outcome for outcome in outcomes if outcome.state != "running"]
@@ -337,8 +292,9 @@ def _print_sweep(
         why = ended[0].reason or ended[0].state if ended else "none has ended"
         raise RunError(f"no trial of {planned.folder} has finished: {why}")
     best = ended[0]
-    words = ["tsslbp", "train", recipe]
-    for setting in [*given, *space.settings(best.values)]:
+    words = ["tsslbp", "train", what.recipe]
+    epochs = [f"epochs={what.epochs}"] if what.epochs else []
+    for setting in [*(what.settings or []), *epochs, *space.settings(best.values)]:
         words += ["--set", setting]
     words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
     printing.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -58,6 +59,7 @@ def train_run(training: Training, run: Run, track: Sequence[str] | None) -> None
     keep_freed_memory()
     try:
         with (
+            interruptible(f"the same command with --resume continues the run in {run.folder}"),
             progress.Display(run.experiment.epochs) as shown,
             tracking.trackers(track or [], run, training.steps.per_epoch, shown) as observer,
         ):
@@ -66,10 +68,15 @@ def train_run(training: Training, run: Run, track: Sequence[str] | None) -> None
         has_kept = run.has_checkpoint("last")
         kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
         raise Diverged(f"{error}{kept}") from error
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """End the program at an interrupt with the status of one, and say how to go on."""
+    try:
+        yield
     except KeyboardInterrupt:
-        printing.complain(
-            "stopped", f"the same command with --resume continues the run in {run.folder}"
-        )
+        printing.complain("stopped", advice)
         raise typer.Exit(130) from None
 
 
@@ -131,17 +138,17 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {engine.threads} threads each"
     )
-    try:
-        with progress.TrialsDisplay(missing) as watch:
-            return run_jobs([trial.job(options) for trial in missing], engine, watch)
-    except KeyboardInterrupt:
-        printing.complain("stopped", "the same command goes on with the runs")
-        raise typer.Exit(130) from None
+    with (
+        interruptible("the same command goes on with the runs"),
+        progress.TrialsDisplay(missing) as watch,
+    ):
+        return run_jobs([trial.job(options) for trial in missing], engine, watch)
 
 
-def describe_failures(failures: Mapping[str, str], runs: int) -> str:
-    """A line about the runs that failed, or ""."""
-    if not failures:
-        return ""
-    what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-    return f"{len(failures)} of {runs} runs failed ({what}); each has a log beside its folder"
+def check_failures(failures: Mapping[str, str], runs: int) -> None:
+    """Raise `RunError` where some of the runs have failed."""
+    if failures:
+        what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise RunError(
+            f"{len(failures)} of {runs} runs failed ({what}); each has a log beside its folder"
+        )

@@ -78,8 +78,8 @@ class RuleStudy:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         _check_distinct("rules", self.rules, [from_config(rule) for rule in self.rules])
-        _check_distinct("time steps", self.time_steps)
-        _check_distinct("learning rates", self.learning_rates)
+        _check_distinct("time steps", self.time_steps, self.time_steps)
+        _check_distinct("learning rates", self.learning_rates, self.learning_rates)
         if self.seeds < 1:
             raise InvalidInput(f"seeds must be at least 1, got {self.seeds}")
         for pair in self.pairs:
@@ -277,12 +277,9 @@ def against_first(results: Sequence[RuleResult]) -> list[Comparison[RuleResult]]
         for first, *others in [[one for one in results if one.time_steps == steps]]
         for one in others
     ]
-    return correct(
-        [
-            compare(*pair, MEASURE, diverged=sum(len(side.diverged_seeds) for side in pair))
-            for pair in pairs
-        ]
-    )
+    diverged = [sum(len(side.diverged_seeds) for side in pair) for pair in pairs]
+    compared = zip(pairs, diverged, strict=True)
+    return correct([compare(*pair, MEASURE, diverged=count) for pair, count in compared])
 
 
 def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
@@ -306,11 +303,8 @@ def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
         for rate, reason in one.diverged.items()
     ]
     lines += [f"{one.name}: {one.state}" for one in results if one.state]
-    machines = {
-        tuple(str(run.environment.get(key)) for key in MACHINE)
-        for one in results
-        for run in one.results
-    }
+    runs = [run for one in results for run in one.results]
+    machines = {tuple(str(run.environment.get(key)) for key in MACHINE) for run in runs}
     if len(machines) > 1:
         lines.append(
             "the runs were made on different machines or threads: do not compare their times"
@@ -343,15 +337,10 @@ def _read_result(study: RuleStudy, folder: Path, rule: str, steps: int) -> RuleR
     if not validation or len(validation) + len(diverged) < len(runs):
         return found
     rate = choose(validation, study.experiment.learning_rate)
-    by_seed = {trial.experiment.seed: (trial, _finished(trial)) for trial in runs[rate]}
-    return replace(
-        found,
-        rate=rate,
-        results=tuple(result for _, result in by_seed.values() if result),
-        diverged_seeds=tuple(
-            seed for seed, (trial, result) in by_seed.items() if not result and trial.divergence()
-        ),
-    )
+    results = [(trial, _finished(trial)) for trial in runs[rate]]
+    out = [trial.experiment.seed for trial, one in results if not one and trial.divergence()]
+    finished = tuple(result for _, result in results if result)
+    return replace(found, rate=rate, results=finished, diverged_seeds=tuple(out))
 
 
 def _finished(trial: Trial) -> Result | None:
@@ -367,13 +356,9 @@ def _finished(trial: Trial) -> Result | None:
     return result
 
 
-def _check_distinct(
-    what: str, given: Sequence[object], values: Sequence[object] | None = None
-) -> None:
-    values = given if values is None else values
+def _check_distinct(what: str, given: Sequence[object], values: Sequence[object]) -> None:
     if not values:
         raise InvalidInput(f"expected at least one of the {what}")
     for index, value in enumerate(values):
-        if value in values[:index]:
-            first = given[list(values).index(value)]
-            raise InvalidInput(f"{what}: {first} and {given[index]} are the same")
+        if (first := values.index(value)) < index:
+            raise InvalidInput(f"{what}: {given[first]} and {given[index]} are the same")

@@ -14,16 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import InvalidInput, RunError, nearest
+from ..storage import writing
 
 if TYPE_CHECKING:
     import submitit
+
+T = TypeVar("T")
 
 CLUSTERS = ("slurm", "local")
 CLUSTER_MINUTES = 24 * 60  # of a job on a cluster, if nothing else is said; submitit's own is 5
@@ -175,7 +179,9 @@ class Local:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InvalidInput(f"workers must be at least 1, got {self.workers}")
-        self.threads = self.threads or _share(self.workers)
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
+        self.threads = self.threads or max(1, min(most, cores() // self.workers))
         self._places = [None] * self.workers
 
     def start(self, job: Job) -> Task:
@@ -185,23 +191,10 @@ class Local:
         environment = {"OMP_NUM_THREADS": str(self.threads)}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
-        with _log(job) as log:
-            task = self._places[place] = _Process(
-                _command(job),
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # signals of the terminal reach it through us only
-            )
+        # Signals of the terminal reach it through us only.
+        task = _launch(_Process, job, environment, start_new_session=True)
+        self._places[place] = task
         return task
-
-
-def _share(workers: int) -> int:
-    """Threads of each of so many processes."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
-    return max(1, min(most, cores() // workers))
 
 
 class _Process(subprocess.Popen[bytes]):
@@ -275,16 +268,11 @@ class Command:
 
     def __call__(self) -> int:
         """Run the job's process and return its exit status."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        with _log(self.job) as log:
-            return subprocess.run(
-                _command(self.job),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_ignore_notice,
-            ).returncode
+        environment = {"OMP_NUM_THREADS": str(self.threads)}
+        # SLURM sends submitit this signal, and the job too, when the time is nearly over.
+        ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
+        done = _launch(subprocess.run, self.job, environment, preexec_fn=ignore)
+        return int(done.returncode)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return what is to be queued in its place (called by submitit)."""
@@ -312,22 +300,28 @@ class _Queued:
     kill = terminate
 
 
-def _ignore_notice() -> None:
-    """Ignore the signal by which SLURM tells submitit that a job's time is nearly over."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-
-
 def _command(job: Job) -> list[str]:
     return [sys.executable, "-m", "tsslbp", *job.arguments]
 
 
+def _launch(start: Callable[..., T], job: Job, environment: Mapping[str, str], **options: Any) -> T:
+    """Start a job's process, as `subprocess` does, with more variables in its environment."""
+    with _log(job) as log:
+        return start(
+            _command(job),
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
+
+
 @contextmanager
 def _log(job: Job) -> Iterator[IO[bytes]]:
-    try:
+    with writing(job.log):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         file = job.log.open("ab")
-    except OSError as error:
-        raise RunError(f"cannot write {job.log}: {error.strerror or error}") from error
     with file:
         yield file
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ FIXED = (
     "validation_images",
     "train_images",
 )
+_SHIPPED = resources.files(__package__) / "spaces"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Space(Checked, called=""):
 
 def space_names() -> list[str]:
     """Names of the spaces that ship with the package, sorted."""
-    return toml_files.shipped_names(_shipped())
+    return toml_files.shipped_names(_SHIPPED)
 
 
 def load_space(name_or_path: str | Path) -> Space:
@@ -147,7 +147,7 @@ def load_space(name_or_path: str | Path) -> Space:
     Raises:
         InvalidInput: there is no such space, or it cannot be read.
     """
-    return toml_files.load("space", name_or_path, _shipped(), Space.from_table)
+    return toml_files.load("space", name_or_path, _SHIPPED, Space.from_table)
 
 
 def apply(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
@@ -175,10 +175,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _shipped() -> Traversable:
-    return resources.files(__package__) / "spaces"
 
 
 def _dotted(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import experiment as experiments
-from ..errors import RunError
 from ..experiment import Experiment, ProtocolName
 from ..run import Run
 from ..run.results import Result, check_settings
+from ..storage import writing
 from .jobs import Job
 
 RECIPE = "recipe.toml"
@@ -75,20 +75,6 @@ class Trial:
         return Job(self.name, ("train", str(self.recipe), *words, "--resume", *options), self.log)
 
 
-def plan(
-    experiment: Experiment, seeds: int, protocols: Iterable[ProtocolName], folder: Path
-) -> list[Trial]:
-    """The runs of an experiment over seeds, from its own upward, under each of the protocols.
-
-    Writes the experiment into `folder`, where the runs shall be.
-
-    Raises:
-        RunError: the folder holds trials of other settings, or cannot be written.
-    """
-    prepare(experiment, folder)
-    return planned(experiment, seeds, protocols, folder)
-
-
 def prepare(experiment: Experiment, folder: Path) -> None:
     """Write the experiment into a folder of trials.
 
@@ -100,11 +86,9 @@ def prepare(experiment: Experiment, folder: Path) -> None:
         there = experiments.load_recipe(recipe)
         apart = ("seed", "protocol", "epochs", "description")
         check_settings(f"{folder} holds trials", there, experiment, apart)
-    try:
+    with writing(recipe):
         folder.mkdir(parents=True, exist_ok=True)
         experiments.save(experiment, recipe)
-    except OSError as error:
-        raise RunError(f"cannot write {recipe}: {error.strerror or error}") from error
 
 
 def planned(
@@ -114,7 +98,10 @@ def planned(
     folder: Path,
     base: Path | None = None,
 ) -> list[Trial]:
-    """The same as `plan`, without a look at the disk; `base` as a `Trial` has it."""
+    """The runs of an experiment over seeds, from its own upward, under each of the protocols.
+
+    `base` is as a `Trial` has it. The disk is not looked at: `prepare` writes the recipe.
+    """
     return [
         Trial(
             folder / RECIPE,
