@@ -91,7 +91,7 @@ def test_values_are_brought_to_their_types(key: str, value: Any, expected: Any) 
         ("colour", "gren", "one of red, green, got 'gren' (did you mean 'green'?)"),
         ("colour", 3, "colour must be one of red, green, got 3"),
         ("pole", "sooth", "one of north, south, got 'sooth' (did you mean 'south'?)"),
-        ("pair", [1, 2, 3], "pair must be a list (not empty), each item a number above 0"),
+        ("pair", [1, 2, 3], "pair must be a list (of 2), each item a number above 0"),
         ("several", [], "a list (not empty), each item a whole number of at least 1 or a whole"),
         ("table", {"a": 0}, "table must be a table, got {'a': 0}"),
         ("inner", {"width": 0}, "inner: width must be a number above 0, got 0"),

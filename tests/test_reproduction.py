@@ -155,7 +155,7 @@ def test_only_the_input_is_stored() -> None:
     x, images = torch.zeros(30, 100), torch.zeros(2, 3, 4, 4)
     assert stored(lambda x: tsslbp.spikes(x, impl="reference"), x) == x.numel()
     assert stored(lambda x: tsslbp.lif(x, impl="cpu"), x) == x.numel() + spikes_total
-    static = stored(lambda x: neuron.layer(x, time_steps=30, pool=2, impl="cpu"), images)
+    static = stored(lambda x: neuron.layer(x, neuron.NeuronLayer(pool=2, impl="cpu"), 30), images)
     assert static == images.numel() + spikes_total
 
 

@@ -118,16 +118,13 @@ def check_keys(table: Iterable[str], known: Iterable[str], prefix: str = "") -> 
             raise InvalidInput(f"{prefix}unknown key {key!r}{nearest(key, names)}")
 
 
-def type_hints(cls: type[Any]) -> dict[str, Any]:
-    """Return the types of a checked dataclass's fields, in their order."""
-    hashable: Any = cls  # mypy doubts it of a dataclass
-    return _type_hints(hashable)
-
-
-@cache
 def _type_hints(cls: Any) -> dict[str, Any]:
+    """Return the types of a checked dataclass's fields, in their order."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+type_hints: Callable[[Any], dict[str, Any]] = cache(_type_hints)
 
 
 def expected(hint: Any) -> str:
@@ -140,7 +137,8 @@ def expected(hint: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(expected(option) for option in args if option is not NoneType)
     if origin is tuple:
-        return f"a list (not empty), each item {expected(args[0])}"
+        length = "not empty" if args[-1] is Ellipsis else f"of {len(args)}"
+        return f"a list ({length}), each item {expected(args[0])}"
     if origin is Mapping or (isinstance(hint, type) and issubclass(hint, Checked)):
         return "a table"
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}

@@ -69,8 +69,23 @@ def _desired(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """`_target` as a tensor; kept, since a CUDA graph cannot take numbers from the host."""
-    target = _target(steps, pattern, tau_s, target_filters)
+    """The true class's desired PSP; kept, since a CUDA graph cannot take numbers from the host."""
+    if not pattern or any(spike not in (0, 1) for spike in pattern):
+        raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
+    if target_filters < 1 or tau_s < 1:
+        raise InvalidInput(
+            f"target_filters and tau_s must be at least 1, got {target_filters} and {tau_s}"
+        )
+    target = [float(pattern[t % len(pattern)]) for t in range(steps)]
+    if not any(target):
+        raise InvalidInput(
+            f"the desired train {list(pattern)} has no spike within T = {steps} steps, so there is "
+            "nothing to learn; give another pattern, more time steps or the softmax loss"
+        )
+    for _ in range(target_filters):
+        state = 0.0
+        for t in range(steps):
+            target[t] = state = (1 - 1 / tau_s) * state + target[t] / tau_s
     return torch.tensor(target, dtype=dtype, device=device)
 
 
@@ -111,27 +126,6 @@ def softmax(psp: Tensor, labels: Tensor) -> Tensor:
     _check(psp, labels)
     logits = psp.sum(0)
     return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
-
-
-def _target(steps: int, pattern: Sequence[int], tau_s: float, target_filters: int) -> list[float]:
-    """The true class's desired PSP: the desired train, filtered."""
-    if not len(pattern) or any(spike not in (0, 1) for spike in pattern):
-        raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
-    if target_filters < 1 or tau_s < 1:
-        raise InvalidInput(
-            f"target_filters and tau_s must be at least 1, got {target_filters} and {tau_s}"
-        )
-    target = [float(pattern[t % len(pattern)]) for t in range(steps)]
-    if not any(target):
-        raise InvalidInput(
-            f"the desired train {list(pattern)} has no spike within T = {steps} steps, so there is "
-            "nothing to learn; give another pattern, more time steps or the softmax loss"
-        )
-    for _ in range(target_filters):
-        state = 0.0
-        for t in range(steps):
-            target[t] = state = (1 - 1 / tau_s) * state + target[t] / tau_s
-    return target
 
 
 def _check(psp: Tensor, labels: Tensor) -> None:

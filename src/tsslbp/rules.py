@@ -38,7 +38,11 @@ SurrogateClamp = Annotated[float, Allowed("a number above 0 and at most 16", lam
 
 @dataclass(frozen=True)
 class Rule(Checked):
-    """Base of all learning rules; the values of its fields are checked, see `tsslbp.checked`."""
+    """Base of all learning rules.
+
+    Raises:
+        InvalidInput: a field is outside its range; see `tsslbp.checked`.
+    """
 
     @property
     def reads_rate(self) -> bool:
@@ -50,16 +54,9 @@ class Rule(Checked):
         """Whether a layer's gradient is scaled by its mean magnitude and the output layer's."""
         return False
 
-    @property
-    def implied(self) -> frozenset[str]:
-        """Fields whose values follow from the others, which a recipe leaves out."""
-        return frozenset()
-
     def to_table(self) -> dict[str, Any]:
-        """Return the table that `from_config` makes the rule from, without what is implied."""
-        table = super().to_table()
-        kept = {key: value for key, value in table.items() if key not in self.implied}
-        return {"name": type(self).__name__} | kept
+        """Return the table that `from_config` makes the rule from."""
+        return {"name": type(self).__name__} | super().to_table()
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,6 @@ class TSSLBP(Rule):
             potential's distance from the threshold, in units of the potential.
         surrogate_clamp: bound of the logistic function's argument, at most 16.
         intra_neuron: ``"recursive"`` (revised), ``"next-spike"`` (published), or ``"none"``.
-
-    Raises:
-        InvalidInput: a field is outside its range.
     """
 
     warm_up: WarmUp = "neuron"
@@ -162,9 +156,6 @@ class Surrogate(Rule):
         width: of h, in units of the potential; None: as the table says.
         through_reset: whether the gradient flows through the reset as well.
 
-    Raises:
-        InvalidInput: a field is outside its range.
-
     Source: Wu et al., Frontiers in Neuroscience 12 (2018); Zenke & Ganguli, Neural Computation 30
     (2018); Fang et al., ICCV (2021); Bellec et al., NeurIPS (2018).
     """
@@ -177,13 +168,14 @@ class Surrogate(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         height, width = DERIVATIVES[self.derivative]
-        object.__setattr__(self, "height", height if self.height is None else self.height)
-        object.__setattr__(self, "width", width if self.width is None else self.width)
+        object.__setattr__(self, "height", self.height or height)  # both are above 0
+        object.__setattr__(self, "width", self.width or width)
 
-    @property
-    def implied(self) -> frozenset[str]:
-        usual = zip(("height", "width"), DERIVATIVES[self.derivative], strict=True)
-        return frozenset(name for name, value in usual if getattr(self, name) == value)
+    def to_table(self) -> dict[str, Any]:
+        """Return the table without a height and width that are the derivative's own."""
+        usual = dict(zip(("height", "width"), DERIVATIVES[self.derivative], strict=True))
+        table = super().to_table()
+        return {key: value for key, value in table.items() if usual.get(key) != value}
 
 
 @dataclass(frozen=True)
@@ -201,9 +193,6 @@ class SLAYER(Rule):
         height: of h at the threshold, in units of 1 / potential; `scaleRho / (tauRho theta)` in its
             code.
         width: of h, in units of the potential; `tauRho theta` in its code.
-
-    Raises:
-        InvalidInput: a field is outside its range.
     """
 
     height: Positive = 1.0
@@ -227,9 +216,6 @@ class EventProp(Rule):
 
     Attributes:
         timing_max: bound of ``1 / du``, in units of 1 / potential.
-
-    Raises:
-        InvalidInput: a field is outside its range.
 
     Source: Wunderlich & Pehle, Scientific Reports 11 (2021), the adjoint of leaky
     integrate-and-fire neurons with exponential synapses; derivation in ``neuron/README.md``.
@@ -256,9 +242,6 @@ class NA(Rule):
     Attributes:
         normalise: whether a layer's gradient is scaled.
         slope_max: bound of ``1 / (th - u)^3``.
-
-    Raises:
-        InvalidInput: a field is outside its range.
     """
 
     normalise: bool = True

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InvalidInput
+from .errors import InvalidInput, require
 
 Array = npt.NDArray[Any]
 
@@ -92,10 +92,8 @@ def summary(values: npt.ArrayLike) -> Summary:
     mean, sd = _moments(array)
     if runs == 1:
         return Summary(runs, mean, None, best, None)
-    if runs >= BOOTSTRAP_RUNS and sd > 0:
-        interval = _bootstrap(array)
-    else:
-        interval = t_interval(mean, sd, runs)
+    is_bootstrapped = runs >= BOOTSTRAP_RUNS and sd > 0
+    interval = _bootstrap(array) if is_bootstrapped else t_interval(mean, sd, runs)
     return Summary(runs, mean, sd, best, interval)
 
 
@@ -241,11 +239,11 @@ def _moments(values: Array) -> tuple[float, float]:
 
 
 def _test(mean: float, error: float, freedom: float) -> Difference:
-    interval = _interval(mean, error, freedom)
     if error == 0:
-        return Difference(mean, interval, 1.0 if mean == 0 else 0.0)
-    p = 2 * float(_special().stdtr(freedom, -abs(mean) / error))
-    return Difference(mean, interval, p)
+        p = 1.0 if mean == 0 else 0.0
+    else:
+        p = 2 * float(_special().stdtr(freedom, -abs(mean) / error))
+    return Difference(mean, _interval(mean, error, freedom), p)
 
 
 def _interval(mean: float, error: float, freedom: float) -> Interval:
@@ -272,8 +270,7 @@ def _bootstrap(values: Array) -> Interval:
 
 
 def _special() -> Any:
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise InvalidInput("statistics need SciPy: pip install 'tsslbp[study]'") from error
+    require("statistics need", "study", "scipy")
+    from scipy import special
+
     return special

@@ -73,7 +73,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
         write(temporary)
-        _sync(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -108,11 +109,6 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     for path in folder.glob(f".{file}.*{_TEMPORARY_SUFFIX}"):
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -42,7 +42,16 @@ def load(
         InvalidInput: there is no such file, or it cannot be read, or `make` raises it; names the
             file, and the line or the key.
     """
-    text, source = _read(kind, str(name_or_path), folder)
+    name = str(name_or_path)
+    if name.endswith(".toml"):
+        text, source = _read(kind, name), name
+    elif name in (names := shipped_names(folder)):
+        text, source = (folder / f"{name}.toml").read_text(encoding="utf-8"), f"{kind} {name}"
+    else:
+        raise InvalidInput(
+            f"unknown {kind} {name!r}{nearest(name, names)}; known: {', '.join(names)}, "
+            "or a path that ends in .toml"
+        )
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -55,18 +64,9 @@ def load(
         raise InvalidInput(f"{source}: {error}") from None
 
 
-def _read(kind: str, name: str, folder: Traversable) -> tuple[str, str]:
-    """Return the text of a file, and what messages call it."""
-    if not name.endswith(".toml"):
-        names = shipped_names(folder)
-        if name not in names:
-            raise InvalidInput(
-                f"unknown {kind} {name!r}{nearest(name, names)}; known: {', '.join(names)}, "
-                "or a path that ends in .toml"
-            )
-        return (folder / f"{name}.toml").read_text(encoding="utf-8"), f"{kind} {name}"
+def _read(kind: str, name: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8-sig"), name
+        return Path(name).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InvalidInput(f"cannot read the {kind} {name}: {error.strerror}") from None
     except UnicodeDecodeError:

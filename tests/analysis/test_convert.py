@@ -337,12 +337,13 @@ def test_measures_count_spikes_and_hits(trained: Digits) -> None:
     x = normalise(split.images, *statistics)
     converted = convert.calibrated(net, x, 3)
     found = convert.measure(converted, split, *statistics)
-    assert found.accuracy == training.evaluate(converted, split, *statistics)
+    assert found["test_accuracy_by_step"] == training.evaluate(converted, split, *statistics)
     emitted = [list(step.values())[:-1] for step in converted.simulate(x)]
     total = sum(layer.sum().item() for step in emitted for layer in step)
-    assert found.spikes[-1] == pytest.approx(total / 230)
+    spikes = found["spikes_per_image_by_step"]
+    assert spikes[-1] == pytest.approx(total / 230)
     assert all(set(layer.unique().tolist()) <= {0.0, 1.0} for layer in emitted[0])
-    assert 0 < found.spikes[0] < found.spikes[1] < found.spikes[2]
+    assert 0 < spikes[0] < spikes[1] < spikes[2]
 
 
 def test_patience_ends_the_training(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,7 @@ from tsslbp.data import catalogue
 from tsslbp.errors import InvalidInput
 
 ENTRY = """
-[[sets]]
-name = "tiny"
+[tiny]
 title = "a few"
 kind = "images"
 reader = "idx"
@@ -96,9 +96,8 @@ def test_every_entry_can_be_cited_and_got() -> None:
             ENTRY.replace('"download"', '"hand"'),
             "tiny: it comes by hand, so its layout must",
         ),
-        (ENTRY.replace("[1, 5, 4]", "[5, 4]"), "shape must be a shape (C, H, W) of whole"),
+        (ENTRY.replace("[1, 5, 4]", "[5, 4]"), "shape must be a list (of 3), each item a whole"),
         (ENTRY.replace("test = 3", "test = 0"), "test must be a whole number of at least 1, got 0"),
-        (ENTRY + ENTRY, "must differ"),
         (ENTRY.replace('"idx"', '"idy"'), "got 'idy' (did you mean 'idx'?)"),
         (ENTRY.replace('md5 = { a = "0123" }', ""), "url and md5 are those of a set that"),
     ],
@@ -107,6 +106,11 @@ def test_wrong_entries_are_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as error:
         catalogue.read(text)
     assert message in str(error.value)
+
+
+def test_a_name_cannot_be_given_twice() -> None:
+    with pytest.raises(tomllib.TOMLDecodeError, match="twice"):
+        catalogue.read(ENTRY + ENTRY)
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

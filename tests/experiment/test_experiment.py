@@ -110,7 +110,7 @@ WRONG: list[tuple[str, Any, list[str]]] = [
     ("learning_rate", 0, ["number above 0", "got 0"]),
     ("learning_rate", "fast", ["number above 0", "got 'fast'"]),
     ("weight_decay", -0.01, ["number of at least 0", "got -0.01"]),
-    ("betas", [0.9], ["two numbers", "got [0.9]"]),
+    ("betas", [0.9], ["a list (of 2), each", "got [0.9]"]),
     ("betas", [0.9, 1], ["at least 0 and below 1", "got [0.9, 1]"]),
     ("gradient_clip", 0, ["number above 0", "got 0"]),
     ("weight_limit", -4, ["number above 0", "got -4"]),

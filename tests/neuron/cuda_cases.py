@@ -18,13 +18,17 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU: the interpreter cannot show it")
 
 
+def layer(x: Tensor, time_steps: int | None = None, shared=None, **settings) -> Tensor:
+    return neuron.layer(x, neuron.NeuronLayer(**settings), time_steps, shared)
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def output_and_gradient(x: Tensor, grad: Tensor, impl: str, **settings) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
-    output = neuron.layer(x, impl=impl, **settings)
+    output = layer(x, impl=impl, **settings)
     (gradient,) = torch.autograd.grad(output, x, grad.to(output.dtype))
     return output.detach(), gradient
 
@@ -34,7 +38,7 @@ def output_and_gradient(x: Tensor, grad: Tensor, impl: str, **settings) -> tuple
 def test_bfloat16_is_storage_only(settings: dict, steps: int, fused: str) -> None:
     """What comes out is what float32 gives for the input as stored, rounded once."""
     x = (1 + 2 * normal(steps, 2, 3, 4, 6)).bfloat16()
-    shape = neuron.layer(x, impl=fused, **settings).shape
+    shape = layer(x, impl=fused, **settings).shape
     grad = normal(*shape, seed=1).bfloat16()
     output, gradient = output_and_gradient(x, grad, fused, **settings)
     expected, expected_gradient = output_and_gradient(x.float(), grad, fused, **settings)
@@ -57,7 +61,7 @@ def test_channels_last_in_and_out(pool: int, steps: int | None, fused: str) -> N
     x = 1 + 2 * normal(*shape)
     last = x.movedim(-3, -1).contiguous().movedim(-1, -3)
     settings = {"time_steps": steps, "pool": pool, "impl": fused}
-    grad = normal(*neuron.layer(x, **settings).shape, seed=1)
+    grad = normal(*layer(x, **settings).shape, seed=1)
     expected = output_and_gradient(x, grad, **settings)
     actual = output_and_gradient(last, grad, **settings)
     for one, other in zip(actual, expected, strict=True):
@@ -77,7 +81,7 @@ def test_tiles_as_on_a_gpu(
     """Several programs, each with several blocks where T is long, and a last one not full."""
     monkeypatch.undo()
     x = 1 + 2 * normal(steps, 1, 2, 10, 14)
-    grad = normal(*neuron.layer(x, impl=fused, **settings).shape, seed=1)
+    grad = normal(*layer(x, impl=fused, **settings).shape, seed=1)
     actual = output_and_gradient(x, grad, fused, **settings)
     expected = output_and_gradient(x, grad, "reference", **settings)
     for one, other in zip(actual, expected, strict=True):

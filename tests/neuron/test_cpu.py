@@ -72,7 +72,7 @@ def test_equal_layers_share_their_constants() -> None:
     """Constants are worked out once for a kind of layer, not at every call."""
     x = currents(5, 40)
     for _ in range(2):
-        neuron.layer(x, neuron=tsslbp.Neuron(4, 2, 1), impl="cpu")
+        neuron.layer(x, neuron.NeuronLayer(neuron=tsslbp.Neuron(4, 2, 1), impl="cpu"))
         hits = cpu._constants.cache_info().hits
-        neuron.layer(x, neuron=tsslbp.Neuron(4.0, 2.0, 1.0), impl="cpu")
+        neuron.layer(x, neuron.NeuronLayer(neuron=tsslbp.Neuron(4.0, 2.0, 1.0), impl="cpu"))
         assert cpu._constants.cache_info().hits == hits + 1

@@ -48,6 +48,10 @@ def rule(request: pytest.FixtureRequest) -> Rule:
     return RULES[request.param]
 
 
+def layer(x: Tensor, time_steps: int | None = None, shared=None, **settings) -> Tensor:
+    return neuron.layer(x, neuron.NeuronLayer(**settings), time_steps, shared)
+
+
 def currents(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
     """Input currents that make about a fifth of the neurons fire."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -159,7 +163,7 @@ def test_layer_fused_equals_reference(
 
         def operation(x: Tensor) -> Tensor:
             steps = 5 if static else None
-            return neuron.layer(x, time_steps=steps, impl=impl, **settings)  # noqa: B023
+            return layer(x, time_steps=steps, impl=impl, **settings)  # noqa: B023
 
         grad = currents(*operation(x).shape, dtype=dtype, seed=1)
         results.append(value_and_gradient(operation, x, grad))
@@ -174,7 +178,7 @@ def test_pooling_windows_at_ugly_sizes(pool: int, channels: int, fused: str) -> 
     x = 3 * currents(3, 2, channels, 2 * pool, 3 * pool)
     grad = currents(3, 2, channels, 2, 3, seed=1)
     results = [
-        value_and_gradient(lambda x: neuron.layer(x, pool=pool, impl=impl), x, grad)  # noqa: B023
+        value_and_gradient(lambda x: layer(x, pool=pool, impl=impl), x, grad)  # noqa: B023
         for impl in (fused, "reference")
     ]
     for actual, expected in zip(*results, strict=True):
@@ -195,7 +199,7 @@ def test_the_scale_of_a_layers_gradient_is_the_mean_over_its_neurons(
 
         def operation(x: Tensor) -> Tensor:
             steps = 4 if static else None
-            return neuron.layer(x, time_steps=steps, output_psp=True, impl=impl, **settings)  # noqa: B023
+            return layer(x, time_steps=steps, output_psp=True, impl=impl, **settings)  # noqa: B023
 
         results.append(value_and_gradient(operation, x, grad))
     for actual, expected in zip(*results, strict=True):
@@ -205,14 +209,14 @@ def test_the_scale_of_a_layers_gradient_is_the_mean_over_its_neurons(
 def test_results_can_be_changed_in_place(fused: str) -> None:
     x = currents(5, 2, 3, 4, 6).requires_grad_()
     for pool in (1, 2):
-        neuron.layer(x, pool=pool, impl=fused).mul_(2).sum().backward()
+        layer(x, pool=pool, impl=fused).mul_(2).sum().backward()
 
 
 def test_layer_with_wide_images_and_several_bands(fused: str) -> None:
     x = 3 * currents(2, 1, 2, 4, 1500)
     grad = currents(2, 1, 2, 2, 750, seed=1)
     results = [
-        value_and_gradient(lambda x: neuron.layer(x, pool=2, impl=impl), x, grad)  # noqa: B023
+        value_and_gradient(lambda x: layer(x, pool=2, impl=impl), x, grad)  # noqa: B023
         for impl in (fused, "reference")
     ]
     for actual, expected in zip(*results, strict=True):
@@ -252,7 +256,7 @@ def test_layers_spikes_are_those_of_the_backward_pass(static: bool, fused: str, 
 
     def run(impl: str) -> tuple[Tensor, Tensor]:
         def operation(x: Tensor) -> Tensor:
-            return neuron.layer(x, time_steps=steps, rule=gates, impl=impl)
+            return layer(x, time_steps=steps, rule=gates, impl=impl)
 
         return value_and_gradient(operation, x, torch.ones(5, many, device=DEVICE))
 
@@ -350,7 +354,7 @@ def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
 
 
 @pytest.mark.parametrize(("rate", "warm_up"), [(0.1, "always"), (0.1001, "never")])
-@pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif, neuron.layer])
+@pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif, layer])
 def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, impl: str) -> None:
     """A rule by layer is told the rate, for the sum and number of the spikes that are here."""
     told = []
@@ -365,7 +369,7 @@ def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, i
     x, grad = currents(7, 40), currents(7, 40, seed=1)
     told_rate = run(rule=TSSLBP.published(), shared=neuron.Shared(mean))
     assert all(map(torch.equal, told_rate, run(rule=TSSLBP.published(warm_up=warm_up))))
-    current = tsslbp.psp(x, impl=impl) if operation is neuron.layer else x
+    current = tsslbp.psp(x, impl=impl) if operation is layer else x
     assert told == [(int(tsslbp.spikes(current, impl=impl).sum()), 280)]
     run(rule=TSSLBP(), shared=neuron.Shared(mean))
     assert len(told) == 1  # a rule that does not need the rate does not ask
@@ -431,8 +435,8 @@ def test_a_rule_without_a_function_says_where_it_belongs() -> None:
         (lambda x: tsslbp.lif(x, impl="cuda"), "on device cuda, got .* on cpu; impl='cpu' takes"),
         (lambda x: tsslbp.lif(x.half(), impl="cuda"), "or bfloat16 .* impl='reference' takes"),
         (lambda x: tsslbp.lif(x, rule=tsslbp.rules.Rule()), "no implementation has .* rule Rule"),
-        (lambda x: neuron.layer(x, pool=2), "window fit into images"),
-        (lambda x: neuron.layer(x, time_steps=0), "time_steps must be at least 1"),
+        (lambda x: layer(x, pool=2), "window fit into images"),
+        (lambda x: layer(x, time_steps=0), "time_steps must be at least 1"),
     ],
 )
 def test_bad_input(call, words: str) -> None:

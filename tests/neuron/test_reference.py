@@ -247,5 +247,5 @@ def _currents_of(net: tsslbp.Network, images: Tensor) -> tuple[Tensor, ...]:
     first = hidden.current(images.flatten(1), net.time_steps).detach().requires_grad_()
     spikes = hidden.spikes(first)
     second = output.current(spikes)
-    psp = tsslbp.neuron.run(second, replace(output.neurons, filter_input=False))
+    psp = tsslbp.neuron.layer(second, replace(output.neurons, filter_input=False))
     return torch.autograd.grad(psp, (first, second), normal(*psp.shape, seed=3))

@@ -71,6 +71,7 @@ def test_every_kind_of_claim_is_made() -> None:
         ("best = 99.53", "best = 99.4", "in percent"),
         ("sd = 0.02, ", "", "deviation belongs to several runs"),
         ('row = "mnist"', 'row = "mnst"', "unknown row 'mnst' .did you mean 'mnist'"),
+        ('against = "published"', 'against = "study"', "the study reached nothing for 'mnist'"),
         ('recipe = "mnist"', 'recipe = "mnits"', "got 'mnits' .did you mean 'mnist'"),
         ('kind = "reaches"', 'kind = "reach"', "unknown kind of claim 'reach' .did you mean"),
         ("margin = 0.05", "margin = 0.0", "above 0"),

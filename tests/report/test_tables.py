@@ -56,15 +56,15 @@ def test_claims_are_in_the_order_of_their_verdicts() -> None:
         Judgement("c", "supported", "higher", 0.0001),
         Judgement("d", "undecided", "no run", seen=False),
     ]
-    table, open_table = tables.claims_table(judgements), tables.open_claims_table(judgements)
-    assert table and [(row[0], row[3]) for row in table.rows] == [
+    table, open_table = tables.claims_tables(judgements)
+    assert [(row[0], row[3]) for row in table.rows] == [
         ("c", "< 0.001"),
         ("b", "0.010"),
         ("a", "-"),
     ]
-    assert open_table and open_table.rows == (("d", "no run"),) and open_table.folded
-    assert tables.claims_table(judgements[3:]) is None
-    assert tables.open_claims_table(judgements[:3]) is None
+    assert open_table.rows == (("d", "no run"),) and open_table.folded
+    assert tables.claims_tables(judgements[3:]) == [open_table]
+    assert tables.claims_tables(judgements[:3]) == [table]
 
 
 def test_comparisons_name_both_groups(groups: Callable) -> None:
@@ -91,11 +91,11 @@ def test_compute(groups: Callable) -> None:
 
 def test_every_run_has_a_row(groups: Callable) -> None:
     (group,) = groups(("digits", {"epochs": 3}, [95.0, 96.0]))
-    runs = group.results
-    labels, names = ({run.folder: text for run in runs} for text in ("label", "name"))
-    row, _ = tables.run_table(runs, labels, names).rows
+    names = {run.folder: f"run {run.experiment.seed}" for run in group.results}
+    row, second = tables.run_table([group], names).rows
+    assert second[0] == "run 1"
     assert row == (
-        *("name", "label", "finished", "0", "3/3"),
+        *("run 0", group.label, "finished", "0", "3/3"),
         *("94.90", "95.00", "95.00", "6.0 s", "0"),
     )
 
@@ -119,8 +119,8 @@ def test_notes_name_the_runs_that_they_concern(
 ) -> None:
     make_run(tmp_path / "0", recipe("digits", 0), 0.9)
     runs = results.read_all([tmp_path])[0]
-    assert tables.notes(runs) is None
+    assert tables.notes(runs) == []
     for seed in (1, 2):
         make_run(tmp_path / str(seed), recipe("digits", seed), 0.9, note="a caveat")
     notes = tables.notes(results.read_all([tmp_path])[0])
-    assert notes and notes.lines == ("a caveat: all accuracies of 2 runs (digits)",)
+    assert notes == ["a caveat: all accuracies of 2 runs (digits)"]

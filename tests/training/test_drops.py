@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ def test_the_loss_is_not_named_as_a_cause() -> None:
 
 def test_a_drop_travels_as_json() -> None:
     [drop] = instability.find(history(fallen(at=150, length=40, before=0.99, after=0.6)))
-    table = json.loads(json.dumps(drop.to_table(), allow_nan=False))
+    table = json.loads(json.dumps(asdict(drop), allow_nan=False))
     assert Drop.from_table(table) == drop
 
 

@@ -27,7 +27,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -328,25 +328,23 @@ def least_error_threshold(activation: Tensor, time_steps: int) -> float:
     values = values[:: len(values) // SAMPLE + 1]
     largest = values.max().item()
     thresholds = [largest * (number + 1) / CANDIDATES for number in range(CANDIDATES)]
-    return min(thresholds, key=lambda one: _error(values, one, time_steps))
 
+    def error(threshold: float) -> float:
+        return (expressible(values, threshold, time_steps) - values).square().mean().item()
 
-def _error(values: Tensor, threshold: float, time_steps: int) -> float:
-    return (expressible(values, threshold, time_steps) - values).square().mean().item()
-
-
-class Measured(NamedTuple):
-    """What a converted network does on images, if it is stopped after 1, 2, ..., T steps."""
-
-    accuracy: list[float]  # between 0 and 1
-    spikes: list[float]  # of all hidden neurons until then, an image
+    return min(thresholds, key=error)
 
 
 @torch.no_grad()
 def measure(
     net: ConvertedNetwork, split: Split, mean: Sequence[float], std: Sequence[float]
-) -> Measured:
-    """Accuracy and spikes of `net` on all images of a split, normalised by `mean` and `std`."""
+) -> dict[str, list[float]]:
+    """What `net` does on a split, normalised by `mean` and `std`, stopped after 1, 2, ..., T steps.
+
+    Returns:
+        ``"test_accuracy_by_step"``, between 0 and 1, and ``"spikes_per_image_by_step"``, of all
+        hidden neurons until then.
+    """
     correct = torch.zeros(net.time_steps, dtype=torch.int64, device=split.labels.device)
     spikes = torch.zeros(net.time_steps, dtype=torch.float64, device=split.labels.device)
     for part in evaluation_batches(len(split.labels), net.time_steps):
@@ -358,7 +356,10 @@ def measure(
             correct[step] += (losses.predict(outputs) == labels).sum()
             spikes[step] += sum(layer.sum(dtype=torch.float64) for layer in hidden)
     count = len(split.labels)
-    return Measured((correct.double() / count).tolist(), (spikes.cumsum(0) / count).tolist())
+    return {
+        "test_accuracy_by_step": (correct.double() / count).tolist(),
+        "spikes_per_image_by_step": (spikes.cumsum(0) / count).tolist(),
+    }
 
 
 def by_steps(
@@ -374,25 +375,19 @@ def by_steps(
             after each; a calibrated one is made for each.
 
     Returns:
-        JSON values: ``"plain"``, and ``"calibrated"`` by T, each with ``"test_accuracy_by_step"``
-        and ``"spikes_per_image_by_step"``.
+        JSON values: ``"plain"``, and ``"calibrated"`` by T, each as `measure` returns it.
     """
     device = str(next(net.parameters()).device)
     statistics = experiment.mean, experiment.std
     train_split, _, test = splits(experiment, data)
+    test = test.to(device)
     chosen = subset(len(train_split.labels), min(CALIBRATION_IMAGES, len(train_split.labels)))
     images = normalise(train_split.images[chosen].to(device), *statistics)
 
-    def table(converted: ConvertedNetwork) -> dict[str, Any]:
-        found = measure(converted, test.to(device), *statistics)
-        return {
-            "test_accuracy_by_step": found.accuracy,
-            "spikes_per_image_by_step": found.spikes,
-        }
-
     return {
-        "plain": table(plain(net, images, max(time_steps))),
+        "plain": measure(plain(net, images, max(time_steps)), test, *statistics),
         "calibrated": {
-            str(steps): table(calibrated(net, images, steps)) for steps in sorted(time_steps)
+            str(steps): measure(calibrated(net, images, steps), test, *statistics)
+            for steps in sorted(time_steps)
         },
     }

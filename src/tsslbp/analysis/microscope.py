@@ -201,7 +201,11 @@ def examine(nets: Mapping[str, Network], batch: Batch, noise: Noise) -> list[Lay
     """
     _check(nets, noise.directions)
     net = next(iter(nets.values()))
-    gradients = {rule: _gradients(rule, one, batch) for rule, one in nets.items()}
+    gradients = {rule: inspection.gradients(one, *batch) for rule, one in nets.items()}
+    for rule, layers in gradients.items():
+        for name, gradient in layers.items():
+            if not gradient.isfinite().all():
+                raise Diverged(f"the gradient of layer {name} by {rule} holds NaN or infinity")
     exact = smooth_gradients(net, batch)
     rates = net.activity(batch.images)
     places = coordinates_of(net, noise.directions, noise.seed)
@@ -454,14 +458,6 @@ def _error(left_out: Iterable[Tensor]) -> float:
     """The jackknife's standard error, from what remained with one left out of each part."""
     squares = [(len(x) - 1) * x.var(correction=0).item() for x in left_out]
     return math.sqrt(sum(squares))
-
-
-def _gradients(rule: str, net: Network, batch: Batch) -> dict[str, Tensor]:
-    gradients = inspection.gradients(net, *batch)
-    for name, one in gradients.items():
-        if not one.isfinite().all():
-            raise Diverged(f"the gradient of layer {name} by {rule} holds NaN or infinity")
-    return gradients
 
 
 def _check(nets: Mapping[str, Network], directions: int | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from .. import data
-from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, copies
+from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, files
 from ..data.catalogue import Entry
 from ..data.events.binning import bin_events
 from ..data.files import VARIABLE, download
@@ -66,7 +66,7 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
         _download(entry, data_dir)
     else:
         printing.say(f"\n{entry.layout}")
-        local = copies.locate(entry, data_dir)
+        local = files.locate(entry, data_dir)
         if local is None:
             raise DataError(
                 f"{name} must be got by hand: put it into a folder DIR as above, and set "
@@ -94,9 +94,9 @@ def check(
         printing.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
         return
     if entry.kind == "events":
-        findings = copies.check_recordings(entry, data.recordings(what, data_dir))
+        findings = files.check_recordings(entry, data.recordings(what, data_dir))
     else:
-        findings = copies.check_files(entry, data_dir)
+        findings = files.check_files(entry, data_dir)
     problems = 0
     for part, problem in findings:
         printing.say(f"{part}: ok" if problem is None else f"{part} {problem}")
@@ -156,22 +156,22 @@ def show(
 def _where(entry: Entry, data_dir: Path | None) -> str:
     """Where the local copy of a set is, for the list."""
     if entry.origin in WITHOUT_DOWNLOAD:
-        known = copies.is_installed(entry)
+        known = files.is_installed(entry)
         return WITHOUT_DOWNLOAD[entry.origin] + ("" if known else " (not installed)")
-    return str(copies.locate(entry, data_dir) or "-")
+    return str(files.locate(entry, data_dir) or "-")
 
 
 def _require_installed(entry: Entry) -> None:
-    if not copies.is_installed(entry):
+    if not files.is_installed(entry):
         raise DataError(f"{entry.name} is not there. {entry.layout}")
 
 
 def _download(entry: Entry, data_dir: Path | None) -> None:
     """Get the files of a set that are missing or damaged."""
-    if all(problem is None for _, problem in copies.check_files(entry, data_dir)):
-        printing.say(f"\nnothing to download: {copies.locate(entry, data_dir)} is whole")
+    if all(problem is None for _, problem in files.check_files(entry, data_dir)):
+        printing.say(f"\nnothing to download: {files.locate(entry, data_dir)} is whole")
         return
-    if folder := copies.unpacked_folder(entry, data_dir):
+    if folder := files.unpacked_folder(entry, data_dir):
         raise DataError(
             f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
             "it away, or give another --data-dir"
@@ -179,7 +179,7 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
     printing.say()
     for file in entry.md5:
         with progress.Download(file) as bar:
-            path = download(entry, file, copies.root(data_dir), bar)
+            path = download(entry, file, files.root(data_dir), bar)
         printing.say(f"{path}: ok")
 
 

@@ -17,6 +17,7 @@ from ..errors import InvalidInput, require
 from ..experiment import Experiment
 from ..figures import microscope as figures
 from ..figures import svg
+from ..figures.style import Array
 from ..rules import from_config, split_rules
 from ..run import Run
 from ..run.environment import describe_environment
@@ -143,7 +144,7 @@ def _opened(
 
 
 def _figure(layers: Sequence[analysis.LayerCosines], widths: Sequence[float]) -> Figure:
-    def rows(cosines: Sequence[analysis.Cosine]) -> figures.Array:
+    def rows(cosines: Sequence[analysis.Cosine]) -> Array:
         nothing = [np.nan] * 3
         return np.array([[x.value, *x.interval] if x.interval else nothing for x in cosines])
 

@@ -161,7 +161,7 @@ class SweepDisplay(_RunBars):
 
 
 class Download(_Bars):
-    """A bar for the download of one file; see `tsslbp.data.files.Progress`."""
+    """A bar for the download of one file; see `tsslbp.data.files.download`."""
 
     def __init__(self, name: str) -> None:
         super().__init__(30, bars.DownloadColumn())

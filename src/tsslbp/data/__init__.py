@@ -10,44 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InvalidInput
-from ..experiment.binning import Binning
+from ..experiment.binning import Binning as Binning
 from . import catalogue, frame_cache, npz
-from .catalogue import Entry, holds_events
-from .dataset import (
-    VALIDATION_SEED,
-    DataSet,
-    Images,
-    batches,
-    normalise,
-    split_validation,
-    subset,
-)
+from .catalogue import Entry
+from .catalogue import holds_events as holds_events
+from .dataset import DataSet as DataSet
+from .dataset import Images as Images
+from .dataset import batches as batches
+from .dataset import normalise as normalise
+from .dataset import split_validation as split_validation
+from .dataset import subset as subset
 from .events import cifar10_dvs, dvs_gesture, moving_digits, nmnist
-from .events.recording import Events, EventSet, as_events
-from .frames import Frames
-from .images import augment, cifar10, digits, idx
-
-__all__ = [
-    "VALIDATION_SEED",
-    "Binning",
-    "DataSet",
-    "EventSet",
-    "Events",
-    "Frames",
-    "Images",
-    "as_events",
-    "augment",
-    "batches",
-    "catalogue",
-    "frame_cache",
-    "holds_events",
-    "known_shape",
-    "load",
-    "normalise",
-    "recordings",
-    "split_validation",
-    "subset",
-]
+from .events.recording import Events as Events
+from .events.recording import EventSet as EventSet
+from .events.recording import as_events as as_events
+from .frames import Frames as Frames
+from .images import cifar10, digits, idx
 
 IMAGE_READERS: dict[str, Callable[[Entry, Path | None], DataSet]] = {
     "cifar10": cifar10.load,

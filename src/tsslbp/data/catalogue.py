@@ -7,19 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Literal, final
+from typing import Literal, final
 
-from ..checked import Allowed, Checked, Count, Text
+from ..checked import Checked, Count, Text
 from ..errors import InvalidInput, nearest
 
-Kind = Literal["images", "events"]
-Origin = Literal["package", "download", "hand", "generated"]
 Reader = Literal[
     "digits", "idx", "cifar10", "nmnist", "cifar10_dvs", "dvs_gesture", "moving_digits"
-]
-SampleShape = Annotated[
-    tuple[int, int, int],
-    Allowed("a shape (C, H, W) of whole numbers above 0", lambda shape: min(shape) > 0),
 ]
 
 
@@ -55,12 +49,12 @@ class Entry(Checked, called=""):
 
     name: Text
     title: Text
-    kind: Kind
+    kind: Literal["images", "events"]
     reader: Reader
-    origin: Origin
+    origin: Literal["package", "download", "hand", "generated"]
     train: Count
     test: Count
-    shape: SampleShape
+    shape: tuple[Count, Count, Count]
     classes: Count
     citation: Text
     homepage: Text
@@ -119,22 +113,15 @@ def read(text: str) -> dict[str, Entry]:
     """Read entries from TOML with the tables of `catalogue.toml`.
 
     Raises:
-        InvalidInput: a key or value that is not allowed, or a name twice.
+        InvalidInput: a key or value that is not allowed.
     """
     result: dict[str, Entry] = {}
-    for table in tomllib.loads(text)["sets"]:
-        entry = _entry(table)
-        if entry.name in result:
-            raise InvalidInput(f"the names of data sets must differ, got {entry.name} twice")
-        result[entry.name] = entry
+    for name, table in tomllib.loads(text).items():
+        try:
+            result[name] = Entry.from_table({"name": name} | table)
+        except InvalidInput as error:
+            raise InvalidInput(f"{name}: {error}") from None
     return result
-
-
-def _entry(table: dict[str, Any]) -> Entry:
-    try:
-        return Entry.from_table(table)
-    except InvalidInput as error:
-        raise InvalidInput(f"{table.get('name', 'a data set')}: {error}") from None
 
 
 def of_folder(name: str) -> str:

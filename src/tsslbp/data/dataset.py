@@ -136,13 +136,11 @@ def _per_channel(name: str, value: float | Sequence[float], images: Tensor) -> T
     return numbers
 
 
-def split_validation(
-    count: int, held_out: int, seed: int = VALIDATION_SEED
-) -> tuple[Tensor, Tensor]:
+def split_validation(count: int, held_out: int) -> tuple[Tensor, Tensor]:
     """Split the indices 0..count-1 at random into training and validation, the same every time.
 
-    The split depends on the arguments alone, not on the seed of a run, so that all runs choose
-    their best epoch on the same images.
+    The split does not depend on the seed of a run, so that all runs choose their best epoch on the
+    same images.
 
     Returns:
         ``[count - held_out]`` and ``[held_out]`` int64, each in rising order.
@@ -154,10 +152,10 @@ def split_validation(
         raise InvalidInput(
             f"cannot hold out {held_out} of {count} images: hold out at least 1 and keep at least 1"
         )
-    return _without(count, _permutation(count, seed)[:held_out])
+    return _without(count, _permutation(count, VALIDATION_SEED)[:held_out])
 
 
-def subset(count: int, kept: int, seed: int = SUBSET_SEED) -> Tensor:
+def subset(count: int, kept: int) -> Tensor:
     """Choose some of the indices 0..count-1 at random, the same every time, for less training.
 
     A smaller subset is a part of a larger one.
@@ -170,24 +168,24 @@ def subset(count: int, kept: int, seed: int = SUBSET_SEED) -> Tensor:
     """
     if not 0 < kept <= count:
         raise InvalidInput(f"train_images must be between 1 and {count}, got {kept}")
-    return _permutation(count, seed)[:kept].sort().values
+    return _permutation(count, SUBSET_SEED)[:kept].sort().values
 
 
-def split_test(labels: Tensor, held_out: int, seed: int = TEST_SEED) -> tuple[Tensor, Tensor]:
+def split_test(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
     """Split a set without test images of its own; every class gives its share, within one image.
 
-    The images are put in random order, sorted by class, and picked at equal distances.
+    The images are put in random order, the same every time, sorted by class, and picked at equal
+    distances.
 
     Args:
         labels: ``[N]``.
         held_out: how many images test, from 1 to N - 1.
-        seed: of the random order; the split is the same every time.
 
     Returns:
         Indices ``[N - held_out]`` for training and ``[held_out]`` for testing, in rising order.
     """
     count = len(labels)
-    order = _permutation(count, seed)
+    order = _permutation(count, TEST_SEED)
     by_class = order[torch.argsort(labels[order], stable=True)]
     return _without(count, by_class[torch.arange(held_out) * count // held_out])
 

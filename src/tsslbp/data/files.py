@@ -1,4 +1,4 @@
-"""The files of a data set: where they are, given by the user or downloaded, and what is in them."""
+"""The files of data sets: where they are, given or downloaded, and whether they are whole."""
 
 from __future__ import annotations
 
@@ -6,32 +6,28 @@ import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 from ..errors import DataError
 from .catalogue import Entry
+from .events.recording import EventSet
 
 VARIABLE = "TSSLBP_DATA"
 CACHE_VARIABLE = "TSSLBP_CACHE"
+CIFAR10_FOLDER = "cifar-10-batches-bin"  # in the archive, and where it was unpacked
 
 _TIMEOUT = 30  # seconds without an answer from the server
 _GZIP_MAGIC = b"\x1f\x8b"
 
-
-class Progress(Protocol):
-    """What `download` tells how much has come; `total` is set first, in bytes."""
-
-    total: int
-
-    def update(self, count: int) -> None: ...
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
+T = TypeVar("T")
+Sum = tuple[Literal["md5", "sha1"], str]
+Finding = tuple[str, str | None]  # a part of a data set, and what is wrong with it
 
 
-def locate(entry: Entry, file: str, data_dir: Path | None) -> Path:
+def require_file(entry: Entry, file: str, data_dir: Path | None) -> Path:
     """Return where `file` is, after downloading it if need be.
 
     It is looked for in the set's folder in `data_dir`, else in the folder that the environment
@@ -41,18 +37,28 @@ def locate(entry: Entry, file: str, data_dir: Path | None) -> Path:
     Raises:
         DataError: the file is missing from the folder given, or cannot be downloaded.
     """
-    given = given_folder(data_dir)
-    return download(entry, file, cache_folder()) if given is None else _given(entry, file, given)
+    folder = given_folder(data_dir)
+    if folder is None:
+        return download(entry, file, cache_folder())
+    path = folder / entry.folder / file
+    if not path.exists():
+        missing = path if folder.is_dir() else f"the folder {folder}"
+        raise DataError(
+            f"{missing} is missing: put {entry.url}{file} into {path.parent}, or leave out "
+            f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
+        )
+    return path
 
 
-def download(entry: Entry, file: str, folder: Path, progress: Progress | None = None) -> Path:
+def download(entry: Entry, file: str, folder: Path, progress: Any = False) -> Path:
     """Download a file into the set's folder in `folder`, unless it is there and whole.
 
     Args:
         entry: the data set.
         file: one of its files.
         folder: of all data; made where there is none. A damaged file in it is replaced.
-        progress: is told what has come, if anything is downloaded.
+        progress: a progress bar for `pooch`, with the attribute ``total``, in bytes, and the
+            methods ``update(count)``, ``reset()`` and ``close()``; False: none.
 
     Raises:
         DataError: it cannot be downloaded, or not be written.
@@ -63,7 +69,7 @@ def download(entry: Entry, file: str, folder: Path, progress: Progress | None = 
     url = entry.url + file
     # A server that packs or unpacks on the way would change the checksum.
     downloader = pooch.HTTPDownloader(
-        progressbar=progress or False,
+        progressbar=progress,
         chunk_size=1 << 16,
         timeout=_TIMEOUT,
         headers={"Accept-Encoding": "identity"},
@@ -83,10 +89,20 @@ def given_folder(data_dir: Path | None) -> Path | None:
     return data_dir or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
 
 
-def find_folder(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Return the folder of a set that is got by hand, or None where there is none."""
+def root(data_dir: Path | None) -> Path:
+    """Return the folder of all data: the one given, or the cache folder."""
+    return given_folder(data_dir) or cache_folder()
+
+
+def unpacked_folder(entry: Entry, data_dir: Path | None) -> Path | None:
+    """Return the folder with CIFAR-10's unpacked files, if any; they come before the archive."""
+    return find_folder(entry, data_dir, CIFAR10_FOLDER)
+
+
+def find_folder(entry: Entry, data_dir: Path | None, part: str = "") -> Path | None:
+    """Return the folder of a set in the folder given, or a part of it; None where there is none."""
     given = given_folder(data_dir)
-    folders = (given / name for name in entry.folders) if given else ()
+    folders = (given / name / part for name in entry.folders) if given else ()
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
@@ -111,6 +127,32 @@ def not_there(entry: Entry, data_dir: Path | None) -> DataError:
     )
 
 
+def locate(entry: Entry, data_dir: Path | None) -> Path | None:
+    """Return the folder or file of a local copy, or None. Its contents are not checked.
+
+    Only of the editions of CIFAR-10, which share a folder, the test file is read to tell them. What
+    is got by hand is not looked for in the cache folder: no loader does so.
+    """
+    if entry.origin in ("package", "generated"):
+        return None
+    if entry.kind == "events":
+        return find_folder(entry, data_dir)
+    if entry.origin == "hand" and given_folder(data_dir) is None:
+        return None
+    sums = _sums(entry, data_dir)
+    if not all(path.is_file() for path in sums):
+        return None
+    path, (algorithm, expected) = list(sums.items())[-1]
+    if algorithm == "sha1" and checksum(read(path), algorithm) != expected:
+        return None
+    return path if len(sums) == 1 else path.parent
+
+
+def is_installed(entry: Entry) -> bool:
+    """Whether a set that comes with a package is there."""
+    return entry.name != "digits" or find_spec("sklearn") is not None
+
+
 def cache_folder() -> Path:
     """Return the folder for what can be made again: ``TSSLBP_CACHE``, else the user's cache's."""
     if given := os.environ.get(CACHE_VARIABLE):
@@ -130,6 +172,21 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_packed(path: Path, entry: Entry, decode: Callable[[bytes], T]) -> T:
+    """Return what `decode` makes of the content of a downloaded file, once it is unpacked.
+
+    Raises:
+        DataError: it cannot be read, `decode` raises `ValueError`, or the checksum is another.
+    """
+    packed = read(path)
+    try:
+        content = decode(unpack(packed))
+        verify(packed, "md5", entry.md5[path.name])
+    except ValueError as error:
+        raise DataError(f"{path} {error}; get it again from {entry.url}{path.name}") from error
+    return content
 
 
 def unpack(packed: bytes) -> bytes:
@@ -172,15 +229,44 @@ def checksum(content: bytes, algorithm: Literal["md5", "sha1"]) -> str:
     return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
 
 
-def _given(entry: Entry, file: str, folder: Path) -> Path:
-    path = folder / entry.folder / file
-    if not path.exists():
-        missing = path if folder.is_dir() else f"the folder {folder}"
-        raise DataError(
-            f"{missing} is missing: put {entry.url}{file} into {path.parent}, or leave out "
-            f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
-        )
-    return path
+def check_files(entry: Entry, data_dir: Path | None) -> Iterator[Finding]:
+    """Compare the files of a set of images with the official checksums, one after the other."""
+    for path, (algorithm, expected) in _sums(entry, data_dir).items():
+        problem = None if path.is_file() else "is missing"
+        try:
+            if not problem:
+                verify(read(path), algorithm, expected)
+        except (ValueError, DataError) as error:
+            problem = str(error)
+        yield str(path), problem
+
+
+def check_recordings(entry: Entry, source: EventSet) -> Iterator[Finding]:
+    """Read every recording of a set; say which cannot be read, then how many of how many events.
+
+    Of recordings there are no official checksums: those published are of the packed archives.
+    """
+    for name, items, expected in (
+        ("training", source.train, entry.train),
+        ("test", source.test, entry.test),
+    ):
+        lengths: list[int] = []
+        for item in items:
+            try:
+                lengths.extend(len(events.t) for _, events in source.read(item))
+            except DataError as error:
+                yield str(item), str(error)
+        part = f"{len(lengths):,} {name} recordings of {sum(lengths):,} events"
+        wrong = None if len(lengths) == expected else f"are not {expected:,}, as the set has"
+        yield part, wrong
+
+
+def _sums(entry: Entry, data_dir: Path | None) -> Mapping[Path, Sum]:
+    """The files of a set of images, where they are expected, and their checksums."""
+    folder = root(data_dir) / entry.folder
+    if entry.md5 and unpacked_folder(entry, data_dir) is None:
+        return {folder / file: ("md5", value) for file, value in entry.md5.items()}
+    return {folder / CIFAR10_FOLDER / file: ("sha1", value) for file, value in entry.sha1.items()}
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -70,21 +70,20 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
         entry = catalogue.entries().get(source.name)
         if entry is None or entry.reader != "nmnist":
             raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
-        source = nmnist.stabilised(source)
-    path = cache_folder() / "binned" / f"{source.name}-{time_steps}-{_key(source, time_steps, how)}"
-    path = path.with_name(f"{path.name}.safetensors")
-    data_set = _open(path, source)
-    if data_set is None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with hold(path.with_suffix(".lock"), wait=True):
+    name = f"{source.name}-{time_steps}-{_key(source, time_steps, how)}.safetensors"
+    path = cache_folder() / "binned" / name
+    if data_set := _open(path, source):
+        return data_set
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with hold(path.with_suffix(".lock"), wait=True):
+            data_set = _open(path, source)
+            if data_set is None:
+                remove_leftovers(path.parent, path.name)
+                replace_file(path, lambda new: _write(new, source, time_steps, how))
                 data_set = _open(path, source)
-                if data_set is None:
-                    remove_leftovers(path.parent, path.name)
-                    replace_file(path, lambda new: _write(new, source, time_steps, how))
-                    data_set = _open(path, source)
-        except (OSError, RunError) as error:
-            raise DataError(f"{error}; {CACHE_VARIABLE} names another folder for it") from error
+    except (OSError, RunError) as error:
+        raise DataError(f"{error}; {CACHE_VARIABLE} names another folder for it") from error
     assert data_set is not None
     return data_set
 
@@ -109,15 +108,8 @@ def _open(path: Path, source: EventSet) -> DataSet | None:
     everything = torch.arange(len(labels))
     frames = Frames(arrays["pixels"], values, arrays["starts"], everything, tuple(facts["size"]))
     train, test = slice(facts["train"]), slice(facts["train"], None)
-    return DataSet(
-        source.name,
-        frames[train],
-        labels[train],
-        frames[test],
-        labels[test],
-        source.classes,
-        source.note,
-    )
+    parts = frames[train], labels[train], frames[test], labels[test]
+    return DataSet(source.name, *parts, source.classes, source.note)
 
 
 def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
@@ -132,6 +124,8 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
         for items in (source.train, source.test):
             before = len(labels)
             for label, events in chain.from_iterable(_read(source, item) for item in items):
+                if how.stabilise:
+                    events = nmnist.stabilise(events)
                 active = bin_events(events, source.height, source.width, time_steps, how)
                 source.oddities[OUTSIDE] += not active.counts.any()
                 labels.append(label)
@@ -141,7 +135,9 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
                     values.write(active.values.data)
             if len(labels) == before:
                 raise DataError(f"{source.name} holds no recording to train or to test with")
-        _warn_of_oddities(source)
+        for what, count in source.oddities.items():
+            if count:
+                warnings.warn(f"{source.name}: {count:,} recordings {what}", stacklevel=1)
         arrays = _Arrays(file)
         arrays.end("pixels", kind)
         if values.tell():
@@ -169,12 +165,6 @@ def _read(source: EventSet, item: Any) -> Iterator[tuple[int, Events]]:
             yield label, events
     except OSError as error:
         raise DataError(f"{source.name}: cannot read item {item!r}: {error}") from error
-
-
-def _warn_of_oddities(source: EventSet) -> None:
-    for what, count in source.oddities.items():
-        if count:
-            warnings.warn(f"{source.name}: {count:,} recordings {what}", stacklevel=2)
 
 
 class _Arrays:

@@ -15,10 +15,8 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
-import tokenize
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +34,6 @@ LARGE = 10.0  # above what normalised pixels reach: floats that are still 0..255
 
 _TRAIN = ("images", "labels")
 _TEST = ("test_images", "test_labels")
-
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    MemoryError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 _Array = npt.NDArray[Any]
 
@@ -70,21 +54,21 @@ def load(path: Path) -> DataSet:
 
 
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
-    images, labels = _pair(arrays, *_TRAIN)
+    images, labels = train = _pair(arrays, *_TRAIN)
     _warn_of_large_values(name, images)
     if "test_images" in arrays:
-        test_images, test_labels = _pair(arrays, *_TEST)
-        _compare(images, test_images)
-        classes = int(max(labels.max(), test_labels.max())) + 1
-        _warn_of_gaps(name, labels, classes)
-        return DataSet(name, images, labels, test_images, test_labels, classes)
-    if len(images) == 1:
+        test, note = _pair(arrays, *_TEST), ""
+        _compare(images, test[0])
+    elif len(images) == 1:
         raise ValueError("'images' holds one image only: nothing can be held out for testing")
-    classes = int(labels.max()) + 1
+    else:
+        kept, held_out = split_test(labels, max(1, len(labels) // 10))
+        train, test = (images[kept], labels[kept]), (images[held_out], labels[held_out])
+        count = f"{len(held_out)} of the {len(labels)}"
+        note = f"tested on {count} images in {name}, held out by tsslbp"
+    classes = 1 + int(max(labels.max(), test[1].max()))
     _warn_of_gaps(name, labels, classes)
-    train, test = split_test(labels, max(1, len(labels) // 10))
-    note = f"tested on {len(test)} of the {len(labels)} images in {name}, held out by tsslbp"
-    return DataSet(name, images[train], labels[train], images[test], labels[test], classes, note)
+    return DataSet(name, *train, *test, classes, note)
 
 
 def _read(path: Path) -> dict[str, _Array]:
@@ -98,8 +82,10 @@ def _read(path: Path) -> dict[str, _Array]:
                 "labels=...) writes one"
             )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: _member(archive, name) for name in _wanted(path, archive.files)}
-    except _DAMAGED as error:
+            return {name: np.asarray(archive[name]) for name in _wanted(path, archive.files)}
+    except DataError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
         raise DataError(
             f"cannot read {path}: {' '.join(str(error).split())} (the file is damaged, or holds "
             "Python objects, which are refused because they could run code)"
@@ -117,13 +103,6 @@ def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
                 f"only {', '.join(names) or 'nothing'}"
             )
     return wanted
-
-
-def _member(archive: np.lib.npyio.NpzFile, name: str) -> _Array:
-    array = archive[name]
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name!r} is no array")
-    return array
 
 
 def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tuple[Images, Tensor]:
@@ -159,22 +138,17 @@ def _images(array: _Array, name: str) -> Images:
     kind = np.uint8 if array.dtype == np.uint8 else np.float32
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=kind)
-    _require_finite(values, name)
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = [int(i) for i in np.unravel_index(np.argmin(finite), values.shape)]
+        raise ValueError(
+            f"{name!r} holds {values.size - np.count_nonzero(finite)} values of {values.size} that "
+            f"are NaN or infinite in float32, the first at index {first}"
+        )
     images = torch.from_numpy(values)
     if images.dim() == 5:
         return Frames.from_dense(images)
     return images.unsqueeze(1) if images.dim() == 3 else images
-
-
-def _require_finite(values: _Array, name: str) -> None:
-    finite = np.isfinite(values)
-    if finite.all():
-        return
-    first = [int(i) for i in np.unravel_index(np.argmin(finite), values.shape)]
-    raise ValueError(
-        f"{name!r} holds {values.size - np.count_nonzero(finite)} values of {values.size} that "
-        f"are NaN or infinite in float32, the first at index {first}"
-    )
 
 
 def _labels(array: _Array, name: str) -> Tensor:
@@ -199,9 +173,9 @@ def _labels(array: _Array, name: str) -> Tensor:
 
 def _warn_of_large_values(name: str, images: Images) -> None:
     """Warn of floating-point images that are probably pixel values 0..255."""
-    if isinstance(images, Frames):
+    if isinstance(images, Frames) or not images.is_floating_point():
         return
-    if images.is_floating_point() and (largest := float(images.max())) > LARGE:
+    if (largest := float(images.max())) > LARGE:
         warnings.warn(
             f"{name}: 'images' are {largest:g} at most, and floats are taken as they are, so mean "
             "and std must fit; uint8 would be divided by 255",

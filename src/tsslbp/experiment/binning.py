@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal, final
 from ..checked import Allowed, Checked, Count
 from ..errors import InvalidInput
 
-By = Literal["time", "count"]
-Values = Literal["binary", "count", "surface"]
 Milliseconds = Annotated[float, Allowed("a number of milliseconds above 0", lambda x: x > 0)]
 Polarities = Annotated[int, Allowed("1 or 2", lambda n: n in (1, 2))]
 
@@ -42,9 +40,9 @@ class Binning(Checked, called="binning: "):
     Source: the public TSSL-BP code and the study of it, see docs/reproduction.md.
     """
 
-    by: By = "time"
+    by: Literal["time", "count"] = "time"
     window: Milliseconds | None = None
-    values: Values = "binary"
+    values: Literal["binary", "count", "surface"] = "binary"
     normalise: bool = False
     polarities: Polarities = 2
     down_sample: Count = 1

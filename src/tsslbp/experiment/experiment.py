@@ -12,23 +12,10 @@ from ..rules import TSSLBP, Rule, from_config
 from .binning import Binning
 
 ProtocolName = Literal["published", "validated"]
-LossName = Literal["kernel", "count", "softmax"]
-ConvInit = Literal["uniform", "kaiming"]
-DropoutKind = Literal["rows", "neurons"]
-Precision = Literal["float32", "tf32", "bf16"]
-Activation = Literal["relu"]
-
 Bit = Annotated[int, Allowed("0 or 1", lambda n: n in (0, 1))]
 Seed = Annotated[int, Allowed("a whole number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63)]
 TimeConstant = Annotated[float, Allowed("a number of at least 1", lambda x: x >= 1)]
 Probability = Annotated[float, Allowed("a number of at least 0 and below 1", lambda x: 0 <= x < 1)]
-Betas = Annotated[
-    tuple[float, float],
-    Allowed(
-        "a list of two numbers of at least 0 and below 1",
-        lambda pair: all(0 <= beta < 1 for beta in pair),
-    ),
-]
 ScaleTable = Annotated[
     Mapping[str, Positive],
     Allowed(
@@ -108,13 +95,13 @@ class Experiment(Checked, called=""):
     tau_s: TimeConstant = 3.0
     threshold: Positive = 1.0
     weight_scale: Positive | ScaleTable = 1.0
-    conv_init: ConvInit = "uniform"
+    conv_init: Literal["uniform", "kaiming"] = "uniform"
     pool_scale: Positive = 1.1
     neunorm: bool = False
     dropout: Probability = 0.0
-    dropout_kind: DropoutKind = "rows"
+    dropout_kind: Literal["rows", "neurons"] = "rows"
     rule: RuleOrName = TSSLBP()  # noqa: RUF009 (frozen)
-    loss: LossName = "kernel"
+    loss: Literal["kernel", "count", "softmax"] = "kernel"
     target_filters: Count = 2
     desired_train: tuple[Bit, ...] | None = None
     desired_count: NonNegative | None = None
@@ -123,28 +110,24 @@ class Experiment(Checked, called=""):
     batch_size: Count = 50
     learning_rate: Positive = 0.0005
     weight_decay: NonNegative = 0.01
-    betas: Betas = (0.9, 0.999)
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
     gradient_clip: Positive = 1.0
     weight_limit: Positive = 4.0
     patience: Count | None = None
-    precision: Precision = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     seed: Seed = 0
     binning: Binning | None = None
-    activation: Activation | None = None
+    activation: Literal["relu"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_channels(self)
+        means, stds = len(self.mean), len(self.std)
+        if means != stds and 1 not in (means, stds):
+            raise InvalidInput(
+                "mean and std must have one number, or one for each channel, "
+                f"got {means} and {stds}"
+            )
         _check_loss(self)
-
-
-def _check_channels(experiment: Experiment) -> None:
-    counts = {len(experiment.mean), len(experiment.std)}
-    if len(counts - {1}) > 1:
-        raise InvalidInput(
-            "mean and std must have one number, or one for each channel, "
-            f"got {len(experiment.mean)} and {len(experiment.std)}"
-        )
 
 
 def _check_loss(experiment: Experiment) -> None:

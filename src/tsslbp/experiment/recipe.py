@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,12 @@ from ..rules import as_table
 from ..toml_files import parse_value
 from .experiment import Experiment
 
+_SHIPPED = resources.files(__package__) / "recipes"
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package, sorted."""
-    return toml_files.shipped_names(_shipped())
+    return toml_files.shipped_names(_SHIPPED)
 
 
 def load_recipe(name_or_path: str | Path) -> Experiment:
@@ -43,7 +44,7 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             f"{path} holds data, not a recipe: write a .toml file with the line "
             f'data = "{path.name}", see docs/guide.md'
         )
-    experiment = toml_files.load("recipe", name_or_path, _shipped(), Experiment.from_table)
+    experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
     return replace(experiment, data=_absolute(experiment.data, path.parent))
 
 
@@ -80,14 +81,11 @@ def with_settings(
             table[name] = before | {part: parse_value(text)}
         else:
             is_text = type_hints(Experiment)[name] in (str, Text)
-            table[name] = _text(text) if is_text else parse_value(text)
+            value = parse_value(text)
+            table[name] = text.strip() if is_text and not isinstance(value, str) else value
     table |= {key: value for key, value in (changes or {}).items() if value is not None}
     changed = Experiment.from_table(table)
     return replace(changed, data=_absolute(changed.data, Path()))
-
-
-def _shipped() -> Traversable:
-    return resources.files(__package__) / "recipes"
 
 
 def _absolute(data: str, folder: Path) -> str:
@@ -104,8 +102,3 @@ def _as_table(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise InvalidInput(f"{name} is not a table, so no part of it can be set")
-
-
-def _text(text: str) -> str:
-    value = parse_value(text)
-    return value if isinstance(value, str) else text.strip()

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .style import lowest_shown
+from .style import Array, lowest_shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[Any]
 
 FEW = 8  # distinct values of an axis that are its ticks
 APART = 0.04  # of an axis' height: between two ticks at least
@@ -52,14 +50,11 @@ def hyperparameter_axis(
 def accuracy_axis(host: Axes, place: int, percent: Array) -> Array:
     """`hyperparameter_axis` of the accuracies, of which far lower ones lie at its foot."""
     axes = _vertical_axis(host, place, place)
-    known = percent[np.isfinite(percent)]
-    shown = percent
-    if known.size:
-        shown = np.where(np.isnan(percent), math.nan, np.maximum(percent, lowest_shown(percent)))
-    _set_range(axes, shown, False, 0.2 if len(known) < len(percent) else 0.05)
+    lowest = lowest_shown(percent)
+    shown = np.maximum(percent, lowest)
+    _set_range(axes, shown, False, 0.05)
     number_axis(axes, np.round(shown, 2), False)
-    if known.size and known.min() < np.nanmin(shown):
-        lowest = float(np.nanmin(shown))
+    if percent.min() < lowest:
         ticks = [
             tick for tick in axes.get_yticks() if tick > lowest + 0.1 * np.ptp(axes.get_ylim())
         ]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from .style import PALETTE, new_figure, place_legend, write_cell
+from .style import PALETTE, Array, colour, new_figure, place_legend, write_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = npt.NDArray[Any]
 
 PANELS = 4  # layers side by side
 
@@ -52,10 +50,10 @@ def microscope(
     for place, layer in enumerate(truth):
         band, column = divmod(place, columns)
         above, below = panels[2 * band, column], panels[2 * band + 1, column]
-        draw_truth(above, widths, truth[layer])
+        _draw_truth(above, widths, truth[layer])
         above.set_ylim(max(low, -1) - 0.05, min(high, 1.5) + 0.05)  # equal, to compare layers
         above.set_title(f"{layer}\ncontrol {control[layer]:.3f}", fontsize="medium")
-        draw_between(below, between[layer])
+        _draw_between(below, between[layer])
         if column == 0:
             above.set_ylabel("cosine with the truth")
             below.set_ylabel("rule")
@@ -63,13 +61,8 @@ def microscope(
     return figure
 
 
-def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]) -> None:
-    """Cosines with their intervals against the noise width, a numbered line for each rule.
-
-    Args:
-        widths: ``[n]``, positive.
-        cosines: by rule ``[n, 3]``, as for `microscope`.
-    """
+def _draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]) -> None:
+    """Cosines with their intervals against the noise width, a numbered line for each rule."""
     axes.set_axis_on()
     axes.set_xscale("log")
     room = max((max(widths) / min(widths)) ** 0.12, 1.3)
@@ -80,7 +73,7 @@ def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]
             np.asarray(widths) * 1.05 ** (index - (len(cosines) - 1) / 2),  # side by side
             value,
             yerr=[value - low, high - value],
-            color=PALETTE[index % len(PALETTE)],
+            color=colour(index),
             linestyle="-" if index < len(PALETTE) else "--",
             marker="o",
             markersize=3,
@@ -94,16 +87,14 @@ def draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]
     axes.grid(color="0.9")
 
 
-def draw_between(axes: Axes, cosines: Array) -> None:
+def _draw_between(axes: Axes, cosines: Array) -> None:
     """Cosines ``[rules, rules]`` in their cells: blue where two agree, red where they oppose."""
     axes.set_axis_on()
     axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
-    numbers = [str(number + 1) for number in range(len(cosines))]
-    axes.set_xticks(np.arange(len(cosines)), numbers)
-    axes.set_yticks(np.arange(len(cosines)), numbers)
+    ticks = np.arange(len(cosines))
+    axes.set(xticks=ticks, yticks=ticks, xticklabels=ticks + 1, yticklabels=ticks + 1)
     axes.tick_params(length=0)
     for row, column in np.argwhere(np.isfinite(cosines)):
-        value = cosines[row, column]
+        value, size = cosines[row, column], min(8, 32 / len(cosines))
         colour = "white" if abs(value) > 0.7 else "black"
-        size = min(8, 32 / len(cosines))
         write_cell(axes, (row, column), f"{value:.2f}", fontsize=size, color=colour)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import style
 from .sample import draw_image
-from .style import Look
+from .style import Array, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = npt.NDArray[Any]
 
 NEURONS_SHOWN = 80  # of a layer, evenly chosen
 NEURONS_NUMBERED = 10  # at most, of the last layer
@@ -32,18 +30,11 @@ CURVES = {
     "validation_accuracy": ("validation", "#2a9d8f"),
     "test_accuracy": ("test", "#d1495b"),
 }
+Trace = tuple[int, Look]  # a neuron whose potential is drawn: its number, its line and its name
 PANELS = {  # of the layers: name of the axis, factor
     "firing_rate": ("firing rate\n(spikes per neuron and time step)", 1),
     "warm_up": ("share in warm-up (%)", 100),
 }
-
-
-class Trace(NamedTuple):
-    """A neuron whose potential is drawn: its number in the layer, its name and its line."""
-
-    neuron: int
-    name: str
-    look: Look
 
 
 def run_picture(
@@ -90,12 +81,9 @@ def training_curves(
 
     points = min(POINTS, max(50, POINTS_IN_ALL // max(1, len(curves))))
     averaged = {
-        name: (_averaged(np.asarray(steps, float), points), 100 * _averaged(values, points))
+        name: (_averaged(steps, points), 100 * _averaged(values, points))
         for name, (steps, values) in curves.items()
-        if len(steps)
     }
-    if not averaged:
-        return style.empty("no training steps")
     figure, axes = style.new_axes(3.8)
     if len(averaged) <= NAMED_CURVES:
         for index, (name, (steps, values)) in enumerate(averaged.items()):
@@ -114,7 +102,9 @@ def training_curves(
         look = {"color": "black", "markersize": 6, "markerfacecolor": "white"}
         axes.plot(*zip(*marks, strict=True), "v", label="sudden drop", **look)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    _leave_out_the_rise(axes, [values for _, values in averaged.values()])
+    later = np.concatenate([values[len(values) // 20 :] for _, values in averaged.values()])
+    if (span := np.ptp(later)) > 0:
+        axes.set_ylim(later.min() - 0.05 * span, later.max() + 0.05 * span)
     style.label_axes(figure, "training step", "training accuracy (%)")
     return figure
 
@@ -126,8 +116,6 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         epochs: the records of a run's epochs, with ``"firing_rate"`` and ``"warm_up"`` by layer;
             None or NaN where the rule has no warm-up.
     """
-    if not epochs:
-        return style.empty("no epochs")
     figure = style.new_figure(3.2)
     for axes, (key, (name, factor)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         layers = dict.fromkeys(layer for one in epochs for layer in one.get(key) or {})
@@ -200,9 +188,7 @@ def image_trace(
     Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
 
     Args:
-        image: ``[H, W]`` or ``[C, H, W]``.
-        label, prediction: the true class and the network's.
-        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
+        image, label, prediction, spikes: as for `run_picture`.
         potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
         threshold: above which a neuron spikes.
     """
@@ -240,12 +226,11 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
     """
     from matplotlib.ticker import MaxNLocator
 
-    if not weights:
-        return style.empty("no layers")
     figure = style.new_figure(0.6 + 1.25 * len(weights))
     panels = figure.subplots(len(weights), 2, squeeze=False, sharex="col")
-    for (left, right), (layer, values) in zip(panels, weights.items(), strict=True):
-        finite = _finite(values)
+    for (left, right), layer in zip(panels, weights, strict=True):
+        values = np.asarray(weights[layer])
+        finite = values[np.isfinite(values)]
         if finite.size:
             counts, edges = np.histogram(finite, 60)
             left.stairs(counts, edges, fill=True, color=style.PALETTE[0])
@@ -269,7 +254,7 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) 
     Args:
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. Of a layer with more
             than `NEURONS_SHOWN` neurons, so many are drawn.
-        numbered: number the last layer's neurons, if they are few.
+        numbered: number the last layer's neurons on the right, if they are few enough to read.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
     gap = (1 - BAND) / 2
@@ -282,8 +267,11 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) 
         look: Look = {"color": style.colour(band), "linewidth": min(6, 150 / len(train))}
         axes.vlines(steps + 1, bottoms, bottoms + 0.8 * row, **look)
         axes.axhline(band - gap, color="0.85", linewidth=0.8)
-    if numbered:
-        _number_neurons(axes, len(trains) - 1, trains[-1].shape[1])
+    if numbered and count <= NEURONS_NUMBERED:
+        for neuron in range(count):
+            middle = band + BAND * (neuron + 0.4) / count
+            beside: Look = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "center"}
+            axes.annotate(str(neuron), (1.01, middle), **beside)
     step_count = len(trains[0])
     axes.set(xlim=(0.5, step_count + 0.5), ylim=(-gap, len(trains) - gap), xlabel="time step")
     axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))
@@ -309,42 +297,18 @@ def draw_training(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(loc="lower right", title="last epoch")
 
 
-def _number_neurons(axes: Axes, band: int, count: int) -> None:
-    """Number the rows of a band on its right, if they are few enough to read."""
-    if count > NEURONS_NUMBERED:
-        return
-    for neuron in range(count):
-        middle = band + BAND * (neuron + 0.4) / count
-        look: Look = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "center"}
-        axes.annotate(str(neuron), (1.01, middle), **look)
-
-
 def _draw_coloured(figure: Figure, curves: Sequence[tuple[Array, Array]]) -> None:
     """Many curves, coloured by their last value."""
     from matplotlib.collections import LineCollection
 
-    last = np.array([values[-1] for _, values in curves])
-    order = np.argsort(last, kind="stable")
-    lines = [np.column_stack(curve) for curve in curves]
-    collection = LineCollection(
-        [lines[index] for index in order],
-        array=last[order],
-        linewidths=0.6,
-        alpha=0.7,
-        **style.accuracy_colours(last),
-    )
+    lines = sorted((np.column_stack(curve) for curve in curves), key=lambda one: one[-1, 1])
+    last = np.array([line[-1, 1] for line in lines])
+    look = style.accuracy_colours(last)
+    collection = LineCollection(lines, array=last, linewidths=0.6, alpha=0.7, **look)
     axes = figure.axes[0]
     axes.add_collection(collection)
     axes.autoscale_view()
     style.colour_bar(figure, collection, last, "last training accuracy (%)")
-
-
-def _leave_out_the_rise(axes: Axes, curves: Iterable[Array]) -> None:
-    """Limits of the vertical axis around the curves without their first twentieth."""
-    later = [values[len(values) // 20 :] for values in curves]
-    low, high = min(map(np.min, later)), max(map(np.max, later))
-    if low < high:
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
 def _averaged(values: Array, count: int) -> Array:
@@ -367,23 +331,24 @@ def _most_active(train: Array, potentials: Array) -> list[Trace]:
     for line, neuron in enumerate(map(int, order)):
         place = ", ".join(str(index) for index in np.unravel_index(neuron, shape))
         name = f"({place})" if len(shape) > 1 else place
-        look: Look = {"color": style.PALETTE[line], "linestyle": style.LINES[line]}
-        chosen.append(Trace(neuron, name, look))
+        look = {"color": style.PALETTE[line], "linestyle": style.LINES[line], "label": name}
+        chosen.append((neuron, look))
     return chosen
 
 
 def _classes_traced(train: Array, label: int, prediction: int) -> list[Trace]:
     """All classes of the output layer, the true and the predicted one in front."""
     others = [one for one in range(train[0].size) if one not in (label, prediction)]
-    chosen = [
-        Trace(one, "_" if index else "others", {"color": "0.7", "linewidth": 0.8})
+    chosen: list[Trace] = [
+        (one, {"color": "0.7", "linewidth": 0.8, "label": "_" if index else "others"})
         for index, one in enumerate(others)
     ]
+    in_front = {label: f"{label} true and predicted"}
     if prediction != label:
-        wrong = {"color": style.PALETTE[1], "linewidth": 1.6}
-        chosen.append(Trace(prediction, f"{prediction} predicted", wrong))
-    right = "true" if prediction != label else "true and predicted"
-    chosen.append(Trace(label, f"{label} {right}", {"color": style.PALETTE[0], "linewidth": 1.6}))
+        in_front = {prediction: f"{prediction} predicted", label: f"{label} true"}
+    for one, name in in_front.items():
+        colour = style.PALETTE[0 if one == label else 1]
+        chosen.append((one, {"color": colour, "linewidth": 1.6, "label": name}))
     return chosen
 
 
@@ -395,37 +360,25 @@ def _draw_potentials(
     steps = np.arange(1, len(train) + 1)
     size = 4 if len(steps) <= 40 else 2.5
     axes.axhline(threshold, color="0.35", linestyle="--", linewidth=0.9)
-    for neuron, name, look in chosen:
+    for neuron, look in chosen:
         marked = np.flatnonzero(train[:, neuron]).tolist()
         if len(steps) == 1 and not marked:  # a line of one point cannot be seen
             look = look | {"marker": "_"}
         else:
             look = look | {"marker": "o", "markevery": marked}
-        axes.plot(steps, potentials[:, neuron], label=name, markersize=size, **look)
+        axes.plot(steps, potentials[:, neuron], markersize=size, **look)
     axes.margins(y=0.12)
     axes.set_xlim(0.5, len(steps) + 0.5)
     style.whole_numbers(axes)
     spacing: Look = {"borderaxespad": 0, "handlelength": 1.2, "columnspacing": 1}
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        fontsize="x-small",
-        frameon=False,
-        **spacing,
-    )
+    place: Look = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}
+    axes.legend(fontsize="x-small", frameon=False, **place, **spacing)
     style.quiet(axes)
-
-
-def _finite(values: Array) -> Array:
-    flat: Array = np.ravel(values)[np.isfinite(np.ravel(values))]
-    return flat
 
 
 def _draw_magnitudes(axes: Axes, layer: str, gradient: Array) -> None:
     zeros = int((gradient == 0).sum())
-    magnitudes = np.abs(_finite(gradient))
-    magnitudes = magnitudes[magnitudes > 0]
+    magnitudes = np.abs(gradient[np.isfinite(gradient) & (gradient != 0)])
     share = 100 * zeros / max(1, len(gradient))
     others = len(gradient) - zeros - len(magnitudes)
     infinite = f", {others:,} not finite" if others else ""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from .style import PALETTE, new_axes, new_figure
+from .style import PALETTE, Array, new_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.animation import Animation
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-Array = npt.NDArray[Any]
 
 BRIGHTER, DARKER = PALETTE[1], PALETTE[0]
 FRAMES_PER_ROW = 8

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ..stats import Summary
 from . import style
 from .axes import FEW, accuracy_axis, hyperparameter_axis, is_logarithmic, number_axis, spread
-from .style import Look
+from .style import Array, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = npt.NDArray[Any]
-Span = tuple[float, float]
 
 DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
 ACCURACY = "test accuracy (%)"
@@ -33,17 +31,13 @@ class Point:
 
     Attributes:
         time_steps: T.
-        accuracy: mean test accuracy, 0 to 1.
-        accuracy_interval: its interval; None of one run.
-        cost: mean of what the accuracy is drawn against.
-        cost_interval: its interval; None of one run.
+        accuracy: test accuracies, 0 to 1.
+        cost: what the accuracy is drawn against; None where it is not known.
     """
 
     time_steps: int
-    accuracy: float
-    accuracy_interval: Span | None = None
-    cost: float = math.nan
-    cost_interval: Span | None = None
+    accuracy: Summary
+    cost: Summary | None = None
 
 
 def parallel_coordinates(
@@ -53,19 +47,17 @@ def parallel_coordinates(
 
     Positive numbers that span a factor of 10 get a logarithmic axis, what is not a number a
     categorical one. Lines that share a value are spread out a little around it, the better ones
-    above. A value that is missing, None or NaN is drawn at the foot of its axis; a trial without
-    accuracy is grey. Accuracies far below the others are drawn at the foot of theirs.
+    above. A value that is missing, None or NaN is drawn at the foot of its axis, as are accuracies
+    far below the others.
 
     Args:
         trials: the hyperparameters of each, by name.
-        accuracies: 0 to 1; NaN where there is none.
+        accuracies: 0 to 1.
     """
     from matplotlib.collections import LineCollection
 
-    if not trials:
-        return style.empty("no trials")
     percent = 100 * np.asarray(accuracies, float)
-    order = style.best_last(percent)
+    order = np.argsort(percent, kind="stable")  # the best on top
     percent, trials = percent[order], [trials[index] for index in order]
     names = list(dict.fromkeys(key for trial in trials for key in trial))
     columns = [[trial.get(name) for trial in trials] for name in names]
@@ -80,7 +72,7 @@ def parallel_coordinates(
     few = len(trials) <= 30
     lines = LineCollection(
         list(points),
-        array=np.ma.masked_invalid(percent),
+        array=percent,
         **style.accuracy_colours(percent),
         linewidths=1.8 if few else 0.8,
         alpha=0.9 if few else 0.7,
@@ -105,13 +97,11 @@ def learning_rate_against_epochs(
     Args:
         learning_rates: above 0, of each trial; on a logarithmic axis.
         epochs: of each trial.
-        accuracies: test accuracies, 0 to 1; NaN, drawn in grey, where there is none.
+        accuracies: test accuracies, 0 to 1.
     """
-    if not len(learning_rates):
-        return style.empty("no trials")
     x, y = np.asarray(epochs, float), np.asarray(learning_rates, float)
     percent = 100 * np.asarray(accuracies, float)
-    order = style.best_last(percent)
+    order = np.argsort(percent, kind="stable")  # the best on top
     x, y, percent = x[order], y[order], percent[order]
     figure, axes = style.new_axes(3.8)
     places = list(zip(x.tolist(), y.tolist(), strict=True))
@@ -122,7 +112,6 @@ def learning_rate_against_epochs(
         c=percent,
         s=_nested_sizes(places),
         **style.accuracy_colours(percent),
-        plotnonfinite=True,
         edgecolors="white",
         linewidths=[0.6 if counts[place] <= 4 else 0.0 for place in places],
         zorder=3,
@@ -150,8 +139,6 @@ def latency(curves: Mapping[str, Array]) -> Figure:
         curves: by name, accuracies ``[runs, T]``, 0 to 1: a line for their mean, a band from the
             lowest to the highest.
     """
-    if not curves:
-        return style.empty("no runs")
     figure, axes = style.new_axes(3.6)
     for index, (name, accuracies) in enumerate(curves.items()):
         percent = 100 * np.atleast_2d(accuracies)
@@ -177,8 +164,6 @@ def energy(points: Mapping[str, tuple[Array, Array]]) -> Figure:
         points: by group, spikes per image ``[runs]`` and accuracies ``[runs]``, 0 to 1. Where the
             spikes span a factor of 10, their axis is logarithmic.
     """
-    if not points:
-        return style.empty("no runs")
     figure, axes = style.new_axes(3.6)
     for index, (name, (spikes, accuracies)) in enumerate(points.items()):
         look: Look = {"color": style.colour(index), "marker": style.marker_of(index), **DISC}
@@ -197,8 +182,6 @@ def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure
     Args:
         curves: by name, such as the learning rule, a point each T.
     """
-    if not any(curves.values()):
-        return style.empty("no runs")
     figure, axes = style.new_axes(3.6)
     axes.set_xscale("log")
     for index, (name, points) in enumerate(curves.items()):
@@ -218,30 +201,31 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
     """Accuracy against what it costs, with the intervals of both; each T has a marker of its own.
 
     Args:
-        curves: by name, such as the learning rule, a point each T; those without a cost (NaN) are
-            left out.
+        curves: by name, such as the learning rule, a point each T; those without a cost are left
+            out.
         name: of the cost. Where costs span a factor of 10, their axis is logarithmic.
     """
-    known = {
-        one: [point for point in points if math.isfinite(point.cost)]
-        for one, points in curves.items()
-    }
+    known = {one: [point for point in points if point.cost] for one, points in curves.items()}
     if not any(known.values()):
-        return style.empty("no runs")
+        figure, axes = style.new_axes(1)
+        axes.set_axis_off()
+        style.write_in_middle(axes, "no runs")
+        return figure
     figure, axes = style.new_axes(3.6)
     steps = sorted({point.time_steps for points in known.values() for point in points})
     markers = {number: style.marker_of(index) for index, number in enumerate(steps)}
     for index, (one, points) in enumerate(known.items()):
         look = style.line_style(index)
         axes.plot([], [], label=one, **look)
-        axes.plot([p.cost for p in points], [100 * p.accuracy for p in points], **look)
-        for point in points:
+        costs = [point.cost.mean for point in points if point.cost]
+        axes.plot(costs, [100 * point.accuracy.mean for point in points], **look)
+        for point, cost in zip(points, costs, strict=True):
             alone = look | {"linestyle": "", "marker": markers[point.time_steps]}
-            _draw_intervals(axes, [point], [point.cost], alone)
+            _draw_intervals(axes, [point], [cost], alone)
     for number, marker in markers.items():
         axes.plot([], [], marker, color="0.35", label=f"T = {number}")
-    costs = [point.cost for points in known.values() for point in points]
-    _set_cost_axis(axes, np.array(costs))
+    all_costs = [one.cost.mean for points in known.values() for one in points if one.cost]
+    _set_cost_axis(axes, np.array(all_costs))
     style.label_axes(figure, name, ACCURACY)
     return figure
 
@@ -258,14 +242,14 @@ def _set_cost_axis(axes: Axes, values: Array) -> None:
 
 def _draw_intervals(axes: Axes, points: Sequence[Point], x: Sequence[float], look: Look) -> None:
     """Points with the intervals of their accuracy, and of their cost where they have one."""
-    y = [100 * point.accuracy for point in points]
+    y = [100 * point.accuracy.mean for point in points]
     axes.plot(x, y, markersize=6, markeredgecolor="white", markeredgewidth=0.4, **look)
     for point, place, height in zip(points, x, y, strict=True):
         line = {"color": look["color"], "linewidth": 1.2}
-        if point.accuracy_interval:
-            axes.plot([place] * 2, [100 * end for end in point.accuracy_interval], **line)
-        if point.cost_interval:
-            axes.plot(point.cost_interval, [height] * 2, **line)
+        if point.accuracy.interval:
+            axes.plot([place] * 2, [100 * end for end in point.accuracy.interval], **line)
+        if point.cost and point.cost.interval:
+            axes.plot(point.cost.interval, [height] * 2, **line)
 
 
 def _radius(rank: int, count: int) -> float:

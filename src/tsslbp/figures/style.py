@@ -27,7 +27,6 @@ WIDTH = 7.2  # inches: 691 pixels of a web page
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-MISSING = "0.6"  # colour of what has no accuracy
 LEGEND_COLUMNS = {20: 4, 30: 3, 48: 2}  # characters of the longest label: columns
 LEGEND_CHARACTERS = 100
 LEGEND_ROW = 0.2  # inches
@@ -44,14 +43,6 @@ def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """A figure with axes in it."""
     figure = new_figure(height, width)
     return figure, figure.subplots()
-
-
-def empty(text: str) -> Figure:
-    """A figure that only says why there is nothing to see."""
-    figure, axes = new_axes(1)
-    axes.set_axis_off()
-    write_in_middle(axes, text)
-    return figure
 
 
 def write_in_middle(axes: Axes, text: str) -> None:
@@ -93,16 +84,10 @@ def whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def best_last(percent: Array) -> Array:
-    """The order in which trials are drawn: the best on top, those without accuracy below all."""
-    return np.argsort(np.nan_to_num(percent, nan=-1.0), kind="stable")
-
-
 def lowest_shown(percent: Array) -> float:
     """The lowest accuracy that is not so far below the others that it would hide them."""
-    known = percent[np.isfinite(percent)]
-    lower, upper = np.percentile(known, [25, 75])
-    return float(known[known >= lower - 3 * max(upper - lower, 1.0)].min())
+    lower, upper = np.percentile(percent, [25, 75])
+    return float(percent[percent >= lower - 3 * max(upper - lower, 1.0)].min())
 
 
 def accuracy_colours(percent: Array) -> Look:
@@ -113,11 +98,9 @@ def accuracy_colours(percent: Array) -> Look:
     """
     from matplotlib.colors import Normalize
 
-    colours = part_of("viridis_r", 0.1, 1).with_extremes(bad=MISSING)
-    if not np.isfinite(percent).any():
-        return {"cmap": colours, "norm": Normalize(0, 100)}
-    low, high = lowest_shown(percent), float(np.nanmax(percent))
-    return {"cmap": colours, "norm": Normalize(low if low < high else high - 1, high)}
+    low, high = lowest_shown(percent), float(percent.max())
+    norm = Normalize(low if low < high else high - 1, high)
+    return {"cmap": part_of("viridis_r", 0.1, 1), "norm": norm}
 
 
 def part_of(name: str, start: float, end: float) -> Colormap:
@@ -131,8 +114,8 @@ def part_of(name: str, start: float, end: float) -> Colormap:
 def colour_bar(figure: Figure, drawn: ScalarMappable, percent: Array, name: str) -> None:
     """The scale of `accuracy_colours` beside what is drawn with them."""
     axes = figure.axes[0]
-    below = np.isfinite(percent).any() and np.nanmin(percent) < lowest_shown(percent)
-    bar = figure.colorbar(drawn, ax=axes, label=name, extend="min" if below else "neither")
+    extend = "min" if percent.min() < lowest_shown(percent) else "neither"
+    bar = figure.colorbar(drawn, ax=axes, label=name, extend=extend)
     bar.formatter.set_useOffset(False)  # type: ignore[attr-defined]
     if bar.solids:
         bar.solids.set_alpha(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InvalidInput
 
@@ -150,6 +150,4 @@ def _plan_pool(
     out_shape = (shape[0], shape[1] // size, shape[2] // size)
     if before is None or before.pool > 1:
         return LayerPlan(f"pool{number}", "pool", shape, out_shape, pool=size)
-    return LayerPlan(
-        before.name, "conv", before.in_shape, out_shape, before.kernel, before.padding, size
-    )
+    return replace(before, out_shape=out_shape, pool=size)

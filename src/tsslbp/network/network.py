@@ -42,7 +42,7 @@ class SpikingLayer(nn.Module):
     def forward(
         self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
     ) -> Tensor:
-        return neuron.run(self._weighted(x), self.neurons, time_steps, shared)
+        return neuron.layer(self._weighted(x), self.neurons, time_steps, shared)
 
     def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
         """Input current of the neurons, ``[T, N, ...]``."""
@@ -54,7 +54,7 @@ class SpikingLayer(nn.Module):
     def spikes(self, current: Tensor) -> Tensor:
         """Spikes of the neurons, before the pooling, ``[T, N, ...]`` like `current`."""
         alone = replace(self.neurons, filter_input=False, pool=1, output_psp=False)
-        return neuron.run(current, alone)
+        return neuron.layer(current, alone)
 
     def _weighted(self, x: Tensor) -> Tensor:
         current: Tensor = self.connection(x)
@@ -200,7 +200,6 @@ class Network(Model):
 
     @property
     def neuron_counts(self) -> dict[str, int]:
-        """Number of neurons of every spiking layer, by its name, in order."""
         return {layer.name: layer.neurons for layer in self.plan if layer.neurons}
 
     def set_precision(self, precision: str) -> None:
@@ -262,7 +261,6 @@ class Network(Model):
 
     @torch.no_grad()
     def first_nonfinite(self, x: Tensor) -> str | None:
-        """Name the first layer with a weight or current that is NaN or infinite, if any."""
         for layer, current, _ in self._walk(x):
             if not torch.isfinite(layer.connection.weight).all():
                 return f"the weights of layer {layer.name}"

@@ -24,32 +24,17 @@ from torch import Tensor
 from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule
 from . import reference
-from .reference import Shared
-from .settings import (
-    IMPLEMENTATIONS,
-    Neuron,
-    NeuronLayer,
-    check_implementation,
-    check_time_constant,
-)
+from .reference import Shared as Shared
+from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
+from .settings import Neuron as Neuron
+from .settings import NeuronLayer as NeuronLayer
+from .settings import check_implementation, check_time_constant
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
     "cuda": (torch.float32, torch.float64, torch.bfloat16),
 }
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-
-__all__ = [
-    "IMPLEMENTATIONS",
-    "Neuron",
-    "NeuronLayer",
-    "Shared",
-    "layer",
-    "lif",
-    "psp",
-    "run",
-    "spikes",
-]
 
 
 def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
@@ -113,7 +98,7 @@ def spikes(
     """
     constants = float(tau_m), float(tau_s), float(threshold)
     neurons = _checked_once(constants, rule, impl, output_psp=False)
-    return run(current, neurons, shared=shared, name="current")
+    return layer(current, neurons, shared=shared, name="current")
 
 
 def lif(
@@ -132,20 +117,16 @@ def lif(
     """
     constants = float(tau_m), float(tau_s), float(threshold)
     neurons = _checked_once(constants, rule, impl, output_psp=True)
-    return run(current, neurons, shared=shared, name="current")
+    return layer(current, neurons, shared=shared, name="current")
 
 
 def layer(
     x: Tensor,
-    *,
+    neurons: NeuronLayer,
     time_steps: int | None = None,
-    neuron: Neuron = Neuron(),  # noqa: B008 (frozen)
-    rule: Rule = TSSLBP(),  # noqa: B008 (frozen)
-    pool: int = 1,
-    pool_scale: float = 1.0,
-    output_psp: bool = False,
-    impl: str = "auto",
     shared: Shared | None = None,
+    *,
+    name: str = "x",
 ) -> Tensor:
     """``spikes(psp(x))`` in one kernel, then sum pooling and a second `psp` where asked for.
 
@@ -154,35 +135,19 @@ def layer(
 
     Args:
         x: ``[T, N, ...]``, or ``[N, ...]`` with `time_steps`: an input that is the same at every
-            step, as the connection's result for a static image is.
+            step, as the connection's result for a static image is. With pooling it ends in
+            ``[C, H, W]``.
+        neurons: what the layer computes, and how.
         time_steps: number of steps T of a constant input.
-        neuron: constants of all neurons.
-        rule, impl, shared: as for `spikes`.
-        pool: side of the pooling window; above 1, `x` ends in ``[C, H, W]``.
-        pool_scale: factor on the sum over a window.
-        output_psp: whether to return the PSP instead of spikes (or their sums).
+        shared: as for `spikes`.
+        name: what an error calls the input.
 
     Returns:
         ``[T, N, ...]``, or ``[T, N, C, H // pool, W // pool]``.
 
     Raises:
-        InvalidInput: the input, a constant or the implementation does not fit.
+        InvalidInput: the input or the implementation does not fit.
     """
-    neurons = NeuronLayer(
-        neuron, rule, impl, pool=pool, pool_scale=pool_scale, output_psp=output_psp
-    )
-    return run(x, neurons, time_steps, shared)
-
-
-def run(
-    x: Tensor,
-    neurons: NeuronLayer,
-    time_steps: int | None = None,
-    shared: Shared | None = None,
-    *,
-    name: str = "x",
-) -> Tensor:
-    """`layer` with settings that have been checked once; an error calls the input `name`."""
     if time_steps is not None and time_steps < 1:
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
     _check_input(x if time_steps is None else x[None], name)
@@ -267,10 +232,8 @@ def _check_shared(rule: Rule, shared: Shared | None) -> None:
 
 def _fitting(x: Tensor) -> str:
     """The fastest implementation that takes `x` and is installed."""
-    for name in DTYPES:
-        if _fits(name, x) and (name != "cuda" or _HAS_TRITON):
-            return name
-    return "reference"
+    installed = (name for name in DTYPES if name != "cuda" or _HAS_TRITON)
+    return next((name for name in installed if _fits(name, x)), "reference")
 
 
 def _fits(name: str, x: Tensor) -> bool:

@@ -249,35 +249,9 @@ def _psp_kernel(arguments, worker, workers):
 # Host
 
 
-def _forward(x: Tensor, out: Tensor, k: Constants) -> Tensor:
-    """Write the layer's output and return the number of spikes."""
-    workers = workers_for(_values(x, k))
-    counts = x.new_empty(workers, dtype=torch.float64)
-    _forward_kernel(x, out, counts, k, workers=workers)
-    return counts.sum()
-
-
-def _backward(
-    x: Tensor, grad_out: Tensor, grad_x: Tensor, k: Constants, r: tuple[Any, ...]
-) -> Tensor:
-    """Write the gradient of the layer's input; return each worker's sum of magnitudes of dL/dI."""
-    workers = workers_for(_values(x, k))
-    sums = x.new_empty(workers, dtype=torch.float64)
-    _backward_kernel(x, grad_out, grad_x, sums, k, r, workers=workers)
-    return sums
-
-
 def _values(x: Tensor, k: Constants) -> int:
     """Neurons times steps."""
     return x.numel() * k.steps if k.static else x.numel()
-
-
-def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
-    x = x.contiguous().resolve_neg()
-    out = torch.empty_like(x)
-    settings = len(x), reverse, 1 - 1 / tau_s, 1 / tau_s, simd.lanes(x.itemsize)
-    _psp_kernel(x, out, *settings, workers=workers_for(x.numel()))
-    return out
 
 
 @functools.lru_cache(maxsize=256)
@@ -325,7 +299,11 @@ def _rule_constants(rule: Rule, k: Constants) -> Any:
 class _Psp(Function):
     @staticmethod
     def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
-        return _filtered(x, tau_s, reverse)
+        x = x.contiguous().resolve_neg()
+        out = torch.empty_like(x)
+        settings = len(x), reverse, 1 - 1 / tau_s, 1 / tau_s, simd.lanes(x.itemsize)
+        _psp_kernel(x, out, *settings, workers=workers_for(x.numel()))
+        return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -345,7 +323,10 @@ class _Layer(Function):
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
         out = new_images(x, shape) if images else x.new_empty(shape)
-        total = _forward(_last(x, images), _last(out, images), k)
+        workers = workers_for(_values(x, k))
+        counts = x.new_empty(workers, dtype=torch.float64)
+        _forward_kernel(_last(x, images), _last(out, images), counts, k, workers=workers)
+        total = counts.sum()
         mean = shared and rule.reads_rate and shared.mean
         return out, mean(total, _values(x, k)) if mean else total
 
@@ -373,16 +354,13 @@ class _Gradient(Function):
 
     @staticmethod
     def forward(
-        x: Tensor,
-        grad_out: Tensor,
-        images: bool,
-        k: Constants,
-        r: Any,
-        shared: Shared | None,
+        x: Tensor, grad_out: Tensor, images: bool, k: Constants, r: Any, shared: Shared | None
     ) -> Tensor:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
-        x, grad_out = _last(x, images), _last(grad_out, images)
-        sums = _backward(x, grad_out, _last(grad_x, images), k, r)
+        arrays = [_last(array, images) for array in (x, grad_out, grad_x)]
+        workers = workers_for(_values(x, k))
+        sums = x.new_empty(workers, dtype=torch.float64)
+        _backward_kernel(*arrays, sums, k, r, workers=workers)
         if k.is_normalised:
             magnitude = sums.sum() / max(_values(x, k), 1)
             grad_x *= output_scale(magnitude, shared, k.output_psp)

@@ -57,15 +57,8 @@ class RecursiveConstants(NamedTuple):
     surrogate_clamp: float
 
 
-class NextSpikeConstants(NamedTuple):
+class NextSpikeConstants(RecursiveConstants):
     """The same, with the intra-neuron part that looks for the next spike."""
-
-    intra: float
-    warm_up_psp: float
-    timing_min: float
-    timing_max: float
-    surrogate_scale: float
-    surrogate_clamp: float
 
 
 @kernel(forceinline=True, fastmath={"contract"})
@@ -90,30 +83,6 @@ def _logistic(x, clamp, lanes):
 
 
 @kernel(forceinline=True)
-def _recursive(potential, change, grad, carry, r, k):
-    """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
-    timing = _timing(change, r.timing_min, r.timing_max)
-    fired = timing * (grad + potential * carry * k.leak)
-    silent = potential <= k.threshold  # which a potential that is not a number is not
-    gradient = where(silent, k.decay * carry, fired)
-    return gradient, gradient * r.intra
-
-
-@kernel(forceinline=True)
-def _next_spike(potential, change, grad, state, r, k):
-    """One step of `reference._next_spike`, and the timing part."""
-    later, carry, effect = state
-    silent = potential <= k.threshold
-    reset = where(silent, 0, potential * carry * k.leak * r.intra)
-    effect = k.psp_decay * effect + k.psp_gain * reset
-    timing = _timing(change, r.timing_min, r.timing_max)
-    grad_psp = (grad - k.psp_decay * later) * (1 / k.psp_gain)
-    carry = where(silent, k.decay * carry, grad_psp)
-    total = grad + effect
-    return where(silent, 0, timing * total), total, (grad, carry, effect)
-
-
-@kernel(forceinline=True)
 def _warmed_up(gradient, grad, psp, potential, r, k):
     """The timing part's gradient, or in warm-up the surrogate's."""
     warm_up = psp < r.warm_up_psp
@@ -123,15 +92,30 @@ def _warmed_up(gradient, grad, psp, potential, r, k):
 
 
 def _recursive_step(r, t, grad, state, history, k):
-    potential, change = kept(history.potentials, t), kept(history.changes, t)
-    gradient, carry = _recursive(potential, change, grad, state[0], r, k)
+    """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
+    potential, carry = kept(history.potentials, t), state[0]
+    timing = _timing(kept(history.changes, t), r.timing_min, r.timing_max)
+    fired = timing * (grad + potential * carry * k.leak)
+    silent = potential <= k.threshold  # which a potential that is not a number is not
+    gradient = where(silent, k.decay * carry, fired)
+    carry = gradient * r.intra
     return _warmed_up(gradient, grad, kept(history.psps, t), potential, r, k), (carry,)
 
 
 def _next_spike_step(r, t, grad, state, history, k):
-    potential, change = kept(history.potentials, t), kept(history.changes, t)
-    gradient, total, state = _next_spike(potential, change, grad, state, r, k)
-    return _warmed_up(gradient, total, kept(history.psps, t), potential, r, k), state
+    """One step of `reference._next_spike`, and the timing part."""
+    later, carry, effect = state
+    potential = kept(history.potentials, t)
+    timing = _timing(kept(history.changes, t), r.timing_min, r.timing_max)
+    silent = potential <= k.threshold
+    reset = where(silent, 0, potential * carry * k.leak * r.intra)
+    effect = k.psp_decay * effect + k.psp_gain * reset
+    grad_psp = (grad - k.psp_decay * later) * (1 / k.psp_gain)
+    carry = where(silent, k.decay * carry, grad_psp)
+    total = grad + effect
+    gradient = where(silent, 0, timing * total)
+    gradient = _warmed_up(gradient, total, kept(history.psps, t), potential, r, k)
+    return gradient, (grad, carry, effect)
 
 
 RECTANGLE, FAST_SIGMOID, SIGMOID, ARCTANGENT, TRIANGLE, EXPONENTIAL = range(6)

@@ -82,54 +82,6 @@ def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
     }
 
 
-def _forward(x: Tensor, extent: Extent, k: LayerConstants, counts: bool) -> tuple[Tensor, Tensor]:
-    """Return the layer's output, flat, and the number of spikes if it `counts` them."""
-    windows = extent.neurons // k.pool**2
-    out = torch.empty(extent.steps * windows, dtype=x.dtype, device=x.device)
-    count = torch.zeros(int(counts), dtype=torch.int64, device=x.device)
-    settings = _forward_settings(x.element_size(), extent, k)
-    sizes = extent.steps, windows, extent.row, extent.inner
-    if windows:
-        with torch.cuda.device_of(x):
-            forward_kernel[triton.cdiv(windows, settings["TILE"]),](
-                x, out, count, *sizes, k=k, COUNT=counts, **settings, **LAUNCH
-            )
-    return out, count
-
-
-def _backward(
-    x: Tensor,
-    grad_out: Tensor,
-    rate: tuple[Tensor, int],
-    extent: Extent,
-    rule: Rule,
-    k: LayerConstants,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the layer's input; `rate` is the layer's, a count and a divisor.
-
-    Where it shall be scaled, also the sums of the magnitudes of dL/d(current), one a program.
-    """
-    count, values = rate
-    grad_x = torch.empty_like(x)
-    settings = _backward_settings(x.element_size(), extent)
-    tile = settings["TILE"]
-    programs, size = triton.cdiv(extent.neurons, tile), 0
-    if not settings["EXACT"]:
-        programs = min(programs, _resident(x, extent.steps * tile * x.element_size()))
-        size = programs * triton.cdiv(extent.steps, SEGMENT) * 3 * tile
-    real = torch.promote_types(x.dtype, torch.float32)
-    saved = torch.empty(size, dtype=real, device=x.device)
-    sums = torch.empty(programs * rule.is_normalised, dtype=torch.float64, device=x.device)
-    arrays = x, grad_out, grad_x, count, saved, sums
-    sizes = *extent, values
-    if programs:
-        with torch.cuda.device_of(x):
-            backward_kernel[programs,](
-                *arrays, *sizes, k=k, **_rule_settings(rule), **settings, **LAUNCH
-            )
-    return grad_x, sums
-
-
 BACKWARD = STEPS  # of each rule
 MOST_STEPS = {NA: MOST_UNROLLED}  # which a rule takes, if not any number
 
@@ -149,21 +101,6 @@ def _resident(x: Tensor, history: int) -> int:
     return min(max(int(L2_SHARE * device.L2_cache_size) // history, least), most)
 
 
-def _filtered(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    neurons = x[0].numel()
-    warps = _warps(neurons)
-    tile = _tile(x.element_size(), 8, warps)
-    settings = {"REVERSE": reverse, "STEPS": CHUNK, "TILE": tile, "num_warps": warps}
-    if neurons:
-        with torch.cuda.device_of(x):
-            psp_kernel[triton.cdiv(neurons, tile),](
-                x, out, len(x), neurons, tau_s=tau_s, **settings, **LAUNCH
-            )
-    return out
-
-
 def _channels_last(x: Tensor) -> bool:
     """Whether images lie in memory with the channels last, as convolutions like them."""
     return x.ndim > 3 and not x.is_contiguous() and x.movedim(-3, -1).is_contiguous()
@@ -175,7 +112,18 @@ def _channels_last(x: Tensor) -> bool:
 class _Psp(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
-        return _filtered(x, tau_s, reverse)
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        neurons = x[0].numel()
+        warps = _warps(neurons)
+        tile = _tile(x.element_size(), 8, warps)
+        settings = {"REVERSE": reverse, "STEPS": CHUNK, "TILE": tile, "num_warps": warps}
+        if neurons:
+            with torch.cuda.device_of(x):
+                psp_kernel[triton.cdiv(neurons, tile),](
+                    x, out, len(x), neurons, tau_s=tau_s, **settings, **LAUNCH
+                )
+        return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -191,7 +139,16 @@ class _Layer(torch.autograd.Function):
     def forward(
         x: Tensor, extent: Extent, rule: Rule, k: LayerConstants, shared: Shared | None
     ) -> Any:
-        out, count = _forward(x, extent, k, rule.reads_rate)
+        counts, windows = rule.reads_rate, extent.neurons // k.pool**2
+        out = torch.empty(extent.steps * windows, dtype=x.dtype, device=x.device)
+        count = torch.zeros(int(counts), dtype=torch.int64, device=x.device)
+        settings = _forward_settings(x.element_size(), extent, k) | LAUNCH
+        sizes = extent.steps, windows, extent.row, extent.inner
+        if windows:
+            with torch.cuda.device_of(x):
+                forward_kernel[triton.cdiv(windows, settings["TILE"]),](
+                    x, out, count, *sizes, k=k, COUNT=counts, **settings
+                )
         mean = shared and rule.reads_rate and shared.mean
         return out, mean(count, extent.values) if mean else count
 
@@ -222,9 +179,23 @@ class _Gradient(torch.autograd.Function):
         k: LayerConstants,
         shared: Shared | None,
     ) -> Tensor:
+        grad_x = torch.empty_like(x)
+        settings = _backward_settings(x.element_size(), extent)
+        tile = settings["TILE"]
+        programs, size = triton.cdiv(extent.neurons, tile), 0
+        if not settings["EXACT"]:
+            programs = min(programs, _resident(x, extent.steps * tile * x.element_size()))
+            size = programs * triton.cdiv(extent.steps, SEGMENT) * 3 * tile
+        real = torch.promote_types(x.dtype, torch.float32)
+        saved = torch.empty(size, dtype=real, device=x.device)
+        sums = torch.empty(programs * rule.is_normalised, dtype=torch.float64, device=x.device)
+        arrays = x, grad_out, grad_x, count, saved, sums
         told = shared and shared.mean  # the rate itself, in the place of a count
-        rate = count, 1 if told else extent.values
-        grad_x, sums = _backward(x, grad_out, rate, extent, rule, k)
+        values = 1 if told else extent.values
+        settings |= _rule_settings(rule) | LAUNCH
+        if programs:
+            with torch.cuda.device_of(x):
+                backward_kernel[programs,](*arrays, *extent, values, k=k, **settings)
         if rule.is_normalised:
             magnitude = sums.sum() / max(extent.values, 1)
             grad_x *= output_scale(magnitude, shared, k.output_psp)
@@ -272,20 +243,15 @@ def layer(
 
 
 def _run(x: Tensor, steps: int, rule: Rule, k: LayerConstants, shared: Shared | None) -> Tensor:
-    if _channels_last(x):
-        return _run_images(x.movedim(-3, -1), steps, rule, k, shared, x.shape[-3]).movedim(-1, -3)
-    return _run_images(x[..., None], steps, rule, k, shared, 1)[..., 0]
-
-
-def _run_images(
-    x: Tensor, steps: int, rule: Rule, k: LayerConstants, shared: Shared | None, channels: int
-) -> Tensor:
-    """Run a layer on images ``[T, ..., H, W, channels]``, or ``[..., H, W, channels]``."""
+    """Run a layer on values in the order of their memory, channels last or only one channel."""
+    channels_last = _channels_last(x)
+    x = x.movedim(-3, -1) if channels_last else x[..., None]
     shape = [steps, *(x.shape if k.static else x.shape[1:])]
     neurons = math.prod(shape[1:])
     if k.pool > 1:
         shape[-3:-1] = shape[-3] // k.pool, shape[-2] // k.pool
     row = math.prod(shape[-2:]) if k.pool > 1 else 1
-    extent = Extent(steps, neurons, row, channels)
+    extent = Extent(steps, neurons, row, x.shape[-1])
     output, _ = _Layer.apply(x.contiguous(), extent, rule, k, shared)
-    return cast(Tensor, output.view(shape))
+    output = cast(Tensor, output).view(shape)
+    return output.movedim(-1, -3) if channels_last else output[..., 0]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InvalidInput, RunError, require
-from .blocks import Page
 from .evidence import gather
 from .render import svg, to_html, to_markdown
 from .sections import TITLE, compose
@@ -43,8 +42,15 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
     evidence = gather(paths, against)
     options = ["-o", str(out), *(["--against", str(against)] if against else [])]
     command = shlex.join(["tsslbp", "report", *map(str, paths), *options])
+    folder = out.with_name(f"{out.stem}_figures")
     try:
-        _write(compose(evidence, command), out)
+        page = compose(evidence, command)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(to_html(page), encoding="utf-8")
+        beside.write_text(to_markdown(page, folder.name), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for figure in page.figures:
+            (folder / f"{figure.name}.svg").write_bytes(svg(figure))
     except OSError as error:
         raise RunError(f"cannot write the report {out}: {error.strerror or error}") from error
     return list(evidence.problems)
@@ -53,13 +59,3 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
 def check_packages() -> None:
     """Raise `InvalidInput` where a package that reports need is missing."""
     require("reports need", "study", "jinja2", "matplotlib", "scipy")
-
-
-def _write(page: Page, out: Path) -> None:
-    folder = out.with_name(f"{out.stem}_figures")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(to_html(page), encoding="utf-8")
-    out.with_suffix(".md").write_text(to_markdown(page, folder.name), encoding="utf-8")
-    folder.mkdir(exist_ok=True)
-    for figure in page.figures:
-        (folder / f"{figure.name}.svg").write_bytes(svg(figure))

@@ -6,7 +6,7 @@ Text is plain; the templates escape it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,13 +85,7 @@ Block = Text | Lines | Code | Table | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report with a heading.
-
-    Attributes:
-        name: of its anchor, unique in the report.
-        title: the heading.
-        blocks: what it holds, in order.
-    """
+    """A part of the report: the name of its anchor, unique in the report, heading and blocks."""
 
     name: str
     title: str
@@ -116,7 +110,7 @@ class Page:
     tallies: Sequence[tuple[str, str]]
     verdicts: Sequence[tuple[str, str, str]]
     made_by: str
-    sections: Sequence[Section] = field(default_factory=tuple)
+    sections: Sequence[Section] = ()
 
     @property
     def figures(self) -> list[Figure]:

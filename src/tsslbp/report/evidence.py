@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -100,7 +100,8 @@ def gather(paths: Sequence[Path], against: Path | None = None) -> Evidence:
 
 def _only(groups: Sequence[Group], wanted: Callable[[Result], bool]) -> list[Group]:
     """The groups with the wanted runs alone; without those that have none."""
-    return [kept for one in groups if (kept := one.only(wanted)).results]
+    kept = (replace(one, results=tuple(filter(wanted, one.results))) for one in groups)
+    return [one for one in kept if one.results]
 
 
 def _below(folder: Path, groups: Sequence[Group]) -> list[Group]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..figures import run as run_figures
 from ..figures import study as study_figures
+from ..figures.style import Array
 from ..figures.svg import svg_text
 from ..run.results import MEASURES, Group, Result, flat, measures
 from . import interactive
@@ -21,13 +21,12 @@ from .blocks import Figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-Array = npt.NDArray[Any]
-T = TypeVar("T")
 
 SHOWN_GROUPS = 8  # in the figures that compare groups
 LAYERED_GROUPS = 4  # with a figure of their layers, and their run's own figures
 OWN_FIGURES = ("confusion", "image-*", "histograms")
 OWN_IMAGES = 3  # of each run
+UNFIT = re.compile(r"[^\w-]")  # characters in the name of a figure
 UNTOLD = ("seed", "description", "mean", "std", "desired_train", "padding")  # no axes of a search
 
 
@@ -44,15 +43,18 @@ def draw(
     """
     finished = [result for group in groups for result in group.results]
     best = sorted(groups, key=lambda group: -group.accuracies(measure).max())
-    figures = [
+    best_runs = {
+        group.label: max(group.results, key=lambda one: one.accuracy[measure])
+        for group in best[:LAYERED_GROUPS]
+    }
+    return [
         *_search(prefix, finished, measure),
         _curves(prefix, [*finished, *unfinished]),
-        _latency(prefix, best, measure),
-        _energy(prefix, best, measure),
-        *_layers(prefix, best[:LAYERED_GROUPS], measure),
-        *_own(prefix, best[:LAYERED_GROUPS], measure),
+        *_latency(prefix, best, measure),
+        *_energy(prefix, best, measure),
+        *_layers(prefix, best_runs),
+        *_own(prefix, best_runs),
     ]
-    return [figure for figure in figures if figure is not None]
 
 
 def figure(
@@ -63,13 +65,7 @@ def figure(
     table: dict[str, Any] | None = None,
     webgl: bool = False,
 ) -> Figure:
-    """A drawing as a block of the report.
-
-    Args:
-        name, title, caption, webgl: see `Figure`.
-        drawing: matplotlib's figure.
-        table: the same for a browser, from `interactive`.
-    """
+    """Matplotlib's drawing as a block of the report; `table`: the same from `interactive`."""
     svg = svg_text(drawing, name, title)
     return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
 
@@ -82,49 +78,39 @@ def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [{key: table.get(key) for key in varying} for table in tables]
 
 
-def _search(prefix: str, results: Sequence[Result], measure: str) -> list[Figure]:
+def _search(prefix: str, results: Sequence[Result], measure: str) -> Iterator[Figure]:
     """The figures of a search, where at least three settings were tried."""
     trials = hyperparameters(results)
     if len({str(trial) for trial in trials}) < 3:
-        return []
+        return
     accuracies = [result.accuracy[measure] for result in results]
-    figures = [
-        figure(
-            f"{prefix}-search",
-            "Hyperparameters and accuracy",
-            f"One line per run, coloured by test accuracy ({MEASURES[measure]}).",
-            study_figures.parallel_coordinates(trials, accuracies),
-            interactive.parallel_coordinates(trials, accuracies),
-            webgl=True,
-        )
-    ]
+    coloured = f"per run, coloured by test accuracy ({MEASURES[measure]})."
+    yield figure(
+        f"{prefix}-search",
+        "Hyperparameters and accuracy",
+        f"One line {coloured}",
+        study_figures.parallel_coordinates(trials, accuracies),
+        interactive.parallel_coordinates(trials, accuracies),
+        webgl=True,
+    )
     rates = [result.experiment.learning_rate for result in results]
     epochs = [result.experiment.epochs for result in results]
     if len(set(rates)) > 1:
-        figures.append(
-            figure(
-                f"{prefix}-rates",
-                "Learning rate against epochs",
-                f"One point per run, coloured by test accuracy ({MEASURES[measure]}).",
-                study_figures.learning_rate_against_epochs(rates, epochs, accuracies),
-                interactive.learning_rate_against_epochs(rates, epochs, accuracies),
-            )
+        yield figure(
+            f"{prefix}-rates",
+            "Learning rate against epochs",
+            f"One point {coloured}",
+            study_figures.learning_rate_against_epochs(rates, epochs, accuracies),
+            interactive.learning_rate_against_epochs(rates, epochs, accuracies),
         )
-    return figures
-
-
-def _drops(result: Result) -> list[Mapping[str, Any]]:
-    """Sudden drops whose step is known; another version may have recorded them otherwise."""
-    drops = [drop for one in result.epochs for drop in one.get("drops", ())]
-    return [drop for drop in drops if "step" in drop]
 
 
 def _curves(prefix: str, results: Sequence[Result]) -> Figure:
-    names = _names(results)
-    curves = {name: _curve(result) for name, result in zip(names, results, strict=True)}
+    named = dict(zip(_names(results), results, strict=True))
+    curves = {name: _curve(result) for name, result in named.items()}
     drops = {
-        name: [drop["step"] for drop in _drops(result)]
-        for name, result in zip(names, results, strict=True)
+        name: [drop["step"] for one in result.epochs for drop in one.get("drops", ())]
+        for name, result in named.items()
     }
     return figure(
         f"{prefix}-training",
@@ -135,74 +121,59 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
     )
 
 
-def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None:
+def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
     curves = {}
     for group in groups:
-        rows = [_chosen(one, measure).get("test_accuracy_by_step") for one in group.results]
+        rows = [measures(one.epochs)[measure].get("test_accuracy_by_step") for one in group.results]
         if rows and all(rows):
             curves[group.label] = np.array(rows)
-    if not curves:
-        return None
-    return figure(
-        f"{prefix}-latency",
-        "Latency",
+    caption = (
         "Test accuracy when the output is read after fewer time steps: the line is the mean of the "
-        f"runs, the band spans the lowest to the highest ({MEASURES[measure]}).{_left_out(curves)}",
-        study_figures.latency(_first(curves)),
+        f"runs, the band spans the lowest to the highest ({MEASURES[measure]})."
     )
+    yield from _of_best(prefix, "Latency", caption, study_figures.latency, curves)
 
 
-def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Figure | None:
+def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
     points = {}
     for group in groups:
-        records = [_chosen(one, measure) for one in group.results]
+        records = [measures(one.epochs)[measure] for one in group.results]
         records = [one for one in records if one.get("spikes_per_image")]
         if records:
             points[group.label] = (
                 np.array([one["spikes_per_image"] for one in records]),
                 np.array([one["test_accuracy"] for one in records]),
             )
-    if not points:
-        return None
-    return figure(
-        f"{prefix}-energy",
-        "Energy",
-        f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
-        f"{_left_out(points)}",
-        study_figures.energy(_first(points)),
-    )
+    caption = f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
+    yield from _of_best(prefix, "Energy", caption, study_figures.energy, points)
 
 
-def _layers(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
+def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
     return [
         figure(
             f"{prefix}-layers-{number}",
-            f"Layers: {group.label}",
-            f"Firing rate of each layer and its share in warm-up, seed {best.experiment.seed}.",
-            run_figures.layers_over_training(best.epochs),
+            f"Layers: {label}",
+            f"Firing rate of each layer and its share in warm-up, seed {run.experiment.seed}.",
+            run_figures.layers_over_training(run.epochs),
         )
-        for number, group in enumerate(groups, 1)
-        if (best := _best(group, measure)).epochs[-1].get("firing_rate")
+        for number, (label, run) in enumerate(best.items(), 1)
+        if run.epochs[-1].get("firing_rate")
     ]
 
 
-def _own(prefix: str, groups: Sequence[Group], measure: str) -> list[Figure]:
+def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
     """What `tsslbp draw` left in the folder of each group's best run."""
-    figures = []
-    for number, group in enumerate(groups, 1):
-        best = _best(group, measure)
-        for pattern in OWN_FIGURES:
-            for file in sorted((best.folder / "figures").glob(f"{pattern}.svg"))[:OWN_IMAGES]:
-                name = re.sub(r"[^\w-]", "-", file.stem)
-                figures.append(
-                    Figure(
-                        f"{prefix}-run-{number}-{name}",
-                        f"{file.stem.replace('-', ' ').capitalize()}: {group.label}",
-                        f"From the folder of the best run, seed {best.experiment.seed}.",
-                        file=file,
-                    )
-                )
-    return figures
+    return [
+        Figure(
+            f"{prefix}-run-{number}-{UNFIT.sub('-', file.stem)}",
+            f"{file.stem.replace('-', ' ').capitalize()}: {label}",
+            f"From the folder of the best run, seed {run.experiment.seed}.",
+            file=file,
+        )
+        for number, (label, run) in enumerate(best.items(), 1)
+        for pattern in OWN_FIGURES
+        for file in sorted((run.folder / "figures").glob(f"{pattern}.svg"))[:OWN_IMAGES]
+    ]
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -226,20 +197,12 @@ def _curve(result: Result) -> tuple[Array, Array]:
     return steps * numbers, np.array([one["train_accuracy"] for one in result.epochs], float)
 
 
-def _first(groups: Mapping[str, T]) -> dict[str, T]:
-    return dict(list(groups.items())[:SHOWN_GROUPS])
-
-
-def _left_out(groups: Mapping[str, Any]) -> str:
-    if len(groups) <= SHOWN_GROUPS:
-        return ""
-    return f" Shown are the {SHOWN_GROUPS} of {len(groups)} settings with the best runs."
-
-
-def _best(group: Group, measure: str) -> Result:
-    return max(group.results, key=lambda one: one.accuracy[measure])
-
-
-def _chosen(result: Result, measure: str) -> Mapping[str, Any]:
-    """The record behind a measure."""
-    return measures(result.epochs)[measure]
+def _of_best(
+    prefix: str, title: str, caption: str, draw: Callable[[Any], Drawing], of: Mapping[str, Any]
+) -> Iterator[Figure]:
+    """A figure of the first groups, if there are any."""
+    if len(of) > SHOWN_GROUPS:
+        caption += f" Shown are the {SHOWN_GROUPS} of {len(of)} settings with the best runs."
+    if of:
+        drawing = draw(dict(list(of.items())[:SHOWN_GROUPS]))
+        yield figure(f"{prefix}-{title.lower()}", title, caption, drawing)

@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ..figures.axes import LOGARITHMIC
+from ..figures.axes import LOGARITHMIC, is_logarithmic
+from ..figures.style import Array
 
-Array = npt.NDArray[Any]
-
-COLOURS = "Viridis"
+COLOURS = {"colorscale": "Viridis", "reversescale": True}
 POINTS_IN_ALL = 20_000  # of the training curves together
 HEIGHT = 460  # pixels, without the legend
 LEGEND_ROW, LEGEND_ROWS = 18, 12
@@ -62,8 +60,7 @@ def parallel_coordinates(
     axes = [_axis(name, [trial.get(name) for trial in trials]) for name in names]
     percent = _percent(accuracies)
     axes.append({"label": "test accuracy (%)", "values": percent})
-    colour = {"color": percent, "colorscale": COLOURS, "reversescale": True}
-    trace = {"type": "parcoords", "dimensions": axes, "line": colour}
+    trace = {"type": "parcoords", "dimensions": axes, "line": COLOURS | {"color": percent}}
     return {"data": [trace], "layout": _layout(margin={"l": 70, "r": 70, "t": 60, "b": 30})}
 
 
@@ -77,19 +74,13 @@ def training_curves(
         drops: by the same names, the steps of sudden drops, which are marked.
     """
     points = max(20, POINTS_IN_ALL // max(1, len(curves)))
-    traces = []
+    traces: list[dict[str, Any]] = []
     for name, (steps, accuracies) in curves.items():
         kept = np.unique(np.linspace(0, len(steps) - 1, min(points, len(steps))).astype(int))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(kept) < 3 else "lines",
-                "name": name,
-                "x": [int(step) for step in steps[kept]],
-                "y": _percent(accuracies[kept]),
-                "line": {"width": 1.5},
-            }
-        )
+        mode = "lines+markers" if len(kept) < 3 else "lines"
+        x, y = steps[kept].astype(int).tolist(), _percent(accuracies[kept])
+        line = {"type": "scatter", "mode": mode, "name": name, "x": x, "y": y}
+        traces.append(line | {"line": {"width": 1.5}})
     if drops and any(drops.values()):
         traces.append(_drop_marks(curves, drops))
     layout = _layout(
@@ -118,12 +109,11 @@ def learning_rate_against_epochs(
         "mode": "markers",
         "x": x,
         "y": y,
-        "marker": {
+        "marker": COLOURS
+        | {
             "size": [12 + RING * min(count, RINGS) for count in better],
             "line": {"width": 0.8, "color": "white"},
             "color": percent,
-            "colorscale": COLOURS,
-            "reversescale": True,
             "showscale": True,
             "colorbar": {"title": {"text": "test accuracy (%)", "side": "right"}},
         },
@@ -166,7 +156,7 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         places = [words.index(str(value)) for value in values]
         return {"label": name, "values": places} | _ticks(range(len(words)), words)
     known = sorted(set(numbers))
-    if name in LOGARITHMIC or (known[0] > 0 and known[-1] >= 10 * known[0]):
+    if name in LOGARITHMIC or is_logarithmic(np.array(known)):
         few = _log_ticks(numbers)
         logs = [math.log10(value) for value in few]
         values = [math.log10(value) for value in numbers]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from ..checked import Checked, Count, OneOf, Positive
 from ..errors import InvalidInput, nearest
@@ -86,7 +85,6 @@ class Reaches(Checked):
         recipe: that should reach it; None where none ships yet.
     """
 
-    kind: ClassVar = "reaches"
     text: str
     row: str
     against: Source
@@ -98,7 +96,6 @@ class Reaches(Checked):
 class Exceeds(Checked):
     """A recipe's mean lies above the accuracy (percent) published for a rival method."""
 
-    kind: ClassVar = "exceeds"
     text: str
     recipe: RecipeName
     rival: Positive
@@ -108,7 +105,6 @@ class Exceeds(Checked):
 class Settings(Checked):
     """A recipe is better than another one, over the same seeds."""
 
-    kind: ClassVar = "settings"
     text: str
     recipe: RecipeName
     other: RecipeName
@@ -126,7 +122,6 @@ class Change(Checked):
         margin: None: better; else: not worse by more than so many percentage points.
     """
 
-    kind: ClassVar = "change"
     text: str
     key: str
     values: tuple[Any, ...]
@@ -135,6 +130,12 @@ class Change(Checked):
 
 
 Claim = Reaches | Exceeds | Settings | Change
+KINDS: dict[str, type[Claim]] = {
+    "reaches": Reaches,
+    "exceeds": Exceeds,
+    "settings": Settings,
+    "change": Change,
+}
 
 
 def rows() -> tuple[Row, ...]:
@@ -175,15 +176,19 @@ def read(text: str) -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
     """
     table = tomllib.loads(text)
     read_rows = tuple(Row.from_table(entry) for entry in table["rows"])
-    read_claims = tuple(_claim(entry) for entry in table["claims"])
+    read_claims = tuple(_read_claim(**entry) for entry in table["claims"])
     names = [row.name for row in read_rows]
     if len(set(names)) < len(names):
         raise InvalidInput(f"the rows' names must differ, got {names}")
     for claim in read_claims:
-        if isinstance(claim, Reaches) and claim.row not in names:
+        if not isinstance(claim, Reaches):
+            continue
+        if claim.row not in names:
             raise InvalidInput(
                 f"{claim.text}: unknown row {claim.row!r}{nearest(claim.row, names)}"
             )
+        if read_rows[names.index(claim.row)].reached(claim.against) is None:
+            raise InvalidInput(f"{claim.text}: the study reached nothing for {claim.row!r}")
     return read_rows, read_claims
 
 
@@ -193,11 +198,7 @@ def _load() -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
     return read(file.read_text(encoding="utf-8"))
 
 
-def _claim(entry: Mapping[str, Any]) -> Claim:
-    kinds: dict[str, type[Claim]] = {
-        kind.kind: kind for kind in (Reaches, Exceeds, Settings, Change)
-    }
-    kind = entry.get("kind", "")
-    if kind not in kinds:
-        raise InvalidInput(f"unknown kind of claim {kind!r}{nearest(kind, kinds)}")
-    return kinds[kind].from_table({key: value for key, value in entry.items() if key != "kind"})
+def _read_claim(kind: str = "", **entry: Any) -> Claim:
+    if kind not in KINDS:
+        raise InvalidInput(f"unknown kind of claim {kind!r}{nearest(kind, KINDS)}")
+    return KINDS[kind].from_table(entry)

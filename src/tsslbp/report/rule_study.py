@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from .. import stats, wording
 from ..errors import Error
 from ..figures import study as study_figures
 from ..figures.study import Point
+from ..figures.style import Array
 from ..run.comparison import Comparison
 from ..run.results import Result
 from ..studies import compare
@@ -29,8 +26,6 @@ CAPTION = (
     "seeds, in small print the 95 % interval of the mean. Spikes per image are counted at the same "
     "epoch, over all layers and time steps. Training time is that of one run, without evaluations."
 )
-Array = npt.NDArray[Any]
-Cost = Callable[[RuleResult], Array]
 
 
 @dataclass(frozen=True)
@@ -78,22 +73,19 @@ def find(paths: Iterable[Path]) -> tuple[list[StudyRecord], list[str]]:
 
 
 def section(number: int, record: StudyRecord, runs: Sequence[Result]) -> Section:
-    """What a study says.
-
-    Args:
-        number: of the study in the report.
-        record: the study.
-        runs: all of the report, for the time that was spent.
-    """
+    """What a study says; `number`: its own, `runs`: all of the report, for the time they took."""
     study, results = record.study, record.results
-    blocks: list[Block] = [Text(_conditions(study))]
-    if lines := compare.cautions(study, results):
-        blocks.append(Lines(tuple(lines)))
-    blocks.append(_table(results))
-    if comparisons := compare.against_first(results):
-        blocks.append(_comparison_table(comparisons))
-    blocks += [_rate_table(study, results), Text(_spent(record, runs))]
-    blocks += _figures(f"rules-{number}", study, results)
+    lines, comparisons = compare.cautions(study, results), compare.against_first(results)
+    blocks: list[Block] = [
+        Text(_conditions(study)),
+        *([Lines(tuple(lines))] if lines else []),
+        _table(results),
+        *([_comparison_table(comparisons)] if comparisons else []),
+        _rate_table(study, results),
+        Text(_spent(record, runs)),
+    ]
+    if any(one.results for one in results):
+        blocks += _figures(f"rules-{number}", study, results)
     title = f"Learning rules side by side: {study.experiment.data}"
     return Section(f"rules-{number}", title, blocks)
 
@@ -183,37 +175,30 @@ def _spent(record: StudyRecord, runs: Sequence[Result]) -> str:
 
 
 def _figures(prefix: str, study: RuleStudy, results: Sequence[RuleResult]) -> list[Block]:
-    if not any(one.results for one in results):
-        return []
     caption = "Mean of the seeds at the chosen learning rates, and its 95 % interval."
-    drawing = study_figures.accuracy_against_time_steps(_curves(study, results))
-    figures: list[Block] = [
-        figure(f"{prefix}-steps", "Accuracy against time steps", caption, drawing)
-    ]
-    costs: dict[str, tuple[str, str, Cost]] = {
-        "spikes": ("spikes per image", "spikes per image", lambda one: one.spikes),
-        "seconds": ("training time", "training time of a run (s)", lambda one: one.seconds),
+    against_cost = study_figures.accuracy_against_cost
+    spikes = _curves(study, results, lambda one: one.spikes)
+    seconds = _curves(study, results, lambda one: one.seconds)
+    drawings = {
+        ("steps", "time steps"): study_figures.accuracy_against_time_steps(_curves(study, results)),
+        ("spikes", "spikes per image"): against_cost(spikes, "spikes per image"),
+        ("seconds", "training time"): against_cost(seconds, "training time of a run (s)"),
     }
-    for name, (title, axis, cost) in costs.items():
-        drawing = study_figures.accuracy_against_cost(_curves(study, results, cost), axis)
-        figures.append(figure(f"{prefix}-{name}", f"Accuracy against {title}", caption, drawing))
-    return figures
+    return [
+        figure(f"{prefix}-{name}", f"Accuracy against {axis}", caption, drawing)
+        for (name, axis), drawing in drawings.items()
+    ]
 
 
 def _curves(
-    study: RuleStudy, results: Sequence[RuleResult], cost: Cost | None = None
+    study: RuleStudy,
+    results: Sequence[RuleResult],
+    cost: Callable[[RuleResult], Array] | None = None,
 ) -> dict[str, list[Point]]:
     """The points of every rule, in the order of T."""
-    return {
-        rule: [_point(one, cost) for one in results if one.rule == rule and one.results]
-        for rule in study.rules
-    }
-
-
-def _point(one: RuleResult, cost: Cost | None) -> Point:
-    accuracy = stats.summary(one.accuracies)
-    values = cost(one) if cost else np.array([])
-    if not len(values):
-        return Point(one.time_steps, accuracy.mean, accuracy.interval)
-    spent = stats.summary(values)
-    return Point(one.time_steps, accuracy.mean, accuracy.interval, spent.mean, spent.interval)
+    curves: dict[str, list[Point]] = {rule: [] for rule in study.rules}
+    for one in results:
+        if one.results:
+            spent = stats.summary(cost(one)) if cost and len(cost(one)) else None
+            curves[one.rule].append(Point(one.time_steps, stats.summary(one.accuracies), spent))
+    return curves

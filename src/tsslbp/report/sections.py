@@ -40,25 +40,19 @@ def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
     results, others = evidence.results, evidence.others
     for number, study in enumerate(evidence.studies, 1):
         yield rule_study.section(number, study, results)
-    yield Section("claims", "Claims and verdicts", _claims(evidence.judgements))
+    yield Section("claims", "Claims and verdicts", tables.claims_tables(evidence.judgements))
     yield Section("published", "Published tables", _published(others))
     yield Section("groups", "Other runs", tables.other_tables(others, _measure(others)))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(evidence))
     yield from _figures(evidence)
     yield Section("drops", "Unstable runs", _drops(evidence))
     yield Section("compute", "Compute", [tables.compute_table(evidence.groups)])
-    labels = {run.folder: one.label for one in evidence.groups for run in one.results}
-    yield Section("runs", "Runs", [tables.run_table(results, labels, evidence.names)])
+    yield Section("runs", "Runs", [tables.run_table(evidence.groups, evidence.names)])
     notes = tables.notes(results)
-    yield Section("caveats", "Caveats of the data", [notes] if notes else [])
+    yield Section("caveats", "Caveats of the data", [Lines(tuple(notes))] if notes else [])
     yield Section("problems", "Folders left out", _lines(evidence.problems))
     yield Section("environment", "Environment", [tables.environment_table(results)])
     yield Section("repeat", "How to repeat", _repeat(results, command))
-
-
-def _claims(judgements: Sequence[Judgement]) -> list[Block]:
-    found = (tables.claims_table(judgements), tables.open_claims_table(judgements))
-    return [table for table in found if table]
 
 
 def _published(groups: Sequence[Group]) -> list[Block]:
@@ -71,16 +65,15 @@ def _published(groups: Sequence[Group]) -> list[Block]:
     )
     if not found:
         return [Text("None of the runs has the settings of a published row.")]
-    return [*found, Lines(lines)] if lines else [*found]
+    return [*found, *([Lines(lines)] if lines else [])]
 
 
 def _comparisons(evidence: Evidence) -> list[Block]:
     if not evidence.comparisons:
         return []
-    blocks: list[Block] = [tables.comparison_table(evidence.comparisons)]
-    if left_out := evidence.left_out:
-        blocks.append(Text(f"{left_out:,} more pairs differ in more settings and are left out."))
-    return blocks
+    left_out = f"{evidence.left_out:,} more pairs differ in more settings and are left out."
+    table = tables.comparison_table(evidence.comparisons)
+    return [table, Text(left_out)] if evidence.left_out else [table]
 
 
 def _figures(evidence: Evidence) -> Iterator[Section]:
@@ -126,7 +119,7 @@ def _repeat(results: Sequence[Result], command: str) -> list[Block]:
 
 
 def _lead(evidence: Evidence) -> str:
-    results, finished = evidence.results, _finished(evidence)
+    results, finished = evidence.results, sum(len(one.results) for one in evidence.finished)
     data = joined(list(dict.fromkeys(one.experiment.data for one in results)))
     machines = joined(list(dict.fromkeys(str(one.environment.get("cpu")) for one in results)))
     total = duration(sum(one.seconds for one in results))
@@ -139,10 +132,6 @@ def _lead(evidence: Evidence) -> str:
     if evidence.tuning:
         text += f" {count(evidence.tuning, 'further run')} only chose a learning rate."
     return text
-
-
-def _finished(evidence: Evidence) -> int:
-    return sum(len(one.results) for one in evidence.finished)
 
 
 def _tallies(evidence: Evidence) -> list[tuple[str, str]]:

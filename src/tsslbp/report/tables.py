@@ -6,6 +6,7 @@ Groups hold finished runs only, with no seed twice.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..run.results import MEASURES, Group, Result
 from ..stats import Summary
 from ..wording import count, duration, p_value
 from . import published
-from .blocks import Lines, Table
+from .blocks import Table
 from .published import Accuracy, Row
 from .verdicts import Judgement, row_of
 
@@ -74,21 +75,18 @@ def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:
     return [replace(one, folded=one is not tables[0]) for one in tables if one.rows]
 
 
-def claims_table(judgements: Sequence[Judgement]) -> Table | None:
-    """Claims that some run can test, decided ones first."""
-    seen = sorted(
-        (one for one in judgements if one.seen), key=lambda one: VERDICTS.index(one.verdict)
-    )
-    rows = [(one.claim, one.verdict, one.reason, p_value(one.p)) for one in seen]
+def claims_tables(judgements: Sequence[Judgement]) -> list[Table]:
+    """Claims that some run can test, decided ones first; and those that none can."""
+    ordered = sorted(judgements, key=lambda one: VERDICTS.index(one.verdict))
+    seen = tuple((x.claim, x.verdict, x.reason, p_value(x.p)) for x in ordered if x.seen)
+    unseen = tuple((one.claim, one.reason) for one in judgements if not one.seen)
     caption = "Claims that these runs can test; p after Holm's correction over all tests here."
-    return Table(caption, ("claim", "verdict", "why", "p"), tuple(rows), 3) if rows else None
-
-
-def open_claims_table(judgements: Sequence[Judgement]) -> Table | None:
-    """Claims that no run can test."""
-    rows = tuple((one.claim, one.reason) for one in judgements if not one.seen)
-    caption = "Claims that no run here can test yet."
-    return Table(caption, ("claim", "why"), rows, 2, folded=True) if rows else None
+    open_caption = "Claims that no run here can test yet."
+    tables = [
+        Table(caption, ("claim", "verdict", "why", "p"), seen, 3),
+        Table(open_caption, ("claim", "why"), unseen, 2, folded=True),
+    ]
+    return [one for one in tables if one.rows]
 
 
 def comparison_table(comparisons: Sequence[Comparison[Group]]) -> Table:
@@ -110,7 +108,15 @@ def compute_table(groups: Sequence[Group]) -> Table:
     """Time and memory by group; unfinished runs count too."""
     rows = [_compute_line(group) for group in groups]
     results = [result for group in groups for result in group.results]
-    rows.append(("all runs", str(len(results)), *[""] * 4, duration(_seconds(results)), ""))
+    rows.append(
+        (
+            "all runs",
+            str(len(results)),
+            *[""] * 4,
+            duration(sum(one.seconds for one in results)),
+            "",
+        )
+    )
     caption = (
         "Time spent on training, without the evaluations: mean per epoch, mean per run, and total; "
         "median of the images per second; largest resident memory."
@@ -119,52 +125,44 @@ def compute_table(groups: Sequence[Group]) -> Table:
     return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
-def run_table(
-    results: Sequence[Result], labels: Mapping[Path, str], names: Mapping[Path, str]
-) -> Table:
-    """Every run by itself.
-
-    Args:
-        results: the runs.
-        labels: of the runs' groups, by the runs' folders.
-        names: of the folders, as they are shown.
-    """
+def run_table(groups: Sequence[Group], names: Mapping[Path, str]) -> Table:
+    """Every run by itself, in the order of `names`: what the folders are called."""
+    runs = {run.folder: (group.label, run) for group in groups for run in group.results}
     rows = [
         (
-            names[result.folder],
-            labels[result.folder],
+            name,
+            label,
             "finished" if result.finished else "unfinished",
             str(result.experiment.seed),
             f"{len(result.epochs)}/{result.experiment.epochs}",
-            *(_percent(result.accuracy.get(measure)) for measure in MEASURES),
+            *(f"{100 * reached[x]:.2f}" if x in reached else NONE for x in MEASURES),
             duration(result.seconds),
             str(sum(len(one.get("drops", ())) for one in result.epochs)),
         )
-        for result in results
+        for folder, name in names.items()
+        for label, result in [runs[folder]]
+        for reached in [result.accuracy]
     ]
     head = ("folder", "settings", "state", "seed", "epochs", "last", "validation", "best test")
     caption = "Every run: test accuracy (%) by measure, training time, number of sudden drops."
-    return Table(
-        caption,
-        (*head, "time", "drops"),
-        tuple(rows),
-        text_columns=3,
-        folded=len(rows) > FOLD_ABOVE,
-    )
+    folded = len(rows) > FOLD_ABOVE
+    return Table(caption, (*head, "time", "drops"), tuple(rows), text_columns=3, folded=folded)
 
 
 def environment_table(results: Sequence[Result]) -> Table:
     """The environments that differ, and how many runs were made in each."""
-    counts: dict[str, int] = {}
-    for result in results:
-        table = {key: value for key, value in result.environment.items() if key not in DETAILS}
-        key = json.dumps(table, sort_keys=True)
-        counts[key] = counts.get(key, 0) + 1
-    tables = [json.loads(key) for key in counts]
+    environments = (result.environment.items() for result in results)
+    counts = Counter(
+        json.dumps({key: value for key, value in one if key not in DETAILS}, sort_keys=True)
+        for one in environments
+    )
+    tables = [json.loads(text) for text in counts]
     keys = dict.fromkeys(key for table in tables for key in table)
     varying = [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
     rows = [("runs", *map(str, counts.values()))]
-    rows += [(key, *(_plain(table.get(key)) for table in tables)) for key in keys]
+    rows += [
+        (key, *(NONE if one.get(key) is None else str(one[key]) for one in tables)) for key in keys
+    ]
     caption = "Environments of the runs"
     if varying:
         caption += f", which differ in {', '.join(varying)}"
@@ -172,18 +170,17 @@ def environment_table(results: Sequence[Result]) -> Table:
     return Table(f"{caption}.", head, tuple(rows), text_columns=1 + len(tables))
 
 
-def notes(results: Sequence[Result]) -> Lines | None:
+def notes(results: Sequence[Result]) -> list[str]:
     """Caveats of the data, and every accuracy that they concern."""
     concerned: dict[str, list[Result]] = {}
     for result in results:
         for note in dict.fromkeys(one["note"] for one in result.epochs if one.get("note")):
             concerned.setdefault(note, []).append(result)
-    lines = [
+    return [
         f"{note}: all accuracies of {count(len(those), 'run')} "
         f"({', '.join(sorted({one.experiment.data for one in those}))})"
         for note, those in concerned.items()
     ]
-    return Lines(tuple(lines)) if lines else None
 
 
 def machine(result: Result) -> str:
@@ -191,7 +188,7 @@ def machine(result: Result) -> str:
     environment = result.environment
     cpu = environment.get("cpu") or "unknown processor"
     threads, cores = environment.get("threads"), environment.get("cores")
-    words = f"{cpu}, {threads} of {cores} cores" if threads and cores else str(cpu)
+    words = f"{cpu}, {threads} of {cores} cores" if threads and cores else cpu
     return f"GPU beside {words}" if "device_peak_memory" in result.epochs[-1] else words
 
 
@@ -203,45 +200,36 @@ def reached(summary: Summary) -> str:
 
 def difference_cells(comparison: Comparison[Any]) -> tuple[str, str, str]:
     """Shared seeds, the difference with its interval, and p."""
-    seeds, difference = str(comparison.seeds), comparison.difference
-    if difference is None:
-        return (seeds, NONE, NONE)
-    words = f"{difference.mean:+.2f}\n{wording.interval(difference.interval, '+')}"
-    return (seeds, words, p_value(comparison.p))
+    words = NONE
+    if difference := comparison.difference:
+        words = f"{difference.mean:+.2f}\n{wording.interval(difference.interval, '+')}"
+    return (str(comparison.seeds), words, p_value(comparison.p))
 
 
 def _row_lines(row: Row, groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    lines: list[tuple[str, ...]] = [(f"{row.title}: {row.network}, T = {row.time_steps}",)]
-    lines.append(_accuracy_line("published", row.published))
-    if row.study:
-        lines.append(_accuracy_line("reproduction study", row.study))
-    lines += [_group_line(f"ours: {group.label}", group) for group in groups]
-    return lines
+    return [
+        (f"{row.title}: {row.network}, T = {row.time_steps}",),
+        _accuracy_line("published", row.published),
+        *([_accuracy_line("reproduction study", row.study)] if row.study else []),
+        *(_group_line(f"ours: {group.label}", group) for group in groups),
+    ]
 
 
-def _accuracy_line(name: str, accuracy: Accuracy) -> tuple[str, ...]:
-    mean, sd, runs, best = accuracy.mean, accuracy.sd, accuracy.runs, accuracy.best
-    interval = None if sd is None else stats.t_interval(mean, sd, runs)
-    summary = Summary(runs, mean, sd, best, interval)
-    return (name, str(runs), NONE, NONE, reached(summary), f"{best:.2f}", NONE)
+def _accuracy_line(name: str, one: Accuracy) -> tuple[str, ...]:
+    interval = None if one.sd is None else stats.t_interval(one.mean, one.sd, one.runs)
+    summary = Summary(one.runs, one.mean, one.sd, one.best, interval)
+    return (name, str(one.runs), NONE, NONE, reached(summary), f"{one.best:.2f}", NONE)
 
 
 def _group_line(name: str, group: Group) -> tuple[str, ...]:
     values = {measure: 100 * group.accuracies(measure) for measure in MEASURES}
     complete = {name: one for name, one in values.items() if len(one) == len(group.results)}
+    cells = [reached(stats.summary(complete[one])) if one in complete else NONE for one in MEASURES]
     bias = NONE
     if "best-validation" in complete:
         bias = reached(stats.selection_bias(values["best-test"], values["best-validation"]))
-    return (
-        name,
-        str(len(group.results)),
-        *(
-            reached(stats.summary(complete[measure])) if measure in complete else NONE
-            for measure in MEASURES
-        ),
-        f"{values['best-test'].max():.2f}",
-        bias,
-    )
+    best = f"{values['best-test'].max():.2f}"
+    return (name, str(len(group.results)), *cells, best, bias)
 
 
 def _compute_line(group: Group) -> tuple[str, ...]:
@@ -252,7 +240,7 @@ def _compute_line(group: Group) -> tuple[str, ...]:
     rates = [one["images_per_second"] for one in records if one.get("images_per_second")]
     memory = [one["peak_memory"] for one in records if one.get("peak_memory")]
     span = f"{min(epochs)}" if len(set(epochs)) == 1 else f"{min(epochs)} to {max(epochs)}"
-    seconds = _seconds(results)
+    seconds = sum(one.seconds for one in results)
     return (
         f"{group.label}\n{'; '.join(machines)}",
         str(len(results)),
@@ -263,15 +251,3 @@ def _compute_line(group: Group) -> tuple[str, ...]:
         duration(seconds),
         f"{max(memory) / 2**30:.1f} GiB" if memory else NONE,
     )
-
-
-def _seconds(results: Iterable[Result]) -> float:
-    return sum(result.seconds for result in results)
-
-
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.2f}"
-
-
-def _plain(value: Any) -> str:
-    return NONE if value is None else str(value)

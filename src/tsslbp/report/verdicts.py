@@ -6,7 +6,7 @@ seed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import Any, Literal
@@ -78,14 +78,13 @@ def compare_groups(
     else:
         wanted = list(combinations(groups, 2))
     pairs = [
-        (len(changed), first, second)
+        (first, second)
         for first, second in wanted
         if first.settings["data"] == second.settings["data"]
         and len(set(first.seeds) & set(second.seeds)) > 1
-        and (changed := changes(first.settings, second.settings))
     ]
-    pairs.sort(key=lambda pair: pair[0])
-    shown = [compare(a, b, _measure(a, b)) for _, a, b in pairs[:MAX_COMPARISONS]]
+    pairs.sort(key=lambda pair: len(changes(*(one.settings for one in pair))))
+    shown = [compare(*pair, _measure(*pair)) for pair in pairs[:MAX_COMPARISONS]]
     return correct(shown), len(pairs) - len(shown)
 
 
@@ -105,34 +104,36 @@ def row_of(group: Group) -> tuple[Row, str] | None:
 
 
 def _judge(
-    claim: Claim, groups: Sequence[Group], recipes: Mapping[str | None, Group]
-) -> Iterator[Judgement]:
+    claim: Claim, groups: Sequence[Group], recipes: Mapping[str, Group]
+) -> Iterable[Judgement]:
+    if isinstance(claim, Change):
+        return _judge_change(claim, groups)
+    names = (claim.recipe, claim.other) if isinstance(claim, Settings) else (claim.recipe,)
+    for name in names:
+        if name is None or name not in recipes:
+            lacking = f"no finished run of {name} by the published protocol yet"
+            reason = "no recipe for it yet" if name is None else lacking
+            return [Judgement(claim.text, "undecided", reason, seen=False)]
+    found = [recipes[str(name)] for name in names]
     match claim:
         case Reaches():
-            yield _judge_reaches(claim, recipes)
+            return [_judge_reaches(claim, found[0])]
         case Exceeds():
-            yield _judge_exceeds(claim, recipes)
+            return [_judge_exceeds(claim, found[0])]
         case Settings():
-            yield _judge_settings(claim, recipes)
-        case Change():
-            yield from _judge_change(claim, groups)
+            return [_test_pair(claim, found[0], found[1], "best-test", 0.0)]
 
 
-def _judge_reaches(claim: Reaches, recipes: Mapping[str | None, Group]) -> Judgement:
+def _judge_reaches(claim: Reaches, group: Group) -> Judgement:
     row = next(row for row in published.rows() if row.name == claim.row)
     target = row.reached(claim.against)
-    group = recipes.get(claim.recipe)
-    if target is None or group is None:
-        return _unseen(claim, _no_run(claim.recipe))
-    values = 100 * group.accuracies("best-test")
-    difference = values.mean() - target.mean
-    if target.sd is None:
-        return _untested(
-            claim, f"{difference:+.2f} points, but a single published run allows no test"
-        )
-    if len(values) < 2:
-        return _untested(claim, f"{difference:+.2f} points, but a single run allows no test")
+    assert target is not None  # `published.read` has checked it
     mean, sd, runs = target.mean, target.sd, target.runs
+    values = 100 * group.accuracies("best-test")
+    if sd is None or len(values) < 2:
+        single = "a single published run" if sd is None else "a single run"
+        reason = f"{values.mean() - mean:+.2f} points, but {single} allows no test"
+        return Judgement(claim.text, "undecided", reason)
     return _test(
         claim,
         lambda margin: stats.welch(values + margin, mean, sd, runs),
@@ -141,26 +142,13 @@ def _judge_reaches(claim: Reaches, recipes: Mapping[str | None, Group]) -> Judge
     )
 
 
-def _judge_exceeds(claim: Exceeds, recipes: Mapping[str | None, Group]) -> Judgement:
-    group = recipes.get(claim.recipe)
-    if group is None:
-        return _unseen(claim, _no_run(claim.recipe))
+def _judge_exceeds(claim: Exceeds, group: Group) -> Judgement:
     summary = stats.summary(100 * group.accuracies("best-test"))
     reason = f"{summary.mean - claim.rival:+.2f} points"
     if summary.interval:
         reason += f" (ours 95 % interval {wording.interval(summary.interval)})"
-    return _untested(
-        claim, f"{reason}, but one published number without its spread allows no test{_note(group)}"
-    )
-
-
-def _judge_settings(claim: Settings, recipes: Mapping[str | None, Group]) -> Judgement:
-    first, second = recipes.get(claim.recipe), recipes.get(claim.other)
-    for name, group in ((claim.recipe, first), (claim.other, second)):
-        if group is None:
-            return _unseen(claim, _no_run(name))
-    assert first is not None and second is not None
-    return _test_pair(claim, first, second, "best-test", 0.0)
+    reason += f", but one published number without its spread allows no test{_note(group)}"
+    return Judgement(claim.text, "undecided", reason)
 
 
 def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]:
@@ -174,15 +162,20 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
         here, there = (one.settings.get(claim.key) for one in (first, second))
         if (
             here in claim.values
-            and _is_other(there, claim)
+            and (there in claim.others if claim.others else there not in claim.values)
             and list(changes(first.settings, second.settings)) == [claim.key]
         ):
             pair = (first, second, there)
             data, network = first.settings["data"], first.settings["network"]
             place = f"{data} {network} {here!r} {there!r}"
-            best[place] = max(best.get(place, pair), pair, key=_weight)
+            best[place] = max(
+                best.get(place, pair),
+                pair,
+                key=lambda one: (len({*one[0].seeds} & {*one[1].seeds}), -one[0].label.count(",")),
+            )
     if not best:
-        yield _unseen(claim, f"no two recipes that differ in {claim.key} alone have been run")
+        reason = f"no two recipes that differ in {claim.key} alone have been run"
+        yield Judgement(claim.text, "undecided", reason, seen=False)
     for one, other, there in best.values():
         judgement = _test_pair(claim, one, other, _measure(one, other), claim.margin or 0.0)
         what = f"{claim.text}: {one.label}, against {claim.key} = {there!r}"
@@ -197,9 +190,8 @@ def _weight(pair: tuple[Group, Group, Any]) -> tuple[int, int]:
 def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: float) -> Judgement:
     one, other = shared(first, second, measure)
     if len(one) < 2:
-        return _untested(
-            claim, f"the two share {count(len(one), 'seed')}; a test needs two or more"
-        )
+        reason = f"the two share {count(len(one), 'seed')}; a test needs two or more"
+        return Judgement(claim.text, "undecided", reason)
     return _test(
         claim,
         lambda shift: stats.paired_accuracies(one + shift, other),
@@ -237,37 +229,19 @@ def _corrected(judgement: Judgement, p: float, tests: int) -> Judgement:
     return replace(judgement, verdict="undecided", reason=reason, p=p)
 
 
-def _untested(claim: Claim, reason: str) -> Judgement:
-    return Judgement(claim.text, "undecided", reason)
-
-
-def _unseen(claim: Claim, reason: str) -> Judgement:
-    return Judgement(claim.text, "undecided", reason, seen=False)
-
-
-def _by_recipe(groups: Sequence[Group]) -> dict[str | None, Group]:
+def _by_recipe(groups: Sequence[Group]) -> dict[str, Group]:
     """The largest group of each recipe's runs by the published protocol."""
-    found: dict[str | None, Group] = {}
+    found: dict[str, Group] = {}
     for group in sorted(groups, key=lambda one: len(one.results)):
         if group.experiment.protocol == "published" and (row := row_of(group)):
             found[row[1]] = group
     return found
 
 
-def _no_run(recipe: str | None) -> str:
-    if recipe is None:
-        return "no recipe for it yet"
-    return f"no finished run of {recipe} by the published protocol yet"
-
-
 def _note(group: Group) -> str:
     """The caveats of a group's data, as the end of a reason."""
     notes = dict.fromkeys(one.epochs[-1].get("note", "") for one in group.results)
     return "".join(f"; {note}" for note in notes if note)
-
-
-def _is_other(value: Any, claim: Change) -> bool:
-    return value in claim.others if claim.others else value not in claim.values
 
 
 def _measure(first: Group, second: Group) -> str:

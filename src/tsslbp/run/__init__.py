@@ -1,17 +1,7 @@
 """A run's folder and records, and what runs have reached."""
 
-from .run import (
-    CHECKPOINTS,
-    Run,
-    count_epochs,
-    to_json,
-    write_json,
-)
-
-__all__ = [
-    "CHECKPOINTS",
-    "Run",
-    "count_epochs",
-    "to_json",
-    "write_json",
-]
+from .run import CHECKPOINTS as CHECKPOINTS
+from .run import Run as Run
+from .run import count_epochs as count_epochs
+from .run import to_json as to_json
+from .run import write_json as write_json

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import stats
-from ..stats import Difference, Verdict
+from ..stats import Array, Difference, Verdict
 from .results import Result
-
-Array = npt.NDArray[Any]
 
 
 class Runs(Protocol):

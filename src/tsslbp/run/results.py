@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import Error, RunError
 from ..experiment import Experiment, load_recipe, recipe_names
+from ..stats import Array
 from . import Run
-
-Array = npt.NDArray[Any]
 
 MEASURES = {
     "last": "last epoch",
@@ -130,10 +128,6 @@ class Group:
     def seeds(self) -> tuple[int, ...]:
         return tuple(result.experiment.seed for result in self.results)
 
-    def only(self, wanted: Callable[[Result], bool]) -> Group:
-        """The group with those of its runs that are wanted."""
-        return replace(self, results=tuple(filter(wanted, self.results)))
-
     def accuracies(self, measure: str) -> Array:
         """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""
         values = [result.accuracy.get(measure) for result in self.results]
@@ -168,7 +162,10 @@ def group(results: Iterable[Result]) -> list[Group]:
         key = json.dumps(settings_of(result.experiment), sort_keys=True)
         by_settings.setdefault(key, []).append(result)
     return [
-        Group(label(members[0].experiment), tuple(sorted(members, key=_seed)))
+        Group(
+            label(members[0].experiment),
+            tuple(sorted(members, key=lambda one: one.experiment.seed)),
+        )
         for members in by_settings.values()
     ]
 
@@ -181,9 +178,8 @@ def label(experiment: Experiment) -> str:
     table = settings_of(experiment)
     candidates = {name: changes(table, base) for name, base in shipped().items()}
     name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
-    return ", ".join(
-        [name, *(f"{key} = {value!r}" for key, (value, _) in candidates[name].items())]
-    )
+    differing = (f"{key} = {value!r}" for key, (value, _) in candidates[name].items())
+    return ", ".join([name, *differing])
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -206,10 +202,11 @@ def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tupl
 
 def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Say what one table has otherwise than another, a phrase a key."""
-    return [
-        f"{key} is {_said(old)} there, {_said(new)} here"
-        for key, (old, new) in changes(there, asked).items()
-    ]
+    words = {
+        key: ["unset" if value is None else repr(value) for value in values]
+        for key, values in changes(there, asked).items()
+    }
+    return [f"{key} is {old} there, {new} here" for key, (old, new) in words.items()]
 
 
 def check_settings(what: str, there: Experiment, asked: Experiment, apart: Collection[str]) -> None:
@@ -236,10 +233,6 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
         )
 
 
-def _said(value: Any) -> str:
-    return "unset" if value is None else repr(value)
-
-
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return a table with the keys of its tables as ``"table.key"``."""
     result: dict[str, Any] = {}
@@ -253,16 +246,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _is_drop(value: Any) -> bool:
-    return isinstance(value, dict) and _is_number(value.get("step"))
-
-
 _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
     **dict.fromkeys((*_NEEDED, "validation_accuracy"), _is_number),
     **dict.fromkeys(("images_per_second", "peak_memory", "spikes_per_image"), _is_number),
     **dict.fromkeys(("firing_rate", "warm_up"), lambda value: isinstance(value, dict)),
     "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_number, value)),
-    "drops": lambda value: isinstance(value, list) and all(map(_is_drop, value)),
+    "drops": lambda value: (
+        isinstance(value, list)
+        and all(isinstance(one, dict) and _is_number(one.get("step")) for one in value)
+    ),
     "note": lambda value: isinstance(value, str),
 }
 
@@ -274,10 +266,6 @@ def _check(record: Mapping[str, Any], needed: set[str], folder: Path) -> None:
     for key, fits in _FITS.items():
         if key in record and not fits(record[key]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
-
-
-def _seed(result: Result) -> int:
-    return result.experiment.seed
 
 
 def _run_folders(path: Path) -> list[Path]:

@@ -126,14 +126,7 @@ class Run:
         Raises:
             RunError: the file is missing or damaged.
         """
-        path = self.folder / _ENVIRONMENT
-        try:
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read {path}: {error}") from error
-        if not isinstance(value, dict):
-            raise RunError(f"cannot read {path}: expected a JSON object")
-        return value
+        return _read_json(self.folder / _ENVIRONMENT)
 
     def record_resume(self) -> None:
         """Append the present environment to the list ``"resumed"`` of the run's environment."""
@@ -194,8 +187,7 @@ class Run:
     def truncate_epochs(self, count: int) -> None:
         """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
         lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
-        content = b"".join(lines)
-        replace_file(self.folder / _METRICS, lambda new: new.write_bytes(content))
+        replace_file(self.folder / _METRICS, lambda new: new.write_bytes(b"".join(lines)))
 
     def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Write the arrays of the training steps, replacing the earlier ones.
@@ -205,9 +197,8 @@ class Run:
         """
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray) or array.dtype.hasobject:
-                raise InvalidInput(
-                    f"steps: {name!r} must be an array of numbers, got {array!r:.60}"
-                )
+                got = f"got {array!r:.60}"
+                raise InvalidInput(f"steps: {name!r} must be an array of numbers, {got}")
         content = io.BytesIO()
         values: dict[str, Any] = dict(arrays)
         np.savez(content, **values)
@@ -224,7 +215,10 @@ class Run:
             return {}
         try:
             with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-                return {name: _expect_array(arrays[name]) for name in arrays.files}
+                steps = dict(arrays)
+            if not all(isinstance(values, np.ndarray) for values in steps.values()):
+                raise ValueError("it holds something that is not an array")
+            return steps
         except _STEPS_DAMAGED as error:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
 
@@ -248,10 +242,9 @@ class Run:
         path = self.folder / _DIVERGED
         if not path.exists():
             return None
-        try:
-            return str(json.loads(path.read_bytes())["reason"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"cannot read {path}: {error}") from error
+        if "reason" not in (table := _read_json(path)):
+            raise RunError(f"cannot read {path}: it holds no 'reason'")
+        return str(table["reason"])
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -319,9 +312,8 @@ class Run:
 
     def _checkpoint(self, name: str) -> Path:
         if name not in CHECKPOINTS:
-            known = ", ".join(CHECKPOINTS)
-            hint = nearest(name, CHECKPOINTS)
-            raise InvalidInput(f"unknown checkpoint {name!r}{hint}; known: {known}")
+            hint = f"{nearest(name, CHECKPOINTS)}; known: {', '.join(CHECKPOINTS)}"
+            raise InvalidInput(f"unknown checkpoint {name!r}{hint}")
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
 
 
@@ -403,13 +395,17 @@ def _load_failure(path: Path, error: Exception) -> str:
     return str(error)
 
 
-def _expect_array(value: object) -> np.ndarray[Any, Any]:
-    if not isinstance(value, np.ndarray):
-        raise ValueError("it holds something that is not an array")
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"cannot read {path}: expected a JSON object")
     return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
-    text = to_json(value, indent=2) + "\n"
-    replace_file(path, lambda new: new.write_bytes(text.encode()))
+    content = (to_json(value, indent=2) + "\n").encode()
+    replace_file(path, lambda new: new.write_bytes(content))

@@ -32,14 +32,7 @@ class Progress:
 @final
 @dataclass
 class TrainingState:
-    """All that training steps change, which a checkpoint ``last`` holds; the others its weights.
-
-    Attributes:
-        net: that is trained.
-        optimizer: of its weights.
-        progress: where the training stands.
-        history: numbers of the steps so far.
-    """
+    """All that training steps change, which a checkpoint ``last`` holds; the others its weights."""
 
     net: Model
     optimizer: torch.optim.AdamW
@@ -59,13 +52,7 @@ class TrainingState:
         return weights
 
     def save(self, run: Run, name: str, input_shape: Sequence[int], classes: int) -> None:
-        """Write a checkpoint into a run's folder.
-
-        Args:
-            run: of the training.
-            name: of the checkpoint.
-            input_shape, classes: of the data, for which `load` builds a network.
-        """
+        """Write checkpoint `name`; for `input_shape` and `classes` `load` builds a network."""
         tensors = self.weights()
         state: dict[str, Any] = {"input_shape": input_shape, "classes": classes}
         state["epoch"] = self.progress.epochs

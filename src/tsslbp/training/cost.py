@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
@@ -31,27 +30,19 @@ def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = 
     batch = normalise(images, experiment.mean, experiment.std).to(device), labels.to(device)
     few = Split(test.images[:MEASURED_IMAGES], test.labels[:MEASURED_IMAGES]).to(device)
     loss = build_loss(experiment)
-    with _threads(threads):
+    before, times = torch.get_num_threads(), list[float]()
+    torch.set_num_threads(threads)
+    try:
         train_step(net, optimizer, loss, *batch)  # the first compiles
-        times: list[float] = []
         while len(times) < MEASURED_STEPS and sum(times) < MEASURED_SECONDS:
             times.append(_seconds(lambda: train_step(net, optimizer, loss, *batch)))
-        evaluation = _seconds(lambda: evaluate(net, few, experiment.mean, experiment.std)) / len(
-            few.labels
-        )
-    steps = -(-len(train.labels) // experiment.batch_size)
-    tested = len(test.labels) + (len(validation.labels) if validation else 0)
-    return experiment.epochs * (steps * statistics.median(times) + tested * evaluation)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
+        evaluation = _seconds(lambda: evaluate(net, few, experiment.mean, experiment.std))
     finally:
         torch.set_num_threads(before)
+    steps = -(-len(train.labels) // experiment.batch_size)
+    tested = len(test.labels) + (len(validation.labels) if validation else 0)
+    evaluations = tested * evaluation / len(few.labels)
+    return experiment.epochs * (steps * statistics.median(times) + evaluations)
 
 
 def _seconds(work: Callable[[], object]) -> float:

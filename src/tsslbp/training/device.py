@@ -20,12 +20,10 @@ from .. import losses
 from ..data.dataset import channel_statistics, normalised
 from ..data.images import augment
 from ..errors import InvalidInput
-from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
-from ..network import Activity, Model
-from .build import Split, build_loss
+from ..network import Activity
 from .history import StepResult
-from .step import clamp_weights, clip_gradient
+from .step import Parts, Steps, clamp_weights, clip_gradient
 
 ACTIVITY_EVERY = 200  # steps between two measurements of firing rate and warm-up
 READ_EVERY = 200  # steps between two looks at the results
@@ -70,36 +68,22 @@ def gpus() -> list[str]:
 
 
 @final
-class DeviceSteps:
-    """The training steps of an experiment on the device where `net` and `split` lie.
-
-    It is a `tsslbp.training.loop.Steps`, for images and one process.
+class DeviceSteps(Steps):
+    """Steps on the device where the data lie, for images ``[M, C, H, W]`` and one process.
 
     Args:
-        net: in training mode while steps run.
-        optimizer: of its weights.
-        split: all training images ``[M, C, H, W]``, not normalised, and labels ``[M]``.
-        experiment: loss, batch size, augmentation, normalisation, clipping, dropout and seed.
+        parts: as for `Steps`.
         capture: whether to capture the step as a CUDA graph; on a CPU there are none.
     """
 
     activity_every, read_every = ACTIVITY_EVERY, READ_EVERY
 
-    def __init__(
-        self,
-        net: Model,
-        optimizer: torch.optim.AdamW,
-        split: Split,
-        experiment: Experiment,
-        capture: bool,
-    ) -> None:
-        assert isinstance(split.images, Tensor)  # recordings take `HostSteps`
-        self.net, self.optimizer, self.experiment = net, optimizer, experiment
-        self.images, self.labels, self.capture = split.images, split.labels, capture
-        self.loss = build_loss(experiment)
-        self.weights: list[Tensor] = list(net.parameters())
-        self.size = min(experiment.batch_size, len(self.labels))
-        self.per_epoch = -(-len(self.labels) // self.size)  # the last may be a smaller batch
+    def __init__(self, *parts: *Parts, capture: bool) -> None:
+        super().__init__(*parts)
+        assert isinstance(self.split.images, Tensor)  # recordings take `HostSteps`
+        self.images, self.labels, self.capture = self.split.images, self.split.labels, capture
+        self.weights: list[Tensor] = list(self.net.parameters())
+        self.size = min(self.experiment.batch_size, len(self.labels))
         device, whole = self.labels.device, torch.int64
         self.batch_rows = torch.arange(self.size, device=device)
         self.order = torch.empty(len(self.labels), dtype=whole, device=device)
@@ -113,7 +97,8 @@ class DeviceSteps:
         self.results = torch.zeros(self.per_epoch, 3, dtype=torch.float64, device=device)
         self.diverged = torch.zeros((), device=device)
         # AdamW leaves the weights alone where this is 1 (PyTorch has it for gradient scaling).
-        optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
+        experiment = self.experiment
         self.statistics = channel_statistics(self.images, experiment.mean, experiment.std)
         self.augments = bool(experiment.crop_padding or experiment.horizontal_flip)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -133,7 +118,6 @@ class DeviceSteps:
         return self.net.activity(images)
 
     def count(self, step: int) -> int:
-        """Images of a step."""
         return min(self.size, len(self.labels) - step * self.size)
 
     def _placement(self, step: int) -> Tensor:
@@ -146,7 +130,6 @@ class DeviceSteps:
         return found
 
     def run(self, step: int) -> None:
-        """Start step number `step` of the epoch, the next one."""
         count = self.count(step)
         self.prepare(step)
         if not self.capture or count < self.size:
@@ -183,7 +166,6 @@ class DeviceSteps:
         torch.cuda.current_stream().wait_stream(self.warm_up_stream)
 
     def read(self, until: int) -> list[StepResult]:
-        """Wait for the results of the steps before `until` that have not been read yet."""
         first, self.unread = self.unread, until
         rows = self.results[first:until].tolist()
         return [

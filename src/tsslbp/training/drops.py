@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..checked import Checked
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +33,7 @@ _CONTEXT = 2 * BEFORE + _CERTAIN  # steps that must be known before the first th
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Checked):
     """One number before a drop and after it."""
 
     before: float
@@ -39,7 +41,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Drop(Checked):
     """A sudden drop of the training accuracy.
 
     Attributes:
@@ -66,27 +68,7 @@ class Drop:
     preceding_norm: Change
     firing_rate: Mapping[str, Change]
     warm_up: Mapping[str, Change]
-    recovery: int | None
-
-    def to_table(self) -> dict[str, Any]:
-        """As JSON values, for the epoch's record."""
-        return asdict(self)
-
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> Drop:
-        """What `to_table` has written."""
-        changes = ("accuracy", "loss", "gradient_norm", "preceding_norm")
-        layers = ("firing_rate", "warm_up")
-        return cls(
-            **{
-                **table,
-                **{name: Change(**table[name]) for name in changes},
-                **{
-                    name: {layer: Change(**one) for layer, one in table[name].items()}
-                    for name in layers
-                },
-            }
-        )
+    recovery: int | None = None
 
 
 def find(
@@ -191,25 +173,24 @@ def _likelihood(*counts: int) -> float:
 
 def _drop(arrays: Mapping[str, Array], step: int, layers: Sequence[str] | None) -> Drop:
     before, after = slice(step - BEFORE, step), slice(step, step + AFTER)
-    norm = arrays["gradient_norm"]
+    norm, images = arrays["gradient_norm"], arrays["images"]
     usual = float(np.median(norm[before]))
-    accuracy = _by_image(arrays["correct"] / arrays["images"], arrays["images"], before, after)
+
+    def mean(values: Array) -> Change:
+        return Change(*(np.average(values[part], weights=images[part]) for part in (before, after)))
+
+    accuracy = mean(arrays["correct"] / images)
     return Drop(
         step,
         int(arrays["epoch"][step]),
         accuracy,
-        _by_image(arrays["loss"], arrays["images"], before, after),
+        mean(arrays["loss"]),
         Change(usual, float(np.median(norm[after]))),
         Change(usual, float(norm[step - LEAD : step].max())),
         _by_layer(arrays, "firing_rate", step, layers),
         _by_layer(arrays, "warm_up", step, layers),
         _recovery(arrays, step, accuracy),
     )
-
-
-def _by_image(values: Array, images: Array, before: slice, after: slice) -> Change:
-    means = [np.average(values[part], weights=images[part]) for part in (before, after)]
-    return Change(*(float(mean) for mean in means))
 
 
 def _by_layer(

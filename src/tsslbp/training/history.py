@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,26 +85,16 @@ class History:
         arrays = self.arrays()
         steps = np.flatnonzero(arrays["epoch"] == epoch)
         images = arrays["images"][steps]
-        summary = {
+        summary: dict[str, Any] = {
             "loss": float((arrays["loss"][steps] * images).sum() / images.sum()),
             "train_accuracy": float(arrays["correct"][steps].sum() / images.sum()),
         }
         if neurons:
-            summary |= _activity_summary(arrays, steps, neurons, time_steps)
+            measured = np.isin(arrays["activity_step"], steps)
+            rates, warm_up = (
+                dict(zip(neurons, arrays[name][measured].mean(0).tolist(), strict=True))
+                for name in ("firing_rate", "warm_up")
+            )
+            spikes = time_steps * sum(rates[name] * neurons[name] for name in neurons)
+            summary |= {"firing_rate": rates, "spikes_per_image": spikes, "warm_up": warm_up}
         return summary | {"gradient_norm": float(arrays["gradient_norm"][steps].mean())}
-
-
-def _activity_summary(
-    arrays: Mapping[str, Array], steps: Array, neurons: Mapping[str, int], time_steps: int
-) -> dict[str, Any]:
-    measured = np.isin(arrays["activity_step"], steps)
-    rates = _by_layer(neurons, arrays["firing_rate"][measured])
-    return {
-        "firing_rate": rates,
-        "spikes_per_image": time_steps * sum(rates[name] * neurons[name] for name in neurons),
-        "warm_up": _by_layer(neurons, arrays["warm_up"][measured]),
-    }
-
-
-def _by_layer(layers: Iterable[str], rows: Array) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(layers, rows.mean(0), strict=True)}

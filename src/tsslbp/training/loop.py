@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, their records, and checkpoints from which it goes on.
 
-It knows a network as a `tsslbp.network.Model`, and the way its steps are taken as `Steps`, of which
-there are two: `tsslbp.training.step.HostSteps` and `tsslbp.training.device.DeviceSteps`.
+It knows a network as a `tsslbp.network.Model`, and the way its steps are taken as
+`tsslbp.training.step.Steps`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..data import DataSet
 from ..errors import Diverged, InvalidInput
 from ..experiment import Experiment
-from ..network import Activity, Model
+from ..network import Model
 from ..run import Run
 from ..run.environment import peak_memory
 from . import drops
@@ -28,7 +29,7 @@ from .checkpoint import TrainingState, load_weights
 from .device import DeviceSteps
 from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
-from .step import HostSteps, evaluate
+from .step import HostSteps, Steps, evaluate
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 
@@ -39,41 +40,6 @@ class Observer(Protocol):
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None: ...
 
     def on_epoch(self, record: dict[str, Any]) -> None: ...
-
-
-class Steps(Protocol):
-    """Takes the training steps of an epoch, one after the other, and tells what came of them.
-
-    Epochs count from 1, the steps of an epoch from 0. Whatever is random in a step depends on the
-    seed, the epoch and the step alone; PyTorch's generators are the steps' to seed.
-
-    Attributes:
-        per_epoch: number of steps in an epoch.
-        activity_every: steps between two measurements of the layers' activity.
-        read_every: steps after which results are asked for; a checkpoint can follow.
-    """
-
-    activity_every: int
-    read_every: int
-
-    @property
-    def per_epoch(self) -> int: ...
-
-    def begin(self, epoch: int, step: int) -> None:
-        """Prepare an epoch, of which so many steps are finished."""
-
-    def activity(self, step: int) -> Mapping[str, Activity]:
-        """What the layers do on the batch of the step that is next, by their names."""
-
-    def run(self, step: int) -> None:
-        """Take the step that is next, or start to.
-
-        Raises:
-            Diverged: its loss or gradient is NaN or infinite, and that is known at once.
-        """
-
-    def read(self, until: int) -> list[StepResult]:
-        """Wait for the results of the steps before `until` that have not been read yet."""
 
 
 def fit(
@@ -168,7 +134,7 @@ class Training:
             self.net.set_precision(self.experiment.precision)
             if self.processes.count == 1 and isinstance(self.train.images, Tensor):
                 return DeviceSteps(*parts, capture=True)
-        return HostSteps(*parts, self.processes)
+        return HostSteps(*parts, processes=self.processes)
 
     def fit(self, run: Run | None, observer: Observer | None = None) -> Model:
         """Train to the end, as the function `fit` says.
@@ -187,7 +153,8 @@ class Training:
         with run.hold() if run else nullcontext():
             self._resume()
             try:
-                while not self._is_finished():
+                progress = self.state.progress
+                while not progress.finished and progress.epochs < self.experiment.epochs:
                     self._train_epoch()
                     self._end_epoch()
             except Diverged as error:
@@ -200,19 +167,15 @@ class Training:
 
     def _resume(self) -> None:
         """Go back to where the run's checkpoint ``last`` stands, if there is one."""
-        run = self.run
-        source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
-        has_begun = run is not None and run.has_checkpoint("last")
-        checkpoint = run.load_checkpoint("last") if run and has_begun else None
+        run, checkpoint = self.run, None
+        if run and run.has_checkpoint("last"):
+            checkpoint = run.load_checkpoint("last")
         if (checkpoint := self.processes.broadcast(checkpoint)) is not None:
+            source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
             self.state.restore(*checkpoint, source)
         if run:
             run.truncate_epochs(self.state.progress.epochs)
             run.record_divergence(None)
-
-    def _is_finished(self) -> bool:
-        progress = self.state.progress
-        return progress.finished or progress.epochs >= self.experiment.epochs
 
     def _train_epoch(self) -> None:
         steps, progress, history = self.steps, self.state.progress, self.state.history
@@ -289,7 +252,7 @@ class Training:
         steps = history.arrays()
         before = int(np.searchsorted(steps["epoch"], epoch))  # steps of the earlier epochs
         if found := drops.find(steps, list(neurons), since=before):
-            record["drops"] = [drop.to_table() for drop in found]
+            record["drops"] = [asdict(drop) for drop in found]
         return record
 
     def _accuracies(self, split: Split) -> list[float]:

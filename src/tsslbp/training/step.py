@@ -1,9 +1,10 @@
-"""One training step on the host, the evaluation, and the steps of an epoch, one by one."""
+"""One training step on the host, the evaluation, and an epoch's steps: `Steps`, `HostSteps`."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -28,6 +29,8 @@ ACTIVITY_EVERY = 25  # steps between two measurements of firing rate and warm-up
 EVALUATION_BATCH = 200  # images at most, whose frames, one for each time step, are at most
 EVALUATION_FRAMES = 2000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+Parts = tuple[Model, torch.optim.AdamW, Split, Experiment]  # what `Steps` is made of
 
 
 def batch_images(
@@ -123,42 +126,72 @@ def clamp_weights(weights: list[Tensor], limit: float) -> None:
     torch._foreach_clamp_max_(weights, limit)
 
 
-@final
-class HostSteps:
-    """The training steps of an experiment, one by one; the host waits for each.
+class Steps(ABC):
+    """Takes the training steps of an epoch, one after the other, and tells what came of them.
 
-    It is a `tsslbp.training.loop.Steps`, for images and recordings, on a CPU or GPU, and for
-    several processes, each of which takes its part of every batch.
+    Epochs count from 1, the steps of an epoch from 0. Whatever is random in a step depends on the
+    seed, the epoch and the step alone; PyTorch's generators are the steps' to seed.
 
     Args:
-        net: that is trained.
+        net: that is trained, in training mode while steps run.
         optimizer: of its weights.
-        split: all training images and labels, on the device of `net`.
+        split: all training images and labels, not normalised, on the device of `net`.
         experiment: loss, batch size, augmentation, normalisation, clipping, dropout and seed.
-        processes: that train together.
+
+    Attributes:
+        per_epoch: number of steps in an epoch; the last may be a smaller batch.
+        activity_every: steps between two measurements of the layers' activity.
+        read_every: steps after which results are asked for; a checkpoint can follow.
+    """
+
+    activity_every: int
+    read_every: int
+
+    def __init__(
+        self, net: Model, optimizer: torch.optim.AdamW, split: Split, experiment: Experiment
+    ) -> None:
+        self.net, self.optimizer, self.split = net, optimizer, split
+        self.experiment, self.loss = experiment, build_loss(experiment)
+        self.per_epoch = -(-len(split.labels) // experiment.batch_size)
+
+    @abstractmethod
+    def begin(self, epoch: int, step: int) -> None:
+        """Prepare an epoch, of which so many steps are finished."""
+
+    @abstractmethod
+    def activity(self, step: int) -> Mapping[str, Activity]:
+        """What the layers do on the batch of the step that is next, by their names."""
+
+    @abstractmethod
+    def run(self, step: int) -> None:
+        """Take the step that is next, or start to.
+
+        Raises:
+            Diverged: its loss or gradient is NaN or infinite, and that is known at once.
+        """
+
+    @abstractmethod
+    def read(self, until: int) -> list[StepResult]:
+        """Wait for the results of the steps before `until` that have not been read yet."""
+
+
+@final
+class HostSteps(Steps):
+    """One by one; the host waits for each.
+
+    They take images and recordings, on a CPU or GPU, and several `processes`, each of which takes
+    its part of every batch.
     """
 
     activity_every = ACTIVITY_EVERY
     read_every = 1
 
-    def __init__(
-        self,
-        net: Model,
-        optimizer: torch.optim.Optimizer,
-        split: Split,
-        experiment: Experiment,
-        processes: Processes = ONE_PROCESS,
-    ) -> None:
-        self.net, self.optimizer, self.split = net, optimizer, split
-        self.experiment, self.processes = experiment, processes
-        self.loss = build_loss(experiment)
+    def __init__(self, *parts: *Parts, processes: Processes = ONE_PROCESS) -> None:
+        super().__init__(*parts)
+        self.processes = processes
         self.batches: list[Tensor] = []
         self._prepared: tuple[Tensor, Tensor] | None = None  # the next step's images and labels
         self._results: list[StepResult] = []
-
-    @property
-    def per_epoch(self) -> int:
-        return -(-len(self.split.labels) // self.experiment.batch_size)
 
     def begin(self, epoch: int, step: int) -> None:
         self.epoch = epoch
@@ -263,10 +296,11 @@ def keep_freed_memory() -> None:
 
 def _explain(net: Model, where: str | None, result: StepResult) -> str:
     if where is None:
-        names = [name for name, weight in net.named_parameters() if _has_bad_gradient(weight)]
+        gradients = {name: weight.grad for name, weight in net.named_parameters()}
+        names = [
+            name
+            for name, gradient in gradients.items()
+            if gradient is not None and not torch.isfinite(gradient).all()
+        ]
         where = f"the gradient of {names[-1]}" if names else "the loss function"
     return f"{result.divergence}; NaN or infinity first appears in {where}"
-
-
-def _has_bad_gradient(weight: Tensor) -> bool:
-    return weight.grad is not None and not bool(torch.isfinite(weight.grad).all())

@@ -8,8 +8,7 @@
 
 No code of ours reads what they write: a run's own records are those of `tsslbp.run`. Steps count
 from the run's first, 1, through all its epochs and resumes; an epoch's numbers stand at its last
-step. After a kill some steps are trained again; how each tracker counts them once is told in its
-class.
+step. After a kill some steps are trained again; how each tracker counts them once is told at it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ import importlib
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import tomli_w
 
@@ -33,23 +33,12 @@ from .history import StepResult
 from .loop import Observer
 
 STEPS_EVERY = 25  # steps between two points of a curve
-FLUSH_SECONDS = 10  # a kill costs TensorBoard's curves the points of so many seconds at most
 WANDB_SECONDS = 30  # to wait for Weights & Biases' server, unless WANDB_INIT_TIMEOUT says it
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 NAMES = tuple(_MODULES)
 
-
-class Tracker(Protocol):
-    """Writes what it is told, and closes with the stack that it was made with.
-
-    It is made with the first step that it is told of in this process; what was told of that step
-    and later ones before does not count.
-    """
-
-    def on_step(self, step: int, numbers: Mapping[str, float]) -> None: ...
-
-    def on_epoch(self, step: int, record: Mapping[str, Any]) -> None: ...
+Log = Callable[[dict[str, float], int], None]  # takes numbers by tag, and the step of the run
 
 
 def check(names: Iterable[str]) -> None:
@@ -90,118 +79,95 @@ def trackers(
         yield _TrackingObserver(dict.fromkeys(names), run, steps_per_epoch, observer, stack)
 
 
+@dataclass
 class _TrackingObserver:
-    def __init__(
-        self,
-        names: Iterable[str],
-        run: Run,
-        steps_per_epoch: int,
-        observer: Observer | None,
-        stack: contextlib.ExitStack,
-    ) -> None:
-        self.names, self.run, self.steps_per_epoch = names, run, steps_per_epoch
-        self.observer, self.stack = observer, stack
-        self.trackers: list[Tracker] = []
+    """Tells the trackers, which start with the first step that it is told of, then `observer`."""
+
+    names: Iterable[str]
+    run: Run
+    steps_per_epoch: int
+    observer: Observer | None
+    stack: contextlib.ExitStack
+    logs: list[Log] = field(default_factory=list)
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
-        numbers = {
-            "loss": loss_per_image(self.run.experiment, result.loss, result.images),
-            "accuracy": result.correct / result.images,
-            "gradient_norm": result.gradient_norm,
-        }
-        number = (epoch - 1) * self.steps_per_epoch + step
-        try:
-            for tracker in self._started(number):
-                tracker.on_step(number, numbers)
-        except OSError as error:
-            raise self._failure(error) from error
+        number, numbers = (epoch - 1) * self.steps_per_epoch + step, {}
+        if number % STEPS_EVERY == 0:
+            numbers = {
+                "step/loss": loss_per_image(self.run.experiment, result.loss, result.images),
+                "step/accuracy": result.correct / result.images,
+                "step/gradient_norm": result.gradient_norm,
+            }
+        self._log(numbers, number, since=number)
         if self.observer:
             self.observer.on_step(epoch, step, steps, result)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         number = record["epoch"] * self.steps_per_epoch
-        try:
-            for tracker in self._started(number + 1):
-                tracker.on_epoch(number, record)
-        except OSError as error:
-            raise self._failure(error) from error
+        self._log(scalars(record), number, since=number + 1)
         if self.observer:
             self.observer.on_epoch(record)
 
-    def _started(self, step: int) -> list[Tracker]:
-        """The trackers, made when they are first told of something, which begins with `step`."""
-        if not self.trackers:
-            self.trackers = [_TRACKERS[name](self.run, step, self.stack) for name in self.names]
-        return self.trackers
+    def _log(self, numbers: dict[str, float], step: int, since: int) -> None:
+        """Tell the trackers; what they were told before of the steps from `since` on is void."""
+        try:
+            if not self.logs:
+                started = (_TRACKERS[name](self.run, since) for name in self.names)
+                self.logs = [self.stack.enter_context(tracker) for tracker in started]
+            for log in self.logs if numbers else ():
+                log(numbers, step)
+        except OSError as error:
+            raise RunError(
+                f"cannot write what --track asks for, of {self.run.folder}: "
+                f"{error.strerror or error}"
+            ) from error
 
-    def _failure(self, error: OSError) -> RunError:
-        return RunError(
-            f"cannot write what --track asks for, of {self.run.folder}: {error.strerror or error}"
-        )
 
-
-class _TensorBoard:
+@contextlib.contextmanager
+def _tensorboard(run: Run, since: int) -> Iterator[Log]:
     """A resume tells TensorBoard to drop the points of steps that are trained again."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, run: Run, first_step: int, stack: contextlib.ExitStack) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def log(numbers: dict[str, float], step: int) -> None:
+        for tag, value in numbers.items():
+            writer.add_scalar(tag, value, step)
+        writer.flush()
 
-        writer = SummaryWriter(
-            str(run.folder / "tensorboard"), purge_step=first_step, flush_secs=FLUSH_SECONDS
-        )
-        self.writer = stack.enter_context(writer)
+    with SummaryWriter(str(run.folder / "tensorboard"), purge_step=since) as writer:
         table = tomli_w.dumps(run.experiment.to_table())
-        indented = "".join(f"    {line}\n" for line in table.splitlines())  # Markdown for code
-        self.writer.add_text("config", indented, first_step)
-
-    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
-        if step % STEPS_EVERY == 0:
-            for name, value in numbers.items():
-                self.writer.add_scalar(f"step/{name}", value, step)
-
-    def on_epoch(self, step: int, record: Mapping[str, Any]) -> None:
-        for name, value in scalars(record).items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+        writer.add_text("config", textwrap.indent(table, "    "), since)  # Markdown for code
+        yield log
 
 
-class _WandB:
+@contextlib.contextmanager
+def _wandb(run: Run, since: int) -> Iterator[Log]:
     """A resume continues the same run there, whose id is kept in the run's folder.
 
     Of a step that is trained again Weights & Biases keeps the numbers that it had first.
     """
+    import wandb
 
-    def __init__(self, run: Run, first_step: int, stack: contextlib.ExitStack) -> None:
-        import wandb
-
-        settings = wandb.Settings(silent=True, console="off")
-        if "WANDB_INIT_TIMEOUT" not in os.environ:
-            settings.init_timeout = WANDB_SECONDS
-        try:
-            self.wandb = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "tsslbp"),
-                name=os.environ.get("WANDB_NAME", run.folder.resolve().name),
-                dir=os.environ.get("WANDB_DIR", str(run.folder)),
-                id=_wandb_id(run.folder / "wandb-id"),
-                resume="allow",
-                config=run.experiment.to_table(),
-                settings=settings,
-            )
-        except wandb.Error as error:
-            raise RunError(_wandb_failure(error)) from error
-        stack.push(self._finish)
-
-    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
-        if step % STEPS_EVERY == 0:
-            self.wandb.log({f"step/{name}": value for name, value in numbers.items()}, step=step)
-
-    def on_epoch(self, step: int, record: Mapping[str, Any]) -> None:
-        self.wandb.log(scalars(record), step=step)
-
-    def _finish(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        self.wandb.finish(exit_code=0 if kind is None else 1)
+    settings = wandb.Settings(silent=True, console="off")
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        settings.init_timeout = WANDB_SECONDS
+    try:
+        there = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "tsslbp"),
+            name=os.environ.get("WANDB_NAME", run.folder.resolve().name),
+            dir=os.environ.get("WANDB_DIR", str(run.folder)),
+            id=_wandb_id(run.folder / "wandb-id"),
+            resume="allow",
+            config=run.experiment.to_table(),
+            settings=settings,
+        )
+    except wandb.Error as error:
+        raise RunError(_wandb_failure(error)) from error
+    try:
+        yield there.log
+    except BaseException:
+        there.finish(exit_code=1)
+        raise
+    there.finish(exit_code=0)
 
 
 def _log_in() -> None:
@@ -246,7 +212,4 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {tag: float(value) for tag, value in numbers.items() if math.isfinite(value)}
 
 
-_TRACKERS: dict[str, type[_TensorBoard] | type[_WandB]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _WandB,
-}
+_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}

@@ -93,7 +93,7 @@ def decode(content: bytes) -> Recording:
 
 
 _Array = npt.NDArray[Any]
-_Columns = tuple[_Array, _Array, _Array, _Array, _Array]  # x, y, t, p and first byte
+_Columns = tuple[_Array, ...]  # x, y, t, p and first byte
 
 
 def _decode_2(content: bytes) -> _Columns:
@@ -155,10 +155,7 @@ def _decode_3(content: bytes) -> _Columns:
 
 
 def _only(columns: _Columns, chosen: npt.NDArray[np.bool_]) -> _Columns:
-    if chosen.all():
-        return columns
-    x, y, t, p, at = (column[chosen] for column in columns)
-    return x, y, t, p, at
+    return columns if chosen.all() else tuple(column[chosen] for column in columns)
 
 
 def _packet(content: bytes, at: int) -> tuple[int, int, int, int, int]:

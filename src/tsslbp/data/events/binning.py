@@ -42,9 +42,7 @@ def bin_events(
     frame = _frame(events.t, time_steps, how)
     kept = (frame >= 0) & (frame < time_steps)
     _, rows, columns = shape = how.shape(height, width)
-    x, y = events.x.astype(np.int64), events.y.astype(np.int64)
-    if how.down_sample > 1:
-        x, y = x // how.down_sample, y // how.down_sample
+    x, y = (place.astype(np.int64) // how.down_sample for place in (events.x, events.y))
     pixel = y * columns + x
     if how.polarities == 2:
         pixel += events.p.astype(np.int64) * (rows * columns)
@@ -54,7 +52,9 @@ def bin_events(
     at, pixels = np.divmod(active, size)
     counts = np.bincount(at, minlength=time_steps)
     if how.normalise and values is not None:
-        values = _normalised(values, counts)
+        largest = np.zeros(time_steps)
+        np.maximum.at(largest, at, values)
+        values = values / np.where(largest > 0, largest, 1.0)[at]
     return ActivePixels(counts, pixels, None if values is None else values.astype(np.float32))
 
 
@@ -90,14 +90,3 @@ def _values(
     last = np.zeros(cells, np.int64)
     last[cell] = t  # of several events the last one stays
     return active, last[active] / 1e6
-
-
-def _normalised(values: _Reals, counts: _Integers) -> _Reals:
-    """Return the values divided by their frame's largest."""
-    largest = np.ones(len(counts))
-    has = counts > 0
-    starts = np.cumsum(counts) - counts
-    if has.any():
-        largest[has] = np.maximum.reduceat(values, starts[has])
-    divisors: _Reals = np.repeat(np.where(largest > 0, largest, 1.0), counts)
-    return values / divisors

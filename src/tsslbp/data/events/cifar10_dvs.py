@@ -33,18 +33,7 @@ from ..files import checksum, require_folder
 from . import aedat
 from .recording import Events, EventSet, fingerprint
 
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDINGS = 1000  # of each class
 DRAWN = "cifar10-dvs-90-10"  # the set whose split was drawn at random
 BACKWARD = "have times that go backward, and were put in order"
@@ -63,8 +52,7 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     """
     root = require_folder(entry, data_dir)
     drawn = split() if entry.name == DRAWN else {}
-    train: list[Path] = []
-    test: list[Path] = []
+    parts: tuple[list[Path], list[Path]] = [], []  # to train, to test
     for label in CLASSES:
         paths = sorted((root / label).glob("*.aedat"), key=_number)
         if len(paths) != RECORDINGS:
@@ -74,7 +62,7 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
             )
         tested = drawn.get(label, range(entry.train // entry.classes, RECORDINGS))
         for number, path in enumerate(paths):
-            (test if number in tested else train).append(path)
+            parts[number in tested].append(path)
     oddities: Counter[str] = Counter()
 
     def read(path: Path) -> Iterator[tuple[int, Events]]:
@@ -82,8 +70,8 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
         oddities[BACKWARD] += backward > 0
         yield CLASSES.index(path.parent.name), events
 
-    size, known = entry.shape[1:], fingerprint(root, train + test)
-    return EventSet(entry.name, *size, entry.classes, train, test, read, known, oddities=oddities)
+    size, known = entry.shape[1:], fingerprint(root, parts[0] + parts[1])
+    return EventSet(entry.name, *size, entry.classes, *parts, read, known, oddities=oddities)
 
 
 def split() -> dict[str, list[int]]:

@@ -116,24 +116,23 @@ def _gesture(path: Path, at: int, line: str) -> Gesture:
 
 def _listed(path: Path) -> list[Path]:
     """Return the recordings that a list names, one a line."""
-    lines = enumerate(_text(path).splitlines(), 1)
-    recordings = [_recording(path, at, name) for at, line in lines if (name := line.strip())]
+    recordings = []
+    for at, name in enumerate(map(str.strip, _text(path).splitlines()), 1):
+        if not name:
+            continue
+        if not _NAME.fullmatch(name):
+            raise DataError(
+                f"{path} has {name[:_SHOWN]!r} in line {at}, expected names such as "
+                "user01_fluorescent.aedat"
+            )
+        recording = path.with_name(name)
+        for needed in (recording, labels_of(recording)):
+            if not needed.is_file():
+                raise DataError(f"{needed} is missing, which {path.name} needs in line {at}")
+        recordings.append(recording)
     if not recordings:
         raise DataError(f"{path} names no recording")
     return recordings
-
-
-def _recording(listed_in: Path, at: int, name: str) -> Path:
-    if not _NAME.fullmatch(name):
-        raise DataError(
-            f"{listed_in} has {name[:_SHOWN]!r} in line {at}, expected names such as "
-            "user01_fluorescent.aedat"
-        )
-    path = listed_in.with_name(name)
-    for needed in (path, labels_of(path)):
-        if not needed.is_file():
-            raise DataError(f"{needed} is missing, which {listed_in.name} needs in line {at}")
-    return path
 
 
 def _text(path: Path) -> str:

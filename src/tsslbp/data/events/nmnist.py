@@ -11,8 +11,6 @@ neuromorphic datasets using saccades" (Frontiers in Neuroscience 2015), and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +46,10 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     whole = catalogue.find("nmnist")
     is_whole = count == whole.train + whole.test
     note = "" if is_whole else f"measured on {count:,} of N-MNIST's 70,000 recordings"
-    size = entry.shape[1:]
-    return EventSet(entry.name, *size, entry.classes, train, test, _labelled, known, note)
-
-
-def stabilised(source: EventSet) -> EventSet:
-    """Return the set with `stabilise` on every recording."""
-
-    def read_stabilised(path: Path) -> Iterator[tuple[int, Events]]:
-        return ((label, stabilise(events)) for label, events in source.read(path))
-
-    return replace(source, read=read_stabilised)
+    about = (entry.name, *entry.shape[1:], entry.classes)
+    return EventSet(
+        *about, train, test, lambda path: [(int(path.parent.name), read(path))], known, note
+    )
 
 
 def read(path: Path) -> Events:
@@ -140,7 +131,3 @@ def _moved(place: npt.NDArray[np.int16], by: _Times) -> _Times:
     moved = 2 * SACCADE * (place.astype(np.int64) + 1) - by
     rounded: _Times = np.sign(moved) * ((np.abs(moved) + SACCADE) // (2 * SACCADE))
     return rounded - 1
-
-
-def _labelled(path: Path) -> Iterator[tuple[int, Events]]:
-    yield int(path.parent.name), read(path)

@@ -22,12 +22,7 @@ Array = npt.NDArray[Any]
 
 MOST = 1 << 53  # the largest number up to which floats count
 
-_FIELDS = {
-    "x": ("x",),
-    "y": ("y",),
-    "t": ("t", "ts", "timestamp"),
-    "p": ("p", "pol", "polarity"),
-}
+_FIELDS = {"x": ("x",), "y": ("y",), "t": ("t", "ts", "timestamp"), "p": ("p", "pol", "polarity")}
 
 
 class Events(NamedTuple):
@@ -104,7 +99,12 @@ def as_events(recording: Events | Array | Mapping[str, Any], height: int, width:
     if len(set(lengths.values())) > 1:
         raise InvalidInput(f"the fields of a recording must have one length, got {lengths}")
     for name, limit in (("x", width), ("y", height)):
-        _require_inside(name, columns[name], limit)
+        wrong = (columns[name] < 0) | (columns[name] >= limit)
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            raise InvalidInput(
+                f"{name} must be from 0 to {limit - 1}, got {columns[name][first]} at event {first}"
+            )
     polarity = columns["p"]
     if not np.isin(polarity, (-1, 0, 1)).all() or (np.isin(-1, polarity) and np.isin(0, polarity)):
         values = np.unique(polarity)[:5].tolist()
@@ -154,12 +154,3 @@ def _whole(name: str, column: Array) -> Array:
     if (abs(column.astype(float)) > MOST).any():
         raise InvalidInput(f"the field {name!r} of a recording holds numbers beyond 2^53")
     return column.astype(np.int64)
-
-
-def _require_inside(name: str, column: Array, limit: int) -> None:
-    wrong = (column < 0) | (column >= limit)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise InvalidInput(
-            f"{name} must be from 0 to {limit - 1}, got {column[first]} at event {first}"
-        )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,20 +24,12 @@ from ...errors import DataError
 from .. import catalogue
 from ..catalogue import Entry
 from ..dataset import DataSet
-from ..files import (
-    checksum,
-    given_folder,
-    locate,
-    not_there,
-    read,
-    unpack,
-    verify,
-)
+from ..files import CIFAR10_FOLDER as FOLDER
+from ..files import checksum, not_there, read, read_packed, require_file, unpacked_folder, verify
 
 CLASSES = 10
 SHAPE = (3, 32, 32)
 
-FOLDER = "cifar-10-batches-bin"  # in the archive, and where it was unpacked
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = "test_batch.bin"
 FILES = (*TRAIN, TEST)
@@ -56,28 +47,17 @@ def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
     The files are taken from ``cifar10/cifar-10-batches-bin/`` in the folder that the user gives,
     where that is one; otherwise from ``cifar10/cifar-10-binary.tar.gz`` there, or downloaded.
 
-    Args:
-        entry: the edition.
-        data_dir: as in `tsslbp.data.load`.
-
     Raises:
         DataError: a file is missing, damaged or not of this edition, or cannot be downloaded.
     """
     if folder := unpacked_folder(entry, data_dir):
         parts = {name: _read_file(folder / name, entry) for name in FILES}
     elif entry.url:
-        parts = _read_archive(locate(entry, ARCHIVE, data_dir), entry)
+        parts = read_packed(require_file(entry, ARCHIVE, data_dir), entry, _decode_archive)
     else:
         raise not_there(entry, data_dir)
     train, test = _split([parts[name] for name in TRAIN]), _split([parts[TEST]])
     return DataSet(entry.name, *train, *test, entry.classes, entry.note)
-
-
-def unpacked_folder(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Return the folder with the unpacked files, which comes before the archive."""
-    given = given_folder(data_dir)
-    folder = given and given / entry.folder / FOLDER
-    return folder if folder and folder.is_dir() else None
 
 
 def _split(parts: list[_Records]) -> tuple[Tensor, Tensor]:
@@ -110,18 +90,8 @@ def _other_edition(name: str, content: bytes) -> str | None:
     return None
 
 
-def _read_archive(path: Path, entry: Entry) -> dict[str, _Records]:
-    """Return the records of all files ``[N, 3073]`` by their names."""
-    packed = read(path)
-    try:
-        parts = _decode_archive(unpack(packed))
-        verify(packed, "md5", entry.md5[ARCHIVE])
-    except ValueError as error:
-        raise DataError(f"{path} {error}; get it again from {entry.url}{ARCHIVE}") from error
-    return parts
-
-
 def _decode_archive(content: bytes) -> dict[str, _Records]:
+    """Return the records of all files ``[N, 3073]`` by their names."""
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             contents = {name: _member(archive, f"{FOLDER}/{name}") for name in FILES}
@@ -134,13 +104,12 @@ def _decode_archive(content: bytes) -> dict[str, _Records]:
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     try:
-        file: Any = archive.extractfile(name)
+        file = archive.extractfile(name)
     except KeyError as error:
         raise ValueError(f"holds no {name}, so it is another archive") from error
     if file is None:
         raise ValueError(f"holds a folder in the place of {name}, so it is another archive")
-    content: bytes = file.read()
-    return content
+    return file.read()
 
 
 def _decode(content: bytes, prefix: str = "") -> _Records:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from ...errors import DataError
 from ..catalogue import Entry
 from ..dataset import DataSet
-from ..files import locate, read, unpack, verify
+from ..files import read_packed, require_file
 
 TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
 TRAIN_LABELS = "train-labels-idx1-ubyte.gz"
@@ -30,10 +31,6 @@ _UINT8 = 8
 
 def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
     """Return a data set of these files: images ``[N, 1, H, W]`` uint8.
-
-    Args:
-        entry: the data set.
-        data_dir: as in `tsslbp.data.load`.
 
     Raises:
         DataError: a file is missing, damaged or not the official one, or cannot be downloaded.
@@ -71,24 +68,13 @@ def _pair(
     entry: Entry, images_file: str, labels_file: str, data_dir: Path | None
 ) -> tuple[Tensor, Tensor]:
     """Return images ``[N, 1, H, W]`` uint8 and their labels ``[N]`` int64."""
-    images_path = locate(entry, images_file, data_dir)
-    labels_path = locate(entry, labels_file, data_dir)
-    images = _read(images_path, entry, dimensions=3).unsqueeze(1)
-    labels = _read(labels_path, entry, dimensions=1).long()
+    images_path = require_file(entry, images_file, data_dir)
+    labels_path = require_file(entry, labels_file, data_dir)
+    images = read_packed(images_path, entry, partial(decode, dimensions=3)).unsqueeze(1)
+    labels = read_packed(labels_path, entry, partial(decode, dimensions=1)).long()
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} "
             "labels: the files belong to different sets"
         )
     return images, labels
-
-
-def _read(path: Path, entry: Entry, dimensions: int) -> Tensor:
-    """Return the values of one file; all that can be wrong with it is told apart."""
-    packed = read(path)
-    try:
-        values = decode(unpack(packed), dimensions)
-        verify(packed, "md5", entry.md5[path.name])
-    except ValueError as error:
-        raise DataError(f"{path} {error}; get it again from {entry.url}{path.name}") from error
-    return values
