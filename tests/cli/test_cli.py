@@ -445,7 +445,10 @@ def test_as_a_module() -> None:
         (["info", "digit"], "(did you mean 'digits'?)"),
         (["info", "unknown"], "; a recipe's name serves as well, `tsslbp recipes` lists them"),
         (["info", "300", "--input-shape", "28"], "(C, H, W)"),
-        (["info", "300", "--input-shape", "1x28xa"], "--input-shape must be whole numbers"),
+        (
+            ["info", "300", "--input-shape", "1x28xa"],
+            "--input-shape expects numbers such as 1x28x28",
+        ),
         (["info", "300", "--time-steps", "0"], "time_steps"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tsslbp.report import sections
-from tsslbp.report.blocks import Code, Lines, Page, Table, Text
+from tsslbp.report.blocks import Lines, Page, Table
 from tsslbp.report.evidence import gather
 
 
@@ -45,14 +45,20 @@ def test_sections_without_content_are_left_out(page: Page) -> None:
 
 def test_how_to_repeat_ends_with_the_reports_command(page: Page) -> None:
     *_, commands, text, command = page.sections[-1].blocks
-    assert isinstance(commands, Code) and "tsslbp train mnist --seed 2" in commands.lines
-    assert isinstance(text, Text) and command == Code(("tsslbp report runs",))
+    assert isinstance(commands, Lines) and commands.kind == "code"
+    assert "tsslbp train mnist --seed 2" in commands.lines
+    assert (
+        isinstance(text, Lines)
+        and text.kind == "paragraph"
+        and command == Lines("code", ("tsslbp report runs",))
+    )
 
 
 def test_runs_of_no_published_row(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
     make_run(tmp_path / "run", recipe("digits"), 0.9)
     (published,) = [one for one in compose(tmp_path).sections if one.name == "published"]
-    assert published.blocks == [Text("None of the runs has the settings of a published row.")]
+    text = "None of the runs has the settings of a published row."
+    assert published.blocks == [Lines("paragraph", (text,))]
 
 
 def test_comparisons_and_caveats(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
@@ -63,7 +69,9 @@ def test_comparisons_and_caveats(tmp_path: Path, make_run: Callable, recipe: Cal
     found = {section.name: section for section in compose(tmp_path).sections}
     (table,) = found["comparisons"].blocks
     assert isinstance(table, Table) and len(table.rows) == 1
-    assert found["caveats"].blocks == [Lines(("a caveat: all accuracies of 4 runs (digits)",))]
+    assert found["caveats"].blocks == [
+        Lines("list", ("a caveat: all accuracies of 4 runs (digits)",))
+    ]
 
 
 def test_long_lists_are_cut(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
@@ -73,4 +81,4 @@ def test_long_lists_are_cut(tmp_path: Path, make_run: Callable, recipe: Callable
     lines, rest = section.blocks
     assert isinstance(lines, Lines) and len(lines.lines) == sections.SHOWN_LINES
     assert lines.lines[3] == "run, epoch 30: a drop of the training accuracy at step 3"
-    assert rest == Text("And 10 more.")
+    assert rest == Lines("paragraph", ("And 10 more.",))

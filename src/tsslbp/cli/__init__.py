@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def program(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Train deep spiking neural networks in few time steps with TSSL-BP.

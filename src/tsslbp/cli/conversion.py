@@ -12,16 +12,8 @@ from ..run.results import measures
 from ..training import Training
 from ..training import trackers as tracking
 from ..training.device import configure
-from . import printing
-from .options import (
-    RecipeOptions,
-    RunOptions,
-    TrainingOptions,
-    load_data,
-    numbers,
-    option,
-    with_options,
-)
+from . import options, printing
+from .options import RecipeOptions, RunOptions, TrainingOptions, option, with_options
 from .trainings import open_run, train_run
 
 RECORD = "conversion.json"
@@ -35,7 +27,7 @@ def convert(
         str, option("T,T,...", "Numbers of time steps to convert for.")
     ] = "1,2,5,10,20",
     which: RunOptions,
-    options: TrainingOptions,
+    how: TrainingOptions,
 ) -> None:
     """Train a recipe's network with ReLU, then run it with spikes.
 
@@ -52,14 +44,14 @@ def convert(
       tsslbp convert mnist --epochs 30 --resume
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     wanted = what.experiment(seed=which.seed)
-    steps = sorted(set(numbers("--time-steps", time_steps, int)))
+    steps = sorted(set(options.numbers("--time-steps", time_steps, int)))
     if steps[0] < 1:
         raise InvalidInput(f"--time-steps must be at least 1, got {time_steps!r}")
-    configure(options.device, wanted.precision)
-    tracking.check(options.track or [])
-    data_set = load_data(wanted, options.data_dir)
+    configure(how.device, wanted.precision)
+    tracking.check(how.track or [])
+    data_set = options.load_data(wanted, how.data_dir)
     net = analysis.build_relu_network(wanted, data_set)
-    ready = Training(analysis.relu_experiment(wanted), data_set, net, device=options.device)
+    ready = Training(analysis.relu_experiment(wanted), data_set, net, device=how.device)
     folder = what.folder(which.out, f"relu-seed{wanted.seed}")
     if (folder / RECORD).exists() and not which.resume:
         raise RunError(
@@ -67,7 +59,7 @@ def convert(
             "give another --out"
         )
     run = open_run(folder, ready.experiment, which.resume, what.epochs)
-    train_run(ready, run, options.track)
+    train_run(ready, run, how.track)
     epochs = run.epochs()
     chosen = "best-validation" if ready.validation else "last"
     record = {

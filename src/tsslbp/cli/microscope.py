@@ -22,18 +22,8 @@ from ..rules import from_config, split_rules
 from ..run import Run
 from ..run.environment import describe_environment
 from ..storage import writing
-from . import printing
-from .options import (
-    DataDir,
-    Settings,
-    argument,
-    experiment_of,
-    first_batch,
-    load_checked,
-    numbers,
-    option,
-    with_options,
-)
+from . import options, printing
+from .options import DataDir, Settings, argument, option, with_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,10 +78,10 @@ def microscope(
         raise InvalidInput(f"--out must end in .svg, got {out}")
     require("the microscope needs", "study", "matplotlib", "scipy")
     wanted, checkpoint, source = _opened(recipe, settings or [])
-    widths = numbers("--widths", how.widths, float)
+    widths = options.numbers("--widths", how.widths, float)
     noise = analysis.Noise(widths, how.rounds, how.directions, wanted.seed)
-    data_set = load_checked(wanted, data_dir)
-    images, labels = first_batch(wanted, data_set)
+    data_set = options.load_checked(wanted, data_dir)
+    images, labels = options.first_batch(wanted, data_set)
     batch = analysis.Batch(training.build_loss(wanted), images.double(), labels)
     shape = data_set.input_shape, data_set.classes
     nets = {}
@@ -136,7 +126,7 @@ def _opened(
     folder = Path(recipe)
     is_run = (folder / "config.toml").is_file()
     if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):
-        return experiment_of(recipe, settings, {}), None, "initial weights"
+        return options.experiment_of(recipe, settings, {}), None, "initial weights"
     run = Run.open(folder)
     name = training.default_checkpoint(run)
     tensors, _ = run.load_checkpoint(name)

@@ -94,11 +94,15 @@ class JobOptions:
 
     out: Annotated[
         Path | None,
-        option("DIR", "Folder of runs and report, by default one in runs, by recipe and command."),
+        option("DIR", "Folder of runs and report, by default runs/RECIPE-COMMAND."),
     ] = None
     workers: Annotated[
         int | None,
-        option("N", "Runs at once; by default one a core or GPU, on a cluster all.", min=1),
+        option(
+            "N",
+            "Runs at once; by default one a core or GPU, on a cluster all, in a sweep one.",
+            min=1,
+        ),
     ] = None
     cluster: Annotated[
         str | None,
@@ -185,5 +189,6 @@ def numbers(
     try:
         return tuple(kind(part) for part in text.split(separator))
     except ValueError:
-        example = separator.join(("1", "2", "5") if kind is int else ("0.001", "0.01"))
+        lists = "1,2,5" if kind is int else "0.001,0.01"
+        example = "1x28x28" if separator == "x" else lists
         raise InvalidInput(f"{option} expects numbers such as {example}, got {text!r}") from None

@@ -19,16 +19,8 @@ from ..studies.compare import RuleResult, RuleStudy
 from ..studies.jobs import Engine
 from ..studies.trials import Trial
 from ..training import cost
-from . import printing
-from .options import (
-    JobOptions,
-    RecipeOptions,
-    TrainingOptions,
-    load_checked,
-    numbers,
-    option,
-    with_options,
-)
+from . import options, printing
+from .options import JobOptions, RecipeOptions, TrainingOptions, option, with_options
 from .trainings import check_failures, engine_of, make, train_arguments
 
 
@@ -55,8 +47,8 @@ class RuleOptions:
         return RuleStudy(
             wanted,
             tuple(split_rules(self.rules)),
-            numbers("--time-steps", self.time_steps, int),
-            numbers("--learning-rates", self.learning_rates, float),
+            options.numbers("--time-steps", self.time_steps, int),
+            options.numbers("--learning-rates", self.learning_rates, float),
             self.seeds,
         )
 
@@ -66,7 +58,7 @@ def compare(
     what: RecipeOptions,
     *,
     conditions: RuleOptions,
-    options: TrainingOptions,
+    how: TrainingOptions,
     where: JobOptions,
 ) -> None:
     """Compare learning rules under equal conditions.
@@ -85,20 +77,20 @@ def compare(
     """  # noqa: D301
     if any(re.match(r"\s*rule\b", setting) for setting in what.settings or ()):
         raise InvalidInput("--set rule has no effect here: name the rules in --rules")
-    wanted, arguments = what.experiment(), train_arguments(options)
+    wanted, arguments = what.experiment(), train_arguments(how)
     study = conditions.study(wanted)
     reports.check_packages()
-    data_sets = _data_sets(study, options.data_dir)
+    data_sets = _data_sets(study, how.data_dir)
     folder = what.folder(where.out, "compare")
     tuning = study.tuning(folder)
-    engine = engine_of(len(tuning), where, options.device, folder, study.experiment)
+    engine = engine_of(len(tuning), where, how.device, folder, study.experiment)
     rule_studies.prepare(study, folder)
     if wanted.patience is not None:
         printing.complain("caution", "patience is ignored: all rules train equally many epochs")
     for caution in rule_studies.cautions(study):
         printing.complain("caution", caution)
     found = rule_studies.read_results(study, folder)
-    _print_plan(study, found, data_sets, engine, options.device)
+    _print_plan(study, found, data_sets, engine, how.device)
     failures = _make(tuning, engine, arguments)
     finals = rule_studies.finals(study, folder)
     failures |= _make(finals, engine, arguments)
@@ -125,9 +117,9 @@ def _data_sets(study: RuleStudy, data_dir: Path | None) -> dict[int, DataSet]:
     """The data for each T: images are the same for all, recordings are binned for each."""
     rule, rate = study.rules[0], study.learning_rates[0]
     if not data.holds_events(study.experiment.data):
-        return dict.fromkeys(study.time_steps, load_checked(study.experiment, data_dir))
+        return dict.fromkeys(study.time_steps, options.load_checked(study.experiment, data_dir))
     return {
-        steps: load_checked(study.variant(rule, steps, rate), data_dir)
+        steps: options.load_checked(study.variant(rule, steps, rate), data_dir)
         for steps in study.time_steps
     }
 

@@ -26,26 +26,15 @@ from ..training import Training, parallel
 from ..training import trackers as tracking
 from ..training.device import configure
 from ..wording import duration
-from . import printing
-from .options import (
-    DataDir,
-    RecipeOptions,
-    RunOptions,
-    TrainingOptions,
-    argument,
-    first_batch,
-    load_data,
-    numbers,
-    option,
-    with_options,
-)
+from . import options, printing
+from .options import DataDir, RecipeOptions, RunOptions, TrainingOptions, argument, option
 from .trainings import open_run, train_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@with_options
+@options.with_options
 def train(
     what: RecipeOptions,
     *,
@@ -63,7 +52,7 @@ def train(
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
     which: RunOptions,
-    options: TrainingOptions,
+    how: TrainingOptions,
 ) -> None:
     """Train a network by a recipe, into a run's folder.
 
@@ -79,12 +68,12 @@ def train(
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     with parallel.join() as processes:
         wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
-        device = processes.device(options.device)
+        device = processes.device(how.device)
         configure(device, wanted.precision, deterministic)
-        tracking.check(options.track or [])
+        tracking.check(how.track or [])
         # Before the folder is made: what the user corrects now should not stand in the way then.
         with processes.first_of_machine_first():
-            data_set = load_data(wanted, options.data_dir)
+            data_set = options.load_data(wanted, how.data_dir)
         ready = Training(wanted, data_set, device=device, processes=processes)
         if not processes.is_first:
             training.keep_freed_memory()
@@ -92,7 +81,7 @@ def train(
             return
         folder = what.folder(which.out, f"seed{wanted.seed}")
         run = open_run(folder, wanted, which.resume, what.epochs)
-        train_run(ready, run, options.track)
+        train_run(ready, run, how.track)
         epochs = run.epochs()
         if not epochs:
             raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
@@ -203,7 +192,7 @@ def info(
     """
     is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
     base = experiment.load_recipe(network) if is_recipe else Experiment("mnist", network)
-    pads = None if padding is None else numbers("--padding", padding, int)
+    pads = None if padding is None else options.numbers("--padding", padding, int)
     wanted = experiment.with_settings(base, [], {"time_steps": time_steps, "padding": pads})
     shape, outputs = _input_shape(wanted, input_shape, classes)
     try:
@@ -225,7 +214,7 @@ def _input_shape(
     wanted: Experiment, input_shape: str | None, classes: int | None
 ) -> tuple[tuple[int, ...], int]:
     """Shape of the images and number of classes, of the data where they are not given."""
-    given = numbers("--input-shape", input_shape or None, int, "x")
+    given = options.numbers("--input-shape", input_shape or None, int, "x")
     if known := data.known_shape(wanted.data, wanted.binning):
         return given or known[0], classes or known[1]
     if given and classes:
@@ -302,7 +291,7 @@ def _figures_of_network(
     wanted = run.experiment
     _, _, test = training.splits(wanted, data_set)
     matrix = inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
-    batch = first_batch(wanted, data_set)
+    batch = options.first_batch(wanted, data_set)
     gradients = inspection.gradients(net, training.build_loss(wanted), *batch)
     image = test.images[number : number + 1]
     pixels = data.normalise(image, wanted.mean, wanted.std)

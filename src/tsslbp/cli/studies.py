@@ -19,21 +19,8 @@ from ..studies.jobs import Engine
 from ..studies.trials import Trial
 from ..training import cost
 from ..training.device import configure
-from . import printing, progress
-from .options import (
-    Epochs,
-    JobOptions,
-    RecipeOptions,
-    Settings,
-    TrainingOptions,
-    argument,
-    check,
-    experiment_of,
-    load_checked,
-    load_data,
-    option,
-    with_options,
-)
+from . import options, printing, progress
+from .options import Epochs, JobOptions, RecipeOptions, Settings, TrainingOptions, argument, option
 from .trainings import check_failures, engine_of, interruptible, make, train_arguments
 
 if TYPE_CHECKING:
@@ -97,21 +84,12 @@ class SearchOptions:
     ] = None
 
 
-@dataclass(frozen=True)
-class SweepJobOptions(JobOptions):
-    """Where the trials of a sweep run."""
-
-    workers: Annotated[
-        int | None, option("N", "Trials at once; one: the sweep repeats exactly.", min=1)
-    ] = 1
-
-
-@with_options
+@options.with_options
 def trials(
     what: RecipeOptions,
     *,
     count: SeedOptions,
-    options: TrainingOptions,
+    how: TrainingOptions,
     where: JobOptions,
 ) -> None:
     """Train one recipe with several seeds, many runs at a time.
@@ -126,15 +104,15 @@ def trials(
     and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
     """  # noqa: D301
     wanted, folder = what.experiment(), what.folder(where.out, "trials")
-    arguments = train_arguments(options)
-    load_checked(wanted, options.data_dir)
+    arguments = train_arguments(how)
+    options.load_checked(wanted, how.data_dir)
     runs = count.seeds * len(count.protocols(wanted))
-    engine = engine_of(runs, where, options.device, folder, wanted)
+    engine = engine_of(runs, where, how.device, folder, wanted)
     planned = count.plan(wanted, folder)
     check_failures(_run_trials(planned, engine, arguments), len(planned))
 
 
-@with_options
+@options.with_options
 def reproduce(
     *,
     table: Annotated[
@@ -146,7 +124,7 @@ def reproduce(
     count: SeedOptions,
     settings: Settings = None,
     epochs: Epochs = None,
-    options: TrainingOptions,
+    how: TrainingOptions,
     where: JobOptions,
 ) -> None:
     """Reproduce a published table: the trials of its recipes, then the report.
@@ -154,7 +132,7 @@ def reproduce(
     First it says what that will cost on this machine, from a few training steps. Interrupted, the
     same command goes on.
     """
-    arguments = train_arguments(options)
+    arguments = train_arguments(how)
     rows = published.find(table)
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
@@ -164,16 +142,16 @@ def reproduce(
         raise InvalidInput("nothing is left to reproduce")
     reports.check_packages()
     folder = where.out or Path("runs") / "reproduce"
-    wanted = {name: experiment_of(name, settings, {"epochs": epochs}) for name in names}
-    data_sets = {name: load_checked(one, options.data_dir) for name, one in wanted.items()}
+    wanted = {name: options.experiment_of(name, settings, {"epochs": epochs}) for name in names}
+    data_sets = {name: options.load_checked(one, how.data_dir) for name, one in wanted.items()}
     runs = count.seeds * sum(len(count.protocols(one)) for one in wanted.values())
-    engine = engine_of(runs, where, options.device, folder, *wanted.values())
+    engine = engine_of(runs, where, how.device, folder, *wanted.values())
     planned = {name: count.plan(one, folder / name) for name, one in wanted.items()}
     every = [trial for trials in planned.values() for trial in trials]
     with printing.console.status("measuring what it will cost"):
         costs = {
             name: len(study.missing(trials))
-            * [cost.estimate(trials[0].experiment, data_sets[name], engine.threads, options.device)]
+            * [cost.estimate(trials[0].experiment, data_sets[name], engine.threads, how.device)]
             for name, trials in planned.items()
         }
     printing.print_costs(costs, engine.workers)
@@ -183,14 +161,14 @@ def reproduce(
     check_failures(failures, len(every))
 
 
-@with_options
+@options.with_options
 def sweep(
     what: RecipeOptions,
     *,
-    how: SearchOptions,
+    by: SearchOptions,
     seed: Annotated[int | None, option("N", "Seed of the trials and of the search.")] = None,
-    options: TrainingOptions,
-    where: SweepJobOptions,
+    how: TrainingOptions,
+    where: JobOptions,
 ) -> None:
     """Search good settings of a recipe, by Bayesian optimisation.
 
@@ -201,30 +179,30 @@ def sweep(
       tsslbp sweep mnist --space published --objective test
 
     The same command goes on with a sweep, or joins it from another process; more --trials take it
-    further. Each trial is a run in a folder of its own.
+    further. Each trial is a run in a folder of its own. With one worker the sweep repeats exactly.
     """  # noqa: D301
     require("a sweep needs", "study", "optuna", "scipy")
     from ..studies.driver import Driver
     from ..studies.sweep import Search, Sweep
 
-    wanted, arguments = what.experiment(seed=seed), train_arguments(options)
-    searched = space.load_space(how.space_name)
-    count = how.trials or searched.trials
+    wanted, arguments = what.experiment(seed=seed), train_arguments(how)
+    searched = space.load_space(by.space_name)
+    count = by.trials or searched.trials
     if count is None:
-        raise InvalidInput(f"{how.space_name} does not say how many trials to make: give --trials")
+        raise InvalidInput(f"{by.space_name} does not say how many trials to make: give --trials")
     folder = what.folder(where.out, "sweep")
-    names = how.objective, how.sampler, how.pruner, how.storage
+    names = by.objective, by.sampler, by.pruner, by.storage
     planned = Sweep(wanted, searched, count, folder, *names)
-    data_set = load_data(wanted, options.data_dir)
+    data_set = options.load_data(wanted, how.data_dir)
 
     def check_trial(one: Experiment) -> None:
         if not where.cluster:
-            configure(options.device, one.precision)
-        check(one, data_set)
+            configure(how.device, one.precision)
+        options.check(one, data_set)
 
     for one in (planned.experiment, *planned.space.variants(planned.experiment)):
         check_trial(one)
-    engine = engine_of(count, where, options.device, folder, wanted)
+    engine = engine_of(1, where, how.device, folder, wanted)
     search = Search(planned)
     _print_caution(planned, wanted)
     printing.say(f"{engine.workers} at a time, {engine.threads} threads each")

@@ -97,7 +97,7 @@ def _print_start(training: Training, run: Run) -> None:
 def engine_of(
     jobs: int, where: JobOptions, device: str, folder: Path, *wanted: Experiment
 ) -> Engine:
-    """Where at most so many jobs that train `wanted` shall run, by the command line's options.
+    """Where so many jobs at once, at most, that train `wanted` run, by the command line's options.
 
     Raises:
         InvalidInput: an option is not allowed, or there is no such cluster or device.

@@ -10,7 +10,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InvalidInput, RunError, require
+from ..errors import InvalidInput, require
+from ..storage import writing
 from .evidence import gather
 from .render import svg, to_html, to_markdown
 from .sections import TITLE, compose
@@ -43,7 +44,7 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
     options = ["-o", str(out), *(["--against", str(against)] if against else [])]
     command = shlex.join(["tsslbp", "report", *map(str, paths), *options])
     folder = out.with_name(f"{out.stem}_figures")
-    try:
+    with writing(f"the report {out}"):
         page = compose(evidence, command)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(to_html(page), encoding="utf-8")
@@ -51,8 +52,6 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
         folder.mkdir(exist_ok=True)
         for figure in page.figures:
             (folder / f"{figure.name}.svg").write_bytes(svg(figure))
-    except OSError as error:
-        raise RunError(f"cannot write the report {out}: {error.strerror or error}") from error
     return list(evidence.problems)
 
 

@@ -8,79 +8,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    kind: ClassVar = "text"
-    text: str
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
 class Lines:
-    """A list of short lines."""
+    """A paragraph, which is one line; a list of short lines; or commands, one a line."""
 
-    kind: ClassVar = "lines"
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Code:
-    """Commands, one a line."""
-
-    kind: ClassVar = "code"
+    kind: Literal["paragraph", "list", "code"]
     lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        caption: what it shows.
-        head: names of the columns.
-        rows: cells; what follows a line break in one is secondary. A row of one cell is a heading
-            of those below it.
-        text_columns: so many columns on the left hold text, the others numbers.
-        folded: whether it is shown on demand only.
-    """
+    """A table; a row of one cell is a heading of those below it."""
 
     kind: ClassVar = "table"
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
-    folded: bool = False
+    caption: str  # what it shows
+    head: tuple[str, ...]  # names of the columns
+    rows: tuple[tuple[str, ...], ...]  # what follows a line break in a cell is secondary
+    text_columns: int = 1  # so many on the left hold text, the others numbers
+    folded: bool = False  # shown on demand only
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure.
-
-    Attributes:
-        name: of its file and element, unique in the report.
-        title: what it shows, in a few words.
-        caption: how to read it.
-        svg: the drawing, an element of HTML; empty where `file` is given.
-        file: an SVG file, which is shown as an image: nothing in it can run.
-        interactive: the same as a table of plotly's ``data`` and ``layout``.
-        webgl: whether the interactive one needs WebGL.
-    """
+    """A figure: a drawing, or a file that is shown as an image, in which nothing can run."""
 
     kind: ClassVar = "figure"
-    name: str
-    title: str
-    caption: str
-    svg: str = ""
-    file: Path | None = None
-    interactive: dict[str, Any] | None = None
-    webgl: bool = False
+    name: str  # of its file and element, unique in the report
+    title: str  # what it shows, in a few words
+    caption: str  # how to read it
+    svg: str = ""  # the drawing, an element of HTML; empty where `file` is given
+    file: Path | None = None  # of SVG
+    interactive: dict[str, Any] | None = None  # the same as plotly's ``data`` and ``layout``
+    webgl: bool = False  # whether the interactive one needs WebGL
 
 
-Block = Text | Lines | Code | Table | Figure
+Block = Lines | Table | Figure
 
 
 @dataclass(frozen=True)
@@ -94,23 +59,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report.
+    """A whole report."""
 
-    Attributes:
-        title: the heading.
-        lead: what was run, in a sentence or two.
-        tallies: numbers in one glance: name and value.
-        verdicts: of the claims that some run speaks to: verdict, claim and reason.
-        sections: in order, those without blocks left out.
-        made_by: the program and its version.
-    """
-
-    title: str
-    lead: str
-    tallies: Sequence[tuple[str, str]]
-    verdicts: Sequence[tuple[str, str, str]]
-    made_by: str
-    sections: Sequence[Section] = ()
+    title: str  # the heading
+    lead: str  # what was run, in a sentence or two
+    tallies: Sequence[tuple[str, str]]  # numbers in one glance: name and value
+    verdicts: Sequence[tuple[str, str, str]]  # of claims that were tested: verdict, claim, reason
+    made_by: str  # the program and its version
+    sections: Sequence[Section] = ()  # in order, those without blocks left out
 
     @property
     def figures(self) -> list[Figure]:

@@ -19,32 +19,19 @@ from .verdicts import Judgement, compare_groups, judge
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a report tells.
+    """Everything that a report tells."""
 
-    Attributes:
-        results: of runs, each folder and each pair of settings and seed once.
-        problems: a line for each folder that could not be read.
-        studies: of learning rules, whose runs are told in sections of their own.
-        tuning: how many of the runs only chose a learning rate; they count nowhere but in compute.
-        groups: all runs by their settings.
-        finished: the finished runs that count, by their settings.
-        others: those of them that belong to no study of learning rules.
-        unfinished: the unfinished runs that belong to none.
-        judgements: of the published claims, by the finished runs.
-        comparisons: of the others, and in `left_out` how many pairs more there were.
-    """
-
-    results: Sequence[Result]
-    problems: Sequence[str]
-    studies: Sequence[StudyRecord]
-    tuning: int
-    groups: Sequence[Group]
-    finished: Sequence[Group]
-    others: Sequence[Group]
-    unfinished: Sequence[Result]
-    judgements: Sequence[Judgement]
-    comparisons: Sequence[Comparison[Group]]
-    left_out: int
+    results: Sequence[Result]  # each folder and each pair of settings and seed once
+    problems: Sequence[str]  # a line for each folder that could not be read
+    studies: Sequence[StudyRecord]  # of learning rules; their runs have sections of their own
+    tuning: int  # so many runs only chose a learning rate: they count nowhere but in compute
+    groups: Sequence[Group]  # all runs by their settings
+    finished: Sequence[Group]  # the finished runs that count
+    others: Sequence[Group]  # those of them that belong to no study of learning rules
+    unfinished: Sequence[Result]  # the unfinished runs that belong to none
+    judgements: Sequence[Judgement]  # of the published claims, by the finished runs
+    comparisons: Sequence[Comparison[Group]]  # of the others
+    left_out: int  # pairs of them that were not compared
 
     @cached_property
     def names(self) -> dict[Path, str]:

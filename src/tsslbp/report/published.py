@@ -18,18 +18,12 @@ RecipeName = Annotated[str, OneOf(recipe_names)]
 
 @dataclass(frozen=True)
 class Accuracy(Checked):
-    """A published test accuracy in percent, at the best test epoch.
-
-    Attributes:
-        mean, best: over the runs.
-        runs: how many.
-        sd: their standard deviation; None for a single run.
-    """
+    """A published test accuracy in percent, at the best test epoch, over the runs."""
 
     mean: float
     best: float
     runs: Count
-    sd: float | None = None
+    sd: float | None = None  # standard deviation; None for a single run
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,32 +35,20 @@ class Accuracy(Checked):
 
 @dataclass(frozen=True)
 class Row(Checked):
-    """One row of a published table.
+    """One row of a published table."""
 
-    Attributes:
-        name: of the row, unique.
-        table: name of its table, one of `tables`.
-        title: data set and, where its name is known by that, network.
-        data: data set, as a recipe says it; `copies`: inexact copies of it that serve, too.
-        network, time_steps: as a recipe says them.
-        published: by the authors; `study`: by the reproduction study.
-        others: what other methods reached at the same network, and how they differ.
-        caveats: what to know about the numbers.
-        recipes: shipped recipes that reproduce the row, the published settings first.
-    """
-
-    name: str
-    table: str
-    title: str
-    data: str
+    name: str  # unique
+    table: str  # name of its table, one of `tables`
+    title: str  # data set and, where its name is known by that, network
+    data: str  # as a recipe says it, like network and time_steps
     network: str
     time_steps: int
-    published: Accuracy
-    study: Accuracy | None = None
-    copies: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    caveats: tuple[str, ...] = ()
-    recipes: tuple[RecipeName, ...] = ()
+    published: Accuracy  # by the authors
+    study: Accuracy | None = None  # by the reproduction study
+    copies: tuple[str, ...] = ()  # inexact copies of the data that serve, too
+    others: tuple[str, ...] = ()  # what other methods reached at the same network, and how
+    caveats: tuple[str, ...] = ()  # what to know about the numbers
+    recipes: tuple[RecipeName, ...] = ()  # that reproduce the row, the published settings first
 
     def reached(self, source: Source) -> Accuracy | None:
         """What the authors or the study reached."""
@@ -75,21 +57,13 @@ class Row(Checked):
 
 @dataclass(frozen=True)
 class Reaches(Checked):
-    """A recipe reaches a row's accuracy: its mean is not below by more than the margin.
-
-    Attributes:
-        text: the claim.
-        row: name of the row.
-        against: whose accuracy.
-        margin: of non-inferiority, in percentage points.
-        recipe: that should reach it; None where none ships yet.
-    """
+    """A recipe reaches a row's accuracy: its mean is not below by more than the margin."""
 
     text: str
-    row: str
+    row: str  # its name
     against: Source
-    margin: Positive
-    recipe: RecipeName | None = None
+    margin: Positive  # of non-inferiority, in percentage points
+    recipe: RecipeName | None = None  # None where none ships yet
 
 
 @dataclass(frozen=True)
@@ -112,21 +86,13 @@ class Settings(Checked):
 
 @dataclass(frozen=True)
 class Change(Checked):
-    """Runs with one setting are better than runs that differ from them in it alone.
-
-    Attributes:
-        text: the claim.
-        key: the setting, such as ``"rule.warm_up"``.
-        values: of the better runs.
-        others: of the worse ones; empty: any other value.
-        margin: None: better; else: not worse by more than so many percentage points.
-    """
+    """Runs with one setting are better than runs that differ from them in it alone."""
 
     text: str
-    key: str
-    values: tuple[Any, ...]
-    others: tuple[Any, ...] = ()
-    margin: Positive | None = None
+    key: str  # the setting, such as ``"rule.warm_up"``
+    values: tuple[Any, ...]  # of the better runs
+    others: tuple[Any, ...] = ()  # of the worse ones; empty: any other value
+    margin: Positive | None = None  # if given: not worse by more than so many percentage points
 
 
 Claim = Reaches | Exceeds | Settings | Change

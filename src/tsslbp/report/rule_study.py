@@ -17,7 +17,7 @@ from ..run.results import Result
 from ..studies import compare
 from ..studies.compare import RuleResult, RuleStudy
 from ..wording import duration
-from .blocks import Block, Lines, Section, Table, Text
+from .blocks import Block, Lines, Section, Table
 from .figures import figure
 from .tables import NONE, difference_cells, reached
 
@@ -30,13 +30,7 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study of learning rules, and what its runs have reached.
-
-    Attributes:
-        folder: of the study.
-        study: what is compared.
-        results: every rule at every T.
-    """
+    """A study of learning rules, in its folder, and what every rule has reached at every T."""
 
     folder: Path
     study: RuleStudy
@@ -77,12 +71,12 @@ def section(number: int, record: StudyRecord, runs: Sequence[Result]) -> Section
     study, results = record.study, record.results
     lines, comparisons = compare.cautions(study, results), compare.against_first(results)
     blocks: list[Block] = [
-        Text(_conditions(study)),
-        *([Lines(tuple(lines))] if lines else []),
+        Lines("paragraph", (_conditions(study),)),
+        *([Lines("list", tuple(lines))] if lines else []),
         _table(results),
         *([_comparison_table(comparisons)] if comparisons else []),
         _rate_table(study, results),
-        Text(_spent(record, runs)),
+        Lines("paragraph", (_spent(record, runs),)),
     ]
     if any(one.results for one in results):
         blocks += _figures(f"rules-{number}", study, results)

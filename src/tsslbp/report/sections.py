@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .._version import __version__
 from ..run.results import Group, Result
 from ..training import drops as instability
 from ..wording import count, duration, joined
 from . import figures, published, rule_study, tables
-from .blocks import Block, Code, Lines, Page, Section, Text
+from .blocks import Block, Lines, Page, Section
 from .evidence import Evidence
 from .verdicts import Judgement
 
@@ -49,7 +49,7 @@ def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
     yield Section("compute", "Compute", [tables.compute_table(evidence.groups)])
     yield Section("runs", "Runs", [tables.run_table(evidence.groups, evidence.names)])
     notes = tables.notes(results)
-    yield Section("caveats", "Caveats of the data", [Lines(tuple(notes))] if notes else [])
+    yield Section("caveats", "Caveats of the data", [Lines("list", tuple(notes))] if notes else [])
     yield Section("problems", "Folders left out", _lines(evidence.problems))
     yield Section("environment", "Environment", [tables.environment_table(results)])
     yield Section("repeat", "How to repeat", _repeat(results, command))
@@ -64,8 +64,8 @@ def _published(groups: Sequence[Group]) -> list[Block]:
         for text in (*row.caveats, *(f"at the same network, {other}" for other in row.others))
     )
     if not found:
-        return [Text("None of the runs has the settings of a published row.")]
-    return [*found, *([Lines(lines)] if lines else [])]
+        return [Lines("paragraph", ("None of the runs has the settings of a published row.",))]
+    return [*found, *([Lines("list", lines)] if lines else [])]
 
 
 def _comparisons(evidence: Evidence) -> list[Block]:
@@ -73,7 +73,7 @@ def _comparisons(evidence: Evidence) -> list[Block]:
         return []
     left_out = f"{evidence.left_out:,} more pairs differ in more settings and are left out."
     table = tables.comparison_table(evidence.comparisons)
-    return [table, Text(left_out)] if evidence.left_out else [table]
+    return [table, Lines("paragraph", (left_out,))] if evidence.left_out else [table]
 
 
 def _figures(evidence: Evidence) -> Iterator[Section]:
@@ -107,14 +107,15 @@ def _described(drop: Mapping[str, Any]) -> str:
 
 def _repeat(results: Sequence[Result], command: str) -> list[Block]:
     commands = dict.fromkeys(one.environment.get("command") for one in results)
+    text = (
+        "Each run's config.toml holds all its settings and repeats it: tsslbp train "
+        "FOLDER/config.toml. These commands made the runs:"
+    )
     return [
-        Text(
-            "Each run's config.toml holds all its settings and repeats it: tsslbp train "
-            "FOLDER/config.toml. These commands made the runs:"
-        ),
-        *_lines([str(one) for one in commands if one], Code),
-        Text("This command made the report:"),
-        Code((command,)),
+        Lines("paragraph", (text,)),
+        *_lines([str(one) for one in commands if one], "code"),
+        Lines("paragraph", ("This command made the report:",)),
+        Lines("code", (command,)),
     ]
 
 
@@ -167,10 +168,10 @@ def _measure(groups: Sequence[Group]) -> str:
     return "last"
 
 
-def _lines(lines: Sequence[str], kind: type[Lines] | type[Code] = Lines) -> list[Block]:
+def _lines(lines: Sequence[str], kind: Literal["list", "code"] = "list") -> list[Block]:
     if not lines:
         return []
-    blocks: list[Block] = [kind(tuple(lines[:SHOWN_LINES]))]
+    blocks: list[Block] = [Lines(kind, tuple(lines[:SHOWN_LINES]))]
     if len(lines) > SHOWN_LINES:
-        blocks.append(Text(f"And {len(lines) - SHOWN_LINES:,} more."))
+        blocks.append(Lines("paragraph", (f"And {len(lines) - SHOWN_LINES:,} more.",)))
     return blocks

@@ -27,21 +27,13 @@ MAX_COMPARISONS = 40
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict on a claim.
+    """A verdict on a claim."""
 
-    Attributes:
-        claim: its text.
-        verdict: computed from the records.
-        reason: one line.
-        p: of the test that decided, corrected for the number of tests; None without a test.
-        seen: whether any run speaks to it.
-    """
-
-    claim: str
+    claim: str  # its text
     verdict: Verdict
-    reason: str
-    p: float | None = None
-    seen: bool = True
+    reason: str  # one line
+    p: float | None = None  # of the test, corrected for the number of tests; None without one
+    seen: bool = True  # whether any run speaks to it
 
 
 def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
@@ -180,11 +172,6 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
         judgement = _test_pair(claim, one, other, _measure(one, other), claim.margin or 0.0)
         what = f"{claim.text}: {one.label}, against {claim.key} = {there!r}"
         yield replace(judgement, claim=what)
-
-
-def _weight(pair: tuple[Group, Group, Any]) -> tuple[int, int]:
-    first, second, _ = pair
-    return len(set(first.seeds) & set(second.seeds)), -first.label.count(",")
 
 
 def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: float) -> Judgement:

@@ -28,6 +28,7 @@ import tomli_w
 
 from ..errors import InvalidInput, RunError, nearest
 from ..run import Run
+from ..storage import writing
 from .build import loss_per_image
 from .history import StepResult
 from .loop import Observer
@@ -110,17 +111,12 @@ class _TrackingObserver:
 
     def _log(self, numbers: dict[str, float], step: int, since: int) -> None:
         """Tell the trackers; what they were told before of the steps from `since` on is void."""
-        try:
+        with writing(f"what --track asks for, of {self.run.folder}"):
             if not self.logs:
                 started = (_TRACKERS[name](self.run, since) for name in self.names)
                 self.logs = [self.stack.enter_context(tracker) for tracker in started]
             for log in self.logs if numbers else ():
                 log(numbers, step)
-        except OSError as error:
-            raise RunError(
-                f"cannot write what --track asks for, of {self.run.folder}: "
-                f"{error.strerror or error}"
-            ) from error
 
 
 @contextlib.contextmanager
