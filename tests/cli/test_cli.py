@@ -447,7 +447,7 @@ def test_as_a_module() -> None:
         (["info", "300", "--input-shape", "28"], "(C, H, W)"),
         (
             ["info", "300", "--input-shape", "1x28xa"],
-            "--input-shape expects numbers such as 1x28x28",
+            "expects numbers such as 1x28x28",
         ),
         (["info", "300", "--time-steps", "0"], "time_steps"),
     ],

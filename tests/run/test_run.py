@@ -130,7 +130,7 @@ def test_creation_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="cannot make the run folder"):
+    with pytest.raises(RunError, match="cannot write the run folder"):
         Run.create(tmp_path / "file" / "run", EXPERIMENT)
 
 

@@ -33,17 +33,11 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """What runs of equal settings have reached.
-
-    Attributes:
-        time_steps: T.
-        accuracy: test accuracies, 0 to 1.
-        cost: what the accuracy is drawn against; None where it is not known.
-    """
+    """What runs of equal settings have reached."""
 
     time_steps: int
-    accuracy: Estimate
-    cost: Estimate | None = None
+    accuracy: Estimate  # on test images, 0 to 1
+    cost: Estimate | None = None  # what the accuracy is drawn against, where it is known
 
 
 def parallel_coordinates(

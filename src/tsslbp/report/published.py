@@ -97,10 +97,7 @@ class Change(Checked):
 
 Claim = Reaches | Exceeds | Settings | Change
 KINDS: dict[str, type[Claim]] = {
-    "reaches": Reaches,
-    "exceeds": Exceeds,
-    "settings": Settings,
-    "change": Change,
+    kind.__name__.lower(): kind for kind in (Reaches, Exceeds, Settings, Change)
 }
 
 

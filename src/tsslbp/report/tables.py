@@ -108,15 +108,8 @@ def compute_table(groups: Sequence[Group]) -> Table:
     """Time and memory by group; unfinished runs count too."""
     rows = [_compute_line(group) for group in groups]
     results = [result for group in groups for result in group.results]
-    rows.append(
-        (
-            "all runs",
-            str(len(results)),
-            *[""] * 4,
-            duration(sum(one.seconds for one in results)),
-            "",
-        )
-    )
+    total = duration(sum(one.seconds for one in results))
+    rows.append(("all runs", str(len(results)), *[""] * 4, total, ""))
     caption = (
         "Time spent on training, without the evaluations: mean per epoch, mean per run, and total; "
         "median of the images per second; largest resident memory."

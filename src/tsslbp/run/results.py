@@ -45,19 +45,12 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run's folder says.
-
-    Attributes:
-        folder: of the run.
-        experiment: what was trained.
-        environment: where, as `tsslbp.run.Run.environment` has it.
-        epochs: the records of the epochs, at least one; see docs/guide.md.
-    """
+    """What one run's folder says."""
 
     folder: Path
     experiment: Experiment
-    environment: Mapping[str, Any]
-    epochs: Sequence[dict[str, Any]]
+    environment: Mapping[str, Any]  # as `tsslbp.run.Run.environment` has it
+    epochs: Sequence[dict[str, Any]]  # the records of the epochs, at least one; see docs/guide.md
 
     @classmethod
     def read(cls, folder: Path) -> Result:
@@ -104,15 +97,10 @@ def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> boo
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of equal settings but for the seed.
+    """Runs of equal settings but for the seed."""
 
-    Attributes:
-        label: the nearest shipped recipe, and the keys in which the runs differ from it.
-        results: in the order of their seeds.
-    """
-
-    label: str
-    results: tuple[Result, ...]
+    label: str  # the nearest shipped recipe, and the keys in which the runs differ from it
+    results: tuple[Result, ...]  # in the order of their seeds
 
     @property
     def experiment(self) -> Experiment:

@@ -37,7 +37,7 @@ from torch import Tensor
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment
-from ..storage import hold, remove_leftovers, replace_file, write_error
+from ..storage import hold, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
 
 CHECKPOINTS = ("last", "best-validation", "best-test")
@@ -90,12 +90,8 @@ class Run:
                 f"{folder} holds other files already (found {min(others)}): choose an empty or new "
                 "folder"
             )
-        try:
+        with writing(f"the run folder {folder}"):
             (folder / _CHECKPOINT_FOLDER).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"cannot make the run folder {folder}: {error.strerror or error}"
-            ) from error
         write_json(folder / _ENVIRONMENT, describe_environment())
         # Last, because this file makes the folder a run.
         replace_file(folder / _CONFIG, lambda new: experiments.save(experiment, new))

@@ -114,29 +114,17 @@ class RuleStudy:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """What one rule has reached at one T.
-
-    Attributes:
-        rule: as text.
-        time_steps: T.
-        rates: the learning rates to try.
-        validation: accuracy on validation images, 0 to 1, by rate that was tried to the end.
-        diverged: why the training diverged, by rate.
-        rate: the chosen one; None while rates are left to try, or where all diverged.
-        results: finished runs at the chosen rate, in the order of their seeds.
-        diverged_seeds: those of runs that diverged at the chosen rate.
-        seeds: runs wanted.
-    """
+    """What one rule has reached at one T."""
 
     rule: str
     time_steps: int
-    rates: tuple[float, ...]
-    validation: Mapping[float, float]
-    diverged: Mapping[float, str]
-    rate: float | None
-    results: tuple[Result, ...] = ()
-    diverged_seeds: tuple[int, ...] = ()
-    seeds: int = 1
+    rates: tuple[float, ...]  # the learning rates to try
+    validation: Mapping[float, float]  # accuracy, 0 to 1, by rate that was tried to the end
+    diverged: Mapping[float, str]  # why the training diverged, by rate
+    rate: float | None  # the chosen one; None while rates are left to try, or where all diverged
+    results: tuple[Result, ...] = ()  # finished, at the chosen rate, in the order of their seeds
+    diverged_seeds: tuple[int, ...] = ()  # at the chosen rate
+    seeds: int = 1  # runs wanted
 
     @property
     def name(self) -> str:

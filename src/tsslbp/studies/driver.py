@@ -40,29 +40,19 @@ class _Training:
     is_pruned: bool = False
 
 
+@dataclass
 class Driver:
-    """Makes trials of a sweep, as many at once as an engine has workers.
+    """Makes trials of a sweep, as many at once as an engine has workers."""
 
-    Args:
-        search: the sweep.
-        engine: starts the commands.
-        watch: is told how the trials go.
-        check: raises `InvalidInput` where a trial does not fit the data.
-        options: of ``tsslbp train``, such as ``("--device", "cuda")``.
-    """
+    search: Search
+    engine: Engine  # starts the commands
+    watch: Watch  # is told how the trials go
+    check: Callable[[Experiment], None]  # raises `InvalidInput` where a trial does not fit the data
+    options: Sequence[str] = ()  # of ``tsslbp train``, such as ``("--device", "cuda")``
 
-    def __init__(
-        self,
-        search: Search,
-        engine: Engine,
-        watch: Watch,
-        check: Callable[[Experiment], None],
-        options: Sequence[str] = (),
-    ) -> None:
-        self.search, self.engine, self.watch = search, engine, watch
-        self.check, self.options = check, options
-        self.workers, self.threads = engine.workers, engine.threads
-        self._key = OBJECTIVES[search.sweep.objective]
+    def __post_init__(self) -> None:
+        self.workers, self.threads = self.engine.workers, self.engine.threads
+        self._key = OBJECTIVES[self.search.sweep.objective]
         self._under_way: dict[str, _Training] = {}  # by the name of the job
         self._tasks: dict[str, Task] = {}
         self._refused: set[str] = set()

@@ -38,17 +38,11 @@ LOG_TAIL = 4000  # bytes at the end of a log in which its last line is looked fo
 
 @dataclass(frozen=True)
 class Job:
-    """One command of the program.
+    """One command of the program."""
 
-    Attributes:
-        name: what a reader calls it.
-        arguments: of the program, such as ``("train", "digits")``.
-        log: the file that what it prints is appended to.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    log: Path
+    name: str  # what a reader calls it
+    arguments: tuple[str, ...]  # of the program, such as ``("train", "digits")``
+    log: Path  # the file that what it prints is appended to
 
 
 class Task(Protocol):

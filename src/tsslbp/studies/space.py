@@ -20,15 +20,7 @@ from ..experiment import Experiment, with_settings
 
 TABLES = ("rule", "weight_scale")  # keys of a recipe that have parts
 # Another value would change what is measured, so that trials could not be compared.
-FIXED = (
-    "data",
-    "binning",
-    "description",
-    "protocol",
-    "seed",
-    "validation_images",
-    "train_images",
-)
+FIXED = ("data", "binning", "description", "protocol", "seed", "validation_images", "train_images")
 _SHIPPED = resources.files(__package__) / "spaces"
 
 
@@ -54,18 +46,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range(Checked, called=""):
-    """Whole numbers, or numbers, from `low` to `high`, both included.
-
-    Attributes:
-        low, high: both int or both float.
-        step: between whole numbers.
-        log: whether equal ratios, not equal differences, count alike.
-    """
+    """Whole numbers, or numbers, from `low` to `high`, both included."""
 
     low: Number
     high: Number
-    step: Count = 1
-    log: bool = False
+    step: Count = 1  # between whole numbers
+    log: bool = False  # whether equal ratios, not equal differences, count alike
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,17 +72,11 @@ class Range(Checked, called=""):
 
 @dataclass(frozen=True)
 class Space(Checked, called=""):
-    """What to search.
+    """What to search."""
 
-    Attributes:
-        parameters: by key of the recipe, dotted for a part: ``"rule.warm_up"``.
-        description: what the space is for, and what searching it takes.
-        trials: how many are meant to be made; None: the user says.
-    """
-
-    parameters: Mapping[str, Choice | Range]
-    description: str = ""
-    trials: Count | None = None
+    parameters: Mapping[str, Choice | Range]  # by key of the recipe, such as ``"rule.warm_up"``
+    description: str = ""  # what the space is for, and what searching it takes
+    trials: Count | None = None  # how many are meant to be made; None: the user says
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Space:

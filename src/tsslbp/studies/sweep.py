@@ -24,7 +24,7 @@ from ..experiment import Experiment
 from ..experiment.seeding import derive
 from ..run import Run, write_json
 from ..run.results import flat, table_differences
-from ..storage import hold, replace_file
+from ..storage import hold, replace_file, writing
 from . import optuna_study
 from .optuna_study import PRUNERS, SAMPLERS, storage_errors
 from .space import Space, apply, settings
@@ -106,25 +106,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of one trial.
+    """What has become of one trial."""
 
-    Attributes:
-        number: of the trial, from 0.
-        values: of the space's keys.
-        state: one of `STATES`' values.
-        accuracy: the objective, 0 to 1, of a finished or pruned trial.
-        seed: of the run.
-        folder: of the run, as the process that began it named it.
-        reason: why it failed, or "".
-    """
-
-    number: int
-    values: Mapping[str, Any]
-    state: str
-    accuracy: float | None
+    number: int  # from 0
+    values: Mapping[str, Any]  # of the space's keys
+    state: str  # one of `STATES`' values
+    accuracy: float | None  # the objective, 0 to 1, of a finished or pruned trial
     seed: int | None
-    folder: str
-    reason: str
+    folder: str  # of the run, as the process that began it named it
+    reason: str  # why it failed, or ""
 
 
 class Search:
@@ -140,10 +130,8 @@ class Search:
         self.sweep, self.folder = sweep, sweep.folder
         self.shown_storage = optuna_study.without_password(sweep.storage or "study.db")
         self.locks: dict[int, ExitStack] = {}  # of the trials that this process makes, by number
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot make {self.folder}: {error.strerror or error}") from error
         with hold(self.folder / _LOCK, wait=True):
             identity = self._identity()
             self.folder_id: str = identity["id"]

@@ -18,21 +18,13 @@ RECIPE = "recipe.toml"
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a study, made or still to be made.
+    """One run of a study, made or still to be made."""
 
-    Attributes:
-        recipe: file of the experiment, whose seed and protocol may differ.
-        folder: of the run.
-        experiment: what it trains.
-        base: folder from which on the run's is its name; by default the second above it.
-        settings: what differs from the recipe otherwise, as ``"key=value"``.
-    """
-
-    recipe: Path
-    folder: Path
-    experiment: Experiment
-    base: Path | None = None
-    settings: Sequence[str] = ()
+    recipe: Path  # file of the experiment, whose seed and protocol may differ
+    folder: Path  # of the run
+    experiment: Experiment  # what it trains
+    base: Path | None = None  # the name is the folder's path below it; default: the second above
+    settings: Sequence[str] = ()  # what differs from the recipe otherwise, as ``"key=value"``
 
     @property
     def name(self) -> str:
