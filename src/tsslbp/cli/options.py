@@ -94,7 +94,9 @@ class JobOptions:
 
     out: Annotated[
         Path | None,
-        option("DIR", "Folder of runs and report, by default runs/RECIPE-COMMAND."),
+        option(
+            "DIR", "Folder of runs and report, by default runs/RECIPE-COMMAND, or runs/reproduce."
+        ),
     ] = None
     workers: Annotated[
         int | None,
