@@ -94,9 +94,7 @@ class JobOptions:
 
     out: Annotated[
         Path | None,
-        option(
-            "DIR", "Folder of runs and report, by default runs/RECIPE-COMMAND, or runs/reproduce."
-        ),
+        option("DIR", "Folder of the runs, by default runs/RECIPE-COMMAND, or runs/reproduce."),
     ] = None
     workers: Annotated[
         int | None,
