@@ -19,7 +19,7 @@ from torch import Tensor
 from ..rules import NA, Rule
 from . import reference
 from .cuda_kernels import LayerConstants, backward_kernel, forward_kernel, psp_kernel
-from .cuda_rules import STEPS
+from .cuda_rules import STEPS as BACKWARD
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
 
@@ -82,14 +82,7 @@ def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
     }
 
 
-BACKWARD = STEPS  # of each rule
 MOST_STEPS = {NA: MOST_UNROLLED}  # which a rule takes, if not any number
-
-
-def _rule_settings(rule: Rule) -> dict[str, Any]:
-    """What the backward kernel must know of a rule."""
-    warm_up = getattr(rule, "warm_up", "never")
-    return {"rule": rule, "STEP": BACKWARD[type(rule)], "WARM_UP": warm_up}
 
 
 def _resident(x: Tensor, history: int) -> int:
@@ -192,7 +185,8 @@ class _Gradient(torch.autograd.Function):
         arrays = x, grad_out, grad_x, count, saved, sums
         told = shared and shared.mean  # the rate itself, in the place of a count
         values = 1 if told else extent.values
-        settings |= _rule_settings(rule) | LAUNCH
+        warm_up = getattr(rule, "warm_up", "never")
+        settings |= {"rule": rule, "STEP": BACKWARD[type(rule)], "WARM_UP": warm_up} | LAUNCH
         if programs:
             with torch.cuda.device_of(x):
                 backward_kernel[programs,](*arrays, *extent, values, k=k, **settings)
