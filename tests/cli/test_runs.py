@@ -1,0 +1,275 @@
+"""The verbs about one run: train, evaluate, draw, recipes, info."""
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tsslbp import data, experiment
+from tsslbp.cli import printing
+from tsslbp.data import DataSet, Frames, Images, catalogue
+from tsslbp.data.images import cifar10
+from tsslbp.run import CHECKPOINTS, Run, results
+
+from .conftest import ANSI, Program, accuracies, records
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> None:
+    code, output, error = program("train", "mine.toml")
+    assert (code, error) == (0, "")
+    run = Path("runs/mine-seed0")
+    files = {path.name for path in run.iterdir()}
+    assert files == {
+        "config.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "steps.npz",
+        "checkpoints",
+        "picture.png",
+        ".lock",
+    }
+    assert (run / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "mine.npz: 51 training, 12 validation, 7 test" in output
+    assert f"run folder  {run}\n" in output
+    caveat = "note        tested on 7 of the 70 images"
+    assert output.count(caveat) == 2  # at the start, and below the accuracies
+    assert caveat in output[output.index(results.MEASURES["best-test"]) :]
+    last = Run.open(run).epochs()[-1]
+    assert last["note"].startswith("tested on 7 of the 70 images")
+    rows = accuracies(output)
+    assert list(rows) == list(results.MEASURES.values())
+    shares = [f"{100 * last[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")]
+    assert rows["last epoch"] == ["2", *shares]
+    (line,) = (line for line in output.splitlines() if line.strip().startswith("2/2"))
+    assert shares[0] in line and shares[1] in line
+
+
+def test_evaluate_agrees_with_the_records(program: Program) -> None:
+    _, trained, _ = program("train", "mine.toml", "--epochs", "3", "--out", "run")
+    code, output, error = program("evaluate", "run")
+    assert (code, error) == (0, "")
+    assert output.count("note        tested on 7 of the 70 images") == 1
+    chosen = results.measures(records("run"))
+    expected = {
+        results.MEASURES[name]: [
+            str(one["epoch"]),
+            *(f"{100 * one[f'{split}_accuracy']:.2f} %" for split in ("validation", "test")),
+        ]
+        for name, one in chosen.items()
+    }
+    assert accuracies(output) == accuracies(trained) == expected
+    assert len(expected) == 3
+
+
+@pytest.mark.parametrize("name", experiment.recipe_names())
+def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps with the recipe's own network and settings, on random images or frames.
+
+    The largest networks are made thinner: their checkpoints are hundreds of megabytes.
+    """
+    recipe = experiment.load_recipe(name)
+    is_large = "cifar10" in name or "dvs" in name
+    network = re.sub(r"\d{2,}", "8", recipe.network) if is_large else recipe.network
+    held_out = 2 if recipe.protocol == "validated" else 0
+    known = data.known_shape(recipe.data, recipe.binning)
+    assert known is not None
+    shape, _ = known
+    count = 14 + held_out
+    images: Images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
+    if data.holds_events(recipe.data):
+        events = torch.rand(count, recipe.time_steps, *shape) < 0.05
+        images = Frames.from_dense(events)
+    labels = torch.arange(14 + held_out) % 10
+    small = DataSet(recipe.data, images[:-4], labels[:-4], images[-4:], labels[-4:], 10)
+    monkeypatch.setattr(data, "load", lambda *_: small)
+    code, _, error = program(
+        *("train", name, "--epochs", "1", "--out", "run"),
+        *("--set", "batch_size=5", "--set", "validation_images=2", "--set", f"network={network}"),
+    )
+    assert (code, error) == (0, "")
+    run = Run.open(Path("run"))
+    losses = run.steps()["loss"]
+    assert len(losses) == 2 and np.isfinite(losses).all() and (losses > 0).all()
+    assert run.experiment == replace(
+        recipe, network=network, epochs=1, batch_size=5, validation_images=2
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-reencoded"])
+def test_cifar10_from_its_files(
+    name: str, program: Program, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps on files in the official layout; results on the re-encoded copy always say so."""
+    records = np.random.RandomState(0).randint(0, 256, (6, 4, 3073)).astype(np.uint8)
+    records[:, :, 0] = np.arange(24).reshape(6, 4) % 10
+    folder = Path("sets/cifar10") / cifar10.FOLDER
+    folder.mkdir(parents=True)
+    for file, part in zip(cifar10.FILES, records, strict=True):
+        (folder / file).write_bytes(part.tobytes())
+    train = ("train", "cifar10-cnn1", "--data-dir", "sets", "--set", f"data={name}")
+    train += ("--set", "batch_size=10", "--set", "network=2C3-2C3-P2-2C3-P2-2C3-2C3-8-8")
+    assert "data_batch_1.bin has SHA1 sum" in refused(*train, "--epochs", "1")
+    sums = {path.name: hashlib.sha1(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    monkeypatch.setitem(catalogue.entries(), name, replace(catalogue.find(name), sha1=sums))
+    code, output, error = program(*train, "--epochs", "1", "--out", "run")
+    assert (code, error) == (0, "")
+    assert f"images      {name}: 20 training, 4 test" in output
+    run = Run.open(Path("run"))
+    assert len(run.steps()["loss"]) == 2
+    evaluated = program("evaluate", "run", "--data-dir", "sets")[1]
+    caveat = "measured on CIFAR-10 (111 of 60,000 images re-encoded)"
+    is_copy = name == "cifar10-reencoded"
+    assert [caveat in text for text in (output, evaluated)] == [is_copy, is_copy]
+    assert [one.get("note") for one in run.epochs()] == [caveat if is_copy else None]
+    assert run.experiment.data == name
+
+
+def test_recipes_lists_all(program: Program) -> None:
+    code, output, _ = program("recipes")
+    assert code == 0
+    for name in experiment.recipe_names():
+        recipe = experiment.load_recipe(name)
+        assert f"{name}  {recipe.network}, T = {recipe.time_steps}\n" in output
+        for line in recipe.description.strip().splitlines():
+            assert f"  {line}\n" in output
+
+
+def test_recipes_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(printing, "console", Console(file=screen, force_terminal=True, width=60))
+    program("recipes")
+    assert max(len(ANSI.sub("", line)) for line in screen.getvalue().splitlines()) <= 60
+
+
+def test_info_counts_parameters_as_published(program: Program) -> None:
+    code, output, _ = program("info", "15C5-P2-40C5-P2-300")
+    assert code == 0
+    assert "210,375" in output
+    options = ("--input-shape", "3x9x9", "--classes", "7", "--time-steps", "2", "--padding", "1,0")
+    code, output, _ = program("info", "4C3-8C3", *options)
+    assert code == 0
+    assert "time_steps=2" in output and "3 x 9 x 9" in output and "padding 0" in output
+    assert "3,140" in output  # 3 * 4 * 9 + 4 * 8 * 9 + 8 * 7 * 7 * 7
+
+
+def test_info_of_a_recipe(program: Program) -> None:
+    """The network with its settings, in a form that --set and a recipe file read."""
+    code, output, _ = program("info", "fashion-mnist-cnn")
+    assert code == 0
+    assert "padding 2" in output
+    assert re.search(r"total +3,273,504\b", output)
+    recipe = experiment.load_recipe("fashion-mnist-cnn")
+    settings = [line for line in output.splitlines() if re.match(r"[a-z_.]+ = ", line)]
+    copy = experiment.with_settings(experiment.load_recipe("digits"), settings)
+    assert copy.to_table() | {"description": ""} == recipe.to_table() | {"description": ""}
+
+
+def test_info_of_a_users_recipe_takes_its_data(program: Program) -> None:
+    code, output, _ = program("info", "mine.toml")
+    assert code == 0
+    assert re.search(r"input +1 x 8 x 8", output)
+    assert re.search(r"output +linear +2 ", output)
+
+
+def test_checkpoint_of_another_network(program: Program, refused: Callable[..., str]) -> None:
+    program("train", "mine.toml", "--epochs", "1", "--out", "one")
+    program("train", "mine.toml", "--epochs", "1", "--out", "two", "--set", "network=4C3-P2-9")
+    for name in CHECKPOINTS:
+        file = Path("two/checkpoints") / f"{name}.safetensors"
+        file.replace(Path("one/checkpoints") / file.name)
+    assert "another network than '4C3-P2-8'" in refused("evaluate", "one")
+    resume = ("train", "mine.toml", "--epochs", "2", "--out", "one", "--resume")
+    assert "another network than '4C3-P2-8'" in refused(*resume)
+    assert "two holds no checkpoint yet" in refused("evaluate", "two")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+def test_checkpoint_that_would_run_code(program: Program, refused: Callable[..., str]) -> None:
+    program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    archive = io.BytesIO()
+    torch.save(Bomb(), archive)
+    resume = ("train", "mine.toml", "--epochs", "2", "--out", "run", "--resume")
+    for content in (pickle.dumps(Bomb()), archive.getvalue()):
+        Path("run/checkpoints/last.safetensors").write_bytes(content)
+        assert "never opened" in refused("evaluate", "run")
+        assert "never opened" in refused(*resume)
+    assert not Path("exploded").exists()
+    pickle.loads(pickle.dumps(Bomb()))
+    assert Path("exploded").exists()  # it would have
+
+
+def test_draw_writes_figures_of_the_run_and_of_a_checkpoint(program: Program) -> None:
+    program("train", "mine.toml", "--out", "run")
+    code, output, error = program("draw", "run", "--image", "6", "--checkpoint", "last")
+    assert (code, error) == (0, "")
+    names = {"training", "layers", "confusion", "image-6", "histograms"}
+    assert {path.name for path in Path("run/figures").iterdir()} == {f"{one}.svg" for one in names}
+    assert all(name in output for name in names)
+    texts = {name: Path(f"run/figures/{name}.svg").read_text() for name in names}
+    assert all("tested on 7 of the 70 images" in text for text in texts.values())
+    assert "checkpoint last, epoch 2" in texts["confusion"]
+    assert "of 7 images wrong" in texts["confusion"]
+    assert "seed 0" in texts["training"]
+
+
+def test_draw_by_default_takes_the_weights_chosen_on_validation_images(program: Program) -> None:
+    program("train", "mine.toml", "--out", "run")
+    (Path("run") / "steps.npz").unlink()
+    program("draw", "run")
+    assert "checkpoint best-validation" in Path("run/figures/image-0.svg").read_text()
+    assert not Path("run/figures/training.svg").exists()  # its numbers are gone
+
+
+def test_draw_of_what_is_not_there(
+    program: Program, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("train", "mine.toml", "--out", "run", "--protocol", "published", "--epochs", "1")
+    assert "--image must be between 0 and 6, got 7" in refused("draw", "run", "--image", "7")
+    assert "got -1" in refused("draw", "run", "--image", "-1")
+    assert "best-validation" in refused("draw", "run", "--checkpoint", "best-validation")
+    assert "did you mean 'last'" in refused("draw", "run", "--checkpoint", "lst")
+    Path("run/figures").write_text("a file in the way")
+    assert "cannot write figures into run/figures" in refused("draw", "run")
+    Run.create(Path("new"), Run.open(Path("run")).experiment)
+    assert "saved: none" in refused("draw", "new")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'tsslbp[figures]'" in refused("draw", "run")
+
+
+def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, output, _ = program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    assert code == 0
+    assert "pip install 'tsslbp[figures]'" in output
+    assert not Path("run/picture.png").exists()
+
+
+def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    def savefig(self: Figure, path: Path, **options: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    code, output, _ = program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    assert code == 0
+    assert "no picture, because run/picture.png cannot be written: No space left" in output
+    assert not Path("run/picture.png").exists()
