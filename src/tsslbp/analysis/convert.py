@@ -235,23 +235,19 @@ class ConvertedNetwork(Model):
         potentials: dict[str, Tensor] = {}
         image = self.relu.with_time(x)
         for _ in range(self.time_steps):
-            yield self._step(image, potentials)
-
-    def _step(self, x: Tensor, potentials: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step, which moves the potentials."""
-        emitted = {}
-        for layer in self.relu.layers:
-            if not isinstance(layer, ReLULayer):
-                x = layer(x)
-                continue
-            current = layer.connection(x)
-            if not layer.is_output:
-                potential = potentials.get(layer.name, self.initial) + current
-                current = (potential >= 1).to(x.dtype)
-                potentials[layer.name] = potential - current
-            emitted[layer.name] = current
-            x = layer.passed_on(current)
-        return emitted
+            x, emitted = image, dict[str, Tensor]()
+            for layer in self.relu.layers:
+                if not isinstance(layer, ReLULayer):
+                    x = layer(x)
+                    continue
+                current = layer.connection(x)
+                if not layer.is_output:
+                    potential = potentials.get(layer.name, self.initial) + current
+                    current = (potential >= 1).to(x.dtype)
+                    potentials[layer.name] = potential - current
+                emitted[layer.name] = current
+                x = layer.passed_on(current)
+            yield emitted
 
 
 def plain(

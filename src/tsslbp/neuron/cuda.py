@@ -85,6 +85,11 @@ def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
 MOST_STEPS = {NA: MOST_UNROLLED}  # which a rule takes, if not any number
 
 
+def _rule_settings(rule: Rule) -> dict[str, Any]:
+    warm_up = getattr(rule, "warm_up", "never")
+    return {"rule": rule, "STEP": BACKWARD[type(rule)], "WARM_UP": warm_up}
+
+
 def _resident(x: Tensor, history: int) -> int:
     """Programs of `history` bytes of input each that run at once and share the cache."""
     if not x.is_cuda:
@@ -185,8 +190,7 @@ class _Gradient(torch.autograd.Function):
         arrays = x, grad_out, grad_x, count, saved, sums
         told = shared and shared.mean  # the rate itself, in the place of a count
         values = 1 if told else extent.values
-        warm_up = getattr(rule, "warm_up", "never")
-        settings |= {"rule": rule, "STEP": BACKWARD[type(rule)], "WARM_UP": warm_up} | LAUNCH
+        settings |= _rule_settings(rule) | LAUNCH
         if programs:
             with torch.cuda.device_of(x):
                 backward_kernel[programs,](*arrays, *extent, values, k=k, **settings)
