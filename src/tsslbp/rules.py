@@ -115,12 +115,8 @@ class TSSLBP(Rule):
     @classmethod
     def published(cls, **changes: Any) -> TSSLBP:
         """The rule of October 2020, which the published accuracies belong to."""
-        settings: dict[str, Any] = {
-            "warm_up": "layer",
-            "timing_min": -10.0,
-            "timing_max": 10.0,
-            "intra_neuron": "next-spike",
-        }
+        settings: dict[str, Any] = {"warm_up": "layer", "intra_neuron": "next-spike"}
+        settings |= {"timing_min": -10.0, "timing_max": 10.0}
         return cls(**(settings | changes))
 
 

@@ -104,13 +104,13 @@ def test_every_entry_can_be_cited_and_got() -> None:
 )
 def test_wrong_entries_are_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as error:
-        catalogue.read(text)
+        catalogue.entries(text)
     assert message in str(error.value)
 
 
 def test_a_name_cannot_be_given_twice() -> None:
     with pytest.raises(tomllib.TOMLDecodeError, match="twice"):
-        catalogue.read(ENTRY + ENTRY)
+        catalogue.entries(ENTRY + ENTRY)
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

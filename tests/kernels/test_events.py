@@ -415,7 +415,7 @@ def test_default_device_does_not_matter() -> None:
 OTHER = """
 import torch
 from torch.nn import functional
-from tsslbp import compiled, events
+from tsslbp.kernels import compiled, events
 
 def gradients(operation, x, weight):
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, cast, final
 
@@ -235,23 +235,19 @@ class ConvertedNetwork(Model):
         potentials: dict[str, Tensor] = {}
         image = self.relu.with_time(x)
         for _ in range(self.time_steps):
-            yield self._step(image, potentials)
-
-    def _step(self, x: Tensor, potentials: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step, which moves the potentials."""
-        emitted = {}
-        for layer in self.relu.layers:
-            if not isinstance(layer, ReLULayer):
-                x = layer(x)
-                continue
-            current = layer.connection(x)
-            if not layer.is_output:
-                potential = potentials.get(layer.name, self.initial) + current
-                current = (potential >= 1).to(x.dtype)
-                potentials[layer.name] = potential - current
-            emitted[layer.name] = current
-            x = layer.passed_on(current)
-        return emitted
+            x, emitted = image, dict[str, Tensor]()
+            for layer in self.relu.layers:
+                if not isinstance(layer, ReLULayer):
+                    x = layer(x)
+                    continue
+                current = layer.connection(x)
+                if not layer.is_output:
+                    potential = potentials.get(layer.name, self.initial) + current
+                    current = (potential >= 1).to(x.dtype)
+                    potentials[layer.name] = potential - current
+                emitted[layer.name] = current
+                x = layer.passed_on(current)
+            yield emitted
 
 
 def plain(
@@ -271,10 +267,7 @@ def plain(
     """
     if not 0 < percentile <= 100:
         raise InvalidInput(f"percentile must be above 0 and at most 100, got {percentile}")
-    thresholds = {
-        name: _percentile(activation, percentile)
-        for name, activation in _hidden(net, images).items()
-    }
+    thresholds = _thresholds(net, images, lambda found: _percentile(found, percentile))
     return ConvertedNetwork(balanced(net, thresholds), time_steps)
 
 
@@ -288,16 +281,15 @@ def calibrated(net: ReLUNetwork, images: Tensor, time_steps: int) -> ConvertedNe
         images: normalised ``[N, C, H, W]``, training images.
         time_steps: T.
     """
-    thresholds = {
-        name: least_error_threshold(activation, time_steps)
-        for name, activation in _hidden(net, images).items()
-    }
+    thresholds = _thresholds(net, images, lambda found: least_error_threshold(found, time_steps))
     return ConvertedNetwork(balanced(net, thresholds), time_steps, initial=0.5)
 
 
-def _hidden(net: ReLUNetwork, images: Tensor) -> dict[str, Tensor]:
-    activations = net.activations(images)
-    return {layer.name: activations[layer.name] for layer in net.relu_layers if not layer.is_output}
+def _thresholds(
+    net: ReLUNetwork, images: Tensor, choose: Callable[[Tensor], float]
+) -> dict[str, float]:
+    *hidden, _ = net.activations(images).items()
+    return {name: choose(activation) for name, activation in hidden}
 
 
 def _percentile(activation: Tensor, percentile: float) -> float:

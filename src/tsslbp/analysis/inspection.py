@@ -61,8 +61,6 @@ def gradients(net: Network, loss: Loss, images: Tensor, labels: Tensor) -> dict[
         images: normalised ``[N, C, H, W]``.
         labels: ``[N]`` int64.
     """
-    layers = net.spiking_layers
-    parts = torch.autograd.grad(
-        loss(net(images), labels), [layer.connection.weight for layer in layers]
-    )
-    return {layer.name: part for layer, part in zip(layers, parts, strict=True)}
+    layers = {layer.name: layer.connection.weight for layer in net.spiking_layers}
+    parts = torch.autograd.grad(loss(net(images), labels), list(layers.values()))
+    return dict(zip(layers, parts, strict=True))

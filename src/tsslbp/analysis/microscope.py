@@ -63,6 +63,7 @@ NUMBERS_AT_ONCE = 1_000_000  # spikes of the networks that are computed together
 
 Sample = Literal["rounds", "directions"]  # what an interval is drawn from
 Step = Callable[[Tensor], Tensor]  # spikes, of the potential's distance above the threshold
+Probe = tuple[Callable[[Tensor], Tensor], float]  # a loss by coordinates, and a noise width
 
 
 class Cosine(NamedTuple):
@@ -336,20 +337,15 @@ def losses_around(
         moved = weights | {name: view.moved(part) for (name, view), part in parts}
         return batch.loss(forward(net, moved, batch.images, spike), batch.labels)
 
-    numbers = (
-        net.time_steps * len(batch.labels) * sum(math.prod(part.out_shape) for part in net.plan)
-    )
+    outputs = sum(math.prod(part.out_shape) for part in net.plan)
+    numbers = net.time_steps * len(batch.labels) * outputs
     mapped: Callable[[Tensor], Tensor] = vmap(one, chunk_size=1 + NUMBERS_AT_ONCE // (1 + numbers))
     return mapped
 
 
 @torch.no_grad()
 def estimates(
-    probes: Sequence[tuple[Callable[[Tensor], Tensor], float]],
-    count: int,
-    rounds: int,
-    seed: int,
-    purpose: str = "noise",
+    probes: Sequence[Probe], count: int, rounds: int, seed: int, purpose: str = "noise"
 ) -> Tensor:
     """Estimate gradients at 0 of functions smoothed with Gaussian noise, all with the same noise.
 

@@ -171,7 +171,7 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
     if all(problem is None for _, problem in files.check_files(entry, data_dir)):
         printing.say(f"\nnothing to download: {files.locate(entry, data_dir)} is whole")
         return
-    if folder := files.unpacked_folder(entry, data_dir):
+    if folder := files.find_folder(entry, data_dir, files.CIFAR10_FOLDER):
         raise DataError(
             f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
             "it away, or give another --data-dir"

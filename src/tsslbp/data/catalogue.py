@@ -84,10 +84,20 @@ class Entry(Checked, called=""):
 
 
 @cache
-def entries() -> dict[str, Entry]:
-    """All data sets by name, in their order."""
-    file = resources.files(__package__) / "catalogue.toml"
-    return read(file.read_text(encoding="utf-8"))
+def entries(text: str = "") -> dict[str, Entry]:
+    """All data sets by name, in their order; or those in another `text` than `catalogue.toml`'s.
+
+    Raises:
+        InvalidInput: a key or value that is not allowed.
+    """
+    text = text or (resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8")
+    result: dict[str, Entry] = {}
+    for name, table in tomllib.loads(text).items():
+        try:
+            result[name] = Entry.from_table({"name": name} | table)
+        except InvalidInput as error:
+            raise InvalidInput(f"{name}: {error}") from None
+    return result
 
 
 def find(name: str, others: str = "") -> Entry:
@@ -107,21 +117,6 @@ def find(name: str, others: str = "") -> Entry:
 def holds_events(name: str) -> bool:
     """Whether a data set of that name is known, and one of recordings of events."""
     return name in entries() and entries()[name].kind == "events"
-
-
-def read(text: str) -> dict[str, Entry]:
-    """Read entries from TOML with the tables of `catalogue.toml`.
-
-    Raises:
-        InvalidInput: a key or value that is not allowed.
-    """
-    result: dict[str, Entry] = {}
-    for name, table in tomllib.loads(text).items():
-        try:
-            result[name] = Entry.from_table({"name": name} | table)
-        except InvalidInput as error:
-            raise InvalidInput(f"{name}: {error}") from None
-    return result
 
 
 def of_folder(name: str) -> str:

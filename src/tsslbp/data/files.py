@@ -94,11 +94,6 @@ def root(data_dir: Path | None) -> Path:
     return given_folder(data_dir) or cache_folder()
 
 
-def unpacked_folder(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Return the folder with CIFAR-10's unpacked files, if any; they come before the archive."""
-    return find_folder(entry, data_dir, CIFAR10_FOLDER)
-
-
 def find_folder(entry: Entry, data_dir: Path | None, part: str = "") -> Path | None:
     """Return the folder of a set in the folder given, or a part of it; None where there is none."""
     given = given_folder(data_dir)
@@ -246,10 +241,8 @@ def check_recordings(entry: Entry, source: EventSet) -> Iterator[Finding]:
 
     Of recordings there are no official checksums: those published are of the packed archives.
     """
-    for name, items, expected in (
-        ("training", source.train, entry.train),
-        ("test", source.test, entry.test),
-    ):
+    parts = ("training", source.train, entry.train), ("test", source.test, entry.test)
+    for name, items, expected in parts:
         lengths: list[int] = []
         for item in items:
             try:
@@ -264,7 +257,7 @@ def check_recordings(entry: Entry, source: EventSet) -> Iterator[Finding]:
 def _sums(entry: Entry, data_dir: Path | None) -> Mapping[Path, Sum]:
     """The files of a set of images, where they are expected, and their checksums."""
     folder = root(data_dir) / entry.folder
-    if entry.md5 and unpacked_folder(entry, data_dir) is None:
+    if entry.md5 and find_folder(entry, data_dir, CIFAR10_FOLDER) is None:
         return {folder / file: ("md5", value) for file, value in entry.md5.items()}
     return {folder / CIFAR10_FOLDER / file: ("sha1", value) for file, value in entry.sha1.items()}
 

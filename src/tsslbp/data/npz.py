@@ -32,9 +32,6 @@ from .frames import Frames
 MAX_CLASSES = 100_000
 LARGE = 10.0  # above what normalised pixels reach: floats that are still 0..255
 
-_TRAIN = ("images", "labels")
-_TEST = ("test_images", "test_labels")
-
 _Array = npt.NDArray[Any]
 
 
@@ -54,11 +51,19 @@ def load(path: Path) -> DataSet:
 
 
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
-    images, labels = train = _pair(arrays, *_TRAIN)
+    images, labels = train = _pair(arrays)
     _warn_of_large_values(name, images)
     if "test_images" in arrays:
-        test, note = _pair(arrays, *_TEST), ""
-        _compare(images, test[0])
+        test, note = _pair(arrays, "test_"), ""
+        kinds = [
+            f"{'frames' if isinstance(part, Frames) else part.dtype} {list(part.shape[1:])}"
+            for part in (images, test[0])
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                "'images' and 'test_images' differ in type or size [C, H, W]: "
+                f"{kinds[0]} and {kinds[1]}"
+            )
     elif len(images) == 1:
         raise ValueError("'images' holds one image only: nothing can be held out for testing")
     else:
@@ -67,7 +72,13 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
         count = f"{len(held_out)} of the {len(labels)}"
         note = f"tested on {count} images in {name}, held out by tsslbp"
     classes = 1 + int(max(labels.max(), test[1].max()))
-    _warn_of_gaps(name, labels, classes)
+    empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
+    if empty:
+        warnings.warn(
+            f"{name}: of the {classes} classes, 0 to the largest label, {len(empty)} have no image "
+            f"in 'labels', the first is {empty[0]}",
+            stacklevel=4,
+        )
     return DataSet(name, *train, *test, classes, note)
 
 
@@ -94,7 +105,7 @@ def _read(path: Path) -> dict[str, _Array]:
 
 def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
     with_test = "test_images" in names or "test_labels" in names
-    wanted = _TRAIN + _TEST if with_test else _TRAIN
+    wanted = ("images", "labels", "test_images", "test_labels")[: 4 if with_test else 2]
     others = [name for name in names if name not in wanted]
     for name in wanted:
         if name not in names:
@@ -105,12 +116,12 @@ def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
     return wanted
 
 
-def _pair(arrays: dict[str, _Array], images_name: str, labels_name: str) -> tuple[Images, Tensor]:
-    images = _images(arrays[images_name], images_name)
-    labels = _labels(arrays[labels_name], labels_name)
+def _pair(arrays: dict[str, _Array], part: str = "") -> tuple[Images, Tensor]:
+    images = _images(arrays[f"{part}images"], f"{part}images")
+    labels = _labels(arrays[f"{part}labels"], f"{part}labels")
     if len(images) != len(labels):
         raise ValueError(
-            f"{images_name!r} holds {len(images)} images, but {labels_name!r} {len(labels)} labels"
+            f"'{part}images' holds {len(images)} images, but '{part}labels' {len(labels)} labels"
         )
     return images, labels
 
@@ -179,31 +190,5 @@ def _warn_of_large_values(name: str, images: Images) -> None:
         warnings.warn(
             f"{name}: 'images' are {largest:g} at most, and floats are taken as they are, so mean "
             "and std must fit; uint8 would be divided by 255",
-            UserWarning,
             stacklevel=5,
-        )
-
-
-def _warn_of_gaps(name: str, labels: Tensor, classes: int) -> None:
-    """Warn of classes that none of the images to train on has."""
-    empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
-    if empty:
-        warnings.warn(
-            f"{name}: of the {classes} classes, 0 to the largest label, {len(empty)} have no image "
-            f"in 'labels', the first is {empty[0]}",
-            UserWarning,
-            stacklevel=5,
-        )
-
-
-def _compare(images: Images, test_images: Images) -> None:
-    """Refuse test images that differ from the training images in type or size."""
-    kinds = [
-        f"{'frames' if isinstance(part, Frames) else part.dtype} {list(part.shape[1:])}"
-        for part in (images, test_images)
-    ]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            "'images' and 'test_images' differ in type or size [C, H, W]: "
-            f"{kinds[0]} and {kinds[1]}"
         )

@@ -18,10 +18,7 @@ TimeConstant = Annotated[float, Allowed("a number of at least 1", lambda x: x >=
 Probability = Annotated[float, Allowed("a number of at least 0 and below 1", lambda x: 0 <= x < 1)]
 ScaleTable = Annotated[
     Mapping[str, Positive],
-    Allowed(
-        "a table of two such numbers, conv and linear",
-        lambda table: set(table) == {"conv", "linear"},
-    ),
+    Allowed("a table of two such numbers, conv and linear", lambda t: set(t) == {"conv", "linear"}),
 ]
 RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
 

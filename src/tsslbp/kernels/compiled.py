@@ -7,8 +7,7 @@ import functools
 import hashlib
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -125,17 +124,6 @@ def workers_for(values: int) -> int:
     return wanted if wanted > 1 and _openmp() else 1
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run parallel kernels on so many threads."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(count)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-
-
 class ParallelKernel:
     """A kernel that does one worker's share of some work; calling it does all shares.
 
@@ -178,8 +166,12 @@ class ParallelKernel:
         if workers == 1:
             done = _call(function.address, ctypes.addressof(packed), 0, 1)
         else:
-            with threads(workers):
+            before = numba.get_num_threads()
+            numba.set_num_threads(workers)
+            try:
                 done = _call_all(function.address, ctypes.addressof(packed), workers)
+            finally:
+                numba.set_num_threads(before)
         if done != workers:  # Numba has printed the error, which no one could catch
             raise MemoryError(f"a kernel ran out of memory in {self.__name__}")  # type: ignore[attr-defined]
 

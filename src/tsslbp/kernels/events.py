@@ -22,6 +22,7 @@ the last vector is filled up.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, NamedTuple, cast
 
@@ -406,25 +407,17 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
 
 def _sizes(x: Tensor, weight: Tensor, padding: int) -> Sizes:
     """Sizes for ``x [F, C, H, W]`` and ``weight [C', C, K, K]``."""
-    out_channels, channels, kernel_height, kernel_width = weight.shape
-    height, width = x.shape[-2:]
+    out_channels, *window = weight.shape
     lanes = simd.lanes(x.element_size())
     vectors = -(-out_channels // lanes)
-    blocks = -(-vectors // simd.MOST_VECTORS)
-    return Sizes(
-        height,
-        width,
-        channels,
-        kernel_height,
-        kernel_width,
-        padding,
-        height + 2 * padding - kernel_height + 1,
-        width + 2 * padding - kernel_width + 1,
-        out_channels,
-        kernel_width * kernel_height * channels,
-        lanes,
-        -(-vectors // blocks) * lanes,
-    )
+    block = -(-vectors // -(-vectors // simd.MOST_VECTORS)) * lanes
+    images = *x.shape[-2:], *window, padding, *_out_sides(x, weight, padding)
+    return Sizes._make([*images, out_channels, math.prod(window), lanes, block])
+
+
+def _out_sides(x: Tensor, weight: Tensor, padding: int) -> list[int]:
+    sides = zip(x.shape[-2:], weight.shape[-2:], strict=True)
+    return [side + 2 * padding - kernel + 1 for side, kernel in sides]
 
 
 def _new_packed(weight: Tensor, s: Sizes) -> Tensor:
@@ -436,15 +429,6 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().resolve_neg()
 
 
-def _forward(x: Tensor, weight: Tensor, padding: int, out: Tensor) -> None:
-    """Write the product; the memory of `out` is ``[F, H', W', C']``."""
-    s = _sizes(x, weight, padding)
-    packed = _new_packed(weight, s)
-    workers = workers_for(x.numel() + out.numel())
-    _pack_kernel(weight.contiguous().resolve_neg(), packed, False, s, workers=workers)
-    _forward_kernel(_channels_last(x), packed, out, len(x) * s.out_height, s, workers=workers)
-
-
 def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     if x.shape[-2:] == weight.shape[-2:] == (1, 1) and padding == 0:  # a linear layer
         x, grad_out = (part.transpose(0, 3) for part in (x, grad_out))  # as one image
@@ -452,9 +436,8 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     packed = _new_packed(weight, s)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
-    _weight_gradient_kernel(
-        _channels_last(x), _channels_last(grad_out), packed, len(x), s, workers=workers
-    )
+    signals = _channels_last(x), _channels_last(grad_out)
+    _weight_gradient_kernel(*signals, packed, len(x), s, workers=workers)
     _pack_kernel(grad, packed, True, s, workers=workers)
     return grad
 
@@ -470,19 +453,15 @@ def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     s = _sizes(grad_x.permute(0, 3, 1, 2), weight, padding)
     workers = workers_for(grad_x.numel() + grad_out.numel())
     weights = packed = weight.contiguous().resolve_neg()
-    pitch = s.channels
+    rows, pitch = (_channels_last(grad_out), grad_x, len(grad_x)), s.channels
     if s.channels % s.lanes or not linear:
         channels, pitch = -(-s.channels // s.lanes) * s.lanes, s.lanes
         packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
         _pack_transposed_kernel(weights, packed, s, workers=workers)
     if linear:
-        _pixel_gradient_kernel(
-            packed, _channels_last(grad_out), grad_x, len(grad_x), pitch, s, workers=workers
-        )
+        _pixel_gradient_kernel(packed, *rows, pitch, s, workers=workers)
     else:
-        INPUT_GRADIENT_KERNELS[sizes](
-            packed, _channels_last(grad_out), grad_x, len(grad_x), s, workers=workers
-        )
+        INPUT_GRADIENT_KERNELS[sizes](packed, *rows, s, workers=workers)
     return grad_x.permute(0, 3, 1, 2)
 
 
@@ -498,14 +477,15 @@ class _Product(torch.autograd.Function):
         ctx.padding = padding
         frames, kernels = _frames(x, weight)
         if weight.ndim == 2:
-            out = x.new_empty(*x.shape[:-1], len(weight))
-            _forward(frames, kernels, padding, out)
-            return out
-        sides = [
-            a + 2 * padding - b + 1 for a, b in zip(x.shape[-2:], weight.shape[-2:], strict=True)
-        ]
-        out = new_images(x, (*x.shape[:-3], len(weight), *sides))
-        _forward(frames, kernels, padding, out.movedim(-3, -1))
+            out = values = x.new_empty(*x.shape[:-1], len(weight))
+        else:
+            out = new_images(x, (*x.shape[:-3], len(weight), *_out_sides(x, weight, padding)))
+            values = out.movedim(-3, -1)
+        s = _sizes(frames, kernels, padding)
+        packed, lines = _new_packed(weight, s), len(frames) * s.out_height
+        workers = workers_for(x.numel() + out.numel())
+        _pack_kernel(kernels.contiguous().resolve_neg(), packed, False, s, workers=workers)
+        _forward_kernel(_channels_last(frames), packed, values, lines, s, workers=workers)
         return out
 
     @staticmethod

@@ -274,9 +274,8 @@ def kept(_: Any, array, number):
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, array.dtype)
         base = code.pointer(0, code.times(arguments[1], tile.size))
-        return _joined(
-            builder, [code.load(base, code.constant(i * code.lanes)) for i in range(VECTORS)]
-        )
+        offsets = (code.constant(i * code.lanes) for i in range(VECTORS))
+        return _joined(builder, [code.load(base, offset) for offset in offsets])
 
     return tile(array, types.intp), generate
 

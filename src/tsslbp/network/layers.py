@@ -197,7 +197,9 @@ class NeuNorm(nn.Module):
 
 
 class _Dropout(nn.Module):
-    """Dropout with one mask for all time steps; a subclass says what shares a mask entry."""
+    """Dropout with one mask for all time steps; `by_row` in images an entry for a whole row."""
+
+    by_row: bool
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -205,13 +207,11 @@ class _Dropout(nn.Module):
             raise InvalidInput(f"dropout must be at least 0 and below 1, got {p}")
         self.p = p
 
-    def mask_shape(self, x: Tensor) -> Sequence[int]:
-        raise NotImplementedError
-
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        kept = torch.rand(*self.mask_shape(x), device=x.device) >= self.p
+        shape = (*x.shape[1:-1], 1) if self.by_row and x.ndim == 5 else x.shape[1:]
+        kept = torch.rand(*shape, device=x.device) >= self.p
         return x * (kept.to(x) / (1 - self.p))
 
     def extra_repr(self) -> str:
@@ -227,16 +227,14 @@ class RowDropout(_Dropout):
     by ``1 - p``. The mask is drawn from PyTorch's generator of the input's device.
     """
 
-    def mask_shape(self, x: Tensor) -> Sequence[int]:
-        return (*x.shape[1:-1], 1) if x.ndim == 5 else x.shape[1:]
+    by_row = True
 
 
 @final
 class NeuronDropout(_Dropout):
     """Ordinary dropout with one mask for all time steps: as `RowDropout`, but single neurons."""
 
-    def mask_shape(self, x: Tensor) -> Sequence[int]:
-        return x.shape[1:]
+    by_row = False
 
 
 DROPOUT: Mapping[str, type[_Dropout]] = {"rows": RowDropout, "neurons": NeuronDropout}

@@ -285,8 +285,7 @@ class Network(Model):
         """Return T for static images, None for spike trains."""
         if not isinstance(x, Tensor):
             raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
-        spike_shape = (self.time_steps, *self.input_shape)
-        shape = tuple(x.shape)
+        spike_shape, shape = (self.time_steps, *self.input_shape), tuple(x.shape)
         if shape[1:] != self.input_shape and (shape[:1] + shape[2:]) != spike_shape:
             channels, height, width = self.input_shape
             raise InvalidInput(

@@ -16,7 +16,7 @@ import importlib.util
 import math
 import os
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -96,8 +96,7 @@ def spikes(
 
     Source: Zhang & Li (2020) and its public code; docs/reproduction.md.
     """
-    constants = float(tau_m), float(tau_s), float(threshold)
-    neurons = _checked_once(constants, rule, impl, output_psp=False)
+    neurons = _checked_once(False, rule, impl, tau_m, tau_s, threshold)
     return layer(current, neurons, shared=shared, name="current")
 
 
@@ -115,8 +114,7 @@ def lif(
 
     Arguments, errors and source are those of `spikes`.
     """
-    constants = float(tau_m), float(tau_s), float(threshold)
-    neurons = _checked_once(constants, rule, impl, output_psp=True)
+    neurons = _checked_once(True, rule, impl, tau_m, tau_s, threshold)
     return layer(current, neurons, shared=shared, name="current")
 
 
@@ -158,20 +156,17 @@ def layer(
     return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
 
 
-def _checked_once(
-    constants: tuple[float, float, float], rule: Rule, impl: str, output_psp: bool
-) -> NeuronLayer:
+def _checked_once(output_psp: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
+    key: tuple[Any, ...] = output_psp, rule, impl, *map(float, constants)
     if torch.compiler.is_compiling():  # it cannot look into what is kept
-        return _without_filter(constants, rule, impl, output_psp)
+        return _without_filter(*key)
     try:
-        return _kept(constants, rule, impl, output_psp)
+        return _kept(*key)
     except TypeError:  # something that cannot be a key, a rule with a list for example
-        return _without_filter(constants, rule, impl, output_psp)
+        return _without_filter(*key)
 
 
-def _without_filter(
-    constants: tuple[float, float, float], rule: Rule, impl: str, output_psp: bool
-) -> NeuronLayer:
+def _without_filter(output_psp: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
     return NeuronLayer(Neuron(*constants), rule, impl, filter_input=False, output_psp=output_psp)
 
 

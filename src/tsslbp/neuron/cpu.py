@@ -37,7 +37,8 @@ from ..kernels.tiles import (
 )
 from ..rules import Rule
 from . import reference
-from .cpu_rules import CONSTANTS, History, initial_state, magnitude, potential_change, rule_step
+from .cpu_rules import CONSTANTS as BACKWARD
+from .cpu_rules import History, initial_state, magnitude, potential_change, rule_step
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
 
@@ -256,15 +257,10 @@ def _values(x: Tensor, k: Constants) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _constants(
-    neurons: NeuronLayer,
-    itemsize: int,
-    steps: int,
-    static: bool,
-    image: tuple[int, int] = (1, 1),
+    neurons: NeuronLayer, itemsize: int, steps: int, static: bool, image: tuple[int, int]
 ) -> Constants:
     """Of a layer whose values take `itemsize` bytes; `image`: width and channels, for pooling."""
     neuron, filters = neurons.neuron, neurons.filter_input
-    width, channels = image
     return Constants(
         steps=steps,
         static=static,
@@ -276,16 +272,13 @@ def _constants(
         decay=1 - 1 / neuron.tau_m,
         leak=1 / neuron.tau_m,
         threshold=neuron.threshold,
-        width=width,
-        channels=channels,
+        width=image[0],
+        channels=image[1],
         lanes=simd.lanes(itemsize),
         pool=neurons.pool,
         pool_scale=float(neurons.pool_scale),
         is_normalised=neurons.rule.is_normalised,
     )
-
-
-BACKWARD = CONSTANTS  # of each rule
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from ..kernels.compiled import kernel
 from ..kernels.tiles import keep, kept, where
-from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
+from ..rules import DERIVATIVES, NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
 
 
 class History(NamedTuple):
@@ -119,13 +119,7 @@ def _next_spike_step(r, t, grad, state, history, k):
 
 
 RECTANGLE, FAST_SIGMOID, SIGMOID, ARCTANGENT, TRIANGLE, EXPONENTIAL = range(6)
-SHAPES = {
-    "rectangle": RECTANGLE,
-    "fast-sigmoid": FAST_SIGMOID,
-    "sigmoid": SIGMOID,
-    "arctangent": ARCTANGENT,
-    "triangle": TRIANGLE,
-}
+SHAPES = {name: shape for shape, name in enumerate(DERIVATIVES)}  # which stand in that order
 LARGEST_EXPONENT = 32.0  # beyond it, exp(-x) is 0 beside 1
 
 
@@ -344,9 +338,8 @@ def _timing_constants(rule: TSSLBP, k: Any) -> RecursiveConstants | NextSpikeCon
 
 def _slope_constants(rule: Surrogate, k: Any) -> SlopeConstants:
     height, width = cast("tuple[float, float]", (rule.height, rule.width))
-    return SlopeConstants(
-        SHAPES[rule.derivative], height, 1 / width, 1.0, float(rule.through_reset)
-    )
+    through_reset = float(rule.through_reset)
+    return SlopeConstants(SHAPES[rule.derivative], height, 1 / width, 1.0, through_reset)
 
 
 CONSTANTS: dict[type[Rule], Callable[[Any, Any], tuple[Any, ...]]] = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..rules import NA, Rule
 from . import reference
 from .cuda_kernels import LayerConstants, backward_kernel, forward_kernel, psp_kernel
-from .cuda_rules import STEPS
+from .cuda_rules import STEPS as BACKWARD
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
 
@@ -82,12 +82,10 @@ def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
     }
 
 
-BACKWARD = STEPS  # of each rule
 MOST_STEPS = {NA: MOST_UNROLLED}  # which a rule takes, if not any number
 
 
 def _rule_settings(rule: Rule) -> dict[str, Any]:
-    """What the backward kernel must know of a rule."""
     warm_up = getattr(rule, "warm_up", "never")
     return {"rule": rule, "STEP": BACKWARD[type(rule)], "WARM_UP": warm_up}
 

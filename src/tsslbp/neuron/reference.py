@@ -241,10 +241,8 @@ def eventprop_backward(
     """dL/d(current) by the adjoint of a neuron with events, the spikes' times being moved."""
     timing = (1 / trace.increment).clamp(max=rule.timing_max) * trace.spikes
     later = torch.cat([grad_spikes[1:], torch.zeros_like(grad_spikes[:1])])
-    return _carried(
-        timing * (grad_spikes - later),
-        (1 - 1 / neuron.tau_m) * (1 + timing * neuron.threshold / neuron.tau_m),
-    )
+    kept = 1 + timing * neuron.threshold / neuron.tau_m
+    return _carried(timing * (grad_spikes - later), (1 - 1 / neuron.tau_m) * kept)
 
 
 def spike_bp_backward(

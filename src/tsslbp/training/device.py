@@ -120,15 +120,6 @@ class DeviceSteps(Steps):
     def count(self, step: int) -> int:
         return min(self.size, len(self.labels) - step * self.size)
 
-    def _placement(self, step: int) -> Tensor:
-        """Crops and mirror images of a step ``[3, size]``, on the CPU."""
-        experiment, count = self.experiment, self.count(step)
-        random = generator(experiment.seed, "augmentation", self.epoch, step)
-        drawn = augment.draw(count, experiment.crop_padding, experiment.horizontal_flip, random)
-        found = torch.zeros(3, self.size, dtype=torch.int64)
-        found[:, :count] = torch.stack([part.long() for part in drawn])
-        return found
-
     def run(self, step: int) -> None:
         count = self.count(step)
         self.prepare(step)
@@ -151,11 +142,15 @@ class DeviceSteps(Steps):
         The crops are drawn here, while the device is busy with the steps before, and uploaded
         behind these. A graph reads the seed of the dropout as well.
         """
+        experiment, count = self.experiment, self.count(step)
         if self.augments:
-            self.host_placements[step] = self._placement(step)
-            self.placements[step].copy_(self.host_placements[step], non_blocking=True)
-        if self.experiment.dropout:
-            torch.manual_seed(derive(self.experiment.seed, "dropout", self.epoch, step))
+            random = generator(experiment.seed, "augmentation", self.epoch, step)
+            drawn = augment.draw(count, experiment.crop_padding, experiment.horizontal_flip, random)
+            placement = self.host_placements[step]  # [3, size]
+            placement[:, :count] = torch.stack([part.long() for part in drawn])
+            self.placements[step].copy_(placement, non_blocking=True)
+        if experiment.dropout:
+            torch.manual_seed(derive(experiment.seed, "dropout", self.epoch, step))
 
     def _warm_up(self) -> None:
         """Run a step beside the default stream, as a capture will."""

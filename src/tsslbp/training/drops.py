@@ -103,7 +103,13 @@ def describe(drop: Drop) -> str:
     """
     before, after = (100 * share for share in (drop.accuracy.before, drop.accuracy.after))
     back = "not back yet" if drop.recovery is None else f"back at step {drop.recovery}"
-    name, change = max(_causes(drop).items(), key=lambda item: abs(math.log(_ratio(item[1]))))
+    causes = {
+        "gradient norm": drop.gradient_norm,
+        f"largest gradient norm of the {LEAD} steps before": drop.preceding_norm,
+        **{f"firing rate of {layer}": change for layer, change in drop.firing_rate.items()},
+        **{f"share in warm-up of {layer}": change for layer, change in drop.warm_up.items()},
+    }
+    name, change = max(causes.items(), key=lambda item: abs(math.log(_ratio(item[1]))))
     return (
         f"step {drop.step} (epoch {drop.epoch}): training accuracy {before:.1f} % to "
         f"{after:.1f} %, {back}; largest change: {name} x {_ratio(change):.2g} "
@@ -156,19 +162,14 @@ def _locate(images: Array, correct: Array, peak: int) -> int:
     steps = slice(peak - BEFORE, peak + _CERTAIN)
     right, wrong = correct[steps], (images - correct)[steps]
     cuts = range(max(BEFORE, peak - AFTER), peak + AFTER)
-    likelihood = [
-        sum(
-            _likelihood(int(right[part].sum()), int(wrong[part].sum()))
-            for part in (slice(cut - steps.start), slice(cut - steps.start, None))
-        )
-        for cut in cuts
-    ]
-    return cuts[int(np.argmax(likelihood))]
 
+    def likelihood(part: slice) -> float:
+        """Logarithm of the likelihood of counts under their own shares."""
+        counts = int(right[part].sum()), int(wrong[part].sum())
+        return sum(count * math.log(count / sum(counts)) for count in counts if count)
 
-def _likelihood(*counts: int) -> float:
-    """Logarithm of the likelihood of counts under their own shares."""
-    return sum(count * math.log(count / sum(counts)) for count in counts if count)
+    at = [cut - steps.start for cut in cuts]
+    return cuts[int(np.argmax([likelihood(slice(i)) + likelihood(slice(i, None)) for i in at]))]
 
 
 def _drop(arrays: Mapping[str, Array], step: int, layers: Sequence[str] | None) -> Drop:
@@ -213,15 +214,6 @@ def _recovery(arrays: Mapping[str, Array], step: int, accuracy: Change) -> int |
     right, images = (_sums(arrays[name][step:], AFTER) for name in ("correct", "images"))
     back = np.flatnonzero(right / images >= enough)
     return step + int(back[0]) if len(back) else None
-
-
-def _causes(drop: Drop) -> dict[str, Change]:
-    return {
-        "gradient norm": drop.gradient_norm,
-        f"largest gradient norm of the {LEAD} steps before": drop.preceding_norm,
-        **{f"firing rate of {layer}": change for layer, change in drop.firing_rate.items()},
-        **{f"share in warm-up of {layer}": change for layer, change in drop.warm_up.items()},
-    }
 
 
 def _ratio(change: Change) -> float:

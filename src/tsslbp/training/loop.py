@@ -72,7 +72,8 @@ def fit(
         processes: that train together.
 
     Returns:
-        The trained network, in evaluation mode, as `Training.fit` says.
+        The trained network in evaluation mode, with the weights of the epoch chosen on validation
+        images, or of the last where none are held out.
 
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
@@ -137,16 +138,9 @@ class Training:
         return HostSteps(*parts, processes=self.processes)
 
     def fit(self, run: Run | None, observer: Observer | None = None) -> Model:
-        """Train to the end, as the function `fit` says.
+        """Train to the end and return `net`, as the function `fit` says.
 
-        Args:
-            run: of this experiment; its own number of epochs counts. Without one nothing is
-                written.
-            observer: as for the function.
-
-        Returns:
-            `net` in evaluation mode, with the weights of the epoch chosen on validation images, or
-            of the last where none are held out.
+        The number of epochs is that of the `run`; without a run nothing is written.
         """
         self.run, self.observer = run, observer
         self.experiment = self.processes.broadcast(run.experiment if run else self.experiment)

@@ -297,10 +297,7 @@ def keep_freed_memory() -> None:
 def _explain(net: Model, where: str | None, result: StepResult) -> str:
     if where is None:
         gradients = {name: weight.grad for name, weight in net.named_parameters()}
-        names = [
-            name
-            for name, gradient in gradients.items()
-            if gradient is not None and not torch.isfinite(gradient).all()
-        ]
+        known = {name: one for name, one in gradients.items() if one is not None}
+        names = [name for name, one in known.items() if not torch.isfinite(one).all()]
         where = f"the gradient of {names[-1]}" if names else "the loss function"
     return f"{result.divergence}; NaN or infinity first appears in {where}"

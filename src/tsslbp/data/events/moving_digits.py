@@ -106,16 +106,13 @@ def sampled(digit: Array, left: Array, top: Array) -> Array:
     padded = np.pad(digit, 1)
     rows = _weights(top, len(padded))  # [S, SIDE, h + 2]
     columns = _weights(left, padded.shape[1])
-    result: Array = rows @ padded @ columns.transpose(0, 2, 1)
-    return result
+    return np.asarray(rows @ padded @ columns.transpose(0, 2, 1))
 
 
 def _weights(corner: Array, size: int) -> Array:
     """How much of each pixel of a padded line the sensor's pixels see ``[S, SIDE, size]``."""
     place = (np.arange(SIDE) + 0.5 - corner[:, None]) / ENLARGED + 0.5  # in the padded line
-    distance = np.abs(place[:, :, None] - np.arange(size))
-    weights: Array = np.maximum(0, 1 - distance)
-    return weights
+    return np.asarray(np.maximum(0, 1 - np.abs(place[:, :, None] - np.arange(size))))
 
 
 def record(brightness: Array, times: Array) -> Events:

@@ -25,7 +25,7 @@ from .. import catalogue
 from ..catalogue import Entry
 from ..dataset import DataSet
 from ..files import CIFAR10_FOLDER as FOLDER
-from ..files import checksum, not_there, read, read_packed, require_file, unpacked_folder, verify
+from ..files import checksum, find_folder, not_there, read, read_packed, require_file, verify
 
 CLASSES = 10
 SHAPE = (3, 32, 32)
@@ -50,7 +50,7 @@ def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
     Raises:
         DataError: a file is missing, damaged or not of this edition, or cannot be downloaded.
     """
-    if folder := unpacked_folder(entry, data_dir):
+    if folder := find_folder(entry, data_dir, FOLDER):  # which comes before the archive
         parts = {name: _read_file(folder / name, entry) for name in FILES}
     elif entry.url:
         parts = read_packed(require_file(entry, ARCHIVE, data_dir), entry, _decode_archive)

@@ -35,9 +35,9 @@ def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
     Raises:
         DataError: a file is missing, damaged or not the official one, or cannot be downloaded.
     """
-    train_images, train_labels = _pair(entry, TRAIN_IMAGES, TRAIN_LABELS, data_dir)
-    test_images, test_labels = _pair(entry, TEST_IMAGES, TEST_LABELS, data_dir)
-    return DataSet(entry.name, train_images, train_labels, test_images, test_labels, entry.classes)
+    train = _pair(entry, data_dir, TRAIN_IMAGES, TRAIN_LABELS)
+    test = _pair(entry, data_dir, TEST_IMAGES, TEST_LABELS)
+    return DataSet(entry.name, *train, *test, entry.classes)
 
 
 def decode(content: bytes, dimensions: int) -> Tensor:
@@ -64,12 +64,9 @@ def decode(content: bytes, dimensions: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
 
 
-def _pair(
-    entry: Entry, images_file: str, labels_file: str, data_dir: Path | None
-) -> tuple[Tensor, Tensor]:
+def _pair(entry: Entry, data_dir: Path | None, *files: str) -> tuple[Tensor, Tensor]:
     """Return images ``[N, 1, H, W]`` uint8 and their labels ``[N]`` int64."""
-    images_path = require_file(entry, images_file, data_dir)
-    labels_path = require_file(entry, labels_file, data_dir)
+    images_path, labels_path = (require_file(entry, file, data_dir) for file in files)
     images = read_packed(images_path, entry, partial(decode, dimensions=3)).unsqueeze(1)
     labels = read_packed(labels_path, entry, partial(decode, dimensions=1)).long()
     if len(images) != len(labels):
