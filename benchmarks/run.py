@@ -161,10 +161,10 @@ def _check_neuron(time_steps: int) -> None:
     current, incoming = _currents(time_steps, 10_000)
     results = []
     for impl in ("cpu", "reference"):
-        psp = tsslbp.lif(current, impl=impl)
-        results.append((psp, *torch.autograd.grad(psp, current, incoming)))
-    (psp, gradient), (expected, expected_gradient) = results
-    _require(torch.allclose(psp, expected), f"neuron, T = {time_steps}: PSP differs")
+        psc = tsslbp.lif(current, impl=impl)
+        results.append((psc, *torch.autograd.grad(psc, current, incoming)))
+    (psc, gradient), (expected, expected_gradient) = results
+    _require(torch.allclose(psc, expected), f"neuron, T = {time_steps}: PSC differs")
     limit = 1e-5 * expected_gradient.abs().max()
     largest = (gradient - expected_gradient).abs().max()
     _require(bool(largest <= limit), f"neuron, T = {time_steps}: gradient off by {largest:.2g}")
@@ -213,13 +213,13 @@ def neuron_section(quick: bool) -> list[Row]:
     rows = []
     for time_steps in TIME_STEPS:
         current, incoming = _currents(time_steps, values // time_steps)
-        psp = tsslbp.lif(current)
+        psc = tsslbp.lif(current)
         source, copy = current.detach(), torch.empty_like(current)
         timings = interleave(
             {
                 "copy": partial(copy.copy_, source),
                 "forward": partial(tsslbp.lif, source),
-                "backward": partial(_backward, psp, current, incoming),
+                "backward": partial(_backward, psc, current, incoming),
             },
             5 if quick else 60,
         )
@@ -238,10 +238,10 @@ def rules_section(quick: bool) -> list[Row]:
     rows = []
     for time_steps in TIME_STEPS[:2]:
         current, incoming = _currents(time_steps, values // time_steps)
-        psps = {
+        pscs = {
             text: tsslbp.lif(current, rule=from_config(text), impl="cpu") for text in COMPARED_RULES
         }
-        cases = {text: partial(_backward, psp, current, incoming) for text, psp in psps.items()}
+        cases = {text: partial(_backward, psc, current, incoming) for text, psc in pscs.items()}
         timings = interleave(cases, 5 if quick else 40)
         rows += [
             {
@@ -353,14 +353,14 @@ def _step_of(size: Size) -> Callable[[], object]:
 
 
 def _currents(time_steps: int, neurons: int) -> tuple[Tensor, Tensor]:
-    """Input currents ``[T, neurons]`` that make some neurons fire, and a gradient for the PSP."""
+    """Input currents ``[T, neurons]`` that make some neurons fire, and a gradient for the PSC."""
     generator = torch.Generator().manual_seed(0)
     current = torch.randn(time_steps, neurons, generator=generator).mul_(0.5).add_(0.3)
     return current.requires_grad_(), torch.randn(time_steps, neurons, generator=generator)
 
 
-def _backward(psp: Tensor, current: Tensor, incoming: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(psp, current, incoming, retain_graph=True)
+def _backward(psc: Tensor, current: Tensor, incoming: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(psc, current, incoming, retain_graph=True)
 
 
 # Output

@@ -55,7 +55,7 @@ from torch import Tensor, nn
 
 from tsslbp import Neuron
 from tsslbp.errors import InvalidInput
-from tsslbp.neuron.reference import psp, simulate
+from tsslbp.neuron.reference import psc, simulate
 
 PAPER_STEPS, PAPER_TAU_M, PAPER_TAU_S = 400, 64.0, 8.0  # of 1 ms, MNIST; both papers' code
 
@@ -105,7 +105,7 @@ def s_psp(inputs: Tensor, spikes: Tensor, neuron: Neuron) -> Tensor:
     for t in reversed(range(len(spikes))):
         remains = spikes[t] + (1 - spikes[t]) * (1 - 1 / neuron.tau_m) * remains
         credit[t] = remains
-    return torch.einsum("tno,tni->noi", credit, psp(inputs, neuron.tau_s))
+    return torch.einsum("tno,tni->noi", credit, psc(inputs, neuron.tau_s))
 
 
 class MeanEffect(NamedTuple):
@@ -137,7 +137,7 @@ def mean_effect(counts: Tensor, time_steps: int, neuron: Neuron) -> MeanEffect:
     p = counts / time_steps
     q, q_slope, total, slope = (torch.zeros_like(p) for _ in range(4))
     decay = 1 - 1 / neuron.tau_m
-    for current in psp(torch.full((time_steps, 1), 1 / time_steps).to(p), neuron.tau_s):
+    for current in psc(torch.full((time_steps, 1), 1 / time_steps).to(p), neuron.tau_s):
         q_slope = decay * ((1 - p) * q_slope - q)
         q = decay * (1 - p) * q + current
         total, slope = total + q, slope + q_slope
@@ -376,7 +376,7 @@ class SpikeTrainNetwork(nn.Module):
             )
         trains = [inputs]
         for weight in self.weights:
-            current = psp(trains[-1], self.neuron.tau_s) @ weight.T
+            current = psc(trains[-1], self.neuron.tau_s) @ weight.T
             trains.append(simulate(current, self.neuron).spikes)
         return trains
 

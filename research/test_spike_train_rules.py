@@ -25,7 +25,7 @@ from spike_train_rules import (
 )
 from tsslbp import Neuron
 from tsslbp.errors import InvalidInput
-from tsslbp.neuron.reference import psp, simulate
+from tsslbp.neuron.reference import psc, simulate
 
 PLAIN = HM2BP(silent_effect=0, silent_own=0, silent_ratio=0)  # the paper's formulas alone
 EVERY_RULE = pytest.mark.parametrize("rule", [HM2BP(), PLAIN, STRSBP()], ids=repr)
@@ -46,7 +46,7 @@ def random_trains(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
 def s_psp_by_simulation(inputs: Tensor, spikes: Tensor, neuron: Neuron) -> Tensor:
     """The definition: every synapse's share of the potential, step by step."""
     share = effect = torch.zeros(spikes.shape[1], spikes.shape[2], inputs.shape[2]).double()
-    for current, spike in zip(psp(inputs, neuron.tau_s), spikes, strict=True):
+    for current, spike in zip(psc(inputs, neuron.tau_s), spikes, strict=True):
         share = (1 - 1 / neuron.tau_m) * share + current.unsqueeze(1)
         effect = effect + spike.unsqueeze(2) * share
         share = share * (1 - spike.unsqueeze(2))
@@ -58,7 +58,7 @@ def layer(seed: int = 0, neuron: Neuron = NEURON) -> tuple[Tensor, Tensor, Tenso
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(4, 6, generator=generator, dtype=torch.float64) * 0.7 + 0.2
     inputs = random_trains(30, 3, 6, seed=seed)
-    current = psp(inputs, neuron.tau_s) @ weight.T
+    current = psc(inputs, neuron.tau_s) @ weight.T
     trace = simulate(current, neuron)
     return weight, inputs, trace.potential, trace.spikes
 
@@ -119,7 +119,7 @@ def test_s_psp_is_the_derivative_of_the_total_at_fixed_spikes() -> None:
         for sign in (-1, 1):
             moved = weight.clone()
             moved[i, j] += sign * step
-            trace = simulate(psp(inputs, NEURON.tau_s) @ moved.T, NEURON)
+            trace = simulate(psc(inputs, NEURON.tau_s) @ moved.T, NEURON)
             assert torch.equal(trace.spikes, spikes)
             totals.append((trace.potential * trace.spikes).sum(0)[:, i])
         difference = (totals[1] - totals[0]) / (2 * step)

@@ -13,7 +13,7 @@ from tsslbp.errors import InvalidInput
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "van_rossum": losses.van_rossum,
-    "count": lambda psp, labels: losses.count(psp, labels, desired=2.0, undesired=0.5),
+    "count": lambda psc, labels: losses.count(psc, labels, desired=2.0, undesired=0.5),
     "softmax": losses.softmax,
 }
 
@@ -27,50 +27,50 @@ def tensor(values: list) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def random_psp(steps: int = 5, samples: int = 4, classes: int = 3) -> Tensor:
+def random_psc(steps: int = 5, samples: int = 4, classes: int = 3) -> Tensor:
     return torch.rand(steps, samples, classes, dtype=torch.float64)
 
 
 def target(steps: int, **settings) -> list[float]:
-    """Target of the true class: minus the gradient of the van Rossum distance at a PSP of 0."""
-    psp = torch.zeros(steps, 1, 2, dtype=torch.float64, requires_grad=True)
-    losses.van_rossum(psp, torch.tensor([1]), **settings).backward()
-    assert psp.grad is not None
-    assert not psp.grad[:, 0, 0].any()
-    return (-psp.grad[:, 0, 1]).tolist()
+    """Target of the true class: minus the gradient of the van Rossum distance at a PSC of 0."""
+    psc = torch.zeros(steps, 1, 2, dtype=torch.float64, requires_grad=True)
+    losses.van_rossum(psc, torch.tensor([1]), **settings).backward()
+    assert psc.grad is not None
+    assert not psc.grad[:, 0, 0].any()
+    return (-psc.grad[:, 0, 1]).tolist()
 
 
 def test_gradients_are_derivatives(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    psp, labels = random_psp().requires_grad_(), torch.tensor([0, 2, 1, 1])
-    assert torch.autograd.gradcheck(lambda psp: loss(psp, labels), (psp,))
+    psc, labels = random_psc().requires_grad_(), torch.tensor([0, 2, 1, 1])
+    assert torch.autograd.gradcheck(lambda psc: loss(psc, labels), (psc,))
 
 
 @pytest.mark.parametrize("filters", [1, 2])
 def test_gradient_of_van_rossum_with_settings(filters: int) -> None:
-    def loss(psp: Tensor) -> Tensor:
+    def loss(psc: Tensor) -> Tensor:
         return losses.van_rossum(
-            psp, torch.tensor([0, 2]), tau_s=2.0, target_filters=filters, pattern=[1, 0, 1]
+            psc, torch.tensor([0, 2]), tau_s=2.0, target_filters=filters, pattern=[1, 0, 1]
         )
 
-    assert torch.autograd.gradcheck(loss, (random_psp(7, 2).requires_grad_(),))
+    assert torch.autograd.gradcheck(loss, (random_psc(7, 2).requires_grad_(),))
 
 
 def test_van_rossum_by_hand() -> None:
-    psp = tensor([[[0.5, 0.0]], [[0.0, 0.0]]])  # T = 2, one sample, two classes
+    psc = tensor([[[0.5, 0.0]], [[0.0, 0.0]]])  # T = 2, one sample, two classes
     labels = torch.tensor([1])
     # tau_s = 2: the train 0, 1 becomes 0, 1/2 and then 0, 1/4
-    once = losses.van_rossum(psp, labels, tau_s=2.0, target_filters=1)
-    twice = losses.van_rossum(psp, labels, tau_s=2.0)
+    once = losses.van_rossum(psc, labels, tau_s=2.0, target_filters=1)
+    twice = losses.van_rossum(psc, labels, tau_s=2.0)
     assert once.item() == pytest.approx(0.5 * (0.5**2 + 0.5**2))
     assert twice.item() == pytest.approx(0.5 * (0.5**2 + 0.25**2))
 
 
 def test_van_rossum_is_zero_at_its_target_alone() -> None:
     train = tensor([0, 1, 0, 1, 1]).reshape(5, 1, 1)
-    psp = torch.cat([torch.zeros_like(train), tsslbp.psp(train, 3.0)], dim=2)
+    psc = torch.cat([torch.zeros_like(train), tsslbp.psc(train, 3.0)], dim=2)
     settings = {"target_filters": 1, "pattern": (0, 1, 0, 1, 1)}
-    assert losses.van_rossum(psp, torch.tensor([1]), **settings).item() == 0
-    assert losses.van_rossum(psp, torch.tensor([0]), **settings).item() > 0.1
+    assert losses.van_rossum(psc, torch.tensor([1]), **settings).item() == 0
+    assert losses.van_rossum(psc, torch.tensor([0]), **settings).item() > 0.1
 
 
 def test_revised_target_is_filtered_twice() -> None:
@@ -112,59 +112,59 @@ def test_pattern_is_repeated_and_cut(steps: int, train: list[int]) -> None:
 )
 def test_van_rossum_refuses(steps: int, settings: dict, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        losses.van_rossum(random_psp(steps), torch.zeros(4, dtype=torch.int64), **settings)
+        losses.van_rossum(random_psc(steps), torch.zeros(4, dtype=torch.int64), **settings)
 
 
 def test_count_by_hand() -> None:
-    psp = tensor([[[0.5, 0.25, 1.0]], [[0.5, 0.25, 1.0]]])  # sums over T = 2: 1, 0.5, 2
-    loss = losses.count(psp, torch.tensor([0]), desired=2.0, undesired=1.0)
+    psc = tensor([[[0.5, 0.25, 1.0]], [[0.5, 0.25, 1.0]]])  # sums over T = 2: 1, 0.5, 2
+    loss = losses.count(psc, torch.tensor([0]), desired=2.0, undesired=1.0)
     # delta: (1 - 2) / 2; (0.5 - 1) / 2, harmless; (2 - 1) / 2
     assert loss.item() == pytest.approx(2 / 2 * (0.5**2 + 0 + 0.5**2))
 
 
 def test_count_is_zero_on_the_harmless_side() -> None:
-    psp = tensor([[[3.0, 0.5]], [[3.0, 0.25]]]).requires_grad_()
-    loss = losses.count(psp, torch.tensor([0]), desired=5.0, undesired=1.0)
+    psc = tensor([[[3.0, 0.5]], [[3.0, 0.25]]]).requires_grad_()
+    loss = losses.count(psc, torch.tensor([0]), desired=5.0, undesired=1.0)
     loss.backward()
     assert loss.item() == 0
-    assert psp.grad is not None and not psp.grad.any()
-    assert losses.count(psp, torch.tensor([1]), desired=5.0, undesired=1.0).item() > 1
+    assert psc.grad is not None and not psc.grad.any()
+    assert losses.count(psc, torch.tensor([1]), desired=5.0, undesired=1.0).item() > 1
 
 
 def test_gradient_of_count_is_delta_at_every_step() -> None:
-    psp, labels = random_psp(6, 1, 2).requires_grad_(), torch.tensor([0])
-    losses.count(psp, labels, desired=9.0, undesired=-1.0).backward()  # nothing harmless
-    delta = (psp.detach().sum(0) - tensor([9.0, -1.0])) / 6
-    assert psp.grad is not None
-    torch.testing.assert_close(psp.grad, delta.expand(6, 1, 2))
+    psc, labels = random_psc(6, 1, 2).requires_grad_(), torch.tensor([0])
+    losses.count(psc, labels, desired=9.0, undesired=-1.0).backward()  # nothing harmless
+    delta = (psc.detach().sum(0) - tensor([9.0, -1.0])) / 6
+    assert psc.grad is not None
+    torch.testing.assert_close(psc.grad, delta.expand(6, 1, 2))
 
 
 def test_softmax_by_hand() -> None:
-    psp = tensor([[[1.0, 0.0], [0.0, 0.5]], [[1.0, 0.0], [0.0, 0.5]]])  # sums 2, 0 and 0, 1
-    loss = losses.softmax(psp, torch.tensor([0, 0]))
+    psc = tensor([[[1.0, 0.0], [0.0, 0.5]], [[1.0, 0.0], [0.0, 0.5]]])  # sums 2, 0 and 0, 1
+    loss = losses.softmax(psc, torch.tensor([0, 0]))
     assert loss.item() == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 2)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("van_rossum", 2), ("count", 2), ("softmax", 1)])
 def test_sum_or_mean_over_the_batch(name: str, factor: int) -> None:
-    psp, labels = random_psp(), torch.tensor([0, 2, 1, 1])
-    single = LOSSES[name](psp, labels)
-    double = LOSSES[name](torch.cat([psp, psp], dim=1), torch.cat([labels, labels]))
+    psc, labels = random_psc(), torch.tensor([0, 2, 1, 1])
+    single = LOSSES[name](psc, labels)
+    double = LOSSES[name](torch.cat([psc, psc], dim=1), torch.cat([labels, labels]))
     assert single.item() > 0.1
     assert double.item() == pytest.approx(factor * single.item())
 
 
 def test_order_of_the_batch_does_not_matter(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    psp, labels, order = random_psp(), torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(loss(psp[:, order], labels[order]), loss(psp, labels))
-    assert loss(psp[:, order], labels).item() != pytest.approx(loss(psp, labels).item())
+    psc, labels, order = random_psc(), torch.tensor([0, 2, 1, 1]), torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(loss(psc[:, order], labels[order]), loss(psc, labels))
+    assert loss(psc[:, order], labels).item() != pytest.approx(loss(psc, labels).item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_losses_keep_the_dtype(
     loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype
 ) -> None:
-    value = loss(random_psp().to(dtype), torch.tensor([0, 2, 1, 1]))
+    value = loss(random_psc().to(dtype), torch.tensor([0, 2, 1, 1]))
     assert value.dtype == dtype and value.shape == ()
 
 
@@ -183,27 +183,27 @@ def test_losses_refuse_labels(
     loss: Callable[[Tensor, Tensor], Tensor], labels: Tensor, words: str
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
-        loss(random_psp(), labels)
+        loss(random_psc(), labels)
 
 
-def test_losses_refuse_a_psp_without_time(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    with pytest.raises(InvalidInput, match=r"PSP \[T, N, classes\]"):
-        loss(random_psp()[0], torch.tensor([0, 1, 2, 0]))
+def test_losses_refuse_a_psc_without_time(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(InvalidInput, match=r"PSC \[T, N, classes\]"):
+        loss(random_psc()[0], torch.tensor([0, 1, 2, 0]))
 
 
 def test_predict_sums_over_time() -> None:
-    psp = tensor([[[0.9, 0.0], [0.0, 0.2]], [[0.0, 1.0], [0.1, 0.2]]])
-    assert torch.equal(tsslbp.predict(psp), torch.tensor([1, 1]))
+    psc = tensor([[[0.9, 0.0], [0.0, 0.2]], [[0.0, 1.0], [0.1, 0.2]]])
+    assert torch.equal(tsslbp.predict(psc), torch.tensor([1, 1]))
 
 
 def test_predict_gives_ties_to_the_lower_class() -> None:
-    psp = torch.zeros(5, 3, 10)
-    psp[2, 1, [4, 7]] = 1.0
-    psp[1, 2, 9], psp[4, 2, 3] = 1.0, 1.0  # the same sum, reached at different steps
-    assert tsslbp.predict(psp).tolist() == [0, 4, 3]
+    psc = torch.zeros(5, 3, 10)
+    psc[2, 1, [4, 7]] = 1.0
+    psc[1, 2, 9], psc[4, 2, 3] = 1.0, 1.0  # the same sum, reached at different steps
+    assert tsslbp.predict(psc).tolist() == [0, 4, 3]
 
 
 def test_count_is_exact_in_float64() -> None:
-    psp = torch.zeros(2, 1, 2, dtype=torch.float64)
-    loss = losses.count(psp, torch.tensor([0]), desired=2.2, undesired=0.1)
+    psc = torch.zeros(2, 1, 2, dtype=torch.float64)
+    loss = losses.count(psc, torch.tensor([0]), desired=2.2, undesired=0.1)
     assert loss.item() == pytest.approx(2.2**2 / 4, rel=1e-14)

@@ -129,15 +129,15 @@ def test_recursions_equal_the_double_sums(textbook, rule: TSSLBP, steps: int, im
 @both
 def test_the_adjoint_of_the_filter_runs_backwards(impl: str) -> None:
     grad = currents(9, 4)
-    through = gradient(lambda x: tsslbp.psp(x, 3.0, impl=impl), torch.zeros_like(grad), grad)
+    through = gradient(lambda x: tsslbp.psc(x, 3.0, impl=impl), torch.zeros_like(grad), grad)
     assert_close(through, kernel_matrix(9, 3.0) @ grad.numpy())
-    assert_close(through, tsslbp.psp(grad.flip(0), 3.0, impl=impl).flip(0))
+    assert_close(through, tsslbp.psc(grad.flip(0), 3.0, impl=impl).flip(0))
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 2.0, 3.0])
 def test_inverse_filter(tau_s: float) -> None:
     grad = currents(9, 4)
-    through = gradient(lambda x: tsslbp.psp(x, tau_s), torch.zeros_like(grad), grad)
+    through = gradient(lambda x: tsslbp.psc(x, tau_s), torch.zeros_like(grad), grad)
     later = torch.cat([through[1:], torch.zeros_like(through[:1])])
     assert_close(tau_s * (through - (1 - 1 / tau_s) * later), grad)
 
@@ -176,19 +176,19 @@ def linear_parts() -> list[Callable[[Tensor], Tensor]]:
 def test_filter_commutes_with_all_that_is_linear(part: int) -> None:
     function = linear_parts()[part]
     x = currents(7, 2, 3, 6, 6)
-    before = gradient(lambda x: function(tsslbp.psp(x, 3.0)), x)
-    after = gradient(lambda x: tsslbp.psp(function(x), 3.0), x)
-    assert_close(function(tsslbp.psp(x, 3.0)).detach(), tsslbp.psp(function(x), 3.0).detach())
+    before = gradient(lambda x: function(tsslbp.psc(x, 3.0)), x)
+    after = gradient(lambda x: tsslbp.psc(function(x), 3.0), x)
+    assert_close(function(tsslbp.psc(x, 3.0)).detach(), tsslbp.psc(function(x), 3.0).detach())
     assert_close(before, after)
 
 
 def test_a_static_image_is_one_image_times_a_gain() -> None:
     image = currents(2, 3, 6, 6)
-    psp = tsslbp.psp(image.expand(8, *image.shape), 3.0)
+    psc = tsslbp.psc(image.expand(8, *image.shape), 3.0)
     gain = 1 - (1 - 1 / 3.0) ** torch.arange(1, 9, dtype=torch.float64)
-    assert_close(psp, gain.view(8, 1, 1, 1, 1) * image)
+    assert_close(psc, gain.view(8, 1, 1, 1, 1) * image)
     connection = Conv(3, 4, 3).double()
-    assert_close(connection(psp).detach(), (gain.view(8, 1, 1, 1, 1) * connection(image)).detach())
+    assert_close(connection(psc).detach(), (gain.view(8, 1, 1, 1, 1) * connection(image)).detach())
 
 
 @both
@@ -198,8 +198,8 @@ def test_images_and_their_repetition_in_time_train_alike(impl: str) -> None:
     images = 2 * currents(5, 2, 8, 8)
     results = []
     for x in (images, images.expand(5, *images.shape)):
-        psp = net(x)
-        results.append((psp.detach(), torch.autograd.grad(psp.square().sum(), net.parameters())))
+        psc = net(x)
+        results.append((psc.detach(), torch.autograd.grad(psc.square().sum(), net.parameters())))
     assert results[0][0].any()
     assert_close(results[0][0], results[1][0])
     for static, repeated in zip(results[0][1], results[1][1], strict=True):
@@ -307,7 +307,7 @@ def test_the_threshold_is_strict(impl: str) -> None:
 
 
 @both
-def test_a_higher_potential_counts_as_more_psp(impl: str) -> None:
+def test_a_higher_potential_counts_as_more_psc(impl: str) -> None:
     """The rule's timing part has the opposite sign of the derivative by the firing time."""
     tau_s, grad = 3.0, column([0.0, 0.0, 0.0, 1.0])  # a gradient at the fourth step only
     rule = TSSLBP(warm_up="never")
@@ -320,14 +320,14 @@ def test_a_higher_potential_counts_as_more_psp(impl: str) -> None:
     lag = 2
     assert actual[1].item() == pytest.approx((1 - 1 / tau_s) ** lag / tau_s / increment)
 
-    def psp(firing_time: float) -> float:
+    def psc(firing_time: float) -> float:
         return float(np.exp(-(3 - firing_time) / tau_s) / tau_s)
 
-    by_firing_time = (psp(1 + 1e-6) - psp(1 - 1e-6)) / 2e-6
-    assert by_firing_time == pytest.approx(psp(1) / tau_s, rel=1e-6)
+    by_firing_time = (psc(1 + 1e-6) - psc(1 - 1e-6)) / 2e-6
+    assert by_firing_time == pytest.approx(psc(1) / tau_s, rel=1e-6)
     chain = by_firing_time * -1 / increment  # raising the potential makes the spike earlier
     assert chain < 0 < actual[1].item()
-    assert -tau_s * chain == pytest.approx(psp(1) / increment, rel=1e-6)
+    assert -tau_s * chain == pytest.approx(psc(1) / increment, rel=1e-6)
 
 
 @both
@@ -364,7 +364,7 @@ def test_forms_of_the_intra_neuron_part(impl: str) -> None:
 
     u, du, _ = simulated(current.flatten().numpy(), 5.0)
     last = 1 / du[3] / 3  # the second spike's own part
-    alone = 1 / du[0] * (1 - 1 / 3) ** 3 / 3  # the first spike's, through its PSP at the last step
+    alone = 1 / du[0] * (1 - 1 / 3) ** 3 / 3  # the first spike's, through its PSC at the last step
     reset = 0.8**2 * u[0] / du[0] / 5  # a later first spike leaves more of its reset at step 3
     np.testing.assert_allclose(backward("none"), [alone, 0, 0, last])
     np.testing.assert_allclose(
@@ -386,8 +386,8 @@ def test_warm_up_of_a_neuron(tau_s: float, steps: int, impl: str) -> None:
         return (result.flatten() > 0).tolist()
 
     assert in_warm_up() == [True] + steps * [False] + (9 - steps) * [True]
-    assert in_warm_up(warm_up_psp=0.0) == 10 * [False]
-    assert in_warm_up(warm_up_psp=1.5) == 10 * [True]
+    assert in_warm_up(warm_up_psc=0.0) == 10 * [False]
+    assert in_warm_up(warm_up_psc=1.5) == 10 * [True]
     assert in_warm_up(warm_up="never") == 10 * [False]
     assert in_warm_up(warm_up="always") == 10 * [True]
 
@@ -442,10 +442,10 @@ def test_warm_up_replaces_and_leaves_the_rest(impl: str) -> None:
 
 
 def target(steps: int, tau_s: float, **settings) -> np.ndarray:
-    """The true class's target: minus the loss's gradient where the PSP is 0."""
-    psp = torch.zeros(steps, 1, 3, dtype=torch.float64)
+    """The true class's target: minus the loss's gradient where the PSC is 0."""
+    psc = torch.zeros(steps, 1, 3, dtype=torch.float64)
     label = torch.tensor([1])
-    grad = gradient(lambda psp: losses.van_rossum(psp, label, tau_s=tau_s, **settings), psp)
+    grad = gradient(lambda psc: losses.van_rossum(psc, label, tau_s=tau_s, **settings), psc)
     assert not grad[:, 0, [0, 2]].any()
     return -grad[:, 0, 1].numpy()
 
@@ -455,7 +455,7 @@ def residuals(tau_s: float, **settings) -> dict[tuple[int, ...], float]:
     wanted = torch.tensor([0])
     return {
         train: losses.van_rossum(
-            tsslbp.psp(column(train), tau_s)[:, None], wanted, tau_s=tau_s, **settings
+            tsslbp.psc(column(train), tau_s)[:, None], wanted, tau_s=tau_s, **settings
         ).item()
         for train in itertools.product((0, 1), repeat=5)
     }
@@ -488,18 +488,18 @@ def test_desired_trains(steps: int) -> None:
 
 def test_the_kernel_loss_is_a_sum() -> None:
     """Over the batch too, so the gradient grows with it until it is clipped."""
-    psp, labels = currents(5, 3, 4).abs(), torch.tensor([0, 1, 2])
-    assert losses.van_rossum(psp.repeat(1, 4, 1), labels.repeat(4)).item() == pytest.approx(
-        4 * losses.van_rossum(psp, labels).item()
+    psc, labels = currents(5, 3, 4).abs(), torch.tensor([0, 1, 2])
+    assert losses.van_rossum(psc.repeat(1, 4, 1), labels.repeat(4)).item() == pytest.approx(
+        4 * losses.van_rossum(psc, labels).item()
     )
 
 
-def test_a_spike_count_is_a_psp_sum() -> None:
+def test_a_spike_count_is_a_psc_sum() -> None:
     """Early spikes count more: two of them beat three late ones, and no spike counts 1."""
     early, late = column([1, 1, 0, 0, 0]), column([0, 0, 1, 1, 1])
-    psp = tsslbp.psp(torch.stack([late, early], dim=2), 3.0)
-    assert tsslbp.predict(psp).tolist() == [1]
-    alone = [tsslbp.psp(column(np.eye(5)[t]), 2.0).sum().item() for t in range(5)]
+    psc = tsslbp.psc(torch.stack([late, early], dim=2), 3.0)
+    assert tsslbp.predict(psc).tolist() == [1]
+    alone = [tsslbp.psc(column(np.eye(5)[t]), 2.0).sum().item() for t in range(5)]
     np.testing.assert_allclose(alone, [31 / 32, 15 / 16, 7 / 8, 3 / 4, 1 / 2])
     desired = 4.0  # of the published Fashion-MNIST recipe, at T = 5 and tau_s = 2
     assert sum(alone) - min(alone) < desired < sum(alone)  # reached by spikes at all five steps
@@ -510,20 +510,20 @@ def test_count_loss() -> None:
     """Errors on the harmless side are zeroed; the gradient handed on is the loss's own."""
     steps, desired, undesired = 5, 4.0, 1.0
     sums = torch.tensor([[3.0, 0.5, 2.0], [1.5, 4.5, 0.0]], dtype=torch.float64)
-    psp, labels = (sums / steps).expand(steps, 2, 3), torch.tensor([0, 1])
+    psc, labels = (sums / steps).expand(steps, 2, 3), torch.tensor([0, 1])
     delta = np.array([[3 - 4, 0, 2 - 1], [1.5 - 1, 0, 0]]) / steps
 
-    def loss(psp: Tensor) -> Tensor:
-        return losses.count(psp, labels, desired=desired, undesired=undesired)
+    def loss(psc: Tensor) -> Tensor:
+        return losses.count(psc, labels, desired=desired, undesired=undesired)
 
-    assert loss(psp).item() == pytest.approx(steps / 2 * (delta**2).sum())
-    assert_close(gradient(loss, psp), np.broadcast_to(delta, (steps, 2, 3)))
+    assert loss(psc).item() == pytest.approx(steps / 2 * (delta**2).sum())
+    assert_close(gradient(loss, psc), np.broadcast_to(delta, (steps, 2, 3)))
 
 
 def test_a_second_log_softmax_changes_nothing() -> None:
-    psp, labels = currents(5, 4, 3), torch.tensor([0, 2, 1, 1])
-    twice = torch.nn.functional.cross_entropy(psp.sum(0).log_softmax(1), labels)
-    assert losses.softmax(psp, labels).item() == pytest.approx(twice.item())
+    psc, labels = currents(5, 4, 3), torch.tensor([0, 2, 1, 1])
+    twice = torch.nn.functional.cross_entropy(psc.sum(0).log_softmax(1), labels)
+    assert losses.softmax(psc, labels).item() == pytest.approx(twice.item())
 
 
 # Differences in the network
@@ -638,7 +638,7 @@ def test_weights_decay(decay: float) -> None:
     """AdamW shrinks the weights even where the gradient is 0."""
     net, optimizer, _ = tiny(weight_decay=decay, learning_rate=0.5)
     before = [weight.detach().clone() for weight in net.parameters()]
-    train_step(net, optimizer, lambda psp, labels: 0 * psp.sum(), *batch())
+    train_step(net, optimizer, lambda psc, labels: 0 * psc.sum(), *batch())
     assert Experiment(data="digits", network="6").weight_decay == 0.01
     for old, new in zip(before, net.parameters(), strict=True):
         assert torch.allclose(new.detach(), (1 - 0.5 * decay) * old)

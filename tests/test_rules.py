@@ -27,7 +27,7 @@ def tsslbp_rules(draw: st.DrawFn) -> TSSLBP:
     low, high = sorted(draw(st.tuples(NUMBERS, NUMBERS)))
     return TSSLBP(
         warm_up=draw(st.sampled_from(get_args(WarmUp))),
-        warm_up_psp=draw(NUMBERS),
+        warm_up_psc=draw(NUMBERS),
         rate_threshold=draw(NUMBERS),
         timing_min=low,
         timing_max=high,
@@ -76,7 +76,7 @@ def test_from_config_leaves_the_table_as_it_was() -> None:
 
 def test_the_revised_rule_is_the_default() -> None:
     rule = TSSLBP()
-    assert (rule.warm_up, rule.warm_up_psp, rule.intra_neuron) == ("neuron", 0.25, "recursive")
+    assert (rule.warm_up, rule.warm_up_psc, rule.intra_neuron) == ("neuron", 0.25, "recursive")
     assert (rule.timing_min, rule.timing_max) == (0.0, 8.0)
     assert (rule.surrogate_width, rule.surrogate_clamp) == (0.2, 8.0)
 
@@ -157,3 +157,9 @@ def test_split_rules_at_commas_outside_brackets() -> None:
     expected = ["TSSLBP", "TSSLBP(warm_up=always, timing_max=4)", "B(c=(1, 2))"]
     assert split_rules(text) == expected
     assert split_rules(" ") == []
+
+
+def test_a_field_of_an_earlier_version_has_its_present_name() -> None:
+    """Records of earlier versions say PSP for the postsynaptic current."""
+    assert from_config({"name": "TSSLBP", "warm_up_psp": 0.5}) == TSSLBP(warm_up_psc=0.5)
+    assert from_config("TSSLBP(warm_up_psp=0.5)").to_table()["warm_up_psc"] == 0.5

@@ -91,7 +91,7 @@ def check(bench: Bench) -> list[str]:
         grad = bench.normal(time_steps, 5000)
         ours, exact = (tsslbp.lif(current, impl=impl) for impl in ("auto", "reference"))
         ours_back, exact_back = (torch.autograd.grad(of, current, grad)[0] for of in (ours, exact))
-        _close(ours, exact, 1e-6, f"PSP, T = {time_steps}")
+        _close(ours, exact, 1e-6, f"PSC, T = {time_steps}")
         _close(ours_back, exact_back, 1e-5, f"gradient, T = {time_steps}")
     steps = _device_steps(bench, load_recipe("mnist"), (1, 28, 28), images=500)
     first = _train(steps, 0, 1)
@@ -139,7 +139,7 @@ def card_section(bench: Bench) -> Row:
 
 
 def neuron_section(bench: Bench, card: Row) -> list[Row]:
-    """PSP of LIF neurons, forward and backward, as a share of the copy's bandwidth."""
+    """PSC of LIF neurons, forward and backward, as a share of the copy's bandwidth."""
     values = 1 << (16 if bench.quick else 26)
     dtypes = [torch.float32, torch.bfloat16] if bench.gpu else [torch.float32]
     rows = []

@@ -4,7 +4,7 @@ from . import data, losses
 from ._version import __version__
 from .losses import predict
 from .network import Network
-from .neuron import Neuron, lif, psp, spikes
+from .neuron import Neuron, lif, psc, spikes
 from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
 from .training import load
 
@@ -23,6 +23,6 @@ __all__ = [
     "load",
     "losses",
     "predict",
-    "psp",
+    "psc",
     "spikes",
 ]

@@ -1,4 +1,4 @@
-"""Losses on the output layer's PSP ``[T, N, classes]``, and the prediction read from it."""
+"""Losses on the output layer's PSC ``[T, N, classes]``, and the prediction read from it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch.nn import functional
 
 from .errors import InvalidInput
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSP and the labels
+Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
 
 
-def predict(psp: Tensor) -> Tensor:
-    """Class with the largest PSP summed over time, ``[N]`` int64; ties go to the lower class."""
-    return psp.sum(0).argmax(1)
+def predict(psc: Tensor) -> Tensor:
+    """Class with the largest PSC summed over time, ``[N]`` int64; ties go to the lower class."""
+    return psc.sum(0).argmax(1)
 
 
 def van_rossum(
-    psp: Tensor,
+    psc: Tensor,
     labels: Tensor,
     *,
     tau_s: float = 3.0,
     target_filters: int = 2,
     pattern: Sequence[int] | None = None,
 ) -> Tensor:
-    """Van Rossum distance ``1/2 sum (psp - target)^2`` over steps, batch and classes.
+    """Van Rossum distance ``1/2 sum (psc - target)^2`` over steps, batch and classes.
 
     The target of the true class is a desired spike train through the synaptic filter, that of the
     others is 0.
 
     Args:
-        psp: ``[T, N, classes]``.
+        psc: ``[T, N, classes]``.
         labels: ``[N]``, integers.
         tau_s: synaptic time constant of the target's filter, in time steps.
         target_filters: how often the desired train is filtered: once as in the paper, or twice as
@@ -50,14 +50,14 @@ def van_rossum(
 
     Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
-    _check(psp, labels)
+    _check(psc, labels)
     if pattern is None:
-        pattern = (0, 1, 1, 1, 1) if len(psp) < 10 else (0, 1)
-    classes = torch.arange(psp.shape[2], device=psp.device)
+        pattern = (0, 1, 1, 1, 1) if len(psc) < 10 else (0, 1)
+    classes = torch.arange(psc.shape[2], device=psc.device)
     true_class = labels[:, None] == classes
-    settings = len(psp), tuple(pattern), tau_s, target_filters
-    target = _desired(*settings, psp.dtype, psp.device)[:, None, None] * true_class
-    return 0.5 * functional.mse_loss(psp, target, reduction="sum")
+    settings = len(psc), tuple(pattern), tau_s, target_filters
+    target = _desired(*settings, psc.dtype, psc.device)[:, None, None] * true_class
+    return 0.5 * functional.mse_loss(psc, target, reduction="sum")
 
 
 @functools.cache  # nothing is ever dropped: a CUDA graph may go on reading it
@@ -69,7 +69,7 @@ def _desired(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """The true class's desired PSP; kept, since a CUDA graph cannot take numbers from the host."""
+    """The true class's desired PSC; kept, since a CUDA graph cannot take numbers from the host."""
     if not pattern or any(spike not in (0, 1) for spike in pattern):
         raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
     if target_filters < 1 or tau_s < 1:
@@ -89,17 +89,17 @@ def _desired(
     return torch.tensor(target, dtype=dtype, device=device)
 
 
-def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:
-    """Squared error of the PSP's sum over time, zero where the error is on the harmless side.
+def count(psc: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:
+    """Squared error of the PSC's sum over time, zero where the error is on the harmless side.
 
-    With ``delta = (sum_t psp - target) / T``, set to 0 where the true class exceeds its target or
-    another class stays below its own, the loss is ``T/2 sum delta^2``. It counts PSP sums, which
+    With ``delta = (sum_t psc - target) / T``, set to 0 where the true class exceeds its target or
+    another class stays below its own, the loss is ``T/2 sum delta^2``. It counts PSC sums, which
     are not spike counts.
 
     Args:
-        psp: ``[T, N, classes]``.
+        psc: ``[T, N, classes]``.
         labels: ``[N]``, integers.
-        desired, undesired: target of the true class and of the others, in units of summed PSP.
+        desired, undesired: target of the true class and of the others, in units of summed PSC.
 
     Returns:
         A scalar: a sum over the batch, not a mean.
@@ -107,37 +107,37 @@ def count(psp: Tensor, labels: Tensor, *, desired: float, undesired: float) -> T
     Raises:
         InvalidInput: a label out of range.
     """
-    _check(psp, labels)
-    true_class = functional.one_hot(labels, psp.shape[2]).bool()
-    target = torch.full_like(psp[0], undesired).masked_fill(true_class, desired)
-    delta = (psp.sum(0) - target) / len(psp)
+    _check(psc, labels)
+    true_class = functional.one_hot(labels, psc.shape[2]).bool()
+    target = torch.full_like(psc[0], undesired).masked_fill(true_class, desired)
+    delta = (psc.sum(0) - target) / len(psc)
     harmless = torch.where(true_class, delta > 0, delta < 0)
-    return 0.5 * len(psp) * delta.masked_fill(harmless, 0).square().sum()
+    return 0.5 * len(psc) * delta.masked_fill(harmless, 0).square().sum()
 
 
-def softmax(psp: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the PSP summed over time, as logits; `psp` is ``[T, N, classes]``.
+def softmax(psc: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the PSC summed over time, as logits; `psc` is ``[T, N, classes]``.
 
     Of no images it is 0.
 
     Raises:
         InvalidInput: a label out of range.
     """
-    _check(psp, labels)
-    logits = psp.sum(0)
+    _check(psc, labels)
+    logits = psc.sum(0)
     return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
 
-def _check(psp: Tensor, labels: Tensor) -> None:
-    if psp.ndim != 3 or labels.shape != psp.shape[1:2]:
+def _check(psc: Tensor, labels: Tensor) -> None:
+    if psc.ndim != 3 or labels.shape != psc.shape[1:2]:
         raise InvalidInput(
-            f"expected a PSP [T, N, classes] and labels [N], "
-            f"got {tuple(psp.shape)} and {tuple(labels.shape)}"
+            f"expected a PSC [T, N, classes] and labels [N], "
+            f"got {tuple(psc.shape)} and {tuple(labels.shape)}"
         )
     if labels.dtype != torch.int64:
         raise InvalidInput(f"labels must be int64 class numbers, got {labels.dtype}")
     if labels.device.type == "cpu" and len(labels):  # on a GPU the check would stall the queue
         low, high = cast("tuple[Tensor, Tensor]", labels.aminmax())
-        if low < 0 or high >= psp.shape[2]:
+        if low < 0 or high >= psc.shape[2]:
             wrong = int(low if low < 0 else high)
-            raise InvalidInput(f"label {wrong} is out of range for {psp.shape[2]} classes")
+            raise InvalidInput(f"label {wrong} is out of range for {psc.shape[2]} classes")

@@ -77,10 +77,10 @@ class TSSLBP(Rule):
 
     Attributes:
         warm_up: where the surrogate derivative replaces the rule. ``"neuron"``: at every step at
-            which a neuron's PSP is below ``warm_up_psp / tau_s``; ``"layer"``: in a whole layer
+            which a neuron's PSC is below ``warm_up_psc / tau_s``; ``"layer"``: in a whole layer
             whose mean firing rate is not above `rate_threshold`; ``"never"``; ``"always"``
             (surrogate gradient only).
-        warm_up_psp: PSP below which a neuron is in warm-up, in units of ``1 / tau_s``, the PSP
+        warm_up_psc: PSC below which a neuron is in warm-up, in units of ``1 / tau_s``, the PSC
             right after a lone spike.
         rate_threshold: mean firing rate, in spikes per neuron and step, above which a layer leaves
             warm-up; read by ``warm_up="layer"`` alone.
@@ -92,7 +92,7 @@ class TSSLBP(Rule):
     """
 
     warm_up: WarmUp = "neuron"
-    warm_up_psp: float = 0.25
+    warm_up_psc: float = 0.25
     rate_threshold: float = 0.1
     timing_min: float = 0.0
     timing_max: float = 8.0
@@ -180,7 +180,7 @@ class SLAYER(Rule):
 
     ``d[t] = h(u[t]) G[t] + decay d[t+1]`` with the derivative of the escape rate,
     ``h(u) = height exp(-|u - th| / width)``. An error is credited to earlier steps by the kernel
-    of the PSP alone, here that of synapse and membrane, as if there were no reset.
+    of the PSC alone, here that of synapse and membrane, as if there were no reset.
 
     SLAYER's own neuron is a spike response model whose refractory kernel its gradient leaves out as
     well; here its rule runs on the house's neuron.
@@ -225,7 +225,7 @@ class NA(Rule):
     """Neighbourhood aggregation (Yang, Zhang & Li, ICML 2021), as in its authors' code.
 
     ``raw[t] = clamp(1 / (th - u[t])^3, -slope_max, slope_max) D[t]``, where D[t] is the effect of
-    flipping the spike of step t: with ``a_t`` the PSP of the spike train in which it is flipped (a
+    flipping the spike of step t: with ``a_t`` the PSC of the spike train in which it is flipped (a
     suppressed spike leaves the potential at the threshold, an added one resets it) and the later
     steps follow from that, ``D[t] = sum over k >= t of (a_t[k] - a[k]) F[k]``, ``F = tau_s G``.
     Its cost is quadratic in T.
@@ -267,6 +267,8 @@ class SpikeBP(Rule):
     """
 
 
+EARLIER_NAMES = {"warm_up_psp": "warm_up_psc"}  # of fields, in records of earlier versions
+
 RULES: dict[str, Callable[..., Rule]] = {
     "TSSLBP": TSSLBP,
     "TSSLBP.published": TSSLBP.published,
@@ -297,6 +299,7 @@ def from_config(value: str | Mapping[str, Any] | Rule) -> Rule:
     if name not in RULES:
         hint = nearest(name, RULES)
         raise InvalidInput(f"unknown learning rule {name!r}{hint}; known: {', '.join(RULES)}")
+    table = {EARLIER_NAMES.get(key, key): field for key, field in table.items()}
     check_keys(table, type_hints(type(RULES[name]())), f"{name}: ")
     return RULES[name](**table)
 

@@ -263,8 +263,8 @@ def test_wide_networks_along_directions() -> None:
 
 
 def test_gradient_that_is_not_finite() -> None:
-    def bad(psp: Tensor, labels: Tensor) -> Tensor:
-        return psp.sum() * math.inf
+    def bad(psc: Tensor, labels: Tensor) -> Tensor:
+        return psc.sum() * math.inf
 
     with pytest.raises(Diverged, match="the gradient of layer linear1 by a holds NaN"):
         examine({"a": network("5")}, Batch(bad, *batch()), Noise())

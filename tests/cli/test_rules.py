@@ -50,7 +50,7 @@ def program(
 
     def build_loss(experiment: Experiment) -> Loss:
         if (experiment.learning_rate, experiment.rule) == (LOST, TSSLBP(warm_up="always")):
-            return lambda psp, labels: psp.sum() * math.nan
+            return lambda psc, labels: psc.sum() * math.nan
         return loss_of(experiment)
 
     def run_jobs(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:

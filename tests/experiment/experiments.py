@@ -35,7 +35,7 @@ EXPERIMENTS = st.builds(
     neunorm=st.booleans(),
     dropout=st.floats(0, 1, exclude_max=True),
     dropout_kind=st.sampled_from(["rows", "neurons"]),
-    rule=st.builds(TSSLBP, warm_up=st.sampled_from(["neuron", "always"]), warm_up_psp=POSITIVE),
+    rule=st.builds(TSSLBP, warm_up=st.sampled_from(["neuron", "always"]), warm_up_psc=POSITIVE),
     desired_train=st.none() | st.lists(st.integers(0, 1)).map(lambda train: (1, *train)),
     learning_rate=POSITIVE,
     patience=st.none() | st.integers(1, 100),

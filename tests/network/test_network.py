@@ -37,11 +37,11 @@ def images(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Te
 def output_and_gradients(net: Network, x: Tensor) -> list[Tensor]:
     """Output, gradient to the input, and gradients to the weights, of a loss that all feed."""
     x = x.detach().requires_grad_()
-    psp = net(x)
-    loss = losses.van_rossum(psp, torch.arange(psp.shape[1]) % 3)
+    psc = net(x)
+    loss = losses.van_rossum(psc, torch.arange(psc.shape[1]) % 3)
     gradients = torch.autograd.grad(loss, [x, *net.parameters()])
     assert all(gradient.any() for gradient in gradients)
-    return [psp.detach(), *gradients]
+    return [psc.detach(), *gradients]
 
 
 def assert_all_close(actual: list[Tensor], expected: list[Tensor]) -> None:
@@ -90,11 +90,11 @@ def test_repr_is_a_table() -> None:
 
 @pytest.mark.parametrize("steps", [3, 5, 12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_output_is_the_psp_over_time(steps: int, dtype: torch.dtype) -> None:
+def test_output_is_the_psc_over_time(steps: int, dtype: torch.dtype) -> None:
     net = network(time_steps=steps).to(dtype)
-    psp = net(images(dtype=dtype))
-    assert psp.shape == (steps, 6, 3) and psp.dtype == dtype
-    assert psp.any() and psp.min() >= 0 and psp.max() < 1
+    psc = net(images(dtype=dtype))
+    assert psc.shape == (steps, 6, 3) and psc.dtype == dtype
+    assert psc.any() and psc.min() >= 0 and psc.max() < 1
 
 
 # An ordinary PyTorch module
@@ -135,9 +135,9 @@ def test_pickling_keeps_the_network() -> None:
 def test_no_grad() -> None:
     net, x = network(), images(dtype=torch.float32)
     with torch.no_grad():
-        psp = net(x)
-    assert not psp.requires_grad
-    assert net(x).requires_grad and torch.equal(net(x), psp)
+        psc = net(x)
+    assert not psc.requires_grad
+    assert net(x).requires_grad and torch.equal(net(x), psc)
 
 
 def test_to_float64_and_back() -> None:
@@ -224,17 +224,17 @@ def test_neunorm_needs_a_convolution() -> None:
 def test_neunorm_starts_as_nothing_and_then_matters() -> None:
     """Implementations agree on it; the wide layer takes its events, where they are few."""
     plain, x = network("32C3-P2-32C3-7").double(), images()
-    psps = []
+    pscs = []
     for impl in ("cpu", "reference"):
         net = network("32C3-P2-32C3-7", neunorm=True, impl=impl).double()
         torch.testing.assert_close(net(x), plain(x))
         for layer in net.layers:
             if isinstance(layer, NeuNorm):
                 layer.weight.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(100)
-        psps.append(net(x))
+        pscs.append(net(x))
         assert set(net.trace(x)) == set(net.activity(x))
-    torch.testing.assert_close(*psps)
-    assert not torch.equal(psps[0], plain(x))
+    torch.testing.assert_close(*pscs)
+    assert not torch.equal(pscs[0], plain(x))
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
@@ -254,13 +254,13 @@ def test_neunorm_trains(rule: Rule) -> None:
 
 
 def test_rules_and_implementations_see_the_same_masks() -> None:
-    psps = []
+    pscs = []
     for rule in RULES.values():
         for impl in ("cpu", "reference"):
             torch.manual_seed(3)
-            psps.append(network(rule=rule, impl=impl, dropout=0.3).double()(images()))
-    for psp in psps[1:]:
-        torch.testing.assert_close(psp, psps[0])
+            pscs.append(network(rule=rule, impl=impl, dropout=0.3).double()(images()))
+    for psc in pscs[1:]:
+        torch.testing.assert_close(psc, pscs[0])
 
 
 # What the output does and does not depend on
@@ -279,9 +279,9 @@ def test_spike_trains_are_read_in_time() -> None:
     net, train = network().double(), images(5, 6, 2, 9, 8)
     changed = train.clone()
     changed[2:] *= 3
-    psp, other = net(train), net(changed)
-    assert torch.equal(other[:2], psp[:2])
-    assert not torch.equal(other[2:], psp[2:])
+    psc, other = net(train), net(changed)
+    assert torch.equal(other[:2], psc[:2])
+    assert not torch.equal(other[2:], psc[2:])
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
@@ -402,15 +402,15 @@ def test_trace_of_every_layer() -> None:
         assert torch.equal(trace.spikes, (trace.potential > 1).double())
         assert 0 < trace.rate < 1
         assert trace.rate == trace.spikes.sum().item() / trace.spikes.numel()
-        torch.testing.assert_close(trace.psp, tsslbp.psp(trace.spikes))
-    torch.testing.assert_close(traces["output"].psp, net(x))
+        torch.testing.assert_close(trace.psc, tsslbp.psc(trace.spikes))
+    torch.testing.assert_close(traces["output"].psc, net(x))
 
 
 def test_trace_of_spike_trains() -> None:
     net, train = network("P2-4C3-P2-5").double(), images(5, 6, 2, 9, 8)
     traces = net.trace(train)
     assert list(traces) == ["conv2", "linear3", "output"]
-    torch.testing.assert_close(traces["output"].psp, net(train))
+    torch.testing.assert_close(traces["output"].psc, net(train))
 
 
 def test_trace_uses_the_network_s_constants() -> None:
@@ -418,8 +418,8 @@ def test_trace_uses_the_network_s_constants() -> None:
     traces = net.trace(x)
     for trace in traces.values():
         assert torch.equal(trace.spikes, (trace.potential > 0.7).double())
-        torch.testing.assert_close(trace.psp, tsslbp.psp(trace.spikes, 2.0))
-    torch.testing.assert_close(traces["output"].psp, net(x))
+        torch.testing.assert_close(trace.psc, tsslbp.psc(trace.spikes, 2.0))
+    torch.testing.assert_close(traces["output"].psc, net(x))
 
 
 def test_activity_agrees_with_the_trace() -> None:
@@ -428,7 +428,7 @@ def test_activity_agrees_with_the_trace() -> None:
     assert list(activities) == NAMES
     for name, activity in activities.items():
         assert activity.firing_rate == traces[name].rate
-        below = (traces[name].psp < 1 / (4 * 3)).sum().item() / traces[name].psp.numel()
+        below = (traces[name].psc < 1 / (4 * 3)).sum().item() / traces[name].psc.numel()
         assert activity.warm_up == pytest.approx(below, abs=1e-6)
         assert 0 < below < 1
 

@@ -34,7 +34,7 @@ def output_and_gradient(x: Tensor, grad: Tensor, impl: str, **settings) -> tuple
 
 
 @pytest.mark.parametrize("steps", [5, 33])
-@pytest.mark.parametrize("settings", [{}, {"pool": 2, "pool_scale": 1.1}, {"output_psp": True}])
+@pytest.mark.parametrize("settings", [{}, {"pool": 2, "pool_scale": 1.1}, {"output_psc": True}])
 def test_bfloat16_is_storage_only(settings: dict, steps: int, fused: str) -> None:
     """What comes out is what float32 gives for the input as stored, rounded once."""
     x = (1 + 2 * normal(steps, 2, 3, 4, 6)).bfloat16()
@@ -68,12 +68,12 @@ def test_channels_last_in_and_out(pool: int, steps: int | None, fused: str) -> N
         assert torch.equal(one, other)
         assert one.movedim(-3, -1).is_contiguous()
         assert not other.movedim(-3, -1).is_contiguous()
-    psp = tsslbp.psp(last, impl=fused)
-    assert torch.equal(psp, tsslbp.psp(x, impl=fused))
-    assert psp.movedim(-3, -1).is_contiguous()
+    psc = tsslbp.psc(last, impl=fused)
+    assert torch.equal(psc, tsslbp.psc(x, impl=fused))
+    assert psc.movedim(-3, -1).is_contiguous()
 
 
-@pytest.mark.parametrize("settings", [{}, {"pool": 2}, {"output_psp": True}])
+@pytest.mark.parametrize("settings", [{}, {"pool": 2}, {"output_psc": True}])
 @pytest.mark.parametrize("steps", [3, 40])
 def test_tiles_as_on_a_gpu(
     settings: dict, steps: int, fused: str, monkeypatch: pytest.MonkeyPatch
@@ -91,8 +91,8 @@ def test_tiles_as_on_a_gpu(
 def test_several_hundred_steps(poisoned: None, fused: str) -> None:
     """Segments and chunks, the last ones not full, of neurons that fill no tile."""
     x, grad = 1 + 2 * normal(300, 63), normal(300, 63, seed=1)
-    actual = output_and_gradient(x, grad, fused, output_psp=True)
-    expected = output_and_gradient(x, grad, "reference", output_psp=True)
+    actual = output_and_gradient(x, grad, fused, output_psc=True)
+    expected = output_and_gradient(x, grad, "reference", output_psc=True)
     for one, other in zip(actual, expected, strict=True):
         assert torch.isfinite(one).all()
         assert (one - other).abs().max() <= 1e-5 * other.abs().max()
@@ -191,9 +191,9 @@ def test_network_in_bfloat16(fused: str) -> None:
     for precision in ("float32", "bf16"):
         net.set_precision(precision)
         net.zero_grad()
-        psp = net(images)
-        assert psp.dtype == torch.float32
-        tsslbp.losses.van_rossum(psp, labels).backward()
+        psc = net(images)
+        assert psc.dtype == torch.float32
+        tsslbp.losses.van_rossum(psc, labels).backward()
         gradients[precision] = [weight.grad.clone() for weight in net.parameters()]
     for exact, rounded in zip(gradients["float32"], gradients["bf16"], strict=True):
         assert rounded.dtype == torch.float32

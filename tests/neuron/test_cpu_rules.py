@@ -50,7 +50,7 @@ def test_exponential_series(dtype) -> None:
 
 def test_every_rule_has_constants_and_a_step() -> None:
     assert {type(make()) for make in rules.RULES.values()} == cpu_rules.CONSTANTS.keys()
-    k = type("K", (), {"psp_gain": 1 / 3, "threshold": 1.0})
+    k = type("K", (), {"psc_gain": 1 / 3, "threshold": 1.0})
     for make in rules.RULES.values():
         constants = cpu_rules.CONSTANTS[type(make())](make(), k)
         assert type(constants) in cpu_rules.STEPS

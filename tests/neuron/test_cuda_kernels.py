@@ -18,7 +18,7 @@ LAYERS = {  # settings of the neuron, steps, neurons, dtype
     "few steps": ({}, 5, 1 << 20, torch.float32),
     "bfloat16": ({}, 5, 1 << 20, torch.bfloat16),
     "pooling": ({"pool": 2, "pool_scale": 1.1}, 5, 1 << 20, torch.float32),
-    "image": ({"static": True, "output_psp": True}, 5, 1 << 20, torch.float32),
+    "image": ({"static": True, "output_psc": True}, 5, 1 << 20, torch.float32),
     "unrolled": ({}, 30, 1 << 20, torch.float32),
     "segments": ({}, 100, 1 << 20, torch.float32),
     "segments, bfloat16": ({}, 500, 1 << 20, torch.bfloat16),

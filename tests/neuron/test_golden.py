@@ -41,11 +41,11 @@ def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
         "impl": impl,
     }
     current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
-    psp = tsslbp.lif(current, **settings)
-    psp.backward(torch.tensor(data["grad_psp"], dtype=dtype, device=DEVICE))
+    psc = tsslbp.lif(current, **settings)
+    psc.backward(torch.tensor(data["grad_psc"], dtype=dtype, device=DEVICE))
     spikes = tsslbp.spikes(current, **settings)
     assert torch.equal(spikes.cpu(), torch.tensor(data["spikes"], dtype=dtype))
-    assert_close(psp, data["psp"], TOLERANCE[dtype])
+    assert_close(psc, data["psp"], TOLERANCE[dtype])
     assert current.grad is not None
     assert_close(current.grad, data["grad_current"], TOLERANCE[dtype])
 
@@ -59,9 +59,9 @@ def test_neighbourhood_aggregation(
     data = np.load(golden / name)
     constants = {key: float(data[key]) for key in ("tau_m", "tau_s", "threshold")}
     current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
-    psp = tsslbp.lif(current, **constants, rule=tsslbp.NA(normalise), impl=impl)
-    psp.backward(torch.tensor(data["grad_psp"], dtype=dtype, device=DEVICE))
-    assert_close(psp, data["psp"], TOLERANCE[dtype])
+    psc = tsslbp.lif(current, **constants, rule=tsslbp.NA(normalise), impl=impl)
+    psc.backward(torch.tensor(data["grad_psc"], dtype=dtype, device=DEVICE))
+    assert_close(psc, data["psp"], TOLERANCE[dtype])
     assert current.grad is not None
     kind = "normalised" if normalise else "raw"
     assert_close(current.grad, data[f"grad_current_{kind}"], TOLERANCE[dtype])
@@ -88,21 +88,21 @@ def test_network(golden: Path, name: str, impl: str) -> None:
             weight.copy_(torch.tensor(data[f"weight_{index}"]))
     optimizer = torch.optim.AdamW(weights, lr=float(data["lr"]))
     for step in range(3):
-        psp = net(images)
+        psc = net(images)
         loss = {
-            "kernel": lambda psp: losses.van_rossum(psp, labels, tau_s=tau_s),
-            "count": lambda psp: losses.count(
-                psp,
+            "kernel": lambda psc: losses.van_rossum(psc, labels, tau_s=tau_s),
+            "count": lambda psc: losses.count(
+                psc,
                 labels,
                 desired=float(data["desired_count"]),
                 undesired=float(data["undesired_count"]),
             ),
-            "softmax": lambda psp: losses.softmax(psp, labels),
-        }[str(data["loss_name"])](psp)
+            "softmax": lambda psc: losses.softmax(psc, labels),
+        }[str(data["loss_name"])](psc)
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            assert_close(psp, data["psp_out"], 1e-8)
+            assert_close(psc, data["psp_out"], 1e-8)
             for index, weight in enumerate(weights):
                 assert_close(weight.grad, data[f"grad_{index}"], 1e-8)
         assert loss.item() == pytest.approx(data["losses"][step], rel=1e-8)

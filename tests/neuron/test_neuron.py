@@ -105,10 +105,10 @@ def test_far_from_the_threshold_the_surrogates_are_the_same(fused: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 30])
 @pytest.mark.parametrize("neurons", [1, 63, 5000])
-def test_psp_fused_equals_reference(poisoned: None, steps: int, neurons: int, fused: str) -> None:
+def test_psc_fused_equals_reference(poisoned: None, steps: int, neurons: int, fused: str) -> None:
     x, grad = currents(steps, neurons), currents(steps, neurons, seed=1)
     results = [
-        value_and_gradient(lambda x: tsslbp.psp(x, 3.5, impl=impl), x, grad)  # noqa: B023
+        value_and_gradient(lambda x: tsslbp.psc(x, 3.5, impl=impl), x, grad)  # noqa: B023
         for impl in (fused, "reference")
     ]
     for actual, expected in zip(*results, strict=True):
@@ -131,11 +131,11 @@ def test_all_rules_fused_equal_reference(poisoned: None, name: str, fused: str) 
     assert_same(results[0][1], results[1][1])
 
 
-def test_lif_is_psp_of_spikes(rule: Rule, impl: str) -> None:
+def test_lif_is_psc_of_spikes(rule: Rule, impl: str) -> None:
     x, grad = currents(9, 40), currents(9, 40, seed=1)
     fused = value_and_gradient(lambda x: tsslbp.lif(x, rule=rule, impl=impl), x, grad)
     composed = value_and_gradient(
-        lambda x: tsslbp.psp(tsslbp.spikes(x, rule=rule, impl=impl), 3.0, impl=impl), x, grad
+        lambda x: tsslbp.psc(tsslbp.spikes(x, rule=rule, impl=impl), 3.0, impl=impl), x, grad
     )
     for actual, expected in zip(fused, composed, strict=True):
         assert_same(actual, expected)
@@ -145,8 +145,8 @@ LAYERS = [
     {"pool": 1},
     {"pool": 2, "pool_scale": 1.1},
     {"pool": 3, "pool_scale": 0.5},  # 3 does not divide the width: pooled apart
-    {"pool": 2, "output_psp": True},
-    {"pool": 1, "output_psp": True},
+    {"pool": 2, "output_psc": True},
+    {"pool": 1, "output_psc": True},
 ]
 
 
@@ -199,7 +199,7 @@ def test_the_scale_of_a_layers_gradient_is_the_mean_over_its_neurons(
 
         def operation(x: Tensor) -> Tensor:
             steps = 4 if static else None
-            return layer(x, time_steps=steps, output_psp=True, impl=impl, **settings)  # noqa: B023
+            return layer(x, time_steps=steps, output_psc=True, impl=impl, **settings)  # noqa: B023
 
         results.append(value_and_gradient(operation, x, grad))
     for actual, expected in zip(*results, strict=True):
@@ -333,9 +333,9 @@ def test_hand_worked_spike() -> None:
 
 
 @pytest.mark.parametrize("tau_s", [1.0, 3.0])
-def test_psp_is_differentiable(impl: str, tau_s: float) -> None:
+def test_psc_is_differentiable(impl: str, tau_s: float) -> None:
     x = currents(6, 5).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: tsslbp.psp(x, tau_s, impl=impl), (x,))
+    assert torch.autograd.gradcheck(lambda x: tsslbp.psc(x, tau_s, impl=impl), (x,))
 
 
 def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
@@ -369,7 +369,7 @@ def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, i
     x, grad = currents(7, 40), currents(7, 40, seed=1)
     told_rate = run(rule=TSSLBP.published(), shared=neuron.Shared(mean))
     assert all(map(torch.equal, told_rate, run(rule=TSSLBP.published(warm_up=warm_up))))
-    current = tsslbp.psp(x, impl=impl) if operation is layer else x
+    current = tsslbp.psc(x, impl=impl) if operation is layer else x
     assert told == [(int(tsslbp.spikes(current, impl=impl).sum()), 280)]
     run(rule=TSSLBP(), shared=neuron.Shared(mean))
     assert len(told) == 1  # a rule that does not need the rate does not ask
@@ -422,7 +422,7 @@ def test_a_rule_without_a_function_says_where_it_belongs() -> None:
     ("call", "words"),
     [
         (lambda x: tsslbp.spikes(x, tau_m=0.5), "tau_m must be at least 1"),
-        (lambda x: tsslbp.psp(x, 0.0), "tau_s must be at least 1"),
+        (lambda x: tsslbp.psc(x, 0.0), "tau_s must be at least 1"),
         (lambda x: tsslbp.spikes(x, tau_s=float("nan")), "tau_s must be at least 1"),
         (lambda x: tsslbp.lif(x, threshold=0), "threshold must be a positive number"),
         (lambda x: tsslbp.lif(x[:0]), "at least one time step"),

@@ -108,7 +108,7 @@ def test_published_heights_and_widths() -> None:
             assert slope.item() == pytest.approx(value)
 
 
-def test_slayer_correlates_with_the_kernel_of_the_psp() -> None:
+def test_slayer_correlates_with_the_kernel_of_the_psc() -> None:
     """Its error is that of the spikes times the escape rate, correlated with the response."""
     rule = SLAYER(height=0.7, width=0.4)
     rest, potentials = torch.zeros_like(CURRENT[0]), []
@@ -178,7 +178,7 @@ def _discrete(w: Tensor, spikes: int, step: float) -> Tensor:
     w = w.clone().requires_grad_()
     steps = round(1.4 / step)
     x = torch.zeros(steps, len(w), dtype=torch.float64)
-    current = tsslbp.psp(torch.cat([w[None], x[1:]]), SYNAPSE / step)
+    current = tsslbp.psc(torch.cat([w[None], x[1:]]), SYNAPSE / step)
     train = tsslbp.spikes(
         current, tau_m=MEMBRANE / step, tau_s=SYNAPSE / step, rule=EventProp(1e9), impl="reference"
     )
@@ -226,8 +226,8 @@ def test_na_scales_hidden_layers_by_the_output_layers_gradient(impl: str) -> Non
         nets[normalise] = tsslbp.Network(
             "12", (1, 4, 4), classes=3, rule=NA(normalise), impl=impl, generator=generator
         ).double()
-        psp = nets[normalise](3 * images)
-        psp.backward(normal(*psp.shape, seed=3))
+        psc = nets[normalise](3 * images)
+        psc.backward(normal(*psc.shape, seed=3))
     hidden_raw, raw = _currents_of(nets[False], 3 * images)
     magnitude = raw.abs().mean()
     scale = _scale(magnitude.round(decimals=3), magnitude)
@@ -247,5 +247,5 @@ def _currents_of(net: tsslbp.Network, images: Tensor) -> tuple[Tensor, ...]:
     first = hidden.current(images.flatten(1), net.time_steps).detach().requires_grad_()
     spikes = hidden.spikes(first)
     second = output.current(spikes)
-    psp = tsslbp.neuron.layer(second, replace(output.neurons, filter_input=False))
-    return torch.autograd.grad(psp, (first, second), normal(*psp.shape, seed=3))
+    psc = tsslbp.neuron.layer(second, replace(output.neurons, filter_input=False))
+    return torch.autograd.grad(psc, (first, second), normal(*psc.shape, seed=3))

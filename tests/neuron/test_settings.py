@@ -84,7 +84,7 @@ def test_equal_settings_are_one_key() -> None:
         replace(one, rule=TSSLBP()),
         replace(one, impl="cpu"),
         replace(one, pool_scale=1.1),
-        replace(one, output_psp=True),
+        replace(one, output_psc=True),
     ]
     assert one == same and hash(one) == hash(same)
     assert len({one, same, *others}) == 6

@@ -121,9 +121,9 @@ def test_the_loop_tells_which_of_the_results_is_not_finite(tmp_path: Path) -> No
     ready = with_device_steps(run)
     healthy = ready.steps.loss
 
-    def loss(psp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(psc: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         calls.append(0)
-        return healthy(psp, labels) * (torch.nan if len(calls) == 3 else 1)
+        return healthy(psc, labels) * (torch.nan if len(calls) == 3 else 1)
 
     calls: list[int] = []
     ready.steps.loss = loss
@@ -159,7 +159,7 @@ def test_weights_stay_after_a_divergence() -> None:
     steps.run(0)
     before = [weight.clone() for weight in steps.net.parameters()]
     healthy = steps.loss
-    steps.loss = lambda psp, labels: healthy(psp, labels) * torch.nan
+    steps.loss = lambda psc, labels: healthy(psc, labels) * torch.nan
     steps.run(1)
     steps.loss = healthy
     steps.run(2)

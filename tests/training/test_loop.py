@@ -235,9 +235,9 @@ def test_divergence_names_the_layer_and_keeps_the_checkpoint(
 def test_divergence_leaves_the_numbers_of_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def poisoned(psp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def poisoned(psc: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return (psp.sum() * 0 + 1) * (math.inf if len(calls) == 10 else 1)
+        return (psc.sum() * 0 + 1) * (math.inf if len(calls) == 10 else 1)
 
     calls: list[int] = []
     monkeypatch.setattr(training.step, "build_loss", lambda experiment: poisoned)

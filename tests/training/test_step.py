@@ -37,8 +37,8 @@ def test_clip_and_clamp(rate: float, limit: float) -> None:
         assert length == pytest.approx(1e-3, rel=1e-2)
 
 
-def _van_rossum(psp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return tsslbp.losses.van_rossum(psp, labels)
+def _van_rossum(psc: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return tsslbp.losses.van_rossum(psc, labels)
 
 
 def test_clipping_is_pytorchs() -> None:
@@ -61,7 +61,7 @@ def test_loss_that_becomes_infinite_stops_before_the_update() -> None:
     images, labels = torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 0])
     with pytest.raises(Diverged, match="the loss is inf"):
         training.train_step(
-            net, optimizer, lambda psp, labels: psp.sum() + math.inf, images, labels
+            net, optimizer, lambda psc, labels: psc.sum() + math.inf, images, labels
         )
     assert all(torch.equal(*pair) for pair in zip(net.parameters(), before, strict=True))
 

@@ -140,7 +140,7 @@ def _twin(layer: nn.Module) -> nn.Module:
         return layer  # flattening, pooling, dropout
     neurons = layer.neurons
     return ReLULayer(
-        layer.name, layer.connection, neurons.pool, neurons.pool_scale, neurons.output_psp
+        layer.name, layer.connection, neurons.pool, neurons.pool_scale, neurons.output_psc
     )
 
 

@@ -142,7 +142,7 @@ class Batch(NamedTuple):
     """Images that the gradients are taken on.
 
     Attributes:
-        loss: of the output PSP and the labels.
+        loss: of the output PSC and the labels.
         images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``; float64.
         labels: ``[N]`` int64.
     """
@@ -252,7 +252,7 @@ def logistic(distance: Tensor) -> Tensor:
 
 
 def forward(net: Network, weights: Mapping[str, Tensor], images: Tensor, spike: Step) -> Tensor:
-    """Output PSP ``[T, N, classes]`` of `net` with other weights, by layer, and another `spike`.
+    """Output PSC ``[T, N, classes]`` of `net` with other weights, by layer, and another `spike`.
 
     With `step` it is that of the network itself. It may be mapped over weights by `torch.func`.
     """
@@ -265,8 +265,8 @@ def forward(net: Network, weights: Mapping[str, Tensor], images: Tensor, spike: 
         if time_steps is not None:
             x, time_steps = x.expand(time_steps, *x.shape), None
         neuron = layer.neurons.neuron
-        x = layer.passed_on(_spikes(reference.psp(x, neuron.tau_s), neuron, spike))
-        x = reference.psp(x, neuron.tau_s) if layer.neurons.output_psp else x
+        x = layer.passed_on(_spikes(reference.psc(x, neuron.tau_s), neuron, spike))
+        x = reference.psc(x, neuron.tau_s) if layer.neurons.output_psc else x
     return x
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidInput
-from ..neuron.reference import psp, sum_pool
+from ..neuron.reference import psc, sum_pool
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class NeuNorm(nn.Module):
                 f"expected a signal [T, N, {maps}, {height}, {width}], got shape {list(x.shape)}"
             )
         # The auxiliary neuron is a synaptic filter over the mean of the maps.
-        state = psp(x.mean(2, keepdim=True), 1 / (1 - self.k)) / len(self.weight)
+        state = psc(x.mean(2, keepdim=True), 1 / (1 - self.k)) / len(self.weight)
         return x - self.weight * state
 
     def extra_repr(self) -> str:

@@ -29,7 +29,7 @@ class Activity(NamedTuple):
 class SpikingLayer(nn.Module):
     """A connection, the neurons that it feeds, and sum pooling of their spikes.
 
-    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSP where `neurons`
+    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSC where `neurons`
     say so. The synaptic filter stands behind the connection, with which it commutes. With
     ``time_steps`` the input is static, ``[N, ...]``, and its connection computed only once.
     """
@@ -49,11 +49,11 @@ class SpikingLayer(nn.Module):
         weighted = self._weighted(x)
         if time_steps is not None:
             weighted = weighted.expand(time_steps, *weighted.shape)
-        return neuron.psp(weighted, self.neurons.neuron.tau_s, impl=self.neurons.impl)
+        return neuron.psc(weighted, self.neurons.neuron.tau_s, impl=self.neurons.impl)
 
     def spikes(self, current: Tensor) -> Tensor:
         """Spikes of the neurons, before the pooling, ``[T, N, ...]`` like `current`."""
-        alone = replace(self.neurons, filter_input=False, pool=1, output_psp=False)
+        alone = replace(self.neurons, filter_input=False, pool=1, output_psc=False)
         return neuron.layer(current, alone)
 
     def _weighted(self, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Network(Model):
 
     Shape:
         In: static images ``[N, C, H, W]``, presented at every step, or spike trains
-        ``[T, N, C, H, W]``. Out: the output layer's PSP ``[T, N, classes]``, for `tsslbp.losses`
+        ``[T, N, C, H, W]``. Out: the output layer's PSC ``[T, N, classes]``, for `tsslbp.losses`
         and `tsslbp.predict`. No state is kept between calls.
 
     Raises:
@@ -169,7 +169,7 @@ class Network(Model):
                 f"{nearest(str(dropout_kind), DROPOUT)}"
             )
         hidden = NeuronLayer(neuron, rule, impl)
-        output = replace(hidden, output_psp=True)
+        output = replace(hidden, output_psc=True)
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
         self.plan = plan(description, self.input_shape, classes, padding)
@@ -218,7 +218,7 @@ class Network(Model):
             self.spiking_layers[-1].current_dtype = torch.float32
 
     def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
-        """Return the output PSP; `mean` where `x` is a part of a batch, see `neuron.Shared`."""
+        """Return the output PSC; `mean` where `x` is a part of a batch, see `neuron.Shared`."""
         time_steps, shared = self._check_input(x), Shared(mean)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
@@ -230,7 +230,7 @@ class Network(Model):
 
     @torch.no_grad()
     def trace(self, x: Tensor) -> dict[str, Trace]:
-        """Potential, increment, spikes, PSP ``[T, N, ...]`` and firing rate of every layer.
+        """Potential, increment, spikes, PSC ``[T, N, ...]`` and firing rate of every layer.
 
         The keys are the layers' names in order: ``"conv1"``, ``"conv2"``, ``"linear3"``,
         ``"output"``.
@@ -253,8 +253,8 @@ class Network(Model):
             rate = mean(spikes.sum(dtype=exact), spikes.numel())
             warm_up = None
             if isinstance(rule, TSSLBP):
-                psp = neuron.psp(spikes, tau_s, impl=layer.neurons.impl)
-                on_surrogate = reference.in_warm_up(rule, rate, psp, tau_s)
+                psc = neuron.psc(spikes, tau_s, impl=layer.neurons.impl)
+                on_surrogate = reference.in_warm_up(rule, rate, psc, tau_s)
                 warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel()).item()
             activities[layer.name] = Activity(rate.item(), warm_up)
         return activities

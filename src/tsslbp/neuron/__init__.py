@@ -1,10 +1,10 @@
 """The neuron: leaky integrate-and-fire with a synaptic filter forward, a learning rule backward.
 
-`spikes` is the primitive, `psp` the synaptic filter, `lif` the one after the other in one kernel.
+`spikes` is the primitive, `psc` the synaptic filter, `lif` the one after the other in one kernel.
 `layer`, which networks use, also takes the filter before the neuron and the pooling after it. The
 derivations are in README.md beside this file, the specification in reference.py.
 
-An implementation is a module with `psp`, `layer`, and the table `BACKWARD` of the learning rules
+An implementation is a module with `psc`, `layer`, and the table `BACKWARD` of the learning rules
 that it has, with `MOST_STEPS` where a rule takes a limited number of time steps.
 """
 
@@ -37,7 +37,7 @@ DTYPES = {  # of the fused kernels, by implementation, which has the name of its
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
-def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
+def psc(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
     """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, from rest.
 
     Args:
@@ -46,7 +46,7 @@ def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
         impl: as for `spikes`.
 
     Returns:
-        The postsynaptic current (PSP) ``[T, ...]``. Its sum over time is not a spike count.
+        The postsynaptic current (PSC) ``[T, ...]``. Its sum over time is not a spike count.
 
     Raises:
         InvalidInput: the input, a constant or the implementation does not fit.
@@ -56,7 +56,7 @@ def psp(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
     _check_input(x, "x")
     check_time_constant("tau_s", tau_s)
     check_implementation(impl)
-    return cast(Tensor, _implementation(impl, x, None).psp(x, float(tau_s)))
+    return cast(Tensor, _implementation(impl, x, None).psc(x, float(tau_s)))
 
 
 def spikes(
@@ -110,7 +110,7 @@ def lif(
     impl: str = "auto",
     shared: Shared | None = None,
 ) -> Tensor:
-    """``psp(spikes(current))`` in one kernel: the PSP ``[T, ...]`` of a layer of neurons.
+    """``psc(spikes(current))`` in one kernel: the PSC ``[T, ...]`` of a layer of neurons.
 
     Arguments, errors and source are those of `spikes`.
     """
@@ -126,7 +126,7 @@ def layer(
     *,
     name: str = "x",
 ) -> Tensor:
-    """``spikes(psp(x))`` in one kernel, then sum pooling and a second `psp` where asked for.
+    """``spikes(psc(x))`` in one kernel, then sum pooling and a second `psc` where asked for.
 
     The synaptic filter commutes with the linear connection before it, so a network may filter the
     connection's result and pass spikes from layer to layer.
@@ -156,8 +156,8 @@ def layer(
     return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
 
 
-def _checked_once(output_psp: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
-    key: tuple[Any, ...] = output_psp, rule, impl, *map(float, constants)
+def _checked_once(output_psc: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
+    key: tuple[Any, ...] = output_psc, rule, impl, *map(float, constants)
     if torch.compiler.is_compiling():  # it cannot look into what is kept
         return _without_filter(*key)
     try:
@@ -166,8 +166,8 @@ def _checked_once(output_psp: bool, rule: Rule, impl: str, *constants: float) ->
         return _without_filter(*key)
 
 
-def _without_filter(output_psp: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
-    return NeuronLayer(Neuron(*constants), rule, impl, filter_input=False, output_psp=output_psp)
+def _without_filter(output_psc: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
+    return NeuronLayer(Neuron(*constants), rule, impl, filter_input=False, output_psc=output_psc)
 
 
 _kept = functools.lru_cache(maxsize=256)(_without_filter)  # the checks cost a small layer a tenth

@@ -50,9 +50,9 @@ class Constants(NamedTuple):
     static: bool  # whether the input is the same at every step
     input_decay: float  # the filter before the neuron; 0 and 1 where there is none
     input_gain: float
-    output_psp: bool  # whether the synaptic filter follows the neuron
-    psp_decay: float  # 1 - 1 / tau_s
-    psp_gain: float  # 1 / tau_s
+    output_psc: bool  # whether the synaptic filter follows the neuron
+    psc_decay: float  # 1 - 1 / tau_s
+    psc_gain: float  # 1 / tau_s
     decay: float  # 1 - 1 / tau_m
     leak: float  # 1 / tau_m
     threshold: float
@@ -140,7 +140,7 @@ def _forward_kernel(arguments, worker, workers):
             for j in range(0, k.pool, 2):
                 inside = _inside(x, i, j, size, k)
                 at = start + i * down + j * across
-                current = rest = psp = zero_tile(x)
+                current = rest = psc = zero_tile(x)
                 for t in range(steps):
                     row = 0 if k.static else t * n
                     value = load_tile(x, row + at, down, across, inside)
@@ -150,17 +150,17 @@ def _forward_kernel(arguments, worker, workers):
                     if k.pool > 1:
                         so_far = load_row(sums, t * k.lanes, k.lanes)
                         store_row(so_far + sum_of_rows(spikes), sums, t * k.lanes, k.lanes)
-                    elif k.output_psp:
-                        psp = k.psp_decay * psp + k.psp_gain * spikes
-                        store_tile(psp, out, t * n + at, down, across, inside)
+                    elif k.output_psc:
+                        psc = k.psc_decay * psc + k.psc_gain * spikes
+                        store_tile(psc, out, t * n + at, down, across, inside)
                     else:
                         store_tile(spikes, out, t * n + at, down, across, inside)
         if k.pool > 1:
             filtered = zero_row(x)
             for t in range(steps):
                 signal = load_row(sums, t * k.lanes, k.lanes) * k.pool_scale
-                if k.output_psp:
-                    filtered = k.psp_decay * filtered + k.psp_gain * signal
+                if k.output_psc:
+                    filtered = k.psc_decay * filtered + k.psc_gain * signal
                     store_row(filtered, out, t * pooled + to, size)
                 else:
                     store_row(signal, out, t * pooled + to, size)
@@ -187,16 +187,16 @@ def _backward_kernel(arguments, worker, workers):
             for j in range(0, k.pool, 2):
                 inside = _inside(x, i, j, size, k)
                 at = start + i * down + j * across
-                current = rest = psp = zero_tile(x)
+                current = rest = psc = zero_tile(x)
                 for t in range(steps):
                     row = 0 if k.static else t * n
                     value = load_tile(x, row + at, down, across, inside)
                     before = rest
                     current, potential, fires, rest = _step(value, current, rest, k)
-                    psp = k.psp_decay * psp + k.psp_gain * where(fires, 1, 0)
+                    psc = k.psc_decay * psc + k.psc_gain * where(fires, 1, 0)
                     keep(potential_change(r, current, potential, before), history.changes, t)
                     keep(potential, history.potentials, t)
-                    keep(psp, history.psps, t)
+                    keep(psc, history.pscs, t)
                 filtered = through_input = total = zero_tile(x)
                 state = initial_state(r, zero_tile(x), history, k)
                 for t in range(steps - 1, -1, -1):
@@ -204,8 +204,8 @@ def _backward_kernel(arguments, worker, workers):
                         grad = repeat(load_row(grad_out, t * pooled + to, size) * k.pool_scale)
                     else:
                         grad = load_tile(grad_out, t * n + at, down, across, inside)
-                    if k.output_psp:
-                        filtered = k.psp_decay * filtered + k.psp_gain * grad
+                    if k.output_psc:
+                        filtered = k.psc_decay * filtered + k.psc_gain * grad
                         grad = filtered
                     result, state = rule_step(r, t, grad, state, history, k)
                     through_input = k.input_decay * through_input + k.input_gain * result
@@ -231,7 +231,7 @@ def _sum(values):
 
 
 @ParallelKernel
-def _psp_kernel(arguments, worker, workers):
+def _psc_kernel(arguments, worker, workers):
     """The synaptic filter, or its adjoint: ``[T, n] -> [T, n]``."""
     x, out, steps, reverse, decay, gain, lanes = arguments[0]
     n = x.size // steps
@@ -266,9 +266,9 @@ def _constants(
         static=static,
         input_decay=1 - 1 / neuron.tau_s if filters else 0.0,
         input_gain=1 / neuron.tau_s if filters else 1.0,
-        output_psp=neurons.output_psp,
-        psp_decay=1 - 1 / neuron.tau_s,
-        psp_gain=1 / neuron.tau_s,
+        output_psc=neurons.output_psc,
+        psc_decay=1 - 1 / neuron.tau_s,
+        psc_gain=1 / neuron.tau_s,
         decay=1 - 1 / neuron.tau_m,
         leak=1 / neuron.tau_m,
         threshold=neuron.threshold,
@@ -289,13 +289,13 @@ def _rule_constants(rule: Rule, k: Constants) -> Any:
 # Autograd
 
 
-class _Psp(Function):
+class _Psc(Function):
     @staticmethod
     def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
         x = x.contiguous().resolve_neg()
         out = torch.empty_like(x)
         settings = len(x), reverse, 1 - 1 / tau_s, 1 / tau_s, simd.lanes(x.itemsize)
-        _psp_kernel(x, out, *settings, workers=workers_for(x.numel()))
+        _psc_kernel(x, out, *settings, workers=workers_for(x.numel()))
         return out
 
     @staticmethod
@@ -304,7 +304,7 @@ class _Psp(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return cast(Tensor, _Psp.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
+        return cast(Tensor, _Psc.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
 
 
 class _Layer(Function):
@@ -338,7 +338,7 @@ class _Layer(Function):
             told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
-            r = r._replace(warm_up_psp=level)
+            r = r._replace(warm_up_psc=level)
         return _Gradient.apply(x, grad_out, ctx.images, ctx.k, r, ctx.shared), *4 * (None,)
 
 
@@ -356,7 +356,7 @@ class _Gradient(Function):
         _backward_kernel(*arrays, sums, k, r, workers=workers)
         if k.is_normalised:
             magnitude = sums.sum() / max(_values(x, k), 1)
-            grad_x *= output_scale(magnitude, shared, k.output_psp)
+            grad_x *= output_scale(magnitude, shared, k.output_psc)
         return grad_x
 
     @staticmethod
@@ -378,8 +378,8 @@ def _last(x: Tensor, images: bool) -> Tensor:
 
 
 @torch.compiler.disable
-def psp(x: Tensor, tau_s: float) -> Tensor:
-    return cast(Tensor, _Psp.apply(x, tau_s, False))
+def psc(x: Tensor, tau_s: float) -> Tensor:
+    return cast(Tensor, _Psc.apply(x, tau_s, False))
 
 
 @torch.compiler.disable
@@ -388,9 +388,9 @@ def layer(
 ) -> Tensor:
     static, steps, pool = time_steps > 0, time_steps or len(x), neurons.pool
     if pool > 1 and (x.shape[-2] % pool or x.shape[-1] % pool):
-        unpooled = layer(x, replace(neurons, pool=1, output_psp=False), time_steps, shared)
+        unpooled = layer(x, replace(neurons, pool=1, output_psc=False), time_steps, shared)
         pooled = reference.sum_pool(unpooled, pool, neurons.pool_scale)
-        return psp(pooled, neurons.neuron.tau_s) if neurons.output_psp else pooled
+        return psc(pooled, neurons.neuron.tau_s) if neurons.output_psc else pooled
     images = neurons.filter_input and x.ndim + static == 5  # which a convolution stores so
     image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)
     k = _constants(neurons, x.itemsize, steps, static, image)

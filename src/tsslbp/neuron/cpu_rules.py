@@ -25,7 +25,7 @@ class History(NamedTuple):
 
     changes: Any  # see `potential_change`
     potentials: Any
-    psps: Any
+    pscs: Any
 
 
 @kernel(forceinline=True)
@@ -50,7 +50,7 @@ class RecursiveConstants(NamedTuple):
     """Constants of `TSSLBP`."""
 
     intra: float  # 1, or 0 without the intra-neuron part
-    warm_up_psp: float  # PSP below which the surrogate takes over; -inf never, inf always
+    warm_up_psc: float  # PSC below which the surrogate takes over; -inf never, inf always
     timing_min: float
     timing_max: float
     surrogate_scale: float  # 1 / surrogate_width
@@ -83,9 +83,9 @@ def _logistic(x, clamp, lanes):
 
 
 @kernel(forceinline=True)
-def _warmed_up(gradient, grad, psp, potential, r, k):
+def _warmed_up(gradient, grad, psc, potential, r, k):
     """The timing part's gradient, or in warm-up the surrogate's."""
-    warm_up = psp < r.warm_up_psp
+    warm_up = psc < r.warm_up_psc
     x = (k.threshold - potential) * r.surrogate_scale
     slope = r.surrogate_scale * _logistic(x, r.surrogate_clamp, k.lanes)
     return where(warm_up, grad * slope, gradient)
@@ -99,7 +99,7 @@ def _recursive_step(r, t, grad, state, history, k):
     silent = potential <= k.threshold  # which a potential that is not a number is not
     gradient = where(silent, k.decay * carry, fired)
     carry = gradient * r.intra
-    return _warmed_up(gradient, grad, kept(history.psps, t), potential, r, k), (carry,)
+    return _warmed_up(gradient, grad, kept(history.pscs, t), potential, r, k), (carry,)
 
 
 def _next_spike_step(r, t, grad, state, history, k):
@@ -109,12 +109,12 @@ def _next_spike_step(r, t, grad, state, history, k):
     timing = _timing(kept(history.changes, t), r.timing_min, r.timing_max)
     silent = potential <= k.threshold
     reset = where(silent, 0, potential * carry * k.leak * r.intra)
-    effect = k.psp_decay * effect + k.psp_gain * reset
-    grad_psp = (grad - k.psp_decay * later) * (1 / k.psp_gain)
-    carry = where(silent, k.decay * carry, grad_psp)
+    effect = k.psc_decay * effect + k.psc_gain * reset
+    grad_psc = (grad - k.psc_decay * later) * (1 / k.psc_gain)
+    carry = where(silent, k.decay * carry, grad_psc)
     total = grad + effect
     gradient = where(silent, 0, timing * total)
-    gradient = _warmed_up(gradient, total, kept(history.psps, t), potential, r, k)
+    gradient = _warmed_up(gradient, total, kept(history.pscs, t), potential, r, k)
     return gradient, (grad, carry, effect)
 
 
@@ -207,9 +207,9 @@ class NAConstants(NamedTuple):
 
 
 def _na_step(r, t, grad, state, history, k):
-    currents, potentials, effects = history  # in the place of the PSP, which it does not need
+    currents, potentials, effects = history  # in the place of the PSC, which it does not need
     potential = kept(potentials, t)
-    effect = k.psp_decay * state[0] + grad
+    effect = k.psc_decay * state[0] + grad
     keep(effect, effects, t)
     fires = potential > k.threshold
     total = where(fires, 0 - effect, effect)
@@ -323,12 +323,12 @@ def _choose_magnitude(r, state):
 
 def _timing_constants(rule: TSSLBP, k: Any) -> RecursiveConstants | NextSpikeConstants:
     """The warm-up by layer is decided in the backward pass."""
-    warm_up = {"neuron": rule.warm_up_psp * k.psp_gain, "always": math.inf}
+    warm_up = {"neuron": rule.warm_up_psc * k.psc_gain, "always": math.inf}
     is_next_spike = rule.intra_neuron == "next-spike"
     kind = NextSpikeConstants if is_next_spike else RecursiveConstants
     return kind(
         intra=float(rule.intra_neuron != "none"),
-        warm_up_psp=warm_up.get(rule.warm_up, -math.inf),
+        warm_up_psc=warm_up.get(rule.warm_up, -math.inf),
         timing_min=rule.timing_min,
         timing_max=rule.timing_max,
         surrogate_scale=1 / rule.surrogate_width,

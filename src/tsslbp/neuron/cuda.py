@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..rules import NA, Rule
 from . import reference
-from .cuda_kernels import LayerConstants, backward_kernel, forward_kernel, psp_kernel
+from .cuda_kernels import LayerConstants, backward_kernel, forward_kernel, psc_kernel
 from .cuda_rules import STEPS as BACKWARD
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
@@ -107,7 +107,7 @@ def _channels_last(x: Tensor) -> bool:
 # Autograd
 
 
-class _Psp(torch.autograd.Function):
+class _Psc(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, tau_s: float, reverse: bool) -> Tensor:
         x = x.contiguous()
@@ -118,7 +118,7 @@ class _Psp(torch.autograd.Function):
         settings = {"REVERSE": reverse, "STEPS": CHUNK, "TILE": tile, "num_warps": warps}
         if neurons:
             with torch.cuda.device_of(x):
-                psp_kernel[triton.cdiv(neurons, tile),](
+                psc_kernel[triton.cdiv(neurons, tile),](
                     x, out, len(x), neurons, tau_s=tau_s, **settings, **LAUNCH
                 )
         return out
@@ -129,7 +129,7 @@ class _Psp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return cast(Tensor, _Psp.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
+        return cast(Tensor, _Psc.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
 
 
 class _Layer(torch.autograd.Function):
@@ -196,7 +196,7 @@ class _Gradient(torch.autograd.Function):
                 backward_kernel[programs,](*arrays, *extent, values, k=k, **settings)
         if rule.is_normalised:
             magnitude = sums.sum() / max(extent.values, 1)
-            grad_x *= output_scale(magnitude, shared, k.output_psp)
+            grad_x *= output_scale(magnitude, shared, k.output_psc)
         return grad_x
 
     @staticmethod
@@ -213,23 +213,23 @@ class _Gradient(torch.autograd.Function):
 
 
 @torch.compiler.disable
-def psp(x: Tensor, tau_s: float) -> Tensor:
+def psc(x: Tensor, tau_s: float) -> Tensor:
     if _channels_last(x):
-        return cast(Tensor, _Psp.apply(x.movedim(-3, -1), tau_s, False)).movedim(-1, -3)
-    return cast(Tensor, _Psp.apply(x, tau_s, False))
+        return cast(Tensor, _Psc.apply(x.movedim(-3, -1), tau_s, False)).movedim(-1, -3)
+    return cast(Tensor, _Psc.apply(x, tau_s, False))
 
 
 @torch.compiler.disable
 def layer(
     x: Tensor, neurons: NeuronLayer, time_steps: int = 0, shared: Shared | None = None
 ) -> Tensor:
-    pool, output_psp = neurons.pool, neurons.output_psp
+    pool, output_psc = neurons.pool, neurons.output_psc
     fused = pool == 1 or (x.shape[-2] % pool == 0 and x.shape[-1] % pool == 0)
     k = LayerConstants(
         neurons.neuron,
         static=time_steps > 0,
         filter_input=neurons.filter_input,
-        output_psp=output_psp and fused,
+        output_psc=output_psc and fused,
         pool=pool if fused else 1,
         pool_scale=float(neurons.pool_scale) if fused and pool > 1 else 1.0,
     )
@@ -237,7 +237,7 @@ def layer(
     if fused:
         return output
     pooled = reference.sum_pool(output, pool, neurons.pool_scale)
-    return psp(pooled, neurons.neuron.tau_s) if output_psp else pooled
+    return psc(pooled, neurons.neuron.tau_s) if output_psc else pooled
 
 
 def _run(x: Tensor, steps: int, rule: Rule, k: LayerConstants, shared: Shared | None) -> Tensor:

@@ -32,7 +32,7 @@ class LayerConstants:
     neuron: Neuron
     static: bool = False  # whether the input is the same at every step
     filter_input: bool = False  # whether the synaptic filter stands before the neuron
-    output_psp: bool = False  # and whether one follows it
+    output_psc: bool = False  # and whether one follows it
     pool: int = 1  # side of the pooling window, which divides the image's sides
     pool_scale: float = 1.0
 
@@ -106,7 +106,7 @@ def _rest(potential, k: tl.constexpr):
 @triton.jit
 def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl.constexpr):
     """Inputs and potentials of the steps of `xs`, tuples; bit i of a number: warm-up at step i."""
-    current, rest, psp = state
+    current, rest, psc = state
     currents = ()
     potentials = ()
     bits = tl.zeros(rest.shape, tl.int32)
@@ -115,8 +115,8 @@ def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl
         currents = currents + (current,)
         potentials = potentials + (potential,)
         if BY_NEURON:
-            psp = filtered((potential > k.neuron.threshold).to(rest.dtype), psp, k.neuron.tau_s)
-            bits |= tl.where(psp < rule.warm_up_psp / k.neuron.tau_s, 1 << i, 0)
+            psc = filtered((potential > k.neuron.threshold).to(rest.dtype), psc, k.neuron.tau_s)
+            bits |= tl.where(psc < rule.warm_up_psc / k.neuron.tau_s, 1 << i, 0)
     return currents, potentials, bits
 
 
@@ -124,22 +124,22 @@ def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl
 def _save_states(array, limits, saved, rest, k: tl.constexpr, STEPS: tl.constexpr):
     """Run a tile forward from `rest`, zeros, and keep its state after each segment but the last."""
     current = rest
-    psp = rest
+    psc = rest
     neurons = tl.arange(0, rest.shape[0])
     for segment in range(tl.cdiv(limits[1], STEPS) - 1):
         xs = _rows(array, segment * STEPS, limits, STEPS, True)
         for i in tl.static_range(STEPS):
             current, potential, rest = _step(xs[i].to(rest.dtype), current, rest, k)
-            psp = filtered((potential > k.neuron.threshold).to(rest.dtype), psp, k.neuron.tau_s)
+            psc = filtered((potential > k.neuron.threshold).to(rest.dtype), psc, k.neuron.tau_s)
         to = saved + (segment * 3) * rest.shape[0] + neurons
         tl.store(to, current)
         tl.store(to + rest.shape[0], rest)
-        tl.store(to + 2 * rest.shape[0], psp)
+        tl.store(to + 2 * rest.shape[0], psc)
 
 
 @triton.jit
 def _state_before(segment, saved, TILE: tl.constexpr):
-    """What `_save_states` kept: current, potential after the reset, PSP; zeros for segment 0."""
+    """What `_save_states` kept: current, potential after the reset, PSC; zeros for segment 0."""
     neurons = tl.arange(0, TILE)
     kept = neurons < tl.where(segment > 0, TILE, 0)
     at = saved + (segment * 3 - 3) * TILE + neurons
@@ -175,7 +175,7 @@ def forward_kernel(
     limits = tl.minimum(windows - first_out, TILE).to(tl.int32), steps
     start, offsets = _first_neurons(first_out, row, inner, k.pool, TILE)
     count = tl.zeros([TILE], tl.int32)
-    psp = tl.zeros([TILE], real)
+    psc = tl.zeros([TILE], real)
     current = ()
     rest = ()
     for _ in tl.static_range(P):
@@ -202,9 +202,9 @@ def forward_kernel(
                 if COUNT:
                     count += (fires & inside).to(tl.int32)
             signal = signal * k.pool_scale
-            if k.output_psp:
-                psp = filtered(signal, psp, k.neuron.tau_s)
-                signal = psp
+            if k.output_psc:
+                psc = filtered(signal, psc, k.neuron.tau_s)
+                signal = psc
             tl.store(out_ptr + first_out + (first + i) * stride_out + tile, signal, inside)
     if COUNT:
         tl.atomic_add(count_ptr, tl.sum(count, axis=0).to(tl.int64))
@@ -268,7 +268,7 @@ def backward_kernel(
             for i in tl.static_range(STEPS - 1, -1, -1):
                 rest = before[1] if i == 0 else _rest(potentials[i - 1], k)
                 signal = grads[i].to(real) * k.pool_scale
-                if k.output_psp:
+                if k.output_psc:
                     grad_output = filtered(signal, grad_output, k.neuron.tau_s)
                     signal = grad_output
                 if WARM_UP != "layer":
@@ -293,7 +293,7 @@ def backward_kernel(
 
 
 @triton.jit(do_not_specialize=["steps"])
-def psp_kernel(
+def psc_kernel(
     x_ptr,  # [T, n]
     out_ptr,  # [T, n]
     steps,
@@ -312,10 +312,10 @@ def psp_kernel(
     if REVERSE:
         start += (steps - 1) * stride
         stride = -stride
-    psp = tl.zeros([TILE], real)
+    psc = tl.zeros([TILE], real)
     for first in range(0, steps, STEPS):
         xs = _rows((x_ptr + start, tile, stride), first, limits, STEPS, False)
         for i in tl.static_range(STEPS):
-            psp = filtered(xs[i].to(real), psp, tau_s)
+            psc = filtered(xs[i].to(real), psc, tau_s)
             inside = _inside(tile, first + i, limits, False)
-            tl.store(out_ptr + start + (first + i) * stride + tile, psp, inside)
+            tl.store(out_ptr + start + (first + i) * stride + tile, psc, inside)

@@ -51,8 +51,8 @@ def _next_spike(potential, grad, carry, effect, later, k: tl.constexpr):
     """One step of `reference._next_spike`: the new `carry` and `effect`."""
     fires = potential > k.neuron.threshold
     reset = tl.where(fires, potential * carry * (1 / k.neuron.tau_m), 0.0)
-    grad_psp = k.neuron.tau_s * (grad - (1 - 1 / k.neuron.tau_s) * later)
-    return tl.where(fires, grad_psp, carry * (1 - 1 / k.neuron.tau_m)), filtered(
+    grad_psc = k.neuron.tau_s * (grad - (1 - 1 / k.neuron.tau_s) * later)
+    return tl.where(fires, grad_psc, carry * (1 - 1 / k.neuron.tau_m)), filtered(
         reset, effect, k.neuron.tau_s
     )
 

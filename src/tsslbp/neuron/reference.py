@@ -44,7 +44,7 @@ class Trace(NamedTuple):
     potential: Tensor  # u: before the reset
     increment: Tensor  # du: what the step added to the potential
     spikes: Tensor  # s: 0 or 1
-    psp: Tensor  # a: the spikes through the synaptic filter
+    psc: Tensor  # a: the spikes through the synaptic filter
 
     @property
     def rate(self) -> float:
@@ -52,7 +52,7 @@ class Trace(NamedTuple):
         return self.spikes.mean().item()
 
 
-def psp(x: Tensor, tau_s: float) -> Tensor:
+def psc(x: Tensor, tau_s: float) -> Tensor:
     """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, by ordinary autograd."""
     a = torch.zeros_like(x[0])
     filtered = []
@@ -73,7 +73,7 @@ def simulate(current: Tensor, neuron: Neuron) -> Trace:
         rest = potential * (1 - spikes)
         steps.append((potential, increment, spikes))
     potentials, increments, spikes = (torch.stack(part) for part in zip(*steps, strict=True))
-    return Trace(current, potentials, increments, spikes, psp(spikes, neuron.tau_s))
+    return Trace(current, potentials, increments, spikes, psc(spikes, neuron.tau_s))
 
 
 def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
@@ -92,12 +92,12 @@ def layer(
     """
     if time_steps:
         x = x.expand(time_steps, *x.shape)
-    current = psp(x, neurons.neuron.tau_s) if neurons.filter_input else x
+    current = psc(x, neurons.neuron.tau_s) if neurons.filter_input else x
     function: Any = _Spikes.apply  # PyTorch leaves it untyped
     output: Tensor = function(current, neurons, shared)
     if neurons.pool > 1:
         output = sum_pool(output, neurons.pool, neurons.pool_scale)
-    return psp(output, neurons.neuron.tau_s) if neurons.output_psp else output
+    return psc(output, neurons.neuron.tau_s) if neurons.output_psc else output
 
 
 class _Spikes(torch.autograd.Function):
@@ -122,7 +122,7 @@ class _Spikes(torch.autograd.Function):
         grad_current = BACKWARD[type(rule)](rule, trace, rate, grad_spikes, neuron)
         if rule.is_normalised:
             magnitude = grad_current.abs().mean()
-            grad_current *= output_scale(magnitude, ctx.shared, ctx.neurons.output_psp)
+            grad_current *= output_scale(magnitude, ctx.shared, ctx.neurons.output_psc)
         return grad_current, None, None
 
 
@@ -147,16 +147,16 @@ def surrogate(potential: Tensor, threshold: float, width: float, clamp: float) -
     return f / (width * (1 + f) ** 2)
 
 
-def in_warm_up(rule: TSSLBP, rate: Tensor, psp: Tensor, tau_s: float) -> Tensor:
-    """Where `rule` replaces its gradient by the surrogate's, bool of the shape of `psp`.
+def in_warm_up(rule: TSSLBP, rate: Tensor, psc: Tensor, tau_s: float) -> Tensor:
+    """Where `rule` replaces its gradient by the surrogate's, bool of the shape of `psc`.
 
     `rate` is the layer's mean firing rate, a scalar, over the whole batch.
     """
     if rule.warm_up == "neuron":
-        return psp < rule.warm_up_psp / tau_s
+        return psc < rule.warm_up_psc / tau_s
     if rule.warm_up == "layer":
-        return (rate <= rule.rate_threshold).expand_as(psp)
-    return torch.full_like(psp, rule.warm_up == "always", dtype=torch.bool)
+        return (rate <= rule.rate_threshold).expand_as(psc)
+    return torch.full_like(psc, rule.warm_up == "always", dtype=torch.bool)
 
 
 def tsslbp_backward(
@@ -171,7 +171,7 @@ def tsslbp_backward(
         gradient = _recursive(trace, timing, grad_spikes, neuron)
     else:
         gradient = timing * grad_spikes
-    warm_up = in_warm_up(rule, rate, trace.psp, neuron.tau_s)
+    warm_up = in_warm_up(rule, rate, trace.psc, neuron.tau_s)
     return torch.where(warm_up, grad_spikes * slope, gradient)
 
 
@@ -197,8 +197,8 @@ def _next_spike(trace: Trace, grad_spikes: Tensor, neuron: Neuron) -> Tensor:
         reset = trace.spikes[t] * trace.potential[t] * carry / neuron.tau_m
         filtered = (1 - 1 / neuron.tau_s) * filtered + reset / neuron.tau_s
         effect[t] = filtered
-        grad_psp = neuron.tau_s * (grad_spikes[t] - (1 - 1 / neuron.tau_s) * later)
-        carry = trace.spikes[t] * grad_psp + (1 - trace.spikes[t]) * (1 - 1 / neuron.tau_m) * carry
+        grad_psc = neuron.tau_s * (grad_spikes[t] - (1 - 1 / neuron.tau_s) * later)
+        carry = trace.spikes[t] * grad_psc + (1 - trace.spikes[t]) * (1 - 1 / neuron.tau_m) * carry
         later = grad_spikes[t]
     return effect
 
@@ -271,7 +271,7 @@ def na_backward(
 ) -> Tensor:
     """dL/d(current) by neighbourhood aggregation, before any scaling."""
     slope = (1 / (neuron.threshold - trace.potential) ** 3).clamp(-rule.slope_max, rule.slope_max)
-    # The PSP of a neighbour against F is its spikes against F, filtered once more backwards.
+    # The PSC of a neighbour against F is its spikes against F, filtered once more backwards.
     effect = _carried(grad_spikes, torch.full_like(grad_spikes, 1 - 1 / neuron.tau_s))
     gradient = torch.empty_like(grad_spikes)
     for t in range(len(gradient)):

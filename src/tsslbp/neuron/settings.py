@@ -76,7 +76,7 @@ class NeuronLayer:
         filter_input: whether the synaptic filter stands before the neurons.
         pool: side of the window of the sum pooling behind the neurons; 1: none.
         pool_scale: factor on the sum over a window.
-        output_psp: whether a second synaptic filter follows, so that the layer returns a PSP.
+        output_psc: whether a second synaptic filter follows, so that the layer returns a PSC.
 
     Raises:
         InvalidInput: `neuron` or `rule` is something else, or there is no such implementation.
@@ -88,7 +88,7 @@ class NeuronLayer:
     filter_input: bool = True
     pool: int = 1
     pool_scale: float = 1.0
-    output_psp: bool = False
+    output_psc: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.neuron, Neuron):
@@ -104,4 +104,4 @@ class NeuronLayer:
 
     def __hash__(self) -> int:
         """Of what differs within a network alone: it is asked for at every call of a kernel."""
-        return hash((self.neuron.tau_m, self.filter_input, self.pool, self.output_psp))
+        return hash((self.neuron.tau_m, self.filter_input, self.pool, self.output_psc))

@@ -22,6 +22,7 @@ from .. import experiment as experiments
 from ..errors import InvalidInput, RunError, nearest
 from ..experiment import Experiment
 from ..experiment.seeding import derive
+from ..rules import EARLIER_NAMES
 from ..run import Run, write_json
 from ..run.results import flat, table_differences
 from ..storage import hold, replace_file, writing
@@ -219,7 +220,7 @@ class Search:
             study = optuna_study.open_study(name, storage, pruner)
             if SETTINGS not in study.user_attrs:
                 study.set_user_attr(SETTINGS, asked)
-            there = study.user_attrs[SETTINGS]
+            there = {_current(key): one for key, one in study.user_attrs[SETTINGS].items()}
         if there != asked:
             raise InvalidInput(
                 f"{self.shown_storage} holds a sweep {name!r} of other settings "
@@ -279,3 +280,9 @@ class Search:
         """Values as the space has them, from Optuna's."""
         parameters = self.sweep.space.parameters
         return {key: optuna_study.value_of(parameters[key], stored[key]) for key in stored}
+
+
+def _current(key: str) -> str:
+    """A setting's name as this version has it."""
+    start, dot, field = key.rpartition(".")
+    return f"{start}{dot}{EARLIER_NAMES.get(field, field)}"

@@ -84,15 +84,15 @@ def build_network(
 
 
 def build_loss(experiment: Experiment) -> Loss:
-    """The experiment's loss as a function of the output PSP and the labels."""
+    """The experiment's loss as a function of the output PSC and the labels."""
     if experiment.loss == "softmax":
         return losses.softmax
     if experiment.loss == "count":
         desired, undesired = experiment.desired_count, experiment.undesired_count
         assert desired is not None and undesired is not None  # Experiment has checked it
-        return lambda psp, labels: losses.count(psp, labels, desired=desired, undesired=undesired)
-    return lambda psp, labels: losses.van_rossum(
-        psp,
+        return lambda psc, labels: losses.count(psc, labels, desired=desired, undesired=undesired)
+    return lambda psc, labels: losses.van_rossum(
+        psc,
         labels,
         tau_s=experiment.tau_s,
         target_filters=experiment.target_filters,

@@ -182,12 +182,12 @@ class DeviceSteps(Steps):
         """`tsslbp.training.step.train_step` on the next `count` images, with nothing that waits."""
         images, labels = self.batch(count)
         self.optimizer.zero_grad()
-        psp = self.net(images)
-        loss = self.loss(psp, labels)
+        psc = self.net(images)
+        loss = self.loss(psc, labels)
         loss.backward()
         norm = clip_gradient(self.weights, self.experiment.gradient_clip)
         with torch.no_grad():
-            correct = (losses.predict(psp) == labels).sum()
+            correct = (losses.predict(psc) == labels).sum()
             result = torch.stack([number.double() for number in (loss, correct, norm)])
             here = (self.rows == self.counter)[:, None]
             self.results.copy_(torch.where(here, result, self.results))

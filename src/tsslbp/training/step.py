@@ -76,7 +76,7 @@ def train_step(
     """Forward, loss, backward, clipping of the gradient's norm, update, clamp of the weights.
 
     Args:
-        loss_function: of the output PSP and the labels; the losses of the processes add up.
+        loss_function: of the output PSC and the labels; the losses of the processes add up.
         images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``.
         labels: ``[N]`` int64.
         gradient_clip: bound of the gradient's norm over all weights.
@@ -88,11 +88,11 @@ def train_step(
     """
     weights: list[Tensor] = list(net.parameters())
     optimizer.zero_grad()
-    psp = processes.output(net, images)
-    loss = loss_function(psp, labels)
+    psc = processes.output(net, images)
+    loss = loss_function(psc, labels)
     loss.backward()
     norm = clip_gradient(weights, gradient_clip)
-    correct = (losses.predict(psp.detach()) == labels).sum()
+    correct = (losses.predict(psc.detach()) == labels).sum()
     count = torch.tensor(len(labels), device=loss.device)
     loss, correct, count = processes.sum(loss, correct, count)
     result = StepResult(loss.item(), int(correct), norm.item(), int(count))
@@ -243,7 +243,7 @@ class HostSteps(Steps):
         """This process's part of the loss of a batch of so many `images`."""
         if self.experiment.loss != "softmax":
             return self.loss  # a sum over images
-        return lambda psp, labels: self.loss(psp, labels) * (len(labels) / images)
+        return lambda psc, labels: self.loss(psc, labels) * (len(labels) / images)
 
 
 @torch.no_grad()
@@ -266,9 +266,9 @@ def evaluate(
     images, labels = processes.shard(split.images), processes.shard(split.labels)
     correct = torch.zeros(net.time_steps, dtype=torch.int64, device=labels.device)
     for part in evaluation_batches(len(labels), net.time_steps):
-        psp = net(normalised(images[part], *statistics))
+        psc = net(normalised(images[part], *statistics))
         for step in range(net.time_steps):
-            correct[step] += (losses.predict(psp[: step + 1]) == labels[part]).sum()
+            correct[step] += (losses.predict(psc[: step + 1]) == labels[part]).sum()
     net.train(was_training)
     (correct,) = processes.sum(correct)
     return [count / len(split.labels) for count in correct.tolist()]
