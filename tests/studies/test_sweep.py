@@ -152,6 +152,10 @@ def test_a_study_of_an_earlier_version_goes_on(planned: Planned) -> None:
     first.release(1)
     names = {name for trial in first.study.get_trials() for name in trial.user_attrs}
     assert names == {"tsslbp.folder-id", "tsslbp.seed", "tsslbp.folder"}
+    settings = first.study.user_attrs["tsslbp"]  # where the current was called PSP
+    earlier = {key.replace("warm_up_psc", "warm_up_psp"): one for key, one in settings.items()}
+    assert earlier.keys() != settings.keys()
+    first.study.set_user_attr("tsslbp", earlier)
     Path("out/recipe.toml").unlink()  # it knew none
     second = Search(one)
     assert Path("out/recipe.toml").exists()
