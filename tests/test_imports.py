@@ -14,8 +14,8 @@ import tsslbp
 PACKAGE = Path(tsslbp.__file__).parent
 FLOORS = [  # from the ground up; a room may import from the floors below its own
     {"errors", "wording", "_version", "figures"},
-    {"checked", "toml_files"},
-    {"rules", "losses", "stats", "storage", "kernels"},
+    {"checked", "toml_files", "losses", "stats", "storage", "kernels"},
+    {"rules"},
     {"neuron", "experiment"},
     {"network", "data", "run"},
     {"training", "studies"},

@@ -42,7 +42,7 @@ def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
     }
     current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
     psc = tsslbp.lif(current, **settings)
-    psc.backward(torch.tensor(data["grad_psc"], dtype=dtype, device=DEVICE))
+    psc.backward(torch.tensor(data["grad_psp"], dtype=dtype, device=DEVICE))
     spikes = tsslbp.spikes(current, **settings)
     assert torch.equal(spikes.cpu(), torch.tensor(data["spikes"], dtype=dtype))
     assert_close(psc, data["psp"], TOLERANCE[dtype])
@@ -60,7 +60,7 @@ def test_neighbourhood_aggregation(
     constants = {key: float(data[key]) for key in ("tau_m", "tau_s", "threshold")}
     current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
     psc = tsslbp.lif(current, **constants, rule=tsslbp.NA(normalise), impl=impl)
-    psc.backward(torch.tensor(data["grad_psc"], dtype=dtype, device=DEVICE))
+    psc.backward(torch.tensor(data["grad_psp"], dtype=dtype, device=DEVICE))
     assert_close(psc, data["psp"], TOLERANCE[dtype])
     assert current.grad is not None
     kind = "normalised" if normalise else "raw"

@@ -15,7 +15,7 @@ import tsslbp.data
 from tsslbp import training
 from tsslbp.experiment import load_recipe
 from tsslbp.run import Run
-from tsslbp.training import drops as instability
+from tsslbp.training import drops
 from tsslbp.training.drops import Change, Drop
 
 Arrays = dict[str, np.ndarray]
@@ -51,7 +51,7 @@ def test_a_drop_and_what_changed() -> None:
     arrays["gradient_norm"][157:197] = 30.0
     arrays["loss"][157:197] = 2.0
     arrays["firing_rate"][7:, 1] = 0.001  # from step 175 on
-    [drop] = instability.find(arrays, ["conv", "linear"])
+    [drop] = drops.find(arrays, ["conv", "linear"])
     assert (drop.step, drop.epoch) == (157, 3)
     assert drop.accuracy.before == pytest.approx(0.99, abs=0.01)
     assert drop.accuracy.after == pytest.approx(0.6, abs=0.08)
@@ -61,7 +61,7 @@ def test_a_drop_and_what_changed() -> None:
     assert drop.firing_rate == {"conv": Change(0.2, 0.2), "linear": Change(0.1, 0.001)}
     assert drop.warm_up == {"conv": Change(0.5, 0.5)}
     assert drop.recovery is not None and 190 <= drop.recovery <= 200
-    line = instability.describe(drop)
+    line = drops.describe(drop)
     assert line.startswith("step 157 (epoch 3): training accuracy 9")
     assert line.endswith("firing rate of linear x 0.01 (0.1 to 0.001)")
     assert f"back at step {drop.recovery}" in line and "\n" not in line
@@ -70,10 +70,10 @@ def test_a_drop_and_what_changed() -> None:
 def test_what_has_not_been_seen_is_not_said() -> None:
     """No recovery and no measurement after the step; layers without names are numbered."""
     arrays = history(fallen(at=151, length=99, before=0.99, after=0.6, steps=171))
-    [drop] = instability.find(arrays)
+    [drop] = drops.find(arrays)
     assert (drop.recovery, drop.firing_rate, drop.warm_up) == (None, {}, {})
-    assert "not back yet" in instability.describe(drop)
-    [drop] = instability.find(history(fallen(at=151, length=99, before=0.99, after=0.6)))
+    assert "not back yet" in drops.describe(drop)
+    [drop] = drops.find(history(fallen(at=151, length=99, before=0.99, after=0.6)))
     assert list(drop.firing_rate) == ["layer 1", "layer 2"]
 
 
@@ -81,13 +81,13 @@ def test_the_loss_is_not_named_as_a_cause() -> None:
     arrays = history(fallen(at=150, length=40, before=0.99, after=0.6))
     arrays["loss"][150:] = 1e6
     arrays["gradient_norm"][148] = 100.0
-    [drop] = instability.find(arrays)
-    line = instability.describe(drop)
+    [drop] = drops.find(arrays)
+    line = drops.describe(drop)
     assert "largest gradient norm of the 3 steps before x 10 (10 to 100)" in line
 
 
 def test_a_drop_travels_as_json() -> None:
-    [drop] = instability.find(history(fallen(at=150, length=40, before=0.99, after=0.6)))
+    [drop] = drops.find(history(fallen(at=150, length=40, before=0.99, after=0.6)))
     table = json.loads(json.dumps(asdict(drop), allow_nan=False))
     assert Drop.from_table(table) == drop
 
@@ -95,20 +95,20 @@ def test_a_drop_travels_as_json() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_small_drops_are_found_near_their_step(seed: int) -> None:
     """Nine points in batches of 50."""
-    found = instability.find(history(fallen(150, 100, 0.99, 0.9), seed=seed))
+    found = drops.find(history(fallen(150, 100, 0.99, 0.9), seed=seed))
     assert len(found) == 1
     assert abs(found[0].step - 150) <= 3
 
 
 def test_each_of_two_drops_is_found() -> None:
     accuracy = np.minimum(fallen(100, 20, 0.98, 0.7), fallen(220, 20, 0.98, 0.6))
-    assert [drop.step for drop in instability.find(history(accuracy))] == [100, 220]
+    assert [drop.step for drop in drops.find(history(accuracy))] == [100, 220]
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9, 0.99, 0.999])
 def test_false_alarms_at_a_constant_accuracy(level: float) -> None:
     """None in 500,000 steps, five levels together: fewer than 6 in a million (95 % confidence)."""
-    assert not instability.find(history(np.full(100_000, level)))
+    assert not drops.find(history(np.full(100_000, level)))
 
 
 def test_false_alarms_over_a_whole_run() -> None:
@@ -118,7 +118,7 @@ def test_false_alarms_over_a_whole_run() -> None:
     for seed in range(10):
         random = np.random.RandomState(seed)
         noisy = accuracy - 0.1 * np.exp(-steps / 150) * random.rand(len(steps))
-        assert not instability.find(history(noisy.clip(0, 1), seed=seed))
+        assert not drops.find(history(noisy.clip(0, 1), seed=seed))
 
 
 def test_batches_that_scatter_more_than_sampling_do_not_alarm() -> None:
@@ -126,11 +126,11 @@ def test_batches_that_scatter_more_than_sampling_do_not_alarm() -> None:
     for seed in range(20):
         random = np.random.RandomState(seed)
         accuracy = random.choice([0.5, 0.9], size=5000)
-        assert not instability.find(history(accuracy, batch=200, seed=seed))
+        assert not drops.find(history(accuracy, batch=200, seed=seed))
 
 
 def test_a_slow_decline_is_no_sudden_drop() -> None:
-    assert not instability.find(history(np.linspace(0.99, 0.8, 3000)))
+    assert not drops.find(history(np.linspace(0.99, 0.8, 3000)))
 
 
 @given(st.sets(st.integers(1, 399), max_size=12), st.integers(0, 3))
@@ -146,15 +146,15 @@ def test_epoch_by_epoch_the_same_drops_are_found(cuts: set, seed: int) -> None:
         known |= {
             name: arrays[name][:count] for name in ("activity_step", "firing_rate", "warm_up")
         }
-        found += [drop.step for drop in instability.find(known, since=since)]
-    assert found == [drop.step for drop in instability.find(arrays)]
+        found += [drop.step for drop in drops.find(known, since=since)]
+    assert found == [drop.step for drop in drops.find(arrays)]
     assert len(found) == 2
 
 
 @pytest.mark.parametrize("steps", [0, 1, 50, 68])
 def test_too_few_steps_are_not_judged(steps: int) -> None:
-    assert instability.find(history(fallen(at=50, length=99, before=1, after=0, steps=steps))) == []
-    assert instability.find({}) == []
+    assert drops.find(history(fallen(at=50, length=99, before=1, after=0, steps=steps))) == []
+    assert drops.find({}) == []
 
 
 def test_no_drop_in_an_ordinary_training(tmp_path: Path) -> None:

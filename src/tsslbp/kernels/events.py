@@ -64,7 +64,7 @@ class Sizes(NamedTuple):
 
 @kernel()
 def _share_of_events(x):
-    """ParallelKernel of nonzero values, estimated from a part of them."""
+    """Share of nonzero values, estimated from a part of them."""
     count = total = 0
     for start in range(0, x.size, 8 * SAMPLED + 17):  # odd: other columns each time
         stretch = x[start : start + SAMPLED]
@@ -74,7 +74,7 @@ def _share_of_events(x):
     return count / max(total, 1)
 
 
-class Events(NamedTuple):
+class EventLists(NamedTuple):
     """Lists of events."""
 
     rows: Any  # of the matrix, that they meet
@@ -154,7 +154,7 @@ def _forward_kernel(arguments, worker, workers):
     room = group * s.width * reach + s.lanes
     rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     starts = np.empty((group, s.width + 1), np.intp)
-    events = Events(rows, values, starts)
+    events = EventLists(rows, values, starts)
     for line in range(worker * group, lines, workers * group):
         members = min(group, lines - line)
         count = 0
@@ -228,7 +228,7 @@ def _weight_gradient_kernel(arguments, worker, workers):
     room = (last - first) * area + s.lanes
     rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     starts = np.empty((last - first, s.height + 1), np.intp)
-    events = Events(rows, values, starts)
+    events = EventLists(rows, values, starts)
     plane = np.empty(area, x.dtype)
     grid = simd.scratch((margin + s.out_height * pitch) * s.block, x)
     for frame in range(frames):

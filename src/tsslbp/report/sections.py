@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from .._version import __version__
 from ..run.results import Group, Result
-from ..training import drops as instability
+from ..training import drops
 from ..wording import count, duration, joined
 from . import figures, published, rule_study, tables
 from .blocks import Block, Lines, Page, Section
@@ -100,7 +100,7 @@ def _drops(evidence: Evidence) -> list[Block]:
 
 def _described(drop: Mapping[str, Any]) -> str:
     try:
-        return instability.describe(instability.Drop.from_table(dict(drop)))
+        return drops.describe(drops.Drop.from_table(dict(drop)))
     except (AttributeError, KeyError, TypeError, ValueError):  # of another version
         return f"a drop of the training accuracy at step {drop['step']}"
 

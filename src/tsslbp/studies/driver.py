@@ -22,7 +22,7 @@ REFUSED = 2  # exit status of a command that has printed what a user can correct
 PAUSE = 10  # looks at the trials under way, between two looks for another one
 
 
-class Watch(Protocol):
+class SweepWatch(Protocol):
     """Is told of the trials under way, several times a second, and of each that has ended."""
 
     def running(self, trials: Sequence[Trial]) -> None: ...
@@ -46,7 +46,7 @@ class Driver:
 
     search: Search
     engine: Engine  # starts the commands
-    watch: Watch  # is told how the trials go
+    watch: SweepWatch  # is told how the trials go
     check: Callable[[Experiment], None]  # raises `InvalidInput` where a trial does not fit the data
     options: Sequence[str] = ()  # of ``tsslbp train``, such as ``("--device", "cuda")``
 
