@@ -24,7 +24,7 @@ from tsslbp.data import Binning, DataSet, normalise
 from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe, recipe_names
 from tsslbp.network import Network
-from tsslbp.network.layers import Conv, Linear, RowDropout, SumPool
+from tsslbp.network.layers import Conv, InitialWeights, Linear, RowDropout, SumPool
 from tsslbp.training import build_network, build_optimizer, splits, train_step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -549,8 +549,12 @@ def test_pooling_is_a_sum_times_a_factor(impl: str) -> None:
 def test_convolution_initialisation() -> None:
     """Kaiming's weights are sqrt(6) times as wide as PyTorch's default."""
     generator = torch.Generator().manual_seed(0)
-    uniform = Conv(20, 100, 5, init="uniform", generator=generator).weight.detach()
-    kaiming = Conv(20, 100, 5, init="kaiming", generator=generator).weight.detach()
+    uniform = Conv(
+        20, 100, 5, initial=InitialWeights("uniform", generator=generator)
+    ).weight.detach()
+    kaiming = Conv(
+        20, 100, 5, initial=InitialWeights("kaiming", generator=generator)
+    ).weight.detach()
     assert uniform.abs().max().item() <= 1 / np.sqrt(500)
     assert kaiming.std().item() / uniform.std().item() == pytest.approx(np.sqrt(6), rel=0.01)
 
