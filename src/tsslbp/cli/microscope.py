@@ -36,7 +36,9 @@ class NoiseOptions:
     widths: Annotated[str, option("X, ...", "Noise widths, relative to a layer's weights.")] = (
         ", ".join(map(str, analysis.WIDTHS))
     )
-    rounds: Annotated[int, option("N", "Number of independent estimates, even.")] = analysis.ROUNDS
+    rounds: Annotated[int, option("N", "Independent estimates: even, at least 4.")] = (
+        analysis.ROUNDS
+    )
     directions: Annotated[
         int | None,
         option(
