@@ -191,8 +191,16 @@ def sweep(
     if count is None:
         raise InvalidInput(f"{by.space_name} does not say how many trials to make: give --trials")
     folder = what.folder(where.out, "sweep")
-    names = by.objective, by.sampler, by.pruner, by.storage
-    planned = Sweep(wanted, searched, count, folder, *names)
+    planned = Sweep(
+        wanted,
+        searched,
+        count,
+        folder,
+        objective=by.objective,
+        sampler=by.sampler,
+        pruner=by.pruner,
+        storage=by.storage,
+    )
     data_set = options.load_data(wanted, how.data_dir)
 
     def check_trial(one: Experiment) -> None:

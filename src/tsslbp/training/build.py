@@ -64,22 +64,23 @@ def build_network(
             f"activation = {experiment.activation!r} is a network without spikes, for "
             "`tsslbp convert` alone"
         )
+    neuron = Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold)
     return Network(
         experiment.network,
         tuple(input_shape),
         classes,
         experiment.time_steps,
-        Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold),
-        experiment.padding,
-        experiment.weight_scale,
-        experiment.conv_init,
-        experiment.dropout,
-        experiment.dropout_kind,
-        experiment.pool_scale,
-        experiment.neunorm,
-        experiment.rule,
-        impl,
-        generator(experiment.seed, "weights"),
+        neuron,
+        padding=experiment.padding,
+        weight_scale=experiment.weight_scale,
+        conv_init=experiment.conv_init,
+        dropout=experiment.dropout,
+        dropout_kind=experiment.dropout_kind,
+        pool_scale=experiment.pool_scale,
+        neunorm=experiment.neunorm,
+        rule=experiment.rule,
+        impl=impl,
+        generator=generator(experiment.seed, "weights"),
     )
 
 
