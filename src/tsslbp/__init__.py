@@ -1,28 +1,5 @@
 """Train deep spiking neural networks in few time steps with TSSL-BP."""
 
-from . import data, losses
-from ._version import __version__
-from .losses import predict
-from .network import Network
-from .neuron import Neuron, lif, psc, spikes
-from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
-from .training import load
+import lazy_loader
 
-__all__ = [
-    "NA",
-    "SLAYER",
-    "TSSLBP",
-    "EventProp",
-    "Network",
-    "Neuron",
-    "SpikeBP",
-    "Surrogate",
-    "__version__",
-    "data",
-    "lif",
-    "load",
-    "losses",
-    "predict",
-    "psc",
-    "spikes",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-
 from .errors import RunError
 
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
@@ -35,6 +33,8 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         RunError: another process, or thread, holds it, or it cannot be made.
     """
+    import filelock
+
     timeout = -1 if wait else 0
     lock: filelock.BaseFileLock = filelock.FileLock(
         path, timeout, _EVERYONE, thread_local=False, fallback_to_soft=False

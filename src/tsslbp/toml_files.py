@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
-from importlib.resources.abc import Traversable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,14 +20,23 @@ def parse_value(text: str) -> Any:
         return text.strip()
 
 
-def shipped_names(folder: Traversable) -> list[str]:
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with the keys of its tables as ``"table.key"``."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = value.items() if isinstance(value, Mapping) else ()
+        result |= {f"{key}.{part}": item for part, item in inner} or {key: value}
+    return result
+
+
+def shipped_names(folder: Path) -> list[str]:
     """Names of the TOML files in a folder of the package, sorted."""
     names = (file.name for file in folder.iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def load(
-    kind: str, name_or_path: str | Path, folder: Traversable, make: Callable[[dict[str, Any]], T]
+    kind: str, name_or_path: str | Path, folder: Path, make: Callable[[dict[str, Any]], T]
 ) -> T:
     """Read a TOML file that ships with the package, or one whose path ends in ``.toml``.
 

@@ -18,7 +18,6 @@ from ..studies.jobs import terminated_as_interrupted
 from . import conversion, data, microscope, printing, rules, runs, studies
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

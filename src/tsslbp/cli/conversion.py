@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..analysis import convert as analysis
+from .. import analysis, training
+from .. import run as run_folder
 from ..errors import InvalidInput, RunError
-from ..run import write_json
-from ..run.environment import describe_environment
-from ..run.results import measures
-from ..training import Training
-from ..training import trackers as tracking
-from ..training.device import configure
 from . import options, printing
 from .options import RecipeOptions, RunOptions, TrainingOptions, option, with_options
 from .trainings import open_run, train_run
@@ -47,11 +42,13 @@ def convert(
     steps = sorted(set(options.numbers("--time-steps", time_steps, int)))
     if steps[0] < 1:
         raise InvalidInput(f"--time-steps must be at least 1, got {time_steps!r}")
-    configure(how.device, wanted.precision)
-    tracking.check(how.track or [])
+    training.configure(how.device, wanted.precision)
+    training.trackers.check(how.track or [])
     data_set = options.load_data(wanted, how.data_dir)
-    net = analysis.build_relu_network(wanted, data_set)
-    ready = Training(analysis.relu_experiment(wanted), data_set, net, device=how.device)
+    net = analysis.convert.build_relu_network(wanted, data_set)
+    ready = training.Training(
+        analysis.convert.relu_experiment(wanted), data_set, net, device=how.device
+    )
     folder = what.folder(which.out, f"relu-seed{wanted.seed}")
     if (folder / RECORD).exists() and not which.resume:
         raise RunError(
@@ -64,17 +61,17 @@ def convert(
     chosen = "best-validation" if ready.validation else "last"
     record = {
         "experiment": wanted.to_table(),
-        "environment": describe_environment(),
+        "environment": run_folder.describe_environment(),
         "images": ready.image_counts,
         "epochs": epochs,
-        "relu": {"chosen": chosen, **measures(epochs)[chosen]},
-        "percentile": analysis.PERCENTILE,
-        "calibration_images": analysis.CALIBRATION_IMAGES,
+        "relu": {"chosen": chosen, **run_folder.results.measures(epochs)[chosen]},
+        "percentile": analysis.convert.PERCENTILE,
+        "calibration_images": analysis.convert.CALIBRATION_IMAGES,
     }
     with printing.console.status("converting"):
-        record |= analysis.by_steps(wanted, data_set, net, steps)
+        record |= analysis.convert.by_steps(wanted, data_set, net, steps)
     if data_set.note:
         record["note"] = data_set.note
-    write_json(folder / RECORD, record)
+    run_folder.write_json(folder / RECORD, record)
     printing.print_conversion(record)
     printing.say(f"\nrecord in {folder / RECORD}")

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import numpy as np
 import typer
 
-from .. import data
-from ..data import Binning, DataSet, Events, EventSet, Frames, catalogue, files
-from ..data.catalogue import Entry
-from ..data.events.binning import bin_events
-from ..data.files import VARIABLE, download
+from .. import data, figures
 from ..errors import DataError, InvalidInput, require
-from ..figures import sample, svg
 from ..storage import writing
 from . import printing, progress
-from .options import DataDir, argument, option
+from .options import DataDir, argument, completing, option
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.animation import Animation
     from matplotlib.figure import Figure
 
+    from ..data import DataSet, Events, EventSet
+    from ..data.catalogue import Entry
+
 FRAMES = 16  # of a recording in its picture
 # What a picture shows: pixels, label, caveat of the data, and lines about frames, if it is those.
-_Sample = tuple[np.ndarray[Any, Any], int, str, tuple[str, ...]]
+_Sample: TypeAlias = "tuple[np.ndarray[Any, Any], int, str, tuple[str, ...]]"
 SUFFIXES = (".png", ".svg", ".gif")
-WITHOUT_DOWNLOAD = {"package": "comes with scikit-learn", "generated": "made by tsslbp"}
+WITHOUT_DOWNLOAD = {"package": "comes with tsslbp", "generated": "made by tsslbp"}
 
 app = typer.Typer(rich_markup_mode=None, help="Data sets: what there is, get it, check it, see it.")
 
-Name = Annotated[str, argument("NAME", "A data set's name.")]
+_complete = completing(lambda: data.catalogue.entries())
+Name = Annotated[str, argument("NAME", "A data set's name.", autocompletion=_complete)]
 
 
 @app.callback(invoke_without_command=True)
@@ -45,7 +44,7 @@ def group(context: typer.Context) -> None:
 @app.command("list")
 def list_sets(data_dir: DataDir = None) -> None:
     """List the data sets, and where a local copy is."""
-    entries = catalogue.entries().values()
+    entries = data.catalogue.entries().values()
     printing.print_data_sets([(entry, _where(entry, data_dir)) for entry in entries])
     printing.say("\ntsslbp data fetch NAME downloads one, or says where it is to be got.")
 
@@ -57,27 +56,29 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
     It goes into DIR/NAME/, without --data-dir and TSSLBP_DATA into the cache folder. Checksums are
     verified; a damaged file is replaced.
     """
-    entry = catalogue.find(name)
+    entry = data.catalogue.find(name)
     printing.print_data_set(entry)
     if entry.origin in WITHOUT_DOWNLOAD:
-        _require_installed(entry)
         printing.say(f"\nnothing to download: {WITHOUT_DOWNLOAD[entry.origin]}")
     elif entry.origin == "download":
         _download(entry, data_dir)
     else:
         printing.say(f"\n{entry.layout}")
-        local = files.locate(entry, data_dir)
+        local = data.files.locate(entry, data_dir)
         if local is None:
             raise DataError(
                 f"{name} must be got by hand: put it into a folder DIR as above, and set "
-                f"--data-dir or {VARIABLE} to DIR"
+                f"--data-dir or {data.files.VARIABLE} to DIR"
             )
         printing.say(f"\na copy is in {local}: tsslbp data check {name} reads it")
 
 
 @app.command()
 def check(
-    what: Annotated[str, argument("NAME|FOLDER", "A data set's name, or its folder.")],
+    what: Annotated[
+        str,
+        argument("NAME|FOLDER", "A data set's name, or its folder.", autocompletion=_complete),
+    ],
     data_dir: DataDir = None,
 ) -> None:
     """Check a local copy of a data set, by name or folder.
@@ -85,18 +86,17 @@ def check(
     The files of images are compared with the official checksums; recordings of events are read and
     counted.
     """
-    if what not in catalogue.entries() and Path(what).is_dir():
+    if what not in data.catalogue.entries() and Path(what).is_dir():
         folder = Path(what).resolve()
-        what, data_dir = catalogue.of_folder(folder.name), folder.parent
-    entry = catalogue.find(what)
+        what, data_dir = data.catalogue.of_folder(folder.name), folder.parent
+    entry = data.catalogue.find(what)
     if entry.origin == "package":
-        _require_installed(entry)
         printing.say(f"{what}: {WITHOUT_DOWNLOAD[entry.origin]}")
         return
     if entry.kind == "events":
-        findings = files.check_recordings(entry, data.recordings(what, data_dir))
+        findings = data.files.check_recordings(entry, data.recordings(what, data_dir))
     else:
-        findings = files.check_files(entry, data_dir)
+        findings = data.files.check_files(entry, data_dir)
     problems = 0
     for part, problem in findings:
         printing.say(f"{part}: ok" if problem is None else f"{part} {problem}")
@@ -110,7 +110,9 @@ def check(
 
 @app.command()
 def show(
-    name: Annotated[str, argument("NAME", "A data set's name, or a .npz file.")],
+    name: Annotated[
+        str, argument("NAME", "A data set's name, or a .npz file.", autocompletion=_complete)
+    ],
     index: Annotated[int, argument("INDEX", "Of the sample, from 0.", min=0)],
     test: Annotated[bool, typer.Option("--test", help="Of the test samples.")] = False,
     data_dir: DataDir = None,
@@ -148,30 +150,28 @@ def show(
     for line in facts:
         printing.say(line)
     if facts:
-        _save(path, sample.frames_figure(pixels, title), sample.animation(pixels, title))
+        _save(
+            path,
+            figures.sample.frames_figure(pixels, title),
+            figures.sample.animation(pixels, title),
+        )
     else:
-        _save(path, sample.image_figure(pixels, title))
+        _save(path, figures.sample.image_figure(pixels, title))
 
 
 def _where(entry: Entry, data_dir: Path | None) -> str:
     """Where the local copy of a set is, for the list."""
     if entry.origin in WITHOUT_DOWNLOAD:
-        known = files.is_installed(entry)
-        return WITHOUT_DOWNLOAD[entry.origin] + ("" if known else " (not installed)")
-    return str(files.locate(entry, data_dir) or "-")
-
-
-def _require_installed(entry: Entry) -> None:
-    if not files.is_installed(entry):
-        raise DataError(f"{entry.name} is not there. {entry.layout}")
+        return WITHOUT_DOWNLOAD[entry.origin]
+    return str(data.files.locate(entry, data_dir) or "-")
 
 
 def _download(entry: Entry, data_dir: Path | None) -> None:
     """Get the files of a set that are missing or damaged."""
-    if all(problem is None for _, problem in files.check_files(entry, data_dir)):
-        printing.say(f"\nnothing to download: {files.locate(entry, data_dir)} is whole")
+    if all(problem is None for _, problem in data.files.check_files(entry, data_dir)):
+        printing.say(f"\nnothing to download: {data.files.locate(entry, data_dir)} is whole")
         return
-    if folder := files.find_folder(entry, data_dir, files.CIFAR10_FOLDER):
+    if folder := data.files.find_folder(entry, data_dir, data.files.CIFAR10_FOLDER):
         raise DataError(
             f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
             "it away, or give another --data-dir"
@@ -179,14 +179,18 @@ def _download(entry: Entry, data_dir: Path | None) -> None:
     printing.say()
     for file in entry.md5:
         with progress.Download(file) as bar:
-            path = download(entry, file, files.root(data_dir), bar)
+            path = data.files.download(entry, file, data.files.root(data_dir), bar)
         printing.say(f"{path}: ok")
 
 
 def _recording(source: EventSet, index: int, part: str) -> _Sample:
     """One recording, as frames."""
+    import numpy as np
+
+    from ..data.events.binning import bin_events
+
     items, start = source.test if part == "test" else source.train, index
-    expected = catalogue.find(source.name)
+    expected = data.catalogue.find(source.name)
     if len(items) == (expected.test if part == "test" else expected.train):  # one in an item
         items, start = items[index : index + 1], 0
     recording = next(islice(chain.from_iterable(map(source.read, items)), start, None), None)
@@ -194,7 +198,7 @@ def _recording(source: EventSet, index: int, part: str) -> _Sample:
         raise InvalidInput(f"{source.name} has no {part} sample {index}")
     label, events = recording
     size = source.height, source.width
-    active = bin_events(events, *size, FRAMES, Binning(values="count"))
+    active = bin_events(events, *size, FRAMES, data.Binning(values="count"))
     frames = np.zeros((FRAMES, 2, *size))
     step = np.repeat(np.arange(FRAMES), active.counts)
     frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
@@ -208,9 +212,9 @@ def _loaded(data_set: DataSet, index: int, part: str) -> _Sample:
     labels = data_set.test_labels if part == "test" else data_set.train_labels
     if index >= len(labels):
         raise InvalidInput(f"INDEX must be from 0 to {len(labels) - 1}, got {index}")
-    frames = isinstance(images, Frames)
+    frames = isinstance(images, data.Frames)
     pixels = next(iter(images[index : index + 1])).numpy()
-    active = ", ".join(map(str, np.count_nonzero(pixels, axis=(1, 2, 3)))) if frames else ""
+    active = ", ".join(map(str, (pixels != 0).sum((1, 2, 3)))) if frames else ""
     facts = (f"active pixels by frame: {active}",) if frames else ()
     return pixels, int(labels[index]), data_set.note, facts
 
@@ -220,7 +224,7 @@ def _describe(events: Events) -> str:
     count = len(events.t)
     if count == 0:
         return "no events"
-    brighter = int(np.count_nonzero(events.p))
+    brighter = int((events.p != 0).sum())
     length = (int(events.t[-1]) - int(events.t[0])) / 1000
     return (
         f"{count:,} events, {brighter:,} brighter and {count - brighter:,} darker, "
@@ -235,7 +239,7 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
-            svg.save_svg(figure, path, path.stem)
+            figures.svg.save_svg(figure, path, path.stem)
         elif path.suffix == ".png":
             figure.savefig(path, dpi=150)
         if animation is not None:

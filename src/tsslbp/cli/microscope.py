@@ -8,25 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from torch import Tensor
-
-from .. import experiment, training
-from ..analysis import microscope as analysis
+from .. import analysis, experiment, figures, training
+from .. import run as run_folder
 from ..errors import InvalidInput, require
-from ..experiment import Experiment
-from ..figures import microscope as figures
-from ..figures import svg
-from ..figures.style import Array
-from ..rules import from_config, split_rules
-from ..run import Run
-from ..run.environment import describe_environment
 from ..storage import writing
 from . import options, printing
-from .options import DataDir, Settings, argument, option, with_options
+from .options import DataDir, Settings, argument, complete_recipe, option, with_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from ..analysis.microscope import Cosine, LayerCosines
+    from ..experiment import Experiment
+    from ..figures.style import Array
 
 
 @dataclass(frozen=True)
@@ -34,11 +29,9 @@ class NoiseOptions:
     """How the truth is measured."""
 
     widths: Annotated[str, option("X, ...", "Noise widths, relative to a layer's weights.")] = (
-        ", ".join(map(str, analysis.WIDTHS))
+        "0.01, 0.03, 0.1, 0.3"
     )
-    rounds: Annotated[int, option("N", "Independent estimates: even, at least 4.")] = (
-        analysis.ROUNDS
-    )
+    rounds: Annotated[int, option("N", "Independent estimates: even, at least 4.")] = 10
     directions: Annotated[
         int | None,
         option(
@@ -51,7 +44,12 @@ class NoiseOptions:
 def microscope(
     *,
     recipe: Annotated[
-        str, argument("RECIPE", "A shipped recipe's name, a .toml file, or a run's folder.")
+        str,
+        argument(
+            "RECIPE",
+            "A shipped recipe's name, a .toml file, or a run's folder.",
+            autocompletion=complete_recipe,
+        ),
     ],
     rules: Annotated[str, option("A, B, ...", "Learning rules, with commas between them.")],
     settings: Settings = None,
@@ -72,6 +70,8 @@ def microscope(
     with noise on the weights, on the first training images, as many as a batch holds. The whole
     gradient takes a network of at most 2,000 weights.
     """  # noqa: D301
+    from ..rules import from_config, split_rules
+
     names = split_rules(rules)
     if not names or len(set(names)) < len(names):
         raise InvalidInput(f"--rules expects different learning rules, got {rules!r}")
@@ -81,10 +81,10 @@ def microscope(
     require("the microscope needs", "study", "matplotlib", "scipy")
     wanted, checkpoint, source = _opened(recipe, settings or [])
     widths = options.numbers("--widths", how.widths, float)
-    noise = analysis.Noise(widths, how.rounds, how.directions, wanted.seed)
+    noise = analysis.microscope.Noise(widths, how.rounds, how.directions, wanted.seed)
     data_set = options.load_checked(wanted, data_dir)
     images, labels = options.first_batch(wanted, data_set)
-    batch = analysis.Batch(training.build_loss(wanted), images.double(), labels)
+    batch = analysis.microscope.Batch(training.build_loss(wanted), images.double(), labels)
     shape = data_set.input_shape, data_set.classes
     nets = {}
     for name, rule in named.items():
@@ -93,12 +93,12 @@ def microscope(
             training.load_weights(net, checkpoint, source)
         nets[name] = net.double().eval()
     with printing.console.status("measuring"):
-        layers = analysis.examine(nets, batch, noise)
+        layers = analysis.microscope.examine(nets, batch, noise)
     printing.say(f"{recipe}, {source}, {len(labels)} images of {data_set.name}")
     printing.print_note(data_set.note)
     printing.print_microscope(layers, widths)
     figure = _figure(layers, widths)
-    svg.annotate(figure, f"{recipe}, {source}\n{data_set.note}")
+    figures.svg.annotate(figure, f"{recipe}, {source}\n{data_set.note}")
     record = {
         "recipe": recipe,
         "weights": source,
@@ -108,15 +108,15 @@ def microscope(
         "widths": list(widths),
         "rounds": how.rounds,
         "directions": how.directions,
-        "control_width": analysis.CONTROL_WIDTH,
+        "control_width": analysis.microscope.CONTROL_WIDTH,
         "rules": names,
         "layers": [layer.to_table() for layer in layers],
-        "environment": describe_environment(),
+        "environment": run_folder.describe_environment(),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        svg.save_svg(figure, out, "gradient microscope")
+        figures.svg.save_svg(figure, out, "gradient microscope")
         out.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
     printing.say(f"\nfigure in {out}, numbers in {out.with_suffix('.json')}")
 
@@ -129,18 +129,20 @@ def _opened(
     is_run = (folder / "config.toml").is_file()
     if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):
         return options.experiment_of(recipe, settings, {}), None, "initial weights"
-    run = Run.open(folder)
+    run = run_folder.Run.open(folder)
     name = training.default_checkpoint(run)
     tensors, _ = run.load_checkpoint(name)
     return experiment.with_settings(run.experiment, settings), tensors, f"checkpoint {name}"
 
 
-def _figure(layers: Sequence[analysis.LayerCosines], widths: Sequence[float]) -> Figure:
-    def rows(cosines: Sequence[analysis.Cosine]) -> Array:
+def _figure(layers: Sequence[LayerCosines], widths: Sequence[float]) -> Figure:
+    import numpy as np
+
+    def rows(cosines: Sequence[Cosine]) -> Array:
         nothing = [np.nan] * 3
         return np.array([[x.value, *x.interval] if x.interval else nothing for x in cosines])
 
-    return figures.microscope(
+    return figures.microscope.microscope(
         widths,
         {one.name: {rule: rows(row) for rule, row in one.truth.items()} for one in layers},
         {one.name: one.between for one in layers},

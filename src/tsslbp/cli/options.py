@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
-from torch import Tensor
 
 from .. import data, experiment, training
-from ..data import DataSet
+from .. import network as networks
 from ..errors import InvalidInput
-from ..experiment import Experiment
-from ..network.description import plan
 from . import printing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data import DataSet
+    from ..experiment import Experiment
 
 T = TypeVar("T")
 
 
 def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
-    """An option of the command line, by default named after its parameter, and its help."""
+    """An option of the command line, by default named after its parameter, and its help.
+
+    Words joined by ``|`` are all that it takes, and completed.
+    """
+    if "|" in metavar and metavar.islower():
+        more["autocompletion"] = completing(lambda: metavar.split("|"))
     return typer.Option(*names, metavar=metavar, help=text, **more)
 
 
@@ -32,6 +42,24 @@ def argument(metavar: str, text: str, **more: Any) -> Any:
     return typer.Argument(metavar=metavar, help=text, **more)
 
 
+def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What completes a word of the command line, from those that are known."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in known() if word.startswith(incomplete)]
+
+    return complete
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    """Folders of runs whose paths begin so, down to two levels below."""
+    begin = glob.escape(incomplete)
+    found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
+    return sorted({os.path.dirname(path) for paths in found for path in paths})
+
+
+complete_recipe = completing(lambda: experiment.recipe_names())
+RunFolder = Annotated[Path, argument("RUN", "A run's folder.", autocompletion=_complete_run)]
 Settings = Annotated[
     list[str] | None, option("KEY=VALUE", "Change a key of the recipe; repeatable.", "--set")
 ]
@@ -50,7 +78,12 @@ DataDir = Annotated[
 class RecipeOptions:
     """Which experiment: a recipe and what is changed in it."""
 
-    recipe: Annotated[str, argument("RECIPE", "A shipped recipe's name, or a .toml file.")]
+    recipe: Annotated[
+        str,
+        argument(
+            "RECIPE", "A shipped recipe's name, or a .toml file.", autocompletion=complete_recipe
+        ),
+    ]
     settings: Settings = None
     epochs: Epochs = None
 
@@ -170,7 +203,8 @@ def load_checked(wanted: Experiment, data_dir: Path | None) -> DataSet:
 def check(wanted: Experiment, data_set: DataSet) -> None:
     """Raise `InvalidInput` where data and network of an experiment do not go together."""
     training.check_data(wanted, data_set)
-    plan(wanted.network, data_set.input_shape, data_set.classes, wanted.padding)
+    shape, classes = data_set.input_shape, data_set.classes
+    networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
 
 
 def first_batch(wanted: Experiment, data_set: DataSet) -> tuple[Tensor, Tensor]:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from .. import stats, wording
-from ..analysis.microscope import AGREEMENT, Cosine, LayerCosines
-from ..data.catalogue import Entry
-from ..run.comparison import Comparison
-from ..run.results import MEASURES, Result, group
-from ..studies.compare import RuleResult
-from ..studies.space import as_text
-from ..studies.trials import wall_clock
+from .. import analysis, studies, wording
+from .. import run as run_folder
 from ..wording import duration, percent, size
 
 if TYPE_CHECKING:
+    from ..analysis.microscope import Cosine, LayerCosines
+    from ..data.catalogue import Entry
+    from ..experiment import Experiment, Recorded
+    from ..report.published import Accuracy
+    from ..run.comparison import Comparison
+    from ..run.results import Result
+    from ..studies.compare import RuleResult
     from ..studies.sweep import Outcome
 
 console = Console(highlight=False)
@@ -36,19 +37,19 @@ def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str =
     rows: list[Sequence[object]] = [(title, "runs to make", "a run", "together")]
     for name, runs in costs.items():
         each = duration(runs[0]) if runs else "-"
-        rows.append((name, len(runs), each, duration(wall_clock(runs, workers))))
+        rows.append((name, len(runs), each, duration(studies.trials.wall_clock(runs, workers))))
     print_table(rows)
     every = [seconds for runs in costs.values() for seconds in runs]
-    total = duration(wall_clock(every, workers))
+    total = duration(studies.trials.wall_clock(every, workers))
     say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
 
 
 def print_trials(results: Sequence[Result]) -> None:
     """Mean, standard deviation and best of each accuracy, for runs of equal settings together."""
-    for group_ in group(results):
+    for group_ in run_folder.results.group(results):
         seeds = ", ".join(map(str, group_.seeds))
         say(f"\n{group_.label}, seeds {seeds}", "bold")
-        for name, title in MEASURES.items():
+        for name, title in run_folder.results.MEASURES.items():
             values = group_.accuracies(name)
             if len(values):
                 sd = 100 * values.std(ddof=1) if len(values) > 1 else None
@@ -83,6 +84,8 @@ def _rule_row(one: RuleResult) -> list[object]:
     row = [one.rule, one.time_steps, rate, len(one.results)]
     if not one.results:
         return [*row, "-", "-", "-", "-"]
+    from .. import stats
+
     accuracy = stats.summary(100 * one.accuracies)
     return [
         *row,
@@ -103,7 +106,7 @@ def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
 def print_outcome(outcome: Outcome) -> None:
     name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
     values = [
-        f"{key} = {f'{value:.4g}' if isinstance(value, float) else as_text(value)}"
+        f"{key} = {f'{value:.4g}' if isinstance(value, float) else studies.space.as_text(value)}"
         for key, value in {**outcome.values, "seed": outcome.seed}.items()
     ]
     say(SWEEP_ROW.format(name, outcome.state, percent(outcome.accuracy), ", ".join(values)))
@@ -117,7 +120,7 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
     "-" stands for what the run does not have.
     """
     rows: list[Sequence[object]] = [("accuracy", "epoch", "validation", "test")]
-    for name, title in MEASURES.items():
+    for name, title in run_folder.results.MEASURES.items():
         record = records.get(name, {})
         shares = (percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
         rows.append((title, record.get("epoch", "-"), *shares))
@@ -145,10 +148,11 @@ def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) ->
             cells = "".join(f"{one:>8.3f}" for one in cosines)
             say(f"{f'{number}  with 1 to {len(cosines)}':<{width}}{cells}")
         value = layer.control.value
-        if value is None or abs(value - 1) > 1 - AGREEMENT:  # noise takes it above 1 as well
+        agreement = analysis.microscope.AGREEMENT
+        if value is None or abs(value - 1) > 1 - agreement:  # noise takes it above 1 as well
             complain(
                 "caution",
-                f"the control of {layer.name} is {control}, it should reach {AGREEMENT}: "
+                f"the control of {layer.name} is {control}, it should reach {agreement}: "
                 "take more rounds, or do not trust the numbers of this layer",
             )
 
@@ -167,7 +171,7 @@ def print_conversion(record: Mapping[str, Any]) -> None:
         record: as ``tsslbp convert`` writes it.
     """
     relu, plain = record["relu"], record["plain"]
-    how = MEASURES[relu["chosen"]]
+    how = run_folder.results.MEASURES[relu["chosen"]]
     say(f"\nReLU network, {how} ({relu['epoch']}): test {percent(relu['test_accuracy'])}\n")
     rows = [["steps", "plain", "spikes/image", "calibrated", "spikes/image"]]
     for steps, calibrated in record["calibrated"].items():
@@ -190,6 +194,34 @@ def print_note(note: str) -> None:
     """A caveat of the data, if there is one."""
     if note:
         say(f"note        {note}")
+
+
+def print_recipes(
+    recipes: Mapping[str, Experiment],
+    recorded: Mapping[str, Recorded],
+    published: Mapping[str, Accuracy | None],
+) -> None:
+    """A table of recipes by name, with what was recorded of some and published for some."""
+    rows: list[Sequence[object]] = [("recipe", "data", "network", "T", "on a CPU", "accuracy, %")]
+    for name, one in recipes.items():
+        ours, theirs = recorded.get(name), published[name]
+        seconds = duration(ours.seconds) if ours else "not measured"
+        reached = f"{ours.accuracy:.2f}" if ours else "-"
+        accuracy = f"{reached:>5} / {f'{theirs.mean:.2f}' if theirs else '-':<5}"
+        rows.append((name, one.data, _shortened(one.network), one.time_steps, seconds, accuracy))
+    print_table(rows, text=(0, 1, 2))
+    held_out = [name for name, one in recipes.items() if one.protocol == "validated"]
+    say(
+        "\naccuracy on test images, ours / published with these settings: at the best test epoch,\n"
+        f"of {wording.joined(held_out)} at the epoch chosen on validation images"
+    )
+
+
+def _shortened(network: str, width: int = 22) -> str:
+    """A network's first layers, where the description is too long for a column."""
+    if len(network) <= width:
+        return network
+    return network[: width - len("...")].rpartition("-")[0] + "-..."
 
 
 def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from rich import progress as bars
-
-from ..run import count_epochs
-from ..run.results import MEASURES
-from ..studies.jobs import Job
-from ..studies.trials import Trial
-from ..training.history import StepResult
+from .. import run as run_folder
 from ..wording import duration, percent
 from . import printing
 from .printing import SWEEP_ROW, complain, print_outcome, say
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from ..studies.jobs import Job
     from ..studies.sweep import Outcome, Search
+    from ..studies.trials import Trial
+    from ..training.history import StepResult
 
 TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a name is longer
 EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
@@ -26,12 +25,15 @@ EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 class _Bars:
     """A heading, and bars on terminals only, whose time left follows the last `seconds`."""
 
-    def __init__(self, seconds: float, column: bars.ProgressColumn, heading: str = "") -> None:
+    def __init__(self, seconds: float, text: str = "", heading: str = "") -> None:
+        """`text` is behind a bar; without it there is how much has been downloaded."""
+        from rich import progress as bars
+
         self.heading = heading
         self.progress = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(bar_width=None),
-            column,
+            bars.TextColumn(text) if text else bars.DownloadColumn(),
             bars.TimeRemainingColumn(),
             console=printing.console,
             transient=True,
@@ -55,7 +57,7 @@ class Display(_Bars):
 
     def __init__(self, epochs: int) -> None:
         titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        super().__init__(300, bars.TextColumn("{task.fields[train]}"), EPOCH_ROW.format(*titles))
+        super().__init__(300, "{task.fields[train]}", EPOCH_ROW.format(*titles))
         self.epochs = epochs
         self.seen = self.correct = 0  # in this epoch, by this process
         self.task = self.progress.add_task(
@@ -92,10 +94,9 @@ class _RunBars(_Bars):
     """A bar for all runs, and one for each under way, which reads the epochs from its folder."""
 
     def __init__(self, what: str, total: int, unit: str, heading: str) -> None:
-        column = bars.TextColumn("{task.completed}/{task.total} {task.fields[unit]}")
-        super().__init__(600, column, heading)
+        super().__init__(600, "{task.completed}/{task.total} {task.fields[unit]}", heading)
         self.all = self.progress.add_task(what, total=total, unit=unit)
-        self.bars: dict[str, bars.TaskID] = {}
+        self.bars: dict[str, TaskID] = {}
 
     def show(self, trials: Sequence[Trial], completed: int) -> None:
         """Show how far the trials are that are under way, and how much of all is done."""
@@ -107,7 +108,9 @@ class _RunBars(_Bars):
                 self.bars[trial.name] = self.progress.add_task(
                     trial.name, total=total, unit="epochs"
                 )
-            self.progress.update(self.bars[trial.name], completed=count_epochs(trial.folder))
+            self.progress.update(
+                self.bars[trial.name], completed=run_folder.count_epochs(trial.folder)
+            )
         self.progress.update(self.all, completed=completed)
 
 
@@ -117,7 +120,7 @@ class TrialsDisplay(_RunBars):
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = {trial.name: trial for trial in trials}
         self.width = max(30, *map(len, self.trials), 0)
-        self.done = {trial.name: count_epochs(trial.folder) for trial in trials}
+        self.done = {trial.name: run_folder.count_epochs(trial.folder) for trial in trials}
         titles = ("run", "last epoch", "validation", "best test", "time")
         heading = TRIAL_ROW.format(*titles, width=self.width) if trials else ""
         super().__init__(
@@ -126,7 +129,7 @@ class TrialsDisplay(_RunBars):
 
     def running(self, jobs: Sequence[Job]) -> None:
         trials = [self.trials[job.name] for job in jobs]
-        self.done |= {trial.name: count_epochs(trial.folder) for trial in trials}
+        self.done |= {trial.name: run_folder.count_epochs(trial.folder) for trial in trials}
         self.show(trials, sum(self.done.values()))
 
     def ended(self, job: Job, failure: str | None) -> None:
@@ -134,7 +137,7 @@ class TrialsDisplay(_RunBars):
         if result is None:
             complain("failed", f"{job.name}: {failure or 'no epoch was recorded'}")
             return
-        shares = (percent(result.accuracy.get(name)) for name in MEASURES)
+        shares = (percent(result.accuracy.get(name)) for name in run_folder.results.MEASURES)
         seconds = duration(result.seconds)
         say(TRIAL_ROW.format(job.name, *shares, seconds, width=self.width))
 
@@ -164,7 +167,7 @@ class Download(_Bars):
     """A bar for the download of one file; see `tsslbp.data.files.download`."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(30, bars.DownloadColumn())
+        super().__init__(30)
         self.task = self.progress.add_task(name, total=None)
         self.total = 0
 

@@ -6,22 +6,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from .. import data
+from .. import data, studies, training
 from .. import report as reports
-from ..data import DataSet
 from ..errors import Diverged, InvalidInput
-from ..experiment import Experiment
-from ..rules import split_rules
-from ..studies import compare as rule_studies
-from ..studies.compare import RuleResult, RuleStudy
-from ..studies.jobs import Engine
-from ..studies.trials import Trial
-from ..training import cost
 from . import options, printing
 from .options import JobOptions, RecipeOptions, TrainingOptions, option, with_options
 from .trainings import check_failures, engine_of, make, train_arguments
+
+if TYPE_CHECKING:
+    from ..data import DataSet
+    from ..experiment import Experiment
+    from ..studies.compare import RuleResult, RuleStudy
+    from ..studies.jobs import Engine
+    from ..studies.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,9 @@ class RuleOptions:
     ] = None
 
     def study(self, wanted: Experiment) -> RuleStudy:
-        return RuleStudy(
+        from ..rules import split_rules
+
+        return studies.compare.RuleStudy(
             wanted,
             tuple(split_rules(self.rules)),
             options.numbers("--time-steps", self.time_steps, int),
@@ -84,20 +85,20 @@ def compare(
     folder = what.folder(where.out, "compare")
     tuning = study.tuning(folder)
     engine = engine_of(len(tuning), where, how.device, folder, study.experiment)
-    rule_studies.prepare(study, folder)
+    studies.compare.prepare(study, folder)
     if wanted.patience is not None:
         printing.complain("caution", "patience is ignored: all rules train equally many epochs")
-    for caution in rule_studies.cautions(study):
+    for caution in studies.compare.cautions(study):
         printing.complain("caution", caution)
-    found = rule_studies.read_results(study, folder)
+    found = studies.compare.read_results(study, folder)
     _print_plan(study, found, data_sets, engine, how.device)
     failures = _make(tuning, engine, arguments)
-    finals = rule_studies.finals(study, folder)
+    finals = studies.compare.finals(study, folder)
     failures |= _make(finals, engine, arguments)
-    results = rule_studies.read_results(study, folder)
+    results = studies.compare.read_results(study, folder)
     printing.say()
-    printing.print_rules(results, rule_studies.against_first(results))
-    for caution in rule_studies.cautions(study, results):
+    printing.print_rules(results, studies.compare.against_first(results))
+    for caution in studies.compare.cautions(study, results):
         printing.complain("caution", caution)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")
@@ -156,7 +157,7 @@ def _seconds(
         return 0.0
     variant = study.variant(one.rule, one.time_steps, study.learning_rates[0])
     try:
-        return cost.estimate(variant, data_set, threads, device)
+        return training.cost.estimate(variant, data_set, threads, device)
     except Diverged as error:
         printing.complain("caution", f"{one.name}: no estimate, {error}")
         return 0.0

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from .. import data, experiment, training
-from ..analysis import inspection
-from ..data import DataSet
+from .. import analysis, data, experiment, figures, training
+from .. import network as networks
+from .. import report as reports
+from .. import run as run_folder
 from ..errors import InvalidInput, RunError, nearest, require
-from ..experiment import Experiment
-from ..figures import run as figures
-from ..figures import svg
-from ..losses import predict
-from ..network import Network
-from ..run import CHECKPOINTS, Run
-from ..run.results import flat, label, measures
 from ..storage import writing
-from ..training import Training, parallel
-from ..training import trackers as tracking
-from ..training.device import configure
+from ..toml_files import flat
 from ..wording import duration
 from . import options, printing
-from .options import DataDir, RecipeOptions, RunOptions, TrainingOptions, argument, option
+from .options import (
+    DataDir,
+    RecipeOptions,
+    RunFolder,
+    RunOptions,
+    TrainingOptions,
+    argument,
+    complete_recipe,
+    option,
+)
 from .trainings import open_run, train_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ..data import DataSet
+    from ..experiment import Experiment
+    from ..network import Network
+    from ..run import Run
+    from ..training import Training
 
 
 @options.with_options
@@ -64,17 +69,17 @@ def train(
       tsslbp train mine.toml --out runs/first
       torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
 
-    `tsslbp info RECIPE` shows the keys of a recipe, and their values.
+    `tsslbp recipes RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    with parallel.join() as processes:
-        wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
+    wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
+    with training.parallel.join() as processes:
         device = processes.device(how.device)
-        configure(device, wanted.precision, deterministic)
-        tracking.check(how.track or [])
+        training.configure(device, wanted.precision, deterministic)
+        training.trackers.check(how.track or [])
         # Before the folder is made: what the user corrects now should not stand in the way then.
         with processes.first_of_machine_first():
             data_set = options.load_data(wanted, how.data_dir)
-        ready = Training(wanted, data_set, device=device, processes=processes)
+        ready = training.Training(wanted, data_set, device=device, processes=processes)
         if not processes.is_first:
             training.keep_freed_memory()
             ready.fit(None)
@@ -86,13 +91,13 @@ def train(
         if not epochs:
             raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
         printing.say()
-        printing.print_accuracies(measures(epochs))
+        printing.print_accuracies(run_folder.results.measures(epochs))
         printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
         _draw_picture(run, ready)
 
 
 def evaluate(
-    folder: Annotated[Path, argument("RUN", "A run's folder.")],
+    folder: RunFolder,
     data_dir: DataDir = None,
 ) -> None:
     """Measure the accuracies of a run again.
@@ -100,24 +105,24 @@ def evaluate(
     All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
     epoch chosen on validation images, and of the best test epoch.
     """
-    run = Run.open(folder)
-    if not any(run.has_checkpoint(name) for name in CHECKPOINTS):
+    run = run_folder.Run.open(folder)
+    if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
         raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
     data_set = training.load_data(run.experiment, data_dir)
     rows = {}
     with printing.console.status("measuring"):
-        for name in (name for name in CHECKPOINTS if run.has_checkpoint(name)):
+        for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
 
 
 def draw(
-    folder: Annotated[Path, argument("RUN", "A run's folder.")],
+    folder: RunFolder,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Annotated[
         str | None,
         option(
-            "|".join(CHECKPOINTS),
+            "last|best-validation|best-test",
             "Weights to look at, by default those chosen on validation images, or the last.",
         ),
     ] = None,
@@ -129,7 +134,7 @@ def draw(
     taken for which (confusion), the spikes and membrane potentials that a test image causes
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
-    run = Run.open(folder)
+    run = run_folder.Run.open(folder)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name)
@@ -143,27 +148,38 @@ def draw(
         of_run = _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
-            svg.annotate(figure, f"{run_name}\n{data_set.note}")
+            figures.svg.annotate(figure, f"{run_name}\n{data_set.note}")
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}"
-            svg.annotate(figure, f"{heading}\n{data_set.note}")
+            figures.svg.annotate(figure, f"{heading}\n{data_set.note}")
     drawn, place = of_run | of_net, folder / "figures"
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
         for title, figure in drawn.items():
-            svg.save_svg(figure, place / f"{title}.svg", title)
+            figures.svg.save_svg(figure, place / f"{title}.svg", title)
     printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
 
 
-def recipes() -> None:
-    """List the shipped recipes and what each promises."""
-    for name in experiment.recipe_names():
-        one = experiment.load_recipe(name)
-        printing.say(printing.folded(f"{name}  {one.network}, T = {one.time_steps}"), "bold")
-        for line in one.description.strip().splitlines():
-            printing.say(printing.folded(line, "  "))
-        printing.say()
-    printing.say("tsslbp info RECIPE shows all settings of a recipe.")
+def recipes(
+    recipe: Annotated[
+        str | None,
+        argument(
+            "[RECIPE]",
+            "A recipe to tell all about; by default all are listed.",
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
+) -> None:
+    """List the shipped recipes, or tell what one promises, with its settings."""
+    if recipe is not None:
+        wanted = experiment.load_recipe(recipe)
+        printing.say(f"{recipe}  {wanted.network}, T = {wanted.time_steps}\n", "bold")
+        _print_promise(wanted)
+        return
+    loaded = {name: experiment.load_recipe(name) for name in experiment.recipe_names()}
+    published = {name: reports.published.of_recipe(name) for name in loaded}
+    printing.print_recipes(loaded, experiment.recorded(), published)
+    printing.say("\ntsslbp recipes RECIPE tells all about one.")
 
 
 def info(
@@ -191,23 +207,31 @@ def info(
     implied. For a recipe this prints its settings as well.
     """
     is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
-    base = experiment.load_recipe(network) if is_recipe else Experiment("mnist", network)
+    base = experiment.load_recipe(network) if is_recipe else experiment.Experiment("mnist", network)
     pads = None if padding is None else options.numbers("--padding", padding, int)
     wanted = experiment.with_settings(base, [], {"time_steps": time_steps, "padding": pads})
     shape, outputs = _input_shape(wanted, input_shape, classes)
     try:
-        net = training.build_network(wanted, shape, outputs)
+        layers = networks.plan(wanted.network, shape, outputs, wanted.padding, wanted.neunorm)
     except InvalidInput as error:
         hint = "" if is_recipe else nearest(network, experiment.recipe_names())
         if network[:1].isalpha() and not is_recipe:
             hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
-    printing.say(repr(net))
+    printing.say(networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm))
     if is_recipe:
-        table = wanted.to_table()
-        printing.say(f"\n{table.pop('description').strip()}\n")
-        for key, value in flat(table).items():
-            printing.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+        printing.say()
+        _print_promise(wanted)
+
+
+def _print_promise(wanted: Experiment) -> None:
+    """Print the description of a recipe and its settings."""
+    table = wanted.to_table()
+    for line in table.pop("description").strip().splitlines():
+        printing.say(printing.folded(line))
+    printing.say()
+    for key, value in flat(table).items():
+        printing.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")
 
 
 def _input_shape(
@@ -246,15 +270,17 @@ def _epoch(state: Mapping[str, Any]) -> int | str:
 
 def _draw_picture(run: Run, trained: Training) -> None:
     """Draw a test image's spikes and the training curve into the run's folder."""
+    from ..losses import predict
+
     net, data_set = trained.net.cpu(), trained.data
-    assert isinstance(net, Network)
+    assert isinstance(net, networks.Network)
     net.set_precision("float32")
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
     path = run.folder / "picture.png"
     try:
-        figure = figures.run_picture(
-            inspection.picture(image),
+        figure = figures.run.run_picture(
+            analysis.inspection.picture(image),
             int(data_set.test_labels[0]),
             int(predict(net(pixels).detach())),
             {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
@@ -272,15 +298,17 @@ def _draw_picture(run: Run, trained: Training) -> None:
 
 def _figures_of_run(run: Run) -> dict[str, Figure]:
     """Figures of the run's records, by name; of an epoch that was broken off there are none."""
+    import numpy as np
+
     drawn: dict[str, Figure] = {}
     if steps := run.steps():
         accuracies = steps["correct"] / steps["images"]
-        name = f"{label(run.experiment)}, seed {run.experiment.seed}"
+        name = f"{run_folder.results.label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
         drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
-        drawn["training"] = figures.training_curves({name: curve}, {name: drops})
+        drawn["training"] = figures.run.training_curves({name: curve}, {name: drops})
     if epochs := run.epochs():
-        drawn["layers"] = figures.layers_over_training(epochs)
+        drawn["layers"] = figures.run.layers_over_training(epochs)
     return drawn
 
 
@@ -288,26 +316,28 @@ def _figures_of_network(
     run: Run, net: Network, data_set: DataSet, number: int
 ) -> dict[str, Figure]:
     """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
+    from ..losses import predict
+
     wanted = run.experiment
     _, _, test = training.splits(wanted, data_set)
-    matrix = inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
+    matrix = analysis.inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
     batch = options.first_batch(wanted, data_set)
-    gradients = inspection.gradients(net, training.build_loss(wanted), *batch)
+    gradients = analysis.inspection.gradients(net, training.build_loss(wanted), *batch)
     image = test.images[number : number + 1]
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
     return {
-        "confusion": figures.confusion(matrix.numpy()),
-        f"image-{number}": figures.image_trace(
-            inspection.picture(image),
+        "confusion": figures.run.confusion(matrix.numpy()),
+        f"image-{number}": figures.run.image_trace(
+            analysis.inspection.picture(image),
             int(test.labels[number]),
             int(predict(net(pixels).detach())),
             {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
             wanted.threshold,
         ),
-        "histograms": figures.histograms(
-            {name: one.numpy() for name, one in inspection.weights(net).items()},
+        "histograms": figures.run.histograms(
+            {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},
             {name: one.numpy() for name, one in gradients.items()},
         ),
     }

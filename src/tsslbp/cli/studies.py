@@ -8,23 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from .. import experiment
+from .. import experiment, training
 from .. import report as reports
+from .. import studies as study
 from ..errors import InvalidInput, RunError, require
-from ..experiment import Experiment
-from ..report import published
-from ..studies import space
-from ..studies import trials as study
-from ..studies.jobs import Engine
-from ..studies.trials import Trial
-from ..training import cost
-from ..training.device import configure
 from . import options, printing, progress
-from .options import Epochs, JobOptions, RecipeOptions, Settings, TrainingOptions, argument, option
+from .options import (
+    Epochs,
+    JobOptions,
+    RecipeOptions,
+    Settings,
+    TrainingOptions,
+    argument,
+    completing,
+    option,
+)
 from .trainings import check_failures, engine_of, interruptible, make, train_arguments
 
 if TYPE_CHECKING:
+    from ..experiment import Experiment
+    from ..studies.jobs import Engine
     from ..studies.sweep import Outcome, Sweep
+    from ..studies.trials import Trial
+
+
+def _tables() -> list[str]:
+    """Names of the published tables and of their rows."""
+    rows = (row.name for row in reports.published.rows())
+    return list(dict.fromkeys([*reports.published.tables(), *rows]))
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,8 @@ class SeedOptions:
 
     def plan(self, wanted: Experiment, folder: Path) -> list[Trial]:
         """The runs of an experiment, whose recipe is written into their folder."""
-        study.prepare(wanted, folder)
-        return study.planned(wanted, self.seeds, self.protocols(wanted), folder)
+        study.trials.prepare(wanted, folder)
+        return study.trials.planned(wanted, self.seeds, self.protocols(wanted), folder)
 
     def protocols(self, wanted: Experiment) -> list[experiment.ProtocolName]:
         known: tuple[experiment.ProtocolName, ...] = get_args(experiment.ProtocolName)
@@ -60,8 +71,9 @@ class SearchOptions:
         str,
         option(
             "SPACE",
-            f"What to search: {' or '.join(space.space_names())}, or a .toml file.",
+            "What to search: digits or published, or a .toml file.",
             "--space",
+            autocompletion=completing(lambda: study.space.space_names()),
         ),
     ]
     trials: Annotated[
@@ -118,7 +130,9 @@ def reproduce(
     table: Annotated[
         str | None,
         argument(
-            "[TABLE]", "Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all."
+            "[TABLE]",
+            "Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
+            autocompletion=completing(_tables),
         ),
     ] = None,
     count: SeedOptions,
@@ -133,7 +147,7 @@ def reproduce(
     same command goes on.
     """
     arguments = train_arguments(how)
-    rows = published.find(table)
+    rows = reports.published.find(table)
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
         if not row.recipes:
@@ -150,8 +164,12 @@ def reproduce(
     every = [trial for trials in planned.values() for trial in trials]
     with printing.console.status("measuring what it will cost"):
         costs = {
-            name: len(study.missing(trials))
-            * [cost.estimate(trials[0].experiment, data_sets[name], engine.threads, how.device)]
+            name: len(study.trials.missing(trials))
+            * [
+                training.cost.estimate(
+                    trials[0].experiment, data_sets[name], engine.threads, how.device
+                )
+            ]
             for name, trials in planned.items()
         }
     printing.print_costs(costs, engine.workers)
@@ -182,16 +200,13 @@ def sweep(
     further. Each trial is a run in a folder of its own. With one worker the sweep repeats exactly.
     """  # noqa: D301
     require("a sweep needs", "study", "optuna", "scipy")
-    from ..studies.driver import Driver
-    from ..studies.sweep import Search, Sweep
-
     wanted, arguments = what.experiment(seed=seed), train_arguments(how)
-    searched = space.load_space(by.space_name)
+    searched = study.space.load_space(by.space_name)
     count = by.trials or searched.trials
     if count is None:
         raise InvalidInput(f"{by.space_name} does not say how many trials to make: give --trials")
     folder = what.folder(where.out, "sweep")
-    planned = Sweep(
+    planned = study.sweep.Sweep(
         wanted,
         searched,
         count,
@@ -205,20 +220,20 @@ def sweep(
 
     def check_trial(one: Experiment) -> None:
         if not where.cluster:
-            configure(how.device, one.precision)
+            training.configure(how.device, one.precision)
         options.check(one, data_set)
 
     for one in (planned.experiment, *planned.space.variants(planned.experiment)):
         check_trial(one)
     engine = engine_of(1, where, how.device, folder, wanted)
-    search = Search(planned)
+    search = study.sweep.Search(planned)
     _print_caution(planned, wanted)
     printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
     with (
         interruptible("the same command continues the sweep"),
         progress.SweepDisplay(search) as watch,
     ):
-        Driver(search, engine, watch, check_trial, arguments).work()
+        study.driver.Driver(search, engine, watch, check_trial, arguments).work()
     _print_sweep(search.outcomes(), planned, what)
 
 
@@ -280,7 +295,7 @@ def _print_sweep(outcomes: Sequence[Outcome], planned: Sweep, what: RecipeOption
     best = ended[0]
     words = ["tsslbp", "train", what.recipe]
     epochs = [f"epochs={what.epochs}"] if what.epochs else []
-    for setting in [*(what.settings or []), *epochs, *space.settings(best.values)]:
+    for setting in [*(what.settings or []), *epochs, *study.space.settings(best.values)]:
         words += ["--set", setting]
     words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
     printing.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")

@@ -6,23 +6,23 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from .. import toml_files
+from .. import run as run_folder
+from .. import studies, toml_files, training
 from ..errors import Diverged, InvalidInput, RunError
-from ..experiment import Experiment
-from ..run import Run
-from ..run.results import check_settings
-from ..studies import trials as study
 from ..studies.jobs import Cluster, Engine, Local, cores
 from ..studies.jobs import run as run_jobs
-from ..studies.trials import Trial
-from ..training import Training, keep_freed_memory
-from ..training import trackers as tracking
-from ..training.device import configure, gpus
 from . import printing, progress
 from .options import JobOptions, TrainingOptions
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+    from ..run import Run
+    from ..studies.trials import Trial
+    from ..training import Training
 
 
 def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
@@ -31,19 +31,19 @@ def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None)
     A run that is opened again keeps its number of epochs unless `epochs` says another.
     """
     if not (folder / "config.toml").exists():
-        return Run.create(folder, wanted)
+        return run_folder.Run.create(folder, wanted)
     if not resume:
         raise RunError(
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
-    run = Run.open(folder)
+    run = run_folder.Run.open(folder)
     what = f"{folder} holds a run"
-    check_settings(what, run.experiment, wanted, ("epochs", "description"))
+    run_folder.results.check_settings(what, run.experiment, wanted, ("epochs", "description"))
     run.record_resume()
     return run.extended(epochs) if epochs else run
 
 
-def train_run(training: Training, run: Run, track: Sequence[str] | None) -> None:
+def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
     """Train a run to its end, and show how it goes.
 
     Raises:
@@ -55,15 +55,17 @@ def train_run(training: Training, run: Run, track: Sequence[str] | None) -> None
             f"{run.folder} has trained its {run.experiment.epochs} epochs; "
             "a larger --epochs trains it further"
         )
-    _print_start(training, run)
-    keep_freed_memory()
+    _print_start(trained, run)
+    training.keep_freed_memory()
     try:
         with (
             interruptible(f"the same command with --resume continues the run in {run.folder}"),
             progress.Display(run.experiment.epochs) as shown,
-            tracking.trackers(track or [], run, training.steps.per_epoch, shown) as observer,
+            training.trackers.trackers(
+                track or [], run, trained.steps.per_epoch, shown
+            ) as observer,
         ):
-            training.fit(run, observer)
+            trained.fit(run, observer)
     except Diverged as error:
         has_kept = run.has_checkpoint("last")
         kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
@@ -80,17 +82,17 @@ def interruptible(advice: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _print_start(training: Training, run: Run) -> None:
+def _print_start(trained: Training, run: Run) -> None:
     network, done = run.experiment.network, len(run.epochs())
     relu = run.experiment.activation == "relu"
     printing.say(
         f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"
     )
-    images = ", ".join(f"{count:,} {name}" for name, count in training.image_counts.items())
-    printing.say(f"images      {training.data.name}: {images}")
-    printing.print_note(training.data.note)
-    if training.processes.count > 1:
-        printing.say(f"processes   {training.processes.count}")
+    images = ", ".join(f"{count:,} {name}" for name, count in trained.image_counts.items())
+    printing.say(f"images      {trained.data.name}: {images}")
+    printing.print_note(trained.data.note)
+    if trained.processes.count > 1:
+        printing.say(f"processes   {trained.processes.count}")
     printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
@@ -113,14 +115,14 @@ def engine_of(
     if settings:
         raise InvalidInput("--cluster-set needs --cluster")
     for experiment_ in wanted:
-        configure(device, experiment_.precision)
-    devices = gpus() if device == "cuda" else []
+        training.configure(device, experiment_.precision)
+    devices = training.gpus() if device == "cuda" else []
     return Local(where.workers or min(jobs, len(devices) or cores()), devices=devices)
 
 
 def train_arguments(options: TrainingOptions) -> list[str]:
     """Arguments that a command hands on to the trainings that it starts."""
-    tracking.check(options.track or [])
+    training.trackers.check(options.track or [])
     inherited = options.data_dir is None or str(options.data_dir) == os.environ.get("TSSLBP_DATA")
     arguments = [] if inherited else ["--data-dir", str(options.data_dir)]
     arguments += ["--device", options.device] if options.device != "cpu" else []
@@ -133,7 +135,7 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
     Returns:
         One line of why by name for each run that failed.
     """
-    missing = study.missing(planned)
+    missing = studies.trials.missing(planned)
     printing.say(
         f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {engine.threads} threads each"

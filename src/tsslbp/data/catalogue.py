@@ -6,11 +6,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Literal, final
 
 from ..checked import Checked, Count, Text
 from ..errors import InvalidInput, nearest
+from ..experiment.binning import Binning
 
 Reader = Literal[
     "digits", "idx", "cifar10", "nmnist", "cifar10_dvs", "dvs_gesture", "moving_digits"
@@ -90,7 +91,7 @@ def entries(text: str = "") -> dict[str, Entry]:
     Raises:
         InvalidInput: a key or value that is not allowed.
     """
-    text = text or (resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8")
+    text = text or (Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8")
     result: dict[str, Entry] = {}
     for name, table in tomllib.loads(text).items():
         try:
@@ -117,6 +118,14 @@ def find(name: str, others: str = "") -> Entry:
 def holds_events(name: str) -> bool:
     """Whether a data set of that name is known, and one of recordings of events."""
     return name in entries() and entries()[name].kind == "events"
+
+
+def known_shape(name: str, binning: Binning | None) -> tuple[tuple[int, int, int], int] | None:
+    """Shape of an image or a frame of the set called `name`, and its classes; None: not known."""
+    entry = entries().get(name)
+    if entry is None or entry.kind == "images":
+        return entry and (entry.shape, entry.classes)
+    return (binning or Binning()).shape(*entry.shape[1:]), entry.classes
 
 
 def of_folder(name: str) -> str:

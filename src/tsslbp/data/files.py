@@ -7,13 +7,14 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError
 from .catalogue import Entry
-from .events.recording import EventSet
+
+if TYPE_CHECKING:
+    from .events.recording import EventSet
 
 VARIABLE = "TSSLBP_DATA"
 CACHE_VARIABLE = "TSSLBP_CACHE"
@@ -143,18 +144,13 @@ def locate(entry: Entry, data_dir: Path | None) -> Path | None:
     return path if len(sums) == 1 else path.parent
 
 
-def is_installed(entry: Entry) -> bool:
-    """Whether a set that comes with a package is there."""
-    return entry.name != "digits" or find_spec("sklearn") is not None
-
-
 def cache_folder() -> Path:
     """Return the folder for what can be made again: ``TSSLBP_CACHE``, else the user's cache's."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("tsslbp"))
+    return Path(platformdirs.user_cache_dir("tsslbp"))
 
 
 def read(path: Path) -> bytes:

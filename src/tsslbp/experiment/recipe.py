@@ -6,22 +6,33 @@ run's folder, are read in the same way.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from importlib import resources
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import tomli_w
 
 from .. import toml_files
-from ..checked import Text, check_keys, type_hints
+from ..checked import Checked, Positive, Text, check_keys, type_hints
 from ..errors import InvalidInput
 from ..rules import as_table
 from ..toml_files import parse_value
 from .experiment import Experiment
 
-_SHIPPED = resources.files(__package__) / "recipes"
+_SHIPPED = Path(__file__).parent / "recipes"
+
+
+@final
+@dataclass(frozen=True)
+class Recorded(Checked):
+    """What recorded runs of a recipe took and reached: `recorded.toml`, which explains the keys."""
+
+    runs: tuple[Text, ...]
+    seconds: Positive
+    accuracy: Positive
 
 
 def recipe_names() -> list[str]:
@@ -46,6 +57,13 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
         )
     experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
     return replace(experiment, data=_absolute(experiment.data, path.parent))
+
+
+@cache
+def recorded() -> dict[str, Recorded]:
+    """What recorded runs took and reached, by name of the recipe; not every recipe has some."""
+    text = (Path(__file__).parent / "recorded.toml").read_text(encoding="utf-8")
+    return {name: Recorded.from_table(table) for name, table in tomllib.loads(text).items()}
 
 
 def save(experiment: Experiment, path: Path) -> None:

@@ -1,6 +1,5 @@
 """Networks of spiking layers, and the descriptions that they are made from."""
 
-from .network import Activity as Activity
-from .network import Model as Model
-from .network import Network as Network
-from .network import SpikingLayer as SpikingLayer
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -52,7 +52,11 @@ class LayerPlan:
 
 
 def plan(
-    description: str, input_shape: Shape, classes: int, padding: int | Sequence[int] = 0
+    description: str,
+    input_shape: Shape,
+    classes: int,
+    padding: int | Sequence[int] = 0,
+    neunorm: bool = False,
 ) -> list[LayerPlan]:
     """Plan the layers of a description, the output layer included.
 
@@ -61,15 +65,21 @@ def plan(
         input_shape: ``(C, H, W)``.
         classes: neurons of the output layer.
         padding: of the convolutions, one number or one for each.
+        neunorm: whether NeuNorm stands behind the convolutions, of which there must be one then.
 
     Raises:
-        InvalidInput: a layer cannot be read or does not fit; points at the place.
+        InvalidInput: a number is not allowed, or a layer cannot be read or does not fit; points at
+            the place.
     """
+    if len(input_shape) != 3 or not all(map(is_count, input_shape)):
+        raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+    if not is_count(classes):
+        raise InvalidInput(f"classes must be a whole number of at least 1, got {classes}")
     texts = description.split("-")
     matches = [_read(description, texts, index) for index in range(len(texts))]
     paddings = _paddings(padding, sum(match["conv"] is not None for match in matches))
     layers: list[LayerPlan] = []
-    shape = input_shape
+    shape: Shape = input_shape
     for index, match in enumerate(matches):
         place = _position(description, texts, index)
         number = len(layers) + 1
@@ -93,7 +103,37 @@ def plan(
             f"network {description!r} would have {parameters:,} parameters, more than "
             f"{MOST_PARAMETERS:,}: is a number mistyped?"
         )
+    if neunorm and not any(layer.kind == "conv" for layer in layers):
+        raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
     return layers
+
+
+def summary(
+    description: str, time_steps: int, layers: Sequence[LayerPlan], neunorm: bool = False
+) -> str:
+    """The network, and a table of its layers with their shapes and parameters, a line each."""
+    rows = [("layer", "connection", "output", "parameters")]
+    rows.append(("input", "", _times(layers[0].in_shape), ""))
+    total = 0
+    for part in layers:
+        rows.append((part.name, _connection(part), _times(part.out_shape), f"{part.parameters:,}"))
+        total += part.parameters
+        if neunorm and part.kind == "conv":
+            weights = math.prod(part.out_shape)
+            rows.append(("", "NeuNorm", "", f"{weights:,}"))
+            total += weights
+    rows.append(("total", "", "", f"{total:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
+        for a, b, c, d in rows
+    ]
+    return "\n".join([f"Network({description!r}, time_steps={time_steps})", *lines])
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _read(description: str, texts: list[str], index: int) -> re.Match[str]:
@@ -151,3 +191,17 @@ def _plan_pool(
     if before is None or before.pool > 1:
         return LayerPlan(f"pool{number}", "pool", shape, out_shape, pool=size)
     return replace(before, out_shape=out_shape, pool=size)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+def _connection(part: LayerPlan) -> str:
+    if part.kind == "linear":
+        return "linear"
+    pool = f"sum pooling {part.pool} x {part.pool}" if part.pool > 1 else ""
+    if part.kind == "pool":
+        return pool
+    convolution = f"convolution {part.kernel} x {part.kernel}, padding {part.padding}"
+    return ", ".join(filter(None, [convolution, pool]))

@@ -15,7 +15,7 @@ from ..errors import InvalidInput, nearest
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
-from .description import LayerPlan, plan
+from .description import LayerPlan, is_count, plan, summary
 from .layers import DROPOUT, Conv, InitialWeights, Linear, NeuNorm, SumPool
 
 
@@ -156,11 +156,8 @@ class Network(Model):
         super().__init__()
         if not isinstance(description, str):
             raise InvalidInput(f"a network is described by text such as '300', got {description!r}")
-        if len(input_shape) != 3 or not all(map(_is_count, input_shape)):
-            raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
-        for name, value in (("time_steps", time_steps), ("classes", classes)):
-            if not _is_count(value):
-                raise InvalidInput(f"{name} must be a whole number of at least 1, got {value}")
+        if not is_count(time_steps):
+            raise InvalidInput(f"time_steps must be a whole number of at least 1, got {time_steps}")
         if not math.isfinite(pool_scale):
             raise InvalidInput(f"pool_scale must be finite, got {pool_scale}")
         if dropout_kind not in DROPOUT:
@@ -172,9 +169,7 @@ class Network(Model):
         output = replace(hidden, output_psc=True)
         self.description, self.input_shape = description, tuple(input_shape)
         self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
-        self.plan = plan(description, self.input_shape, classes, padding)
-        if neunorm and not any(part.kind == "conv" for part in self.plan):
-            raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
+        self.plan = plan(description, self.input_shape, classes, padding, neunorm)
         weights = _initial_weights(weight_scale, conv_init, generator)
         self.layers = nn.ModuleList()
         for part in self.plan:
@@ -303,30 +298,13 @@ class Network(Model):
         return self.time_steps if x.ndim == 4 else None
 
     def __repr__(self) -> str:
-        rows = [("layer", "connection", "output", "parameters")]
-        rows.append(("input", "", _times(self.input_shape), ""))
-        for part in self.plan:
-            rows.append((part.name, _summary(part), _times(part.out_shape), f"{part.parameters:,}"))
-            if self.neunorm and part.kind == "conv":
-                rows.append(("", "NeuNorm", "", f"{math.prod(part.out_shape):,}"))
-        total = sum(parameter.numel() for parameter in self.parameters())
-        rows.append(("total", "", "", f"{total:,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
-            for a, b, c, d in rows
-        ]
-        return "\n".join([f"Network({self.description!r}, time_steps={self.time_steps})", *lines])
+        return summary(self.description, self.time_steps, self.plan, self.neunorm)
 
 
 def _connection(part: LayerPlan, initial: InitialWeights, impl: str) -> Conv | Linear:
     if part.kind == "conv":
         return Conv(part.in_shape[0], part.units, part.kernel, part.padding, initial, impl)
     return Linear(part.parameters // part.units, part.units, initial, impl)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _initial_weights(
@@ -345,17 +323,3 @@ def _initial_weights(
         "conv": InitialWeights(conv_init, scales["conv"], generator),
         "linear": InitialWeights("kaiming", scales["linear"], generator),
     }
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(str(side) for side in shape)
-
-
-def _summary(part: LayerPlan) -> str:
-    if part.kind == "linear":
-        return "linear"
-    pool = f"sum pooling {part.pool} x {part.pool}" if part.pool > 1 else ""
-    if part.kind == "pool":
-        return pool
-    convolution = f"convolution {part.kernel} x {part.kernel}, padding {part.padding}"
-    return ", ".join(filter(None, [convolution, pool]))

@@ -14,7 +14,8 @@ from ..figures import run as run_figures
 from ..figures import study as study_figures
 from ..figures.style import Array
 from ..figures.svg import svg_text
-from ..run.results import MEASURES, Group, Result, flat, measures
+from ..run.results import MEASURES, Group, Result, measures
+from ..toml_files import flat
 from . import interactive
 from .blocks import Figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ..checked import Checked, Count, OneOf, Positive
@@ -106,6 +106,14 @@ def rows() -> tuple[Row, ...]:
     return _load()[0]
 
 
+def of_recipe(name: str) -> Accuracy | None:
+    """What was reached with a recipe's settings, by the authors or else by the study."""
+    for row in rows():
+        if name in row.recipes:
+            return row.published if name == row.recipes[0] else row.study
+    return None
+
+
 def tables() -> tuple[str, ...]:
     """Names of the published tables."""
     return tuple(dict.fromkeys(row.table for row in rows()))
@@ -157,7 +165,7 @@ def read(text: str) -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
 
 @cache
 def _load() -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
-    file = resources.files(__package__) / "published.toml"
+    file = Path(__file__).parent / "published.toml"
     return read(file.read_text(encoding="utf-8"))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import Error, RunError
 from ..experiment import Experiment, load_recipe, recipe_names
 from ..stats import Array
+from ..toml_files import flat
 from . import Run
 
 MEASURES = {
@@ -219,15 +220,6 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
             f"{what} of other settings ({'; '.join(differences)}): ask for the same, or give "
             "another --out"
         )
-
-
-def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table with the keys of its tables as ``"table.key"``."""
-    result: dict[str, Any] = {}
-    for key, value in table.items():
-        inner = value.items() if isinstance(value, Mapping) else ()
-        result |= {f"{key}.{part}": item for part, item in inner} or {key: value}
-    return result
 
 
 def _is_number(value: Any) -> bool:

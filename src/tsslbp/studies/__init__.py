@@ -1,1 +1,5 @@
 """Many runs: seeds, comparisons of learning rules, hyperparameter search, and what starts them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..experiment import Experiment, with_settings
 TABLES = ("rule", "weight_scale")  # keys of a recipe that have parts
 # Another value would change what is measured, so that trials could not be compared.
 FIXED = ("data", "binning", "description", "protocol", "seed", "validation_images", "train_images")
-_SHIPPED = resources.files(__package__) / "spaces"
+_SHIPPED = Path(__file__).parent / "spaces"
 
 
 @dataclass(frozen=True)

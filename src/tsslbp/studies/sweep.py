@@ -24,8 +24,9 @@ from ..experiment import Experiment
 from ..experiment.seeding import derive
 from ..rules import EARLIER_NAMES
 from ..run import Run, write_json
-from ..run.results import flat, table_differences
+from ..run.results import table_differences
 from ..storage import hold, replace_file, writing
+from ..toml_files import flat
 from . import optuna_study
 from .optuna_study import PRUNERS, SAMPLERS, storage_errors
 from .space import Space, apply, settings

@@ -1,0 +1,71 @@
+"""Data sets by name: which module reads which, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import InvalidInput
+from ..experiment.binning import Binning as Binning
+from . import catalogue, frame_cache, npz
+from .catalogue import Entry
+from .dataset import DataSet
+from .events import cifar10_dvs, dvs_gesture, moving_digits, nmnist
+from .events.recording import EventSet
+from .images import cifar10, digits, idx
+
+IMAGE_READERS: dict[str, Callable[[Entry, Path | None], DataSet]] = {
+    "cifar10": cifar10.load,
+    "digits": digits.load,
+    "idx": idx.load,
+}
+EVENT_READERS: dict[str, Callable[[Entry, Path | None], EventSet]] = {
+    "cifar10_dvs": cifar10_dvs.source,
+    "dvs_gesture": dvs_gesture.source,
+    "moving_digits": moving_digits.source,
+    "nmnist": nmnist.source,
+}
+
+
+def load(
+    name: str,
+    data_dir: Path | None = None,
+    time_steps: int | None = None,
+    binning: Binning | None = None,
+) -> DataSet:
+    """Return the data set called `name`: images in memory, or recordings as frames in a file.
+
+    Args:
+        name: of the catalogue, or the path of a ``.npz`` file.
+        data_dir: the folder with the files of downloaded sets, ``mnist/train-images-idx3-ubyte.gz``
+            and so on. Without it the environment variable ``TSSLBP_DATA`` names the folder; with
+            neither, the files are downloaded into the user's cache folder on first use.
+        time_steps: T, into which recordings are binned.
+        binning: of recordings, by default `Binning()`.
+
+    Raises:
+        InvalidInput: no data set has this name, or it is none that can be binned so.
+        DataError: a file is missing, damaged or not what its name says, or cannot be downloaded.
+    """
+    is_file = name.endswith(".npz")
+    entry = None if is_file else catalogue.find(name, ", or the path of a .npz file")
+    if entry is not None and entry.kind == "events":
+        if time_steps is None:
+            raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
+        return frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
+    if binning is not None:
+        raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
+    return IMAGE_READERS[entry.reader](entry, data_dir) if entry else npz.load(Path(name))
+
+
+def recordings(name: str, data_dir: Path | None = None) -> EventSet:
+    """Return the recordings of a set of events, none of which has been read yet.
+
+    Raises:
+        InvalidInput: no set of events has this name.
+        DataError: a file is missing.
+    """
+    entry = catalogue.find(name)
+    if entry.kind != "events":
+        raise InvalidInput(f"{name} holds images, not recordings of events")
+    return EVENT_READERS[entry.reader](entry, data_dir)

@@ -1,0 +1,9 @@
+from .binning import Binning as Binning
+from .experiment import Experiment as Experiment
+from .experiment import ProtocolName as ProtocolName
+from .recipe import Recorded as Recorded
+from .recipe import load_recipe as load_recipe
+from .recipe import recipe_names as recipe_names
+from .recipe import recorded as recorded
+from .recipe import save as save
+from .recipe import with_settings as with_settings

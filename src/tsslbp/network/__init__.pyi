@@ -1,0 +1,6 @@
+from .description import plan as plan
+from .description import summary as summary
+from .network import Activity as Activity
+from .network import Model as Model
+from .network import Network as Network
+from .network import SpikingLayer as SpikingLayer

@@ -1,0 +1,60 @@
+"""The report's files: one HTML file, and Markdown and figures beside it.
+
+The HTML file fetches nothing. Accuracies are in percent on the test images; unfinished runs are
+shown, but left out of all statistics.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InvalidInput, require
+from ..storage import writing
+from .evidence import gather
+from .render import svg, to_html, to_markdown
+from .sections import TITLE, compose
+
+
+def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list[str]:
+    """Report on all runs at or below `paths`.
+
+    Args:
+        paths: folders of runs, or folders of such folders.
+        out: the HTML file; ``.md`` and the folder ``_figures`` of the same name lie beside it.
+        against: folder of the runs that the others are compared with, and nothing else; without it
+            every pair of settings is compared, and Holm's correction goes over all of them.
+
+    Returns:
+        A line for each folder that could not be read.
+
+    Raises:
+        InvalidInput: `out` is no ``.html`` file, the Markdown file beside it would replace one
+            that is no report, no finished run is at or below `against`, or a package is missing.
+        RunError: no run could be read, or the files cannot be written.
+    """
+    if out.suffix != ".html":
+        raise InvalidInput(f"the report is an HTML file, such as report.html; got {out}")
+    beside = out.with_suffix(".md")
+    if beside.exists() and not beside.read_bytes().startswith(f"# {TITLE}".encode()):
+        raise InvalidInput(f"{beside}, which is no report, would be replaced: give another name")
+    check_packages()
+    evidence = gather(paths, against)
+    options = ["-o", str(out), *(["--against", str(against)] if against else [])]
+    command = shlex.join(["tsslbp", "report", *map(str, paths), *options])
+    folder = out.with_name(f"{out.stem}_figures")
+    with writing(f"the report {out}"):
+        page = compose(evidence, command)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(to_html(page), encoding="utf-8")
+        beside.write_text(to_markdown(page, folder.name), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for figure in page.figures:
+            (folder / f"{figure.name}.svg").write_bytes(svg(figure))
+    return list(evidence.problems)
+
+
+def check_packages() -> None:
+    """Raise `InvalidInput` where a package that reports need is missing."""
+    require("reports need", "study", "jinja2", "matplotlib", "scipy")
