@@ -108,7 +108,7 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for the user's cache folder; also, no data folder or proxy is set."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr("pooch.os_cache", lambda name: folder / name)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(folder / name))
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

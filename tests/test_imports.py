@@ -1,9 +1,14 @@
 """The house stands: every import points to a lower floor, and private names stay in their room.
 
+The program loads no package that a command does not need.
+
 A room is a folder or a file directly in the package; docs/design.md draws the same floors.
 """
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +29,29 @@ FLOORS = [  # from the ground up; a room may import from the floors below its ow
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+# Packages that are loaded for whatever is printed.
+LIGHT = {"annotated_doc", "click", "lazy_loader", "rich", "shellingham", "tsslbp", "typer"}
+EXPERIMENTS = LIGHT | {"tomli_w"}  # also for recipes
+LOADED = """
+import sys, traceback
+known = sys.stdlib_module_names | {name.partition(".")[0] for name in sys.modules}
+chains = {}
+class Witness:
+    def find_spec(name, path=None, target=None):
+        lines = [f"{one.filename}:{one.lineno} {one.line}" for one in traceback.extract_stack()]
+        chain = [line for line in lines if not line.startswith("<frozen")]
+        chains.setdefault(name.partition(".")[0], chain[:-1])
+sys.meta_path.insert(0, Witness)
+from tsslbp.cli import main
+try:
+    main()
+finally:
+    loaded = {name.partition(".")[0] for name in sys.modules} - known
+    for name in sorted(loaded - set(sys.stdin.read().split())):
+        if not name.startswith("_"):
+            print(name, "is loaded by", *chains.get(name, ()), sep="\\n  ", file=sys.stderr)
+"""
+MODULES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")])
 
 
 def room(path: Path) -> str:
@@ -94,3 +121,61 @@ def test_no_circle_within_a_room() -> None:
 
     for name in arrows:
         visit(name, ())
+
+
+def loaded_beyond(allowed: set[str], arguments: str, **environment: str) -> str:
+    """What a command loads but for the allowed packages, each with the chain of imports."""
+    result = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments.split()],
+        input=" ".join(allowed),
+        env={"PYTHONPATH": str(PACKAGE.parent), **os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in result.stderr
+    return result.stderr if " is loaded by" in result.stderr else ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ("--help", LIGHT),
+        ("--version", LIGHT),
+        ("trian", LIGHT),
+        ("train", LIGHT),
+        ("train digits --bogus", LIGHT),
+        ("train --help", LIGHT),
+        ("sweep --help", LIGHT),
+        ("microscope --help", LIGHT),
+        ("convert --help", LIGHT),
+        ("data show --help", LIGHT),
+        ("train mnits", EXPERIMENTS),
+        ("recipes", EXPERIMENTS),
+        ("recipes mnist", EXPERIMENTS),
+        ("info mnist", EXPERIMENTS),
+        ("info 15C5-P2-300", EXPERIMENTS),
+        ("data list", LIGHT | {"platformdirs"}),
+    ],
+)
+def test_light_commands_load_little(arguments: str, allowed: set[str]) -> None:
+    assert not loaded_beyond(allowed, arguments)
+
+
+def test_completion_loads_little() -> None:
+    typed = {"COMP_WORDS": "tsslbp train mn", "COMP_CWORD": "2"}
+    assert not loaded_beyond(EXPERIMENTS, "", _TSSLBP_COMPLETE="complete_bash", **typed)
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    """But each name is there, for completion and help, and loaded when it is used."""
+    program = (
+        "import sys; import tsslbp; print(*sorted(m for m in sys.modules if m[:6] == 'tsslbp'));"
+        "print(*dir(tsslbp)); from tsslbp import *; print(TSSLBP, load.__module__, data.load)"
+    )
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    modules, names, used = output.splitlines()
+    assert modules == "tsslbp"
+    assert {"Network", "TSSLBP", "__version__", "data", "load", "losses"} <= set(names.split())
+    assert used.startswith("<class 'tsslbp.rules.TSSLBP'> tsslbp.training.checkpoint <function")

@@ -1,13 +1,14 @@
 """The committed records are whole, and what the README says is what they say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
 from tsslbp import stats
-from tsslbp.experiment import load_recipe
+from tsslbp.experiment import load_recipe, recipe_names, recorded
 from tsslbp.run.results import Result
 from tsslbp.studies import compare
 
@@ -38,6 +39,27 @@ def test_record(name: str) -> None:
     assert environment["dirty"] is False
     listed = (RESULTS / "README.md").read_text()
     assert any(f"`{folder.as_posix()}/`" in listed for folder in [Path(name), *Path(name).parents])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_promise_what_the_records_say(name: str) -> None:
+    """Time and accuracy in the table of recipes, and the accuracy in the recipe's description."""
+    results = [Result.read(RESULTS / f"{run}") for run in RUNS if "/" not in run]
+    recipe = load_recipe(name)
+    of_recipe = [
+        one
+        for one in results
+        if replace(one.experiment, seed=0, description=recipe.description) == recipe
+    ]
+    promised = recorded().get(name)
+    assert [one.folder.name for one in of_recipe] == list(promised.runs if promised else ())
+    if promised is None:
+        return
+    measure = "best-validation" if recipe.protocol == "validated" else "best-test"
+    accuracy = mean(100 * one.accuracy[measure] for one in of_recipe)
+    assert f"{accuracy:.2f}" == f"{promised.accuracy:.2f}"
+    assert f"{promised.accuracy:.2f}" in recipe.description
+    assert promised.seconds == round(min(one.seconds for one in of_recipe), 1)
 
 
 def test_readme_says_what_the_records_say() -> None:

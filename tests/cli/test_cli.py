@@ -5,14 +5,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tsslbp import cli, data
+from tsslbp import analysis, cli, data, studies
+from tsslbp.cli.microscope import NoiseOptions
 from tsslbp.data import DataSet
-from tsslbp.run import count_epochs
+from tsslbp.run import CHECKPOINTS, count_epochs
 
 from .conftest import Program
 
@@ -50,6 +52,71 @@ def test_as_a_module() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "Usage: tsslbp" in result.stdout
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("train mn", "mnist mnist-published"),
+        ("recipes dig", "digits"),
+        ("info nmnist-", "nmnist-100 nmnist-30"),
+        ("microscope mov", "moving-digits"),
+        ("tr", "train trials"),
+        ("train mnist --protocol ", "published validated"),
+        ("train mnist --device c", "cpu cuda"),
+        ("sweep digits --space ", "digits published"),
+        ("sweep digits --space digits --sampler ", "gp random tpe"),
+        ("draw mine --checkpoint best", "best-test best-validation"),
+        ("reproduce fashion", "fashion-mnist fashion-mnist-cnn fashion-mnist-mlp"),
+        ("data show nm", "nmnist nmnist-sample"),
+        ("evaluate runs/", "runs/one runs/study/two"),
+        ("evaluate ", "runs/one"),
+    ],
+)
+def test_completion(
+    typed: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Recipes, data sets, run folders and fixed choices, by bash's protocol."""
+    for run in ("runs/one", "runs/study/two"):
+        Path(run).mkdir(parents=True)
+        Path(run, "config.toml").touch()
+    words = f"tsslbp {typed}"
+    monkeypatch.setenv("_TSSLBP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    assert end.value.code == 0
+    assert sorted(capsys.readouterr().out.split()) == expected.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_install_completion(
+    shell: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The shell is the one that runs the program."""
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, f"/bin/{shell}"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--install-completion"])
+    assert not end.value.code and f"{shell} completion installed" in capsys.readouterr().out
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and "tsslbp" in path.name]
+    assert any("_TSSLBP_COMPLETE" in path.read_text() for path in written)
+
+
+def test_what_help_says_is_so(program: Program) -> None:
+    """Choices and defaults that stand in the help in words: their modules are not loaded for it."""
+    assert "|".join(CHECKPOINTS) in program("draw", "--help")[1]
+    default = fields(NoiseOptions)
+    assert [field.default for field in default[:2]] == [
+        ", ".join(map(str, analysis.microscope.WIDTHS)),
+        analysis.microscope.ROUNDS,
+    ]
+    output = " ".join(program("sweep", "--help")[1].split())
+    assert f"What to search: {' or '.join(studies.space.space_names())}, or a" in output
 
 
 @pytest.mark.parametrize(

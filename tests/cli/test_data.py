@@ -139,9 +139,8 @@ def test_fetch_says_how_to_get_what_it_cannot_download(program: Program, tmp_pat
 
 
 def test_the_digits_need_no_download(program: Program) -> None:
-    pytest.importorskip("sklearn")
     assert "nothing to download" in program("fetch", "digits")[1]
-    assert program("check", "digits")[:2] == (0, "digits: comes with scikit-learn\n")
+    assert program("check", "digits")[:2] == (0, "digits: comes with tsslbp\n")
 
 
 def test_check_names_every_wrong_file(

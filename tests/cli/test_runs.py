@@ -138,19 +138,39 @@ def test_cifar10_from_its_files(
 
 
 def test_recipes_lists_all(program: Program) -> None:
+    """A line each: name, data, network, T, time on a CPU, accuracy of ours and published."""
     code, output, _ = program("recipes")
     assert code == 0
-    for name in experiment.recipe_names():
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= 100
+    rows = {line.split()[0]: line for line in lines[1 : 1 + len(experiment.recipe_names())]}
+    assert list(rows) == experiment.recipe_names()
+    for name, row in rows.items():
         recipe = experiment.load_recipe(name)
-        assert f"{name}  {recipe.network}, T = {recipe.time_steps}\n" in output
-        for line in recipe.description.strip().splitlines():
-            assert f"  {line}\n" in output
+        assert recipe.network.startswith(row.split()[2].removesuffix("-..."))
+        assert row.split()[1] == recipe.data and row.split()[3] == str(recipe.time_steps)
+        assert ("not measured" in row) == (name not in experiment.recorded())
+    assert rows["mnist"].endswith("5   34 min 32 s  99.44 / 99.40")
+    assert rows["mnist-published"].endswith("not measured      - / 99.50")
+    assert rows["digits"].endswith("12.8 s  99.17 / -")
 
 
-def test_recipes_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_tells_all_about_one(program: Program, refused: Callable[..., str]) -> None:
+    code, output, _ = program("recipes", "fashion-mnist-cnn")
+    assert code == 0
+    recipe = experiment.load_recipe("fashion-mnist-cnn")
+    assert f"fashion-mnist-cnn  {recipe.network}, T = {recipe.time_steps}\n" in output
+    assert recipe.description.strip() in output
+    settings = [line for line in output.splitlines() if re.match(r"[a-z_.]+ = ", line)]
+    copy = experiment.with_settings(experiment.load_recipe("digits"), settings)
+    assert replace(copy, description=recipe.description) == recipe
+    assert "(did you mean 'digits'?)" in refused("recipes", "digit")
+
+
+def test_a_recipe_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(printing, "console", Console(file=screen, force_terminal=True, width=60))
-    program("recipes")
+    program("recipes", "mnist")
     assert max(len(ANSI.sub("", line)) for line in screen.getvalue().splitlines()) <= 60
 
 

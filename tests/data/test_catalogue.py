@@ -54,7 +54,6 @@ def test_a_folder_belongs_to_its_set() -> None:
 
 
 def test_the_digits_are_as_it_says() -> None:
-    pytest.importorskip("sklearn")
     entry, digits = catalogue.find("digits"), data.load("digits")
     assert (len(digits.train_labels), len(digits.test_labels)) == (entry.train, entry.test)
     assert (digits.input_shape, digits.classes) == (entry.shape, entry.classes)

@@ -30,7 +30,6 @@ def test_a_file_of_ones_own_has_no_known_shape() -> None:
 
 
 def test_digits_have_the_shape_that_is_known() -> None:
-    pytest.importorskip("sklearn")
     loaded = data.load("digits")
     assert (loaded.input_shape, loaded.classes) == data.known_shape("digits", None)
 

@@ -46,6 +46,14 @@ def test_recipes_of_published_results_belong_to_one_row_of_their_network() -> No
         assert recipe.time_steps == row.time_steps
 
 
+def test_what_a_recipes_settings_reached() -> None:
+    """The authors' accuracy for their settings, the study's for the revised ones that it ran."""
+    by_authors, by_study = published.of_recipe("mnist-published"), published.of_recipe("mnist")
+    assert by_authors is not None and (by_authors.mean, by_authors.best) == (99.50, 99.53)
+    assert by_study is not None and (by_study.mean, by_study.best) == (99.40, 99.47)
+    assert published.of_recipe("fashion-mnist-mlp") is published.of_recipe("digits") is None
+
+
 @pytest.mark.parametrize("row", published.rows(), ids=lambda row: row.name)
 def test_best_fits_mean_and_deviation_or_is_doubted(row: published.Row) -> None:
     """Of n values none is further above the mean than sd (n - 1) / sqrt(n)."""

@@ -278,7 +278,6 @@ def test_fewer_epochs_than_there_are(tmp_path: Path) -> None:
 
 def test_digits_keep_their_promise(tmp_path: Path) -> None:
     """The demo's recipe, whole: at least 96 % at the epoch chosen on validation images."""
-    pytest.importorskip("sklearn")
     run = Run.create(tmp_path / "run", load_recipe("digits"))
     training.fit(run, tsslbp.data.load("digits"))
     chosen = max(run.epochs(), key=lambda record: record["validation_accuracy"])

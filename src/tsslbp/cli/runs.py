@@ -184,7 +184,12 @@ def recipes(
 
 def info(
     network: Annotated[
-        str, argument("NETWORK", "Such as 15C5-P2-40C5-P2-300, or a recipe's name.")
+        str,
+        argument(
+            "NETWORK",
+            "Such as 15C5-P2-40C5-P2-300, or a recipe's name.",
+            autocompletion=complete_recipe,
+        ),
     ],
     input_shape: Annotated[
         str | None,

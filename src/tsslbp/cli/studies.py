@@ -38,6 +38,10 @@ def _tables() -> list[str]:
     return list(dict.fromkeys([*reports.published.tables(), *rows]))
 
 
+_complete_table = completing(_tables)
+_complete_space = completing(lambda: study.space.space_names())
+
+
 @dataclass(frozen=True)
 class SeedOptions:
     """How many runs of a recipe there are."""
@@ -73,7 +77,7 @@ class SearchOptions:
             "SPACE",
             "What to search: digits or published, or a .toml file.",
             "--space",
-            autocompletion=completing(lambda: study.space.space_names()),
+            autocompletion=_complete_space,
         ),
     ]
     trials: Annotated[
@@ -132,7 +136,7 @@ def reproduce(
         argument(
             "[TABLE]",
             "Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
-            autocompletion=completing(_tables),
+            autocompletion=_complete_table,
         ),
     ] = None,
     count: SeedOptions,

@@ -16,7 +16,7 @@ from ..errors import Error, RunError
 from ..experiment import Experiment, load_recipe, recipe_names
 from ..stats import Array
 from ..toml_files import flat
-from . import Run
+from .run import Run
 
 MEASURES = {
     "last": "last epoch",

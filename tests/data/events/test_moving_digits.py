@@ -194,7 +194,6 @@ def test_recordings_are_those_of_this_version() -> None:
 
 def test_the_set() -> None:
     """Deterministic, inside the sensor, in order of time, labels and split of the digits."""
-    pytest.importorskip("sklearn")
     first, second = data.recordings("moving-digits"), data.recordings("moving-digits")
     assert first.fingerprint == second.fingerprint
     assert (len(first.train), len(first.test)) == (1437, 360)

@@ -146,7 +146,6 @@ def test_stabilised_frames_differ(root: Path) -> None:
     plain = data.load("nmnist", root, 4, data.Binning())
     still = data.load("nmnist", root, 4, data.Binning(stabilise=True))
     assert len(plain.train_labels) == len(still.train_labels)
-    pytest.importorskip("sklearn")
     with pytest.raises(InvalidInput, match="stabilise is for N-MNIST's recordings, moving-digits"):
         data.load("moving-digits", root, 4, data.Binning(stabilise=True))
 

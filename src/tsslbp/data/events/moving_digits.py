@@ -1,4 +1,4 @@
-"""Moving digits: scikit-learn's digits move in front of a simulated event camera.
+"""Moving digits: the data set digits moves in front of a simulated event camera.
 
 A digit of 8 x 8 pixels, enlarged to 16 x 16, moves in three straight saccades of 30 ms along a
 triangle, as N-MNIST's do, before a sensor of 24 x 24 pixels. Where the digit is, how far it goes
@@ -54,9 +54,6 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
 
     One of each digit; those that test are those of the data set ``digits``. There are no files, so
     `data_dir` is not looked at.
-
-    Raises:
-        DataError: scikit-learn, which brings the digits, is missing.
     """
     data_set = digits.load(catalogue.find("digits"))
     parts = [np.asarray(images)[:, 0] for images in (data_set.train_images, data_set.test_images)]
