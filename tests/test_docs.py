@@ -99,7 +99,8 @@ def test_command(
     """Every command of the documents runs: for one epoch, on a few images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tsslbp.data, "load", small)
-    monkeypatch.setattr(cli.data, "download", lambda source, file, folder, progress: folder / file)
+    files = tsslbp.data.files
+    monkeypatch.setattr(files, "download", lambda source, file, folder, progress: folder / file)
     load_recipe = experiment.load_recipe
 
     def one_epoch(name: str) -> experiment.Experiment:

@@ -1,4 +1,9 @@
 from . import data, losses
+from . import experiment as experiment
+from . import network as network
+from . import neuron as neuron
+from . import rules as rules
+from . import training as training
 from ._version import __version__
 from .losses import predict
 from .network import Network

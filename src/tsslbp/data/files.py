@@ -66,6 +66,7 @@ def download(entry: Entry, file: str, folder: Path, progress: Any = False) -> Pa
     """
     import pooch  # type: ignore[import-untyped]
 
+    pooch.get_logger().setLevel("WARNING")  # the program says itself what it downloads
     target = folder / entry.folder
     url = entry.url + file
     # A server that packs or unpacks on the way would change the checksum.

@@ -1,5 +1,7 @@
 from . import cost as cost
+from . import loop as loop
 from . import parallel as parallel
+from . import step as step
 from . import trackers as trackers
 from .build import Split as Split
 from .build import build_loss as build_loss
