@@ -24,6 +24,10 @@ from tsslbp.data.images import idx
 Arrays = dict[str, np.ndarray]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+# Tests run side by side, on one thread each; those that are about threads set their number.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
@@ -42,19 +46,9 @@ def poisoned() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of data sets as `tsslbp.data.load` takes it, with ``mnist/`` and its like."""
-    return _folder("TSSLBP_DATA", SHARED / "data", "data sets")
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """Folder of tensors recorded from the original code, ``neuron_0.npz`` and its like."""
-    return _folder("TSSLBP_GOLDEN", SHARED / "golden", "golden tensors")
-
-
-def _folder(variable: str, default: Path, content: str) -> Path:
-    folder = Path(os.environ.get(variable) or default)
+    folder = Path(os.environ.get(VARIABLE) or SHARED / "data")
     if not folder.is_dir():
-        pytest.skip(f"no {content}: {folder} is no folder (set {variable})")
+        pytest.skip(f"no data sets: {folder} is no folder (set {VARIABLE})")
     return folder
 
 

@@ -77,6 +77,7 @@ def test_trials(program: Program, tmp_path: Path) -> None:
     assert f"{100 * values.mean():.2f} ± {100 * values.std(ddof=1):.2f} %" in output
 
 
+@pytest.mark.slow
 def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     pytest.importorskip("submitit")
     options = ("--seeds", "1", "--set", "epochs=1", "--track", "tensorboard")
@@ -102,6 +103,7 @@ def test_trials_are_told_of_data_that_they_do_not_inherit(
         assert "there" not in command
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the midst of a run, the same command continues that run."""
 
