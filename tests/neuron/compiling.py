@@ -6,6 +6,7 @@ These functions run in the process of the fixture `compiler`, which does not int
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from typing import Any
 
@@ -35,6 +36,11 @@ class _Hopper:
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
+
+
+def prepare(cache: str) -> None:
+    """Make this process one that compiles, into a folder of its own."""
+    os.environ.update(TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
 
 
 def _compile(

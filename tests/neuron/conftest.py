@@ -8,7 +8,6 @@ races, rounds bfloat16 in its own way, and is slow, so that it is given fewer ca
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from .compiling import prepare
 
 INTERPRETED = not torch.cuda.is_available()
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -130,12 +131,6 @@ def _belongs(case: Any) -> bool:
 @pytest.fixture(scope="session")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPoolExecutor]:
     """A process in which Triton compiles, while here it interprets."""
-    variables = {
-        "TRITON_INTERPRET": "0",
-        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
-    }
-    process = ProcessPoolExecutor(
-        1, get_context("spawn"), initializer=os.environ.update, initargs=(variables,)
-    )
-    with process:
+    cache = str(tmp_path_factory.mktemp("triton"))
+    with ProcessPoolExecutor(1, get_context("spawn"), prepare, (cache,)) as process:
         yield process

@@ -28,8 +28,14 @@ LAYERS = {  # settings of the neuron, steps, neurons, dtype
 }
 
 
+LONGEST = {"unrolled", "segments, bfloat16", "one neuron"}
+
+
 @needs_compiler
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST)) for name in LAYERS],
+)
 def test_machine_code(name: str, compiler: Executor) -> None:
     """No multiplication is contracted with an addition, and nothing spills out of registers."""
     settings, steps, neurons, real = LAYERS[name]
