@@ -76,7 +76,14 @@ def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert current.grad.flatten().tolist() == [0.0, 3.0, 3.0, 0.0]
 
 
-@pytest.mark.parametrize("command", [*commands(README), *commands(GUIDE), *commands(RULES)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] * ("--cluster" in one))
+        for document in (README, GUIDE, RULES)
+        for one in commands(document)
+    ],
+)
 def test_command(
     command: str,
     tmp_path: Path,

@@ -111,8 +111,11 @@ def many(fused: str) -> int:
     return 2000 if fused == "cuda" and INTERPRETED else 1_000_000
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items[:] = [item for item in items if _belongs(getattr(item, "callspec", None))]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept = [item for item in items if _belongs(getattr(item, "callspec", None))]
+    left_out = [item for item in items if not _belongs(getattr(item, "callspec", None))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def _belongs(case: Any) -> bool:
