@@ -1,17 +1,23 @@
-# make demo | test | lint | bench | clean; needs Python >= 3.11 and sets up .venv by itself.
+# make demo | test | test-all | lint | bench | clean; needs Python >= 3.11 and sets up .venv by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(VENV)/demo
 	rm -rf runs/demo
 	$(BIN)/tsslbp train digits --out runs/demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not alone" $(ARGS)
+
+# Also what is long by nature; at the end, one after the other, what measures times.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest $(WORKERS) -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,13 +18,19 @@ import numpy as np
 import pytest
 import torch
 
+from tsslbp import cli
 from tsslbp.data import catalogue
 from tsslbp.data.catalogue import Entry
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import idx
+from tsslbp.studies import jobs
 
 Arrays = dict[str, np.ndarray]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Tests run side by side, on one thread each; those that are about threads set their number.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -42,20 +50,36 @@ def poisoned() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of data sets as `tsslbp.data.load` takes it, with ``mnist/`` and its like."""
-    return _folder("TSSLBP_DATA", SHARED / "data", "data sets")
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """Folder of tensors recorded from the original code, ``neuron_0.npz`` and its like."""
-    return _folder("TSSLBP_GOLDEN", SHARED / "golden", "golden tensors")
-
-
-def _folder(variable: str, default: Path, content: str) -> Path:
-    folder = Path(os.environ.get(variable) or default)
+    folder = Path(os.environ.get(VARIABLE) or SHARED / "data")
     if not folder.is_dir():
-        pytest.skip(f"no {content}: {folder} is no folder (set {variable})")
+        pytest.skip(f"no data sets: {folder} is no folder (set {VARIABLE})")
     return folder
+
+
+class Here:
+    """A job that has run in this process, in less time than another one takes to start."""
+
+    def __init__(self, job: jobs.Job) -> None:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch, job.log.open("a") as log:
+            patch.setattr(sys, "argv", ["tsslbp", *job.arguments])
+            with redirect_stdout(log), redirect_stderr(log):
+                self.status = cli.main(job.arguments)
+
+    def poll(self) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        pass
+
+    kill = terminate
+
+
+@pytest.fixture
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs on this machine run in this process, one after the other."""
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(jobs.Local, "start", lambda local, job: Here(job))
 
 
 def pack_idx(array: np.ndarray) -> bytes:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+@pytest.mark.alone
 def test_quick_run(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "run.py"), "--quick"]
@@ -24,6 +27,7 @@ def test_quick_run(tmp_path: Path) -> None:
     assert kept < new
 
 
+@pytest.mark.slow
 def test_spike_train_rules(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     program = str(BENCHMARKS.parent / "research" / "digits.py")
@@ -40,6 +44,7 @@ def test_spike_train_rules(tmp_path: Path) -> None:
     assert len(numbers["search"]) == 6
 
 
+@pytest.mark.alone
 def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
     record = tmp_path / "gpu.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "gpu" / "bench.py"), "--quick"]
@@ -55,6 +60,7 @@ def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
     assert {row["T"] for row in numbers["neuron"]} == {5, 30, 100, 500}
 
 
+@pytest.mark.slow
 def test_gpu_training_in_pieces(tmp_path: Path) -> None:
     """A piece that ends before the training, then the rest; its record comes back."""
     command = [sys.executable, str(BENCHMARKS / "gpu" / "train.py"), "digits", "--device", "cpu"]
@@ -67,6 +73,7 @@ def test_gpu_training_in_pieces(tmp_path: Path) -> None:
     assert len((tmp_path / "record" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_event_files(tmp_path: Path) -> None:
     record = tmp_path / "events.json"
     program = str(BENCHMARKS / "event_files.py")

@@ -16,7 +16,6 @@ from tsslbp.data import Binning, DataSet, Frames
 from tsslbp.neuron import reference
 from tsslbp.report import published
 from tsslbp.studies import space
-from tsslbp.studies.jobs import Job, Local
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
@@ -52,21 +51,6 @@ def small(
     return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
 
 
-class Here:
-    """A job that has run in this process."""
-
-    def __init__(self, job: Job) -> None:
-        self.status = cli.main(job.arguments)
-
-    def poll(self) -> int:
-        return self.status
-
-    def terminate(self) -> None:
-        pass
-
-    kill = terminate
-
-
 @pytest.mark.parametrize("document", [README, GUIDE], ids=lambda path: path.name)
 def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -92,9 +76,20 @@ def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert current.grad.flatten().tolist() == [0.0, 3.0, 3.0, 0.0]
 
 
-@pytest.mark.parametrize("command", [*commands(README), *commands(GUIDE), *commands(RULES)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] * ("--cluster" in one))
+        for document in (README, GUIDE, RULES)
+        for one in commands(document)
+    ],
+)
 def test_command(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Every command of the documents runs: for one epoch, on a few images."""
     monkeypatch.chdir(tmp_path)
@@ -131,8 +126,8 @@ def test_command(
         row = replace(published.find("mnist")[0], recipes=("digits",))
         monkeypatch.setattr(published, "find", lambda _: (row,))
         command += " --seeds 1"
-    if "--cluster" not in command:  # in this process, which is quicker
-        monkeypatch.setattr(Local, "start", lambda local, job: Here(job))
+    if "--cluster" not in command:
+        request.getfixturevalue("jobs_here")
     if "compare" in command:
         command += " --time-steps 2 --learning-rates 0.002 --seeds 1"
     if "microscope" in command:

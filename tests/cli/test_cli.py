@@ -33,6 +33,7 @@ def test_version_and_help(program: Program) -> None:
         assert option in output
 
 
+@pytest.mark.slow
 def test_termination_is_an_interruption() -> None:
     """Schedulers send SIGTERM; the run can be continued then, too."""
     command = [sys.executable, "-m", "tsslbp", "train", "mine.toml", "--epochs", "10000"]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tsslbp import cli, training
-from tsslbp.cli import runs, trainings
+from tsslbp.cli import runs
 from tsslbp.experiment import Experiment
 from tsslbp.losses import Loss
 from tsslbp.rules import TSSLBP
 from tsslbp.studies import compare
-from tsslbp.studies.jobs import Engine, Job, Watch
 from tsslbp.training import cost
 
 RULES = ("TSSLBP", "TSSLBP(warm_up=always)")
@@ -36,7 +35,10 @@ LOST = 0.02  # the learning rate at which TSSLBP(warm_up=always) shall diverge
 
 @pytest.fixture
 def program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    jobs_here: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Program:
     """Run the program beside a small recipe, its jobs in this process; with a rate that diverges.
 
@@ -53,17 +55,8 @@ def program(
             return lambda psc, labels: psc.sum() * math.nan
         return loss_of(experiment)
 
-    def run_jobs(jobs: Sequence[Job], engine: Engine, watch: Watch) -> dict[str, str]:
-        failures = {}
-        for job in jobs:
-            if cli.main(job.arguments):
-                failures[job.name] = "it failed"
-            watch.ended(job, failures.get(job.name))
-        return failures
-
     for module in (training.step, cost):
         monkeypatch.setattr(module, "build_loss", build_loss)
-    monkeypatch.setattr(trainings, "run_jobs", run_jobs)
     monkeypatch.setattr(runs, "_draw_picture", lambda *_: None)  # it takes most of a run's time
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -126,7 +119,7 @@ def test_a_run_that_fails_otherwise_is_made_again(
     blocked.write_text("")
     code, output, error = program(*command)
     assert code == 2
-    assert "1 of 2 runs failed (NA/T2/lr-0.01/validated-seed0: it failed)" in error
+    assert "1 of 2 runs failed (NA/T2/lr-0.01/validated-seed0: " in error
     assert "NA, T = 2: 0 of 1 learning rates tried" in error
     blocked.unlink()
     code, output, error = program(*command)

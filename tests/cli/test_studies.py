@@ -2,52 +2,26 @@
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tsslbp import cli
 from tsslbp.cli import progress, trainings
 from tsslbp.errors import InvalidInput
 from tsslbp.report import published
 from tsslbp.run import Run, count_epochs, results
 
-RECIPE = """
-data = "mine.npz"
-network = "4C3-P2-8"
-time_steps = 3
-validation_images = 12
-epochs = 2
-batch_size = 16
-"""
+from .conftest import Program
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 
-Program = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Program:
-    """Run the program beside a small recipe; returns exit code, output and error."""
-    monkeypatch.chdir(tmp_path)
-    images = np.random.RandomState(0).randint(0, 256, (70, 8, 8)).astype(np.uint8)
-    np.savez("mine.npz", images=images, labels=np.arange(70) % 2)
-    Path("mine.toml").write_text(RECIPE)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main(arguments)
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def test_trials(program: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["here", pytest.param("processes", marks=pytest.mark.slow)])
+def test_trials(where: str, program: Program, request: pytest.FixtureRequest) -> None:
     """One failure does not lose the others; the same command makes what is missing, only that."""
+    if where == "here":
+        request.getfixturevalue("jobs_here")
     blocked = Path("out/validated-seed1/thesis.tex")
     blocked.parent.mkdir(parents=True)
     blocked.write_text("")
@@ -77,6 +51,7 @@ def test_trials(program: Program, tmp_path: Path) -> None:
     assert f"{100 * values.mean():.2f} ± {100 * values.std(ddof=1):.2f} %" in output
 
 
+@pytest.mark.slow
 def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     pytest.importorskip("submitit")
     options = ("--seeds", "1", "--set", "epochs=1", "--track", "tensorboard")
@@ -89,6 +64,7 @@ def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
     assert here.epochs()[0]["test_accuracy"] == there.epochs()[0]["test_accuracy"]
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_trials_are_told_of_data_that_they_do_not_inherit(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +78,7 @@ def test_trials_are_told_of_data_that_they_do_not_inherit(
         assert "there" not in command
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the midst of a run, the same command continues that run."""
 
@@ -129,6 +106,7 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
     assert len(run.environment["resumed"]) == 1
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trials of a table's recipes, what they will cost before, and the report."""
     (row,) = published.find("cifar10-cnn1")

@@ -9,20 +9,6 @@ import pytest
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Binning
 
-OPTIONS = [
-    Binning(),
-    Binning(window=2.5),
-    Binning(window=2.5, original_edges=True),
-    Binning(by="count"),
-    Binning(values="count"),
-    Binning(values="count", normalise=True, window=4),
-    Binning(values="surface", by="count", normalise=True),
-    Binning(values="surface"),
-    Binning(values="count", polarities=1),
-    Binning(values="count", down_sample=2),
-    Binning(values="surface", down_sample=4, polarities=1, by="count"),
-]
-
 
 @pytest.mark.parametrize(
     ("table", "message"),
@@ -45,11 +31,6 @@ OPTIONS = [
 def test_bad_options(table: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         Binning.from_table(table)
-
-
-@pytest.mark.parametrize("how", OPTIONS)
-def test_a_table_gives_the_same_binning(how: Binning) -> None:
-    assert Binning.from_table(how.to_table()) == how
 
 
 def test_only_what_differs_from_the_defaults_is_in_the_table() -> None:

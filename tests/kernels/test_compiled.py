@@ -109,6 +109,7 @@ print(x.grad.item(), backward.cache_hits)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # five processes, of which three compile
 def test_a_changed_source_compiles_anew_and_an_unchanged_one_does_not(tmp_path: Path) -> None:
     """Of the file of a function that the kernel calls, and nothing is ever deleted."""

@@ -442,6 +442,7 @@ for ours, dense, x, weight in cases:
 """
 
 
+@pytest.mark.slow
 def test_processor_with_shorter_vectors(tmp_path: Path) -> None:
     """One with AVX2 only; garbage in fresh memory, and more threads than input channels."""
     settings = {

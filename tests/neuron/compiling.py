@@ -1,9 +1,14 @@
-"""The GPU kernels, compiled for a GPU that need not be there."""
+"""The GPU kernels, compiled for a GPU that need not be there.
+
+These functions run in the process of the fixture `compiler`, which does not interpret them.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -18,42 +23,85 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def constants(**settings):
-    """Of a layer behind a connection."""
-    from tsslbp.neuron.cuda_kernels import LayerConstants
+class _Hopper:
+    """What Triton's compiler asks a driver for, of a GPU of compute capability 9.0."""
 
-    return LayerConstants(tsslbp.Neuron(), filter_input=True, **settings)
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 99  # kernels compiled here are for no device of this machine
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
 
 
-def compiled(
-    extent,
-    k,
-    rule: Rule = TSSLBP(),  # noqa: B008
-    real=torch.float32,
-    rate=torch.int64,
+def prepare(cache: str) -> None:
+    """Make this process one that compiles, into a folder of its own."""
+    os.environ.update(TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
+
+
+def _compile(
+    settings: dict[str, Any],
+    extent: tuple[int, ...],
+    rule: Rule,
+    real: torch.dtype = torch.float32,
+    rate: torch.dtype = torch.int64,
 ) -> list:
-    """The forward and the backward kernel as they are launched for a layer of such an extent.
+    from triton.runtime import driver
 
-    `rate` is the dtype of what says the layer's: a count, or the rate of several processes.
-    """
     from tsslbp.neuron import cuda
-    from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
+    from tsslbp.neuron.cuda_kernels import LayerConstants, backward_kernel, forward_kernel
 
-    count, windows = torch.int64, extent.neurons // k.pool**2
-    counts = rule.reads_rate
+    driver._active = _Hopper()  # `set_active` would look for a GPU
+    k = LayerConstants(tsslbp.Neuron(), filter_input=True, **settings)
+    of = cuda.Extent(*extent)
+    count, windows = torch.int64, of.neurons // k.pool**2
     forward = forward_kernel.warmup(
-        *(real, real, count, extent.steps, windows, extent.row, extent.inner),
-        **{"k": k, "COUNT": counts, "grid": (1,)},
-        **cuda._forward_settings(real.itemsize, extent, k),
+        *(real, real, count, of.steps, windows, of.row, of.inner),
+        **{"k": k, "COUNT": rule.reads_rate, "grid": (1,)},
+        **cuda._forward_settings(real.itemsize, of, k),
         **cuda.LAUNCH,
     )
     saved = torch.promote_types(real, torch.float32)
     backward = backward_kernel.warmup(
         *(real, real, real, rate, saved, torch.float64),
-        *(*extent, extent.steps * extent.neurons),
+        *(*of, of.steps * of.neurons),
         **{"k": k, "grid": (1,)},
         **cuda._rule_settings(rule),
-        **cuda._backward_settings(real.itemsize, extent),
+        **cuda._backward_settings(real.itemsize, of),
         **cuda.LAUNCH,
     )
     return [forward, backward]
+
+
+def machine_code(
+    steps: int,
+    neurons: int,
+    rule: Rule = TSSLBP(),  # noqa: B008
+    settings: Any = (),
+    **dtypes: torch.dtype,
+) -> list[dict[str, str]]:
+    """PTX and SASS of the forward and the backward kernel as they are launched for a layer.
+
+    The layer is behind a connection. Of the `dtypes`, `rate` is that of what says the layer's: a
+    count, or the rate of several processes.
+    """
+    settings = dict(settings)
+    extent = steps, neurons, 64 if settings.get("pool", 1) > 1 else 1
+    kernels = _compile(settings, extent, rule, **dtypes)
+    return [{form: kernel.asm[form] for form in ("ptx", "sass")} for kernel in kernels]
+
+
+def variants(layers: list[tuple[int, int]]) -> list[int]:
+    """How many kernels there are, compiled after each of these numbers of steps and neurons."""
+    from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
+
+    counts = []
+    for layer in layers:
+        _compile({}, layer, TSSLBP())
+        kernels = forward_kernel, backward_kernel
+        counts.append(sum(len(kernel.device_caches[99][0]) for kernel in kernels))
+    return counts

@@ -1,74 +1,234 @@
-"""The GPU kernels: their arithmetic in Triton's interpreter, their machine code, and on a GPU.
+"""What the GPU kernels alone promise, on a GPU or in Triton's interpreter.
 
-Triton reads ``TRITON_INTERPRET`` when a kernel is decorated, so the interpreted tests run in a
-process of their own: those of test_neuron.py and test_golden.py that take an implementation, and
-cuda_cases.py. The interpreter shows neither speed nor races, and rounds bfloat16 in its own way.
+The tests of test_neuron.py and test_golden.py that take an implementation hold them against the
+reference and against recordings.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
-import subprocess
-import sys
-from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tsslbp
-from tsslbp import neuron
+from tsslbp import NA, TSSLBP, neuron
 from tsslbp.errors import InvalidInput
 
+from .conftest import CUDA, INTERPRETED
 
-def _release(name: str) -> tuple[int, ...]:
-    """Major and minor version of a distribution; nothing where it is not installed."""
-    try:
-        return tuple(map(int, metadata.version(name).split(".")[:2]))
-    except metadata.PackageNotFoundError:
-        return ()
+DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU: the interpreter cannot show it")
+cuda_alone = pytest.mark.parametrize("fused", [CUDA], indirect=True)
 
 
-HERE = Path(__file__).parent
-FILES = ["test_neuron.py", "test_golden.py", "cuda_cases.py"]
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
+def layer(x: Tensor, time_steps: int | None = None, shared=None, **settings) -> Tensor:
+    return neuron.layer(x, neuron.NeuronLayer(**settings), time_steps, shared)
 
 
-def passed(**environment: str) -> int:
-    """Number of tests of FILES that passed in a process for the GPU kernels; none may fail."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*command, *(str(HERE / name) for name in FILES)],
-        env=os.environ | {"TSSLBP_TEST_IMPL": "cuda"} | environment,
-        cwd=HERE.parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return int(re.findall(r"(\d+) passed", result.stdout)[-1])
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-@needs_triton
-@pytest.mark.skipif(
-    _release("triton") < (3, 7) and _release("numpy") >= (2, 4),
-    reason="the interpreter of Triton before 3.7 cannot loop with NumPy 2.4 or newer",
-)
-@pytest.mark.timeout(900)  # a minute alone, several on a busy machine
-def test_in_the_interpreter() -> None:
-    assert passed(TRITON_INTERPRET="1", OMP_NUM_THREADS="1") > 120
+def output_and_gradient(x: Tensor, grad: Tensor, impl: str, **settings) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    output = layer(x, impl=impl, **settings)
+    (gradient,) = torch.autograd.grad(output, x, grad.to(output.dtype))
+    return output.detach(), gradient
 
 
-@needs_triton
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-@pytest.mark.timeout(1200)  # every kernel is compiled anew
-def test_on_a_gpu() -> None:
-    assert passed(TRITON_INTERPRET="0") > 120
+@cuda_alone
+@pytest.mark.parametrize("steps", [5, 33])
+@pytest.mark.parametrize("settings", [{}, {"pool": 2, "pool_scale": 1.1}, {"output_psc": True}])
+def test_bfloat16_is_storage_only(settings: dict, steps: int, fused: str) -> None:
+    """What comes out is what float32 gives for the input as stored, rounded once."""
+    x = (1 + 2 * normal(steps, 2, 3, 4, 6)).bfloat16()
+    shape = layer(x, impl=fused, **settings).shape
+    grad = normal(*shape, seed=1).bfloat16()
+    output, gradient = output_and_gradient(x, grad, fused, **settings)
+    expected, expected_gradient = output_and_gradient(x.float(), grad, fused, **settings)
+    for one, other in ((output, expected), (gradient, expected_gradient)):
+        assert one.dtype == torch.bfloat16
+        if INTERPRETED:  # it cuts off where a GPU rounds
+            assert ((one.float() - other).abs() <= 2**-7 * other.abs()).all()
+        else:
+            assert torch.equal(one, other.bfloat16())
+    reference, _ = output_and_gradient(x.float(), grad, "reference", **settings)
+    assert (expected - reference).abs().max() <= 1e-6 * reference.abs().max()
+    spikes = tsslbp.spikes(x, impl=fused)
+    assert torch.equal(spikes.float(), tsslbp.spikes(x.float(), impl="reference"))
+
+
+@cuda_alone
+@pytest.mark.parametrize("pool", [1, 2, 3])
+@pytest.mark.parametrize("steps", [None, 4])
+def test_channels_last_in_and_out(pool: int, steps: int | None, fused: str) -> None:
+    shape = (2, 3, 5, 6, 12) if steps is None else (2, 5, 6, 12)
+    x = 1 + 2 * normal(*shape)
+    last = x.movedim(-3, -1).contiguous().movedim(-1, -3)
+    settings = {"time_steps": steps, "pool": pool, "impl": fused}
+    grad = normal(*layer(x, **settings).shape, seed=1)
+    expected = output_and_gradient(x, grad, **settings)
+    actual = output_and_gradient(last, grad, **settings)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one, other)
+        assert one.movedim(-3, -1).is_contiguous()
+        assert not other.movedim(-3, -1).is_contiguous()
+    psc = tsslbp.psc(last, impl=fused)
+    assert torch.equal(psc, tsslbp.psc(x, impl=fused))
+    assert psc.movedim(-3, -1).is_contiguous()
+
+
+@cuda_alone
+@pytest.mark.parametrize("settings", [{}, {"pool": 2}, {"output_psc": True}])
+@pytest.mark.parametrize("steps", [3, 35])
+def test_tiles_as_on_a_gpu(
+    settings: dict, steps: int, fused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several programs, each with several blocks where T is long, and a last one not full."""
+    monkeypatch.undo()  # the tiles of the interpreter
+    x = 1 + 2 * normal(steps, 1, 2, 10, 7 * settings.get("pool", 1))
+    grad = normal(*layer(x, impl=fused, **settings).shape, seed=1)
+    actual = output_and_gradient(x, grad, fused, **settings)
+    expected = output_and_gradient(x, grad, "reference", **settings)
+    for one, other in zip(actual, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@cuda_alone
+def test_many_steps(poisoned: None, fused: str) -> None:
+    """Segments and chunks, the last ones not full, of neurons that fill no tile."""
+    steps = 75 if INTERPRETED else 300
+    x, grad = 1 + 2 * normal(steps, 63), normal(steps, 63, seed=1)
+    actual = output_and_gradient(x, grad, fused, output_psc=True)
+    expected = output_and_gradient(x, grad, "reference", output_psc=True)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.isfinite(one).all()
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@cuda_alone
+@pytest.mark.parametrize("rate", [0.25, 0.2499])
+def test_the_layers_rate_is_exact(rate: float, fused: str) -> None:
+    """At the threshold a layer is still in warm-up, over the least it is not."""
+    rule = TSSLBP.published(rate_threshold=rate)
+    x = torch.zeros(4, 1000, device=DEVICE)
+    x[1] = 1.5
+    settings = {"tau_m": 1.0, "rule": rule}
+    gradients = []
+    for impl in (fused, "reference"):
+        one = x.double().requires_grad_()
+        tsslbp.spikes(one, impl=impl, **settings).sum().backward()
+        gradients.append(one.grad)
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-12
+    assert bool(gradients[0][0, 0] > 0) == (rate == 0.25)  # the surrogate speaks in silence too
+
+
+class _NoNumberLeaves(TorchDispatchMode):
+    """An error where a tensor's value is asked for, as ``.item()`` does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@cuda_alone
+@pytest.mark.parametrize("rule", [TSSLBP(), TSSLBP.published()], ids=["revised", "published"])
+def test_the_host_does_not_wait(rule: TSSLBP, fused: str) -> None:
+    x = normal(5, 40).requires_grad_()
+    with _NoNumberLeaves():
+        tsslbp.lif(x, rule=rule, impl=fused).sum().backward()
+
+
+@cuda_alone
+def test_only_the_input_is_stored(fused: str) -> None:
+    def stored(rule: TSSLBP) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()), lambda _: None
+        ):
+            tsslbp.lif(normal(7, 90).requires_grad_(), rule=rule, impl=fused)
+        return sum(sizes)
+
+    assert stored(TSSLBP()) == 7 * 90
+    assert stored(TSSLBP.published()) == 7 * 90 + 1  # and the number of spikes
+
+
+@cuda_alone
+@gpu
+@pytest.mark.parametrize("rule", [TSSLBP(), TSSLBP.published()], ids=["revised", "published"])
+@pytest.mark.parametrize("steps", [5, 100])
+def test_a_step_in_a_cuda_graph(steps: int, rule: TSSLBP, fused: str) -> None:
+    x, grad = normal(steps, 3000).requires_grad_(), normal(steps, 3000, seed=1)
+
+    def step() -> tuple[Tensor, Tensor]:
+        output = tsslbp.lif(x, rule=rule, impl=fused)
+        return output, torch.autograd.grad(output, x, grad)[0]
+
+    step()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in (2, 3):
+        with torch.no_grad():
+            x.copy_(normal(steps, 3000, seed=seed))
+        graph.replay()
+        for one, other in zip(captured, step(), strict=True):
+            assert torch.equal(one, other)
+
+
+@cuda_alone
+@gpu
+def test_more_values_than_32_bits_count(fused: str) -> None:
+    if torch.cuda.get_device_properties(0).total_memory < 40e9:
+        pytest.skip("needs 40 GB of GPU memory")
+    neurons = 2**31 // 5 + 12345
+    x = torch.zeros(5, neurons, dtype=torch.bfloat16, device=DEVICE)
+    x[:, -1000:] = 1 + normal(5, 1000)
+    x.requires_grad_()
+    output = tsslbp.spikes(x, impl=fused)
+    output.backward(torch.ones_like(output))
+    tail = x.detach()[:, -1000:].clone().requires_grad_()
+    expected = tsslbp.spikes(tail, impl=fused)
+    expected.backward(torch.ones_like(expected))
+    assert torch.equal(output[:, -1000:], expected)
+    assert torch.equal(x.grad[:, -1000:], tail.grad)
+    assert not output[:, :1000].any()
+
+
+@cuda_alone
+def test_network_in_bfloat16(fused: str) -> None:
+    """Products and currents in bfloat16, weights and their gradients in float32."""
+    torch.manual_seed(0)
+    net = tsslbp.Network("4C3-P2-12", (1, 8, 8), 3, impl=fused).to(DEVICE)
+    images, labels = normal(6, 1, 8, 8).abs(), torch.arange(6, device=DEVICE) % 3
+    gradients = {}
+    for precision in ("float32", "bf16"):
+        net.set_precision(precision)
+        net.zero_grad()
+        psc = net(images)
+        assert psc.dtype == torch.float32
+        tsslbp.losses.van_rossum(psc, labels).backward()
+        gradients[precision] = [weight.grad.clone() for weight in net.parameters()]
+    for exact, rounded in zip(gradients["float32"], gradients["bf16"], strict=True):
+        assert rounded.dtype == torch.float32
+        assert not torch.equal(exact, rounded)
+        cosine = torch.nn.functional.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0)
+        assert cosine > 0.9
+
+
+@cuda_alone
+def test_na_in_many_steps_is_the_references(fused: str) -> None:
+    """Its history is as long as T and does not fit into registers: auto takes the reference."""
+    x = normal(31, 4)
+    with pytest.raises(InvalidInput, match="NA in 31 time steps"):
+        tsslbp.spikes(x, rule=NA(), impl=fused)
+    assert tsslbp.spikes(x[:30], rule=NA(), impl=fused).shape == (30, 4)
+    assert neuron._implementation(fused, x, NA(), 30) is not neuron.reference
+    if not INTERPRETED:  # there auto takes the kernels of the CPU
+        assert neuron._implementation("auto", x, NA(), 31) is neuron.reference
 
 
 def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import Executor
 
 import pytest
 
 from tsslbp import NA, SLAYER, EventProp, Surrogate
 from tsslbp.rules import RULES, Rule, SpikeBP
 
-from .compiling import compiled, constants, needs_compiler
+from .compiling import machine_code, needs_compiler
 
 
 @needs_compiler
@@ -23,13 +24,10 @@ from .compiling import compiled, constants, needs_compiler
     ],
     ids=["surrogate", "SLAYER", "EventProp", "NA"],
 )
-def test_every_rule_compiles(hopper: None, rule: Rule, steps: int) -> None:
+def test_every_rule_compiles(rule: Rule, steps: int, compiler: Executor) -> None:
     """With registers enough, but for NA, whose history is as long as T."""
-    from tsslbp.neuron import cuda
-
-    k = constants()
-    _, backward = compiled(cuda.Extent(steps, 1 << 20), k, rule)
-    assert not re.search(r"\b(LDL|STL)\b", backward.asm["sass"])
+    _, backward = compiler.submit(machine_code, steps, 1 << 20, rule).result()
+    assert not re.search(r"\b(LDL|STL)\b", backward["sass"])
 
 
 @needs_compiler

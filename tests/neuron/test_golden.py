@@ -1,6 +1,5 @@
 """Every implementation against recordings of the original code."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,8 @@ REVISED = [f"neuron_{i}.npz" for i in range(6)]
 PUBLISHED = [f"neuron_2020-09_{i}.npz" for i in range(4)]
 NETWORKS = ["count_T30", "kernel_T10", "kernel_T5", "mlp_T5", "softmax_T5"]
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ON_GPU = os.environ.get("TSSLBP_TEST_IMPL") == "cuda" and not INTERPRETED
-DEVICE = "cuda" if ON_GPU else "cpu"
+GOLDEN = Path(__file__).parents[1] / "golden"
+DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
 
 # Relative to the largest magnitude. float64: rounding of a few dozen operations, with room;
 # float32: the same, where a gradient is a sum of parts that cancel.
@@ -30,8 +28,8 @@ def assert_close(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", REVISED + PUBLISHED)
-def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
-    data = np.load(golden / name)
+def test_neuron(name: str, dtype: torch.dtype, impl: str) -> None:
+    data = np.load(GOLDEN / name)
     rule = tsslbp.TSSLBP() if name in REVISED else tsslbp.TSSLBP.published()
     settings = {
         "tau_m": float(data["tau_m"]),
@@ -54,9 +52,9 @@ def test_neuron(golden: Path, name: str, dtype: torch.dtype, impl: str) -> None:
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("name", ["na_0.npz", "na_1.npz"])
 def test_neighbourhood_aggregation(
-    golden: Path, name: str, normalise: bool, dtype: torch.dtype, impl: str
+    name: str, normalise: bool, dtype: torch.dtype, impl: str
 ) -> None:
-    data = np.load(golden / name)
+    data = np.load(GOLDEN / name)
     constants = {key: float(data[key]) for key in ("tau_m", "tau_s", "threshold")}
     current = torch.tensor(data["current"], dtype=dtype, device=DEVICE, requires_grad=True)
     psc = tsslbp.lif(current, **constants, rule=tsslbp.NA(normalise), impl=impl)
@@ -68,9 +66,9 @@ def test_neighbourhood_aggregation(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_network(golden: Path, name: str, impl: str) -> None:
+def test_network(name: str, impl: str) -> None:
     """Output, gradients and three optimisation steps of a whole network, in float64."""
-    data = np.load(golden / f"network_{name}.npz")
+    data = np.load(GOLDEN / f"network_{name}.npz")
     images, labels = (torch.tensor(data[name]).to(DEVICE) for name in ("images", "labels"))
     images, labels = images.double(), labels.long()
     tau_s, time_steps = float(data["tau_s"]), int(data["T"])

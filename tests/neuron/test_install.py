@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numba
+import pytest
 import torch
 
 import tsslbp
@@ -58,6 +59,7 @@ def expected() -> list[str]:
     return [spikes, str(float(x.grad.double().sum())), by_16_outputs, by_16_outputs]
 
 
+@pytest.mark.slow
 def test_no_writable_cache(tmp_path: Path) -> None:
     """Files where folders should be: not even root can write a cache there."""
     copy = tmp_path / "site" / "tsslbp"
@@ -73,6 +75,7 @@ def test_no_writable_cache(tmp_path: Path) -> None:
     assert numbers == expected()
 
 
+@pytest.mark.slow
 def test_no_openmp() -> None:
     before = "sys.modules['numba.np.ufunc.omppool'] = None"
     count, message, *numbers = run(before, PACKAGE.parent)
@@ -81,10 +84,12 @@ def test_no_openmp() -> None:
     assert numbers == expected()
 
 
+@pytest.mark.slow
 def test_openmp_and_cache_give_no_warning() -> None:
     assert run("", PACKAGE.parent) == ["0", *expected()]
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     """A second process takes them from the cache on disk."""
     report = (
@@ -104,6 +109,7 @@ def _in_worker(seed: int) -> float:
     return tsslbp.spikes(x, impl="cpu").sum().item()
 
 
+@pytest.mark.slow
 def test_spawned_workers_after_the_kernels_ran() -> None:
     ours = [_in_worker(0), _in_worker(1)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:

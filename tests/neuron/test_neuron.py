@@ -1,7 +1,5 @@
 """Properties of the neuron operation, and the fused kernels against the reference."""
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,9 +9,7 @@ from tsslbp import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate, neuron
 from tsslbp.errors import InvalidInput
 from tsslbp.rules import Rule
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-ON_GPU = os.environ.get("TSSLBP_TEST_IMPL") == "cuda" and not INTERPRETED
-DEVICE = "cuda" if ON_GPU else "cpu"
+DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
 RULES: dict[str, Rule] = {
     "revised": TSSLBP(),
     "published": TSSLBP.published(),
@@ -35,16 +31,14 @@ RULES: dict[str, Rule] = {
     "narrow SLAYER": SLAYER(height=2.0, width=0.05),
     "EventProp": EventProp(),
     "NA": NA(normalise=False),
+    "SpikeBP": SpikeBP(),
 }
-if os.environ.get("TSSLBP_TEST_IMPL") != "cuda":
-    RULES["SpikeBP"] = SpikeBP()
-SOME_RULES = ["revised", "published, by neuron", "arctangent", "SLAYER", "EventProp", "NA"]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest magnitude
 
 
-@pytest.fixture(params=SOME_RULES if INTERPRETED else RULES)
+@pytest.fixture(params=RULES)
 def rule(request: pytest.FixtureRequest) -> Rule:
-    """Every rule; in the interpreter, which is slow, one of each kind."""
+    """Every rule; in the interpreter, which is slow, one of each kind (conftest.py)."""
     return RULES[request.param]
 
 

@@ -113,6 +113,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
 
 
+@pytest.fixture
+def _waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real ones do, and need the processor meanwhile."""
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.1)
+
+
 def drive(
     search: Search,
     engine: jobs.Engine,
@@ -449,6 +455,7 @@ def test_the_options_of_the_command(planned: Planned) -> None:
     assert job.log == Path("out/trial-0000.log")
 
 
+@pytest.mark.usefixtures("_waiting")
 def test_a_process_is_stopped_by_the_pruner(planned: Planned) -> None:
     class Strict(optuna.pruners.BasePruner):
         def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
@@ -480,6 +487,7 @@ def test_data_that_do_not_fit_a_value(planned: Planned, capsys: pytest.CaptureFi
         assert not Path("out").exists()
 
 
+@pytest.mark.usefixtures("_waiting")
 def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
     command = ["sweep", "mine.toml", "--space", "space.toml", "--set", "tau_m=4", "--seed", "3"]
@@ -506,6 +514,8 @@ def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> No
     assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_waiting")
 def test_the_program_goes_on_where_it_was_interrupted(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -533,6 +543,8 @@ def test_the_program_goes_on_where_it_was_interrupted(
     assert lines(run.folder)[: len(before) - 1] == before[:-1]  # these hold times, too
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_waiting")
 def test_the_program_sweeps_on_a_cluster(planned: Planned) -> None:
     """Submitit's local executor: each trial is a job."""
     pytest.importorskip("submitit")
@@ -625,6 +637,7 @@ def can_be_stopped(pid: int, run: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_eight_drivers_three_of_them_killed(processes: Processes, planned: Planned) -> None:
     """All trials are finished once, whatever is killed: drivers, or their trainings, too."""

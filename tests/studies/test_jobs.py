@@ -156,6 +156,7 @@ def test_a_job_that_does_not_stop_is_killed(
         os.kill(int(job.log.read_text()), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", jobs.CLUSTERS)
 def test_jobs_of_a_cluster(kind: str, tmp_path: Path) -> None:
     """Submitit's local executor has processes of its own, as a cluster has."""
@@ -176,6 +177,7 @@ def test_jobs_of_a_cluster(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "a.log").read_text().startswith("tsslbp ")
 
 
+@pytest.mark.slow
 def test_a_job_that_its_cluster_ends_says_so(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     job = Job("long", ("train", "digits", "--out", str(tmp_path / "run")), tmp_path / "a.log")

@@ -52,6 +52,7 @@ training.fit(run, toy())
 """
 
 
+@pytest.mark.slow
 def test_resume_after_kills_at_any_moment(tmp_path: Path) -> None:
     """Each child kills itself at a later write; the next continues where it was stopped."""
     expected = trained(tmp_path / "whole")
@@ -276,6 +277,7 @@ def test_fewer_epochs_than_there_are(tmp_path: Path) -> None:
         run.extended(1)
 
 
+@pytest.mark.slow
 def test_digits_keep_their_promise(tmp_path: Path) -> None:
     """The demo's recipe, whole: at least 96 % at the epoch chosen on validation images."""
     run = Run.create(tmp_path / "run", load_recipe("digits"))

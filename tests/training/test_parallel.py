@@ -119,6 +119,7 @@ def torchrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
     """Five steps, augmented, the last on one image: weights and records to 1e-9 in float64."""
@@ -137,6 +138,7 @@ def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
         assert record[key] == pytest.approx(expected_record[key], rel=1e-9), key
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_part_decides_otherwise(two) -> None:
     """Else the cases above would not show that the rate is that of all processes."""
     paths = two[0] / "two" / SEPARATE, two[0] / "separate"
@@ -145,12 +147,14 @@ def test_the_rate_of_a_part_decides_otherwise(two) -> None:
     assert (shared[key] - separate[key]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_divergence_of_one_is_told_by_all(two) -> None:
     first, second = ((two[0] / f"diverged-{rank}").read_text() for rank in (0, 1))
     assert first == second
     assert re.match(r"epoch 1, step \d: .* first appears in the input current of", first)
 
 
+@pytest.mark.slow
 def test_one_process_continued_by_two(two, tmp_path: Path) -> None:
     """With other dropout masks, so the accuracies are what can be compared."""
     run = Run.open(two[0] / "resumed")
@@ -164,6 +168,7 @@ def test_one_process_continued_by_two(two, tmp_path: Path) -> None:
     assert len(run.steps()["loss"]) == 10
 
 
+@pytest.mark.slow
 def test_an_error_of_one_ends_all(two) -> None:
     """The second process alone has a bad image; it tells, and the first does not wait."""
     _, ended = two
@@ -184,6 +189,7 @@ protocol = "published"
 """
 
 
+@pytest.mark.slow
 def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """By torchrun as by itself; then resumed by one process; then an error of the first."""
     monkeypatch.chdir(tmp_path)

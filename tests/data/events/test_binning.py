@@ -86,6 +86,11 @@ def test_every_option_is_its_definition(how: Binning, count: int) -> None:
     np.testing.assert_allclose(found, slow(events, how), rtol=1e-6)
 
 
+@pytest.mark.parametrize("how", OPTIONS)
+def test_a_table_gives_the_same_binning(how: Binning) -> None:
+    assert Binning.from_table(how.to_table()) == how
+
+
 def test_counting_loses_no_event() -> None:
     """Also where one pixel has more events than a byte can count."""
     count = 70_000
