@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import os
 import struct
 import sys
@@ -31,6 +32,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Tests run side by side, on one thread each; those that are about threads set their number.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Without a GPU its kernels are interpreted. Triton decides at its import, and PyTorch may import it.
+if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        import triton.language  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
