@@ -33,7 +33,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Without a GPU its kernels are interpreted. Triton decides at its import, and PyTorch may import it.
+# Without a GPU its kernels are interpreted, which Triton decides at its import, PyTorch's or ours.
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
