@@ -250,6 +250,16 @@ class Code:
             arguments = [value, target, ir.Constant(_I32, self.itemsize), mask]
             self._call("llvm.masked.store", ir.VoidType(), arguments, ".p0")
 
+    def fetch_ahead(self, pointers: list[ir.Value], distance: int, writes: bool) -> None:
+        """Bring values that are `distance` further on into the cache."""
+        ahead = self.constant(distance)
+        kind = ir.FunctionType(ir.VoidType(), [pointers[0].type, _I32, _I32, _I32])
+        module = self.builder.module
+        function = cgutils.get_or_insert_function(module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(_I32, int(writes)), ir.Constant(_I32, 3), ir.Constant(_I32, 1)]
+        for pointer in pointers:
+            self.builder.call(function, [self.builder.gep(pointer, [ahead]), *hints])
+
     def compressed(self, vector: ir.Value, mask: ir.Value) -> ir.Value:
         """The lanes under `mask`, moved to the front."""
         arguments = [vector, mask, ir.Constant(vector.type, ir.Undefined)]
