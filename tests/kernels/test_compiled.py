@@ -11,10 +11,11 @@ import numba
 import numpy as np
 import pytest
 import torch
+from numba.core.caching import NullCache
 
 import tsslbp
 from tsslbp.errors import InvalidInput
-from tsslbp.kernels import simd
+from tsslbp.kernels import compiled, simd
 from tsslbp.kernels.compiled import DONE, Function, ParallelKernel, kernel
 
 
@@ -77,6 +78,19 @@ def test_an_error_inside_is_not_lost(workers: int, monkeypatch: pytest.MonkeyPat
     with pytest.raises(MemoryError, match="_fails"):
         _fails(torch.zeros(1), workers=workers)
     assert printed == [MemoryError]
+
+
+def test_compiling_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_cache", lambda _: NullCache())
+    compiled._tell.cache_clear()
+    caplog.set_level("INFO", "tsslbp")
+    again = ParallelKernel(_affine.__wrapped__)
+    for dtype in (torch.float32, torch.float64):
+        x = torch.zeros(1, dtype=dtype)
+        again(x, x, 1.0, 0, Numbers(1.0, 0, False), workers=1)
+    assert caplog.messages == ["compiling kernels, once; this takes some seconds"]
 
 
 def test_scratch_memory_begins_where_a_vector_may() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import struct
 import warnings
 from collections.abc import Callable, Sequence
@@ -87,6 +88,15 @@ class _Callback(CFunc):
 
     def enable_caching(self) -> None:
         self._cache = _cache(self.__wrapped__)
+
+    def _compile_uncached(self) -> Any:
+        _tell()
+        return super()._compile_uncached()
+
+
+@functools.cache
+def _tell() -> None:
+    logging.getLogger("tsslbp").info("compiling kernels, once; this takes some seconds")
 
 
 @functools.cache

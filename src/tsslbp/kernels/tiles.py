@@ -205,8 +205,9 @@ def load_tile(_: Any, array, at, down, across, mask):
                 all_of = _joined(builder, [code.load(pointer, zero) for pointer in pointers])
                 whole_block = builder.block
             with part:
-                each = zip(pointers, masks, strict=True)
-                some = _joined(builder, [code.load(pointer, zero, inside) for pointer, inside in each])
+                pairs = zip(pointers, masks, strict=True)
+                rows = [code.load(pointer, zero, inside) for pointer, inside in pairs]
+                some = _joined(builder, rows)
                 part_block = builder.block
         loaded = builder.phi(all_of.type)
         loaded.add_incoming(all_of, whole_block)
