@@ -37,7 +37,7 @@ from tsslbp.run.environment import describe_environment
 BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
 PARAMETERS = 210_375
-TIME_STEPS = (5, 30, 100)  # of the neuron operation alone
+TIME_STEPS = (1, 2, 5, 30, 100)  # of the neuron operation alone
 COMPARED_RULES = (
     "TSSLBP",
     "TSSLBP.published",
@@ -87,7 +87,8 @@ def main() -> None:
 def _environment() -> Row:
     peers_used = ("snntorch", "norse", "spikingjelly")
     versions = {name: _version(name) for name in peers_used}
-    return describe_environment() | {"peers": versions, "threads": torch.get_num_threads()}
+    measured = {"peers": versions, "threads": torch.get_num_threads()}
+    return describe_environment() | measured | {"vectors": torch.backends.cpu.get_cpu_capability()}
 
 
 def _version(distribution: str) -> str | None:
@@ -100,7 +101,8 @@ def _version(distribution: str) -> str | None:
 def _machine(environment: Row) -> str:
     versions = ", ".join(f"{name} {of}" for name, of in environment["peers"].items() if of)
     return (
-        f"{environment.get('cpu') or environment['platform']}, {environment['threads']} threads; "
+        f"{environment.get('cpu') or environment['platform']}, {environment['vectors']}, "
+        f"{environment['threads']} threads; "
         f"Python {environment['python']}, torch {environment['torch']}, {versions}"
     )
 
@@ -236,7 +238,7 @@ def rules_section(quick: bool) -> list[Row]:
     """The backward pass of every learning rule, beside TSSL-BP's on the same values."""
     values = 1 << (18 if quick else 21)
     rows = []
-    for time_steps in TIME_STEPS[:2]:
+    for time_steps in (5, 30):
         current, incoming = _currents(time_steps, values // time_steps)
         pscs = {
             text: tsslbp.lif(current, rule=from_config(text), impl="cpu") for text in COMPARED_RULES

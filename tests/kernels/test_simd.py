@@ -110,9 +110,13 @@ def _compress(x, at, count, row, rows, values, to):
     return simd.compress(x, at, count, row, rows, values, to)
 
 
+ENDS = pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends there"])
+
+
 @DTYPES
+@ENDS
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_compress_lists_what_is_not_zero(share: float, dtype) -> None:
+def test_compress_lists_what_is_not_zero(share: float, ends: bool, dtype) -> None:
     """In order, behind the events that are there; NaN is an event, minus zero is none."""
     lanes = simd.lanes(np.dtype(dtype).itemsize)
     x = normal(3 * lanes, dtype, 0) * (np.random.default_rng(1).random(3 * lanes) < share)
@@ -120,7 +124,8 @@ def test_compress_lists_what_is_not_zero(share: float, dtype) -> None:
     x[lanes], x[lanes + 1] = np.nan, -0.0
     for count in range(lanes + 1):
         rows, values = np.full(4 * lanes, -1, np.int32), np.full(4 * lanes, -1, dtype)
-        end = _compress(x, lanes, count, 100, rows, values, 5)
+        known = x[: lanes + count] if ends else x
+        end = _compress(known, lanes, count, 100, rows, values, 5)
         (events,) = np.nonzero(x[lanes : lanes + count])
         assert end == 5 + len(events)
         assert (rows[5:end] == 100 + events).all()
@@ -130,16 +135,20 @@ def test_compress_lists_what_is_not_zero(share: float, dtype) -> None:
 
 
 @numba.njit
-def _move(source, at, count, target, to):
-    simd.move(source, at, count, target, to)
+def _move(source, at, count, target, to, room):
+    simd.move(source, at, count, target, to, room)
 
 
 @DTYPES
-def test_move_copies_so_many_values_and_no_more(dtype) -> None:
+@ENDS
+def test_move_copies_so_many_values_and_no_more(ends: bool, dtype) -> None:
+    """Where there is room for a whole vector, zeros follow."""
     lanes = simd.lanes(np.dtype(dtype).itemsize)
     source = normal(2 * lanes, dtype, 0)
     for count in range(lanes + 1):
-        target = np.full(3 * lanes, -1, dtype)
-        _move(source, 3, count, target, 2)
-        assert (target[2 : 2 + count] == source[3 : 3 + count]).all()
-        assert (target[:2] == -1).all() and (target[2 + count :] == -1).all()
+        for room in (count, lanes):
+            target = np.full(3 * lanes, -1, dtype)
+            _move(source[: 3 + count] if ends else source, 3, count, target, 2, room)
+            assert (target[2 : 2 + count] == source[3 : 3 + count]).all()
+            assert np.isin(target[2 + count : 2 + room], [0, -1]).all()
+            assert (target[:2] == -1).all() and (target[2 + room :] == -1).all()

@@ -211,7 +211,8 @@ def _copy_to_grid(grad_out, frame, channel, s, grid):
             pixel = (frame * s.out_height + line) * s.out_width + column
             at, to = pixel * s.out_channels + channel, (margin + line * pitch + column) * width
             for j in range(0, channels, s.lanes):
-                simd.move(grad_out, at + j, min(s.lanes, channels - j), grid, to + j)
+                some = min(s.lanes, channels - j)
+                simd.move(grad_out, at + j, some, grid, to + j, width - j)
 
 
 @ParallelKernel
@@ -286,7 +287,7 @@ def _input_gradient_kernel_of(taps: int) -> Any:
                     for column in range(s.width):
                         to = ((frame * s.height + row) * s.width + column) * s.channels + channel
                         count = min(s.lanes, s.channels - channel)
-                        simd.move(line, column * s.lanes, count, grad_x, to)
+                        simd.move(line, column * s.lanes, count, grad_x, to, count)
         return DONE
 
     return input_gradient_kernel
@@ -322,7 +323,8 @@ def _pixel_gradient_kernel(arguments, worker, workers):
                 simd.spread(1, 1, weight, base, pitch, grad_out, at, step, line, 0)
                 done = 1
             for i in range(done):
-                simd.move(line, i * s.lanes, size, grad_x, (pixel + i) * s.channels + channel)
+                to = (pixel + i) * s.channels + channel
+                simd.move(line, i * s.lanes, size, grad_x, to, size)
             pixel += done
     return DONE
 

@@ -140,8 +140,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, x.dtype)
-        inside = code.below(arguments[2])
-        loaded = code.load(code.pointer(0, arguments[1]), code.constant(0), inside)
+        loaded = code.load_first(0, arguments[1], arguments[2])
         events = builder.fcmp_unordered("!=", loaded, code.zeros)
         first = code.splat(builder.trunc(arguments[3], _I32), code.integers)
         numbers = builder.add(code.lane_numbers, first)
@@ -156,16 +155,24 @@ def compress(_: Any, x, at, count, row, rows, values, to):
 
 
 @intrinsic
-def move(_: Any, source, at, count, target, to):
-    """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``."""
+def move(_: Any, source, at, count, target, to, room):
+    """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``.
+
+    Zeros may follow them, up to ``target[to + room]``.
+    """
     integer = types.intp
-    signature = types.void(source, integer, integer, target, integer)
+    signature = types.void(source, integer, integer, target, integer, integer)
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, source.dtype)
-        zero, inside = code.constant(0), code.below(arguments[2])
-        moved = code.load(code.pointer(0, arguments[1]), zero, inside)
-        code.store(moved, code.pointer(3, arguments[4]), zero, inside)
+        moved, zero = code.load_first(0, arguments[1], arguments[2]), code.constant(0)
+        pointer = code.pointer(3, arguments[4])
+        fits = builder.icmp_signed(">=", arguments[5], code.constant(code.lanes))
+        with builder.if_else(fits) as (whole, part):
+            with whole:
+                code.store(moved, pointer, zero)
+            with part:
+                code.store(moved, pointer, zero, code.below(arguments[2]))
         return context.get_dummy_value()
 
     return signature, generate
@@ -239,6 +246,27 @@ class Code:
             return self.builder.load(source, align=self.itemsize)
         arguments = [source, ir.Constant(_I32, self.itemsize), mask, self.zeros]
         return self._call("llvm.masked.load", self.reals, arguments, ".p0")
+
+    def load_first(self, argument: int, at: ir.Value, count: ir.Value) -> ir.Value:
+        """The first `count` values from `at` on, then zeros.
+
+        Without a mask where the array goes on far enough: masks are slow on some processors.
+        """
+        array = self.context.make_array(self.signature.args[argument])
+        size = array(self.context, self.builder, self.arguments[argument]).nitems
+        pointer, zero, inside = self.pointer(argument, at), self.constant(0), self.below(count)
+        goes_on = self.builder.icmp_signed("<=", self.plus(at, self.lanes), size)
+        with self.builder.if_else(goes_on) as (whole, part):
+            with whole:
+                full = self.builder.select(inside, self.load(pointer, zero), self.zeros)
+                whole_block = self.builder.block
+            with part:
+                some = self.load(pointer, zero, inside)
+                part_block = self.builder.block
+        loaded = self.builder.phi(self.reals)
+        loaded.add_incoming(full, whole_block)
+        loaded.add_incoming(some, part_block)
+        return loaded
 
     def store(
         self, value: ir.Value, base: ir.Value, position: ir.Value, mask: ir.Value | None = None
