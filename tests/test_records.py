@@ -19,6 +19,7 @@ RUNS = sorted(
 )
 
 FINDINGS = ROOT / "docs" / "findings.md"
+CPUS = ("cpu", "cpu-avx2")
 COMPARISONS = sorted(path.parent.name for path in RESULTS.glob("findings/*/compare.json"))
 SETTINGS = sorted(path.name for path in RESULTS.glob("findings/settings-*"))
 
@@ -77,9 +78,13 @@ def test_readme_says_what_the_records_say() -> None:
     five = 100 * epochs("mnist-5-epochs-seed0")[-1]["test_accuracy"]
     assert five >= 98.8
     assert f"{five:.1f} % after five epochs" in text
-    steps = json.loads((RESULTS / "bench" / "cpu.json").read_text())["step"]
-    for row in steps:
-        assert f"| {row['median ms']:.1f} |" in text, row["case"]
+    both = [json.loads((RESULTS / "bench" / f"{name}.json").read_text()) for name in CPUS]
+    for rows in zip(*(one["step"] for one in both), strict=True):
+        numbers = " | ".join(f"{row['median ms']:.1f} | {row['times ReLU']:.2f}" for row in rows)
+        assert f"| {rows[0]['case']} | {numbers} |" in text
+    for one in both:
+        assert f"{one['cifar10'][0]['median s']:.1f} s with" in text
+    assert f"compiles the kernels, {both[0]['first step'][0]['s']:.0f} s" in text
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
