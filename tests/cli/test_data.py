@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tsslbp import cli, data
+from tsslbp import data
 from tsslbp.data import catalogue
 from tsslbp.data.events.recording import Events, EventSet
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import cifar10, idx
 
-Program = Callable[..., tuple[int, str, str]]
+from .conftest import Program
 
 
 @pytest.fixture(autouse=True)
@@ -31,28 +31,9 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    """Run a verb; returns exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main(["data", *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(program: Program) -> Callable[..., str]:
-    """Run a verb, which must end with one line of error and exit code 2; returns the line."""
-
-    def run(*arguments: object) -> str:
-        code, _, error = program(*arguments)
-        assert code == 2
-        assert error.startswith("error: ") and error.count("\n") == 1
-        return error
-
-    return run
+def program(program: Program) -> Program:
+    """Run a verb about data sets."""
+    return lambda *arguments: program("data", *map(str, arguments))
 
 
 @pytest.fixture

@@ -27,6 +27,10 @@ from .conftest import ANSI, Program, accuracies, records
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+def test_draw_offers_the_checkpoints_that_there_are(program: Program) -> None:
+    assert "|".join(CHECKPOINTS) in program("draw", "--help")[1]
+
+
 def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> None:
     code, output, error = program("train", "mine.toml")
     assert (code, error) == (0, "")

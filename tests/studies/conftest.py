@@ -8,20 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.cli.conftest import RECIPE, arrays
 
 from tsslbp.experiment import load_recipe
 from tsslbp.studies.space import load_space
 from tsslbp.studies.sweep import Sweep
 
-RECIPE = """
-data = "mine.npz"
-network = "4C3-P2-8"
-time_steps = 3
-validation_images = 12
-epochs = 2
-batch_size = 16
-learning_rate = 0.01
-"""
 SPACE = """
 trials = 4
 [parameters]
@@ -37,11 +29,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sw
     for variable in ("TSSLBP_DATA", "TSSLBP_STORAGE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
-    labels = np.arange(70) % 2
-    images = np.random.RandomState(0).randint(0, 100, (70, 8, 8)).astype(np.uint8)
-    images[labels == 0, :, :4] += 100
-    images[labels == 1, :, 4:] += 100
-    np.savez("mine.npz", images=images, labels=labels)
+    np.savez("mine.npz", **arrays())
     Path("mine.toml").write_text(RECIPE)
     Path("space.toml").write_text(SPACE)
 

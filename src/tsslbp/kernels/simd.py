@@ -7,7 +7,7 @@ are flat, and positions in them count values. A sum may be contracted into fused
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -256,17 +256,25 @@ class Code:
         size = array(self.context, self.builder, self.arguments[argument]).nitems
         pointer, zero, inside = self.pointer(argument, at), self.constant(0), self.below(count)
         goes_on = self.builder.icmp_signed("<=", self.plus(at, self.lanes), size)
-        with self.builder.if_else(goes_on) as (whole, part):
-            with whole:
-                full = self.builder.select(inside, self.load(pointer, zero), self.zeros)
-                whole_block = self.builder.block
-            with part:
-                some = self.load(pointer, zero, inside)
-                part_block = self.builder.block
-        loaded = self.builder.phi(self.reals)
-        loaded.add_incoming(full, whole_block)
-        loaded.add_incoming(some, part_block)
-        return loaded
+        return self.either(
+            goes_on,
+            lambda: self.builder.select(inside, self.load(pointer, zero), self.zeros),
+            lambda: self.load(pointer, zero, inside),
+        )
+
+    def either(
+        self, condition: ir.Value, one: Callable[[], ir.Value], other: Callable[[], ir.Value]
+    ) -> ir.Value:
+        """The value of `one` if the condition holds, else of `other`; only that is computed."""
+        with self.builder.if_else(condition) as branches:
+            ends = []
+            for branch, emit in zip(branches, (one, other), strict=True):
+                with branch:
+                    ends.append((emit(), self.builder.block))
+        value = self.builder.phi(ends[0][0].type)
+        for end in ends:
+            value.add_incoming(*end)
+        return value
 
     def store(
         self, value: ir.Value, base: ir.Value, position: ir.Value, mask: ir.Value | None = None

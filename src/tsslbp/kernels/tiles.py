@@ -200,19 +200,14 @@ def load_tile(_: Any, array, at, down, across, mask):
         pointers = [code.pointer(0, position) for position in positions]
         masks, zero = _parts(builder, arguments[4]), code.constant(0)
         code.fetch_ahead(pointers, tile.size, writes=False)
-        with builder.if_else(_is_full(builder, arguments[4])) as (whole, part):
-            with whole:
-                all_of = _joined(builder, [code.load(pointer, zero) for pointer in pointers])
-                whole_block = builder.block
-            with part:
-                pairs = zip(pointers, masks, strict=True)
-                rows = [code.load(pointer, zero, inside) for pointer, inside in pairs]
-                some = _joined(builder, rows)
-                part_block = builder.block
-        loaded = builder.phi(all_of.type)
-        loaded.add_incoming(all_of, whole_block)
-        loaded.add_incoming(some, part_block)
-        return loaded
+        pairs = list(zip(pointers, masks, strict=True))
+        return code.either(
+            _is_full(builder, arguments[4]),
+            lambda: _joined(builder, [code.load(pointer, zero) for pointer in pointers]),
+            lambda: _joined(
+                builder, [code.load(pointer, zero, inside) for pointer, inside in pairs]
+            ),
+        )
 
     return tile(array, integer, integer, integer, mask), generate
 
