@@ -113,6 +113,37 @@ def test_a_tensor_that_left_a_transform() -> None:
     assert Double.apply(escaped[0]).tolist() == [2.0] * 3
 
 
+THREADS = """
+import torch, tsslbp
+torch.set_num_threads(3)
+x = torch.rand(5, 200_000)
+tsslbp.spikes(x, impl="cpu")
+print(torch.get_num_threads())
+"""
+
+
+def test_pytorchs_number_of_threads_stays() -> None:
+    """Also when Numba starts its threads; PyTorch's sums depend on it."""
+    environment = os.environ | {"NUMBA_NUM_THREADS": "5"}
+    command = [sys.executable, "-c", THREADS]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["3"]
+
+
+def test_functions_of_one_name_have_files_of_their_own() -> None:
+    """Or else two processes that compile at once could take one's code for the other's."""
+
+    def adding(number: int):
+        @kernel()
+        def add(x):
+            return x + number
+
+        return add
+
+    files = {adding(number)._cache._cache_file._index_name for number in (1, 2, 2)}
+    assert len(files) == 2
+
+
 CACHED = """
 import torch, tsslbp
 from tsslbp.neuron import cpu

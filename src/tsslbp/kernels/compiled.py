@@ -21,6 +21,8 @@ from numba import prange
 from numba.core import sigutils, types
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.ccallback import CFunc
+from numba.core.errors import NumbaError
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
@@ -46,15 +48,19 @@ class _Cache(FunctionCache):
 
     What a kernel is compiled to depends on all that it calls. Numba looks at the file of the kernel
     alone; here the names of the files also hold a hash of all sources beside it and beside this
-    module, and of the versions that matter.
+    module, of the versions and the processor that matter, and of the numbers that a function
+    closes over. Two processes that write at once can each take the other's file for their own, so
+    whatever Numba would tell apart within one file has a file of its own, but for signatures.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         folders = Path(__file__).parent, Path(function.__code__.co_filename).parent
+        numbers = [cell.cell_contents for cell in function.__closure__ or ()]
+        own = hashlib.sha256(f"{numbers} {_hash_of_sources(*folders)}".encode()).hexdigest()[:16]
         self._cache_file = IndexDataCacheFile(
             self._cache_path,
-            f"{self._impl.filename_base}-{_hash_of_sources(*folders)}",
+            f"{self._impl.filename_base}-{own}",
             self._impl.locator.get_source_stamp(),
         )
 
@@ -67,7 +73,8 @@ class _Cache(FunctionCache):
 
 @functools.cache
 def _hash_of_sources(*folders: Path) -> str:
-    found = hashlib.sha256(f"{llvmlite.__version__} {np.__version__}".encode())
+    processor = cpu_target.target_context.codegen().magic_tuple()
+    found = hashlib.sha256(f"{llvmlite.__version__} {np.__version__} {processor}".encode())
     for path in sorted({path for folder in folders for path in folder.glob("*.py")}):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
@@ -124,6 +131,10 @@ def _openmp() -> bool:
         return False
     if numba.config.THREADING_LAYER == "default":
         numba.config.THREADING_LAYER = "omp"
+    # Numba's start sets how many threads OpenMP takes, for PyTorch as well, whose sums then differ.
+    threads = torch.get_num_threads()
+    numba.set_num_threads(numba.get_num_threads())  # starts them
+    torch.set_num_threads(threads)
     return True
 
 
@@ -176,6 +187,7 @@ class ParallelKernel:
         if workers == 1:
             done = _call(function.address, ctypes.addressof(packed), 0, 1)
         else:
+            _openmp()
             before = numba.get_num_threads()
             numba.set_num_threads(workers)
             try:
@@ -208,8 +220,17 @@ class ParallelKernel:
             locals={},
             options=options,
         )
-        function.enable_caching()
-        function.compile()
+        foreign = [type(one).__name__ for one in arguments if not _is_ours(one)]
+        if not foreign:  # the cache knows our sources alone
+            function.enable_caching()
+        try:
+            function.compile()
+        except NumbaError as error:
+            if not foreign:
+                raise
+            raise InvalidInput(
+                f"Numba cannot compile the step of {foreign[0]}: {_reason(error)}"
+            ) from error
         return function, struct.Struct(layout)
 
 
@@ -228,6 +249,18 @@ def _call_address(_: Any, function, arguments, worker, workers):
         return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
 
     return types.intp(*[types.intp] * 4), generate
+
+
+def _is_ours(argument: Any) -> bool:
+    """Whether what is compiled for an argument is in the package's sources."""
+    package, _, _ = __name__.partition(".")
+    return not isinstance(argument, tuple) or type(argument).__module__.startswith(f"{package}.")
+
+
+def _reason(error: NumbaError) -> str:
+    """The one line of Numba's many that names the mistake."""
+    *_, innermost = str(error).split("(step: nopython frontend)\n")
+    return innermost.strip().partition("\n")[0]
 
 
 @kernel()
