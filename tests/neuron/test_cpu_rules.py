@@ -1,15 +1,21 @@
-"""The series that stand for exponentials in the CPU's rules, against NumPy in double precision.
+"""The series that stand for exponentials in the CPU's rules, and rules of one's own.
 
-What the rules compute is tested by test_neuron.py and test_cpu.py.
+What the shipped rules compute is tested by test_neuron.py and test_cpu.py.
 """
+
+from dataclasses import dataclass
 
 import numba
 import numpy as np
 import pytest
+import torch
 
+import tsslbp
 from tsslbp import rules
-from tsslbp.kernels import simd, tiles
-from tsslbp.neuron import cpu_rules
+from tsslbp.errors import InvalidInput
+from tsslbp.kernels import compiled, simd, tiles
+from tsslbp.kernels.tiles import kept, where
+from tsslbp.neuron import cpu, cpu_rules
 
 # Relative. A few dozen roundings, which the last steps of a series double three or six times.
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
@@ -59,3 +65,81 @@ def test_every_rule_has_constants_and_a_step() -> None:
 def test_shapes_are_those_of_the_rule() -> None:
     assert cpu_rules.SHAPES.keys() == rules.DERIVATIVES.keys()
     assert len(set(cpu_rules.SHAPES.values()) | {cpu_rules.EXPONENTIAL}) == 6
+
+
+@dataclass(frozen=True)
+class Triangle(rules.Rule):
+    """`Surrogate` with the triangle, written again."""
+
+    height: float = 0.3
+    resets: bool = True
+    kind: float | str = 1
+
+
+def triangle_step(r, t, grad, state, history, k):
+    potential = kept(history.potentials, t)
+    distance = where(potential < k.threshold, k.threshold - potential, potential - k.threshold)
+    near = (distance < 1) | (distance < 0)
+    slope = where(near, r.height * (1 - distance), 0)
+    passed_on = where((potential > k.threshold) & (potential > 0), 1 - r.resets, 1 + 0 * potential)
+    gradient = slope * grad + k.decay * passed_on * state[1]
+    return gradient, (grad, gradient)
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = dict(cpu_rules.CONSTANTS)
+    monkeypatch.setattr(cpu_rules, "CONSTANTS", constants)
+    monkeypatch.setattr(cpu, "BACKWARD", constants)
+    cpu_rules.add(Triangle, triangle_step, states=2)
+
+
+def gradient(rule: rules.Rule, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    tsslbp.lif(x, rule=rule, impl="cpu").square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rule_of_ones_own(added, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a state of two tiles; what it is compiled to is not kept, since it may change."""
+    kept_on_disk, cache = [], compiled._cache
+    monkeypatch.setattr(compiled, "_cache", lambda one: (kept_on_disk.append(one), cache(one))[1])
+    x = torch.randn(7, 3, 45, dtype=dtype)
+    expected = gradient(rules.Surrogate(derivative="triangle"), x)
+    monkeypatch.setattr(cpu._backward_kernel, "compiled", {})
+    kept_on_disk.clear()
+    torch.testing.assert_close(gradient(Triangle(), x), expected)
+    assert not any(function is cpu._backward_kernel.__wrapped__ for function in kept_on_disk)
+    torch.testing.assert_close(gradient(Triangle(height=0.6), x), 2 * expected)
+    assert not torch.allclose(gradient(Triangle(resets=False), x), expected)
+
+
+def test_another_step_for_the_same_rule(added) -> None:
+    def nothing(r, t, grad, state, history, k):
+        return 0 * grad, state
+
+    x = torch.randn(5, 45)
+    assert gradient(Triangle(), x).any()
+    cpu_rules.add(Triangle, nothing)
+    assert not gradient(Triangle(), x).any()
+
+
+def test_steps_that_cannot_be_used(added) -> None:
+    with pytest.raises(InvalidInput, match=r"step of Triangle must take r, t, grad.*, got r, k$"):
+        cpu_rules.add(Triangle, lambda r, k: None)
+    with pytest.raises(InvalidInput, match="states must be 1, 2 or 3, got 4"):
+        cpu_rules.add(Triangle, triangle_step, states=4)
+    with pytest.raises(InvalidInput, match=r"take numbers, and Triangle\.kind is 'x'; use impl="):
+        gradient(Triangle(kind="x"), torch.randn(5, 45))
+
+    def mistaken(r, t, grad, state, history, k):
+        return r.width * grad, state
+
+    cpu_rules.add(Triangle, mistaken)
+    with pytest.raises(
+        InvalidInput,
+        match=r"^Numba cannot compile the step of Triangle: Unknown attribute 'width'.*$",
+    ):
+        gradient(Triangle(), torch.randn(5, 45))

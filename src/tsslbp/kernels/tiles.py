@@ -3,7 +3,8 @@
 A *tile* is four vectors of 64 bytes, enough that the operations of one hide the latency of
 another's: any four that follow each other, or those of a window of 2 x 2 pixels, channels last. A
 *row* is one such vector. Both take ``+ - * / < <= >`` among themselves and with numbers, and the
-functions below; a comparison gives a mask. State that is kept in tiles stays in registers.
+functions below; a comparison gives a mask, and masks take ``& |``. State that is kept in tiles
+stays in registers.
 """
 
 from __future__ import annotations
@@ -101,6 +102,20 @@ _define(operator.truediv, lambda vector: vector, ir.IRBuilder.fdiv)
 _define(operator.le, Mask, lambda builder, a, b: builder.fcmp_ordered("<=", a, b))
 _define(operator.lt, Mask, lambda builder, a, b: builder.fcmp_ordered("<", a, b))
 _define(operator.gt, Mask, lambda builder, a, b: builder.fcmp_ordered(">", a, b))
+
+
+def _define_on_masks(function: Any, emit: Callable[..., Any]) -> None:
+    @type_callable(function)
+    def _(_context: Any) -> Any:
+        return lambda a, b: a if isinstance(a, Mask) and a == b else None
+
+    lower_builtin(function, Mask, Mask)(
+        lambda context, builder, signature, arguments: emit(builder, *arguments)
+    )
+
+
+_define_on_masks(operator.and_, ir.IRBuilder.and_)
+_define_on_masks(operator.or_, ir.IRBuilder.or_)
 
 
 @intrinsic

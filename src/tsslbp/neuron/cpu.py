@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -282,8 +283,8 @@ def _constants(
 
 
 @functools.lru_cache(maxsize=256)
-def _rule_constants(rule: Rule, k: Constants) -> Any:
-    return BACKWARD[type(rule)](rule, k)
+def _rule_constants(make: Callable[[Rule, Constants], Any], rule: Rule, k: Constants) -> Any:
+    return make(rule, k)
 
 
 # Autograd
@@ -333,7 +334,7 @@ class _Layer(Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
-        r = _rule_constants(ctx.rule, ctx.k)
+        r = _rule_constants(BACKWARD[type(ctx.rule)], ctx.rule, ctx.k)
         if ctx.rule.reads_rate:
             told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))

@@ -4,17 +4,20 @@ A rule is a named tuple of constants here. Its step takes these as `r`, the step
 dL/ds, the state that it returned one step later, a tuple of tiles, what the kernel kept of all
 steps, and the layer's constants `k`; it returns dL/dI and the state. The kernel is compiled for
 each rule that is used, so that none pays for the others. `SpikeBP` alone looks ahead, in
-`initial_state`.
+`initial_state`. `add` takes the step of a rule of one's own.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 from numba.extending import overload
 
+from ..errors import InvalidInput
 from ..kernels.compiled import kernel
 from ..kernels.tiles import keep, kept, where
 from ..rules import DERIVATIVES, NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
@@ -242,7 +245,7 @@ def _spike_bp_step(r, t, grad, state, history, k):
     return gradient, (gradient, state[1])
 
 
-STEPS: dict[type, Callable[..., Any]] = {
+STEPS: dict[type, Callable[..., Any]] = {  # by the type of a rule's constants
     RecursiveConstants: _recursive_step,
     NextSpikeConstants: _next_spike_step,
     SlopeConstants: _slope_step,
@@ -250,6 +253,9 @@ STEPS: dict[type, Callable[..., Any]] = {
     NAConstants: _na_step,
     SpikeBPConstants: _spike_bp_step,
 }
+
+
+STATES = {NextSpikeConstants: 3, EventPropConstants: 2, NAConstants: 2}  # tiles, where not one
 
 
 def rule_step(r, t, grad, state, history, k):
@@ -285,13 +291,9 @@ def _choose_initial_state(r, zero, history, k):
             left, number = k.decay * left + spikes, number + spikes
         return zero, 1 - k.leak * left / where(number < 1, 1, number)
 
-    others = {
-        NextSpikeConstants: three,
-        EventPropConstants: two,
-        NAConstants: two,
-        SpikeBPConstants: with_leak,
-    }
-    return others.get(r.instance_class, one)
+    if r.instance_class is SpikeBPConstants:
+        return with_leak
+    return (one, two, three)[STATES.get(r.instance_class, 1) - 1]
 
 
 def potential_change(r, current, potential, rest):
@@ -350,3 +352,53 @@ CONSTANTS: dict[type[Rule], Callable[[Any, Any], tuple[Any, ...]]] = {
     NA: lambda rule, k: NAConstants(rule.slope_max),
     SpikeBP: lambda rule, k: SpikeBPConstants(1 / k.threshold),
 }
+
+
+def add(rule: type[Rule], step: Callable[..., Any], states: int = 1) -> None:
+    """Let the fused kernels run a rule of one's own.
+
+    ``step(r, t, grad, state, history, k)``, with arguments of these names, is called for the last
+    time step first and returns dL/dI at step t and the state for the step before. Numba compiles it
+    when the rule is first used, in each process, with the operators and functions of
+    `tsslbp.kernels.tiles`:
+
+    - ``r``: the rule's fields, by name, as numbers;
+    - ``t``: the number of the step, from 0;
+    - ``grad``: a tile of dL/ds[t], after the synaptic filter;
+    - ``state``: the tuple of tiles that the call for step t + 1 returned; zeros at the last step;
+    - ``history``: `History`; ``kept(history.potentials, t)`` is u[t], and likewise the potential's
+      increment ``changes`` and the PSC ``pscs``;
+    - ``k``: constants of the layer, of which ``steps``, ``decay`` (1 - 1/tau_m), ``leak``
+      (1/tau_m), ``psc_decay``, ``psc_gain`` (1/tau_s) and ``threshold`` are of use.
+
+    Args:
+        rule: the rule's class, all of whose fields are numbers or truth values.
+        step: its step.
+        states: number of tiles in the state, 1 to 3.
+
+    Raises:
+        InvalidInput: `step` takes other arguments, or a field or `states` does not fit.
+    """
+    expected = list(inspect.signature(rule_step).parameters)
+    if (found := list(inspect.signature(step).parameters)) != expected:
+        raise InvalidInput(
+            f"the step of {rule.__name__} must take {', '.join(expected)}, got {', '.join(found)}"
+        )
+    if states not in (1, 2, 3):
+        raise InvalidInput(f"states must be 1, 2 or 3, got {states!r}")
+    names = [one.name for one in fields(rule)]
+    kind = cast(Any, NamedTuple)(rule.__name__, [(name, float) for name in names])
+    kind.__module__ = rule.__module__
+
+    def constants(rule: Rule, k: Any) -> Any:
+        values = {name: getattr(rule, name) for name in names}
+        for name, value in values.items():
+            if not isinstance(value, (int, float)):
+                raise InvalidInput(
+                    f"the fused kernels take numbers, and {type(rule).__name__}.{name} is "
+                    f"{value!r}; use impl='reference'"
+                )
+        return kind(**{name: float(value) for name, value in values.items()})
+
+    STEPS[kind], STATES[kind] = step, states
+    CONSTANTS[rule] = constants
