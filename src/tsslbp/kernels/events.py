@@ -11,8 +11,8 @@ output channels of a row at once (`simd.gather`):
 - For the weights' gradient they are listed for one input channel at a time, line by line. A weight
   meets all events of its channel, each with the D at the same distance from it.
 
-The input's gradient ``D W^T`` is not sparse: silent neurons have one, too. It is a transposed
-convolution, PyTorch's own or, for unpadded windows of 3 x 3 and 5 x 5, a faster one.
+The input's gradient ``D W^T`` is not sparse: silent neurons have one, too. It is PyTorch's matrix
+product or transposed convolution or, for unpadded windows of 3 x 3 and 5 x 5, a faster one.
 
 Legend: frames ``[F, H, W, C]``, channels last and flat; a linear layer's rows are frames of one
 pixel. A *line* is a row of a frame. A *block* is up to `simd.MOST_VECTORS` vectors of output
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -38,7 +39,6 @@ from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
-PIXELS_AT_ONCE = 16  # of the input's gradient of a linear layer
 GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
 
@@ -296,86 +296,6 @@ def _input_gradient_kernel_of(taps: int) -> Any:
 INPUT_GRADIENT_KERNELS = {(taps, taps): _input_gradient_kernel_of(taps) for taps in (3, 5)}
 
 
-@ParallelKernel
-def _pixel_gradient_kernel(arguments, worker, workers):
-    """The input's gradient for windows of one pixel, some of all pixels: a matrix product.
-
-    `pitch` is the distance between rows of the weights, which need packing only where a row of
-    them is no whole number of vectors.
-    """
-    weight, grad_out, grad_x, pixels, pitch, s = arguments[0]
-    first, last = worker * pixels // workers, (worker + 1) * pixels // workers
-    step = s.out_channels
-    line = simd.scratch(PIXELS_AT_ONCE * s.lanes, grad_x)
-    for channel in range(0, s.channels, s.lanes):
-        base = channel * step if pitch == s.lanes else channel
-        size, pixel = min(s.lanes, s.channels - channel), first
-        while pixel < last:
-            line[:] = 0
-            at = pixel * step
-            if last - pixel >= PIXELS_AT_ONCE:
-                simd.spread(1, PIXELS_AT_ONCE, weight, base, pitch, grad_out, at, step, line, 0)
-                done = PIXELS_AT_ONCE
-            elif last - pixel >= 4:
-                simd.spread(1, 4, weight, base, pitch, grad_out, at, step, line, 0)
-                done = 4
-            else:
-                simd.spread(1, 1, weight, base, pitch, grad_out, at, step, line, 0)
-                done = 1
-            for i in range(done):
-                to = (pixel + i) * s.channels + channel
-                simd.move(line, i * s.lanes, size, grad_x, to, size)
-            pixel += done
-    return DONE
-
-
-@ParallelKernel
-def _pack_transposed_kernel(arguments, worker, workers):
-    """Weights ``[C', C, K, K]`` to ``[vector of C][kernel row][C'][kernel column][lane]``."""
-    weight, packed, s = arguments[0]
-    first, last = worker * s.out_channels // workers, (worker + 1) * s.out_channels // workers
-    for channel in range(0, s.channels, s.lanes):
-        for i in range(s.kernel_height):
-            for c in range(first, last):
-                for j in range(s.kernel_width):
-                    row = (channel * s.kernel_height + i * s.lanes) * s.out_channels
-                    to = row * s.kernel_width + (c * s.kernel_width + j) * s.lanes
-                    for lane in range(min(s.lanes, s.channels - channel)):
-                        at = (c * s.channels + channel + lane) * s.kernel_height + i
-                        packed[to + lane] = weight[at * s.kernel_width + j]
-    return DONE
-
-
-@kernel(forceinline=True)
-def _unpacked_index(row, s):
-    """Where the weight of a packed row stands among those ``[C, K, K]`` of an output channel."""
-    column, rest = divmod(row, s.kernel_height * s.channels)
-    kernel_row, channel = divmod(rest, s.channels)
-    return (channel * s.kernel_height + kernel_row) * s.kernel_width + column
-
-
-@ParallelKernel
-def _pack_kernel(arguments, worker, workers):
-    """Some rows of the packed weights from ``weight [C', C, K, K]``.
-
-    Or back, from gradients ``[block][C, K, K][block's channels]``.
-    """
-    weight, packed, unpack, s = arguments[0]
-    first, last = worker * s.rows // workers, (worker + 1) * s.rows // workers
-    for channel in range(0, s.out_channels, s.block):
-        channels, _, width = _block(channel, s)
-        for row in range(first, last):
-            index = row if unpack else _unpacked_index(row, s)
-            start = channel * s.rows + row * width
-            for j in range(channels):
-                at = (channel + j) * s.rows + index
-                if unpack:
-                    weight[at] = packed[start + j]
-                else:
-                    packed[start + j] = weight[at]
-    return DONE
-
-
 # Host
 
 
@@ -422,8 +342,31 @@ def _out_sides(x: Tensor, weight: Tensor, padding: int) -> list[int]:
     return [side + 2 * padding - kernel + 1 for side, kernel in sides]
 
 
+def _blocks(packed: Tensor, s: Sizes) -> Iterator[tuple[slice, Tensor]]:
+    """Output channels of each block of packed weights, and its rows ``[rows, channels]``."""
+    for start in range(0, s.out_channels, s.block):
+        channels = min(s.block, s.out_channels - start)
+        width = -(-channels // s.lanes) * s.lanes
+        rows = packed[start * s.rows :][: s.rows * width].view(s.rows, width)
+        yield slice(start, start + channels), rows[:, :channels]
+
+
 def _new_packed(weight: Tensor, s: Sizes) -> Tensor:
     return weight.new_zeros(s.rows * -(-s.out_channels // s.lanes) * s.lanes)
+
+
+def _pack(weight: Tensor, s: Sizes) -> Tensor:
+    """Weights ``[C', C, K, K]`` as the forward kernel reads them."""
+    packed, rows = _new_packed(weight, s), weight.permute(3, 2, 1, 0).reshape(s.rows, -1)
+    for channels, block in _blocks(packed, s):
+        block.copy_(rows[:, channels])
+    return packed
+
+
+def _pack_transposed(weight: Tensor, lanes: int) -> Tensor:
+    """Weights ``[C', C, K, K]`` as ``[vector of C][kernel row][C'][kernel column][lane]``."""
+    filled = functional.pad(weight, (0, 0, 0, 0, 0, -weight.shape[1] % lanes))
+    return filled.unflatten(1, (-1, lanes)).permute(1, 3, 0, 4, 2).contiguous().view(-1)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -436,34 +379,26 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
         x, grad_out = (part.transpose(0, 3) for part in (x, grad_out))  # as one image
     s = _sizes(x, weight, padding)
     packed = _new_packed(weight, s)
-    grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
     signals = _channels_last(x), _channels_last(grad_out)
     _weight_gradient_kernel(*signals, packed, len(x), s, workers=workers)
-    _pack_kernel(grad, packed, True, s, workers=workers)
+    grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    for channels, block in _blocks(packed, s):
+        grad.view(s.out_channels, s.rows)[channels] = block.t()
     return grad
 
 
 def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
     sizes = weight.shape[2], weight.shape[3]
-    linear = sizes == tuple(grad_out.shape[-2:]) == (1, 1)
-    if padding or not (linear or sizes in INPUT_GRADIENT_KERNELS):  # PyTorch's is as fast then
+    if padding or sizes not in INPUT_GRADIENT_KERNELS:  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _sizes(grad_x.permute(0, 3, 1, 2), weight, padding)
     workers = workers_for(grad_x.numel() + grad_out.numel())
-    weights = packed = weight.contiguous().resolve_neg()
-    rows, pitch = (_channels_last(grad_out), grad_x, len(grad_x)), s.channels
-    if s.channels % s.lanes or not linear:
-        channels, pitch = -(-s.channels // s.lanes) * s.lanes, s.lanes
-        packed = weight.new_zeros(weight[0, 0].numel() * s.out_channels * channels)
-        _pack_transposed_kernel(weights, packed, s, workers=workers)
-    if linear:
-        _pixel_gradient_kernel(packed, *rows, pitch, s, workers=workers)
-    else:
-        INPUT_GRADIENT_KERNELS[sizes](packed, *rows, s, workers=workers)
+    arguments = _pack_transposed(weight, s.lanes), _channels_last(grad_out), grad_x, len(grad_x), s
+    INPUT_GRADIENT_KERNELS[sizes](*arguments, workers=workers)
     return grad_x.permute(0, 3, 1, 2)
 
 
@@ -484,9 +419,8 @@ class _Product(torch.autograd.Function):
             out = new_images(x, (*x.shape[:-3], len(weight), *_out_sides(x, weight, padding)))
             values = out.movedim(-3, -1)
         s = _sizes(frames, kernels, padding)
-        packed, lines = _new_packed(weight, s), len(frames) * s.out_height
-        workers = workers_for(x.numel() + out.numel())
-        _pack_kernel(kernels.contiguous().resolve_neg(), packed, False, s, workers=workers)
+        lines, workers = len(frames) * s.out_height, workers_for(x.numel() + out.numel())
+        packed = _pack(kernels, s)
         _forward_kernel(_channels_last(frames), packed, values, lines, s, workers=workers)
         return out
 
@@ -497,7 +431,9 @@ class _Product(torch.autograd.Function):
         frames, kernels = _frames(x, weight)
         grad_frames, _ = _frames(grad_out, weight)
         grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and weight.ndim == 2:
+            grad_x = grad_out @ weight
+        elif ctx.needs_input_grad[0]:
             grad_x = _input_gradient(kernels, grad_frames, ctx.padding).view(x.shape)
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(frames, kernels, grad_frames, ctx.padding)
