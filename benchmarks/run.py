@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional
 
 import peers
 import tsslbp
@@ -30,6 +31,7 @@ from timing import Timing, first_step, interleave, peak_memory, per_doubling
 from tsslbp import training
 from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.kernels import events
 from tsslbp.network.description import LayerPlan, plan
 from tsslbp.rules import DERIVATIVES, from_config
 from tsslbp.run.environment import describe_environment
@@ -49,6 +51,15 @@ COMPARED_RULES = (
     "NA",
     "SpikeBP",
 )
+EVENT_LAYERS = (  # input [F, C, H, W], outputs, window, padding
+    ("MNIST, second convolution", (250, 15, 12, 12), 40, 5, 0),
+    ("CIFAR-10, second convolution", (50, 96, 16, 16), 128, 3, 1),
+    ("CIFAR-10, fifth convolution", (50, 256, 8, 8), 256, 3, 1),
+    ("MNIST, linear", (250, 640, 1, 1), 300, 1, 0),
+    ("Fashion-MNIST, linear", (250, 400, 1, 1), 400, 1, 0),
+    ("CIFAR-10, linear", (250, 4096, 1, 1), 1024, 1, 0),
+)
+DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 LEARNING_STEPS = 40
 MB = 1e6
 
@@ -77,6 +88,7 @@ def main() -> None:
         result["first step"] = first_step_section()
         result["neuron"] = neuron_section(arguments.quick)
         result["growth"] = growth_section(arguments.quick)
+        result["events"] = events_section(arguments.quick)
         result["cifar10"] = cifar10_section(arguments.quick)
     result["rules"] = rules_section(arguments.quick)
     if arguments.json:
@@ -290,6 +302,53 @@ def _growth(
         "MB": [peak / MB for peak in peaks],
         "memory, doubled": per_doubling(values, peaks),
     }
+
+
+def events_section(quick: bool) -> list[Row]:
+    """A connection forward and backward (both gradients): events beside dense products."""
+    rows = []
+    for name, shape, outputs, window, padding in EVENT_LAYERS:
+        weight = torch.randn(outputs, shape[1], window, window).div_(shape[1])
+        for density in DENSITIES[::3] if quick else DENSITIES:
+            x = (torch.rand(shape) < density).float().contiguous(memory_format=torch.channels_last)
+            timings = interleave(_products(x, weight, padding), 3 if quick else 15)
+            ours, dense = timings["events"].median, timings["dense"].median
+            rows.append(
+                {
+                    "layer": name,
+                    "not zero": density,
+                    "events ms": ours * 1e3,
+                    "dense ms": dense * 1e3,
+                    "times dense": ours / dense,
+                    "chosen": "events" if events.is_faster(*_layer(x, weight)) else "dense",
+                }
+            )
+    _show("Event-driven and dense products, forward and backward (float32)", rows)
+    return rows
+
+
+def _layer(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """As a network has them: with a time axis, and windows of one pixel as a linear layer."""
+    return (x.flatten(1)[None], weight.flatten(1)) if weight.shape[-1] == 1 else (x[None], weight)
+
+
+def _products(x: Tensor, weight: Tensor, padding: int) -> dict[str, Callable[[], object]]:
+    """Both ways through a layer."""
+
+    def conv2d(x: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(memory_format=torch.channels_last)
+        return functional.conv2d(x.flatten(0, 1), weight, padding=padding)[None]
+
+    is_linear = weight.shape[-1] == 1
+    x, weight = (one.detach().requires_grad_() for one in _layer(x, weight))
+    by_events = events.linear if is_linear else partial(events.conv2d, padding=padding)
+    ways = {"events": by_events, "dense": functional.linear if is_linear else conv2d}
+    grad = torch.randn_like(by_events(x, weight).detach())
+
+    def run(way: Callable[..., Tensor]) -> object:
+        return torch.autograd.grad(way(x, weight), [x, weight], grad)
+
+    return {name: partial(run, way) for name, way in ways.items()}
 
 
 def cifar10_section(quick: bool) -> list[Row]:

@@ -316,7 +316,7 @@ def test_order_of_the_frames_does_not_matter() -> None:
 
 def test_is_faster_up_to_a_share_of_events() -> None:
     weight, x = normal(16, 8, 1, 1), torch.zeros(1, 8, 8, 8, dtype=torch.float64)
-    events_in = round(events.DENSEST * x.numel())
+    events_in = int(events.crossover(weight) * x.numel())
     x.view(-1)[:events_in] = 1
     assert events.is_faster(x, weight)
     x.view(-1)[events_in] = math.nan  # is nonzero too
@@ -334,8 +334,16 @@ def test_is_faster_by_a_sample_of_many_values(
     shape: tuple[int, ...], weight: Tensor, dtype: torch.dtype
 ) -> None:
     weight = weight.to(dtype)
-    assert events.is_faster(spikes(*shape, dtype=dtype, share=events.DENSEST - 0.05), weight)
-    assert not events.is_faster(spikes(*shape, dtype=dtype, share=events.DENSEST + 0.05), weight)
+    share = events.crossover(weight)
+    assert events.is_faster(spikes(*shape, dtype=dtype, share=0.5 * share), weight)
+    assert not events.is_faster(spikes(*shape, dtype=dtype, share=1.5 * share), weight)
+
+
+def test_crossovers_of_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, known in (("AVX512", "AVX512"), ("AVX2", "AVX2"), ("DEFAULT", "AVX2")):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=name: name)
+        shares = [events.crossover(normal(16, 8, *window)) for window in ((3, 3), ())]
+        assert shares == [events.CROSSOVERS[known][4], events.CROSSOVERS[known][2]]
 
 
 @DTYPES

@@ -95,7 +95,7 @@ def test_kernels_are_compiled_once(tmp_path: Path) -> None:
     report = (
         "import atexit; atexit.register(lambda: print(*(function.cache_hits"
         " for kernel in (tsslbp.neuron.cpu._forward_kernel, tsslbp.neuron.cpu._backward_kernel,"
-        " tsslbp.kernels.events._weight_gradient_kernel)"
+        " tsslbp.kernels.events._weight_gradient_kernel(1, 1))"
         " for function, _ in kernel.compiled.values())))"
     )
     before = {"NUMBA_CACHE_DIR": str(tmp_path)}

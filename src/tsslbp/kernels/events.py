@@ -17,11 +17,13 @@ product or transposed convolution or, for unpadded windows of 3 x 3 and 5 x 5, a
 Legend: frames ``[F, H, W, C]``, channels last and flat; a linear layer's rows are frames of one
 pixel. A *line* is a row of a frame. A *block* is up to `simd.MOST_VECTORS` vectors of output
 channels. Weights are packed as ``[block][kernel column, kernel row, C][block's channels]``, where
-the last vector is filled up.
+the last block is filled up. The number of a block's vectors and the width of a window are constants
+of a kernel's code, which is compiled for those that a network uses.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Iterator
@@ -36,7 +38,9 @@ from torch.nn import functional
 from . import simd
 from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 
-DENSEST = 0.5  # share of nonzero inputs above which dense products are faster
+# Shares of nonzero inputs at which dense products are as fast, forward and backward, by PyTorch's
+# instruction set and the dimensions of the weights: results/bench/cpu.json and cpu-avx2.json.
+CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.03}, "AVX2": {4: 0.6, 2: 0.2}}
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
 GROUPS = 8  # of lines for each worker, or more, where there are enough lines
@@ -56,7 +60,7 @@ class Sizes(NamedTuple):
     out_channels: int
     rows: int  # of packed weights: inputs in a window
     lanes: int  # values in a vector
-    block: int  # output channels in each block but the last
+    block: int  # output channels in a block
 
 
 # Kernels: one worker's share of the work
@@ -82,14 +86,6 @@ class EventLists(NamedTuple):
     starts: Any  # [i, j]: where those of column or line j begin, in list i
 
 
-@kernel(forceinline=True)
-def _block(channel, s):
-    """Output channels of the block that begins at `channel`, their vectors, and values in these."""
-    channels = min(s.block, s.out_channels - channel)
-    vectors = -(-channels // s.lanes)
-    return channels, vectors, vectors * s.lanes
-
-
 @kernel()
 def _list_by_column(x, line, s, events, member, count):
     """Append the events that reach an output line, member number `member` of its group."""
@@ -107,71 +103,40 @@ def _list_by_column(x, line, s, events, member, count):
     return count
 
 
-def _gather(taps: int, more: int) -> Any:
-    """`simd.gather` with a branch for each number of vectors, which is a constant there."""
+@functools.cache
+def _forward_kernel(vectors: int) -> Any:
+    """The kernel for blocks of so many vectors."""
 
-    @kernel(forceinline=True)
-    def gather(vectors, matrix, base, rows, values, first, last, out, to, tail):
-        if vectors == 1:
-            simd.gather(taps, 1, matrix, base, rows, values, first, last, out, to, tail, more)
-        elif vectors == 2:
-            simd.gather(taps, 2, matrix, base, rows, values, first, last, out, to, tail, more)
-        elif vectors == 3:
-            simd.gather(taps, 3, matrix, base, rows, values, first, last, out, to, tail, more)
-        else:
-            simd.gather(taps, 4, matrix, base, rows, values, first, last, out, to, tail, more)
-
-    return gather
-
-
-_write = _gather(taps=1, more=0)
-_add_1, _add_3, _add_5 = (_gather(taps, more=1) for taps in (1, 3, 5))
-
-
-@kernel()
-def _add_taps(taps, vectors, width, matrix, base, rows, values, first, last, out, to):
-    """Add to the sums of all taps, as many at once as the kernel's usual widths have."""
-    tail, tap = width // vectors, 0
-    while tap < taps:
-        if taps - tap >= 5:
-            _add_5(vectors, matrix, base, rows, values, first, last, out, to, tail)
-            done = 5
-        elif taps - tap >= 3:
-            _add_3(vectors, matrix, base, rows, values, first, last, out, to, tail)
-            done = 3
-        else:
-            _add_1(vectors, matrix, base, rows, values, first, last, out, to, tail)
-            done = 1
-        tap, base, to = tap + done, base - done * width, to + done * width
-
-
-@ParallelKernel
-def _forward_kernel(arguments, worker, workers):
-    """Every `workers`-th group of output lines, since later time steps hold more events."""
-    x, packed, out, lines, s = arguments[0]
-    group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
-    reach = s.kernel_height * s.channels  # weight rows of a kernel column
-    room = group * s.width * reach + s.lanes
-    rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
-    starts = np.empty((group, s.width + 1), np.intp)
-    events = EventLists(rows, values, starts)
-    for line in range(worker * group, lines, workers * group):
-        members = min(group, lines - line)
-        count = 0
-        for i in range(members):
-            count = _list_by_column(x, line + i, s, events, i, count)
-        for channel in range(0, s.out_channels, s.block):
-            channels, vectors, width = _block(channel, s)
-            tail = channels - (vectors - 1) * s.lanes
+    @ParallelKernel
+    def forward_kernel(arguments, worker, workers):
+        """Every `workers`-th group of output lines, since later time steps hold more events."""
+        x, packed, out, lines, s = arguments[0]
+        group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
+        reach = s.kernel_height * s.channels  # weight rows of a kernel column
+        room = group * s.width * reach + s.lanes
+        rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
+        starts = np.empty((group, s.width + 1), np.intp)
+        events = EventLists(rows, values, starts)
+        for line in range(worker * group, lines, workers * group):
+            members = min(group, lines - line)
+            count = 0
             for i in range(members):
-                for column in range(s.out_width):
-                    left = column - s.padding
-                    start = starts[i, min(max(left, 0), s.width)]
-                    end = starts[i, min(max(left + s.kernel_width, 0), s.width)]
-                    base = channel * s.rows - left * reach * width
-                    to = ((line + i) * s.out_width + column) * s.out_channels + channel
-                    _write(vectors, packed, base, rows, values, start, end, out, to, tail)
-    return DONE
+                count = _list_by_column(x, line + i, s, events, i, count)
+            for channel in range(0, s.out_channels, s.block):
+                size = min(s.block, s.out_channels - channel)
+                for i in range(members):
+                    for column in range(s.out_width):
+                        left = column - s.padding
+                        start = starts[i, min(max(left, 0), s.width)]
+                        end = starts[i, min(max(left + s.kernel_width, 0), s.width)]
+                        base = channel * s.rows - left * reach * s.block
+                        to = ((line + i) * s.out_width + column) * s.out_channels + channel
+                        simd.gather(
+                            1, vectors, packed, base, rows, values, start, end, out, to, size
+                        )
+        return DONE
+
+    return forward_kernel
 
 
 @kernel(forceinline=True)
@@ -181,76 +146,93 @@ def _grid(s):
 
 
 @kernel()
-def _list_by_channel(x, frame, channels, s, events, plane):
-    """List the events of some channels of a frame, one channel after the other, by lines.
+def _list_by_channel(x, frame, first, s, events, ends, found):
+    """List the events of a frame by channel, from `first` on, and of a channel by lines.
 
-    They meet the grid at ``line * pitch + column``.
+    Those of channel c begin at ``c * area``; they meet the grid at ``line * pitch + column``. Each
+    line's are found pixel by pixel, whose channels lie side by side, and then told apart.
     """
-    (first, last), (rows, values, starts) = channels, events
-    _, pitch = _grid(s)
-    count, area = 0, s.height * s.width
-    for c in range(last - first):
-        for pixel in range(area):
-            plane[pixel] = x[(frame * area + pixel) * s.channels + first + c]
-        for row in range(s.height):
-            starts[c, row] = count
-            for column in range(0, s.width, s.lanes):
-                some = min(s.lanes, s.width - column)
-                at, to = row * s.width + column, row * pitch + column
-                count = simd.compress(plane, at, some, to, rows, values, count)
-        starts[c, s.height] = count
+    area, channels, (_, pitch) = s.height * s.width, len(ends), _grid(s)
+    numbers, values = found
+    bits = 0
+    while channels >> bits:
+        bits += 1
+    for c in range(channels):
+        ends[c] = c * area
+    for row in range(s.height):
+        events.starts[:, row] = ends
+        count = 0
+        for column in range(s.width):
+            start = (frame * area + row * s.width + column) * s.channels + first
+            for c in range(0, channels, s.lanes):
+                some, number = min(s.lanes, channels - c), (column << bits) + c
+                count = simd.compress(x, start + c, some, number, numbers, values, count)
+        for i in range(count):
+            c = numbers[i] & ((1 << bits) - 1)
+            to = ends[c]
+            events.rows[to], events.values[to] = row * pitch + (numbers[i] >> bits), values[i]
+            ends[c] = to + 1
+    events.starts[:, s.height] = ends
 
 
 @kernel()
 def _copy_to_grid(grad_out, frame, channel, s, grid):
-    """Put a block of a frame's gradient on a grid, zeros before, between and behind lines."""
-    (margin, pitch), (channels, _, width) = _grid(s), _block(channel, s)
-    grid[:] = 0
+    """Put a block of a frame's gradient on a grid, between whose lines there are zeros."""
+    (margin, pitch), channels = _grid(s), min(s.block, s.out_channels - channel)
     for line in range(s.out_height):
         for column in range(s.out_width):
             pixel = (frame * s.out_height + line) * s.out_width + column
-            at, to = pixel * s.out_channels + channel, (margin + line * pitch + column) * width
-            for j in range(0, channels, s.lanes):
-                some = min(s.lanes, channels - j)
-                simd.move(grad_out, at + j, some, grid, to + j, width - j)
+            at, to = pixel * s.out_channels + channel, (margin + line * pitch + column) * s.block
+            for j in range(0, s.block, s.lanes):
+                some = max(min(s.lanes, channels - j), 0)
+                simd.move(grad_out, at + j, some, grid, to + j, s.lanes)
 
 
-@ParallelKernel
-def _weight_gradient_kernel(arguments, worker, workers):
-    """Gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
+@functools.cache
+def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
+    """The kernel for blocks of so many vectors, and windows as wide as a multiple of `taps`."""
 
-    A weight's gradient is a sum over the events of its input channel, each of which meets the
-    output's gradient at a distance that is the same for all of them.
-    """
-    x, grad_out, grads, frames, s = arguments[0]
-    first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
-    margin, pitch = _grid(s)
-    area = s.height * s.width
-    room = (last - first) * area + s.lanes
-    rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
-    starts = np.empty((last - first, s.height + 1), np.intp)
-    events = EventLists(rows, values, starts)
-    plane = np.empty(area, x.dtype)
-    grid = simd.scratch((margin + s.out_height * pitch) * s.block, x)
-    for frame in range(frames):
-        _list_by_channel(x, frame, (first, last), s, events, plane)
-        for channel in range(0, s.out_channels, s.block):
-            _, vectors, width = _block(channel, s)
-            _copy_to_grid(grad_out, frame, channel, s, grid)
-            for c in range(first, last):
-                for i in range(s.kernel_height):
-                    top = i - s.padding
-                    start = starts[c - first, min(max(top, 0), s.height)]
-                    end = starts[c - first, min(max(top + s.out_height, 0), s.height)]
-                    base = (margin + s.padding - top * pitch) * width
-                    to = channel * s.rows + (c * s.kernel_height + i) * s.kernel_width * width
-                    common = grid, base, rows, values, start, end, grads, to
-                    _add_taps(s.kernel_width, vectors, width, *common)
-    return DONE
+    @ParallelKernel
+    def weight_gradient_kernel(arguments, worker, workers):
+        """Gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
+
+        A weight's gradient is a sum over the events of its input channel, each of which meets the
+        output's gradient at a distance that is the same for all of them.
+        """
+        x, grad_out, grads, frames, s = arguments[0]
+        first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
+        margin, pitch = _grid(s)
+        channels, area = last - first, s.height * s.width
+        rows, values = np.empty(channels * area, np.int32), np.empty(channels * area, x.dtype)
+        starts, ends = np.empty((channels, s.height + 1), np.intp), np.empty(channels, np.intp)
+        events = EventLists(rows, values, starts)
+        room = channels * s.width + s.lanes
+        found = np.empty(room, np.int32), np.empty(room, x.dtype)
+        grid = simd.scratch((margin + s.out_height * pitch) * s.block, x)
+        grid[:] = 0
+        for frame in range(frames):
+            _list_by_channel(x, frame, first, s, events, ends, found)
+            for channel in range(0, s.out_channels, s.block):
+                _copy_to_grid(grad_out, frame, channel, s, grid)
+                for c in range(channels):
+                    for i in range(s.kernel_height):
+                        top = i - s.padding
+                        start = starts[c, min(max(top, 0), s.height)]
+                        end = starts[c, min(max(top + s.out_height, 0), s.height)]
+                        row = ((first + c) * s.kernel_height + i) * s.kernel_width
+                        for tap in range(0, s.kernel_width, taps):
+                            base = (margin + s.padding - top * pitch - tap) * s.block
+                            to = channel * s.rows + (row + tap) * s.block
+                            simd.gather(
+                                taps, vectors, grid, base, rows, values, start, end, grads, to, 0
+                            )
+        return DONE
+
+    return weight_gradient_kernel
 
 
 def _input_gradient_kernel_of(taps: int) -> Any:
-    """The kernel for a kernel width, compiled on its own: the constants multiply the code."""
+    """The kernel for a kernel width."""
 
     @ParallelKernel
     def input_gradient_kernel(arguments, worker, workers):
@@ -303,14 +285,14 @@ INPUT_GRADIENT_KERNELS = {(taps, taps): _input_gradient_kernel_of(taps) for taps
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv2d` or `linear` can take these tensors and is likely to be the faster way.
 
-    Not so for inputs that are mostly not zero, few outputs, and tensors without memory of their
+    Not so for inputs with too many events, few outputs, and tensors without memory of their
     own, which `torch.func` works with. What does not fit together is left to PyTorch to refuse.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
     if weight.dtype != x.dtype or weight.device != x.device or not x.numel():
         return False
-    if len(weight) < simd.lanes(x.element_size()):
+    if len(weight) < simd.lanes(x.element_size()) or x.numel() >= 1 << 30:  # 32-bit positions
         return False
     if weight.ndim == 4:
         channels, *sizes = x.shape[-3:]
@@ -324,7 +306,13 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         values = x.detach().contiguous().view(-1).numpy()
     except RuntimeError:
         return False
-    return bool(_share_of_events(values) <= DENSEST)
+    return bool(_share_of_events(values) <= crossover(weight))
+
+
+def crossover(weight: Tensor) -> float:
+    """Share of nonzero inputs up to which events are faster; on other processors as with AVX2."""
+    by_dimensions = CROSSOVERS.get(torch.backends.cpu.get_cpu_capability(), CROSSOVERS["AVX2"])
+    return by_dimensions[weight.ndim]
 
 
 def _sizes(x: Tensor, weight: Tensor, padding: int) -> Sizes:
@@ -344,15 +332,15 @@ def _out_sides(x: Tensor, weight: Tensor, padding: int) -> list[int]:
 
 def _blocks(packed: Tensor, s: Sizes) -> Iterator[tuple[slice, Tensor]]:
     """Output channels of each block of packed weights, and its rows ``[rows, channels]``."""
-    for start in range(0, s.out_channels, s.block):
+    for start, rows in zip(
+        range(0, s.out_channels, s.block), packed.view(-1, s.rows, s.block), strict=True
+    ):
         channels = min(s.block, s.out_channels - start)
-        width = -(-channels // s.lanes) * s.lanes
-        rows = packed[start * s.rows :][: s.rows * width].view(s.rows, width)
         yield slice(start, start + channels), rows[:, :channels]
 
 
 def _new_packed(weight: Tensor, s: Sizes) -> Tensor:
-    return weight.new_zeros(s.rows * -(-s.out_channels // s.lanes) * s.lanes)
+    return weight.new_zeros(s.rows * -(-s.out_channels // s.block) * s.block)
 
 
 def _pack(weight: Tensor, s: Sizes) -> Tensor:
@@ -365,8 +353,8 @@ def _pack(weight: Tensor, s: Sizes) -> Tensor:
 
 def _pack_transposed(weight: Tensor, lanes: int) -> Tensor:
     """Weights ``[C', C, K, K]`` as ``[vector of C][kernel row][C'][kernel column][lane]``."""
-    filled = functional.pad(weight, (0, 0, 0, 0, 0, -weight.shape[1] % lanes))
-    return filled.unflatten(1, (-1, lanes)).permute(1, 3, 0, 4, 2).contiguous().view(-1)
+    filled: Tensor = functional.pad(weight, (0, 0, 0, 0, 0, -weight.shape[1] % lanes))
+    return filled.view(len(weight), -1, lanes, *weight.shape[2:]).permute(1, 3, 0, 4, 2).flatten()
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -381,7 +369,10 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     packed = _new_packed(weight, s)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
     signals = _channels_last(x), _channels_last(grad_out)
-    _weight_gradient_kernel(*signals, packed, len(x), s, workers=workers)
+    width = s.kernel_width
+    taps = next(taps for taps in (5, 3, 1) if width % taps == 0)
+    weight_gradient_kernel = _weight_gradient_kernel(s.block // s.lanes, taps)
+    weight_gradient_kernel(*signals, packed, len(x), s, workers=workers)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     for channels, block in _blocks(packed, s):
         grad.view(s.out_channels, s.rows)[channels] = block.t()
@@ -420,8 +411,9 @@ class _Product(torch.autograd.Function):
             values = out.movedim(-3, -1)
         s = _sizes(frames, kernels, padding)
         lines, workers = len(frames) * s.out_height, workers_for(x.numel() + out.numel())
-        packed = _pack(kernels, s)
-        _forward_kernel(_channels_last(frames), packed, values, lines, s, workers=workers)
+        forward_kernel = _forward_kernel(s.block // s.lanes)
+        signals = _channels_last(frames), _pack(kernels, s), values
+        forward_kernel(*signals, lines, s, workers=workers)
         return out
 
     @staticmethod

@@ -42,16 +42,16 @@ def scratch(size, array):
 
 
 @intrinsic(prefer_literal=True)
-def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, tail, more):
+def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, to, count):
     """Write ``sum(values[i] * row(rows[i] - k) for i in range(first, last))`` to output k.
 
     ``row(r)`` is ``matrix[base + r * width : base + (r + 1) * width]``, where `width` is `vectors`
-    times `lanes`. Output k of `taps` is ``out[to + k * width :]``; of a sum's last vector only
-    `tail` values count. With `more` the sum is added to what is there. `taps`, `vectors` and `more`
-    are constants.
+    times `lanes`. Output k of `taps` is ``out[to + k * width :]``, of which `count` values are
+    written; where `count` is 0, the whole sum is added to what is there. `taps` and `vectors` are
+    constants.
     """
     i = types.intp
-    signature = types.void(taps, vectors, matrix, i, rows, values, i, i, out, i, i, more)
+    signature = types.void(taps, vectors, matrix, i, rows, values, i, i, out, i, i)
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, matrix.dtype)
@@ -75,15 +75,26 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
         if unroll > 1:
             with code.loop(middle, end) as position:
                 add(position, chains[0])
-        for (k, v), *sums in zip(parts, *chains, strict=True):
-            target = code.pointer(8, code.plus(arguments[9], k * width))
-            inside = code.below(arguments[10]) if v == vectors.literal_value - 1 else None
-            slot = code.constant(v * code.lanes)
-            terms = [builder.load(part) for part in sums]
-            if more.literal_value:
-                terms.append(code.load(target, slot, inside))
-            total = functools.reduce(builder.fadd, terms)
-            code.store(total, target, slot, inside)
+        totals = [
+            functools.reduce(builder.fadd, map(builder.load, one))
+            for one in zip(*chains, strict=True)
+        ]
+        slots = [(code.constant(k * width + v * code.lanes), v) for k, v in parts]
+        target, count = code.pointer(8, arguments[9]), arguments[10]
+        with builder.if_else(builder.icmp_signed("==", count, code.constant(0))) as (more, new):
+            with more:
+                for total, (slot, _) in zip(totals, slots, strict=True):
+                    code.store(builder.fadd(total, code.load(target, slot)), target, slot)
+            with new:
+                full = builder.icmp_signed(">=", count, code.constant(width))
+                with builder.if_else(full) as (whole, some):
+                    with whole:
+                        for total, (slot, _) in zip(totals, slots, strict=True):
+                            code.store(total, target, slot)
+                    with some:
+                        for total, (slot, v) in zip(totals, slots, strict=True):
+                            inside = code.below(code.plus(count, -v * code.lanes))
+                            code.store(total, target, slot, inside)
         return context.get_dummy_value()
 
     return signature, generate
