@@ -66,18 +66,6 @@ class Sizes(NamedTuple):
 # Kernels: one worker's share of the work
 
 
-@kernel()
-def _share_of_events(x):
-    """Share of nonzero values, estimated from a part of them."""
-    count = total = 0
-    for start in range(0, x.size, 8 * SAMPLED + 17):  # odd: other columns each time
-        stretch = x[start : start + SAMPLED]
-        for value in stretch:
-            count += 1 if value != 0 else 0
-        total += stretch.size
-    return count / max(total, 1)
-
-
 class EventLists(NamedTuple):
     """Lists of events."""
 
@@ -87,20 +75,22 @@ class EventLists(NamedTuple):
 
 
 @kernel()
-def _list_by_column(x, line, s, events, member, count):
-    """Append the events that reach an output line, member number `member` of its group."""
+def _list_by_column(x, first, lines, s, events):
+    """List the events that reach each of some output lines, column by column."""
     rows, values, starts = events
-    frame, top = line // s.out_height, line % s.out_height - s.padding
-    for column in range(s.width):
-        starts[member, column] = count
-        for row in range(max(0, -top), min(s.kernel_height, s.height - top)):
-            pixel = ((frame * s.height + top + row) * s.width + column) * s.channels
-            weights = (column * s.kernel_height + row) * s.channels
-            for c in range(0, s.channels, s.lanes):
-                some = min(s.lanes, s.channels - c)
-                count = simd.compress(x, pixel + c, some, weights + c, rows, values, count)
-    starts[member, s.width] = count
-    return count
+    count = 0
+    for i in range(lines):
+        frame, line = divmod(first + i, s.out_height)
+        top = line - s.padding
+        for column in range(s.width):
+            starts[i, column] = count
+            for row in range(max(0, -top), min(s.kernel_height, s.height - top)):
+                pixel = ((frame * s.height + top + row) * s.width + column) * s.channels
+                weights = (column * s.kernel_height + row) * s.channels
+                for c in range(0, s.channels, s.lanes):
+                    some = min(s.lanes, s.channels - c)
+                    count = simd.compress(x, pixel + c, some, weights + c, rows, values, count)
+        starts[i, s.width] = count
 
 
 @functools.cache
@@ -119,9 +109,7 @@ def _forward_kernel(vectors: int) -> Any:
         events = EventLists(rows, values, starts)
         for line in range(worker * group, lines, workers * group):
             members = min(group, lines - line)
-            count = 0
-            for i in range(members):
-                count = _list_by_column(x, line + i, s, events, i, count)
+            _list_by_column(x, line, members, s, events)
             for channel in range(0, s.out_channels, s.block):
                 size = min(s.block, s.out_channels - channel)
                 for i in range(members):
@@ -160,7 +148,8 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
     for c in range(channels):
         ends[c] = c * area
     for row in range(s.height):
-        events.starts[:, row] = ends
+        for c in range(channels):
+            events.starts[c, row] = ends[c]
         count = 0
         for column in range(s.width):
             start = (frame * area + row * s.width + column) * s.channels + first
@@ -172,7 +161,8 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
             to = ends[c]
             events.rows[to], events.values[to] = row * pitch + (numbers[i] >> bits), values[i]
             ends[c] = to + 1
-    events.starts[:, s.height] = ends
+    for c in range(channels):
+        events.starts[c, s.height] = ends[c]
 
 
 @kernel()
@@ -306,7 +296,17 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         values = x.detach().contiguous().view(-1).numpy()
     except RuntimeError:
         return False
-    return bool(_share_of_events(values) <= crossover(weight))
+    return _share_of_events(values) <= crossover(weight)
+
+
+def _share_of_events(values: np.ndarray[Any, Any]) -> float:
+    """Share of nonzero values, estimated from stretches, which begin at other columns each time."""
+    period = 8 * SAMPLED + 17  # odd
+    whole = len(values) // period
+    stretches = values[: whole * period].reshape(-1, period)[:, :SAMPLED]
+    rest = values[whole * period :][:SAMPLED]
+    count = np.count_nonzero(stretches != 0) + np.count_nonzero(rest != 0)
+    return float(count / max(stretches.size + rest.size, 1))
 
 
 def crossover(weight: Tensor) -> float:
