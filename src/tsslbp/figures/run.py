@@ -128,7 +128,7 @@ def training_panels(
 
     columns = max(1, min(len(curves), round(width / 1.75)))
     rows = math.ceil(len(curves) / columns)
-    figure = style.new_figure(0.4 + 0.95 * rows, width)
+    figure = style.new_figure(0.4 + 0.8 * rows, width)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     lowest, highest = 100.0, 0.0
     for axes, (name, (steps, values)) in zip(panels.flat, curves.items(), strict=False):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
 ACCURACY = "test accuracy (%)"
+NAMES_AN_INCH = 0.75  # of axes side by side, at most, that stand upright
 SIZE = (3.8, style.WIDTH)  # height and width in inches of the figures of a search
 APART = 1.03  # factor between points at the same number of time steps, so that none hides another
 
@@ -95,7 +96,9 @@ def parallel_coordinates(
     style.colour_bar(figure, lines, percent, "accuracy (%)")
     host.set(xlim=(0, len(names)), ylim=(0, 1), yticks=[])
     look: Look = (
-        {"rotation": 25, "ha": "right"} if len(names) > 5 else {"rotation": 0, "ha": "center"}
+        {"rotation": 25, "ha": "right"}
+        if len(names) > NAMES_AN_INCH * size[1]
+        else {"rotation": 0, "ha": "center"}
     )
     host.set_xticks(range(len(shown)), [*names, "accuracy (%)"], **look)
     host.tick_params(axis="x", length=0, pad=8)
