@@ -180,8 +180,7 @@ def _missing(records: Records) -> list[Missing]:
     if not records.search:
         found.append(Missing("The search of Section 4.3", "no trial yet", (search.command(),)))
     if not records.pairs:
-        why = "the section on sudden drops says how"
-        found.append(Missing("A sudden drop with its suspected cause removed", why, ()))
+        found.append(drops.missing())
     rest = constants.missing(constants.effects(records))
     return [*found, *accuracy.further(records), *(one for one in (small, rest) if one)]
 

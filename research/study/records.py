@@ -88,7 +88,7 @@ def read(root: Path) -> Records:
         root=root,
         evidence=gather([one for one in folders if _is_of_study(one)]),
         search=_runs(root / SEARCH),
-        pairs=[_read_pair(file.parent) for file in sorted((root / DROPS).glob(f"*/{PAIR}"))],
+        pairs=[read_pair(file.parent) for file in sorted((root / DROPS).glob(f"*/{PAIR}"))],
         families=[
             _read_family(folder.parent)
             for folder in sorted((root / FINDINGS).glob(f"*/{REFERENCE}"))
@@ -121,7 +121,8 @@ def _read_family(folder: Path) -> Family:
     return Family(folder.name, reference, others)
 
 
-def _read_pair(folder: Path) -> Pair:
+def read_pair(folder: Path) -> Pair:
+    """Read what `study.repeat` has left in a folder."""
     table = tomllib.loads((folder / PAIR).read_text(encoding="utf-8"))
     runs = {path.parent.name: Result.read(path.parent) for path in folder.glob("*/config.toml")}
     control = runs.pop(CONTROL)

@@ -29,7 +29,7 @@ KEPT = ("config.toml", "environment.json", "metrics.jsonl", "steps.npz")
 
 
 def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     runs, start = given.out / given.name, given.out / given.name / "start"
     training = [given.recipe, *(part for one in given.set for part in ("--set", one))]
     training += ["--seed", str(given.seed)]
@@ -66,6 +66,10 @@ def _branch(start: Path, folder: Path, setting: str) -> None:
 
 def _train(options: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", "tsslbp", "train", *options, "--out", str(folder), "--resume"]
+    _run(command)
+
+
+def _run(command: list[str]) -> None:
     subprocess.run(command, check=True)
 
 
@@ -76,7 +80,7 @@ def _keep(runs: Path, record: Path, names: list[str]) -> None:
             shutil.copy(runs / name / file, record / name / file)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m study.repeat", description=__doc__)
     parser.add_argument("name", help="of the record")
     parser.add_argument("--recipe", required=True)
