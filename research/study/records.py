@@ -41,6 +41,7 @@ class Pair:
     step: int  # of the drop
     from_epoch: int  # after which the runs part
     suspect: str  # in a few words
+    command: str  # that made it
     control: Result
     others: Sequence[Result]
 

@@ -9,6 +9,7 @@ of every step and without checkpoints. Interrupted, the same command goes on.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,9 +48,14 @@ def main(arguments: list[str] | None = None, results: Path = RESULTS) -> None:
     if not found:
         raise RunError(f"{runs / CONTROL} has no sudden drop after epoch {given.from_epoch}")
     _keep(runs, results / DROPS / given.name, list(branches))
-    table = {"step": found[0].step, "from_epoch": given.from_epoch, "suspect": given.suspect}
-    text = tomli_w.dumps(table)
-    (results / DROPS / given.name / PAIR).write_text(text, encoding="utf-8")
+    words = ["python", "-m", "study.repeat", *(sys.argv[1:] if arguments is None else arguments)]
+    table = {
+        "step": found[0].step,
+        "from_epoch": given.from_epoch,
+        "suspect": given.suspect,
+        "command": f"PYTHONPATH=research {shlex.join(words)}",
+    }
+    (results / DROPS / given.name / PAIR).write_text(tomli_w.dumps(table), encoding="utf-8")
 
 
 def _branch(start: Path, folder: Path, setting: str) -> None:

@@ -115,7 +115,9 @@ def _make_pair(
         loss[60 : 60 + silent] = drops.silent_loss(Result.read(folder / name))
         arrays = {"loss": loss, "correct": np.full(78, 45), "images": np.full(78, 50)}
         Run.open(folder / name).save_steps(arrays)
-    (folder / records.PAIR).write_text('step = 60\nfrom_epoch = 2\nsuspect = "the optimiser"\n')
+    (folder / records.PAIR).write_text(
+        'step = 60\nfrom_epoch = 2\nsuspect = "the optimiser"\ncommand = ""\n'
+    )
 
 
 def test_the_page_is_what_the_records_say(composed: page.Page) -> None:
@@ -338,6 +340,7 @@ def test_a_drop_is_repeated(
     repeat.main(arguments, tmp_path)
     pair = records.read_pair(tmp_path / records.DROPS / "two-steps")
     assert (pair.step, pair.from_epoch, pair.suspect) == (30, 1, "the optimiser")
+    assert repeat.parser().parse_args(shlex.split(pair.command)[4:]).change == ["betas=[0.9,0.95]"]
     change, placebo = pair.others
     assert change.experiment == replace(pair.control.experiment, betas=(0.9, 0.95))
     assert placebo.experiment.weight_decay == 0.0101
