@@ -201,10 +201,17 @@ def small(records: Records) -> list[StudyRecord]:
     return [one for one in studies if one.study.experiment.data.startswith("cifar10")]
 
 
+def small_table(records: Records) -> Table | None:
+    """Other runs on CIFAR-10 that belong to no comparison."""
+    groups = [x for x in records.evidence.others if x.experiment.data.startswith("cifar10")]
+    found = tables.other_tables(groups, "last")
+    return found[0] if found else None
+
+
 def small_missing(records: Records) -> Missing | None:
     """The comparison of learning rules on a CIFAR-10 for a CPU, if it is not there."""
     recipe = facts()["small"]
-    if small(records):
+    if small(records) or small_table(records):
         return None
     if recipe not in recipe_names():
         return Missing("CIFAR-10 on a CPU", f"there is no recipe {recipe} yet", ())

@@ -86,6 +86,7 @@ def _accuracies(records: Records) -> dict[str, Any]:
         "meaning": tables.MEANING,
         "remarks": {name: accuracy.remarks(name) for name in published.tables()},
         "small": accuracy.small(records),
+        "small_table": accuracy.small_table(records),
         "small_missing": accuracy.small_missing(records),
         "conditions": accuracy.conditions,
         "selection": accuracy.selection(records),

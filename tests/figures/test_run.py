@@ -256,7 +256,7 @@ def test_training_panels_share_their_axes_and_reach_down_to_the_drops() -> None:
     first, second = figure.axes
     assert [one.get_title() for one in figure.axes] == ["a", "b"]
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] < 50
-    curve, stroke, mark = second.lines
+    _, stroke, mark = second.lines
     assert stroke.get_ydata().tolist() == pytest.approx([95, 50])
     assert mark.get_xydata().tolist() == [[20, 50]]
     assert {line.get_color() for axes in figure.axes for line in axes.lines} == {"black"}

@@ -211,10 +211,10 @@ def test_intervals_are_lines_with_their_runs() -> None:
     top, bottom = axes.get_ylim()
     assert top > bottom  # the first line above
     interval, decided, runs, open_, none, zero = axes.lines
-    assert interval.get_xdata() == (0.5, 1.5)
+    assert list(interval.get_xdata()) == [0.5, 1.5]
     assert (decided.get_markerfacecolor(), open_.get_markerfacecolor()) == ("black", "white")
-    assert runs.get_xdata() == [0.8, 1.2] and len(none.get_xdata()) == 0
-    assert zero.get_xdata() == [0, 0]
+    assert list(runs.get_xdata()) == [0.8, 1.2] and len(none.get_xdata()) == 0
+    assert list(zero.get_xdata()) == [0, 0]
 
 
 def test_names_of_axes_that_have_no_room_are_turned() -> None:

@@ -67,10 +67,17 @@ def whole(
             make_run(root / f"{name}-seed{seed}", recipe(name, seed), best + seed / 1e5)
         held_out = recipe("mnist", seed, protocol="validated")
         make_run(root / f"mnist-validated-seed{seed}", held_out, 0.993 + seed / 1e5)
+    small = recipe("cifar10-cnn1", data="cifar10-reencoded", network="16C3-P2-64", epochs=5)
+    make_run(root / "cifar10-small-seed0", replace(small, dropout=0.0), 0.7)
     _make_search(root / "search", make_run, recipe)
     _make_constants(root / "findings" / "constants-mnist", make_run, recipe)
     _make_pair(root / "drops" / "one", make_run, recipe)
     return records.read(root)
+
+
+@pytest.fixture(scope="module")
+def made(whole: Records) -> page.Page:
+    return page.compose(whole)
 
 
 def _make_search(folder: Path, make_run: Callable, recipe: Callable) -> None:
@@ -186,8 +193,8 @@ def test_every_command_of_the_page_is_one_of_the_program(
         assert "as far as the data" in said or "no device 'cuda'" in said, (command, said)
 
 
-def test_what_was_run_is_not_missing(whole: Records) -> None:
-    markdown = page.compose(whole).markdown
+def test_what_was_run_is_not_missing(made: page.Page) -> None:
+    markdown = made.markdown
     missing = markdown.split("## What is missing")[1]
     for name in ("MNIST, `mnist`", "MNIST, `mnist-published`", "The search", "A sudden drop"):
         assert f"**{name}" not in missing
@@ -196,6 +203,13 @@ def test_what_was_run_is_not_missing(whole: Records) -> None:
     assert "cifar10-cnn1 --device cuda" in missing
     assert "`mnist`: 0.10 ± 0.00" not in markdown  # what choosing on test adds is of held-out runs
     assert "`mnist, protocol = 'validated'`: 0.00 ± 0.00 points" in markdown
+
+
+def test_a_small_cifar10_stands_apart_from_the_published_networks(made: page.Page) -> None:
+    section = made.markdown.split("### Table 2: CIFAR-10")[1].split("### Fashion-MNIST")[0]
+    table, small = section.split("**CIFAR-10 on a CPU**")
+    assert "not run: needs a GPU" in table and "16C3-P2-64" not in table
+    assert "network = '16C3-P2-64'" in small and "| 1 | 69.90 |" in small
 
 
 def test_what_was_not_run_is_not_claimed(
@@ -215,8 +229,7 @@ def test_what_was_not_run_is_not_claimed(
     assert made.markdown.count("--out runs/constants-mnist/") == values + 1 + 2
 
 
-def test_the_search_is_drawn_and_answers(whole: Records) -> None:
-    made = page.compose(whole)
+def test_the_search_is_drawn_and_answers(whole: Records, made: page.Page) -> None:
     for name in ("search-parallel", "search-rates", "search-training"):
         assert f"{page.FIGURES}/{name}.svg" in made.markdown
         assert made.figures[f"{name}.pdf"].startswith(b"%PDF")
@@ -239,10 +252,10 @@ def test_real_trials_are_drawn() -> None:
     assert made["search-training.svg"].count(b"<svg") == 1
 
 
-def test_figures_have_the_same_bytes_each_time(whole: Records) -> None:
-    first, again = (drawing.files(search.figures(whole.search)) for _ in range(2))
-    assert first == again
-    assert b'width="252pt"' in first["search-rates.svg"]  # 3.5 inches
+def test_figures_have_the_same_bytes_each_time(whole: Records, made: page.Page) -> None:
+    again = drawing.files(search.figures(whole.search))
+    assert again == {name: made.figures[name] for name in again}
+    assert b'width="252pt"' in again["search-rates.svg"]  # 3.5 inches
 
 
 def test_claims_are_decided_by_their_parts(whole: Records) -> None:
