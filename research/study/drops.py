@@ -234,6 +234,13 @@ def since(pair: Pair, one: Result) -> list[Drop]:
     return [drop for drop in of(one) if drop.epoch > pair.from_epoch]
 
 
+def changed(pair: Pair) -> list[str]:
+    """The settings in which the branches differ from the control."""
+    base = settings_of(pair.control.experiment)
+    keys = [key for one in pair.others for key in changes(settings_of(one.experiment), base)]
+    return list(dict.fromkeys(keys))
+
+
 def near(pair: Pair, one: Result) -> list[Drop]:
     """Drops of a branch within `BEFORE` steps of the pair's."""
     return [drop for drop in of(one) if abs(drop.step - pair.step) <= BEFORE]
@@ -280,7 +287,8 @@ def _branch(pair: Pair, one: Result) -> tuple[str, ...]:
 
 
 def _named(pair: Pair, some: Sequence[Result]) -> str:
-    return wording.joined([f"`{branch(pair, one).removesuffix(MARK)}`" for one in some])
+    *others, last = [f"`{branch(pair, one).removesuffix(MARK)}`" for one in some]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _is_placebo(one: Result) -> bool:

@@ -12,7 +12,7 @@ from tsslbp.figures import study as study_figures
 from tsslbp.report import published, tables
 from tsslbp.report.blocks import Lines, Table
 from tsslbp.report.render import block_to_markdown
-from tsslbp.run.results import MEASURES
+from tsslbp.run.results import MEASURES, label
 from tsslbp.training.drops import AFTER, BEFORE, MINIMUM, SIGMAS
 
 from . import accuracy, compute, constants, drops, search
@@ -134,6 +134,8 @@ def _drops(records: Records) -> dict[str, Any]:
 def _pair(pair: Pair) -> dict[str, Any]:
     return {
         "pair": pair,
+        "label": label(pair.control.experiment),
+        "changed": drops.changed(pair),
         "table": drops.pair_table(pair),
         "conclusion": drops.conclusion(pair),
         "loss": drops.silent_loss(pair.control),
@@ -206,7 +208,7 @@ def _drawings(records: Records) -> dict[str, Drawing]:
     found: dict[str, Drawing] = {}
     if lines := accuracy.lines(records):
         found["accuracies"] = lambda: study_figures.intervals(
-            lines, "best test epoch against published (points)", zero=True, width=COLUMN
+            lines, "minus published mean (points)", zero=True, width=COLUMN
         )
     found |= search.figures(records.search)
     for pair in records.pairs:
