@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
-from tsslbp import wording
 from tsslbp.figures.style import Array
 from tsslbp.report.blocks import Table
 from tsslbp.run import Run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ def compose(records: Records) -> Page:
     environment.filters |= {"table": _markdown, "code": _code, "figure": _figure}
     environment.filters |= {"joined": wording.joined, "duration": wording.duration}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return Page(template.render(**_values(records, drawings)), files(drawings))
+    text = template.render(**_values(records, drawings))
+    return Page(re.sub(r"\n{3,}", "\n\n", text), files(drawings))
 
 
 def _values(records: Records, drawings: dict[str, Drawing]) -> dict[str, Any]:
