@@ -1,11 +1,11 @@
-# make demo | test | test-all | lint | bench | clean; needs Python >= 3.11 and sets up .venv by itself.
+# make demo | test | test-all | lint | bench | study | clean; needs Python >= 3.11 and sets up .venv by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench study clean
 
 demo: $(VENV)/demo
 	rm -rf runs/demo
@@ -26,6 +26,10 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed-peers
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# The page on the reproduction study, its figures and the README's table, from the records alone.
+study: $(VENV)/installed
+	PYTHONPATH=research $(BIN)/python -m study
 
 clean:
 	rm -rf $(VENV) runs/demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

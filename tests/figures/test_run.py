@@ -247,3 +247,22 @@ def test_histograms_of_a_network_that_does_not_learn() -> None:
     zeros = {"conv1": np.zeros((2, 3)), "output": np.zeros((4, 2))}
     figure = drawn(figures.histograms(zeros, zeros))
     assert all(text.get_text() == "no gradient but 0" for one in figure.axes for text in one.texts)
+
+
+def test_training_panels_share_their_axes_and_reach_down_to_the_drops() -> None:
+    steps = np.arange(1, 41)
+    curves = {"a": (steps, np.linspace(0.9, 0.99, 40)), "b": (steps, np.full(40, 0.95))}
+    figure = drawn(figures.training_panels(curves, {"b": [(20, 0.5)]}, width=3.5))
+    first, second = figure.axes
+    assert [one.get_title() for one in figure.axes] == ["a", "b"]
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] < 50
+    _, stroke, mark = second.lines
+    assert stroke.get_ydata().tolist() == pytest.approx([95, 50])
+    assert mark.get_xydata().tolist() == [[20, 50]]
+    assert {line.get_color() for axes in figure.axes for line in axes.lines} == {"black"}
+
+
+def test_training_panels_of_an_odd_number_leave_a_gap() -> None:
+    curves = {name: (np.array([1]), np.array([0.5])) for name in "abc"}
+    figure = drawn(figures.training_panels(curves, width=3.5))
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]

@@ -198,3 +198,29 @@ def test_accuracy_against_cost_with_intervals() -> None:
 def test_rules_without_costs(rules: dict[str, list[Point]]) -> None:
     (axes,) = drawn(study_figures.accuracy_against_cost(rules, "spikes")).axes
     assert [text.get_text() for text in axes.texts] == ["no runs"]
+
+
+def test_intervals_are_lines_with_their_runs() -> None:
+    lines = [
+        study_figures.Line("decided", 1.0, (0.5, 1.5), [0.8, 1.2]),
+        study_figures.Line("open", -0.2, None, filled=False),
+    ]
+    figure = drawn(study_figures.intervals(lines, "points", zero=True, width=3.5))
+    (axes,) = figure.axes
+    assert ticks(axes) == ["decided", "open"]
+    top, bottom = axes.get_ylim()
+    assert top > bottom  # the first line above
+    interval, decided, runs, open_, none, zero = axes.lines
+    assert list(interval.get_xdata()) == [0.5, 1.5]
+    assert (decided.get_markerfacecolor(), open_.get_markerfacecolor()) == ("black", "white")
+    assert list(runs.get_xdata()) == [0.8, 1.2] and len(none.get_xdata()) == 0
+    assert list(zero.get_xdata()) == [0, 0]
+
+
+def test_names_of_axes_that_have_no_room_are_turned() -> None:
+    wide, narrow = (
+        study_figures.parallel_coordinates(TRIALS, [0.9, 0.99, 0.95], (2.5, width))
+        for width in (7.2, 3.5)
+    )
+    turns = [one.axes[0].get_xticklabels()[0].get_rotation() for one in (wide, narrow)]
+    assert turns == [0, 25]

@@ -70,3 +70,8 @@ def test_a_verdict_is_a_badge_and_a_minus_is_a_minus() -> None:
     html = render.to_html(page(table))
     assert html.count('<span class="badge undecided">undecided</span>') == 2  # and at a glance
     assert "\N{MINUS SIGN}0.50" in html
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.kind)
+def test_a_block_alone_is_as_in_the_page(block: Block) -> None:
+    assert render.block_to_markdown(block, "figures") in render.to_markdown(page(block), "figures")

@@ -33,6 +33,14 @@ def test_published_tables_have_our_runs_beside_them(groups: Callable) -> None:
     assert table.rows[3][1] == "2" and table.rows[3][5] == "99.50"
 
 
+def test_a_published_table_stands_without_our_runs(groups: Callable) -> None:
+    table = tables.published_table(groups(("mnist", {}, [99.4])), "cifar10")
+    assert [row[0] for row in table.rows if len(row) > 1] == [
+        *("published", "reproduction study") * 2
+    ]
+    assert tables.published_tables([], published.tables()) == []
+
+
 def test_other_runs_are_sorted_and_many_are_folded(groups: Callable) -> None:
     wanted = [("digits", {"learning_rate": 0.001 * n}, [80.0 + n / 2]) for n in range(2, 32)]
     first, rest = tables.other_tables(groups(*wanted), "last")

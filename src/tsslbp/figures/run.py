@@ -109,6 +109,49 @@ def training_curves(
     return figure
 
 
+def training_panels(
+    curves: Mapping[str, tuple[Array, Array]],
+    drops: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    width: float = style.WIDTH,
+) -> Figure:
+    """Training accuracy of runs, a small panel each, in black: readable without colours.
+
+    The vertical axis, which all share, leaves out the first twentieth of each curve.
+
+    Args:
+        curves: as for `training_curves`.
+        drops: by the same names, step and accuracy (0 to 1) of sudden drops: strokes from the
+            curve down to that accuracy.
+        width: of the figure in inches.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    columns = max(1, min(len(curves), round(width / 1.75)))
+    rows = math.ceil(len(curves) / columns)
+    figure = style.new_figure(0.4 + 0.8 * rows, width)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    lowest, highest = 100.0, 0.0
+    for axes, (name, (steps, values)) in zip(panels.flat, curves.items(), strict=False):
+        x, percent = _averaged(steps, POINTS), 100 * _averaged(values, POINTS)
+        axes.plot(x, percent, color="black", linewidth=0.9, marker="." if len(x) == 1 else None)
+        depths = [100 * depth for _, depth in (drops or {}).get(name, ())]
+        for (step, _), depth in zip((drops or {}).get(name, ()), depths, strict=True):
+            axes.plot([step] * 2, [np.interp(step, x, percent), depth], color="black", linewidth=1)
+            axes.plot([step], [depth], "v", color="black", markersize=4, markerfacecolor="white")
+        lowest = min(lowest, *percent[len(percent) // 20 :], *depths)
+        highest = max(highest, *percent)
+        axes.set_title(name, fontsize="small")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        style.quiet(axes)
+    for axes in panels.flat[len(curves) :]:
+        axes.set_axis_off()
+    margin = 0.05 * max(highest - lowest, 0.1)
+    panels[0, 0].set_ylim(lowest - margin, highest + margin)
+    figure.supxlabel("training step", fontsize="medium")
+    figure.supylabel("training accuracy (%)", fontsize="medium")
+    return figure
+
+
 def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     """Firing rate and share in warm-up of every layer, over the epochs of a run.
 

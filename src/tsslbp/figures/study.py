@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
 ACCURACY = "test accuracy (%)"
+NAMES_AN_INCH = 0.75  # of axes side by side, at most, that stand upright
+SIZE = (3.8, style.WIDTH)  # height and width in inches of the figures of a search
 APART = 1.03  # factor between points at the same number of time steps, so that none hides another
 
 
@@ -40,8 +42,20 @@ class Point:
     cost: Estimate | None = None  # what the accuracy is drawn against, where it is known
 
 
+class Line(NamedTuple):
+    """One line of `intervals`."""
+
+    name: str
+    mean: float
+    interval: tuple[float, float] | None = None
+    values: Sequence[float] = ()  # of the single runs
+    filled: bool = True  # whether the point of the mean is
+
+
 def parallel_coordinates(
-    trials: Sequence[Mapping[str, Any]], accuracies: Sequence[float]
+    trials: Sequence[Mapping[str, Any]],
+    accuracies: Sequence[float],
+    size: tuple[float, float] = SIZE,
 ) -> Figure:
     """Hyperparameters of a search side by side, a line a trial, coloured by its accuracy.
 
@@ -53,6 +67,7 @@ def parallel_coordinates(
     Args:
         trials: the hyperparameters of each, by name.
         accuracies: 0 to 1.
+        size: height and width in inches.
     """
     from matplotlib.collections import LineCollection
 
@@ -62,7 +77,7 @@ def parallel_coordinates(
     names = list(dict.fromkeys(key for trial in trials for key in trial))
     columns = [[trial.get(name) for trial in trials] for name in names]
 
-    figure, host = style.new_axes(3.8)
+    figure, host = style.new_axes(*size)
     shown = [
         spread(hyperparameter_axis(host, place, len(names), name, values))
         for place, (name, values) in enumerate(zip(names, columns, strict=True))
@@ -81,7 +96,9 @@ def parallel_coordinates(
     style.colour_bar(figure, lines, percent, "accuracy (%)")
     host.set(xlim=(0, len(names)), ylim=(0, 1), yticks=[])
     look: Look = (
-        {"rotation": 25, "ha": "right"} if len(names) > 5 else {"rotation": 0, "ha": "center"}
+        {"rotation": 25, "ha": "right"}
+        if len(names) > NAMES_AN_INCH * size[1]
+        else {"rotation": 0, "ha": "center"}
     )
     host.set_xticks(range(len(shown)), [*names, "accuracy (%)"], **look)
     host.tick_params(axis="x", length=0, pad=8)
@@ -90,7 +107,10 @@ def parallel_coordinates(
 
 
 def learning_rate_against_epochs(
-    learning_rates: Sequence[float], epochs: Sequence[float], accuracies: Sequence[float]
+    learning_rates: Sequence[float],
+    epochs: Sequence[float],
+    accuracies: Sequence[float],
+    size: tuple[float, float] = SIZE,
 ) -> Figure:
     """Where in a search the accurate trials lie; trials at one point are rings around the best.
 
@@ -98,12 +118,13 @@ def learning_rate_against_epochs(
         learning_rates: above 0, of each trial; on a logarithmic axis.
         epochs: of each trial.
         accuracies: test accuracies, 0 to 1.
+        size: height and width in inches.
     """
     x, y = np.asarray(epochs, float), np.asarray(learning_rates, float)
     percent = 100 * np.asarray(accuracies, float)
     order = np.argsort(percent, kind="stable")  # the best on top
     x, y, percent = x[order], y[order], percent[order]
-    figure, axes = style.new_axes(3.8)
+    figure, axes = style.new_axes(*size)
     places = list(zip(x.tolist(), y.tolist(), strict=True))
     counts = Counter(places)
     points = axes.scatter(
@@ -227,6 +248,37 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
     all_costs = [one.cost.mean for points in known.values() for one in points if one.cost]
     _set_cost_axis(axes, np.array(all_costs))
     style.label_axes(figure, name, ACCURACY)
+    return figure
+
+
+def intervals(
+    lines: Sequence[Line], name: str, zero: bool = False, width: float = style.WIDTH
+) -> Figure:
+    """Means with their intervals, one below the other, in black: readable without colours.
+
+    Args:
+        lines: from top to bottom; single runs are short strokes below the mean.
+        name: of the horizontal axis.
+        zero: whether a line marks 0, with which differences are compared.
+        width: of the figure in inches.
+    """
+    figure, axes = style.new_axes(0.6 + 0.27 * len(lines), width)
+    for place, line in enumerate(lines):
+        if line.interval:
+            axes.plot(line.interval, [place] * 2, color="black", linewidth=1.2)
+        look: Look = {"markerfacecolor": "black" if line.filled else "white"}
+        axes.plot([line.mean], [place], "o", color="black", markersize=5, **look)
+        strokes: Look = {"color": "0.45", "markersize": 5, "linestyle": ""}
+        axes.plot(line.values, [place + 0.3] * len(line.values), "|", **strokes)
+    if zero:
+        axes.axvline(0, color="0.35", linestyle="--", linewidth=0.9)
+    axes.set_yticks(range(len(lines)), [line.name for line in lines])
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_xlabel(name)
+    axes.ticklabel_format(axis="x", useOffset=False, style="plain")
+    style.quiet(axes)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
     return figure
 
 

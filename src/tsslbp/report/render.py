@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from . import interactive, tables
-from .blocks import Figure, Page
+from .blocks import Block, Figure, Page
 
 
 def to_html(page: Page) -> str:
@@ -34,6 +34,11 @@ def to_html(page: Page) -> str:
 def to_markdown(page: Page, folder: str) -> str:
     """The page in Markdown, with its figures in a folder of that name."""
     return _render("page.md", page=page, folder=quote(folder))
+
+
+def block_to_markdown(block: Block, folder: str) -> str:
+    """One block as it stands in `to_markdown`."""
+    return _render("block.md", block=block, folder=quote(folder))
 
 
 def svg(figure: Figure) -> bytes:

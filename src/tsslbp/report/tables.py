@@ -45,19 +45,20 @@ DETAILS = ("command", "resumed")  # of an environment, which may differ from run
 
 def published_tables(groups: Sequence[Group], names: Iterable[str]) -> list[Table]:
     """Published, reproduction study and ours, for those of the tables in which we have a run."""
+    present = {found[0].table for found in map(row_of, groups) if found}
+    return [published_table(groups, name) for name in names if name in present]
+
+
+def published_table(groups: Sequence[Group], name: str) -> Table:
+    """Published, reproduction study and ours, for one of the tables."""
     ours: dict[str, list[Group]] = {}
     for group in groups:
         if found := row_of(group):
             ours.setdefault(found[0].name, []).append(group)
-    tables = []
-    for name in names:
-        rows = [row for row in published.rows() if row.table == name]
-        if not any(row.name in ours for row in rows):
-            continue
-        cells = [line for row in rows for line in _row_lines(row, ours.get(row.name, []))]
-        caption = f"{rows[0].title.partition(',')[0]}: test accuracy (%). {MEANING}"
-        tables.append(Table(caption, ("", *HEAD), tuple(cells)))
-    return tables
+    rows = published.find(name)
+    cells = [line for row in rows for line in _row_lines(row, ours.get(row.name, []))]
+    caption = f"{rows[0].title.partition(',')[0]}: test accuracy (%). {MEANING}"
+    return Table(caption, ("", *HEAD), tuple(cells))
 
 
 def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:

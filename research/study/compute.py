@@ -1,0 +1,107 @@
+"""Computing: what our runs took, beside the GPU hours of the study; and where each was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tsslbp import wording
+from tsslbp.report import tables
+from tsslbp.report.blocks import Table
+from tsslbp.run.results import Group, Result
+
+from .records import Records, facts
+
+
+def gpu_table(records: Records) -> Table:
+    """The study's computing, and ours for the same recipes."""
+    rows = []
+    for one in facts()["gpu"]:
+        groups = [group for recipe in one["recipes"] for group in records.full.get(recipe, [])]
+        ours = [run for group in groups for run in group.results]
+        if not one["recipes"]:
+            ours = list(records.search)
+        rows.append(
+            (
+                f"{one['what']}\n{one['card']}",
+                str(one["runs"]),
+                wording.duration(60 * one["minutes"]),
+                hours(one["runs"] * one["minutes"] / 60),
+                *_ours(ours),
+            )
+        )
+    rows.append(("all of the study", "", "", hours(gpu_hours()), "", "", ""))
+    head = ("", "runs", "one run", "in all", "our runs", "one run on a CPU", "in all")
+    return Table("", head, tuple(rows))
+
+
+def group_table(records: Records) -> Table:
+    """What the runs of the published tables took, by settings."""
+    groups = [one for groups in records.full.values() for one in groups]
+    return tables.compute_table(groups)
+
+
+def totals(records: Records) -> list[tuple[str, int, float]]:
+    """Name, number of runs and seconds of training, by kind."""
+    full = {run.folder for run in full_runs(records)}
+    others = [run for run in records.evidence.results if run.folder not in full]
+    branches = [run for pair in records.pairs for run in (pair.control, *pair.others)]
+    kinds: dict[str, Iterable[Result]] = {
+        "with all settings of a published row": full_runs(records),
+        "of the findings and other small ones": others,
+        "of the search": records.search,
+        "that repeat a sudden drop": branches,
+    }
+    return [
+        (name, len(list(runs)), sum(run.seconds for run in runs)) for name, runs in kinds.items()
+    ]
+
+
+def full_runs(records: Records) -> list[Result]:
+    """The runs with all settings of a published row."""
+    return [run for groups in records.full.values() for one in groups for run in one.results]
+
+
+def gpu_hours() -> float:
+    """Of the study in all."""
+    return float(sum(one["runs"] * one["minutes"] for one in facts()["gpu"]) / 60)
+
+
+def hours(value: float) -> str:
+    """Such as ``"206 h 30 min"``."""
+    whole, minutes = divmod(round(3600 * value) // 60, 60)
+    return f"{whole} h {minutes} min"
+
+
+def origins(records: Records) -> Table:
+    """The commit and the machine of every run of a published row."""
+    rows = [
+        _origin(records, group, run)
+        for groups in records.full.values()
+        for group in groups
+        for run in group.results
+    ]
+    head = ("record", "settings", "commit", "machine", "training time")
+    return Table("", head, tuple(rows), text_columns=4)
+
+
+def _ours(runs: list[Result]) -> tuple[str, str, str]:
+    if not runs:
+        return ("0", tables.NONE, tables.NONE)
+    seconds = [run.seconds for run in runs]
+    low, high = (wording.duration(value) for value in (min(seconds), max(seconds)))
+    span = low if low == high else f"{low} to {high}"
+    return (str(len(runs)), span, hours(sum(seconds) / 3600))
+
+
+def _origin(records: Records, group: Group, run: Result) -> tuple[str, ...]:
+    environments = [run.environment, *run.environment.get("resumed", [])]
+    commits = dict.fromkeys(str(one.get("commit"))[:7] for one in environments)
+    name = run.folder.relative_to(records.root).as_posix()
+    resumed = f"\nresumed {wording.count(len(environments) - 1, 'time')}"
+    return (
+        name,
+        group.label,
+        ", ".join(commits),
+        tables.machine(run) + (resumed if len(environments) > 1 else ""),
+        wording.duration(run.seconds),
+    )

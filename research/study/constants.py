@@ -1,0 +1,116 @@
+"""Constants that the paper does not give: what each does, from runs that change it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tsslbp import stats, wording
+from tsslbp.figures.study import Line
+from tsslbp.report import tables
+from tsslbp.report.blocks import Table
+from tsslbp.run.comparison import Comparison, compare, correct
+from tsslbp.run.results import Group, changes
+
+from .accuracy import BUDGET, CONSTANTS, Missing
+from .records import Family, Records, facts
+
+MEASURE = "best-validation"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one other value of a constant does on one data set."""
+
+    constant: dict[str, Any]  # of facts.toml
+    value: Any
+    family: Family
+    comparison: Comparison[Group]  # against the code's value
+
+
+def effects(records: Records) -> list[Effect]:
+    """All that was run, in the order of facts.toml; Holm's correction over each data set."""
+    found = []
+    for data in dict.fromkeys(one.reference.experiment.data for one in records.families):
+        families = [one for one in records.families if one.reference.experiment.data == data]
+        of_data = [one for family in families for one in _effects(family)]
+        corrected = correct([one.comparison for one in of_data])
+        found += [
+            Effect(one.constant, one.value, one.family, comparison)
+            for one, comparison in zip(of_data, corrected, strict=True)
+        ]
+    order = facts()["constants"]
+    return sorted(found, key=lambda one: order.index(one.constant))
+
+
+def table(found: Sequence[Effect]) -> Table:
+    """The effects by constant; the head of each says what it is."""
+    rows: list[tuple[str, ...]] = []
+    for constant in facts()["constants"]:
+        mine = [one for one in found if one.constant is constant]
+        rows.append((f"{constant['symbol']}: {constant['name']} ({constant['key']})",))
+        rows += [_row(one) for one in mine]
+        tried = {one.value for one in mine}
+        rows += [
+            (f"{value:g}", "", "not run", "0", "", "", "")
+            for value in constant["values"]
+            if value not in tried
+        ]
+    head = ("value", "on", "it is", "seeds", "test accuracy", "against the code's value", "p")
+    return Table("", head, tuple(rows), text_columns=3)
+
+
+def lines(found: Sequence[Effect]) -> list[Line]:
+    """The effects as lines of a figure: filled where decided."""
+    drawn = []
+    for one in found:
+        if difference := one.comparison.difference:
+            data = one.family.reference.experiment.data.replace("mnist", "MNIST")
+            name = f"{one.constant['key'].removeprefix('rule.')} {one.value:g}, {data.capitalize()}"
+            name = name.replace("Fashion-mnist", "Fashion-MNIST").replace("Mnist", "MNIST")
+            filled = one.comparison.verdict != "undecided"
+            drawn.append(Line(name, difference.mean, difference.interval, filled=filled))
+    return drawn
+
+
+def missing(found: Sequence[Effect]) -> Missing | None:
+    """What is left to run, with the commands."""
+    tried = {(one.constant["key"], one.value) for one in found}
+    wanted = [
+        (constant["key"], value)
+        for constant in facts()["constants"]
+        for value in constant["values"]
+        if (constant["key"], value) not in tried
+    ]
+    if not wanted:
+        return None
+    commands = [f"tsslbp trials mnist {BUDGET} --out runs/{CONSTANTS}/revised"]
+    commands += [
+        f"tsslbp trials mnist {BUDGET} --set {key}={value:g} "
+        f"--out runs/{CONSTANTS}/{key.removeprefix('rule.')}-{value:g}"
+        for key, value in wanted
+    ]
+    why = f"{wording.count(len(wanted), 'run')} of five seeds, for `results/findings/{CONSTANTS}/`"
+    return Missing("Constants of the code, one at a time", why, commands)
+
+
+def _effects(family: Family) -> list[Effect]:
+    """The constants of facts.toml that a family's runs change one at a time."""
+    base = family.reference
+    found = []
+    for group in family.others:
+        differing = changes(group.settings, base.settings)
+        for constant in facts()["constants"]:
+            if list(differing) == [constant["key"]]:
+                value = differing[constant["key"]][0]
+                found.append(Effect(constant, value, family, compare(group, base, MEASURE)))
+    return found
+
+
+def _row(one: Effect) -> tuple[str, ...]:
+    group = one.comparison.first
+    seeds, difference, p = tables.difference_cells(one.comparison)
+    accuracy = tables.reached(stats.summary(100 * group.accuracies(MEASURE)))
+    data = group.experiment.data
+    return (f"{one.value:g}", data, one.comparison.verdict, seeds, accuracy, difference, p)

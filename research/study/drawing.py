@@ -1,0 +1,32 @@
+"""Figures of the page as files: SVG and PDF, as wide as a column, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from tsslbp.figures.svg import svg_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMN = 3.5  # inches: the width of one of two columns
+FONT = 7.5  # points
+Drawing = Callable[[], "Figure"]
+
+
+def files(drawings: Mapping[str, Drawing]) -> dict[str, bytes]:
+    """SVG and PDF of every figure, by file name."""
+    from matplotlib import rc_context
+
+    found: dict[str, bytes] = {}
+    for name, draw in drawings.items():
+        with rc_context({"font.size": FONT, "axes.linewidth": 0.6, "pdf.fonttype": 42}):
+            text = svg_text(draw(), name, name.replace("-", " "))
+            content = io.BytesIO()
+            # The date would make other bytes each time; the figure is drawn anew for each format.
+            draw().savefig(content, format="pdf", metadata={"CreationDate": None})
+        found[f"{name}.svg"] = text.encode()
+        found[f"{name}.pdf"] = content.getvalue()
+    return found

@@ -1,0 +1,312 @@
+"""Sudden drops of the training accuracy: what changed at each, and the drops that were repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from tsslbp.figures.style import Array
+from tsslbp.report.blocks import Table
+from tsslbp.run import Run
+from tsslbp.run.results import Result, changes, settings_of
+from tsslbp.training import build
+from tsslbp.training.drops import AFTER, BEFORE, LEAD, Change, Drop
+
+from .accuracy import Missing
+from .records import PLACEBO, Pair, Records
+
+WATCHED = "test_accuracy_by_step"  # in the records of versions that look for drops
+SILENT = 0.1  # share of its firing rate that a dead layer has left at most
+SATURATED = 0.5  # spikes per neuron and step that a saturated layer has at least
+RISE = 1.5  # times its firing rate before
+SWITCHED = 0.05  # of a layer's neurons and steps, into warm-up or out of it
+BURST = 3.0  # times the usual norm, of a gradient just before the drop
+ALIKE = 1.5  # factor within which accuracy and loss say the same length of a silence
+MUTE = 0.02  # share by which the loss of a step with a silent output is off at most
+FLOOR = 1e-3  # smaller rates count as this
+MARK = " (placebo)"  # of a branch
+CLASSES = 10  # of every data set of the study
+
+
+def watched(one: Result) -> bool:
+    """Whether all of a run was trained by a version that looks for drops."""
+    return all(WATCHED in epoch for epoch in one.epochs)
+
+
+def of(one: Result) -> list[Drop]:
+    """The drops that a run's records hold."""
+    found = [drop for epoch in one.epochs for drop in epoch.get("drops", ())]
+    return [Drop.from_table(dict(drop)) for drop in found]
+
+
+def steps_per_epoch(one: Result) -> int:
+    """Training steps of an epoch."""
+    last = one.epochs[-1]
+    images: int = round(last["images_per_second"] * last["seconds"])
+    return -(-images // one.experiment.batch_size)
+
+
+def curve(one: Result) -> tuple[Array, Array]:
+    """Steps done and training accuracy at the end of every epoch."""
+    epochs = np.array([epoch["epoch"] for epoch in one.epochs])
+    accuracies = np.array([epoch["train_accuracy"] for epoch in one.epochs])
+    return steps_per_epoch(one) * epochs, accuracies
+
+
+def depths(one: Result) -> list[tuple[float, float]]:
+    """Step and lowest mean accuracy of each drop."""
+    return [(drop.step, drop.accuracy.after) for drop in of(one)]
+
+
+def suspects(one: Result, drop: Drop) -> list[str]:
+    """What changed at a drop, by the thresholds of this module; empty: nothing recorded."""
+    found = measured(drop)
+    if steps := silence(one, drop):
+        found.append(f"as if the output were silent for {steps:.1f} steps")
+    return found
+
+
+def measured(drop: Drop) -> list[str]:
+    """What changed in the gradients, and in the layers, which are measured every 25 steps."""
+    found = []
+    for layer, rate in drop.firing_rate.items():
+        if rate.after < SILENT * rate.before:
+            found.append(f"{layer} falls silent")
+        if rate.after > SATURATED and rate.after > RISE * rate.before:
+            found.append(f"{layer} saturates")
+    for layer, share in drop.warm_up.items():
+        if abs(share.after - share.before) > SWITCHED:
+            found.append(f"warm-up switches in {layer}")
+    if drop.preceding_norm.after > BURST * drop.preceding_norm.before:
+        found.append(f"a gradient {_ratio(drop.preceding_norm):,.3g} times the usual just before")
+    return found
+
+
+def silent_loss(one: Result) -> float:
+    """Loss per image of an output layer without a spike."""
+    psc = torch.zeros(one.experiment.time_steps, 1, CLASSES)
+    loss = build.build_loss(one.experiment)(psc, torch.zeros(1, dtype=torch.int64))
+    return float(loss)
+
+
+def silence(one: Result, drop: Drop) -> float | None:
+    """For how many steps a silent output would explain the drop; None where it does not.
+
+    With a silent output every image is given the lowest class, and the loss is `silent_loss`.
+    The means over `AFTER` steps then tell the number of such steps twice, by the accuracy that is
+    lost and by the loss that is added; they have to agree within `ALIKE`.
+    """
+    lost = drop.accuracy.before - drop.accuracy.after
+    added = drop.loss.after - drop.loss.before
+    by_accuracy = AFTER * lost / (drop.accuracy.before - 1 / CLASSES)
+    by_loss = AFTER * added / (silent_loss(one) - drop.loss.before)
+    if by_loss <= 0 or not 1 / ALIKE < by_accuracy / by_loss < ALIKE:
+        return None
+    return float(np.sqrt(by_accuracy * by_loss))
+
+
+def silent_steps(one: Result, since: int = 0) -> int | None:
+    """Training steps from `since` on whose loss is that of a silent output; None: not kept."""
+    arrays = Run.open(one.folder).steps()
+    if not arrays:
+        return None
+    loss = silent_loss(one)
+    return int((np.abs(arrays["loss"][since:] - loss) < MUTE * loss).sum())
+
+
+def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
+    """Every drop, with what changed."""
+    rows = [
+        (
+            f"{name}\nlearning rate {one.experiment.learning_rate:g}",
+            "; ".join(suspects(one, drop)) or "nothing recorded",
+            f"{drop.step:,}\nepoch {drop.epoch}",
+            f"{100 * drop.accuracy.before:.1f} to {100 * drop.accuracy.after:.1f}",
+            "not back" if drop.recovery is None else str(drop.recovery - drop.step),
+            f"{_ratio(drop.preceding_norm):.2g}",
+            _largest(drop.firing_rate),
+            _points(drop.warm_up),
+        )
+        for name, one, drop in found
+    ]
+    head = (
+        "run",
+        "what changed",
+        "step",
+        "training accuracy (%)",
+        "back after (steps)",
+        f"largest gradient of {LEAD} steps before (times usual)",
+        "firing rate, largest change",
+        "warm-up, largest change (points)",
+    )
+    return Table("", head, tuple(rows), text_columns=2)
+
+
+def by_rate(runs: Iterable[Result]) -> Table:
+    """How often runs drop, by learning rate."""
+    counts: dict[float, list[int]] = {}
+    for one in runs:
+        place = counts.setdefault(one.experiment.learning_rate, [0, 0, 0])
+        for index, value in enumerate((1, steps_per_epoch(one) * len(one.epochs), len(of(one)))):
+            place[index] += value
+    rows = [
+        (f"{rate:g}", *(f"{value:,}" for value in values), f"{1e5 * values[2] / values[1]:.1f}")
+        for rate, values in sorted(counts.items())
+    ]
+    head = ("learning rate", "runs", "steps", "drops", "drops in 100,000 steps")
+    return Table("", head, tuple(rows), text_columns=0)
+
+
+def in_all(records: Records) -> list[tuple[str, Result, Drop]]:
+    """Every drop on record: name of the run's folder, run, drop."""
+    return [
+        (one.folder.relative_to(records.root).as_posix(), one, drop)
+        for one in every_run(records)
+        for drop in of(one)
+    ]
+
+
+def every_run(records: Records) -> list[Result]:
+    """The runs that are looked through: all but those of the pairs."""
+    return [*records.evidence.results, *records.search]
+
+
+def missing() -> Missing:
+    """The repetition of a drop, where none is recorded, with an example of its command."""
+    command = (
+        "PYTHONPATH=research python -m study.repeat silent-output --recipe mnist --seed 4 --set "
+        'train_images=10000 --set protocol=validated --set "desired_train=[0,1,0,1,1]" '
+        '--from-epoch 3 --epochs 5 --change rule.warm_up=always --change "betas=[0.9,0.95]" '
+        '--placebo weight_decay=0.0101 --suspect "the timing part of the rule"'
+    )
+    why = "an example; where drops fall depends on the processor's rounding"
+    return Missing("A sudden drop with its suspected cause removed", why, (command,))
+
+
+def pair_table(pair: Pair) -> Table:
+    """What became of a drop in the branches of a pair."""
+    rows = [_branch(pair, one) for one in (pair.control, *pair.others)]
+    head = (
+        "branch",
+        f"at step {pair.step}",
+        "drops since",
+        "steps with a silent output since",
+        "training accuracy (%)",
+        "test accuracy (%)",
+    )
+    return Table("", head, tuple(rows), text_columns=2)
+
+
+def conclusion(pair: Pair) -> str:
+    """Whether the drop goes away with its suspected cause."""
+    if not near(pair, pair.control):
+        return "The drop did not come again in the repetition, so the pair says nothing."
+    causes = [one for one in pair.others if not _is_placebo(one)]
+    placebos = [one for one in pair.others if _is_placebo(one)]
+    stay = [one for one in causes if near(pair, one)]
+    gone = [one for one in causes if not since(pair, one)]
+    moved = [one for one in causes if one not in stay and one not in gone]
+    parts = []
+    if gone:
+        parts.append(f"With {_named(pair, gone)} it goes away, and no other comes.")
+    if moved:
+        parts.append(f"With {_named(pair, moved)} drops come at other steps.")
+    if stay:
+        parts.append(f"With {_named(pair, stay)} it comes all the same.")
+    if avoided := [one for one in placebos if not near(pair, one)]:
+        parts.append(
+            f"But with {_named(pair, avoided)}, which cannot be its cause, it goes away as well: "
+            "any small change of the course avoids it, and the pair does not single out a cause."
+        )
+    elif placebos:
+        parts.append(
+            f"With {_named(pair, placebos)}, which cannot be its cause, it stays: a small change "
+            "of the course alone does not avoid it."
+        )
+    return " ".join(parts)
+
+
+def since(pair: Pair, one: Result) -> list[Drop]:
+    """Drops of a branch after the epoch at which the branches part."""
+    return [drop for drop in of(one) if drop.epoch > pair.from_epoch]
+
+
+def changed(pair: Pair) -> list[str]:
+    """The settings in which the branches differ from the control."""
+    base = settings_of(pair.control.experiment)
+    keys = [key for one in pair.others for key in changes(settings_of(one.experiment), base)]
+    return list(dict.fromkeys(keys))
+
+
+def near(pair: Pair, one: Result) -> list[Drop]:
+    """Drops of a branch within `BEFORE` steps of the pair's."""
+    return [drop for drop in of(one) if abs(drop.step - pair.step) <= BEFORE]
+
+
+def windows(pair: Pair, around: int = BEFORE) -> dict[str, tuple[Array, Array]]:
+    """Training accuracy of the steps around the drop, by branch, where steps were kept."""
+    found = {}
+    for one in (pair.control, *pair.others):
+        arrays = Run.open(one.folder).steps()
+        if not arrays:
+            continue
+        part = slice(max(0, pair.step - around), pair.step + around)
+        accuracy = arrays["correct"][part] / arrays["images"][part]
+        found[branch(pair, one)] = np.arange(part.start, part.start + len(accuracy)), accuracy
+    return found
+
+
+def branch(pair: Pair, one: Result) -> str:
+    """What a branch is called: by what it changes, such as ``"betas = [0.9, 0.95]"``."""
+    if one is pair.control:
+        return "as recorded"
+    found = changes(settings_of(one.experiment), settings_of(pair.control.experiment))
+    text = ", ".join(f"{key} = {value!r}" for key, (value, _) in found.items() if key != "epochs")
+    return f"{text}{MARK}" if _is_placebo(one) else text
+
+
+def _branch(pair: Pair, one: Result) -> tuple[str, ...]:
+    text = ", ".join(
+        f"{100 * x.accuracy.before:.1f} to {100 * x.accuracy.after:.1f} % at step {x.step}"
+        for x in near(pair, one)
+    )
+    first = pair.from_epoch * steps_per_epoch(one)
+    silent = silent_steps(one, first)
+    last = one.epochs[-1]
+    return (
+        branch(pair, one),
+        text or "no drop",
+        str(len(since(pair, one))),
+        "-" if silent is None else str(silent),
+        f"{100 * last['train_accuracy']:.2f}",
+        f"{100 * last['test_accuracy']:.2f}",
+    )
+
+
+def _named(pair: Pair, some: Sequence[Result]) -> str:
+    *others, last = [f"`{branch(pair, one).removesuffix(MARK)}`" for one in some]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _is_placebo(one: Result) -> bool:
+    return one.folder.name.startswith(PLACEBO)
+
+
+def _ratio(change: Change) -> float:
+    return max(change.after, FLOOR) / max(change.before, FLOOR)
+
+
+def _largest(rates: Mapping[str, Change]) -> str:
+    if not rates:
+        return "-"
+    layer, change = max(rates.items(), key=lambda item: abs(np.log(_ratio(item[1]))))
+    return f"{layer} x {_ratio(change):.2f}"
+
+
+def _points(shares: Mapping[str, Change]) -> str:
+    if not shares:
+        return "-"
+    layer, change = max(shares.items(), key=lambda item: abs(item[1].after - item[1].before))
+    return f"{layer} {100 * (change.after - change.before):+.1f}"

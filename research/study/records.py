@@ -1,0 +1,131 @@
+"""What the page is about: the records in results/, read once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from tsslbp.experiment import load_recipe
+from tsslbp.report.evidence import Evidence, gather
+from tsslbp.report.verdicts import row_of
+from tsslbp.run.results import Group, Result, group, read_all
+
+SEARCH, DROPS, FINDINGS = "search", "drops", "findings"  # folders of results/
+REFERENCE = "revised"  # of runs that differ from it in one setting
+PAIR, CONTROL, PLACEBO = "pair.toml", "as-recorded", "placebo"  # of a pair's folder
+
+
+@dataclass(frozen=True)
+class Family:
+    """Runs in which one setting at a time differs from the reference; and the reference."""
+
+    name: str  # of the folder
+    reference: Group
+    others: Sequence[Group]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sudden drop, run again from the same state with one thing changed.
+
+    Its folder holds ``pair.toml`` and run folders: ``as-recorded``, the training as it was, and
+    others, which differ from it in some settings from the epoch after `from_epoch` on; one whose
+    name begins with ``placebo`` changes what cannot be the cause.
+    """
+
+    name: str
+    step: int  # of the drop
+    from_epoch: int  # after which the runs part
+    suspect: str  # in a few words
+    command: str  # that made it
+    control: Result
+    others: Sequence[Result]
+
+
+@dataclass(frozen=True)
+class Records:
+    """All records that the page tells of."""
+
+    root: Path  # results/
+    evidence: Evidence  # on the runs outside of the search and the pairs
+    search: Sequence[Result]
+    pairs: Sequence[Pair]
+    families: Sequence[Family]
+
+    @cached_property
+    def full(self) -> dict[str, list[Group]]:
+        """Groups with all settings of a recipe of a published table, by recipe, largest first."""
+        found: dict[str, list[Group]] = {}
+        for one in sorted(self.evidence.others, key=lambda one: -len(one.results)):
+            if place := row_of(one):
+                found.setdefault(place[1], []).append(one)
+        return found
+
+    def of_recipe(self, recipe: str, protocol: str) -> Group | None:
+        """The largest group of a recipe's runs by a protocol."""
+        groups = self.full.get(recipe, [])
+        return next((one for one in groups if one.experiment.protocol == protocol), None)
+
+
+@cache
+def facts() -> dict[str, Any]:
+    """What the study has published, and what is asked of our runs: facts.toml."""
+    return tomllib.loads((Path(__file__).parent / "facts.toml").read_text(encoding="utf-8"))
+
+
+def read(root: Path) -> Records:
+    """Read all records of the study's data sets below `root`.
+
+    Raises:
+        RunError: there is none.
+    """
+    apart = (SEARCH, DROPS)
+    folders = [one for one in sorted(root.iterdir()) if one.is_dir() and one.name not in apart]
+    return Records(
+        root=root,
+        evidence=gather([one for one in folders if _is_of_study(one)]),
+        search=_runs(root / SEARCH),
+        pairs=[read_pair(file.parent) for file in sorted((root / DROPS).glob(f"*/{PAIR}"))],
+        families=[
+            _read_family(folder.parent)
+            for folder in sorted((root / FINDINGS).glob(f"*/{REFERENCE}"))
+        ],
+    )
+
+
+def _is_of_study(folder: Path) -> bool:
+    """Whether the first run in a folder is on a data set of the study."""
+    configs = sorted(folder.rglob("config.toml"))
+    return bool(configs) and load_recipe(configs[0]).data in facts()["data"]
+
+
+def _runs(folder: Path) -> list[Result]:
+    """The finished runs at or below a folder; none where it is missing."""
+    if not folder.is_dir():
+        return []
+    results, _ = read_all([folder])
+    return [one for one in results if one.finished]
+
+
+def _read_family(folder: Path) -> Family:
+    (reference,) = group(_runs(folder / REFERENCE))
+    others = [
+        one
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and path.name != REFERENCE and any(path.rglob("config.toml"))
+        for one in group(_runs(path))
+    ]
+    return Family(folder.name, reference, others)
+
+
+def read_pair(folder: Path) -> Pair:
+    """Read what `study.repeat` has left in a folder."""
+    table = tomllib.loads((folder / PAIR).read_text(encoding="utf-8"))
+    runs = {path.parent.name: Result.read(path.parent) for path in folder.glob("*/config.toml")}
+    control = runs.pop(CONTROL)
+    others = [runs[name] for name in sorted(runs)]
+    return Pair(folder.name, control=control, others=others, **table)
