@@ -221,12 +221,12 @@ def trained_section(quick: bool) -> list[Row]:
     cases = {name: peers.make(name) for name in (BASELINE, OURS)}
     _fire_as_trained(cases[OURS].model, images)
     many = peers.batch(Size(batch=EVALUATED))[0]
-    timings = {
+    timed: dict[str, dict[str, Callable[[], object]]] = {
         "training step": {name: partial(one.step, images, labels) for name, one in cases.items()},
         "evaluation": {name: partial(_evaluate, one.model, many) for name, one in cases.items()},
     }
     rows = []
-    for what, calls in timings.items():
+    for what, calls in timed.items():
         found = interleave(calls, 3 if quick else 40)
         ours, baseline = found[OURS].median, found[BASELINE].median
         rows.append({"what": what, "ms": ours * 1e3, "times ReLU": ours / baseline})
