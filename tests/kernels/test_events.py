@@ -451,11 +451,15 @@ for ours, dense, x, weight in cases:
 
 
 @pytest.mark.slow
-def test_processor_with_shorter_vectors(tmp_path: Path) -> None:
-    """One with AVX2 only; garbage in fresh memory, and more threads than input channels."""
+@pytest.mark.parametrize("processor", ["haswell", "x86-64"])
+def test_processor_with_shorter_vectors(processor: str, tmp_path: Path) -> None:
+    """With AVX2 only, and with neither that nor fused multiply-adds.
+
+    Garbage in fresh memory, and more threads than input channels.
+    """
     settings = {
         "PYTHONPATH": str(Path(tsslbp.__file__).parents[1]),
-        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_NAME": processor,
         "NUMBA_CPU_FEATURES": "",  # or else those of this processor
         "NUMBA_CACHE_DIR": str(tmp_path),
         "NUMBA_NUM_THREADS": "5",
