@@ -111,7 +111,8 @@ def check(
 @app.command()
 def show(
     name: Annotated[
-        str, argument("NAME", "A data set's name, or a .npz file.", autocompletion=_complete)
+        str,
+        argument("NAME", "A data set's name, a .npz file, or a folder/.", autocompletion=_complete),
     ],
     index: Annotated[int, argument("INDEX", "Of the sample, from 0.", min=0)],
     test: Annotated[bool, typer.Option("--test", help="Of the test samples.")] = False,

@@ -103,7 +103,8 @@ def evaluate(
     """Measure the accuracies of a run again.
 
     All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
-    epoch chosen on validation images, and of the best test epoch.
+    epoch chosen on validation images, and of the best test epoch; of a run that averages its
+    weights, theirs as well.
     """
     run = run_folder.Run.open(folder)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
@@ -122,7 +123,7 @@ def draw(
     checkpoint: Annotated[
         str | None,
         option(
-            "last|best-validation|best-test",
+            "last|best-validation|best-test|averaged",
             "Weights to look at, by default those chosen on validation images, or the last.",
         ),
     ] = None,
