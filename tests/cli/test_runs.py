@@ -211,7 +211,7 @@ def test_info_of_a_users_recipe_takes_its_data(program: Program) -> None:
 def test_checkpoint_of_another_network(program: Program, refused: Callable[..., str]) -> None:
     program("train", "mine.toml", "--epochs", "1", "--out", "one")
     program("train", "mine.toml", "--epochs", "1", "--out", "two", "--set", "network=4C3-P2-9")
-    for name in CHECKPOINTS:
+    for name in CHECKPOINTS[:3]:
         file = Path("two/checkpoints") / f"{name}.safetensors"
         file.replace(Path("one/checkpoints") / file.name)
     assert "another network than '4C3-P2-8'" in refused("evaluate", "one")

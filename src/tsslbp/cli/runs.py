@@ -291,6 +291,7 @@ def _draw_picture(run: Run, trained: Training) -> None:
             int(predict(net(pixels).detach())),
             {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
             run.epochs(),
+            data_set.class_names,
         )
         figure.savefig(path, dpi=120)
     except ImportError:
@@ -333,7 +334,7 @@ def _figures_of_network(
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
     return {
-        "confusion": figures.run.confusion(matrix.numpy()),
+        "confusion": figures.run.confusion(matrix.numpy(), data_set.class_names),
         f"image-{number}": figures.run.image_trace(
             analysis.inspection.picture(image),
             int(test.labels[number]),
@@ -341,6 +342,7 @@ def _figures_of_network(
             {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
             wanted.threshold,
+            data_set.class_names,
         ),
         "histograms": figures.run.histograms(
             {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},

@@ -84,17 +84,17 @@ class DataSet:
             )
         given = getattr(train, "classes", ()) if class_names is None else class_names
         names = tuple(map(str, given))
-        largest = max(int(one.max()) for one in (labels, labels if test is None else tested[1]))
+        largest = max(int(one.max()) for _, one in ((images, labels), tested or (images, labels)))
         if names and largest >= len(names):
             raise InvalidInput(f"{name} has labels up to {largest}, and {len(names)} class_names")
         classes = len(names) or largest + 1
         if tested is not None:
             return cls(name, images, labels, *tested, classes, class_names=names)
         try:
-            *parts, note = hold_out(name, images, labels)
+            kept, held_out, note = hold_out(name, images, labels)
         except ValueError as error:
             raise InvalidInput(f"{name}: {error}") from error
-        return cls(name, *parts, classes, note, names)
+        return cls(name, *kept, *held_out, classes, note, names)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -244,21 +244,21 @@ def split_test(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
 
 def hold_out(
     name: str, images: Images, labels: Tensor
-) -> tuple[Images, Tensor, Images, Tensor, str]:
+) -> tuple[tuple[Images, Tensor], tuple[Images, Tensor], str]:
     """Hold a tenth of the images out for testing, at least one, by `split_test`.
 
     Returns:
-        Training images and labels, test images and labels, and a note that says so.
+        Images and labels for training, those for testing, and a note that says so.
 
     Raises:
         ValueError: there is one image only.
     """
     if len(labels) == 1:
-        raise ValueError("'images' holds one image only: nothing can be held out for testing")
+        raise ValueError("there is one image only: nothing can be held out for testing")
     kept, held_out = split_test(labels, max(1, len(labels) // 10))
     count = f"{len(held_out)} of the {len(labels)}"
     note = f"tested on {count} images in {name}, held out by tsslbp"
-    return images[kept], labels[kept], images[held_out], labels[held_out], note
+    return (images[kept], labels[kept]), (images[held_out], labels[held_out]), note
 
 
 def _items(what: str, items: Any) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ Pillow reads the files (extra ``images``; matplotlib brings it along).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,28 +44,31 @@ def load(path: Path) -> DataSet:
     require("a folder of images needs", "images", "PIL")
     if not path.is_dir():
         raise DataError(f"there is no folder {path}")
-    names = _folders(path)
-    if not {"train", "test"} & set(names):
-        classes, note = names, ""
-        train, test = _read(path, classes), None
-    else:
-        if "train" not in names or set(names) - {"train", "test"}:
-            raise DataError(
-                f"{path} must hold train and test, or the folders of the classes, got "
-                f"{', '.join(names)}"
-            )
-        classes = _folders(path / "train")
-        train = _read(path / "train", classes)
-        test = _read(path / "test", classes, like=train[2]) if "test" in names else None
-    images, labels, _ = train
-    if test is not None:
-        parts: tuple[Any, ...] = images, labels, test[0], test[1]
-        return DataSet(path.name, *parts, len(classes), class_names=tuple(classes))
+    parts = _folders(path)
+    if not {"train", "test"} & set(parts):
+        images, labels, _ = _read(path, parts)
+        return _with_test(path, parts, images, labels)
+    if "train" not in parts or set(parts) - {"train", "test"}:
+        raise DataError(
+            f"{path} must hold train and test, or the folders of the classes, got "
+            f"{', '.join(parts)}"
+        )
+    classes = _folders(path / "train")
+    images, labels, first = _read(path / "train", classes)
+    if "test" not in parts:
+        return _with_test(path, classes, images, labels)
+    test_images, test_labels, _ = _read(path / "test", classes, first)
+    test = test_images, test_labels
+    return DataSet(path.name, images, labels, *test, len(classes), class_names=tuple(classes))
+
+
+def _with_test(path: Path, classes: list[str], images: Tensor, labels: Tensor) -> DataSet:
+    """The data set with some of the images held out for testing."""
     try:
-        *parts, note = hold_out(path.name, images, labels)
+        kept, held_out, note = hold_out(path.name, images, labels)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    return DataSet(path.name, *parts, len(classes), note, tuple(classes))
+    return DataSet(path.name, *kept, *held_out, len(classes), note, tuple(classes))
 
 
 def _folders(path: Path) -> list[str]:

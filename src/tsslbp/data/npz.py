@@ -65,8 +65,7 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
                 f"{kinds[0]} and {kinds[1]}"
             )
     else:
-        *parts, note = hold_out(name, images, labels)
-        train, test = (parts[0], parts[1]), (parts[2], parts[3])
+        train, test, note = hold_out(name, images, labels)
     classes = 1 + int(max(labels.max(), test[1].max()))
     empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:

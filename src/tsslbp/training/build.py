@@ -22,6 +22,8 @@ from ..losses import Loss
 from ..network import Model, Network
 from ..neuron import Neuron
 
+IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation, not of recordings
+
 
 class Split(NamedTuple):
     """Images, or frames of recordings, not yet normalised, and their labels."""
@@ -194,7 +196,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def check_data(experiment: Experiment, data: DataSet) -> None:
     """Raise `InvalidInput` where the channels, size or number of images do not fit."""
-    channels, height, width = data.input_shape
+    channels, _, _ = data.input_shape
     if isinstance(data.train_images, Frames):
         channel_statistics(data.train_images, experiment.mean, experiment.std)
         if (steps := data.train_images.shape[1]) != experiment.time_steps:
@@ -208,12 +210,27 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
             raise InvalidInput(
                 f"{name} holds {count} numbers; {data.name} has images of {channels} channels"
             )
-    if experiment.crop_padding >= min(height, width):
-        raise InvalidInput(
-            f"crop_padding must be below the images' size, {height} x {width} for {data.name}, "
-            f"got {experiment.crop_padding}: a crop could be all black"
-        )
+    _check_augmentation(experiment, data)
     _check_counts(experiment, data)
+
+
+def _check_augmentation(experiment: Experiment, data: DataSet) -> None:
+    """Raise `InvalidInput` where the images cannot be augmented as the experiment says."""
+    _, height, width = data.input_shape
+    black = {"crop_padding": "a crop could be all black", "cutout": "an image could be all blank"}
+    for name, why in black.items():
+        if (pixels := getattr(experiment, name)) >= min(height, width):
+            raise InvalidInput(
+                f"{name} must be below the images' size, {height} x {width} for {data.name}, "
+                f"got {pixels}: {why}"
+            )
+    if isinstance(data.train_images, Frames):
+        for name in IMAGES_ALONE:
+            if getattr(experiment, name):
+                raise InvalidInput(
+                    f"{name} is for images, and {data.name} holds recordings, which take "
+                    "crop_padding, horizontal_flip, roll and cutout"
+                )
 
 
 def _check_counts(experiment: Experiment, data: DataSet) -> None:
