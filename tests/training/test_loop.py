@@ -401,7 +401,7 @@ def test_averaged_weights_that_a_checkpoint_lacks(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
     config = run.folder / "config.toml"
     config.write_text("average_weights = 0.9\n" + config.read_text())
-    with pytest.raises(RunError, match="checkpoint 'last' of .* holds no averaged weights"):
+    with pytest.raises(RunError, match=r"checkpoint 'last' of .* holds no averaged weights"):
         training.fit(Run.open(run.folder).extended(2), toy())
 
 
@@ -414,11 +414,9 @@ def test_accumulated_batches_are_one(tmp_path: Path, loss: str) -> None:
     found = []
     for size, count in ((9, 1), (3, 3)):
         one = replace(experiment, batch_size=size, accumulate=count)
-        data = toy()
-        data = replace(data, train_images=data.train_images, name=f"{size}")
         net = _Double(training.build_network(one, (1, 6, 6), 2).double())
         run = Run.create(tmp_path / f"{size}", one)
-        training.fit(run, data, net=net)
+        training.fit(run, toy(), net=net)
         found.append((run.steps(), run.load_checkpoint("last")[0]))
     (steps, expected), (accumulated, weights) = found
     assert accumulated["images"].tolist() == steps["images"].tolist() == [9] * 5 + [3]
