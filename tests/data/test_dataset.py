@@ -198,7 +198,7 @@ def test_kinds_of_images(kind: str) -> None:
 
 def test_from_an_iterable() -> None:
     class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self):  # noqa: ANN204
+        def __iter__(self):
             return zip(colours(10), [0, 1] * 5, strict=True)
 
     found = data.DataSet.from_torch("mine", Stream(), class_names=["a", "b"])
@@ -241,6 +241,6 @@ def test_from_torch_refuses_other_test_images() -> None:
 
 
 def test_as_many_names_as_classes() -> None:
+    images, labels = colours(2), torch.tensor([0, 1])
     with pytest.raises(InvalidInput, match="toy has 2 classes and 1 class_names"):
-        images, labels = colours(2), torch.tensor([0, 1])
         data.DataSet("toy", images, labels, images, labels, 2, class_names=("a",))

@@ -170,9 +170,9 @@ def test_the_name_of_a_folder_needs_a_slash(
 ) -> None:
     write(tmp_path / "pets", SPLIT)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInput, match="no data set is called 'pets'.*; the folder .* pets/$"):
+    with pytest.raises(InvalidInput, match=r"no data set is called 'pets'.*; the folder .* pets/$"):
         data.load("pets")
-    with pytest.raises(InvalidInput, match="or of a folder of images with a slash at its end$"):
+    with pytest.raises(InvalidInput, match=r"or of a folder of images with a slash at its end$"):
         data.load("pest")
     assert data.load("pets/").class_names == ("ape", "cat")
     with pytest.raises(InvalidInput, match="binning is for recordings of events"):
