@@ -15,6 +15,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "van_rossum": losses.van_rossum,
     "count": lambda psc, labels: losses.count(psc, labels, desired=2.0, undesired=0.5),
     "softmax": losses.softmax,
+    "tet": losses.tet,
 }
 
 
@@ -207,3 +208,61 @@ def test_count_is_exact_in_float64() -> None:
     psc = torch.zeros(2, 1, 2, dtype=torch.float64)
     loss = losses.count(psc, torch.tensor([0]), desired=2.2, undesired=0.1)
     assert loss.item() == pytest.approx(2.2**2 / 4, rel=1e-14)
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return logits.exp() / logits.exp().sum(-1, keepdim=True)
+
+
+def smoothed(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
+    target = torch.full((len(labels), classes), smoothing / classes, dtype=torch.float64)
+    target[torch.arange(len(labels)), labels] += 1 - smoothing
+    return target
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_label_smoothing_by_its_definition(smoothing: float) -> None:
+    psc, labels = torch.randn(4, 5, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
+    expected = -(smoothed(labels, 3, smoothing) * probabilities(psc.sum(0)).log()).sum(1).mean()
+    found = losses.softmax(psc, labels, label_smoothing=smoothing)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("weight", "smoothing"), [(0.001, 0.0), (0.3, 0.1), (0.0, 0.0)])
+def test_tet_by_its_definition(weight: float, smoothing: float) -> None:
+    """The mean of the cross-entropies of the steps, and of the squared distances to the target."""
+    psc, labels = torch.randn(4, 5, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
+    target = smoothed(labels, 3, smoothing)
+    entropies = [-(target * probabilities(step).log()).sum(1).mean() for step in psc]
+    expected = (1 - weight) * sum(entropies) / 4 + weight * ((psc - 0.7) ** 2).mean()
+    found = losses.tet(psc, labels, weight=weight, target=0.7, label_smoothing=smoothing)
+    torch.testing.assert_close(found, torch.as_tensor(expected))
+
+
+def test_tet_is_not_the_cross_entropy_of_the_sum() -> None:
+    """Two steps that contradict each other have no gradient together, but each by itself."""
+    psc = torch.tensor([[[2.0, 0.0]], [[-2.0, 0.0]]], requires_grad=True)
+    losses.tet(psc, torch.tensor([0]), weight=0.0).backward()
+    assert psc.grad is not None and float(psc.grad[1, 0, 0]) < 7 * float(psc.grad[0, 0, 0]) < 0
+    assert torch.autograd.gradcheck(
+        lambda x: losses.tet(x, torch.tensor([0, 1]), weight=0.2, label_smoothing=0.1),
+        torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True),
+    )
+
+
+@pytest.mark.parametrize("loss", [losses.softmax, losses.tet])
+def test_means_of_no_images_are_zero(loss: losses.Loss) -> None:
+    psc = torch.zeros(3, 0, 2, requires_grad=True)
+    value = loss(psc, torch.zeros(0, dtype=torch.int64))
+    value.backward()
+    assert value == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "keyword"),
+    [(losses.softmax, "label_smoothing"), (losses.tet, "label_smoothing"), (losses.tet, "weight")],
+)
+def test_shares_that_are_none(loss: losses.Loss, keyword: str) -> None:
+    for share in (-0.1, 1.1):
+        with pytest.raises(InvalidInput, match=f"{keyword} must be from 0 to 1, got {share}"):
+            loss(torch.zeros(3, 2, 2), torch.tensor([0, 1]), **{keyword: share})

@@ -13,6 +13,7 @@ from torch.nn import functional
 from .errors import InvalidInput
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
+MEANS = ("softmax", "tet")  # losses that are means over the batch; the others are sums
 
 
 def predict(psc: Tensor) -> Tensor:
@@ -115,17 +116,74 @@ def count(psc: Tensor, labels: Tensor, *, desired: float, undesired: float) -> T
     return 0.5 * len(psc) * delta.masked_fill(harmless, 0).square().sum()
 
 
-def softmax(psc: Tensor, labels: Tensor) -> Tensor:
+def softmax(psc: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of the PSC summed over time, as logits; `psc` is ``[T, N, classes]``.
 
-    Of no images it is 0.
+    With label smoothing s the target of the true class is ``1 - s + s / classes``, that of the
+    others ``s / classes``. Of no images the loss is 0.
 
     Raises:
-        InvalidInput: a label out of range.
+        InvalidInput: a label out of range, or `label_smoothing` below 0 or above 1.
+
+    Source: of label smoothing, Szegedy et al., "Rethinking the Inception architecture for computer
+    vision" (CVPR 2016), section 7.
     """
     _check(psc, labels)
-    logits = psc.sum(0)
-    return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
+    _check_share("label_smoothing", label_smoothing)
+    return _cross_entropy(psc.sum(0), labels, label_smoothing)
+
+
+def tet(
+    psc: Tensor,
+    labels: Tensor,
+    *,
+    weight: float = 0.001,
+    target: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy at every time step (temporal efficient training), with its regularisation.
+
+    ``(1 - weight) mean_t CE(psc[t], labels) + weight mean (psc - target)^2``: the first mean over
+    steps and batch, with the outputs of each step as its logits, the second over all outputs.
+
+    The paper's outputs are currents without bounds. A PSC of spikes lies between 0 and 1, so that
+    with 10 classes the cross-entropy of a step stays above 1.46 even where all are right.
+
+    Args:
+        psc: ``[T, N, classes]``.
+        labels: ``[N]``, integers.
+        weight: share of the regularisation term, lambda in the paper.
+        target: of every output in the regularisation term, phi in the paper: the threshold.
+        label_smoothing: as for `softmax`.
+
+    Returns:
+        A scalar: a mean over the batch; of no images 0.
+
+    Raises:
+        InvalidInput: a label out of range, or `weight` or `label_smoothing` below 0 or above 1.
+
+    Source: Deng, Li, Zhang & Gu, "Temporal efficient training of spiking neural network via
+    gradient re-weighting" (ICLR 2022), equations of L_TET, L_MSE and L_TOTAL. The defaults of
+    `weight` and `target` are those of their public code for CIFAR.
+    """
+    _check(psc, labels)
+    _check_share("weight", weight)
+    _check_share("label_smoothing", label_smoothing)
+    every_step = _cross_entropy(psc.flatten(0, 1), labels.repeat(len(psc)), label_smoothing)
+    if not weight or not len(labels):
+        return (1 - weight) * every_step
+    return (1 - weight) * every_step + weight * (psc - target).square().mean()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    if not len(labels):
+        return logits.sum()
+    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise InvalidInput(f"{name} must be from 0 to 1, got {share}")
 
 
 def _check(psc: Tensor, labels: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tsslbp import data
 from tsslbp.data import catalogue
@@ -166,6 +167,18 @@ def test_check_of_the_reencoded_copy_says_what_is_missing(program: Program, tmp_
     code, output, error = program("check", "cifar10-reencoded", "--data-dir", tmp_path)
     assert code == 2 and output.count("is missing") == len(cifar10.FILES)
     assert "cifar10-reencoded is not whole (6 wrong)" in error
+
+
+def test_show_names_the_class_of_an_image_in_a_folder(folder: Path, program: Program) -> None:
+    for name in ("ape", "c$t$"):
+        (folder / "pets" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (6, 5), 40 * number).save(folder / "pets" / name / f"{number}.png")
+    code, output, _ = program("show", "pets/", 0)
+    assert code == 0 and "pets, training sample 0, class ape\n" in output
+    assert "tested on 1 of the 8 images in pets" in output
+    assert "class c$t$\n" in program("show", "pets/", 6)[1]
+    assert Path("pets-0.png").read_bytes().startswith(b"\x89PNG")
 
 
 def write_npz(path: Path) -> None:

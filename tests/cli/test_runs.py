@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from tsslbp import data, experiment
@@ -211,7 +212,7 @@ def test_info_of_a_users_recipe_takes_its_data(program: Program) -> None:
 def test_checkpoint_of_another_network(program: Program, refused: Callable[..., str]) -> None:
     program("train", "mine.toml", "--epochs", "1", "--out", "one")
     program("train", "mine.toml", "--epochs", "1", "--out", "two", "--set", "network=4C3-P2-9")
-    for name in CHECKPOINTS:
+    for name in CHECKPOINTS[:3]:
         file = Path("two/checkpoints") / f"{name}.safetensors"
         file.replace(Path("one/checkpoints") / file.name)
     assert "another network than '4C3-P2-8'" in refused("evaluate", "one")
@@ -297,3 +298,68 @@ def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyP
     assert code == 0
     assert "no picture, because run/picture.png cannot be written: No space left" in output
     assert not Path("run/picture.png").exists()
+
+
+def test_a_folder_of_images(folder: Path, program: Program) -> None:
+    """Trained, drawn and told about by the names of its classes, from another folder, too."""
+    stored = np.load("mine.npz")
+    for number, (image, label) in enumerate(zip(stored["images"], stored["labels"], strict=True)):
+        place = folder / "halves" / ("left", "right")[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{number:02d}.png")
+    code, output, error = program("train", "mine.toml", "--set", "data=halves/", "--out", "run")
+    assert (code, error) == (0, "")
+    assert "halves: 51 training, 12 validation, 7 test" in output
+    assert Run.open(Path("run")).experiment.data == str(folder / "halves")
+    assert accuracies(program("evaluate", "run")[1]) == accuracies(output)
+    assert program("draw", "run")[0] == 0
+    for name in ("confusion", "image-0"):
+        text = Path(f"run/figures/{name}.svg").read_text()
+        assert "left" in text
+    assert "right" in Path("run/figures/confusion.svg").read_text()
+    recipe = Path("mine.toml").read_text().replace("mine.npz", "./halves")
+    Path("below").mkdir()
+    Path("below/own.toml").write_text(recipe.replace("./halves", "../halves"))
+    code, _, error = program("train", "below/own.toml", "--out", "other")
+    assert (code, error) == (0, "")
+    assert records("other") == records("run")
+
+
+def test_averaged_weights_are_told_apart(program: Program) -> None:
+    """As a row of their own, of runs that have them; stored, and drawn."""
+    title = "averaged weights, last epoch"
+    code, output, error = program("train", "mine.toml", "--out", "run", "--set", AVERAGE)
+    assert (code, error) == (0, "")
+    (row,) = (line.split() for line in output.splitlines() if title in line)
+    last = records("run")[-1]
+    shares = [f"{100 * last[f'averaged_{split}_accuracy']:.2f}" for split in SPLITS]
+    assert row == [*title.split(), "2", shares[0], "%", shares[1], "%"]
+    (again,) = (
+        line.split() for line in program("evaluate", "run")[1].splitlines() if title in line
+    )
+    assert again == row
+    assert program("draw", "run", "--checkpoint", "averaged")[0] == 0
+    assert "checkpoint averaged, epoch 2" in Path("run/figures/confusion.svg").read_text()
+    _, plain, _ = program("train", "mine.toml", "--out", "plain")
+    assert title not in plain and title not in program("evaluate", "plain")[1]
+
+
+AVERAGE, SPLITS = "average_weights=0.9", ("validation", "test")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["label_smoothing=0.1"], "label_smoothing is for loss = 'softmax' and 'tet'"),
+        (["label_smoothng=0.1"], "did you mean 'label_smoothing'?"),
+        (["schedule=cosin"], "did you mean 'cosine'?"),
+        (["schedule=step"], "missing key 'step_epochs'"),
+        (["cutout=8"], "cutout must be below the images' size, 8 x 8 for mine.npz, got 8"),
+    ],
+)
+def test_keys_of_a_recipe_that_do_not_fit(
+    refused: Callable[..., str], settings: list[str], message: str
+) -> None:
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert message in refused("train", "mine.toml", *options)
+    assert not Path("runs").exists()

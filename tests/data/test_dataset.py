@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from tsslbp import data
 from tsslbp.data.dataset import split_test
@@ -139,3 +140,107 @@ def test_split_test_gives_every_class_its_share(count: int, held_out: int) -> No
     assert torch.equal(torch.cat([train, test]).sort().values, torch.arange(count))
     share = labels[test].bincount(minlength=50) - labels.bincount(minlength=50) * held_out / count
     assert (share.abs() < 1).all()
+
+
+class Items(torch.utils.data.Dataset):
+    """What PyTorch calls a data set, of some kind of image."""
+
+    def __init__(self, images: list, labels: list, classes: list | None = None) -> None:
+        self.images, self.labels = images, labels
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.images[index], self.labels[index]  # never an IndexError of its own
+
+
+def colours(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=generator())
+
+
+def test_from_torch() -> None:
+    train, test = colours(12), colours(5)
+    items = Items(list(train), [n % 3 for n in range(12)], ["ape", "cat", "dog"])
+    found = data.DataSet.from_torch("mine", items, Items(list(test), [torch.tensor(1)] * 5))
+    assert torch.equal(torch.as_tensor(found.train_images), train)
+    assert torch.equal(torch.as_tensor(found.test_images), test)
+    assert found.train_labels.tolist() == [n % 3 for n in range(12)]
+    assert found.test_labels.dtype == torch.int64 and found.test_labels.tolist() == [1] * 5
+    assert (found.classes, found.class_names) == (3, ("ape", "cat", "dog"))
+    assert (found.name, found.note) == ("mine", "")
+
+
+@pytest.mark.parametrize("kind", ["tensor", "grey", "pillow", "array", "real"])
+def test_kinds_of_images(kind: str) -> None:
+    tensors = colours(20)
+    if kind in ("grey", "real"):
+        tensors = tensors[:, :1]
+    if kind == "real":
+        tensors = tensors.double() / 255
+    images: list = list(tensors)
+    if kind in ("pillow", "array"):
+        images = [one.permute(1, 2, 0).numpy() for one in tensors]
+    if kind == "pillow":
+        images = [Image.fromarray(one) for one in images]
+    if kind == "grey":
+        images = [one[0].numpy() for one in tensors]
+    found = data.DataSet.from_torch("mine", Items(images, [0, 1] * 10))
+    assert found.note == "tested on 2 of the 20 images in mine, held out by tsslbp"
+    assert (found.classes, found.class_names) == (2, ())
+    both = torch.cat([torch.as_tensor(found.train_images), torch.as_tensor(found.test_images)])
+    assert both.dtype == (torch.float32 if kind == "real" else torch.uint8)
+    expected = {tuple(one.flatten().tolist()) for one in tensors.to(both.dtype)}
+    assert {tuple(one.flatten().tolist()) for one in both} == expected
+
+
+def test_from_an_iterable() -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return zip(colours(10), [0, 1] * 5, strict=True)
+
+    found = data.DataSet.from_torch("mine", Stream(), class_names=["a", "b"])
+    assert len(found.train_labels) == 9 and found.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "message"),
+    [
+        ([], [], {}, "mine, training set is empty"),
+        ([torch.zeros(1, 2, 2)], [0], {}, "one image only"),
+        ([torch.zeros(1, 2, 2)] * 2, [0, -1], {}, "training set, item 1: labels are whole numbers"),
+        ([torch.zeros(1, 2, 2)] * 2, [0, "cat"], {}, "item 1: expected an image and its label"),
+        (
+            [torch.zeros(1, 2, 2), torch.zeros(1, 2, 3)],
+            [0, 1],
+            {},
+            r"item 1 is \[1, 2, 3\] float32",
+        ),
+        ([torch.zeros(1, 1, 2, 2)] * 2, [0, 1], {}, r"2 or 3 dimensions, got shape \[1, 1, 2, 2\]"),
+        ([torch.zeros(1, 2, 2).long()] * 2, [0, 1], {}, "uint8 or floating point, got torch.int64"),
+        (
+            [torch.zeros(1, 2, 2)] * 2,
+            [0, 2],
+            {"class_names": ["a", "b"]},
+            "up to 2, and 2 class_na",
+        ),
+    ],
+)
+def test_from_torch_refuses(images: list, labels: list, options: dict, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as error:
+        data.DataSet.from_torch("mine", Items(images, labels), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_from_torch_refuses_other_test_images() -> None:
+    train, test = Items(list(colours(4)), [0, 1] * 2), Items(list(colours(4)[..., 1:]), [0, 1] * 2)
+    with pytest.raises(InvalidInput, match=r"are \[3, 4, 5\] uint8, test images \[3, 4, 4\] uint8"):
+        data.DataSet.from_torch("mine", train, test)
+
+
+def test_as_many_names_as_classes() -> None:
+    images, labels = colours(2), torch.tensor([0, 1])
+    with pytest.raises(InvalidInput, match="toy has 2 classes and 1 class_names"):
+        data.DataSet("toy", images, labels, images, labels, 2, class_names=("a",))

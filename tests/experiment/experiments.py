@@ -38,6 +38,9 @@ EXPERIMENTS = st.builds(
     rule=st.builds(TSSLBP, warm_up=st.sampled_from(["neuron", "always"]), warm_up_psc=POSITIVE),
     desired_train=st.none() | st.lists(st.integers(0, 1)).map(lambda train: (1, *train)),
     learning_rate=POSITIVE,
+    warm_up_epochs=st.floats(0, 9),
+    average_weights=st.none() | st.floats(0, 1, exclude_max=True),
+    rotate=st.floats(0, 180),
     patience=st.none() | st.integers(1, 100),
     seed=st.integers(0, 2**63 - 1),
 )

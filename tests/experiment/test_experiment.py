@@ -56,6 +56,20 @@ def test_an_experiment_does_not_follow_changes_of_the_table_it_was_made_from() -
 
 
 WRONG: list[tuple[str, Any, list[str]]] = [
+    ("optimizer", "adam", ["one of adamw, sgd", "did you mean 'adamw'?"]),
+    ("schedule", "cosin", ["one of constant, cosine, step", "did you mean 'cosine'?"]),
+    ("step_epochs", 0, ["whole number of at least 1", "list", "got 0"]),
+    ("momentum", 1.0, ["number of at least 0 and below 1", "got 1.0"]),
+    ("warm_up_epochs", -1, ["number of at least 0", "got -1"]),
+    ("accumulate", 0, ["whole number of at least 1", "got 0"]),
+    ("average_weights", 1, ["number of at least 0 and below 1", "got 1"]),
+    ("cutout", 1.5, ["whole number of at least 0", "got 1.5"]),
+    ("roll", -1, ["whole number of at least 0", "got -1"]),
+    ("rotate", 181, ["number of degrees from 0 to 180", "got 181"]),
+    ("translate", 1.0, ["number of at least 0 and below 1", "got 1.0"]),
+    ("brightness", -0.1, ["number of at least 0 and below 1", "got -0.1"]),
+    ("mixup", -1, ["number of at least 0", "got -1"]),
+    ("tet_weight", 1.0, ["number of at least 0 and below 1", "got 1.0"]),
     ("data", 3, ["text", "got 3"]),
     ("network", "", ["text", "not empty", "got ''"]),
     ("network", 300, ["text", "got 300"]),
@@ -183,3 +197,38 @@ def test_what_is_not_set_is_not_in_the_table() -> None:
     assert not {"patience", "desired_train", "desired_count", "undesired_count"} & set(table)
     assert table["mean"] == [0.0]
     assert table["rule"]["name"] == "TSSLBP"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"label_smoothing": 0.1},
+            "label_smoothing is for loss = 'softmax' and 'tet', got loss = 'kernel'",
+        ),
+        ({"tet_weight": 0.1, "loss": "softmax"}, "tet_weight is for loss = 'tet', got loss = "),
+        ({"momentum": 0.5}, "momentum is for optimizer = 'sgd', got optimizer = 'adamw'"),
+        ({"final_learning_rate": 1e-5}, "final_learning_rate is for schedule = 'cosine', got"),
+        ({"step_factor": 0.5}, "step_factor is for schedule = 'step', got schedule = 'constant'"),
+        ({"step_epochs": 5, "schedule": "cosine"}, "step_epochs is for schedule = 'step', got"),
+        ({"schedule": "step", "step_epochs": [3, 2]}, "step_epochs must rise, got [3, 2]"),
+        ({"schedule": "step"}, "missing key 'step_epochs', which schedule = 'step' needs"),
+    ],
+)
+def test_keys_that_nothing_would_read(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        Experiment.from_table(MINIMAL | changes)
+    assert_one_line(error.value, [message])
+
+
+def test_keys_of_a_recipe_of_today() -> None:
+    table = MINIMAL | {
+        **{"optimizer": "sgd", "momentum": 0, "schedule": "step", "step_epochs": [5, 8]},
+        **{"step_factor": 0.5, "warm_up_epochs": 1, "loss": "tet", "label_smoothing": 0.05},
+        **{"tet_weight": 0, "average_weights": 0.999, "accumulate": 2, "cutout": 8, "mixup": 0.2},
+        **{"rotate": 10, "translate": 0.1, "brightness": 0.2, "roll": 4},
+    }
+    experiment = Experiment.from_table(table)
+    assert experiment.step_epochs == (5, 8) and experiment.warm_up_epochs == 1.0
+    assert Experiment.from_table(experiment.to_table()) == experiment
+    assert experiment.to_table().items() >= table.items()

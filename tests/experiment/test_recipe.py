@@ -65,6 +65,18 @@ class TestLoadRecipe:
             load_recipe(tmp_path / "none.toml")
         assert_one_line(caught.value, ["none.toml", "No such file"])
 
+    def test_a_folder_of_images_starts_from_the_recipe(self, tmp_path: Path) -> None:
+        for name in ("flowers/", "./flowers", "below/flowers"):
+            path = self.write(tmp_path, f'data = "{name}"\nnetwork = "300"\n')
+            assert load_recipe(path).data == str((tmp_path / name).resolve())
+        path = self.write(tmp_path, 'data = "flowers"\nnetwork = "300"\n')
+        assert load_recipe(path).data == "flowers"  # a folder may have the name of a set
+        (tmp_path / "flowers").mkdir()
+        with pytest.raises(InvalidInput) as caught:
+            load_recipe(f"{tmp_path}/flowers/")
+        words = ["holds data, not a recipe", 'data = "flowers/"']
+        assert_one_line(caught.value, words)
+
     def test_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "folder.toml").mkdir()
         with pytest.raises(InvalidInput) as caught:
@@ -168,6 +180,7 @@ class TestWithSettings:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         assert with_settings(self.base, ["data=mine.npz"]).data == str(tmp_path / "mine.npz")
+        assert with_settings(self.base, ["data=mine/"]).data == str(tmp_path / "mine")
 
     def test_the_experiment_itself_stays(self) -> None:
         scaled = replace(self.base, weight_scale={"conv": 5.0, "linear": 1.0})

@@ -198,6 +198,23 @@ def test_confusion_of_any_number_of_classes(classes: int, numbered: int) -> None
     assert "0 of" in axes.get_title()
 
 
+def test_classes_have_names() -> None:
+    """Where they are given; a dollar sign is no formula."""
+    names = ("cat", "big $dog$", "hen")
+    axes = drawn(figures.confusion(np.eye(3, dtype=int), names)).axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [one.get_text() for one in labels] == ["cat", r"big \$dog\$", "hen"]
+    spikes = {"output": np.zeros((4, 3))}
+    traced = figures.image_trace(np.eye(4), 0, 2, spikes, spikes, 1.0, names)
+    picture = figures.run_picture(
+        np.eye(4), 0, 2, spikes, [{"epoch": 1, "test_accuracy": 1}], names
+    )
+    for figure in (traced, picture):
+        assert drawn(figure).axes[0].get_title() == "class cat, predicted hen"
+    entries = traced.axes[-1].get_legend().get_texts()
+    assert {"cat true", "hen predicted"} <= {one.get_text() for one in entries}
+
+
 def traced(steps: int = 4, label: int = 1, prediction: int = 2) -> Figure:
     spikes = {"conv1": np.zeros((steps, 2, 2, 2)), "output": np.zeros((steps, 3))}
     potentials = {name: np.full(train.shape, 0.5) for name, train in spikes.items()}

@@ -1,6 +1,7 @@
 """Tables say what the records say."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tsslbp import stats
@@ -55,6 +56,23 @@ def test_few_other_runs_are_one_table_without_those_of_published_rows(groups: Ca
     found = groups(("mnist", {"tau_s": 2.5}, [99.0]), ("mnist", {}, [99.0]))
     (table,) = tables.other_tables(found, "last")
     assert [row[0] for row in table.rows] == ["mnist, tau_s = 2.5"] and not table.folded
+
+
+def test_averaged_weights_have_a_line_of_their_own(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    for name, seeds in (("all", 2), ("some", 1)):
+        for seed in range(2):
+            experiment = recipe("digits", seed, learning_rate=0.01, average_weights=0.9)
+            experiment = replace(experiment, learning_rate=0.01 if name == "all" else 0.02)
+            more = {"averaged_test_accuracy": 0.96 + 0.02 * seed} if seed < seeds else {}
+            make_run(tmp_path / f"{name}-{seed}", experiment, 0.9, **more)
+    found, _ = results.read_all([tmp_path])
+    (table,) = tables.other_tables(results.group(found), "last")
+    averaged = [row for row in table.rows if row[0].endswith("averaged weights, last epoch")]
+    assert len(averaged) == 1 and "learning_rate = 0.01" in averaged[0][0]
+    assert averaged[0][1:3] == ("2", "97.00 ± 1.41\n84.29 to 109.71")
+    assert averaged[0][3:] == ("-", "-", "98.00", "-")
 
 
 def test_claims_are_in_the_order_of_their_verdicts() -> None:

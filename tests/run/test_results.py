@@ -163,3 +163,38 @@ def test_an_epoch_without_its_accuracy_is_no_result(tmp_path: Path, key: str) ->
     path.write_text(f"{json.dumps(shorter)}\n{second}\n")
     with pytest.raises(RunError, match=f"epoch 1 holds no '{key}'"):
         results.Result.read(tmp_path / "run")
+
+
+def test_averaged_weights_have_an_accuracy_of_their_own(tmp_path: Path) -> None:
+    experiment = load_recipe("digits")
+    make(tmp_path / "run", experiment, [0.5, 0.7])
+    run = Run.open(tmp_path / "run")
+    last = run.epochs()[-1]
+    averaged = {"averaged_test_accuracy": 0.8, "averaged_validation_accuracy": 0.9}
+    run.append_epoch(last | averaged)
+    result = results.Result.read(run.folder)
+    assert result.accuracy == {
+        "last": 0.7,
+        "best-validation": 0.5,
+        "best-test": 0.7,
+        "averaged": 0.8,
+    }
+    assert results.measures(result.epochs)["averaged"]["validation_accuracy"] == 0.9
+    run.append_epoch(last | averaged | {"averaged_test_accuracy": None})
+    with pytest.raises(RunError, match="averaged_test_accuracy is None"):
+        results.Result.read(run.folder)
+
+
+def test_patience_follows_validation_images(tmp_path: Path) -> None:
+    """Those of `make` become worse as the test images become better."""
+    patient = replace(load_recipe("digits"), patience=2)
+    make(tmp_path / "run", patient, [0.5, 0.6, 0.7])
+    epochs = Run.open(tmp_path / "run").epochs()
+    longer = replace(patient, epochs=9)
+    assert results.is_finished(epochs, longer)
+    assert not results.is_finished(epochs[:2], longer)
+    published = [{key: one[key] for key in one if "validation" not in key} for one in epochs]
+    assert not results.is_finished(published, longer)
+    for epoch, best, ends in ((5, {"test": 3}, True), (5, {"test": 3, "validation": 4}, False)):
+        assert results.runs_out_of_patience(patient, epoch, best) == ends
+    assert not results.runs_out_of_patience(replace(patient, patience=None), 99, {"test": 1})

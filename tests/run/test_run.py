@@ -386,9 +386,9 @@ def test_loaded_tensors_do_not_change_with_the_file(run: Run) -> None:
 
 
 def test_has_checkpoint(run: Run) -> None:
-    assert [run.has_checkpoint(name) for name in CHECKPOINTS] == [False, False, False]
+    assert [run.has_checkpoint(name) for name in CHECKPOINTS] == [False] * 4
     run.save_checkpoint("best-test", {}, {"epoch": 1})
-    assert [run.has_checkpoint(name) for name in CHECKPOINTS] == [False, False, True]
+    assert [run.has_checkpoint(name) for name in CHECKPOINTS] == [False, False, True, False]
     with pytest.raises(RunError, match="no checkpoint 'last'; saved: best-test"):
         run.load_checkpoint("last")
 

@@ -179,3 +179,28 @@ def test_a_derivative_is_searched_at_its_own_width() -> None:
         Surrogate("rectangle", width=0.5),
         Surrogate("rectangle", width=1.0),
     ]
+
+
+def test_keys_of_newer_recipes(tmp_path: Path) -> None:
+    """Numbers have ranges; a key that its loss does not read is refused."""
+    text = """
+        momentum = { low = 0.5, high = 0.99 }
+        warm_up_epochs = { low = 0, high = 3 }
+        label_smoothing = { low = 0, high = 0.2 }
+        average_weights = [0.99, 0.999]
+        cutout = { low = 0, high = 4, step = 2 }
+        mixup = { low = 0.1, high = 1, log = true }
+        rotate = { low = 0, high = 20 }
+        accumulate = [1, 2]
+        schedule = ["constant", "cosine"]
+        """
+    base = with_settings(DIGITS, ["loss=tet", "optimizer=sgd"])
+    space = read(tmp_path, text).fitted(base)
+    assert space.parameters["momentum"] == Range(0.5, 0.99)
+    assert space.parameters["warm_up_epochs"] == Range(0.0, 3.0)
+    assert space.parameters["cutout"] == Range(0, 4, 2)
+    assert space.parameters["average_weights"] == Choice((0.99, 0.999))
+    found = apply(base, {"warm_up_epochs": 1.5, "cutout": 4, "mixup": 0.3})
+    assert (found.warm_up_epochs, found.cutout, found.mixup) == (1.5, 4, 0.3)
+    with pytest.raises(InvalidInput, match="does not fit: label_smoothing is for loss = 'softmax'"):
+        read(tmp_path, "label_smoothing = [0.1, 0.2]").fitted(DIGITS)

@@ -225,3 +225,17 @@ def test_studies_are_optunas(planned: Planned) -> None:
     end(search, 0, 0.5)
     study = optuna.load_study(study_name="out", storage="sqlite:///out/study.db")
     assert study.best_value == 0.5
+
+
+def test_a_study_that_is_older_than_a_key_goes_on(planned: Planned) -> None:
+    """Its recipe said nothing of the key, which is to say the default."""
+    search = Search(planned(trials=2))
+    there = search.study.user_attrs["tsslbp"]
+    assert there["recipe: optimizer"] == "adamw"
+    older = {key: value for key, value in there.items() if key != "recipe: optimizer"}
+    search.study.set_user_attr("tsslbp", older)
+    Search(planned(trials=2))
+    changed = planned(trials=2)
+    changed = replace(changed, experiment=replace(changed.experiment, optimizer="sgd"))
+    with pytest.raises(InvalidInput, match="recipe: optimizer is 'adamw' there, 'sgd' here"):
+        Search(changed)

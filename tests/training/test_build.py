@@ -1,6 +1,7 @@
 """What an experiment becomes: splits, network, and which data fit it."""
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 
 import tsslbp.data
 from tsslbp import training
+from tsslbp.data import Frames
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import ProtocolName
 from tsslbp.experiment.seeding import derive, generator
+from tsslbp.network import Model
 from tsslbp.network.layers import DROPOUT
 
 from .toy import EXPERIMENT, toy, trained
@@ -64,3 +67,94 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
         trained(tmp_path / "d", replace(EXPERIMENT, crop_padding=6))
     with pytest.raises(InvalidInput, match="too small for this network"):
         trained(tmp_path / "c", replace(EXPERIMENT, network="4C7"))
+
+
+SCHEDULES = {
+    "constant": ({}, [0.01] * 8),
+    "warm-up": ({"warm_up_epochs": 1.5}, [0.01 / 3, 0.02 / 3, *[0.01] * 6]),
+    "cosine": (
+        {"schedule": "cosine", "final_learning_rate": 0.002},
+        [0.002 + 0.004 * (1 + math.cos(math.pi * step / 8)) for step in range(8)],
+    ),
+    "cosine after a warm-up": (
+        {"schedule": "cosine", "warm_up_epochs": 1.0},
+        [0.005, 0.01, *(0.005 * (1 + math.cos(math.pi * step / 6)) for step in range(6))],
+    ),
+    "every so many epochs": (
+        {"schedule": "step", "step_epochs": 2, "step_factor": 0.5},
+        [*[0.01] * 4, *[0.005] * 4],
+    ),
+    "after some epochs": (
+        {"schedule": "step", "step_epochs": [1, 3]},
+        [*[0.01] * 2, *[0.001] * 4, *[0.0001] * 2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str) -> None:
+    """Four epochs of two steps, by hand."""
+    changes, expected = SCHEDULES[name]
+    experiment = replace(EXPERIMENT, epochs=4, **changes)
+    found = [training.build.learning_rate(experiment, step, 2) for step in range(8)]
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert training.build.rate_moves(experiment) == (len(set(expected)) > 1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_does_not_decay(optimizer: str) -> None:
+    """Parameters of fewer than two dimensions, such as those of norms and neurons, and biases."""
+
+    class Net(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm = torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)
+            self.tau = torch.nn.Parameter(torch.tensor(2.0))
+
+    net = Net()
+    built = training.build_optimizer(replace(EXPERIMENT, optimizer=optimizer), net)
+    decays = {
+        name: group["weight_decay"]
+        for group in built.param_groups
+        for name, weight in net.named_parameters()
+        if any(weight is one for one in group["params"])
+    }
+    assert decays == {name: 0.0 for name, _ in net.named_parameters()} | {"linear.weight": 0.01}
+    kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    assert type(built) is kinds[optimizer]
+    assert {group.get("momentum") for group in built.param_groups} == (
+        {0.9} if optimizer == "sgd" else {None}
+    )
+    with torch.no_grad():
+        before = {name: weight.clone() for name, weight in net.named_parameters()}
+    for weight in net.parameters():
+        weight.grad = torch.zeros_like(weight)
+    built.step()
+    moved = {
+        name for name, weight in net.named_parameters() if not torch.equal(weight, before[name])
+    }
+    assert moved == {"linear.weight"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cutout": 6}, ["cutout must be below the images' size, 6 x 6 for toy, got 6"]),
+        ({"crop_padding": 6}, ["crop_padding must be below", "could be all black"]),
+    ],
+)
+def test_augmentation_that_leaves_nothing(changes: dict, words: list[str]) -> None:
+    with pytest.raises(InvalidInput) as error:
+        training.check_data(replace(EXPERIMENT, **changes), toy())
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("key", ["rotate", "translate", "brightness", "mixup"])
+def test_augmentation_of_images_alone(key: str) -> None:
+    images = toy().train_images
+    frames = Frames.from_dense((images > 1).float()[:, None].expand(-1, 4, -1, -1, -1))
+    data = replace(toy(), train_images=frames, test_images=frames[:20])
+    training.check_data(replace(EXPERIMENT, roll=2, cutout=3, horizontal_flip=True), data)
+    with pytest.raises(InvalidInput, match=f"{key} is for images, and toy holds recordings"):
+        training.check_data(replace(EXPERIMENT, **{key: 0.1}), data)
+    training.check_data(replace(EXPERIMENT, **{key: 0.1}), toy())

@@ -59,8 +59,12 @@ def run_epochs(steps: DeviceSteps, epochs: int) -> list:
 
 @pytest.mark.parametrize(
     "experiment",
-    [AUGMENTED, replace(AUGMENTED, loss="count", desired_count=3.0, undesired_count=0.5)],
-    ids=["kernel", "count"],
+    [
+        AUGMENTED,
+        replace(AUGMENTED, loss="count", desired_count=3.0, undesired_count=0.5),
+        replace(AUGMENTED, loss="tet", label_smoothing=0.1),
+    ],
+    ids=["kernel", "count", "tet"],
 )
 def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
     """Order, crops, masks, a smaller last batch, loss and update: bit for bit."""
@@ -71,9 +75,10 @@ def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
     found = run_epochs(steps, experiment.epochs)
     images = expected["images"]
     assert len(set(images.tolist())) == 2  # the last batch of an epoch is smaller
+    per_image = 1 if experiment.loss == "tet" else images  # as the record is
     assert [one.loss for one in found] == pytest.approx(
-        list(expected["loss"] * images), rel=1e-6
-    )  # the record is per image
+        list(expected["loss"] * per_image), rel=1e-6
+    )
     assert [one.correct for one in found] == expected["correct"].tolist()
     assert [one.gradient_norm for one in found] == expected["gradient_norm"].tolist()
     weights = run.load_checkpoint("last")[0]
@@ -210,7 +215,7 @@ class Uploads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rule", ["TSSLBP", "TSSLBP.published"])
-@pytest.mark.parametrize("loss", ["kernel", "count", "softmax"])
+@pytest.mark.parametrize("loss", ["kernel", "count", "softmax", "tet"])
 def test_a_step_takes_nothing_from_the_host(
     monkeypatch: pytest.MonkeyPatch, loss: str, rule: str
 ) -> None:
@@ -230,6 +235,58 @@ def test_a_step_takes_nothing_from_the_host(
     with Uploads() as uploads:
         steps._step(8)
     assert uploads.found == []
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_schedule_changes_the_rate_between_steps(as_tensor: bool) -> None:
+    """As a number, and as the tensor that a graph reads; each step's update is in proportion."""
+    moves = replace(EXPERIMENT, schedule="step", step_epochs=1, step_factor=0.1, weight_decay=0.0)
+    steps = device_steps(moves)
+    if as_tensor:
+        for group in steps.optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"])
+    pointers = [group["lr"] for group in steps.optimizer.param_groups]
+    steps.begin(1, 0)
+    lengths = []
+    for step, epoch in enumerate((0, 1, 2)):
+        rate = training.build.learning_rate(moves, epoch * steps.per_epoch, steps.per_epoch)
+        training.build.set_learning_rate(steps.optimizer, rate)
+        before = [weight.detach().clone() for weight in steps.weights]
+        steps.run(step)
+        moved = zip(steps.weights, before, strict=True)
+        lengths.append(max(float((new - old).detach().abs().max()) for new, old in moved))
+        if as_tensor:
+            assert all(
+                one["lr"] is kept
+                for one, kept in zip(steps.optimizer.param_groups, pointers, strict=True)
+            )
+    assert lengths[0] == pytest.approx(0.01, rel=0.01)  # Adam's first step is the rate
+    assert 0.02 < lengths[1] / lengths[0] < 0.2 and 0.02 < lengths[2] / lengths[1] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ({}, True),
+        ({"schedule": "cosine", "average_weights": 0.9, "loss": "tet"}, True),
+        ({"crop_padding": 1, "horizontal_flip": True}, True),
+        *(
+            ({key: value}, False)
+            for key, value in {
+                "optimizer": "sgd",
+                "accumulate": 2,
+                "roll": 1,
+                "cutout": 1,
+                "rotate": 1.0,
+                "translate": 0.1,
+                "brightness": 0.1,
+                "mixup": 0.1,
+            }.items()
+        ),
+    ],
+)
+def test_settings_that_only_host_steps_take(changes: dict[str, Any], is_taken: bool) -> None:
+    assert device.has_device_steps(replace(EXPERIMENT, **changes)) == is_taken
 
 
 def test_steps_in_bfloat16() -> None:

@@ -19,6 +19,7 @@ from tsslbp.errors import Diverged, RunError
 from tsslbp.experiment import load_recipe
 from tsslbp.experiment.seeding import generator
 from tsslbp.run import Run
+from tsslbp.run.results import is_finished
 from tsslbp.training.drops import Drop
 from tsslbp.training.drops import find as find_drops
 
@@ -31,6 +32,7 @@ sys.path.insert(0, sys.argv[1])
 from toy import EXPERIMENT, toy
 from tsslbp import training
 from tsslbp.run import Run
+from tsslbp.run.results import is_finished
 
 folder, left = Path(sys.argv[2]), int(sys.argv[3])
 
@@ -312,3 +314,173 @@ def test_a_sudden_drop_is_in_the_record(tmp_path: Path, monkeypatch: pytest.Monk
     assert drop.firing_rate["output"].after < 0.01 < drop.firing_rate["output"].before
     [later] = find_drops(run.steps(), list(drop.firing_rate))
     assert later == replace(drop, recovery=later.recovery)
+
+
+RECIPE = replace(EXPERIMENT, loss="softmax", crop_padding=1)
+MODERN: dict[str, dict] = {
+    "sgd": {"optimizer": "sgd", "momentum": 0.8, "learning_rate": 0.1},
+    "cosine": {"schedule": "cosine", "warm_up_epochs": 0.5, "final_learning_rate": 1e-4},
+    "step": {"schedule": "step", "step_epochs": (1, 2), "step_factor": 0.3},
+    "tet": {"loss": "tet", "label_smoothing": 0.1, "tet_weight": 0.05},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "average_weights": {"average_weights": 0.9},
+    "accumulate": {"batch_size": 3, "accumulate": 3},
+    "cutout": {"cutout": 2},
+    "mixup": {"mixup": 0.4},
+    "rotate": {"rotate": 15.0},
+    "translate": {"translate": 0.2},
+    "brightness": {"brightness": 0.3},
+    "roll": {"roll": 1},
+}
+MODERN["all"] = {
+    **{key: value for one in MODERN.values() for key, value in one.items()},
+    **{"schedule": "cosine", "step_epochs": None, "step_factor": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_resume_with_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Stopped within the second epoch and gone on with, bit for bit; and the key does something."""
+    monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+    experiment = replace(RECIPE, **MODERN[name])
+    expected = trained(tmp_path / "whole", experiment)
+    steps = len(expected.steps()["loss"]) // experiment.epochs
+    with monkeypatch.context() as patch:
+        seen(patch, stop=steps + 4)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "parts", experiment)
+    run = Run.open(tmp_path / "parts")
+    assert run.experiment == experiment
+    assert run.load_checkpoint("last")[1]["progress"]["step"] == 3
+    training.fit(run, toy())
+    assert_same_run(run, expected)
+    assert np.isfinite(expected.steps()["loss"]).all()
+    if name != "average_weights":
+        plain = trained(tmp_path / "plain", RECIPE).load_checkpoint("last")[0]
+        found = expected.load_checkpoint("last")[0]
+        key = "weights.layers.0.connection.weight"
+        assert not torch.equal(found[key], plain[key])
+
+
+def test_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand from the weights after every step; evaluated, stored, and the rest untouched."""
+    original, weights = training.step.train_step, []
+
+    def spy(net, *arguments, **options):
+        before.append({key: value.clone() for key, value in net.state_dict().items()})
+        result = original(net, *arguments, **options)
+        weights.append({key: value.clone() for key, value in net.state_dict().items()})
+        return result
+
+    before: list[dict] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training.step, "train_step", spy)
+        run = trained(tmp_path / "run", replace(EXPERIMENT, average_weights=0.9))
+    plain = trained(tmp_path / "plain")
+    average = {key: value.double() for key, value in before[0].items()}
+    for number, after in enumerate(weights, 1):
+        decay = min(0.9, (1 + number) / (10 + number))
+        average = {key: decay * average[key] + (1 - decay) * after[key] for key in after}
+    stored = run.load_checkpoint("averaged")[0]
+    for key, value in average.items():
+        torch.testing.assert_close(stored[f"weights.{key}"].double(), value, rtol=1e-4, atol=1e-6)
+    data, last = toy(), run.epochs()[-1]
+    test = training.Split(data.test_images, data.test_labels)
+    net = tsslbp.load(run.folder, "averaged")
+    assert training.evaluate(net, test, (0.0,), (1.0,))[-1] == last["averaged_test_accuracy"]
+    assert 0 <= last["averaged_validation_accuracy"] <= 1
+    accuracies = [one["averaged_test_accuracy"] for one in run.epochs()]
+    assert accuracies != [one["test_accuracy"] for one in run.epochs()]
+    for record, expected in zip(run.epochs(), plain.epochs(), strict=True):
+        assert record["test_accuracy"] == expected["test_accuracy"]
+    ours, theirs = (one.load_checkpoint("last")[0] for one in (run, plain))
+    assert all(torch.equal(ours[key].nan_to_num(-1), theirs[key].nan_to_num(-1)) for key in theirs)
+
+
+def test_averaged_weights_that_a_checkpoint_lacks(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
+    config = run.folder / "config.toml"
+    config.write_text("average_weights = 0.9\n" + config.read_text())
+    with pytest.raises(RunError, match=r"checkpoint 'last' of .* holds no averaged weights"):
+        training.fit(Run.open(run.folder).extended(2), toy())
+
+
+@pytest.mark.parametrize("loss", ["kernel", "softmax", "tet"])
+def test_accumulated_batches_are_one(tmp_path: Path, loss: str) -> None:
+    """In float64 three batches of 3 images take the steps that one of 9 takes."""
+    experiment = replace(
+        RECIPE, loss=loss, dropout=0.0, epochs=1, cutout=2, mixup=0.3, horizontal_flip=True
+    )
+    found = []
+    for size, count in ((9, 1), (3, 3)):
+        one = replace(experiment, batch_size=size, accumulate=count)
+        net = _Double(training.build_network(one, (1, 6, 6), 2).double())
+        run = Run.create(tmp_path / f"{size}", one)
+        training.fit(run, toy(), net=net)
+        found.append((run.steps(), run.load_checkpoint("last")[0]))
+    (steps, expected), (accumulated, weights) = found
+    assert accumulated["images"].tolist() == steps["images"].tolist() == [9] * 5 + [3]
+    assert accumulated["correct"].tolist() == steps["correct"].tolist()
+    for key in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(accumulated[key], steps[key], rtol=1e-9)
+    for key, value in expected.items():
+        if key.startswith("weights"):
+            torch.testing.assert_close(weights[key], value, rtol=1e-9, atol=1e-12)
+
+
+class _Double(tsslbp.network.Model):
+    """A network in float64 that takes images in float32."""
+
+    def __init__(self, net: tsslbp.Network) -> None:
+        super().__init__()
+        self.net, self.time_steps = net, net.time_steps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x.double())
+
+
+def test_the_learning_rate_follows_its_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, rates = training.step.train_step, []
+
+    def spy(net, optimizer, *arguments, **options):
+        rates.append({group["lr"] for group in optimizer.param_groups})
+        return original(net, optimizer, *arguments, **options)
+
+    monkeypatch.setattr(training.step, "train_step", spy)
+    experiment = replace(EXPERIMENT, schedule="cosine", warm_up_epochs=1.0)
+    run = trained(tmp_path / "run", replace(experiment, epochs=2))
+    expected = [training.build.learning_rate(run.experiment, step, 6) for step in range(12)]
+    assert rates == [{rate} for rate in expected]
+    assert [one["learning_rate"] for one in run.epochs()] == [expected[5], expected[11]]
+    rates.clear()
+    longer = run.extended(3)
+    training.fit(longer, toy())  # the schedule is the longer run's from there on
+    assert rates == [{training.build.learning_rate(longer.experiment, n, 6)} for n in range(12, 18)]
+    assert "learning_rate" not in trained(tmp_path / "plain").epochs()[-1]
+
+
+def test_patience_looks_at_validation_images_where_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test images become better for ever, validation images do not; and the other way round."""
+    for split, count in (("validation", 3), ("test", 3)):
+        calls: list[int] = []
+
+        def accuracies(self, images, split=split, calls=calls) -> list[float]:
+            calls.append(1)
+            is_test = images is self.test
+            worse = is_test if split == "test" else not is_test
+            return [0.5 if worse else len(calls) / 100]
+
+        monkeypatch.setattr(training.Training, "_accuracies", accuracies)
+        protocol = "validated" if split == "validation" else "published"
+        experiment = replace(EXPERIMENT, protocol=protocol, patience=2, epochs=9)
+        run = trained(tmp_path / split, experiment)
+        assert len(run.epochs()) == count
+        assert is_finished(run.epochs(), experiment)
+        assert not is_finished(run.epochs()[:-1], experiment)
+    experiment = replace(EXPERIMENT, patience=2, epochs=6)
+    run = trained(tmp_path / "test only", experiment)  # test images alone stand still
+    assert len(run.epochs()) == 6

@@ -19,6 +19,7 @@ from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
 from tsslbp.experiment.seeding import generator
 from tsslbp.run import Run
+from tsslbp.training import batch
 from tsslbp.training.parallel import ONE_PROCESS, Processes, join
 
 FIVE_STEPS = Experiment(
@@ -41,6 +42,14 @@ CASES = {
     for loss in ({"loss": "kernel"}, COUNT, {"loss": "softmax"})
     for impl in ("cpu", "reference")
 }
+CASES["recipe"] = (
+    replace(
+        FIVE_STEPS,
+        **{"loss": "tet", "label_smoothing": 0.1, "schedule": "cosine", "average_weights": 0.9},
+        **{"accumulate": 3, "batch_size": 3, "cutout": 2, "rotate": 10.0, "mixup": 0.5, "roll": 1},
+    ),
+    "cpu",
+)
 SEPARATE = "published kernel cpu"  # also with a decision by each process for itself
 LONGER = replace(FIVE_STEPS, dropout=0.2, epochs=2)
 
@@ -71,7 +80,7 @@ def fit_in_float64(
 ) -> None:
     net = training.build_network(experiment, (1, 6, 6), 2, impl).double()
     with (
-        mock.patch.object(training.step, "normalise", lambda *x: normalise(*x).double()),
+        mock.patch.object(batch, "normalise", lambda *x: normalise(*x).double()),
         mock.patch.object(training.step, "normalised", lambda *x: normalised(*x).double()),
     ):
         fit(folder, experiment, processes, net=net)
@@ -128,7 +137,8 @@ def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
     one, both = Run.open(tmp_path / "run"), Run.open(two[0] / "two" / name)
     expected, _ = one.load_checkpoint("last")
     found, _ = both.load_checkpoint("last")
-    assert found["history.images"].tolist() == [7, 7, 7, 7, 1]
+    images = [9, 9, 9, 2] if name == "recipe" else [7, 7, 7, 7, 1]
+    assert found["history.images"].tolist() == images
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert key.startswith("history") or value.dtype == torch.float64 or value.ndim == 0

@@ -46,7 +46,7 @@ CALIBRATION_IMAGES = 500  # training images that thresholds are taken from
 CANDIDATES = 100  # thresholds tried, at equal distances up to the largest activation
 SPIKING_KEYS = (  # of an experiment, without a meaning for a ReLU network
     *("time_steps", "tau_m", "tau_s", "threshold", "rule"),
-    *("target_filters", "desired_train", "desired_count", "undesired_count"),
+    *("target_filters", "desired_train", "desired_count", "undesired_count", "tet_weight"),
 )
 SAMPLE = 100_000  # activations of a layer that a threshold is tried on
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..data.catalogue import Entry
 
 FRAMES = 16  # of a recording in its picture
-# What a picture shows: pixels, label, caveat of the data, and lines about frames, if it is those.
-_Sample: TypeAlias = "tuple[np.ndarray[Any, Any], int, str, tuple[str, ...]]"
+# What a picture shows: pixels, class, caveat of the data, and lines about frames, if it is those.
+_Sample: TypeAlias = "tuple[np.ndarray[Any, Any], str, str, tuple[str, ...]]"
 SUFFIXES = (".png", ".svg", ".gif")
 WITHOUT_DOWNLOAD = {"package": "comes with tsslbp", "generated": "made by tsslbp"}
 
@@ -111,7 +111,8 @@ def check(
 @app.command()
 def show(
     name: Annotated[
-        str, argument("NAME", "A data set's name, or a .npz file.", autocompletion=_complete)
+        str,
+        argument("NAME", "A data set's name, a .npz file, or a folder/.", autocompletion=_complete),
     ],
     index: Annotated[int, argument("INDEX", "Of the sample, from 0.", min=0)],
     test: Annotated[bool, typer.Option("--test", help="Of the test samples.")] = False,
@@ -149,6 +150,7 @@ def show(
     printing.print_note(note)
     for line in facts:
         printing.say(line)
+    title = title.replace("$", r"\$")  # no formula
     if facts:
         _save(
             path,
@@ -203,7 +205,7 @@ def _recording(source: EventSet, index: int, part: str) -> _Sample:
     step = np.repeat(np.arange(FRAMES), active.counts)
     frames.reshape(FRAMES, -1)[step, active.pixels] = active.values
     counts = ", ".join(f"{count:g}" for count in frames.sum((1, 2, 3)))
-    return frames, label, source.note, (_describe(events), f"events by frame: {counts}")
+    return frames, str(label), source.note, (_describe(events), f"events by frame: {counts}")
 
 
 def _loaded(data_set: DataSet, index: int, part: str) -> _Sample:
@@ -216,7 +218,8 @@ def _loaded(data_set: DataSet, index: int, part: str) -> _Sample:
     pixels = next(iter(images[index : index + 1])).numpy()
     active = ", ".join(map(str, (pixels != 0).sum((1, 2, 3)))) if frames else ""
     facts = (f"active pixels by frame: {active}",) if frames else ()
-    return pixels, int(labels[index]), data_set.note, facts
+    label, names = int(labels[index]), data_set.class_names
+    return pixels, names[label] if names else str(label), data_set.note, facts
 
 
 def _describe(events: Events) -> str:

@@ -49,7 +49,7 @@ def print_trials(results: Sequence[Result]) -> None:
     for group_ in run_folder.results.group(results):
         seeds = ", ".join(map(str, group_.seeds))
         say(f"\n{group_.label}, seeds {seeds}", "bold")
-        for name, title in run_folder.results.MEASURES.items():
+        for name, title in _titles().items():
             values = group_.accuracies(name)
             if len(values):
                 sd = 100 * values.std(ddof=1) if len(values) > 1 else None
@@ -117,15 +117,21 @@ def print_outcome(outcome: Outcome) -> None:
 def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
     """The three accuracies, always all three, with the caveats that the records carry.
 
-    "-" stands for what the run does not have.
+    "-" stands for what the run does not have. Where weights were averaged, theirs stand below.
     """
     rows: list[Sequence[object]] = [("accuracy", "epoch", "validation", "test")]
-    for name, title in run_folder.results.MEASURES.items():
+    for name, title in _titles().items():
+        if name in run_folder.results.AVERAGED and name not in records:
+            continue
         record = records.get(name, {})
         shares = (percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
         rows.append((title, record.get("epoch", "-"), *shares))
     print_table(rows)
     print_notes(records.values())
+
+
+def _titles() -> dict[str, str]:
+    return run_folder.results.MEASURES | run_folder.results.AVERAGED
 
 
 def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:

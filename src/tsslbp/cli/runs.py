@@ -103,7 +103,8 @@ def evaluate(
     """Measure the accuracies of a run again.
 
     All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
-    epoch chosen on validation images, and of the best test epoch.
+    epoch chosen on validation images, and of the best test epoch; of a run that averages its
+    weights, theirs as well.
     """
     run = run_folder.Run.open(folder)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
@@ -122,7 +123,7 @@ def draw(
     checkpoint: Annotated[
         str | None,
         option(
-            "last|best-validation|best-test",
+            "last|best-validation|best-test|averaged",
             "Weights to look at, by default those chosen on validation images, or the last.",
         ),
     ] = None,
@@ -290,6 +291,7 @@ def _draw_picture(run: Run, trained: Training) -> None:
             int(predict(net(pixels).detach())),
             {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
             run.epochs(),
+            data_set.class_names,
         )
         figure.savefig(path, dpi=120)
     except ImportError:
@@ -332,7 +334,7 @@ def _figures_of_network(
     pixels = data.normalise(image, wanted.mean, wanted.std)
     traces = net.trace(pixels)
     return {
-        "confusion": figures.run.confusion(matrix.numpy()),
+        "confusion": figures.run.confusion(matrix.numpy(), data_set.class_names),
         f"image-{number}": figures.run.image_trace(
             analysis.inspection.picture(image),
             int(test.labels[number]),
@@ -340,6 +342,7 @@ def _figures_of_network(
             {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
             wanted.threshold,
+            data_set.class_names,
         ),
         "histograms": figures.run.histograms(
             {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},

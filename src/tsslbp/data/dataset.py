@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Self, final
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ class DataSet:
         test_labels: ``[M]`` int64.
         classes: number of classes; every label is below it.
         note: a caveat that every result made with the data must carry, or nothing.
+        class_names: what figures call the classes, in their order; empty: by their numbers.
+
+    Raises:
+        InvalidInput: another number of names than of classes.
     """
 
     name: str
@@ -43,6 +47,54 @@ class DataSet:
     test_labels: Tensor
     classes: int
     note: str = ""
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) not in (0, self.classes):
+            raise InvalidInput(
+                f"{self.name} has {self.classes} classes and {len(self.class_names)} class_names"
+            )
+
+    @classmethod
+    def from_torch(
+        cls, name: str, train: Any, test: Any = None, class_names: Sequence[str] | None = None
+    ) -> Self:
+        """Make one from data sets of PyTorch's, which are read once, from their first to last item.
+
+        Whatever such a data set draws at random is drawn once; a recipe's augmentation is drawn
+        anew in every epoch.
+
+        Args:
+            name: what messages and records call it.
+            train, test: a ``torch.utils.data.Dataset`` each, whose items are an image and its
+                label, a whole number from 0. An image is a tensor ``[C, H, W]`` or ``[H, W]``, or
+                an image of Pillow's or array ``[H, W]`` or ``[H, W, C]``; uint8 with pixel values
+                0..255, or floating point, used as it is. Without `test` a tenth is held out.
+            class_names: of all classes, in their order; by default those in ``train.classes``, as
+                torchvision has them, if there are any.
+
+        Raises:
+            InvalidInput: an item is not as above, or of another size or type than the first.
+        """
+        images, labels = _items(f"{name}, training set", train)
+        tested = None if test is None else _items(f"{name}, test set", test)
+        if tested is not None and _kind(tested[0]) != _kind(images):
+            raise InvalidInput(
+                f"{name}: training images are {_kind(images)}, test images {_kind(tested[0])}"
+            )
+        given = getattr(train, "classes", ()) if class_names is None else class_names
+        names = tuple(map(str, given))
+        largest = max(int(one.max()) for _, one in ((images, labels), tested or (images, labels)))
+        if names and largest >= len(names):
+            raise InvalidInput(f"{name} has labels up to {largest}, and {len(names)} class_names")
+        classes = len(names) or largest + 1
+        if tested is not None:
+            return cls(name, images, labels, *tested, classes, class_names=names)
+        try:
+            kept, held_out, note = hold_out(name, images, labels)
+        except ValueError as error:
+            raise InvalidInput(f"{name}: {error}") from error
+        return cls(name, *kept, *held_out, classes, note, names)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -188,6 +240,67 @@ def split_test(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
     order = _permutation(count, TEST_SEED)
     by_class = order[torch.argsort(labels[order], stable=True)]
     return _without(count, by_class[torch.arange(held_out) * count // held_out])
+
+
+def hold_out(
+    name: str, images: Images, labels: Tensor
+) -> tuple[tuple[Images, Tensor], tuple[Images, Tensor], str]:
+    """Hold a tenth of the images out for testing, at least one, by `split_test`.
+
+    Returns:
+        Images and labels for training, those for testing, and a note that says so.
+
+    Raises:
+        ValueError: there is one image only.
+    """
+    if len(labels) == 1:
+        raise ValueError("there is one image only: nothing can be held out for testing")
+    kept, held_out = split_test(labels, max(1, len(labels) // 10))
+    count = f"{len(held_out)} of the {len(labels)}"
+    note = f"tested on {count} images in {name}, held out by tsslbp"
+    return (images[kept], labels[kept]), (images[held_out], labels[held_out]), note
+
+
+def _items(what: str, items: Any) -> tuple[Tensor, Tensor]:
+    """Images ``[N, C, H, W]`` and labels ``[N]`` of a data set of PyTorch's."""
+    images, labels = list[Tensor](), list[int]()
+    numbers = range(len(items)) if hasattr(items, "__len__") else None
+    for item in items if numbers is None else (items[number] for number in numbers):
+        where = f"{what}, item {len(images)}"
+        try:
+            image, label = item
+            images.append(_image(image))
+            labels.append(int(label))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{where}: expected an image and its label ({error})") from error
+        if labels[-1] < 0:
+            raise InvalidInput(f"{where}: labels are whole numbers from 0, got {label}")
+        if _kind(images[-1]) != _kind(images[0]):
+            raise InvalidInput(f"{where} is {_kind(images[-1])}, the first {_kind(images[0])}")
+    if not images:
+        raise InvalidInput(f"{what} is empty")
+    return torch.stack(images), torch.tensor(labels)
+
+
+def _image(image: Any) -> Tensor:
+    """An image as a tensor ``[C, H, W]``, uint8 or float32."""
+    if isinstance(image, Tensor):
+        tensor = image
+    else:
+        pixels = np.array(image)
+        tensor = torch.from_numpy(np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else pixels)
+    if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+        raise ValueError(f"images are uint8 or floating point, got {tensor.dtype}")
+    if tensor.dim() not in (2, 3):
+        raise ValueError(f"an image has 2 or 3 dimensions, got shape {list(tensor.shape)}")
+    tensor = tensor[None] if tensor.dim() == 2 else tensor
+    return tensor if tensor.dtype == torch.uint8 else tensor.float()
+
+
+def _kind(images: Tensor) -> str:
+    """Size and type of images, in words."""
+    channels, height, width = images.shape[-3:]
+    return f"[{channels}, {height}, {width}] {str(images.dtype).removeprefix('torch.')}"
 
 
 def _permutation(count: int, seed: int) -> Tensor:

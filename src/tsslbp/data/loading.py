@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..errors import InvalidInput
 from ..experiment.binning import Binning as Binning
-from . import catalogue, frame_cache, npz
+from ..experiment.recipe import is_path
+from . import catalogue, folder, frame_cache, npz
 from .catalogue import Entry
 from .dataset import DataSet
 from .events import cifar10_dvs, dvs_gesture, moving_digits, nmnist
@@ -36,7 +37,8 @@ def load(
     """Return the data set called `name`: images in memory, or recordings as frames in a file.
 
     Args:
-        name: of the catalogue, or the path of a ``.npz`` file.
+        name: of the catalogue, the path of a ``.npz`` file (`tsslbp.data.npz`), or that of a
+            folder of images (`tsslbp.data.folder`), which has a slash: ``flowers/``.
         data_dir: the folder with the files of downloaded sets, ``mnist/train-images-idx3-ubyte.gz``
             and so on. Without it the environment variable ``TSSLBP_DATA`` names the folder; with
             neither, the files are downloaded into the user's cache folder on first use.
@@ -47,15 +49,19 @@ def load(
         InvalidInput: no data set has this name, or it is none that can be binned so.
         DataError: a file is missing, damaged or not what its name says, or cannot be downloaded.
     """
-    is_file = name.endswith(".npz")
-    entry = None if is_file else catalogue.find(name, ", or the path of a .npz file")
+    others = ", or the path of a .npz file, or of a folder of images with a slash at its end"
+    if Path(name).is_dir():
+        others = f"; the folder of that name is {name}/"
+    entry = None if is_path(name) else catalogue.find(name, others)
     if entry is not None and entry.kind == "events":
         if time_steps is None:
             raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
         return frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
     if binning is not None:
         raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
-    return IMAGE_READERS[entry.reader](entry, data_dir) if entry else npz.load(Path(name))
+    if entry is not None:
+        return IMAGE_READERS[entry.reader](entry, data_dir)
+    return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
 
 
 def recordings(name: str, data_dir: Path | None = None) -> EventSet:

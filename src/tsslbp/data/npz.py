@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from .dataset import DataSet, Images, split_test
+from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
 MAX_CLASSES = 100_000
@@ -64,13 +64,8 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
                 "'images' and 'test_images' differ in type or size [C, H, W]: "
                 f"{kinds[0]} and {kinds[1]}"
             )
-    elif len(images) == 1:
-        raise ValueError("'images' holds one image only: nothing can be held out for testing")
     else:
-        kept, held_out = split_test(labels, max(1, len(labels) // 10))
-        train, test = (images[kept], labels[kept]), (images[held_out], labels[held_out])
-        count = f"{len(held_out)} of the {len(labels)}"
-        note = f"tested on {count} images in {name}, held out by tsslbp"
+        train, test, note = hold_out(name, images, labels)
     classes = 1 + int(max(labels.max(), test[1].max()))
     empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from ..checked import Allowed, Checked, Count, Natural, NonNegative, Parsed, Positive, Text
@@ -20,7 +20,17 @@ ScaleTable = Annotated[
     Mapping[str, Positive],
     Allowed("a table of two such numbers, conv and linear", lambda t: set(t) == {"conv", "linear"}),
 ]
+Degrees = Annotated[float, Allowed("a number of degrees from 0 to 180", lambda x: 0 <= x <= 180)]
 RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
+
+NEEDS = {  # keys that one value of another key alone reads: that key, and the values
+    "label_smoothing": ("loss", ("softmax", "tet")),
+    "tet_weight": ("loss", ("tet",)),
+    "momentum": ("optimizer", ("sgd",)),
+    "final_learning_rate": ("schedule", ("cosine",)),
+    "step_epochs": ("schedule", ("step",)),
+    "step_factor": ("schedule", ("step",)),
+}
 
 
 @dataclass(frozen=True)
@@ -32,13 +42,25 @@ class Experiment(Checked, called=""):
 
     Attributes:
         description: the recipe's promise: command, hardware, time, expected accuracy.
-        data: name of a data set, or path to a ``.npz`` file.
+        data: name of a data set, path to a ``.npz`` file, or path with a slash to a folder of
+            images, see `tsslbp.data.load`.
         binning: how the recordings of an event camera become T frames, a table of the fields of
             `tsslbp.data.Binning`; None for images, and for the defaults.
         mean, std: normalisation of the pixel values (in 0..1), per channel or one for all.
         crop_padding: each training image is cropped at random, to its own size, from itself with
             so many black pixels on each side; 0: not at all.
         horizontal_flip: whether each training image is mirrored left to right with odds 1:1.
+        roll: each training image, or all frames of a recording, are shifted at random by up to so
+            many pixels along both sides; what leaves on one side comes back on the other.
+        cutout: side of a square that is set to the mean (after normalisation, 0) around a random
+            pixel of each training image, or of all frames of a recording; 0: none.
+        rotate: largest angle in degrees by which each training image is turned.
+        translate: largest distance by which each training image is shifted, as a share of its
+            sides.
+        brightness: pixels of each training image are multiplied by a number between 1 minus this
+            and 1 plus this.
+        mixup: alpha of the distribution Beta(alpha, alpha) of the share at which each training
+            image of a batch is mixed with another one, as are their losses; 0: none.
         protocol: ``"published"``: train on all training images, report the best test epoch;
             ``"validated"``: hold `validation_images` of them out and let these choose the epoch.
         train_images: train on so many of those that are left, always the same; None: on all.
@@ -55,15 +77,35 @@ class Experiment(Checked, called=""):
         dropout_kind: what is dropped from images, ``"rows"`` or single ``"neurons"``, see
             `tsslbp.network.layers`; from linear layers it is neurons.
         rule: learning rule.
-        loss: ``"kernel"`` (van Rossum), ``"count"`` or ``"softmax"``, see `tsslbp.losses`.
+        loss: ``"kernel"`` (van Rossum), ``"count"``, ``"softmax"`` or ``"tet"`` (cross-entropy at
+            each time step), see `tsslbp.losses`.
         target_filters, desired_train: of the kernel loss; None is its default train.
         desired_count, undesired_count: of the count loss, which needs both.
+        label_smoothing: share of the target that all classes get alike, of the losses softmax and
+            tet.
+        tet_weight: share of the regularisation term in the tet loss, lambda in the paper.
         epochs: passes over the training images.
-        batch_size: images in a training step.
-        learning_rate, weight_decay, betas: of AdamW.
+        batch_size: images in a batch.
+        accumulate: batches whose gradients are added up for a training step. So many times the
+            batch size of images take the step that they would take in one batch, in less memory.
+        optimizer: ``"adamw"``, or ``"sgd"``, stochastic gradient descent with momentum.
+        learning_rate: of the optimiser, at its largest.
+        weight_decay: of the optimiser; where it is sgd, of its gradients. Parameters of fewer than
+            two dimensions (norms, biases, constants of neurons) do not decay.
+        betas: of AdamW.
+        momentum: of sgd.
+        schedule: how the learning rate goes after the warm-up: ``"constant"``; ``"cosine"``: down
+            to `final_learning_rate` along half a cosine; ``"step"``: times `step_factor` after
+            every so many, or after each of a list of `step_epochs`, counted from the first. See
+            `tsslbp.training.build.learning_rate`.
+        warm_up_epochs: in which the learning rate rises in equal steps; may be a fraction. Not to
+            be confused with the warm-up of a learning rule.
+        average_weights: decay, per step, of the exponential moving average of the weights that is
+            evaluated beside the weights themselves; None: there is none.
         gradient_clip: bound of the gradient's norm over all weights.
         weight_limit: bound of every weight's magnitude after a step.
-        patience: epochs without a better test accuracy after which training stops; None: never.
+        patience: epochs without a better accuracy after which training stops; None: never. It is
+            the accuracy on validation images where some are held out, otherwise on test images.
         precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
             bits) or ``"bf16"``, see `Network.set_precision`.
         seed: of initialisation, order, augmentation and dropout.
@@ -83,6 +125,12 @@ class Experiment(Checked, called=""):
     std: tuple[Positive, ...] = (1.0,)
     crop_padding: Natural = 0
     horizontal_flip: bool = False
+    roll: Natural = 0
+    cutout: Natural = 0
+    rotate: Degrees = 0.0
+    translate: Probability = 0.0
+    brightness: Probability = 0.0
+    mixup: NonNegative = 0.0
     protocol: ProtocolName = "validated"
     validation_images: Count = 5000
     train_images: Count | None = None
@@ -98,16 +146,27 @@ class Experiment(Checked, called=""):
     dropout: Probability = 0.0
     dropout_kind: Literal["rows", "neurons"] = "rows"
     rule: RuleOrName = TSSLBP()  # noqa: RUF009 (frozen)
-    loss: Literal["kernel", "count", "softmax"] = "kernel"
+    loss: Literal["kernel", "count", "softmax", "tet"] = "kernel"
     target_filters: Count = 2
     desired_train: tuple[Bit, ...] | None = None
     desired_count: NonNegative | None = None
     undesired_count: NonNegative | None = None
+    label_smoothing: Probability = 0.0
+    tet_weight: Probability = 0.001
     epochs: Count = 100
     batch_size: Count = 50
+    accumulate: Count = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 0.0005
     weight_decay: NonNegative = 0.01
     betas: tuple[Probability, Probability] = (0.9, 0.999)
+    momentum: Probability = 0.9
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    warm_up_epochs: NonNegative = 0.0
+    final_learning_rate: NonNegative = 0.0
+    step_epochs: Count | tuple[Count, ...] | None = None
+    step_factor: Probability = 0.1
+    average_weights: Probability | None = None
     gradient_clip: Positive = 1.0
     weight_limit: Positive = 4.0
     patience: Count | None = None
@@ -125,6 +184,8 @@ class Experiment(Checked, called=""):
                 f"got {means} and {stds}"
             )
         _check_loss(self)
+        _check_keys_of(self)
+        _check_schedule(self)
 
 
 def _check_loss(experiment: Experiment) -> None:
@@ -145,3 +206,22 @@ def _check_loss(experiment: Experiment) -> None:
             raise InvalidInput(
                 f"desired_count must be above undesired_count, got {desired} and {undesired}"
             )
+
+
+def _check_keys_of(experiment: Experiment) -> None:
+    """Raise `InvalidInput` for a key that is set, and that nothing reads."""
+    defaults = {field.name: field.default for field in fields(Experiment)}
+    for key, (other, values) in NEEDS.items():
+        if getattr(experiment, key) != defaults[key] and getattr(experiment, other) not in values:
+            allowed = " and ".join(map(repr, values))
+            raise InvalidInput(
+                f"{key} is for {other} = {allowed}, got {other} = {getattr(experiment, other)!r}"
+            )
+
+
+def _check_schedule(experiment: Experiment) -> None:
+    steps = experiment.step_epochs
+    if experiment.schedule == "step" and steps is None:
+        raise InvalidInput("missing key 'step_epochs', which schedule = 'step' needs")
+    if isinstance(steps, tuple) and list(steps) != sorted(set(steps)):
+        raise InvalidInput(f"step_epochs must rise, got {list(steps)}")

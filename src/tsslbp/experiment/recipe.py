@@ -6,6 +6,7 @@ run's folder, are read in the same way.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -43,17 +44,18 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_path: str | Path) -> Experiment:
     """Read a recipe that ships with the package, or a file whose path ends in ``.toml``.
 
-    A relative path to a ``.npz`` file in a user's recipe starts from the recipe's folder.
+    A relative path to data in a user's recipe starts from the recipe's folder.
 
     Raises:
         InvalidInput: there is no such recipe, or it cannot be read (names the file, and the line
             or the key).
     """
     path = Path(name_or_path)
-    if path.suffix == ".npz":
+    is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and path.is_dir()
+    if path.suffix == ".npz" or is_folder:
         raise InvalidInput(
             f"{path} holds data, not a recipe: write a .toml file with the line "
-            f'data = "{path.name}", see docs/guide.md'
+            f'data = "{path.name}{"/" if is_folder else ""}", see docs/guide.md'
         )
     experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
     return replace(experiment, data=_absolute(experiment.data, path.parent))
@@ -67,7 +69,7 @@ def recorded() -> dict[str, Recorded]:
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the experiment as a recipe; a path to a ``.npz`` file becomes absolute."""
+    """Write the experiment as a recipe; a path to data becomes absolute."""
     table = experiment.to_table()
     table["data"] = _absolute(experiment.data, Path())
     Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
@@ -80,8 +82,8 @@ def with_settings(
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
     table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
-    ``rule.name`` brings its own fields. A relative path to a ``.npz`` file starts from the current
-    folder and becomes absolute. Of the changes, values by key, those that are None are left out.
+    ``rule.name`` brings its own fields. A relative path to data starts from the current folder
+    and becomes absolute. Of the changes, values by key, those that are None are left out.
 
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
@@ -106,8 +108,16 @@ def with_settings(
     return replace(changed, data=_absolute(changed.data, Path()))
 
 
+def is_path(data: str) -> bool:
+    """Whether the data of an experiment are a file or a folder, not a set of the catalogue.
+
+    A folder's path has a slash, since a folder may have the name of a set.
+    """
+    return data.endswith(".npz") or "/" in data or os.sep in data
+
+
 def _absolute(data: str, folder: Path) -> str:
-    return str((folder / data).resolve()) if data.endswith(".npz") else data
+    return str((folder / data).resolve()) if is_path(data) else data
 
 
 def _as_table(name: str, value: Any) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def run_picture(
     prediction: int,
     spikes: Mapping[str, Array],
     epochs: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str] = (),
 ) -> Figure:
     """One image, the spikes it causes in every layer, and the training so far.
 
@@ -51,11 +52,12 @@ def run_picture(
         label, prediction: the true class and the network's.
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
         epochs: the records of a run's epochs; a caveat that they carry stands above the picture.
+        class_names: what the classes are called; by default by their numbers.
     """
     figure = style.new_figure(4.8, 12)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
     draw_image(left, image)
-    left.set_title(f"class {label}, predicted {prediction}")
+    left.set_title(_answer(label, prediction, class_names))
     draw_raster(middle, spikes)
     draw_training(right, epochs)
     notes = dict.fromkeys(one["note"] for one in epochs if one.get("note"))
@@ -178,12 +180,13 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def confusion(matrix: Array) -> Figure:
+def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
     """How often each class was taken for which; the errors are coloured, the diagonal is not.
 
     Args:
         matrix: counts ``[classes, classes]``, rows the true classes, columns the predicted ones.
             Up to `NUMBERED_CLASSES` classes the counts are written into the cells.
+        class_names: as for `run_picture`.
     """
     from matplotlib.colors import ListedColormap, PowerNorm
 
@@ -214,6 +217,10 @@ def confusion(matrix: Array) -> Figure:
                 style.write_cell(axes, (row, column), f"{int(count)}", fontsize=size, color=colour)
     ticks = range(0, classes, 1 if classes <= NUMBERED_CLASSES else max(1, classes // 10))
     axes.set(xticks=ticks, yticks=ticks, xlabel="predicted class", ylabel="true class")
+    if class_names:
+        names = [class_name(number, class_names) for number in ticks]
+        axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticklabels(names)
     axes.set_title(f"{errors:,} of {images:,} images wrong ({100 * errors / max(images, 1):.2f} %)")
     return figure
 
@@ -225,13 +232,14 @@ def image_trace(
     spikes: Mapping[str, Array],
     potentials: Mapping[str, Array],
     threshold: float,
+    class_names: Sequence[str] = (),
 ) -> Figure:
     """What an image causes: spikes of all layers, and membrane potentials of some neurons.
 
     Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
 
     Args:
-        image, label, prediction, spikes: as for `run_picture`.
+        image, label, prediction, spikes, class_names: as for `run_picture`.
         potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
         threshold: above which a neuron spikes.
     """
@@ -241,7 +249,7 @@ def image_trace(
     grid = figure.add_gridspec(1 + rows, 6, height_ratios=[top, *[1.6] * rows])
     picture, raster = figure.add_subplot(grid[0, :2]), figure.add_subplot(grid[0, 2:])
     draw_image(picture, image)
-    picture.set_title(f"class {label}, predicted {prediction}", fontsize="medium")
+    picture.set_title(_answer(label, prediction, class_names), fontsize="medium")
     draw_raster(raster, spikes, numbered=False)
     raster.set_title(raster.get_title(), fontsize="medium")
     *_, output = spikes
@@ -249,7 +257,7 @@ def image_trace(
         row, side = divmod(index, 2)
         axes = figure.add_subplot(grid[1 + row, 3 * side : 3 * side + 3])
         chosen = (
-            _classes_traced(train, label, prediction)
+            _classes_traced(train, label, prediction, class_names)
             if layer == output
             else _most_active(train, potentials[layer])
         )
@@ -379,16 +387,29 @@ def _most_active(train: Array, potentials: Array) -> list[Trace]:
     return chosen
 
 
-def _classes_traced(train: Array, label: int, prediction: int) -> list[Trace]:
+def class_name(number: int, class_names: Sequence[str] = ()) -> str:
+    """What figures call a class: its name, in which a dollar sign is no formula, or its number."""
+    return class_names[number].replace("$", r"\$") if class_names else str(number)
+
+
+def _answer(label: int, prediction: int, class_names: Sequence[str]) -> str:
+    true, predicted = (class_name(one, class_names) for one in (label, prediction))
+    return f"class {true}, predicted {predicted}"
+
+
+def _classes_traced(
+    train: Array, label: int, prediction: int, class_names: Sequence[str]
+) -> list[Trace]:
     """All classes of the output layer, the true and the predicted one in front."""
     others = [one for one in range(train[0].size) if one not in (label, prediction)]
     chosen: list[Trace] = [
         (one, {"color": "0.7", "linewidth": 0.8, "label": "_" if index else "others"})
         for index, one in enumerate(others)
     ]
-    in_front = {label: f"{label} true and predicted"}
+    true, predicted = (class_name(one, class_names) for one in (label, prediction))
+    in_front = {label: f"{true} true and predicted"}
     if prediction != label:
-        in_front = {prediction: f"{prediction} predicted", label: f"{label} true"}
+        in_front = {prediction: f"{predicted} predicted", label: f"{true} true"}
     for one, name in in_front.items():
         colour = style.PALETTE[0 if one == label else 1]
         chosen.append((one, {"color": colour, "linewidth": 1.6, "label": name}))

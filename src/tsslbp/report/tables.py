@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import stats, wording
 from ..run.comparison import Comparison
-from ..run.results import MEASURES, Group, Result
+from ..run.results import AVERAGED, MEASURES, Group, Result
 from ..stats import Summary
 from ..wording import count, duration, p_value
 from . import published
@@ -68,7 +68,7 @@ def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:
     """
     others = [group for group in groups if row_of(group) is None]
     others.sort(key=lambda one: (one.experiment.data, -one.accuracies(measure).mean()))
-    rows = tuple(_group_line(group.label, group) for group in others)
+    rows = tuple(line for group in others for line in _group_lines(group.label, group))
     shown = len(rows) if len(rows) <= FOLD_ABOVE else SHOWN_OF_MANY
     head = ("settings", *HEAD)
     caption = f"Test accuracy (%), best first by {MEASURES[measure]}. {MEANING}"
@@ -205,7 +205,7 @@ def _row_lines(row: Row, groups: Sequence[Group]) -> list[tuple[str, ...]]:
         (f"{row.title}: {row.network}, T = {row.time_steps}",),
         _accuracy_line("published", row.published),
         *([_accuracy_line("reproduction study", row.study)] if row.study else []),
-        *(_group_line(f"ours: {group.label}", group) for group in groups),
+        *(line for group in groups for line in _group_lines(f"ours: {group.label}", group)),
     ]
 
 
@@ -213,6 +213,18 @@ def _accuracy_line(name: str, one: Accuracy) -> tuple[str, ...]:
     interval = None if one.sd is None else stats.t_interval(one.mean, one.sd, one.runs)
     summary = Summary(one.runs, one.mean, one.sd, one.best, interval)
     return (name, str(one.runs), NONE, NONE, reached(summary), f"{one.best:.2f}", NONE)
+
+
+def _group_lines(name: str, group: Group) -> list[tuple[str, ...]]:
+    """A group's line, and where all its runs average their weights one for these."""
+    lines = [_group_line(name, group)]
+    for measure, title in AVERAGED.items():
+        values = 100 * group.accuracies(measure)
+        if len(values) == len(group.results):
+            cells = [reached(stats.summary(values)), NONE, NONE]
+            line = (f"{name}, {title}", str(len(values)), *cells, f"{values.max():.2f}", NONE)
+            lines.append(line)
+    return lines
 
 
 def _group_line(name: str, group: Group) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ MEASURES = {
     "best-validation": "epoch chosen on validation images",
     "best-test": "best test epoch (published protocol)",
 }
+AVERAGED = {"averaged": "averaged weights, last epoch"}  # beside these, of runs that have them
 MAY_DIFFER = ("seed", "description")  # between runs of equal settings
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
@@ -37,11 +38,18 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Returns:
         Under the names of `MEASURES`; without ``"best-validation"`` where no images were held out.
+        Where weights were averaged, under the name of `AVERAGED` the last epoch's record with the
+        accuracies of the averaged weights in the place of the others.
     """
     chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
     if "validation_accuracy" in epochs[-1]:
         chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
-    return {name: chosen[name] for name in MEASURES if name in chosen}
+    found = {name: chosen[name] for name in MEASURES if name in chosen}
+    last, prefix = epochs[-1], "averaged_"
+    averaged = {
+        key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)
+    }
+    return found | (dict.fromkeys(AVERAGED, last | averaged) if averaged else {})
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,26 @@ class Result:
 
 def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> bool:
     """Whether a training with these records of its epochs, one or more, has come to its end."""
-    last, best = epochs[-1]["epoch"], measures(epochs)["best-test"]["epoch"]
-    patience = experiment.patience
-    return last >= experiment.epochs or (patience is not None and last - best >= patience)
+    last, chosen = epochs[-1]["epoch"], measures(epochs)
+    best = {
+        split: chosen[f"best-{split}"]["epoch"]
+        for split in ("validation", "test")
+        if f"best-{split}" in chosen
+    }
+    return last >= experiment.epochs or runs_out_of_patience(experiment, last, best)
+
+
+def runs_out_of_patience(experiment: Experiment, epoch: int, best_epoch: Mapping[str, int]) -> bool:
+    """Whether a training ends after an epoch, since the accuracy has not become better for long.
+
+    Args:
+        experiment: has the `patience`, or none.
+        epoch: the last one.
+        best_epoch: with the best accuracy on ``"validation"`` images, which decides where some are
+            held out, and on ``"test"`` images.
+    """
+    best = best_epoch.get("validation", best_epoch["test"])
+    return experiment.patience is not None and epoch - best >= experiment.patience
 
 
 @dataclass(frozen=True)
@@ -228,6 +253,7 @@ def _is_number(value: Any) -> bool:
 
 _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
     **dict.fromkeys((*_NEEDED, "validation_accuracy"), _is_number),
+    **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _is_number),
     **dict.fromkeys(("images_per_second", "peak_memory", "spikes_per_image"), _is_number),
     **dict.fromkeys(("firing_rate", "warm_up"), lambda value: isinstance(value, dict)),
     "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_number, value)),

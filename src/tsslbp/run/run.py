@@ -40,7 +40,7 @@ from ..experiment import Experiment
 from ..storage import hold, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
 
-CHECKPOINTS = ("last", "best-validation", "best-test")
+CHECKPOINTS = ("last", "best-validation", "best-test", "averaged")
 
 _CONFIG = "config.toml"
 _ENVIRONMENT = "environment.json"

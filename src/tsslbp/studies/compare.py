@@ -49,7 +49,7 @@ class RuleStudy:
 
     Attributes:
         experiment: the recipe; its rule is not used. It is brought to the validated protocol, and
-            to no `patience`, which would look at test images and give rules unequal budgets.
+            to no `patience`, which would give rules unequal budgets.
         rules: as text that `tsslbp.rules.from_config` reads; the others are compared with the
             first.
         time_steps: every T; empty: the recipe's.

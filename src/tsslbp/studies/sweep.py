@@ -222,6 +222,7 @@ class Search:
             if SETTINGS not in study.user_attrs:
                 study.set_user_attr(SETTINGS, asked)
             there = {_current(key): one for key, one in study.user_attrs[SETTINGS].items()}
+        there = {key: one for key, one in _defaults().items() if key in asked} | there
         if there != asked:
             raise InvalidInput(
                 f"{self.shown_storage} holds a sweep {name!r} of other settings "
@@ -281,6 +282,12 @@ class Search:
         """Values as the space has them, from Optuna's."""
         parameters = self.sweep.space.parameters
         return {key: optuna_study.value_of(parameters[key], stored[key]) for key in stored}
+
+
+def _defaults() -> dict[str, Any]:
+    """Settings of a recipe that says nothing, for studies that are older than some keys."""
+    fields = Experiment(data="-", network="-").to_table()
+    return {f"recipe: {key}": json.loads(json.dumps(fields[key])) for key in fields}
 
 
 def _current(key: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from ..experiment.seeding import generator
 from ..losses import Loss
 from ..network import Model, Network
 from ..neuron import Neuron
+
+IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation, not of recordings
 
 
 class Split(NamedTuple):
@@ -86,8 +89,17 @@ def build_network(
 
 def build_loss(experiment: Experiment) -> Loss:
     """The experiment's loss as a function of the output PSC and the labels."""
+    smoothing = experiment.label_smoothing
     if experiment.loss == "softmax":
-        return losses.softmax
+        return lambda psc, labels: losses.softmax(psc, labels, label_smoothing=smoothing)
+    if experiment.loss == "tet":
+        return lambda psc, labels: losses.tet(
+            psc,
+            labels,
+            weight=experiment.tet_weight,
+            target=experiment.threshold,
+            label_smoothing=smoothing,
+        )
     if experiment.loss == "count":
         desired, undesired = experiment.desired_count, experiment.undesired_count
         assert desired is not None and undesired is not None  # Experiment has checked it
@@ -102,25 +114,89 @@ def build_loss(experiment: Experiment) -> Loss:
 
 
 def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
-    """A step's loss divided by its images; the softmax loss is a mean already."""
-    return loss if experiment.loss == "softmax" else loss / images
+    """A step's loss divided by its images; some losses are means already."""
+    return loss if experiment.loss in losses.MEANS else loss / images
 
 
-def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.AdamW:
-    weights = list(net.parameters())
+def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
+    """The experiment's optimiser; parameters of fewer than two dimensions do not decay."""
+    decaying = [weight for weight in net.parameters() if weight.dim() > 1]
+    others = [weight for weight in net.parameters() if weight.dim() <= 1]
+    weights: list[dict[str, Any]] = [{"params": decaying}] if decaying else []
+    weights += [{"params": others, "weight_decay": 0.0}] if others else []
+    device = next(net.parameters()).device
+    is_cuda = device.type == "cuda"
+    rate: float | Tensor = experiment.learning_rate
+    if is_cuda and rate_moves(experiment):
+        rate = torch.tensor(rate, device=device)  # which a CUDA graph reads
+    if experiment.optimizer == "sgd":
+        momentum, decay = experiment.momentum, experiment.weight_decay
+        return torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay)
     return torch.optim.AdamW(
         weights,
-        lr=experiment.learning_rate,
+        lr=rate,
         betas=experiment.betas,
         weight_decay=experiment.weight_decay,
         fused=True,
-        capturable=weights[0].is_cuda,
+        capturable=is_cuda,
     )
+
+
+def rate_moves(experiment: Experiment) -> bool:
+    """Whether the learning rate is not the same at all steps."""
+    return experiment.schedule != "constant" or experiment.warm_up_epochs > 0
+
+
+def learning_rate(experiment: Experiment, step: int, per_epoch: int) -> float:
+    """The learning rate of a step, a function of its number alone.
+
+    With e the epochs before the step (a fraction within an epoch), w ``warm_up_epochs``, E
+    ``epochs`` and r ``learning_rate``: in the warm-up, where e < w, it is ``r (step + 1) / W`` with
+    ``W = w per_epoch`` steps, at most r. After it:
+
+    - constant: r.
+    - cosine: ``f + (r - f) (1 + cos(pi (e - w) / (E - w))) / 2``, f being
+      ``final_learning_rate`` (Loshchilov & Hutter, "SGDR", ICLR 2017, without restarts).
+    - step: ``r step_factor^k``, k being how many of ``step_epochs`` have passed, from the first
+      epoch on.
+
+    Args:
+        experiment: whose keys these are.
+        step: counted from the run's first, 0.
+        per_epoch: steps in an epoch.
+    """
+    rate, warm_up = experiment.learning_rate, experiment.warm_up_epochs
+    before = step / per_epoch
+    if before < warm_up:
+        return rate * min(1.0, (step + 1) / (warm_up * per_epoch))
+    if experiment.schedule == "cosine":
+        done = min(1.0, (before - warm_up) / (experiment.epochs - warm_up))
+        final = experiment.final_learning_rate
+        return final + (rate - final) * (1 + math.cos(math.pi * done)) / 2
+    if experiment.schedule == "step":
+        epochs, finished = experiment.step_epochs, step // per_epoch
+        assert epochs is not None  # Experiment has checked it
+        passed = (
+            finished // epochs
+            if isinstance(epochs, int)
+            else sum(finished >= one for one in epochs)
+        )
+        return rate * experiment.step_factor**passed
+    return rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters, on a GPU without waiting for it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def check_data(experiment: Experiment, data: DataSet) -> None:
     """Raise `InvalidInput` where the channels, size or number of images do not fit."""
-    channels, height, width = data.input_shape
+    channels, _, _ = data.input_shape
     if isinstance(data.train_images, Frames):
         channel_statistics(data.train_images, experiment.mean, experiment.std)
         if (steps := data.train_images.shape[1]) != experiment.time_steps:
@@ -134,12 +210,27 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
             raise InvalidInput(
                 f"{name} holds {count} numbers; {data.name} has images of {channels} channels"
             )
-    if experiment.crop_padding >= min(height, width):
-        raise InvalidInput(
-            f"crop_padding must be below the images' size, {height} x {width} for {data.name}, "
-            f"got {experiment.crop_padding}: a crop could be all black"
-        )
+    _check_augmentation(experiment, data)
     _check_counts(experiment, data)
+
+
+def _check_augmentation(experiment: Experiment, data: DataSet) -> None:
+    """Raise `InvalidInput` where the images cannot be augmented as the experiment says."""
+    _, height, width = data.input_shape
+    black = {"crop_padding": "a crop could be all black", "cutout": "an image could be all blank"}
+    for name, why in black.items():
+        if (pixels := getattr(experiment, name)) >= min(height, width):
+            raise InvalidInput(
+                f"{name} must be below the images' size, {height} x {width} for {data.name}, "
+                f"got {pixels}: {why}"
+            )
+    if isinstance(data.train_images, Frames):
+        for name in IMAGES_ALONE:
+            if getattr(experiment, name):
+                raise InvalidInput(
+                    f"{name} is for images, and {data.name} holds recordings, which take "
+                    "crop_padding, horizontal_flip, roll and cutout"
+                )
 
 
 def _check_counts(experiment: Experiment, data: DataSet) -> None:

@@ -13,8 +13,11 @@ from torch import Tensor
 from ..errors import Diverged, RunError
 from ..network import Model, Network
 from ..run import Run
+from .averaging import AveragedWeights
 from .build import build_network
 from .history import History
+
+AVERAGED = "averaged"  # the checkpoint of the averaged weights
 
 
 @dataclass
@@ -35,17 +38,20 @@ class TrainingState:
     """All that training steps change, which a checkpoint ``last`` holds; the others its weights."""
 
     net: Model
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedWeights | None = None
     progress: Progress = field(default_factory=Progress)
     history: History = field(default_factory=History)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The network's weights by their keys in a checkpoint.
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The weights of checkpoint `name` by their keys there, the network's own or averaged ones.
 
         Raises:
             Diverged: one is NaN or infinite.
         """
-        weights = {f"weights.{key}": value for key, value in self.net.state_dict().items()}
+        averaged = self.averaged.values if self.averaged and name == AVERAGED else None
+        values = self.net.state_dict() if averaged is None else averaged
+        weights = {f"weights.{key}": value for key, value in values.items()}
         for key, value in weights.items():
             if not torch.isfinite(value).all():
                 raise Diverged(f"{key} holds NaN or infinity; the last good checkpoint is kept")
@@ -53,13 +59,15 @@ class TrainingState:
 
     def save(self, run: Run, name: str, input_shape: Sequence[int], classes: int) -> None:
         """Write checkpoint `name`; for `input_shape` and `classes` `load` builds a network."""
-        tensors = self.weights()
+        tensors = self.weights(name)
         state: dict[str, Any] = {"input_shape": input_shape, "classes": classes}
         state["epoch"] = self.progress.epochs
         if name == "last":
             state["progress"] = asdict(self.progress)
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+            if self.averaged:
+                tensors |= {f"averaged.{key}": one for key, one in self.averaged.values.items()}
             for key, array in self.history.arrays().items():
                 tensors[f"history.{key}"] = torch.from_numpy(array)
         run.save_checkpoint(name, tensors, state)
@@ -77,6 +85,9 @@ class TrainingState:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self.averaged:
+            for key, value in _weights("averaged.", self.net, tensors, source).items():
+                self.averaged.values[key].copy_(value)
         arrays = {key: value.numpy() for key, value in _under("history.", tensors).items()}
         self.history = History(arrays)
         self.progress = Progress(**_entry(state, "progress", source))
@@ -88,7 +99,16 @@ def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         RunError: they belong to another network; names what differs.
     """
-    weights = _under("weights.", tensors)
+    net.load_state_dict(_weights("weights.", net, tensors, source))
+
+
+def _weights(
+    prefix: str, net: Model, tensors: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """The weights of `net` that a checkpoint holds under a prefix."""
+    weights = _under(prefix, tensors)
+    if not weights and _under("weights.", tensors):
+        raise RunError(f"{source} holds no {prefix[:-1]} weights: it was trained without them")
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if found != expected:
@@ -97,7 +117,7 @@ def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None
             f"{source} belongs to another network than {net.description!r}: {name} has shape "
             f"{found.get(name, 'none')} there and {expected.get(name, 'none')} here"
         )
-    net.load_state_dict(weights)
+    return weights
 
 
 def default_checkpoint(run: Run) -> str:
@@ -113,8 +133,8 @@ def load(folder: str | Path, checkpoint: str | None = None) -> Network:
 
     Args:
         folder: the run's folder.
-        checkpoint: ``"last"``, ``"best-validation"`` or ``"best-test"``, by default
-            `default_checkpoint`.
+        checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, of a run that averages
+            its weights, ``"averaged"``; by default `default_checkpoint`.
 
     Raises:
         RunError: no such run or checkpoint, or one that cannot be read.

@@ -42,6 +42,7 @@ def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = 
     steps = -(-len(train.labels) // experiment.batch_size)
     tested = len(test.labels) + (len(validation.labels) if validation else 0)
     evaluations = tested * evaluation / len(few.labels)
+    evaluations *= 1 if experiment.average_weights is None else 2
     return experiment.epochs * (steps * statistics.median(times) + evaluations)
 
 

@@ -20,6 +20,7 @@ from .. import losses
 from ..data.dataset import channel_statistics, normalised
 from ..data.images import augment
 from ..errors import InvalidInput
+from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
 from ..network import Activity
 from .history import StepResult
@@ -27,6 +28,10 @@ from .step import Parts, Steps, clamp_weights, clip_gradient
 
 ACTIVITY_EVERY = 200  # steps between two measurements of firing rate and warm-up
 READ_EVERY = 200  # steps between two looks at the results
+HOST_ONLY = {  # keys of an experiment that `DeviceSteps` know with these values alone
+    **{"optimizer": "adamw", "accumulate": 1, "roll": 0, "cutout": 0},
+    **{"rotate": 0.0, "translate": 0.0, "brightness": 0.0, "mixup": 0.0},
+}
 WARM_UP = 5  # steps before the capture, in which kernels are compiled and algorithms chosen
 
 
@@ -67,9 +72,17 @@ def gpus() -> list[str]:
     return chosen.split(",")[:count] if chosen else [str(index) for index in range(count)]
 
 
+def has_device_steps(experiment: Experiment) -> bool:
+    """Whether `DeviceSteps` can take an experiment's steps; `HostSteps` take those of all."""
+    return all(getattr(experiment, key) == value for key, value in HOST_ONLY.items())
+
+
 @final
 class DeviceSteps(Steps):
     """Steps on the device where the data lie, for images ``[M, C, H, W]`` and one process.
+
+    Not for the settings of `HOST_ONLY`. The learning rate may change between steps: where it does,
+    it is a tensor, which a graph reads (`tsslbp.training.build.build_optimizer`).
 
     Args:
         parts: as for `Steps`.

@@ -23,10 +23,22 @@ from ..experiment import Experiment
 from ..network import Model
 from ..run import Run
 from ..run.environment import peak_memory
+from ..run.results import runs_out_of_patience
 from . import drops
-from .build import Split, build_network, build_optimizer, check_data, loss_per_image, splits
-from .checkpoint import TrainingState, load_weights
-from .device import DeviceSteps
+from .averaging import AveragedWeights
+from .build import (
+    Split,
+    build_network,
+    build_optimizer,
+    check_data,
+    learning_rate,
+    loss_per_image,
+    rate_moves,
+    set_learning_rate,
+    splits,
+)
+from .checkpoint import AVERAGED, TrainingState, load_weights
+from .device import DeviceSteps, has_device_steps
 from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
 from .step import HostSteps, Steps, evaluate
@@ -119,7 +131,9 @@ class Training:
         self.validation = validation.to(device) if validation else None
         net = build_network(experiment, data.input_shape, data.classes) if net is None else net
         self.net = net.to(device)
-        self.state = TrainingState(self.net, build_optimizer(experiment, self.net))
+        decay = experiment.average_weights
+        averaged = None if decay is None else AveragedWeights(self.net, decay)
+        self.state = TrainingState(self.net, build_optimizer(experiment, self.net), averaged)
         self.steps = self._build_steps()
         self._chosen: dict[str, Tensor] = {}  # weights of the best validation epoch
 
@@ -133,7 +147,8 @@ class Training:
         parts = self.net, self.state.optimizer, self.train, self.experiment
         if self.train.labels.is_cuda:
             self.net.set_precision(self.experiment.precision)
-            if self.processes.count == 1 and isinstance(self.train.images, Tensor):
+            one_process = self.processes.count == 1 and isinstance(self.train.images, Tensor)
+            if one_process and has_device_steps(self.experiment):
                 return DeviceSteps(*parts, capture=True)
         return HostSteps(*parts, processes=self.processes)
 
@@ -183,7 +198,7 @@ class Training:
             for step in range(progress.step, steps.per_epoch):
                 if step % steps.activity_every == 0:
                     history.add_activity(steps.activity(step))
-                steps.run(step)
+                self._take(step)
                 if (step + 1) % steps.read_every and step + 1 < steps.per_epoch:
                     continue
                 self._record(epoch, steps.read(step + 1))
@@ -191,6 +206,17 @@ class Training:
                 if progress.seconds - saved > CHECKPOINT_SECONDS:
                     self._save("last")
                     saved = progress.seconds
+
+    def _take(self, step: int) -> None:
+        """Take a step of the epoch, with its learning rate, and average the weights after it."""
+        steps, state = self.steps, self.state
+        number = state.progress.epochs * steps.per_epoch + step
+        if rate_moves(self.experiment):
+            rate = learning_rate(self.experiment, number, steps.per_epoch)
+            set_learning_rate(state.optimizer, rate)
+        steps.run(step)
+        if state.averaged:
+            state.averaged.update(self.net, number + 1)
 
     def _record(self, epoch: int, results: list[StepResult]) -> None:
         """Note the results of the steps that follow those that are finished."""
@@ -209,14 +235,15 @@ class Training:
         accuracies = {"test": by_step[-1]}
         if self.validation:
             accuracies["validation"] = self._accuracies(self.validation)[-1]
-        record = self._epoch_record(epoch, accuracies, by_step)
+        record = self._epoch_record(epoch, accuracies | self._averaged_accuracies(), by_step)
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
             if accuracy > progress.best.get(name, -1.0):
                 progress.best[name], progress.best_epoch[name] = accuracy, epoch
                 self._save(f"best-{name}")
-        patience = self.experiment.patience
-        progress.finished = patience is not None and epoch - progress.best_epoch["test"] >= patience
+        progress.finished = runs_out_of_patience(self.experiment, epoch, progress.best_epoch)
+        if self.state.averaged:
+            self._save(AVERAGED)
         # The checkpoint last: a run killed before it repeats the epoch and drops the line.
         if self.run:
             self.run.append_epoch(record)
@@ -235,6 +262,7 @@ class Training:
             **history.epoch_summary(epoch, neurons, self.net.time_steps),
             **{f"{name}_accuracy": value for name, value in accuracies.items()},
             "test_accuracy_by_step": by_step,
+            **self._rate(),
             "seconds": seconds,
             "images_per_second": len(self.train.labels) / seconds,
             "peak_memory": peak_memory(),
@@ -249,12 +277,29 @@ class Training:
             record["drops"] = [asdict(drop) for drop in found]
         return record
 
+    def _rate(self) -> dict[str, float]:
+        """The learning rate of the epoch's last step, where it is not the same at all steps."""
+        per_epoch = self.steps.per_epoch
+        last = (self.state.progress.epochs + 1) * per_epoch - 1
+        moves = rate_moves(self.experiment)
+        return {"learning_rate": learning_rate(self.experiment, last, per_epoch)} if moves else {}
+
+    def _averaged_accuracies(self) -> dict[str, float]:
+        """Accuracies of the averaged weights, by the names that they have in an epoch's record."""
+        if not self.state.averaged:
+            return {}
+        with self.state.averaged.applied(self.net):
+            found = {"averaged_test": self._accuracies(self.test)[-1]}
+            if self.validation:
+                found["averaged_validation"] = self._accuracies(self.validation)[-1]
+        return found
+
     def _accuracies(self, split: Split) -> list[float]:
         statistics = self.experiment.mean, self.experiment.std
         return evaluate(self.net, split, *statistics, self.processes)
 
     def _save(self, name: str) -> None:
-        weights = self.state.weights()  # checked in all processes
+        weights = self.state.weights(name)  # checked in all processes
         if name == "best-validation":
             self._chosen = {key: value.clone() for key, value in weights.items()}
         if self.run:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast, final
 
@@ -115,17 +115,19 @@ class Processes:
         if not self.local_rank:
             self.sum(torch.zeros(1))
 
-    def output(self, net: Model, images: Tensor) -> Tensor:
+    def output(self, net: Model, images: Tensor, sums: bool = True) -> Tensor:
         """``net(images)``, whose backward pass sums the gradients over all processes.
 
-        The losses are sums over the batch, so the gradients are summed, not averaged.
+        The losses are sums over the batch, so the gradients are summed, not averaged. Where `sums`
+        is false this waits for a later pass of the same step, whose gradients are added first.
         """
         if self.count == 1:
             return cast(Tensor, net(images))
         if self._replica is None or self._replica.module is not net:
             self._replica = DistributedDataParallel(net)
             self._replica.register_comm_hook(None, lambda _, bucket: _summed(bucket.buffer()))
-        return cast(Tensor, self._replica(images, self.mean))
+        with nullcontext() if sums else self._replica.no_sync():
+            return cast(Tensor, self._replica(images, self.mean))
 
     def leave(self) -> None:
         """End the group; nothing that needs the others can be called any more."""

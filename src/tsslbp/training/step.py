@@ -5,22 +5,22 @@ from __future__ import annotations
 import ctypes
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import final
 
 import torch
 from torch import Tensor
 
 from .. import losses
-from ..data import batches, normalise
-from ..data.dataset import Images, channel_statistics, normalised
-from ..data.frames import Frames
-from ..data.images import augment
+from ..data import batches
+from ..data.dataset import channel_statistics, normalised
 from ..errors import Diverged
 from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
 from ..losses import Loss
 from ..network import Activity, Model
+from .batch import Batch, Part
 from .build import Split, build_loss
 from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
@@ -30,36 +30,7 @@ EVALUATION_BATCH = 200  # images at most, whose frames, one for each time step, 
 EVALUATION_FRAMES = 2000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
-Parts = tuple[Model, torch.optim.AdamW, Split, Experiment]  # what `Steps` is made of
-
-
-def batch_images(
-    experiment: Experiment,
-    images: Images,
-    chosen: Tensor,
-    epoch: int,
-    step: int,
-    processes: Processes = ONE_PROCESS,
-) -> Tensor:
-    """This process's images of a step's batch, augmented and normalised.
-
-    Args:
-        experiment: says how; with `epoch` and `step` it says which crops.
-        images: all training images ``[M, C, H, W]``, not normalised, or frames of recordings.
-        chosen: indices of the whole batch ``[N]``.
-        processes: among which the batch is shared out.
-
-    Returns:
-        ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``, float32.
-    """
-    shard, padding, flip = processes.shard, experiment.crop_padding, experiment.horizontal_flip
-    found = images[shard(chosen)]
-    batch = found.trains() if isinstance(found, Frames) else found
-    if padding or flip:
-        random = generator(experiment.seed, "augmentation", epoch, step)
-        placement = augment.draw(len(chosen), padding, flip, random)
-        batch = augment.apply(batch, augment.Placement(*map(shard, placement)), padding)
-    return batch if batch.dim() == 5 else normalise(batch, experiment.mean, experiment.std)
+Parts = tuple[Model, torch.optim.Optimizer, Split, Experiment]  # what `Steps` is made of
 
 
 def train_step(
@@ -72,6 +43,7 @@ def train_step(
     gradient_clip: float = 1.0,
     weight_limit: float = 4.0,
     processes: Processes = ONE_PROCESS,
+    more: Iterable[Part] = (),
 ) -> StepResult:
     """Forward, loss, backward, clipping of the gradient's norm, update, clamp of the weights.
 
@@ -82,26 +54,52 @@ def train_step(
         gradient_clip: bound of the gradient's norm over all weights.
         weight_limit: bound of every weight's magnitude after the update.
         processes: each of which takes the step on its part of the batch; the result is the whole's.
+        more: the batch goes on in these parts, whose gradients are added up.
 
     Raises:
         Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
     """
     weights: list[Tensor] = list(net.parameters())
     optimizer.zero_grad()
-    psc = processes.output(net, images)
-    loss = loss_function(psc, labels)
-    loss.backward()
+    parts = chain([Part(images, labels, loss_function)], more)
+    totals, suspect = _add_gradients(net, parts, processes)
     norm = clip_gradient(weights, gradient_clip)
-    correct = (losses.predict(psc.detach()) == labels).sum()
-    count = torch.tensor(len(labels), device=loss.device)
-    loss, correct, count = processes.sum(loss, correct, count)
+    loss, correct, count = processes.sum(*totals)
     result = StepResult(loss.item(), int(correct), norm.item(), int(count))
     if not result.finite:
-        where = processes.first_known(net.first_nonfinite(images))
+        where = processes.first_known(net.first_nonfinite(suspect))
         raise Diverged(_explain(net, where, result))
     optimizer.step()
     clamp_weights(weights, weight_limit)
     return result
+
+
+def _add_gradients(
+    net: Model, parts: Iterable[Part], processes: Processes
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Forward and backward on all parts of a batch.
+
+    Returns:
+        Loss, number correct and number of images, scalars; and the images of the first part whose
+        loss is not finite, or of the last one.
+    """
+    totals: list[tuple[Tensor, Tensor, Tensor]] = []
+    suspect: Tensor | None = None
+    for part, following in pairwise(chain(parts, [None])):
+        assert part is not None
+        psc = processes.output(net, part.images, sums=following is None)
+        loss = part.loss(psc, part.labels)
+        loss.backward()
+        correct = (losses.predict(psc.detach()) == part.labels).sum()
+        count = torch.tensor(len(part.labels), device=loss.device)
+        totals.append((loss.detach(), correct, count))
+        if suspect is None and (following is None or not torch.isfinite(loss)):
+            suspect = part.images
+    assert suspect is not None  # there is at least one part
+    first, *others = totals
+    for one in others:
+        first = first[0] + one[0], first[1] + one[1], first[2] + one[2]
+    return first, suspect
 
 
 @torch.no_grad()
@@ -139,7 +137,8 @@ class Steps(ABC):
         experiment: loss, batch size, augmentation, normalisation, clipping, dropout and seed.
 
     Attributes:
-        per_epoch: number of steps in an epoch; the last may be a smaller batch.
+        step_images: images that a step takes, in one batch or several.
+        per_epoch: number of steps in an epoch; the last may take fewer images.
         activity_every: steps between two measurements of the layers' activity.
         read_every: steps after which results are asked for; a checkpoint can follow.
     """
@@ -148,11 +147,12 @@ class Steps(ABC):
     read_every: int
 
     def __init__(
-        self, net: Model, optimizer: torch.optim.AdamW, split: Split, experiment: Experiment
+        self, net: Model, optimizer: torch.optim.Optimizer, split: Split, experiment: Experiment
     ) -> None:
         self.net, self.optimizer, self.split = net, optimizer, split
         self.experiment, self.loss = experiment, build_loss(experiment)
-        self.per_epoch = -(-len(split.labels) // experiment.batch_size)
+        self.step_images = experiment.batch_size * experiment.accumulate
+        self.per_epoch = -(-len(split.labels) // self.step_images)
 
     @abstractmethod
     def begin(self, epoch: int, step: int) -> None:
@@ -189,34 +189,37 @@ class HostSteps(Steps):
     def __init__(self, *parts: *Parts, processes: Processes = ONE_PROCESS) -> None:
         super().__init__(*parts)
         self.processes = processes
-        self.batches: list[Tensor] = []
-        self._prepared: tuple[Tensor, Tensor] | None = None  # the next step's images and labels
+        self.batches: list[Tensor] = []  # the images that each step of the epoch takes
+        self._prepared: Iterable[Part] | None = None  # of the next step
         self._results: list[StepResult] = []
 
     def begin(self, epoch: int, step: int) -> None:
         self.epoch = epoch
         order = generator(self.experiment.seed, "order", epoch)
-        self.batches = list(batches(len(self.split.labels), self.experiment.batch_size, order))
+        self.batches = list(batches(len(self.split.labels), self.step_images, order))
 
     def activity(self, step: int) -> Mapping[str, Activity]:
-        images, _ = self._batch(step)
+        parts = self._parts(step)
+        first = next(parts)
+        self._prepared = chain([first], parts)
         self._seed_masks(step)
-        return self.net.activity(images, self.processes.mean)
+        return self.net.activity(first.images, self.processes.mean)
 
     def run(self, step: int) -> None:
-        images, labels = self._batch(step)
-        self._prepared = None
+        parts = iter(self._prepared or self._parts(step))
+        first, self._prepared = next(parts), None
         self._seed_masks(step)
         try:
             result = train_step(
                 self.net,
                 self.optimizer,
-                self._loss_of_shard(len(self.batches[step])),
-                images,
-                labels,
+                first.loss,
+                first.images,
+                first.labels,
                 gradient_clip=self.experiment.gradient_clip,
                 weight_limit=self.experiment.weight_limit,
                 processes=self.processes,
+                more=parts,
             )
         except Diverged as error:
             raise Diverged(f"epoch {self.epoch}, step {step + 1}: {error}") from error
@@ -226,24 +229,17 @@ class HostSteps(Steps):
         results, self._results = self._results, []
         return results
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        if self._prepared is None:
-            chosen = self.batches[step]
-            place = chosen, self.epoch, step
-            images = batch_images(self.experiment, self.split.images, *place, self.processes)
-            self._prepared = images, self.split.labels[self.processes.shard(chosen)]
-        return self._prepared
+    def _parts(self, step: int) -> Iterator[Part]:
+        """This process's images of a step, as many at a time as a batch holds."""
+        chosen = self.batches[step]
+        batch = Batch(self.experiment, self.split, chosen, self.epoch, step, self.loss)
+        for places in torch.arange(len(chosen)).split(self.experiment.batch_size):
+            yield batch.part(self.processes.shard(places))
 
     def _seed_masks(self, step: int) -> None:
         """Make the dropout masks of a step the same whenever it runs."""
         purpose = self.processes.own_purpose("dropout")
         torch.manual_seed(derive(self.experiment.seed, purpose, self.epoch, step))
-
-    def _loss_of_shard(self, images: int) -> Loss:
-        """This process's part of the loss of a batch of so many `images`."""
-        if self.experiment.loss != "softmax":
-            return self.loss  # a sum over images
-        return lambda psc, labels: self.loss(psc, labels) * (len(labels) / images)
 
 
 @torch.no_grad()

@@ -1,0 +1,143 @@
+"""The user's own images as they lie on disk: a folder of classes, each a folder of image files.
+
+::
+
+    flowers/train/daisy/1.png   flowers/train/rose/7.png   ...
+    flowers/test/daisy/3.png    ...
+
+or ``flowers/daisy/1.png`` and so on, without ``train`` and ``test``: then, and where ``test`` is
+missing, a tenth of the images is held out for testing, always the same ones, and of every class its
+share. All images have one size, and are grey or in colour, 8 bits a channel. Classes are numbered
+in the order of their names, or of their numbers where all names are whole numbers. What is no
+folder and no image by its suffix is not looked at, nor is what begins with a dot.
+
+Pillow reads the files (extra ``images``; matplotlib brings it along).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import DataError, nearest, require
+from .dataset import DataSet, hold_out
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+KEPT = {"L": "grey", "RGB": "in colour"}  # modes of Pillow's
+CONVERTED = {"1": "L", "P": "RGB"}  # two colours, palette
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def load(path: Path) -> DataSet:
+    """Return the images in the folder `path`, ``[N, 1, H, W]`` or ``[N, 3, H, W]`` uint8.
+
+    Raises:
+        DataError: there is no such folder, or it is not as above; or an image cannot be read, or
+            has another size or mode than the first. Names the folder or file.
+        InvalidInput: Pillow is missing.
+    """
+    require("a folder of images needs", "images", "PIL")
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}")
+    parts = _folders(path)
+    if not {"train", "test"} & set(parts):
+        images, labels, _ = _read(path, parts)
+        return _with_test(path, parts, images, labels)
+    if "train" not in parts or set(parts) - {"train", "test"}:
+        raise DataError(
+            f"{path} must hold train and test, or the folders of the classes, got "
+            f"{', '.join(parts)}"
+        )
+    classes = _folders(path / "train")
+    images, labels, first = _read(path / "train", classes)
+    if "test" not in parts:
+        return _with_test(path, classes, images, labels)
+    test_images, test_labels, _ = _read(path / "test", classes, first)
+    test = test_images, test_labels
+    return DataSet(path.name, images, labels, *test, len(classes), class_names=tuple(classes))
+
+
+def _with_test(path: Path, classes: list[str], images: Tensor, labels: Tensor) -> DataSet:
+    """The data set with some of the images held out for testing."""
+    try:
+        kept, held_out, note = hold_out(path.name, images, labels)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    return DataSet(path.name, *kept, *held_out, len(classes), note, tuple(classes))
+
+
+def _folders(path: Path) -> list[str]:
+    """Names of the folders in a folder, in the order of their classes."""
+    names = [one.name for one in path.iterdir() if one.is_dir() and one.name[0] != "."]
+    are_numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name), name)) if are_numbers else sorted(names)
+
+
+def _read(path: Path, classes: list[str], like: Path | None = None) -> tuple[Tensor, Tensor, Path]:
+    """Images and labels of the classes in a folder, and the file of the first image.
+
+    Args:
+        path: of the folder.
+        classes: that there may be.
+        like: an image whose size and mode those here must have; None: there may be no other
+            classes, and each needs an image.
+    """
+    for name in _folders(path):
+        if name not in classes:
+            raise DataError(f"{path / name} is no class of train{nearest(name, classes)}")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images(path / name) if (path / name).is_dir() else []
+        if not found and like is None:
+            raise DataError(f"{path / name} holds no image ({', '.join(SUFFIXES)})")
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise DataError(f"{path} holds no images in folders of classes")
+    first = like or files[0]
+    expected = _pixels(first)
+    images = np.empty((len(files), *expected.shape), np.uint8)
+    for number, file in enumerate(files):
+        pixels = _pixels(file)
+        if pixels.shape != expected.shape:
+            raise DataError(
+                f"{file} is {_describe(pixels)}, and {first} is {_describe(expected)}: all images "
+                "must have one size and mode"
+            )
+        images[number] = pixels
+    return torch.from_numpy(images), torch.tensor(labels), first
+
+
+def _images(path: Path) -> list[Path]:
+    found = path.iterdir()
+    return sorted(one for one in found if one.suffix.lower() in SUFFIXES and one.name[0] != ".")
+
+
+def _pixels(file: Path) -> Pixels:
+    """The image in a file, ``[C, H, W]``."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            mode = CONVERTED.get(image.mode, image.mode)
+            pixels = np.asarray(image.convert(mode) if mode != image.mode else image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} cannot be read as an image: {reason}") from error
+    if mode not in KEPT:
+        raise DataError(
+            f"{file} has mode {mode}, expected a grey image (L) or one in colour (RGB), without "
+            "transparency and with 8 bits a channel: convert it"
+        )
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+
+
+def _describe(pixels: Pixels) -> str:
+    channels, height, width = pixels.shape
+    return f"{height} x {width} pixels, {KEPT['L' if channels == 1 else 'RGB']}"
