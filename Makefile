@@ -7,9 +7,10 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-all lint bench study clean
 
+# One thread: with more, threads wait for each other longer than so small a network computes.
 demo: $(VENV)/demo
 	rm -rf runs/demo
-	$(BIN)/tsslbp train digits --out runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/tsslbp train digits --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not alone" $(ARGS)
