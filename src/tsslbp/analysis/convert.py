@@ -37,7 +37,7 @@ from ..data import DataSet, Frames, normalise, subset
 from ..errors import InvalidInput
 from ..experiment import Experiment
 from ..network import Model, Network, SpikingLayer
-from ..network.layers import Conv, Linear, NeuNorm
+from ..layers import Conv, Linear, NeuNorm
 from ..neuron.reference import sum_pool
 from ..training import Split, build_network, evaluation_batches, splits
 

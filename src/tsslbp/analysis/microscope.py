@@ -46,7 +46,7 @@ from ..errors import Diverged, InvalidInput
 from ..experiment.seeding import generator
 from ..losses import Loss
 from ..network import Network, SpikingLayer
-from ..network.layers import Conv, Linear
+from ..layers import Conv, Linear
 from ..neuron import Neuron, reference
 from ..stats import Interval, t_interval
 from . import inspection

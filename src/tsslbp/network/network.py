@@ -16,7 +16,8 @@ from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, is_count, plan, summary
-from .layers import DROPOUT, Conv, InitialWeights, Linear, NeuNorm, SumPool
+from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
+from ..layers.dropout import DROPOUT
 
 
 class Activity(NamedTuple):
@@ -111,16 +112,16 @@ class Network(Model):
         padding: of the convolutions, one number or one for each.
         weight_scale: factor on the initial weights, one number or
             ``{"conv": ..., "linear": ...}``.
-        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.network.layers.InitialWeights`.
+        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.layers.InitialWeights`.
         dropout: probability of dropout behind every hidden layer and its pooling.
-        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.network.layers.RowDropout`, as the
-            original code, or `tsslbp.network.layers.NeuronDropout`.
+        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.layers.RowDropout`, as the
+            original code, or `tsslbp.layers.NeuronDropout`.
         pool_scale: factor on the sums of the pooling, 1.1 in the original code.
-        neunorm: whether a `tsslbp.network.layers.NeuNorm` stands behind every convolution's
+        neunorm: whether a `tsslbp.layers.NeuNorm` stands behind every convolution's
             neurons and their pooling.
         rule: learning rule.
         impl: implementation of the neurons (`tsslbp.spikes`) and of the connections
-            (`tsslbp.network.layers.Conv`).
+            (`tsslbp.layers.Conv`).
         generator: source of the initial weights, by default PyTorch's global one. Parameters come,
             and are drawn, in layer order.
 
@@ -303,8 +304,9 @@ class Network(Model):
 
 def _connection(part: LayerPlan, initial: InitialWeights, impl: str) -> Conv | Linear:
     if part.kind == "conv":
-        return Conv(part.in_shape[0], part.units, part.kernel, part.padding, initial, impl)
-    return Linear(part.parameters // part.units, part.units, initial, impl)
+        settings = {"padding": part.padding, "initial": initial, "impl": impl}
+        return Conv(part.in_shape[0], part.units, part.kernel, **settings)
+    return Linear(part.parameters // part.units, part.units, initial, impl=impl)
 
 
 def _initial_weights(
