@@ -1,7 +1,6 @@
-"""Connections, pooling and dropout over signals with and without time."""
+"""Connections and residual blocks over signals with and without time."""
 
 import copy
-import itertools
 import math
 
 import pytest
@@ -11,16 +10,7 @@ from torch.nn import functional
 
 from tsslbp.errors import InvalidInput
 from tsslbp.kernels import events
-from tsslbp.network.layers import (
-    DROPOUT,
-    Conv,
-    InitialWeights,
-    Linear,
-    NeuNorm,
-    NeuronDropout,
-    RowDropout,
-    SumPool,
-)
+from tsslbp.layers import LIF, Conv, InitialWeights, Linear, Residual
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -39,10 +29,13 @@ def signal(*shape: int) -> Tensor:
     ("layer", "shape"),
     [
         (Conv(2, 3, 3, padding=1), (4, 2, 2, 5, 6)),
+        (Conv(2, 4, 3, stride=2, padding=1, dilation=2, groups=2, bias=True), (4, 2, 2, 5, 6)),
         (Linear(6, 3), (4, 2, 6)),
-        (SumPool(2, 1.1), (4, 2, 2, 5, 6)),
+        (Linear(6, 3, bias=True), (4, 2, 6)),
+        (Residual(Linear(6, 6, bias=True)), (4, 2, 6)),
+        (Residual(Linear(6, 3), Linear(6, 3)), (4, 2, 6)),
     ],
-    ids=["Conv", "Linear", "SumPool"],
+    ids=["Conv", "Conv with all", "Linear", "Linear with bias", "Residual", "with a shortcut"],
 )
 def test_layers_work_step_by_step(layer: nn.Module, shape: tuple[int, ...]) -> None:
     """Each step on its own gives what the whole signal gives, and gradients are derivatives."""
@@ -64,6 +57,109 @@ def test_linear_is_a_product_without_bias() -> None:
     linear, x = Linear(6, 3).double(), signal(4, 6)
     torch.testing.assert_close(linear(x), x @ linear.weight.T)
     assert [name for name, _ in linear.named_parameters()] == ["weight"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stride": 2},
+        {"stride": 3, "padding": 2},
+        {"dilation": 2},
+        {"groups": 3},
+        {"stride": 2, "padding": 1, "dilation": 2, "groups": 3},
+    ],
+    ids=str,
+)
+def test_conv_is_pytorchs(settings: dict, bias: bool, used: list[str]) -> None:
+    """With a stride, a dilation or groups; of spikes as well, and never by events."""
+    conv, x = Conv(3, 18, 3, bias=bias, **settings), spikes(4, 2, 3, 7, 8)
+    expected = functional.conv2d(x.flatten(0, 1), conv.weight, conv.bias, **settings)
+    torch.testing.assert_close(conv(x), expected.unflatten(0, (4, 2)))
+    torch.testing.assert_close(conv(x[0]), expected[:2])
+    assert used == []
+
+
+@pytest.mark.parametrize("event_driven", [True, False])
+@pytest.mark.parametrize("kind", ["conv2d", "linear"])
+def test_bias(kind: str, event_driven: bool, used: list[str]) -> None:
+    impl = "auto" if event_driven else "reference"
+    if kind == "conv2d":
+        layer, x = Conv(3, 16, 3, padding=1, bias=True, impl=impl), spikes(4, 2, 3, 5, 6)
+        weight = layer.weight
+        plain = functional.conv2d(x.flatten(0, 1), weight, layer.bias, padding=1)
+        plain = plain.unflatten(0, (4, 2))
+    else:
+        layer, x = Linear(30, 16, bias=True, impl=impl), spikes(4, 2, 30)
+        plain = functional.linear(x, layer.weight, layer.bias)
+    grad = torch.randn(plain.shape, generator=seeded(3))
+    out = layer(x)
+    torch.testing.assert_close(out, plain)
+    wanted = layer.weight, layer.bias
+    for one, other in zip(
+        torch.autograd.grad(out, wanted, grad),
+        torch.autograd.grad(plain, wanted, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert used == [kind] * event_driven
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+def test_a_bias_is_drawn_within_its_bound() -> None:
+    bias = Conv(16, 4000, 5, bias=True, initial=drawn()).bias
+    assert bias is not None
+    bound = 1 / math.sqrt(16 * 5 * 5)
+    assert 0.99 * bound < bias.abs().max() <= bound
+    again = Conv(16, 4000, 5, bias=True, initial=drawn()).bias
+    assert again is not None and torch.equal(bias, again)
+
+
+def test_residual_adds_spikes_and_passes_them_on() -> None:
+    """A silent body is the identity, and a body that fires adds up: 0, 1 or 2."""
+    x = spikes(4, 2, 30)
+    silent = nn.Sequential(Linear(30, 30, InitialWeights("kaiming", 0.0)), LIF())
+    assert torch.equal(Residual(silent)(x), x)
+    firing = nn.Sequential(Linear(30, 30, InitialWeights("kaiming", 5.0, seeded())), LIF())
+    out = Residual(firing)(x)
+    assert torch.equal(out, firing(x) + x)
+    assert out.unique().tolist() == [0, 1, 2]
+    halved = Residual(nn.Sequential(Linear(30, 7), LIF()), nn.Sequential(Linear(30, 7), LIF()))
+    assert halved(x).shape == (4, 2, 7)
+
+
+def test_residual_refuses_other_shapes() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"\[4, 2, 7\] of its body and \[4, 2, 30\] of its short"
+    ):
+        Residual(Linear(30, 7))(spikes(4, 2, 30))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Conv(3, 16, 0), "kernel must be a whole number of at least 1, got 0"),
+        (lambda: Conv(3, 16, 3, stride=0), "stride must be a whole number of at least 1, got 0"),
+        (lambda: Conv(3, 16, 3, padding=-1), "padding must be at least 0"),
+        (lambda: Conv(3, 16, 3, groups=2), "groups divide the channels, got padding=0, groups=2"),
+        (lambda: Linear(3.0, 16), r"in_features must be a whole number of at least 1, got 3\.0"),
+        (lambda: Conv(3, 16, 3)(spikes(3, 5, 5)), r"Conv expected a signal \[T, N, 3, H, W\] or"),
+        (lambda: Linear(75, 9)(spikes(4, 2, 3, 5, 5)), r"got shape \[4, 2, 3, 5, 5\]; put nn.Fla"),
+        (lambda: Linear(30, 9)(spikes(4, 2, 29)), r"expected a signal \[T, N, 30\], got shape"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(make, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def test_printed_connections() -> None:
+    assert repr(Conv(3, 16, 5)) == "Conv(3, 16, 5)"
+    conv = Conv(4, 16, 3, stride=2, padding=1, groups=2, bias=True)
+    assert repr(conv) == "Conv(4, 16, 3, stride=2, padding=1, groups=2, bias=True)"
+    assert repr(Linear(3, 4)) == "Linear(3, 4)"
+    assert repr(Linear(3, 4, bias=True)) == "Linear(3, 4, bias=True)"
 
 
 CONNECTIONS = {
@@ -200,164 +296,6 @@ def test_weight_scale_multiplies(kind: str) -> None:
     assert torch.equal(linear, 5 * Linear(6, 3, drawn(kind)).weight)
 
 
-def test_sum_pool_by_hand() -> None:
-    x = torch.arange(15, dtype=torch.float64).reshape(1, 1, 3, 5)
-    # the third row and the fifth column are left out: 0 + 1 + 5 + 6 and 2 + 3 + 7 + 8
-    assert SumPool(2, 1.1)(x).flatten().tolist() == pytest.approx([12 * 1.1, 20 * 1.1])
-
-
-def neunorm(shape: tuple[int, ...], k: float = 0.9) -> NeuNorm:
-    """A layer whose U is random, as after some training."""
-    layer = NeuNorm(shape, k).double()
-    with torch.no_grad():
-        layer.weight.normal_(generator=seeded(2))
-    return layer
-
-
-def test_neunorm_by_hand() -> None:
-    """Two maps, one position, two steps: v/F = (1 - 0.6)/4 = 0.1, so x = 0.2, then 0.12 + 0.1."""
-    layer = NeuNorm((2, 1, 1), k=0.6).double()
-    layer.weight.data = torch.tensor([2.0, -1.0]).double().view(2, 1, 1)
-    spikes = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).double().view(2, 1, 2, 1, 1)
-    expected = torch.tensor([[1 - 0.4, 1 + 0.2], [0 - 0.44, 1 + 0.22]]).double()
-    torch.testing.assert_close(layer(spikes).flatten(1), expected)
-
-
-@pytest.mark.parametrize("k", [0.0, 0.9])
-def test_neunorm_is_its_formula(k: float) -> None:
-    steps, maps = 4, 3
-    layer, x = neunorm((maps, 2, 5), k), signal(steps, 2, maps, 2, 5)
-    out = layer(x)
-    for n, row, column in itertools.product(range(2), range(2), range(5)):
-        state = 0.0
-        for t in range(steps):
-            mine = x[t, n, :, row, column]
-            state = k * state + (1 - k) / maps**2 * mine.sum()
-            expected = mine - layer.weight[:, row, column] * state
-            torch.testing.assert_close(out[t, n, :, row, column], expected)
-
-
-def test_neunorm_gradients_are_derivatives() -> None:
-    layer, x = neunorm((3, 2, 2)), signal(4, 2, 3, 2, 2).requires_grad_()
-
-    def function(x: Tensor, weight: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, {"weight": weight}, x)
-
-    assert torch.autograd.gradcheck(function, (x, layer.weight))
-    layer(x).square().sum().backward()
-    assert layer.weight.grad.all()
-
-
-def test_neunorm_reads_time_forward_and_keeps_no_state() -> None:
-    layer, x = neunorm((3, 2, 2)), signal(5, 2, 3, 2, 2)
-    changed = x.clone()
-    changed[3:] += 1
-    before = layer(x)
-    assert torch.equal(layer(changed)[:3], before[:3])
-    assert torch.equal(layer(x), before)
-    torch.testing.assert_close(layer(x[:, :1]), before[:, :1])  # nor mixes images
-
-
-def test_neunorm_of_silence_is_silence_and_of_no_weights_nothing() -> None:
-    layer, x = neunorm((3, 2, 2)), signal(5, 2, 3, 2, 2)
-    assert not layer(torch.zeros_like(x)).any()
-    assert torch.equal(NeuNorm((3, 2, 2)).double()(x), x)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 2, 2), (5, 2, 4, 2, 2), (5, 2, 3, 2, 1)])
-def test_neunorm_refuses_other_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInput, match=r"expected a signal \[T, N, 3, 2, 2\], got shape"):
-        neunorm((3, 2, 2))(signal(*shape))
-
-
-@pytest.mark.parametrize("k", [1.0, -0.1, float("nan")])
-def test_neunorm_refuses_a_decay_out_of_range(k: float) -> None:
-    with pytest.raises(InvalidInput, match="k must be at least 0 and below 1"):
-        NeuNorm((3, 2, 2), k)
-
-
-def test_dropout_shares_its_mask_over_width_and_time() -> None:
-    dropped = RowDropout(0.5)(torch.ones(5, 24, 25, 26, 3))
-    rows = dropped[0, ..., 0]
-    assert torch.equal(dropped, rows[None, ..., None].expand_as(dropped))
-    assert rows.unique().tolist() == [0, 2]
-    for dim in range(3):  # samples, channels and rows differ from each other
-        assert rows.any(dim).all() and not rows.all(dim).any()
-
-
-def test_dropout_of_neurons_shares_its_mask_over_time_alone() -> None:
-    dropped = NeuronDropout(0.2)(torch.ones(5, 12, 13, 14, 15))
-    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
-    assert dropped.unique().tolist() == pytest.approx([0, 1.25])
-    kept = dropped[0] > 0
-    share = kept.double().mean().item()
-    assert share == pytest.approx(0.8, abs=5 * math.sqrt(0.16 / kept.numel()))
-    for dim in range(4):  # samples, channels, rows and columns differ from each other
-        assert (kept.any(dim) & ~kept.all(dim)).any()
-
-
-@pytest.mark.parametrize("kind", DROPOUT)
-def test_dropout_of_linear_layers_is_per_neuron(kind: str) -> None:
-    dropped = DROPOUT[kind](0.2)(torch.ones(5, 400, 100))
-    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
-    assert dropped.unique().tolist() == pytest.approx([0, 1.25])
-    kept = (dropped[0] > 0).double()
-    assert kept.mean().item() == pytest.approx(0.8, abs=5 * math.sqrt(0.16 / kept.numel()))
-    assert 0 < kept.mean(0).min() < kept.mean(0).max() < 1
-    assert 0 < kept.mean(1).min() < kept.mean(1).max() < 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "shape", "mask_shape"),
-    [
-        (RowDropout, (5, 2, 3, 4, 6), (2, 3, 4, 1)),
-        (RowDropout, (5, 2, 7), (2, 7)),
-        (NeuronDropout, (5, 2, 3, 4, 6), (2, 3, 4, 6)),
-        (NeuronDropout, (5, 2, 7), (2, 7)),
-    ],
-)
-def test_dropout_mask_comes_from_the_cpu_generator(
-    kind: type[nn.Module], shape: tuple[int, ...], mask_shape: tuple[int, ...]
-) -> None:
-    x = signal(*shape)
-    torch.manual_seed(7)
-    expected = x * (torch.rand(mask_shape) >= 0.3) / 0.7
-    torch.manual_seed(7)
-    dropped = kind(0.3)(x)
-    torch.testing.assert_close(dropped, expected)
-    assert not torch.equal(kind(0.3)(x) == 0, dropped == 0)  # a fresh mask each time
-
-
-def test_dropout_gradient_takes_the_same_mask() -> None:
-    x = torch.ones(5, 2, 3, 4, 6, requires_grad=True)
-    dropped = RowDropout(0.5)(x)
-    dropped.sum().backward()
-    assert x.grad is not None
-    assert torch.equal(x.grad, dropped)
-
-
-@pytest.mark.parametrize("kind", DROPOUT)
-@pytest.mark.parametrize("why", ["eval", "p=0"])
-def test_dropout_that_does_nothing_draws_nothing(kind: str, why: str) -> None:
-    dropout = DROPOUT[kind](0.9).eval() if why == "eval" else DROPOUT[kind](0.0)
-    x, state = signal(5, 2, 7), torch.get_rng_state()
-    assert torch.equal(dropout(x), x)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("p", [1.0, -0.1, float("nan")])
-def test_dropout_refuses(p: float) -> None:
-    for kind in DROPOUT.values():
-        with pytest.raises(InvalidInput, match=f"dropout must be at least 0 and below 1, got {p}"):
-            kind(p)
-
-
 def test_an_unknown_initialisation_is_refused() -> None:
     with pytest.raises(InvalidInput, match="'uniform' or 'kaiming', got 'normal'"):
         InitialWeights("normal")
-
-
-def test_names_in_the_printed_module() -> None:
-    assert repr(SumPool(2, 1.1)) == "SumPool(2, scale=1.1)"
-    assert repr(RowDropout(0.2)) == "RowDropout(p=0.2)"
-    assert repr(NeuronDropout(0.2)) == "NeuronDropout(p=0.2)"

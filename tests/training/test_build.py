@@ -12,7 +12,7 @@ from tsslbp import training
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import ProtocolName
 from tsslbp.experiment.seeding import derive, generator
-from tsslbp.network.layers import DROPOUT
+from tsslbp.layers.dropout import DROPOUT
 
 from .toy import EXPERIMENT, toy, trained
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn

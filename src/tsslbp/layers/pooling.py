@@ -52,11 +52,23 @@ class SumPool(_Pool):
 
 @final
 class AvgPool(_Pool):
-    """Mean over windows of ``size x size``: ``[..., H, W] -> [..., H//s, W//s]``."""
+    """Mean over windows of ``size x size``: ``[..., H, W] -> [..., H//s, W//s]``.
+
+    Without a size it is the mean over the whole image, ``[..., 1, 1]``.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__(1 if size is None else size)
+        self.is_global = size is None
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
+        if self.is_global:
+            return x.mean((-2, -1), keepdim=True)
         return sum_pool(x, self.size, 1 / self.size**2)
+
+    def extra_repr(self) -> str:
+        return "" if self.is_global else super().extra_repr()
 
 
 @final

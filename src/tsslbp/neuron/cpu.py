@@ -51,7 +51,6 @@ from .cpu_rules import (
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
 
-
 SUMS = 4  # that the backward kernel makes, of each worker
 
 

@@ -147,7 +147,9 @@ def grad_constants(
     """
     rest = trace.potential * (1 - trace.spikes)
     tau_m = (grad_current[1:] * rest[:-1]).sum(dtype=torch.float64) / neuron.tau_m**2
-    threshold = torch.zeros_like(tau_m)  # of a rule that is not in the table LIF refuses to train it
+    threshold = torch.zeros_like(
+        tau_m
+    )  # of a rule that is not in the table LIF refuses to train it
     if by_spike := THROUGH_SPIKE.get(type(rule)):
         part = by_spike(rule, trace, rate, grad_current, neuron)
         threshold = -part.sum(dtype=torch.float64)

@@ -134,7 +134,7 @@ class Training:
         if self.train.labels.is_cuda:
             self.net.set_precision(self.experiment.precision)
             if self.processes.count == 1 and isinstance(self.train.images, Tensor):
-                return DeviceSteps(*parts, capture=True)
+                return DeviceSteps(*parts, capture=not self.net.waits_for_device)
         return HostSteps(*parts, processes=self.processes)
 
     def fit(self, run: Run | None, observer: Observer | None = None) -> Model:
