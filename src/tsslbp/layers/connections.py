@@ -133,12 +133,10 @@ class Conv(nn.Module):
 
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape
-        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-        changed = [
-            f", {key}={getattr(self, key)}" for key in usual if getattr(self, key) != usual[key]
-        ]
-        with_bias = ", bias=True" if self.bias is not None else ""
-        return f"{inputs * self.groups}, {outputs}, {kernel}{''.join(changed)}{with_bias}"
+        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": False}
+        settings = {key: getattr(self, key) for key in usual} | {"bias": self.bias is not None}
+        changed = "".join(f", {key}={of}" for key, of in settings.items() if of != usual[key])
+        return f"{inputs * self.groups}, {outputs}, {kernel}{changed}"
 
 
 class Linear(nn.Module):

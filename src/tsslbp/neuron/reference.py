@@ -321,8 +321,8 @@ def _neighbour(trace: Trace, t: int, neuron: Neuron) -> Tensor:
     return torch.stack(neighbour)
 
 
-# The part of dL/dI[t], `grad_current`, that the spike of step t carries, and not what is left of the
-# potential; its negative sum is the gradient of the threshold.
+# The part of dL/dI[t], `grad_current`, that the spike of step t carries, and not what is left of
+# the potential; its negative sum is the gradient of the threshold.
 
 
 def _surrogate_through_spike(
