@@ -198,7 +198,7 @@ def test_tsslbp_by_hand() -> None:
 
 
 def test_spike_bp_by_hand() -> None:
-    """The same neuron: d = (c g, c g), c = 1 - 1 / tau_m, of which the threshold has the spike's."""
+    """The same neuron: d = (c g, c g) with c = 1 - 1 / tau_m; the threshold's is the spike's."""
     x, grad = torch.tensor([[0.8], [0.9]]).double(), torch.tensor([[5.0], [0.3]]).double()
     by_x, by_constants = gradients(SpikeBP(), x, grad, (2.0, 1.0, 1.0))
     assert by_x.flatten().tolist() == pytest.approx([0.15, 0.15])

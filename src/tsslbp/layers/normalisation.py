@@ -86,9 +86,17 @@ class BatchNorm(nn.Module):
                 f"BatchNorm needs more than one value a channel in training, got {list(x.shape)}"
             )
         weight = self.weight * (self.alpha * self.threshold)
-        running = self.running_mean, self.running_var
-        settings = self.training, self.momentum, self.eps
-        return functional.batch_norm(frames, *running, weight, self.bias, *settings).view_as(x)
+        out = functional.batch_norm(
+            frames,
+            self.running_mean,
+            self.running_var,
+            weight,
+            self.bias,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+        return out.view_as(x)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Factor and summand of each channel, ``[C]``, that evaluation applies."""

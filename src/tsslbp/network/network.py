@@ -316,8 +316,8 @@ class Network(Model):
 
 def _connection(part: LayerPlan, initial: InitialWeights, impl: str) -> Conv | Linear:
     if part.kind == "conv":
-        settings = {"padding": part.padding, "initial": initial, "impl": impl}
-        return Conv(part.in_shape[0], part.units, part.kernel, **settings)
+        channels, padding = part.in_shape[0], part.padding
+        return Conv(channels, part.units, part.kernel, padding=padding, initial=initial, impl=impl)
     return Linear(part.parameters // part.units, part.units, initial, impl=impl)
 
 
