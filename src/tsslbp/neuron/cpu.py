@@ -494,7 +494,7 @@ def layer(
         if not neurons.output_psc:
             return pooled
         if constants is None:
-            return psc(pooled, neurons.neuron.tau_s)
+            return cast(Tensor, psc(pooled, neurons.neuron.tau_s))
         return reference.psc(pooled, constants[1])
     images = neurons.filter_input and x.ndim + static == 5  # which a convolution stores so
     image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)
