@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -49,7 +50,7 @@ COMPARED_RULES = (
     "NA",
     "SpikeBP",
 )
-LEARNING_STEPS = 40
+LEARNING_STEPS, SEW_LEARNING_STEPS = 40, 10
 MB = 1e6
 
 Row = dict[str, Any]
@@ -74,6 +75,7 @@ def main() -> None:
         cases, result["unavailable"] = _available_cases()
         result["checks"] = check(cases)
         result["step"] = step_section(cases, arguments.quick)
+        result["sew"] = sew_section(arguments.quick)
         result["first step"] = first_step_section()
         result["neuron"] = neuron_section(arguments.quick)
         result["growth"] = growth_section(arguments.quick)
@@ -151,8 +153,10 @@ def check(cases: Mapping[str, Case]) -> list[str]:
     return passed
 
 
-def _check_learning(name: str, case: Case, images: Tensor, labels: Tensor) -> None:
-    losses = [case.step(images, labels) for _ in range(LEARNING_STEPS)]
+def _check_learning(
+    name: str, case: Case, images: Tensor, labels: Tensor, steps: int = LEARNING_STEPS
+) -> None:
+    losses = [case.step(images, labels) for _ in range(steps)]
     _require(losses[-1] < 0.8 * losses[0], f"{name}: loss from {losses[0]:.3g} to {losses[-1]:.3g}")
     for weight in case.model.parameters():
         reached = weight.grad is not None and bool(weight.grad.isfinite().all() & weight.grad.any())
@@ -197,6 +201,40 @@ def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
         for name, timing in timings.items()
     ]
     _show("One training step: 15C5-P2-40C5-P2-300, batch 50, T = 5", rows)
+    return rows
+
+
+def sew_section(quick: bool) -> list[Row]:
+    """One training step of a residual network of two blocks, here and in its peers.
+
+    All start with the same weights and have the same neurons and surrogate derivative, so that
+    their first losses must agree.
+    """
+    images, labels = peers.batch()
+    cases: dict[str, Case] = {}
+    for name in peers.SEW_CASES:
+        with suppress(ImportError):  # said already
+            cases[name] = peers.make_sew(name)
+    losses = {name: case.step(images, labels) for name, case in cases.items()}
+    for name, loss in losses.items():
+        away = abs(loss - losses[OURS])
+        _require(away < 0.01, f"{name}: first loss of the residual network off by {away:.2g}")
+    for name, case in cases.items():
+        _check_learning(name, case, images, labels, SEW_LEARNING_STEPS)
+    console.print("checked: the residual networks have equal losses at equal weights, and learn")
+    steps = {name: partial(case.step, images, labels) for name, case in cases.items()}
+    timings = interleave(steps, 1 if quick else 20)
+    rows = [
+        {
+            "case": name,
+            "best ms": timing.best * 1e3,
+            "median ms": timing.median * 1e3,
+            "times tsslbp": timing.median / timings[OURS].median,
+        }
+        for name, timing in timings.items()
+    ]
+    size = "two blocks of 32 and 64 channels, 28 x 28, batch 50, T = 4"
+    _show(f"One training step of a residual network (SEW): {size}", rows)
     return rows
 
 
