@@ -259,17 +259,19 @@ def _add_learned(sums, t, gradients, r, history, k):
     """Add step t to the sums for tau_m, tau_s and the threshold."""
     grad, result, later, through_input = gradients
     potential = kept(history.potentials, t)
-    before = earlier = trace = 0 * potential  # rest, input current and PSC one step earlier
+    before = earlier = zero_tile(history.potentials)  # rest and input current one step earlier
     if t > 0:
         earlier = kept(history.potentials, t - 1)
         before = where(earlier > k.threshold, 0, earlier)
-        trace = kept(history.pscs, t - 1)
     if t > 1:
         long_before = kept(history.potentials, t - 2)
         earlier = earlier - k.decay * where(long_before > k.threshold, 0, long_before)
     by_filter = through_input * (potential - k.decay * before - earlier)
     if k.output_psc:
-        by_filter = by_filter + grad * k.psc_gain * (where(potential > k.threshold, 1, 0) - trace)
+        change = where(potential > k.threshold, k.psc_gain, 0)  # of the PSC, in this step
+        if t > 0:
+            change = change - k.psc_gain * kept(history.pscs, t - 1)
+        by_filter = by_filter + grad * change
     by_spike = through_spike(r, t, result, later, history, k)
     return sums[0] + result * before, sums[1] - by_filter, sums[2] - by_spike
 
