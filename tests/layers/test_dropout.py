@@ -95,6 +95,13 @@ def test_dropout_refuses(p: float) -> None:
             kind(p)
 
 
+def test_images_without_time_are_refused() -> None:
+    """All of a batch would share one mask."""
+    for kind in DROPOUT.values():
+        with pytest.raises(InvalidInput, match=r"got shape \[2, 3, 4, 6\]; images without time"):
+            kind(0.5)(signal(2, 3, 4, 6))
+
+
 def test_names_in_the_printed_module() -> None:
     assert repr(RowDropout(0.2)) == "RowDropout(p=0.2)"
     assert repr(NeuronDropout(0.2)) == "NeuronDropout(p=0.2)"

@@ -288,6 +288,11 @@ def test_a_tensor_is_no_constant(name: str) -> None:
         Neuron(tau_m="5")  # type: ignore[arg-type]
 
 
+def test_constants_are_those_of_neurons_behind_a_filter() -> None:
+    with pytest.raises(InvalidInput, match="of neurons behind a filter; tau_s = 1 is none"):
+        gradients(TSSLBP(), filter_input=False)
+
+
 def test_the_gpus_kernels_do_not_learn() -> None:
     with pytest.raises(InvalidInput, match="impl='cuda' compiles a neuron's constants"):
         gradients(TSSLBP(), impl="cuda")

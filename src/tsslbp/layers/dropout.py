@@ -25,6 +25,11 @@ class _Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
+        if x.ndim not in (3, 5):
+            raise InvalidInput(
+                f"dropout expected a signal [T, N, features] or [T, N, C, H, W], got shape "
+                f"{list(x.shape)}; images without time become one in the first LIF"
+            )
         shape = (*x.shape[1:-1], 1) if self.by_row and x.ndim == 5 else x.shape[1:]
         kept = torch.rand(*shape, device=x.device) >= self.p
         return x * (kept.to(x) / (1 - self.p))

@@ -78,6 +78,11 @@ class LIF(nn.Module):
         output_psc: whether a second filter follows, so that PSCs are returned, as the output layer
             of `tsslbp.Network` does.
 
+    Attributes:
+        start: what the layer computes, a `tsslbp.neuron.NeuronLayer`, with the constants given.
+        neurons: the same with its constants as they are now.
+        learnable: the names of those that are trained.
+
     Shape:
         In: ``[T, N, features]`` or ``[T, N, C, H, W]``; with `time_steps` also ``[N, features]``
         or ``[N, C, H, W]``. Out: ``[T, N, ...]``, pooled ``[T, N, C, H // pool, W // pool]``.
@@ -125,7 +130,6 @@ class LIF(nn.Module):
 
     @property
     def neurons(self) -> NeuronLayer:
-        """What the layer computes, with its constants as they are now."""
         if not self.learnable:
             return self.start
         return replace(self.start, neuron=Neuron(*self._constants().tolist()))

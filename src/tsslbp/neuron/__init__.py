@@ -159,6 +159,8 @@ def layer(
     if constants is None:
         implementation = _implementation(neurons.impl, x, neurons.rule, steps)
         return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
+    if not neurons.filter_input:
+        raise InvalidInput("constants are trained of neurons behind a filter; tau_s = 1 is none")
     implementation = _implementation(_learning(neurons.impl, x), x, neurons.rule, steps)
     return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared, constants))
 
