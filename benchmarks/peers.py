@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 import tsslbp
 from tsslbp import training
+from tsslbp.layers import LIF, Conv, Linear
 from tsslbp.network.description import LayerPlan
 
 TAU_M = 5.0
@@ -92,11 +93,11 @@ class SpikingNet(ConvNet):
 
 
 class SnnTorchNeurons(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, tau_m: float = TAU_M) -> None:
         super().__init__()
         import snntorch
 
-        self.cell = snntorch.Leaky(beta=1 - 1 / TAU_M, reset_mechanism="zero")
+        self.cell = snntorch.Leaky(beta=1 - 1 / tau_m, reset_mechanism="zero")
 
     def forward(self, current: Tensor) -> Tensor:
         potential = torch.zeros_like(current[0])
@@ -128,12 +129,12 @@ class NorseNeurons(nn.Module):
 
 
 class SpikingJellyNeurons(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, tau_m: float = TAU_M) -> None:
         super().__init__()
         from spikingjelly.activation_based import neuron, surrogate
 
         self.cell = neuron.LIFNode(
-            tau=TAU_M,
+            tau=tau_m,
             decay_input=False,
             surrogate_function=surrogate.ATan(),
             detach_reset=True,
@@ -203,6 +204,11 @@ def _tsslbp(size: Size) -> Case:
         time_steps=size.time_steps,
         neuron=tsslbp.Neuron(tau_m=TAU_M),
     )
+    return _trained(model)
+
+
+def _trained(model: tsslbp.network.Model) -> Case:
+    """Train `model` by this library's step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(images: Tensor, labels: Tensor) -> float:
@@ -219,13 +225,115 @@ def _tsslbp(size: Size) -> Case:
     return Case(model, step)
 
 
+def _modules(size: Size) -> Case:
+    """The MNIST network of `_tsslbp` made of `tsslbp.layers`."""
+    neurons: dict[str, Any] = {"tau_m": TAU_M}
+    pooled = {**neurons, "pool": 2, "pool_scale": 1.1}
+    model = nn.Sequential(
+        *(Conv(1, size.channels, 5), LIF(**pooled, time_steps=size.time_steps)),
+        *(Conv(size.channels, 40, 5), LIF(**pooled), nn.Flatten(-3)),
+        *(Linear(640, 300), LIF(**neurons), Linear(300, CLASSES), LIF(**neurons, output_psc=True)),
+    )
+    shape = 1, 28, 28
+    return _trained(tsslbp.network.CustomNetwork(model, shape, CLASSES, size.time_steps))
+
+
 CASES: dict[str, Callable[[Size], Case]] = {
     "ReLU, no time (PyTorch)": _relu,
     "dense matrix products alone": _connections,
     "tsslbp": _tsslbp,
+    "tsslbp, of modules": _modules,
     "snnTorch": partial(_peer, SnnTorchNeurons),
     "Norse": partial(_peer, NorseNeurons),
     "SpikingJelly": partial(_peer, SpikingJellyNeurons),
+}
+
+
+# A residual network
+
+
+SEW_CHANNELS, SEW_STEPS = (32, 64), 4
+
+
+class SewNet(nn.Module):
+    """``tsslbp.models.sew_resnet(channels=(32, 64), blocks=1)`` with a peer's neurons.
+
+    Parameters come in the same order. Convolutions and normalisation fold time into the batch, the
+    first of them are computed once, and images are stored channels last.
+    """
+
+    def __init__(self, neurons: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        first, second = SEW_CHANNELS
+        self.stem = _Unit(neurons, 1, first)
+        self.block1 = nn.ModuleList([_Unit(neurons, first, first) for _ in range(2)])
+        self.block2 = nn.ModuleList(
+            [_Unit(neurons, first, second, 2), _Unit(neurons, second, second)]
+        )
+        self.shortcut = _Unit(neurons, first, second, 2, kernel=1)
+        self.output = nn.Linear(second, CLASSES)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        current = self.stem.current(images)
+        x = self.stem.neurons(current.expand(SEW_STEPS, *current.shape))
+        x = x + self.block1[1](self.block1[0](x))
+        x = self.block2[1](self.block2[0](x)) + self.shortcut(x)
+        return cast(Tensor, self.output(x.mean((-2, -1))))
+
+
+class _Unit(nn.Module):
+    """Convolution, batch normalisation and neurons on ``[T, N, C, H, W]``."""
+
+    def __init__(
+        self,
+        neurons: Callable[[], nn.Module],
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        kernel: int = 3,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm, self.neurons = nn.BatchNorm2d(outputs), neurons()
+
+    def current(self, frames: Tensor) -> Tensor:
+        return cast(Tensor, self.norm(self.conv(frames)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        current = self.current(x.flatten(0, 1))
+        return cast(Tensor, self.neurons(current.unflatten(0, x.shape[:2])))
+
+
+def _by_step(model: nn.Module) -> Case:
+    """Train `model` with the cross-entropy of its output at every step."""
+    weights: list[Tensor] = list(model.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=2e-3, fused=True)
+
+    def step(images: Tensor, labels: Tensor) -> float:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(images).flatten(0, 1), labels.repeat(SEW_STEPS))
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Case(model, step)
+
+
+def _sew() -> Case:
+    return _by_step(
+        tsslbp.models.sew_resnet((1, 28, 28), CLASSES, SEW_STEPS, channels=SEW_CHANNELS, blocks=1)
+    )
+
+
+def _sew_peer(neurons: Callable[[], nn.Module]) -> Case:
+    return _by_step(SewNet(neurons))
+
+
+SEW_CASES: dict[str, Callable[[], Case]] = {  # all with the derivative of an arctangent
+    "tsslbp": _sew,
+    "snnTorch": partial(_sew_peer, partial(SnnTorchNeurons, 2.0)),
+    "SpikingJelly": partial(_sew_peer, partial(SpikingJellyNeurons, 2.0)),
 }
 
 
@@ -247,6 +355,21 @@ def make(name: str, size: Size = Size()) -> Case:
     """
     torch.manual_seed(0)
     return CASES[name](size)
+
+
+def make_sew(name: str) -> Case:
+    """Build a case of `SEW_CASES` with the weights of ours.
+
+    Raises:
+        ImportError: the library is not installed.
+    """
+    torch.manual_seed(0)
+    ours, case = _sew(), SEW_CASES[name]()
+    with torch.no_grad():
+        weights = zip(case.model.parameters(), ours.model.parameters(), strict=True)
+        for weight, wanted in weights:
+            weight.copy_(wanted)
+    return case
 
 
 def batch(size: Size = Size()) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -62,7 +63,7 @@ EVENT_LAYERS = (  # input [F, C, H, W], outputs, window, padding
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 TRAINED_RATES = (0.12, 0.19, 0.18)  # firing rates on MNIST after two epochs of `tsslbp train mnist`
 EVALUATED = 200  # images in a batch of an evaluation
-LEARNING_STEPS = 40
+LEARNING_STEPS, SEW_LEARNING_STEPS = 40, 10
 MB = 1e6
 
 Row = dict[str, Any]
@@ -88,6 +89,7 @@ def main() -> None:
         result["checks"] = check(cases)
         result["step"] = step_section(cases, arguments.quick)
         result["trained"] = trained_section(arguments.quick)
+        result["sew"] = sew_section(arguments.quick)
         result["first step"] = first_step_section()
         result["neuron"] = neuron_section(arguments.quick)
         result["growth"] = growth_section(arguments.quick)
@@ -166,8 +168,10 @@ def check(cases: Mapping[str, Case]) -> list[str]:
     return passed
 
 
-def _check_learning(name: str, case: Case, images: Tensor, labels: Tensor) -> None:
-    losses = [case.step(images, labels) for _ in range(LEARNING_STEPS)]
+def _check_learning(
+    name: str, case: Case, images: Tensor, labels: Tensor, steps: int = LEARNING_STEPS
+) -> None:
+    losses = [case.step(images, labels) for _ in range(steps)]
     _require(losses[-1] < 0.8 * losses[0], f"{name}: loss from {losses[0]:.3g} to {losses[-1]:.3g}")
     for weight in case.model.parameters():
         reached = weight.grad is not None and bool(weight.grad.isfinite().all() & weight.grad.any())
@@ -251,6 +255,40 @@ def _fire_as_trained(model: nn.Module, images: Tensor) -> None:
             torch.mul(fresh, middle, out=weight)
             rate = list(network.activity(images).values())[number].firing_rate
             low, high = (middle, high) if rate < wanted else (low, middle)
+
+
+def sew_section(quick: bool) -> list[Row]:
+    """One training step of a residual network of two blocks, here and in its peers.
+
+    All start with the same weights and have the same neurons and surrogate derivative, so that
+    their first losses must agree.
+    """
+    images, labels = peers.batch()
+    cases: dict[str, Case] = {}
+    for name in peers.SEW_CASES:
+        with suppress(ImportError):  # said already
+            cases[name] = peers.make_sew(name)
+    losses = {name: case.step(images, labels) for name, case in cases.items()}
+    for name, loss in losses.items():
+        away = abs(loss - losses[OURS])
+        _require(away < 0.01, f"{name}: first loss of the residual network off by {away:.2g}")
+    for name, case in cases.items():
+        _check_learning(name, case, images, labels, SEW_LEARNING_STEPS)
+    console.print("checked: the residual networks have equal losses at equal weights, and learn")
+    steps = {name: partial(case.step, images, labels) for name, case in cases.items()}
+    timings = interleave(steps, 1 if quick else 20)
+    rows = [
+        {
+            "case": name,
+            "best ms": timing.best * 1e3,
+            "median ms": timing.median * 1e3,
+            "times tsslbp": timing.median / timings[OURS].median,
+        }
+        for name, timing in timings.items()
+    ]
+    size = "two blocks of 32 and 64 channels, 28 x 28, batch 50, T = 4"
+    _show(f"One training step of a residual network (SEW): {size}", rows)
+    return rows
 
 
 def first_step_section() -> list[Row]:

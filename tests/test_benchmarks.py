@@ -19,7 +19,8 @@ def test_quick_run(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     numbers = json.loads(record.read_text())
-    assert "tsslbp" in json.dumps(numbers["step"])
+    assert {"tsslbp", "tsslbp, of modules"} <= {row["case"] for row in numbers["step"]}
+    assert numbers["sew"][0]["case"] == "tsslbp"
     assert numbers["quick"] is True
     assert numbers["neuron"] and numbers["growth"] and numbers["cifar10"]
     assert {row["rule"] for row in numbers["rules"]} >= {"TSSLBP", "SLAYER", "EventProp", "NA"}

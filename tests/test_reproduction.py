@@ -23,8 +23,8 @@ from tsslbp import TSSLBP, Neuron, losses, neuron
 from tsslbp.data import Binning, DataSet, normalise
 from tsslbp.data.images import augment
 from tsslbp.experiment import Experiment, load_recipe, recipe_names
+from tsslbp.layers import Conv, InitialWeights, Linear, RowDropout, SumPool
 from tsslbp.network import Network
-from tsslbp.network.layers import Conv, InitialWeights, Linear, RowDropout, SumPool
 from tsslbp.training import build_network, build_optimizer, splits, train_step
 
 ROOT = Path(__file__).resolve().parents[1]

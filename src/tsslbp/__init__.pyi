@@ -1,5 +1,7 @@
 from . import data, losses
 from . import experiment as experiment
+from . import layers as layers
+from . import models as models
 from . import network as network
 from . import neuron as neuron
 from . import rules as rules

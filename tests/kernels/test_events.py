@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import tsslbp
 from tsslbp.kernels import compiled, events, simd
-from tsslbp.network.layers import Conv, Linear
+from tsslbp.layers import Conv, Linear
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest magnitude
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import tsslbp
 from tsslbp import TSSLBP, Network, Neuron, losses
 from tsslbp.errors import InvalidInput
-from tsslbp.network.layers import DROPOUT, NeuNorm
+from tsslbp.layers import NeuNorm
+from tsslbp.layers.dropout import DROPOUT
 from tsslbp.neuron import reference
 from tsslbp.rules import Rule
 

@@ -14,8 +14,8 @@ from tsslbp.data import Frames
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import ProtocolName
 from tsslbp.experiment.seeding import derive, generator
+from tsslbp.layers.dropout import DROPOUT
 from tsslbp.network import Model
-from tsslbp.network.layers import DROPOUT
 
 from .toy import EXPERIMENT, toy, trained
 

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tsslbp import TSSLBP, cli, training
 from tsslbp.data import DataSet, batches, normalise
@@ -18,6 +20,8 @@ from tsslbp.data.dataset import normalised
 from tsslbp.errors import Diverged, InvalidInput
 from tsslbp.experiment import Experiment
 from tsslbp.experiment.seeding import generator
+from tsslbp.layers import LIF, Conv, InitialWeights, Linear
+from tsslbp.network import CustomNetwork, Model
 from tsslbp.run import Run
 from tsslbp.training import batch
 from tsslbp.training.parallel import ONE_PROCESS, Processes, join
@@ -50,6 +54,7 @@ CASES["recipe"] = (
     ),
     "cpu",
 )
+CASES["published kernel of modules"] = replace(FIVE_STEPS, rule=BY_LAYER), "modules"
 SEPARATE = "published kernel cpu"  # also with a decision by each process for itself
 LONGER = replace(FIVE_STEPS, dropout=0.2, epochs=2)
 
@@ -75,10 +80,26 @@ def fit(folder: Path, experiment: Experiment, processes: Processes, **options) -
     training.fit(run, options.pop("data", toy()), processes=processes, **options)
 
 
+def of_modules(experiment: Experiment) -> CustomNetwork:
+    """With learned constants, whose gradients add up over the processes as well."""
+    initial = InitialWeights(scale=2.0, generator=generator(experiment.seed, "weights"))
+    learned: tuple[Any, ...] = 5.0, 3.0, 1.0, experiment.rule, ("tau_m", "tau_s", "threshold")
+    module = nn.Sequential(
+        *(Conv(1, 16, 3, initial=initial), LIF(*learned, time_steps=5, pool=2), nn.Flatten(-3)),
+        *(Linear(64, 24, initial), LIF(*learned), Linear(24, 2, initial)),
+        LIF(*learned, output_psc=True),
+    )
+    return CustomNetwork(module, (1, 6, 6), 2, 5)
+
+
 def fit_in_float64(
     folder: Path, experiment: Experiment, processes: Processes, impl: str = "auto"
 ) -> None:
-    net = training.build_network(experiment, (1, 6, 6), 2, impl).double()
+    if impl == "modules":
+        net: Model = of_modules(experiment)
+    else:
+        net = training.build_network(experiment, (1, 6, 6), 2, impl)
+    net.double()
     with (
         mock.patch.object(batch, "normalise", lambda *x: normalise(*x).double()),
         mock.patch.object(training.step, "normalised", lambda *x: normalised(*x).double()),

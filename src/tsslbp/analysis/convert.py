@@ -36,8 +36,8 @@ from .. import losses
 from ..data import DataSet, Frames, normalise, subset
 from ..errors import InvalidInput
 from ..experiment import Experiment
+from ..layers import Conv, Linear, NeuNorm
 from ..network import Model, Network, SpikingLayer
-from ..network.layers import Conv, Linear, NeuNorm
 from ..neuron.reference import sum_pool
 from ..training import Split, build_network, evaluation_batches, splits
 

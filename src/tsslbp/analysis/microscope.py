@@ -44,9 +44,9 @@ from torch.nn import functional
 
 from ..errors import Diverged, InvalidInput
 from ..experiment.seeding import generator
+from ..layers import Conv, Linear
 from ..losses import Loss
 from ..network import Network, SpikingLayer
-from ..network.layers import Conv, Linear
 from ..neuron import Neuron, reference
 from ..stats import Interval, t_interval
 from . import inspection

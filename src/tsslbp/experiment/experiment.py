@@ -72,10 +72,10 @@ class Experiment(Checked, called=""):
         weight_scale: factor on the initial weights, or one each for ``conv`` and ``linear``.
         conv_init: distribution of the initial convolution weights.
         pool_scale: factor on the sums of the pooling.
-        neunorm: whether `tsslbp.network.layers.NeuNorm` stands behind every convolution.
+        neunorm: whether `tsslbp.layers.NeuNorm` stands behind every convolution.
         dropout: probability of dropout behind every hidden layer.
         dropout_kind: what is dropped from images, ``"rows"`` or single ``"neurons"``, see
-            `tsslbp.network.layers`; from linear layers it is neurons.
+            `tsslbp.layers`; from linear layers it is neurons.
         rule: learning rule.
         loss: ``"kernel"`` (van Rossum), ``"count"``, ``"softmax"`` or ``"tet"`` (cross-entropy at
             each time step), see `tsslbp.losses`.

@@ -1,3 +1,4 @@
+from .custom import CustomNetwork as CustomNetwork
 from .description import plan as plan
 from .description import summary as summary
 from .network import Activity as Activity

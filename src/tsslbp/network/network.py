@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from .. import neuron
 from ..errors import InvalidInput, nearest
+from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
+from ..layers.dropout import DROPOUT
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, is_count, plan, summary
-from .layers import DROPOUT, Conv, InitialWeights, Linear, NeuNorm, SumPool
 
 
 class Activity(NamedTuple):
@@ -24,6 +25,39 @@ class Activity(NamedTuple):
 
     firing_rate: float  # spikes per neuron and step
     warm_up: float | None  # of (neuron, step) pairs on the surrogate; None for rules without it
+
+
+def activity_of(spikes: Tensor, neurons: NeuronLayer, mean: Mean) -> Activity:
+    """What a layer did that emitted `spikes` ``[T, N, ...]``; `mean` as for `Network.activity`."""
+    rule, tau_s = neurons.rule, neurons.neuron.tau_s
+    exact = torch.promote_types(spikes.dtype, torch.float32)
+    rate = mean(spikes.sum(dtype=exact), spikes.numel())
+    if not isinstance(rule, TSSLBP):
+        return Activity(rate.item(), None)
+    psc = neuron.psc(spikes, tau_s, impl=neurons.impl)
+    on_surrogate = reference.in_warm_up(rule, rate, psc, tau_s)
+    warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel())
+    return Activity(rate.item(), warm_up.item())
+
+
+def check_images(x: Tensor, shape: Sequence[int], time_steps: int, dtype: torch.dtype) -> None:
+    """Raise `InvalidInput` where `x` is no batch of images of a shape, or of spike trains."""
+    if not isinstance(x, Tensor):
+        raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
+    images, trains = tuple(shape), (time_steps, *shape)
+    if x.shape[1:] != images and (x.shape[:1] + x.shape[2:]) != trains:
+        sizes = ", ".join(map(str, shape))
+        raise InvalidInput(
+            f"expected images [N, {sizes}] or spike trains [{time_steps}, N, {sizes}], "
+            f"got shape {list(x.shape)}"
+        )
+    if x.dtype != dtype:
+        raise InvalidInput(
+            f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
+            f"convert it with x.to({dtype})"
+        )
+    if x.device.type == "cpu" and not torch.isfinite(x).all():  # a GPU would have to wait
+        raise InvalidInput("the input holds NaN or infinity")
 
 
 class SpikingLayer(nn.Module):
@@ -76,10 +110,13 @@ class Model(nn.Module):
     Attributes:
         time_steps: T.
         description: what messages call the network.
+        waits_for_device: whether a forward pass on a GPU asks for values on the host, which a CUDA
+            graph cannot hold.
     """
 
     time_steps: int
     description: str = "a network"
+    waits_for_device: bool = False
 
     @property
     def neuron_counts(self) -> dict[str, int]:
@@ -111,16 +148,16 @@ class Network(Model):
         padding: of the convolutions, one number or one for each.
         weight_scale: factor on the initial weights, one number or
             ``{"conv": ..., "linear": ...}``.
-        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.network.layers.InitialWeights`.
+        conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.layers.InitialWeights`.
         dropout: probability of dropout behind every hidden layer and its pooling.
-        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.network.layers.RowDropout`, as the
-            original code, or `tsslbp.network.layers.NeuronDropout`.
+        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.layers.RowDropout`, as the
+            original code, or `tsslbp.layers.NeuronDropout`.
         pool_scale: factor on the sums of the pooling, 1.1 in the original code.
-        neunorm: whether a `tsslbp.network.layers.NeuNorm` stands behind every convolution's
+        neunorm: whether a `tsslbp.layers.NeuNorm` stands behind every convolution's
             neurons and their pooling.
         rule: learning rule.
         impl: implementation of the neurons (`tsslbp.spikes`) and of the connections
-            (`tsslbp.network.layers.Conv`).
+            (`tsslbp.layers.Conv`).
         generator: source of the initial weights, by default PyTorch's global one. Parameters come,
             and are drawn, in layer order.
 
@@ -214,7 +251,7 @@ class Network(Model):
 
     def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
         """Return the output PSC; `mean` where `x` is a part of a batch, see `neuron.Shared`."""
-        time_steps, shared = self._check_input(x), Shared(mean)
+        time_steps, shared = self._constant_steps(x), Shared(mean)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
                 x = layer(x, time_steps, shared)
@@ -241,18 +278,10 @@ class Network(Model):
 
         `mean` is that over all processes where `x` is a part of a batch, see `neuron.Shared`.
         """
-        activities = {}
-        for layer, _, spikes in self._walk(x):
-            rule, tau_s = layer.neurons.rule, layer.neurons.neuron.tau_s
-            exact = torch.promote_types(spikes.dtype, torch.float32)
-            rate = mean(spikes.sum(dtype=exact), spikes.numel())
-            warm_up = None
-            if isinstance(rule, TSSLBP):
-                psc = neuron.psc(spikes, tau_s, impl=layer.neurons.impl)
-                on_surrogate = reference.in_warm_up(rule, rate, psc, tau_s)
-                warm_up = mean(on_surrogate.sum(dtype=torch.float64), on_surrogate.numel()).item()
-            activities[layer.name] = Activity(rate.item(), warm_up)
-        return activities
+        return {
+            layer.name: activity_of(spikes, layer.neurons, mean)
+            for layer, _, spikes in self._walk(x)
+        }
 
     @torch.no_grad()
     def first_nonfinite(self, x: Tensor) -> str | None:
@@ -265,7 +294,7 @@ class Network(Model):
 
     def _walk(self, x: Tensor) -> Iterator[tuple[SpikingLayer, Tensor, Tensor]]:
         """Each spiking layer with its input current and spikes, from input to output."""
-        time_steps = self._check_input(x)
+        time_steps = self._constant_steps(x)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
                 current = layer.current(x, time_steps)
@@ -276,25 +305,9 @@ class Network(Model):
             else:
                 x = layer(x)
 
-    def _check_input(self, x: Tensor) -> int | None:
+    def _constant_steps(self, x: Tensor) -> int | None:
         """Return T for static images, None for spike trains."""
-        if not isinstance(x, Tensor):
-            raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
-        spike_shape, shape = (self.time_steps, *self.input_shape), tuple(x.shape)
-        if shape[1:] != self.input_shape and (shape[:1] + shape[2:]) != spike_shape:
-            channels, height, width = self.input_shape
-            raise InvalidInput(
-                f"expected images [N, {channels}, {height}, {width}] or spike trains "
-                f"[{self.time_steps}, N, {channels}, {height}, {width}], got shape {list(shape)}"
-            )
-        dtype = next(self.parameters()).dtype
-        if x.dtype != dtype:
-            raise InvalidInput(
-                f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
-                f"convert it with x.to({dtype})"
-            )
-        if x.device.type == "cpu" and not torch.isfinite(x).all():  # a GPU would have to wait
-            raise InvalidInput("the input holds NaN or infinity")
+        check_images(x, self.input_shape, self.time_steps, next(self.parameters()).dtype)
         return self.time_steps if x.ndim == 4 else None
 
     def __repr__(self) -> str:
@@ -303,8 +316,9 @@ class Network(Model):
 
 def _connection(part: LayerPlan, initial: InitialWeights, impl: str) -> Conv | Linear:
     if part.kind == "conv":
-        return Conv(part.in_shape[0], part.units, part.kernel, part.padding, initial, impl)
-    return Linear(part.parameters // part.units, part.units, initial, impl)
+        channels, padding = part.in_shape[0], part.padding
+        return Conv(channels, part.units, part.kernel, padding=padding, initial=initial, impl=impl)
+    return Linear(part.parameters // part.units, part.units, initial, impl=impl)
 
 
 def _initial_weights(

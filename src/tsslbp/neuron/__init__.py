@@ -28,7 +28,7 @@ from .reference import Shared as Shared
 from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
-from .settings import check_implementation, check_time_constant
+from .settings import check_implementation, check_number, check_time_constant
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
@@ -124,6 +124,7 @@ def layer(
     time_steps: int | None = None,
     shared: Shared | None = None,
     *,
+    constants: Tensor | None = None,
     name: str = "x",
 ) -> Tensor:
     """``spikes(psc(x))`` in one kernel, then sum pooling and a second `psc` where asked for.
@@ -138,6 +139,9 @@ def layer(
         neurons: what the layer computes, and how.
         time_steps: number of steps T of a constant input.
         shared: as for `spikes`.
+        constants: `tau_m`, `tau_s` and `threshold` as a tensor ``[3]`` where they are trained; its
+            values are those of `neurons`, and it receives their gradients (README.md, 24 to 27).
+            It takes `filter_input`; the kernels of the GPU do without it.
         name: what an error calls the input.
 
     Returns:
@@ -152,11 +156,18 @@ def layer(
     _check_shared(neurons.rule, shared)
     _check_pool(x.ndim + (time_steps is not None), x, neurons.pool)
     steps = time_steps or len(x)
-    implementation = _implementation(neurons.impl, x, neurons.rule, steps)
-    return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
+    if constants is None:
+        implementation = _implementation(neurons.impl, x, neurons.rule, steps)
+        return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
+    if not neurons.filter_input:
+        raise InvalidInput("constants are trained of neurons behind a filter; tau_s = 1 is none")
+    implementation = _implementation(_learning(neurons.impl, x), x, neurons.rule, steps)
+    return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared, constants))
 
 
 def _checked_once(output_psc: bool, rule: Rule, impl: str, *constants: float) -> NeuronLayer:
+    for name, value in zip(("tau_m", "tau_s", "threshold"), constants, strict=True):
+        check_number(name, value)
     key: tuple[Any, ...] = output_psc, rule, impl, *map(float, constants)
     if torch.compiler.is_compiling():  # it cannot look into what is kept
         return _without_filter(*key)
@@ -207,6 +218,16 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
     raise InvalidInput(
         f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
     )
+
+
+def _learning(impl: str, x: Tensor) -> str:
+    """The implementation that `impl` means where constants are trained."""
+    if impl == "cuda":
+        raise InvalidInput(
+            "impl='cuda' compiles a neuron's constants into its kernels and cannot train them; "
+            "impl='auto' takes plain PyTorch on a GPU"
+        )
+    return "reference" if impl == "auto" and _fitting(x) == "cuda" else impl
 
 
 def _most_steps(module: ModuleType, rule: Rule) -> float:

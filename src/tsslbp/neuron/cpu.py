@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
+from numba.extending import overload
 from torch import Tensor
 
 from ..kernels import simd
@@ -26,6 +27,7 @@ from ..kernels.tiles import (
     count,
     first_of_rows,
     keep,
+    kept,
     load_row,
     load_tile,
     repeat,
@@ -39,9 +41,18 @@ from ..kernels.tiles import (
 from ..rules import Rule
 from . import reference
 from .cpu_rules import CONSTANTS as BACKWARD
-from .cpu_rules import History, initial_state, magnitude, potential_change, rule_step
+from .cpu_rules import (
+    History,
+    initial_state,
+    magnitude,
+    potential_change,
+    rule_step,
+    through_spike,
+)
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
+
+SUMS = 4  # that the backward kernel makes, of each worker
 
 
 class Constants(NamedTuple):
@@ -63,6 +74,10 @@ class Constants(NamedTuple):
     pool: int
     pool_scale: float
     is_normalised: bool  # whether the rule's state adds up the gradient's magnitude
+
+
+class LearnedConstants(Constants):
+    """The same, of a layer whose neuron's constants are trained."""
 
 
 # One time step, on tiles
@@ -173,15 +188,16 @@ def _forward_kernel(arguments, worker, workers):
 def _backward_kernel(arguments, worker, workers):
     """``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`.
 
-    If the gradient shall be scaled, the sum of the magnitudes of dL/dI goes to ``sums[worker]``.
+    `sums` has `SUMS` rows of a number for each worker: the magnitude of dL/dI, summed if the
+    gradient shall be scaled, then what the gradients of learned constants are made of.
     """
     x, grad_out, grad_x, sums, k, r = arguments[0]
     steps, n = k.steps, _neurons(x, k)
     pooled = n // (k.pool * k.pool)
     units, room = _units(n, k), steps * VECTORS * k.lanes
     history = History(simd.scratch(room, x), simd.scratch(room, x), simd.scratch(room, x))
-    magnitudes = simd.scratch(VECTORS * k.lanes, x)
-    sums[worker] = 0
+    tile = simd.scratch(VECTORS * k.lanes, x)
+    sums[worker::workers] = 0
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         start, down, across, size, to = _unit(unit, n, k)
         for i in range(0, k.pool, 2):
@@ -198,7 +214,8 @@ def _backward_kernel(arguments, worker, workers):
                     keep(potential_change(r, current, potential, before), history.changes, t)
                     keep(potential, history.potentials, t)
                     keep(psc, history.pscs, t)
-                filtered = through_input = total = zero_tile(x)
+                filtered = through_input = total = later = zero_tile(x)
+                learned = zero_tile(x), zero_tile(x), zero_tile(x)
                 state = initial_state(r, zero_tile(x), history, k)
                 for t in range(steps - 1, -1, -1):
                     if k.pool > 1:
@@ -210,6 +227,9 @@ def _backward_kernel(arguments, worker, workers):
                         grad = filtered
                     result, state = rule_step(r, t, grad, state, history, k)
                     through_input = k.input_decay * through_input + k.input_gain * result
+                    gradients = grad, result, later, through_input
+                    learned = add_learned(learned, t, gradients, r, history, k)
+                    later = result
                     if k.static:
                         total = total + through_input
                     else:
@@ -217,8 +237,9 @@ def _backward_kernel(arguments, worker, workers):
                 if k.static:
                     store_tile(total, grad_x, at, down, across, inside)
                 if k.is_normalised:
-                    keep(where(inside, magnitude(r, state), 0), magnitudes, 0)
-                    sums[worker] += _sum(magnitudes)
+                    keep(where(inside, magnitude(r, state), 0), tile, 0)
+                    sums[worker] += _sum(tile)
+                keep_learned(learned, inside, tile, sums, worker, workers, k)
     return DONE
 
 
@@ -229,6 +250,63 @@ def _sum(values):
     for value in values:
         total += value
     return total
+
+
+# Learned constants: README.md, 24 to 27; a kernel without them does nothing of this
+
+
+@kernel(forceinline=True)
+def _add_learned(sums, t, gradients, r, history, k):
+    """Add step t to the sums for tau_m, tau_s and the threshold."""
+    grad, result, later, through_input = gradients
+    potential = kept(history.potentials, t)
+    before = earlier = zero_tile(history.potentials)  # rest and input current one step earlier
+    if t > 0:
+        earlier = kept(history.potentials, t - 1)
+        before = where(earlier > k.threshold, 0, earlier)
+    if t > 1:
+        long_before = kept(history.potentials, t - 2)
+        earlier = earlier - k.decay * where(long_before > k.threshold, 0, long_before)
+    by_filter = through_input * (potential - k.decay * before - earlier)
+    if k.output_psc:
+        change = where(potential > k.threshold, k.psc_gain, 0)  # of the PSC, in this step
+        if t > 0:
+            change = change - k.psc_gain * kept(history.pscs, t - 1)
+        by_filter = by_filter + grad * change
+    by_spike = through_spike(r, t, result, later, history, k)
+    return sums[0] + result * before, sums[1] - by_filter, sums[2] - by_spike
+
+
+def add_learned(sums, t, gradients, r, history, k):
+    """`_add_learned` where there are learned constants; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(add_learned, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_add_learned(sums, t, gradients, r, history, k):
+    if k.instance_class is LearnedConstants:
+        return lambda sums, t, gradients, r, history, k: _add_learned(
+            sums, t, gradients, r, history, k
+        )
+    return lambda sums, t, gradients, r, history, k: sums
+
+
+def keep_learned(tiles, inside, room, sums, worker, workers, k):
+    """Add what three tiles hold `inside` to the last rows of `sums`; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(keep_learned, jit_options={"error_model": "numpy"})
+def _choose_keep_learned(tiles, inside, room, sums, worker, workers, k):
+    def keep_sums(tiles, inside, room, sums, worker, workers, k):
+        for i in range(SUMS - 1):
+            keep(where(inside, tiles[i], 0), room, 0)
+            sums[(i + 1) * workers + worker] += _sum(room)
+
+    def nothing(tiles, inside, room, sums, worker, workers, k):
+        pass
+
+    return keep_sums if k.instance_class is LearnedConstants else nothing
 
 
 @ParallelKernel
@@ -312,7 +390,14 @@ class _Layer(Function):
     """`images` are worked on with channels last, as `Conv` stores them."""
 
     @staticmethod
-    def forward(x: Tensor, images: bool, rule: Rule, k: Constants, shared: Shared | None) -> Any:
+    def forward(
+        x: Tensor,
+        images: bool,
+        rule: Rule,
+        k: Constants,
+        shared: Shared | None,
+        constants: Tensor | None,
+    ) -> Any:
         shape = [k.steps, *(x.shape if k.static else x.shape[1:])]
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
@@ -326,7 +411,8 @@ class _Layer(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.images, ctx.rule, ctx.k, ctx.shared = inputs
+        x, ctx.images, ctx.rule, ctx.k, ctx.shared, constants = inputs
+        ctx.learns = constants is not None
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output[1])
@@ -340,7 +426,12 @@ class _Layer(Function):
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             r = r._replace(warm_up_psc=level)
-        return _Gradient.apply(x, grad_out, ctx.images, ctx.k, r, ctx.shared), *4 * (None,)
+        arguments = x, grad_out, ctx.images
+        if not ctx.learns:
+            return _Gradient.apply(*arguments, ctx.k, r, ctx.shared), *5 * (None,)
+        k = LearnedConstants._make(ctx.k)
+        grad_x, grad_constants = _Gradient.apply(*arguments, k, r, ctx.shared)
+        return grad_x, *4 * (None,), grad_constants
 
 
 class _Gradient(Function):
@@ -349,23 +440,29 @@ class _Gradient(Function):
     @staticmethod
     def forward(
         x: Tensor, grad_out: Tensor, images: bool, k: Constants, r: Any, shared: Shared | None
-    ) -> Tensor:
+    ) -> Any:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
         arrays = [_last(array, images) for array in (x, grad_out, grad_x)]
         workers = workers_for(_values(x, k))
-        sums = x.new_empty(workers, dtype=torch.float64)
+        sums = x.new_empty(SUMS, workers, dtype=torch.float64)
         _backward_kernel(*arrays, sums, k, r, workers=workers)
+        scale: float | Tensor = 1.0
         if k.is_normalised:
-            magnitude = sums.sum() / max(_values(x, k), 1)
-            grad_x *= output_scale(magnitude, shared, k.output_psc)
-        return grad_x
+            magnitude = sums[0].sum() / max(_values(x, k), 1)
+            scale = output_scale(magnitude, shared, k.output_psc)
+            grad_x *= scale
+        if not isinstance(k, LearnedConstants):
+            return grad_x
+        grad_constants = sums[1:].sum(1) * scale
+        grad_constants[0] *= k.leak**2
+        return grad_x, grad_constants
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> None:
+    def backward(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError("a learning rule has no second derivative")
 
 
@@ -385,15 +482,25 @@ def psc(x: Tensor, tau_s: float) -> Tensor:
 
 @torch.compiler.disable
 def layer(
-    x: Tensor, neurons: NeuronLayer, time_steps: int = 0, shared: Shared | None = None
+    x: Tensor,
+    neurons: NeuronLayer,
+    time_steps: int = 0,
+    shared: Shared | None = None,
+    constants: Tensor | None = None,
 ) -> Tensor:
     static, steps, pool = time_steps > 0, time_steps or len(x), neurons.pool
     if pool > 1 and (x.shape[-2] % pool or x.shape[-1] % pool):
-        unpooled = layer(x, replace(neurons, pool=1, output_psc=False), time_steps, shared)
-        pooled = reference.sum_pool(unpooled, pool, neurons.pool_scale)
-        return psc(pooled, neurons.neuron.tau_s) if neurons.output_psc else pooled
+        plain = replace(neurons, pool=1, output_psc=False)
+        pooled = reference.sum_pool(
+            layer(x, plain, time_steps, shared, constants), pool, neurons.pool_scale
+        )
+        if not neurons.output_psc:
+            return pooled
+        if constants is None:
+            return cast(Tensor, psc(pooled, neurons.neuron.tau_s))
+        return reference.psc(pooled, constants[1])
     images = neurons.filter_input and x.ndim + static == 5  # which a convolution stores so
     image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)
     k = _constants(neurons, x.itemsize, steps, static, image)
-    output, _ = _Layer.apply(x, images, neurons.rule, k, shared)
+    output, _ = _Layer.apply(x, images, neurons.rule, k, shared, constants)
     return cast(Tensor, output)

@@ -323,6 +323,37 @@ def _choose_magnitude(r, state):
     return lambda r, state: state[0]
 
 
+def through_spike(r, t, gradient, later, history, k):
+    """`reference.THROUGH_SPIKE` at step t; `later` is dL/dI one step later; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(through_spike, jit_options={"forceinline": True, "error_model": "numpy"})
+def _choose_through_spike(r, t, gradient, later, history, k):
+    def slope(r, t, gradient, later, history, k):
+        spike = where(kept(history.potentials, t) > k.threshold, r.reset, 0)
+        return gradient - k.decay * (1 - spike) * later
+
+    def timing(r, t, gradient, later, history, k):
+        warm_up = kept(history.pscs, t) < r.warm_up_psc
+        silent = kept(history.potentials, t) <= k.threshold
+        return where(warm_up, gradient, where(silent, 0, gradient))
+
+    def at_spikes(r, t, gradient, later, history, k):
+        return where(kept(history.potentials, t) <= k.threshold, 0, gradient)
+
+    def whole(r, t, gradient, later, history, k):
+        return gradient
+
+    kinds = {
+        SlopeConstants: slope,
+        RecursiveConstants: timing,
+        NextSpikeConstants: timing,
+        NAConstants: whole,
+    }
+    return kinds.get(r.instance_class, at_spikes)
+
+
 def _timing_constants(rule: TSSLBP, k: Any) -> RecursiveConstants | NextSpikeConstants:
     """The warm-up by layer is decided in the backward pass."""
     warm_up = {"neuron": rule.warm_up_psc * k.psc_gain, "always": math.inf}

@@ -52,8 +52,11 @@ class Trace(NamedTuple):
         return self.spikes.mean().item()
 
 
-def psc(x: Tensor, tau_s: float) -> Tensor:
-    """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, by ordinary autograd."""
+def psc(x: Tensor, tau_s: float | Tensor) -> Tensor:
+    """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, by ordinary autograd.
+
+    So is the gradient of a `tau_s` that is a tensor, a scalar in float64.
+    """
     a = torch.zeros_like(x[0])
     filtered = []
     for x_t in x:
@@ -83,31 +86,39 @@ def sum_pool(x: Tensor, size: int, scale: float) -> Tensor:
 
 
 def layer(
-    x: Tensor, neurons: NeuronLayer, time_steps: int = 0, shared: Shared | None = None
+    x: Tensor,
+    neurons: NeuronLayer,
+    time_steps: int = 0,
+    shared: Shared | None = None,
+    constants: Tensor | None = None,
 ) -> Tensor:
     """Synaptic filter, spikes, then sum pooling and a second filter where they are asked for.
 
     `x` is ``[T, N, ...]``, or with ``time_steps > 0`` a constant input ``[N, ...]``. Backward, the
-    rule maps dL/ds to dL/d(current).
+    rule maps dL/ds to dL/d(current), and from that `constants`, ``[3]``, get their gradients.
     """
     if time_steps:
         x = x.expand(time_steps, *x.shape)
-    current = psc(x, neurons.neuron.tau_s) if neurons.filter_input else x
+    tau_s = neurons.neuron.tau_s if constants is None else constants[1]
+    current = psc(x, tau_s) if neurons.filter_input else x
     function: Any = _Spikes.apply  # PyTorch leaves it untyped
-    output: Tensor = function(current, neurons, shared)
+    output: Tensor = function(current, neurons, shared, constants)
     if neurons.pool > 1:
         output = sum_pool(output, neurons.pool, neurons.pool_scale)
-    return psc(output, neurons.neuron.tau_s) if neurons.output_psc else output
+    return psc(output, tau_s) if neurons.output_psc else output
 
 
 class _Spikes(torch.autograd.Function):
     @staticmethod
-    def forward(current: Tensor, neurons: NeuronLayer, shared: Shared | None) -> Tensor:
+    def forward(
+        current: Tensor, neurons: NeuronLayer, shared: Shared | None, constants: Tensor | None
+    ) -> Tensor:
         return simulate(current, neurons.neuron).spikes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        current, ctx.neurons, ctx.shared = inputs
+        current, ctx.neurons, ctx.shared, constants = inputs
+        ctx.learns = constants is not None
         mean = ctx.shared and ctx.neurons.rule.reads_rate and ctx.shared.mean
         ctx.rate = mean(output.sum(), output.numel()) if mean else None
         ctx.save_for_backward(current)
@@ -123,7 +134,26 @@ class _Spikes(torch.autograd.Function):
         if rule.is_normalised:
             magnitude = grad_current.abs().mean()
             grad_current *= output_scale(magnitude, ctx.shared, ctx.neurons.output_psc)
-        return grad_current, None, None
+        learned = grad_constants(rule, trace, rate, grad_current, neuron) if ctx.learns else None
+        return grad_current, None, None, learned
+
+
+def grad_constants(
+    rule: Rule, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron
+) -> Tensor:
+    """Gradients ``[3]`` of the neuron's constants, in float64: README.md, 24 and 27.
+
+    That of `tau_s` is 0 here: it acts through the filters.
+    """
+    rest = trace.potential * (1 - trace.spikes)
+    tau_m = (grad_current[1:] * rest[:-1]).sum(dtype=torch.float64) / neuron.tau_m**2
+    threshold = torch.zeros_like(
+        tau_m
+    )  # of a rule that is not in the table LIF refuses to train it
+    if by_spike := THROUGH_SPIKE.get(type(rule)):
+        part = by_spike(rule, trace, rate, grad_current, neuron)
+        threshold = -part.sum(dtype=torch.float64)
+    return torch.stack([tau_m, torch.zeros_like(tau_m), threshold])
 
 
 def output_scale(magnitude: Tensor, shared: Shared | None, is_output: bool) -> Tensor:
@@ -240,9 +270,8 @@ def eventprop_backward(
 ) -> Tensor:
     """dL/d(current) by the adjoint of a neuron with events, the spikes' times being moved."""
     timing = (1 / trace.increment).clamp(max=rule.timing_max) * trace.spikes
-    later = torch.cat([grad_spikes[1:], torch.zeros_like(grad_spikes[:1])])
     kept = 1 + timing * neuron.threshold / neuron.tau_m
-    return _carried(timing * (grad_spikes - later), (1 - 1 / neuron.tau_m) * kept)
+    return _carried(timing * (grad_spikes - _later(grad_spikes)), (1 - 1 / neuron.tau_m) * kept)
 
 
 def spike_bp_backward(
@@ -292,6 +321,44 @@ def _neighbour(trace: Trace, t: int, neuron: Neuron) -> Tensor:
     return torch.stack(neighbour)
 
 
+# The part of dL/dI[t], `grad_current`, that the spike of step t carries, and not what is left of
+# the potential; its negative sum is the gradient of the threshold.
+
+
+def _surrogate_through_spike(
+    rule: Surrogate, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron
+) -> Tensor:
+    return grad_current - (1 - 1 / neuron.tau_m) * (1 - trace.spikes) * _later(grad_current)
+
+
+def _slayer_through_spike(
+    rule: SLAYER, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron
+) -> Tensor:
+    return grad_current - (1 - 1 / neuron.tau_m) * _later(grad_current)
+
+
+def _tsslbp_through_spike(
+    rule: TSSLBP, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron
+) -> Tensor:
+    warm_up = in_warm_up(rule, rate, trace.psc, neuron.tau_s)
+    return torch.where(warm_up, grad_current, grad_current * trace.spikes)
+
+
+def _at_spikes(
+    rule: Rule, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron
+) -> Tensor:
+    return grad_current * trace.spikes
+
+
+def _all(rule: Rule, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron) -> Tensor:
+    return grad_current
+
+
+def _later(x: Tensor) -> Tensor:
+    """``x[t + 1]``, 0 after the last step."""
+    return torch.cat([x[1:], torch.zeros_like(x[:1])])
+
+
 BACKWARD: dict[type[Rule], Callable[..., Tensor]] = {
     TSSLBP: tsslbp_backward,
     Surrogate: surrogate_backward,
@@ -299,4 +366,12 @@ BACKWARD: dict[type[Rule], Callable[..., Tensor]] = {
     EventProp: eventprop_backward,
     NA: na_backward,
     SpikeBP: spike_bp_backward,
+}
+THROUGH_SPIKE: dict[type[Rule], Callable[..., Tensor]] = {
+    TSSLBP: _tsslbp_through_spike,
+    Surrogate: _surrogate_through_spike,
+    SLAYER: _slayer_through_spike,
+    EventProp: _at_spikes,
+    NA: _all,
+    SpikeBP: _at_spikes,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule
@@ -19,8 +20,21 @@ def check_implementation(impl: str) -> None:
         raise InvalidInput(f"unknown implementation {impl!r}{hint}; known: {known}")
 
 
+def check_number(name: str, value: object) -> None:
+    """Raise `InvalidInput` for a constant that is no number, above all a tensor.
+
+    Its gradient would be lost without a word.
+    """
+    if type(value) is not float and not isinstance(value, Real):
+        raise InvalidInput(
+            f"{name} must be a number, got {type(value).__name__}; "
+            "tsslbp.layers.LIF(learnable=...) trains constants"
+        )
+
+
 def check_time_constant(name: str, value: float) -> None:
     """Raise `InvalidInput` for a time constant that no filter can have."""
+    check_number(name, value)
     if not (math.isfinite(value) and value >= 1):
         raise InvalidInput(
             f"{name} must be at least 1 time step (below 1 the filter would overshoot), got {value}"
@@ -57,6 +71,7 @@ class Neuron:
     def __post_init__(self) -> None:
         check_time_constant("tau_m", self.tau_m)
         check_time_constant("tau_s", self.tau_s)
+        check_number("threshold", self.threshold)
         if not (math.isfinite(self.threshold) and self.threshold > 0):
             raise InvalidInput(f"threshold must be a positive number, got {self.threshold}")
         for name in ("tau_m", "tau_s", "threshold"):

@@ -149,7 +149,7 @@ class Training:
             self.net.set_precision(self.experiment.precision)
             one_process = self.processes.count == 1 and isinstance(self.train.images, Tensor)
             if one_process and has_device_steps(self.experiment):
-                return DeviceSteps(*parts, capture=True)
+                return DeviceSteps(*parts, capture=not self.net.waits_for_device)
         return HostSteps(*parts, processes=self.processes)
 
     def fit(self, run: Run | None, observer: Observer | None = None) -> Model:

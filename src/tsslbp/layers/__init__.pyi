@@ -1,0 +1,13 @@
+from .connections import Conv as Conv
+from .connections import InitialWeights as InitialWeights
+from .connections import Linear as Linear
+from .connections import Residual as Residual
+from .dropout import NeuronDropout as NeuronDropout
+from .dropout import RowDropout as RowDropout
+from .lif import LIF as LIF
+from .normalisation import BatchNorm as BatchNorm
+from .normalisation import NeuNorm as NeuNorm
+from .normalisation import fold_batch_norms as fold_batch_norms
+from .pooling import AvgPool as AvgPool
+from .pooling import MaxPool as MaxPool
+from .pooling import SumPool as SumPool

@@ -1,0 +1,265 @@
+"""Connections over signals ``[T, N, ...]``: convolutions, linear layers, and residual blocks.
+
+A connection does not mix time steps, so it takes a signal without time, ``[N, ...]``, as well; the
+two are told apart by the number of dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """How the initial weights of a connection are drawn.
+
+    Attributes:
+        kind: ``"uniform"``, within ``1 / sqrt(fan_in)``: PyTorch's default, and the revised code's
+            for convolutions; or ``"kaiming"``, normal with variance ``2 / fan_in``: the published
+            code's, and both codes' for linear layers.
+        scale: factor on them.
+        generator: source of random numbers, by default PyTorch's global one.
+
+    Raises:
+        InvalidInput: there is no such kind.
+    """
+
+    kind: str = "uniform"
+    scale: float = 1.0
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("uniform", "kaiming"):
+            raise InvalidInput(f"conv_init must be 'uniform' or 'kaiming', got {self.kind!r}")
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor) -> None:
+        """Draw ``[out, in, ...]``."""
+        fan_in = math.prod(weight.shape[1:])
+        if self.kind == "uniform":
+            bound = 1 / math.sqrt(fan_in)
+            weight.uniform_(-bound, bound, generator=self.generator)
+        else:
+            weight.normal_(0, math.sqrt(2 / fan_in), generator=self.generator)
+        weight.mul_(self.scale)
+
+
+class Conv(nn.Module):
+    """Convolution ``y[c] = sum_c' W[c, c'] * x[c'] + b[c]``, at every time step alike.
+
+    Time is folded into the batch. Results are stored channels last. On a CPU an input with a time
+    axis of which few values are not zero, as spikes are, is computed event by event
+    (`tsslbp.kernels.events`), except for ``impl="reference"`` and where stride, dilation or groups
+    are not 1. With `dtype` input and weights are rounded to it first.
+
+    Args:
+        in_channels, out_channels: C and C'.
+        kernel: side of the window.
+        stride: distance between two windows.
+        padding: zeros around the image.
+        dilation: distance between two pixels of a window.
+        groups: parts that the channels are divided into, each of which is connected to its own
+            outputs alone.
+        bias: whether a number for each output channel is added; drawn within ``1/sqrt(fan_in)``.
+        initial: how the weights ``[C', C / groups, kernel, kernel]`` are drawn.
+        impl: ``"auto"``, or ``"reference"`` for PyTorch's dense product.
+
+    Shape:
+        In: ``[T, N, C, H, W]`` or ``[N, C, H, W]``. Out: the same with ``C', H', W'``,
+        ``H' = (H + 2 padding - dilation (kernel - 1) - 1) // stride + 1``.
+
+    Raises:
+        InvalidInput: a setting or an input does not fit.
+    """
+
+    dtype: torch.dtype | None = None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        initial: InitialWeights = InitialWeights(),
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel": kernel}
+        check_counts(**sizes, stride=stride, dilation=dilation, groups=groups)
+        if padding < 0 or in_channels % groups or out_channels % groups:
+            raise InvalidInput(
+                "padding must be at least 0 and groups divide the channels, got "
+                f"padding={padding}, groups={groups} for {in_channels} and {out_channels} channels"
+            )
+        self.impl, self.stride, self.padding = impl, stride, padding
+        self.dilation, self.groups = dilation, groups
+        shape = out_channels, in_channels // groups, kernel, kernel
+        self.weight = nn.Parameter(torch.empty(shape))
+        initial.fill(self.weight)
+        self.bias = _bias(self.weight, bias, initial)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.weight.shape[1] * self.groups
+        if x.ndim not in (4, 5) or x.shape[-3] != channels:
+            raise InvalidInput(
+                f"Conv expected a signal [T, N, {channels}, H, W] or images [N, {channels}, H, W], "
+                f"got shape {list(x.shape)}"
+            )
+        is_plain = self.stride == self.dilation == self.groups == 1
+        if is_plain and x.ndim == 5 and _event_driven(self.impl, x, self.weight):
+            from ..kernels import events
+
+            out = cast(Tensor, events.conv2d(x, self.weight, self.padding))
+        else:
+            images, weight = _rounded(x, self.weight, self.dtype)
+            weight = weight.to(memory_format=torch.channels_last)
+            settings = self.stride, self.padding, self.dilation, self.groups
+            out = functional.conv2d(images.flatten(0, -4), weight, None, *settings)
+            out = out.view(*x.shape[:-3], *out.shape[1:])
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def extra_repr(self) -> str:
+        outputs, inputs, kernel, _ = self.weight.shape
+        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": False}
+        settings = {key: getattr(self, key) for key in usual} | {"bias": self.bias is not None}
+        changed = "".join(f", {key}={of}" for key, of in settings.items() if of != usual[key])
+        return f"{inputs * self.groups}, {outputs}, {kernel}{changed}"
+
+
+class Linear(nn.Module):
+    """Linear layer ``y = W x + b``, at every time step alike; event by event as `Conv`.
+
+    Args:
+        in_features, out_features: numbers of values.
+        initial: how the weights ``[out_features, in_features]`` are drawn.
+        bias: whether a number for each output is added; drawn within ``1/sqrt(in_features)``.
+        impl: as for `Conv`.
+
+    Shape:
+        In: ``[T, N, in_features]`` or ``[N, in_features]``; images take ``nn.Flatten(-3)`` first.
+        Out: the same with `out_features`.
+
+    Raises:
+        InvalidInput: a setting or an input does not fit.
+    """
+
+    dtype: torch.dtype | None = None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        initial: InitialWeights = InitialWeights("kaiming"),
+        *,
+        bias: bool = False,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_counts(in_features=in_features, out_features=out_features)
+        self.impl = impl
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        initial.fill(self.weight)
+        self.bias = _bias(self.weight, bias, initial)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.weight.shape[1]
+        if x.shape[-1:] != (features,):
+            images = x.ndim in (4, 5) and math.prod(x.shape[-3:]) == features
+            hint = "; put nn.Flatten(-3) before it" if images else ""
+            raise InvalidInput(
+                f"Linear expected a signal [T, N, {features}], got shape {list(x.shape)}{hint}"
+            )
+        if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
+            from ..kernels import events
+
+            out = cast(Tensor, events.linear(x, self.weight))
+        else:
+            out = functional.linear(*_rounded(x, self.weight, self.dtype))
+        return out if self.bias is None else out + self.bias
+
+    def extra_repr(self) -> str:
+        outputs, inputs = self.weight.shape
+        return f"{inputs}, {outputs}{', bias=True' if self.bias is not None else ''}"
+
+
+@final
+class Residual(nn.Module):
+    """Residual block with spike-element-wise addition: ``y = body(x) + shortcut(x)``.
+
+    With spikes on both sides, so that `body` and `shortcut` end in a `tsslbp.layers.LIF`, the sum
+    counts 0, 1 or 2 spikes; without a `shortcut` it is x itself, and a silent body passes x on as
+    it is, at any depth. Not to be confused with the addition of currents before the neuron, whose
+    output cannot equal its input.
+
+    Args:
+        body: a module that keeps the shape, or changes it as `shortcut` does.
+        shortcut: by default the identity; where the shape changes, for example
+            ``nn.Sequential(Conv(64, 128, 1, stride=2), BatchNorm(128), LIF())``.
+
+    Shape:
+        ``[T, N, ...]`` to ``[T, N, ...]``.
+
+    Raises:
+        InvalidInput: the two sides differ in shape.
+
+    Source: Fang, Yu, Chen, Huang, Masquelier & Tian, "Deep residual learning in spiking neural
+    networks" (NeurIPS 2021), SEW block with g = ADD.
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        side: Tensor = self.shortcut(x)
+        if y.shape != side.shape:
+            raise InvalidInput(
+                f"Residual cannot add {list(y.shape)} of its body and {list(side.shape)} of its "
+                "shortcut; a body that changes the shape needs a shortcut that does, too"
+            )
+        return y + side
+
+
+def check_counts(**counts: int) -> None:
+    """Raise `InvalidInput` where one is no whole number of at least 1; names it."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise InvalidInput(f"{name} must be a whole number of at least 1, got {count!r}")
+
+
+def _bias(weight: Tensor, wanted: bool, initial: InitialWeights) -> nn.Parameter | None:
+    if not wanted:
+        return None
+    bound = 1 / math.sqrt(math.prod(weight.shape[1:]))
+    drawn = torch.empty(len(weight)).uniform_(-bound, bound, generator=initial.generator)
+    return nn.Parameter(drawn)
+
+
+def _rounded(x: Tensor, weight: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    return (x, weight) if dtype is None else (x.to(dtype), weight.to(dtype))
+
+
+def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
+    """Whether to multiply only what is not zero, which pays for spikes.
+
+    The sums are the same but for rounding; a weight that meets no spike is not even read.
+    """
+    if impl not in ("auto", "cpu") or x.device.type != "cpu":
+        return False
+    from ..kernels import events  # importing kernels takes a moment: only when used
+
+    return cast(bool, events.is_faster(x, weight))

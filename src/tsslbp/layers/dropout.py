@@ -1,0 +1,60 @@
+"""Dropout of signals ``[T, N, ...]`` with one mask for all time steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidInput
+
+
+class _Dropout(nn.Module):
+    """Dropout with one mask for all time steps; `by_row` in images an entry for a whole row."""
+
+    by_row: bool
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise InvalidInput(f"dropout must be at least 0 and below 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.ndim not in (3, 5):
+            raise InvalidInput(
+                f"dropout expected a signal [T, N, features] or [T, N, C, H, W], got shape "
+                f"{list(x.shape)}; images without time become one in the first LIF"
+            )
+        shape = (*x.shape[1:-1], 1) if self.by_row and x.ndim == 5 else x.shape[1:]
+        kept = torch.rand(*shape, device=x.device) >= self.p
+        return x * (kept.to(x) / (1 - self.p))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+@final
+class RowDropout(_Dropout):
+    """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
+
+    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
+    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
+    by ``1 - p``. The mask is drawn from PyTorch's generator of the input's device.
+    """
+
+    by_row = True
+
+
+@final
+class NeuronDropout(_Dropout):
+    """Ordinary dropout with one mask for all time steps: as `RowDropout`, but single neurons."""
+
+    by_row = False
+
+
+DROPOUT: Mapping[str, type[_Dropout]] = {"rows": RowDropout, "neurons": NeuronDropout}

@@ -1,0 +1,193 @@
+"""Normalisation of signals ``[T, N, ...]``: over the batch, and by an auxiliary neuron."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import InvalidInput
+from ..neuron.reference import psc
+from .connections import Conv, Linear, check_counts
+
+
+@final
+class BatchNorm(nn.Module):
+    """Threshold-dependent batch normalisation (tdBN), between a connection and its neurons.
+
+    ``y = scale (x - mean) / sqrt(variance + eps) + bias`` with
+    ``scale = alpha threshold weight``, by channel. In training mean and variance are those over
+    time, batch and image, and running averages of them are kept, which take their place in
+    evaluation. So the neurons' input starts with a standard deviation of `alpha` thresholds,
+    however deep they lie. `weight`, from 1, and `bias`, from 0, are trained.
+
+    For inference `fold_batch_norms` makes it part of the connection.
+
+    Args:
+        channels: C, or the features of a linear layer.
+        threshold: of the neurons that follow.
+        alpha: factor for signals that are added up before a neuron; 1 where nothing is, as in
+            `tsslbp.layers.Residual`, which adds spikes.
+        eps: added to the variance.
+        momentum: weight of a batch in the running averages.
+
+    Shape:
+        ``[T, N, C, H, W]`` or ``[T, N, C]``, in and out; without time ``[N, C, H, W]`` or
+        ``[N, C]``, whose statistics are those of its repetition.
+
+    Raises:
+        InvalidInput: a setting or an input does not fit.
+
+    Source: Zheng, Wu, Deng, Hu & Li, "Going deeper with directly-trained larger spiking neural
+    networks" (AAAI 2021), threshold-dependent batch normalisation.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        threshold: float = 1.0,
+        alpha: float = 1.0,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_counts(channels=channels)
+        for name, value in {"threshold": threshold, "alpha": alpha, "eps": eps}.items():
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidInput(f"{name} must be a positive number, got {value}")
+        if not 0 <= momentum <= 1:
+            raise InvalidInput(f"momentum must be between 0 and 1, got {momentum}")
+        self.threshold, self.alpha = float(threshold), float(alpha)
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        has_time = x.ndim in (3, 5)
+        if x.ndim not in (2, 3, 4, 5) or x.shape[1 + has_time] != len(self.weight):
+            raise InvalidInput(
+                f"BatchNorm expected a signal [T, N, {len(self.weight)}, ...], "
+                f"got shape {list(x.shape)}"
+            )
+        frames = x.flatten(0, 1) if has_time else x
+        if self.training and frames.numel() == len(self.weight):
+            raise InvalidInput(
+                f"BatchNorm needs more than one value a channel in training, got {list(x.shape)}"
+            )
+        weight = self.weight * (self.alpha * self.threshold)
+        out = functional.batch_norm(
+            frames,
+            self.running_mean,
+            self.running_var,
+            weight,
+            self.bias,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+        return out.view_as(x)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Factor and summand of each channel, ``[C]``, that evaluation applies."""
+        factor = self.weight * (self.alpha * self.threshold) / (self.running_var + self.eps).sqrt()
+        return factor, self.bias - factor * self.running_mean
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, threshold={self.threshold}, alpha={self.alpha}"
+
+
+@torch.no_grad()
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """A copy for inference, in which connections have taken over the `BatchNorm` behind them.
+
+    ``W' = factor W`` and ``b' = factor b + summand``, by output channel, where
+    ``factor = alpha threshold weight / sqrt(running_var + eps)`` and
+    ``summand = bias - factor running_mean``. An `nn.Identity` stays where the BatchNorm was, so
+    that all other names in the state stay. What is folded is each `Conv` or `Linear` that stands
+    right before a BatchNorm in an `nn.Sequential`; others are copied as they are.
+
+    Args:
+        module: a network, or a part of one; left as it is.
+
+    Returns:
+        The copy, in evaluation mode. It equals the original in evaluation mode but for rounding.
+    """
+    folded = copy.deepcopy(module).eval()
+    for part in list(folded.modules()):
+        if not isinstance(part, nn.Sequential):
+            continue
+        for index in range(len(part) - 1):
+            connection, norm = part[index], part[index + 1]
+            if isinstance(connection, Conv | Linear) and isinstance(norm, BatchNorm):
+                part[index], part[index + 1] = _folded(connection, norm), nn.Identity()
+    return folded
+
+
+def _folded(connection: Conv | Linear, norm: BatchNorm) -> Conv | Linear:
+    """A connection of its own: the same one may stand in several places."""
+    factor, summand = norm.affine()
+    folded = copy.deepcopy(connection)
+    rows = factor.view(-1, *(1,) * (connection.weight.ndim - 1))
+    folded.weight.mul_(rows)
+    before = 0.0 if connection.bias is None else factor * connection.bias
+    folded.bias = nn.Parameter(summand + before)
+    return folded
+
+
+@final
+class NeuNorm(nn.Module):
+    """Neuron normalisation: an auxiliary neuron at every position inhibits all feature maps there.
+
+    With the signal ``s [T, N, F, H, W]`` of F feature maps, spikes or pooled spikes, the auxiliary
+    neuron's state is ``x[t] = k x[t-1] + (v/F) sum_f s_f[t]``, ``x[-1] = 0``, and what is passed on
+    is ``s_c[t] - U_c x[t]``, of the same shape. U, ``[F, H, W]``, is trained. ``k + v F = 1``, so
+    ``v/F = (1 - k)/F^2``, and x is a moving average of the maps' mean signal, divided by F: small
+    where maps are many. Once U is not zero, the signal that leaves is real and not zero wherever a
+    map has been active, so connections behind it mostly take the dense product (`Conv`).
+
+    Not to be confused with batch normalisation: nothing is divided, no statistics are kept, and an
+    image does not depend on the others of its batch.
+
+    Args:
+        shape: ``(F, H, W)`` of one step's signal.
+        k: decay of the auxiliary neuron a step, at least 0 and below 1.
+
+    Raises:
+        InvalidInput: `k` is out of range, or a signal has another shape.
+
+    Source: Wu, Deng, Li, Zhu, Xie & Shi, "Direct training for spiking neural networks: faster,
+    larger, better" (AAAI 2019), section on neuron normalisation. The default of k, and one weight
+    for each map and position, are those of the layer in SpikingJelly. U starts at zero, where the
+    network is the one without it; SpikingJelly draws it within ``1 / sqrt(H W)``.
+    """
+
+    def __init__(self, shape: Sequence[int], k: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= k < 1:
+            raise InvalidInput(f"k must be at least 0 and below 1, got {k}")
+        self.k = k
+        self.weight = nn.Parameter(torch.zeros(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[2:] != self.weight.shape:
+            maps, height, width = self.weight.shape
+            raise InvalidInput(
+                f"expected a signal [T, N, {maps}, {height}, {width}], got shape {list(x.shape)}"
+            )
+        # The auxiliary neuron is a synaptic filter over the mean of the maps.
+        state = psc(x.mean(2, keepdim=True), 1 / (1 - self.k)) / len(self.weight)
+        return x - self.weight * state
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, k={self.k}"

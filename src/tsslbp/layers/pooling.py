@@ -1,0 +1,85 @@
+"""Pooling over windows of images ``[T, N, C, H, W]``, or ``[N, C, H, W]`` without time."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import InvalidInput
+from ..neuron.reference import sum_pool
+from .connections import check_counts
+
+
+class _Pool(nn.Module):
+    """Windows of ``size x size`` side by side; what does not fill one is left out."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        check_counts(size=size)
+        self.size = size
+
+    def check(self, x: Tensor) -> None:
+        if x.ndim not in (4, 5) or min(x.shape[-2:]) < self.size:
+            raise InvalidInput(
+                f"{type(self).__name__} expected images [T, N, C, H, W] of at least {self.size} x "
+                f"{self.size} pixels, got shape {list(x.shape)}"
+            )
+
+    def extra_repr(self) -> str:
+        return str(self.size)
+
+
+@final
+class SumPool(_Pool):
+    """Sum over windows of ``size x size``, times `scale`: ``[..., H, W] -> [..., H//s, W//s]``.
+
+    Directly behind neurons, ``LIF(pool=size, pool_scale=scale)`` does the same in their kernel.
+    """
+
+    def __init__(self, size: int, scale: float = 1.0) -> None:
+        super().__init__(size)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return sum_pool(x, self.size, self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, scale={self.scale}"
+
+
+@final
+class AvgPool(_Pool):
+    """Mean over windows of ``size x size``: ``[..., H, W] -> [..., H//s, W//s]``.
+
+    Without a size it is the mean over the whole image, ``[..., 1, 1]``.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__(1 if size is None else size)
+        self.is_global = size is None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        if self.is_global:
+            return x.mean((-2, -1), keepdim=True)
+        return sum_pool(x, self.size, 1 / self.size**2)
+
+    def extra_repr(self) -> str:
+        return "" if self.is_global else super().extra_repr()
+
+
+@final
+class MaxPool(_Pool):
+    """Maximum over windows of ``size x size``: ``[..., H, W] -> [..., H//s, W//s]``.
+
+    Of spikes it is 1 where any neuron of the window fires in that step, so that spikes stay spikes.
+    The gradient goes to one of the largest values.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        out = functional.max_pool2d(x.flatten(0, -4), self.size)
+        return out.view(*x.shape[:-3], *out.shape[1:])

@@ -1,0 +1,169 @@
+"""Networks made of `tsslbp.layers`, for small images: a plain one and a residual one.
+
+Each is an ordinary module from images ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``, to
+``[T, N, classes]``. The results of the last connection are the outputs of each step, logits for a
+cross-entropy, unless `spiking_output` puts neurons behind it, as in `tsslbp.Network`, whose PSC is
+what TSSL-BP's own loss takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from .errors import InvalidInput
+from .layers import LIF, AvgPool, BatchNorm, Conv, Linear, MaxPool, NeuronDropout, Residual
+from .layers.connections import check_counts
+from .neuron import Neuron
+from .rules import Rule, Surrogate
+
+FAST = Neuron(tau_m=2.0, tau_s=1.0)  # without a synaptic filter
+ARCTANGENT = Surrogate("arctangent")
+
+
+def vgg(
+    input_shape: Sequence[int] = (1, 28, 28),
+    classes: int = 10,
+    time_steps: int = 4,
+    *,
+    channels: Sequence[Sequence[int]] = ((64, 64), (128, 128), (256, 256)),
+    hidden: Sequence[int] = (512,),
+    dropout: float = 0.0,
+    neuron: Neuron = FAST,
+    rule: Rule = ARCTANGENT,
+    learnable: Sequence[str] = (),
+    impl: str = "auto",
+    spiking_output: bool = False,
+) -> nn.Sequential:
+    """A plain deep network: stages of convolutions, maximum pooling behind each, linear layers.
+
+    A convolution is 3 x 3 with a padding of 1, followed by `tsslbp.layers.BatchNorm` and `LIF`.
+
+    Args:
+        input_shape: ``(C, H, W)``, with sides of at least 2 to the number of stages.
+        classes: number of outputs.
+        time_steps: T.
+        channels: output channels of the convolutions of each stage.
+        hidden: neurons of the linear layers before the last.
+        dropout: probability of dropout before each linear layer.
+        neuron, rule, learnable, impl: of every `tsslbp.layers.LIF`.
+        spiking_output: whether neurons stand behind the last layer.
+
+    Raises:
+        InvalidInput: a setting does not fit.
+
+    Source: Simonyan & Zisserman (ICLR 2015) for the plan; batch normalisation as in Zheng et al.
+    (AAAI 2021).
+    """
+    make = _Maker(neuron, rule, learnable, impl, time_steps)
+    width, (height, breadth) = _image(input_shape, len(channels))
+    parts: list[nn.Module] = []
+    for stage in channels:
+        for outputs in stage:
+            parts += make.convolution(width, outputs)
+            width = outputs
+        parts.append(MaxPool(2))
+        height, breadth = height // 2, breadth // 2
+    parts.append(nn.Flatten(-3))
+    features = width * height * breadth
+    for outputs in hidden:
+        dropped = [NeuronDropout(dropout)] * bool(dropout)
+        parts += [*dropped, Linear(features, outputs, impl=impl), make.norm(outputs), make.lif()]
+        features = outputs
+    return nn.Sequential(*parts, *make.output(features, classes, dropout, spiking_output))
+
+
+def sew_resnet(
+    input_shape: Sequence[int] = (1, 28, 28),
+    classes: int = 10,
+    time_steps: int = 4,
+    *,
+    channels: Sequence[int] = (64, 128, 256),
+    blocks: int = 2,
+    dropout: float = 0.0,
+    neuron: Neuron = FAST,
+    rule: Rule = ARCTANGENT,
+    learnable: Sequence[str] = (),
+    impl: str = "auto",
+    spiking_output: bool = False,
+) -> nn.Sequential:
+    """A residual network of spike-element-wise addition, as for CIFAR images.
+
+    A convolution, then stages of `tsslbp.layers.Residual` blocks of two convolutions each. The
+    first block of every stage but the first halves the image by a stride of 2, and its shortcut is
+    a convolution of 1 x 1. The mean over the image goes to the last connection.
+
+    Args:
+        input_shape: ``(C, H, W)``, with sides of at least 2 to the number of stages.
+        classes: number of outputs.
+        time_steps: T.
+        channels: of each stage.
+        blocks: of a stage.
+        dropout: probability of dropout before the last connection.
+        neuron, rule, learnable, impl, spiking_output: as for `vgg`.
+
+    Raises:
+        InvalidInput: a setting does not fit.
+
+    Source: Fang et al. (NeurIPS 2021), SEW ResNet with ADD; He et al. (CVPR 2016) for the plan.
+    """
+    make = _Maker(neuron, rule, learnable, impl, time_steps)
+    check_counts(blocks=blocks)
+    inputs, _ = _image(input_shape, len(channels))
+    width = channels[0]
+    parts: list[nn.Module] = make.convolution(inputs, width)
+    for stage, outputs in enumerate(channels):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            body = make.convolution(width, outputs, stride) + make.convolution(outputs, outputs)
+            shortcut = None
+            if stride > 1 or width != outputs:
+                shortcut = nn.Sequential(*make.convolution(width, outputs, stride, kernel=1))
+            parts.append(Residual(nn.Sequential(*body), shortcut))
+            width = outputs
+    parts += [AvgPool(), nn.Flatten(-3)]
+    return nn.Sequential(*parts, *make.output(width, classes, dropout, spiking_output))
+
+
+class _Maker:
+    """Makes the parts of a network, whose neurons are all alike."""
+
+    def __init__(
+        self, neuron: Neuron, rule: Rule, learnable: Sequence[str], impl: str, time_steps: int
+    ) -> None:
+        self.neuron, self.impl, self.time_steps = neuron, impl, time_steps
+        constants = neuron.tau_m, neuron.tau_s, neuron.threshold
+        self.settings: tuple[Any, ...] = *constants, rule, tuple(learnable), impl
+        self.is_first = True
+
+    def lif(self, **settings: Any) -> LIF:
+        if self.is_first:  # static images become time there
+            settings, self.is_first = {"time_steps": self.time_steps, **settings}, False
+        return LIF(*self.settings, **settings)
+
+    def norm(self, features: int) -> BatchNorm:
+        return BatchNorm(features, self.neuron.threshold)
+
+    def convolution(
+        self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3
+    ) -> list[nn.Module]:
+        settings: dict[str, Any] = {"stride": stride, "padding": kernel // 2, "impl": self.impl}
+        return [Conv(inputs, outputs, kernel, **settings), self.norm(outputs), self.lif()]
+
+    def output(self, features: int, classes: int, dropout: float, spiking: bool) -> list[nn.Module]:
+        parts: list[nn.Module] = [NeuronDropout(dropout)] if dropout else []
+        parts.append(Linear(features, classes, bias=not spiking, impl=self.impl))
+        return [*parts, self.norm(classes), self.lif(output_psc=True)] if spiking else parts
+
+
+def _image(input_shape: Sequence[int], stages: int) -> tuple[int, tuple[int, int]]:
+    """Channels and sides of the images, which `stages` halve, or fewer."""
+    if len(input_shape) != 3 or stages < 1 or min(input_shape[1:]) < 2**stages:
+        raise InvalidInput(
+            f"expected images (C, H, W) of at least {2**stages} x {2**stages} pixels for "
+            f"{stages} stages, at least one, got {tuple(input_shape)}"
+        )
+    channels, height, width = input_shape
+    return channels, (height, width)

@@ -1,0 +1,221 @@
+"""A network of one's own: any module with `LIF` neurons as training knows networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Error, InvalidInput
+from ..layers import LIF, BatchNorm
+from ..layers.lif import sharing
+from ..neuron import reference
+from ..neuron.reference import Mean, Shared, Trace
+from .network import Activity, Model, activity_of, check_images
+
+TRIED = 2  # images of the first forward pass, which counts the neurons
+
+Watch = Callable[[str, LIF, Tensor, Tensor], None]  # name of the layer, itself, its input, output
+
+
+@final
+class CustomNetwork(Model):
+    """A module of one's own, and what `tsslbp.training` needs to know of it.
+
+    Every `tsslbp.layers.LIF` that the forward pass calls is a spiking layer. Its name is the
+    module's path, such as ``"3"`` or ``"block1.body.2"``; called a second time in a pass, it counts
+    as one more layer, ``"3 (2)"``. The module is tried once, on images of zeros in evaluation mode.
+
+    Args:
+        module: takes static images ``[N, C, H, W]`` or spike trains ``[T, N, C, H, W]`` and
+            returns ``[T, N, classes]``, from the first step to the last. It keeps no state between
+            calls but in buffers that training changes, as those of `tsslbp.layers.BatchNorm`.
+        input_shape: ``(C, H, W)``.
+        classes: number of classes.
+        time_steps: T.
+        frames: whether it is tried on spike trains instead of images.
+        description: what messages call the network.
+
+    Shape:
+        As `tsslbp.Network`.
+
+    Raises:
+        InvalidInput: the module fails, has no `LIF`, or returns another shape; or an input does
+            not fit.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_shape: Sequence[int],
+        classes: int,
+        time_steps: int,
+        *,
+        frames: bool = False,
+        description: str = "the network",
+    ) -> None:
+        super().__init__()
+        if not isinstance(module, nn.Module):
+            raise InvalidInput(
+                f"{description} must be a torch.nn.Module, got {type(module).__name__}"
+            )
+        self.module, self.description = module, description
+        self.input_shape, self.classes = tuple(input_shape), classes
+        self.time_steps = time_steps
+        lifs = [part for part in module.modules() if isinstance(part, LIF)]
+        if not lifs:
+            raise InvalidInput(f"{description} has no tsslbp.layers.LIF, so it has no spikes")
+        self.waits_for_device = any(lif.learnable for lif in lifs)
+        self._has_output_layer = any(lif.start.output_psc for lif in lifs)
+        self._neuron_counts = self._try(frames)
+
+    @property
+    def neuron_counts(self) -> dict[str, int]:
+        return dict(self._neuron_counts)
+
+    def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
+        """Return ``[T, N, classes]``; `mean` where `x` is a part of a batch, see `neuron.Shared`.
+
+        Raises:
+            InvalidInput: the input or the module's output does not fit, or a batch that several
+                processes share is to be normalised.
+        """
+        check_images(x, self.input_shape, self.time_steps, self._dtype)
+        if mean and self.training and any(isinstance(p, BatchNorm) for p in self.module.modules()):
+            raise InvalidInput(
+                "BatchNorm takes its statistics over the whole batch, which several processes do "
+                "not share: train in one process"
+            )
+        # Where no layer of neurons is the output, each scales its gradient by itself.
+        shared = Shared(mean) if mean or self._has_output_layer else None
+        with sharing(shared):
+            output: Tensor = self.module(x)
+        self._check_output(output, x.shape[x.ndim - 4])
+        return output
+
+    @torch.no_grad()
+    def trace(self, x: Tensor) -> dict[str, Trace]:
+        """Potential, increment, spikes, PSC ``[T, N, ...]`` and firing rate of every `LIF`."""
+        found: dict[str, Trace] = {}
+
+        def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
+            found[name] = reference.simulate(lif.current(x), lif.neurons.neuron)
+
+        self._watch(x, note)
+        return found
+
+    @torch.no_grad()
+    def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
+        """Firing rate and share in warm-up of every `LIF`, at about the cost of a forward pass.
+
+        Running averages stay as they are. `mean` is as for `tsslbp.Network.activity`.
+        """
+        found: dict[str, Activity] = {}
+
+        def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
+            found[name] = activity_of(_spikes(lif, x, output), lif.neurons, mean)
+
+        self._watch(x, note)
+        return found
+
+    @torch.no_grad()
+    def first_nonfinite(self, x: Tensor) -> str | None:
+        for name, weight in self.module.named_parameters():
+            if not torch.isfinite(weight).all():
+                return f"the weights {name}"
+        found: list[str] = []
+
+        def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
+            if not found and not torch.isfinite(x).all():
+                found.append(f"the input of layer {name}")
+
+        self._watch(x, note)
+        return found[0] if found else None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        weights = (weight.dtype for weight in self.module.parameters())
+        return next(weights, torch.get_default_dtype())
+
+    def _try(self, frames: bool) -> dict[str, int]:
+        """Number of neurons of every layer, in the order in which they are called."""
+        counts: dict[str, int] = {}
+
+        def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
+            counts[name] = _spikes(lif, x, output)[0, 0].numel()
+
+        shape = [self.time_steps] * frames + [TRIED, *self.input_shape]
+        device = next((weight.device for weight in self.module.parameters()), None)
+        training = {part: part.training for part in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                self._watch(torch.zeros(shape, dtype=self._dtype, device=device), note)
+        except Error as error:
+            raise InvalidInput(f"{self.description}, on an input {shape}: {error}") from error
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InvalidInput(
+                f"{self.description} failed on an input {shape}: {type(error).__name__}: {reason}"
+            ) from error
+        finally:
+            for part, mode in training.items():
+                part.training = mode
+        if not counts:
+            raise InvalidInput(f"{self.description} calls none of its tsslbp.layers.LIF")
+        return counts
+
+    def _watch(self, x: Tensor, watch: Watch) -> None:
+        """Run forward and call `watch` behind every `LIF`; buffers stay as they are."""
+        calls: dict[LIF, int] = {}
+        with ExitStack() as stack:
+            stack.enter_context(_buffers_kept(self.module))
+            for path, part in self.module.named_modules():
+                if isinstance(part, LIF):
+
+                    def hook(lif: LIF, inputs: Any, output: Tensor, path: str = path) -> None:
+                        calls[lif] = calls.get(lif, 0) + 1
+                        name = path or "lif"
+                        name += f" ({calls[lif]})" if calls[lif] > 1 else ""
+                        watch(name, lif, inputs[0], output)
+
+                    stack.callback(part.register_forward_hook(hook).remove)
+            self(x)
+
+    def _check_output(self, output: object, images: int) -> None:
+        expected = [self.time_steps, images, self.classes]
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if shape == expected:
+            return
+        hint = ""
+        if shape == expected[1:]:
+            hint = "; return the outputs of every step, not their sum or mean over time"
+        elif isinstance(shape, list) and len(shape) == 3 and shape[0] != self.time_steps:
+            hint = f"; is time_steps={self.time_steps} that of its first LIF?"
+        elif isinstance(shape, list) and shape[:-1] == expected[:-1]:
+            hint = f"; does its last connection have {self.classes} outputs?"
+        raise InvalidInput(
+            f"{self.description} must return [T, N, classes] = {expected}, got {shape}{hint}"
+        )
+
+
+def _spikes(lif: LIF, x: Tensor, output: Tensor) -> Tensor:
+    """The spikes ``[T, N, ...]`` of a layer that was called with `x`."""
+    if lif.start.pool == 1 and not lif.start.output_psc:
+        return output
+    return lif.spikes(x)
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put all buffers back, such as running averages, which a pass in training mode changes."""
+    before = {buffer: buffer.clone() for buffer in module.buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before.items():
+                buffer.copy_(value)
