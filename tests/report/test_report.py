@@ -187,6 +187,14 @@ def test_only_unfinished_runs(tmp_path: Path, make_run: Callable, recipe: Callab
 
 def test_records_of_earlier_versions(tmp_path: Path) -> None:
     """They hold neither spikes per image nor the accuracy by step."""
+    folder = ROOT / "results" / "mnist-seed0"
+    assert "spikes_per_image" not in (folder / "metrics.jsonl").read_text()
+    html, _ = write(tmp_path, folder)
+    assert "ours: mnist" in html
+
+
+@pytest.mark.slow
+def test_all_records(tmp_path: Path) -> None:
     html, _ = write(tmp_path, ROOT / "results")
     assert "ours: mnist" in html
 
