@@ -88,7 +88,7 @@ def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         RunError: they belong to another network; names what differs.
     """
-    weights = _under("weights.", tensors)
+    weights = net.with_present_keys(_under("weights.", tensors))
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if found != expected:
