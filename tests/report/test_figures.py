@@ -19,7 +19,7 @@ def test_hyperparameters_are_the_settings_that_differ(groups: Callable) -> None:
 
 def test_seeds_alone_are_no_search(groups: Callable) -> None:
     found = figures.draw("d", groups(("digits", {"epochs": 3}, [90.0, 91.0])), [], "last")
-    assert names(found) == ["d-training", "d-latency", "d-energy", "d-layers-1"]
+    assert names(found) == ["d-training", "d-latency", "d-spikes", "d-layers-1"]
     assert all(figure.svg.startswith(f'<svg id="{figure.name}"') for figure in found)
     assert [bool(figure.interactive) for figure in found] == [True, False, False, False]
 

@@ -118,6 +118,36 @@ def compute_table(groups: Sequence[Group]) -> Table:
     return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
+def cost_tables(groups: Sequence[Group]) -> list[Table]:
+    """What networks cost on an image, by group, as the mean of the runs that have a record."""
+    rows = []
+    for group in groups:
+        if costs := [run.cost for run in group.results if run.cost]:
+            whole = (
+                f"{np.mean([getattr(one, key) for one in costs]):,.0f}"
+                for key in (
+                    *("neurons", "parameters", "dense_multiplications"),
+                    *("multiplications", "additions", "updates"),
+                )
+            )
+            spiking, relu = (
+                float(np.mean([getattr(one, key) for one in costs]))
+                for key in ("energy", "relu_energy")
+            )
+            energies = wording.energy(spiking), wording.energy(relu), f"{spiking / relu:.2f}"
+            rows.append((group.label, str(len(costs)), *whole, *energies))
+    caption = (
+        "On one image, over all time steps: multiply-adds of a dense pass, which the same network "
+        "with ReLU takes; multiply-adds and additions that spikes cause; updates of membrane "
+        "potentials. Energy of these operations in numbers of 32 bits by Horowitz (2014), 45 nm: "
+        "4.6 pJ a multiply-add, 0.9 pJ an addition; memory is not in it."
+    )
+    head = ("settings", "runs", "neurons", "parameters", "dense", "multiplied", "added", "updates")
+    ends = ("energy", "with ReLU", "ratio")
+    folded = len(rows) > FOLD_ABOVE
+    return [Table(caption, (*head, *ends), tuple(rows), folded=folded)] if rows else []
+
+
 def run_table(groups: Sequence[Group], names: Mapping[Path, str]) -> Table:
     """Every run by itself, in the order of `names`: what the folders are called."""
     runs = {run.folder: (group.label, run) for group in groups for run in group.results}
