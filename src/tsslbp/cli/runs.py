@@ -200,17 +200,12 @@ def cost(
     net = training.load(folder, name)
     data_set = training.load_data(run.experiment, data_dir)
     counted = _count_cost(run, net, data_set, images)
-    _, state = run.load_checkpoint(name)
-    record = {"checkpoint": name, "epoch": state["epoch"], **counted.to_table()}
-    try:
-        run.record_cost(record)
-    except RunError as error:
-        printing.complain("caution", f"{error}; a report will know nothing of it")
+    record = _write_cost(run, name, counted)
     if as_json:
         printing.say(run_folder.to_json(record, indent=1))
         return
     printing.say(
-        f"{folder}, checkpoint {name}, epoch {_epoch(state)}: per image, the mean of "
+        f"{folder}, checkpoint {name}, epoch {record['epoch']}: per image, the mean of "
         f"{counted.images:,} test images of {data_set.name}, T = {counted.time_steps}\n"
     )
     printing.print_cost(counted, table, memory)
@@ -347,11 +342,21 @@ def _record_cost(run: Run, trained: Training) -> None:
     net.set_precision("float32")
     name = training.default_checkpoint(run)
     counted = _count_cost(run, net, trained.data, None)
-    epoch = run.load_checkpoint(name)[1]["epoch"]
-    run.record_cost({"checkpoint": name, "epoch": epoch, **counted.to_table()})
+    _write_cost(run, name, counted)
     total = counted.total
     spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
     printing.say(f"energy        {spiking} an image, {relu} with ReLU (tsslbp cost tells more)")
+
+
+def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
+    """Keep a record in the run's folder, where it can be written, and return it."""
+    epoch = run.load_checkpoint(checkpoint)[1]["epoch"]
+    record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
+    try:
+        run.record_cost(record)
+    except RunError as error:
+        printing.complain("caution", f"{error}; a report will know nothing of the cost")
+    return record
 
 
 def _draw_picture(run: Run, trained: Training) -> None:
