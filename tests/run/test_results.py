@@ -62,6 +62,7 @@ def test_cost_of_a_result(tmp_path: Path) -> None:
     assert found.multiplications == 54 and found.updates == 20
     assert found.additions == counted.total.spiking.additions
     assert found.energy == pytest.approx(counted.total.spiking.energy().total)
+    assert found.connection_energy == pytest.approx(counted.total.spiking.energy().connections)
     assert found.relu_energy == pytest.approx(counted.total.relu.energy().total)
     run.record_cost({"epoch": 4, **counted.to_table()})  # of an epoch that is gone
     assert results.Result.read(run.folder).cost is None

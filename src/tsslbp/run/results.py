@@ -56,7 +56,8 @@ class Costs:
     additions: float
     updates: float
     dense_multiplications: int  # of the same network with ReLU
-    energy: float  # picojoules of 32-bit numbers: operations of connections and neurons
+    energy: float  # picojoules of the operations, in numbers of 32 bits
+    connection_energy: float  # without the updates
     relu_energy: float
 
     @classmethod
@@ -71,25 +72,20 @@ class Costs:
             return None
         try:
             total, energy = record["total"], record["energy"]["float32"]
-            spiking, accuracies = (
-                total["spiking"],
-                [one["test_accuracy"] for one in epochs if one["epoch"] == record["epoch"]],
-            )
+            spiking, parts, relu = total["spiking"], energy["spiking"], energy["relu"]
             values = [
-                record["images"],
-                *(total[key] for key in ("neurons", "parameters")),
-                *(spiking[key] for key in ("multiplications", "additions", "updates")),
+                *(record["images"], total["neurons"], total["parameters"]),
+                *(spiking["multiplications"], spiking["additions"], spiking["updates"]),
                 total["dense_multiplications"],
-                *(
-                    sum(energy[kind][part] for part in ("connections", "neurons"))
-                    for kind in ("spiking", "relu")
-                ),
+                *(parts["connections"] + parts["neurons"], parts["connections"]),
+                relu["connections"],
             ]
+            of_epoch = [one["test_accuracy"] for one in epochs if one["epoch"] == record["epoch"]]
         except (KeyError, TypeError) as error:
             raise RunError(f"{run.folder}: cost.json is damaged: {error}") from error
         if not all(map(_is_number, values)):
             raise RunError(f"{run.folder}: cost.json is damaged: it holds {values!r:.80}")
-        return cls(accuracies[0], *values) if accuracies else None
+        return cls(of_epoch[0], *values) if of_epoch else None
 
 
 @dataclass(frozen=True)
