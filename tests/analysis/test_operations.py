@@ -269,6 +269,29 @@ def test_batch_normalisation_is_folded() -> None:
     assert conv.neurons == 12
 
 
+def test_learned_constants_and_arguments_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.connection = Linear(9, 4)
+            self.lif = LIF(5.0, 1.5, 0.1, learnable=["tau_m", "tau_s"], time_steps=3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.lif(self.connection(x=images.flatten(1)))
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Named()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(images=x)
+
+    (layer,) = cost(CustomNetwork(Outer(), (1, 3, 3), 4, 3), images(2, 1, 3, 3)).layers
+    assert (layer.name, layer.parameters, layer.neurons) == ("inner.connection", 36 + 2, 4)
+    assert layer.spiking.update_multiplications == 2 * 3 * 4 and layer.spikes > 0
+
+
 def test_maximum_of_spikes_is_a_spike() -> None:
     module = nn.Sequential(
         Conv(1, 2, 1), LIF(threshold=0.1, time_steps=2), MaxPool(2), Conv(2, 3, 1), nn.Flatten(-3)

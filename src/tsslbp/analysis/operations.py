@@ -34,7 +34,6 @@ from ..layers import (
 from ..network import CustomNetwork, Model, Network, SpikingLayer
 from ..network.network import check_images
 from ..neuron import NeuronLayer
-from ..training import evaluation_batches
 from .energy import MEMORIES, SOURCE, TABLES, Operations
 
 Connection = Conv | Linear | nn.Conv2d | nn.Linear
@@ -46,6 +45,8 @@ PASSING = (
     NeuronDropout,
     RowDropout,
 )  # a spike on as it is
+LISTENED = (LIF, BatchNorm, NeuNorm, SumPool, AvgPool, *PASSING)
+FRAMES = 200  # images times steps that are counted at once
 ROUNDING = 1e-5  # relative, of a sum of scaled spikes in float32
 ADDITION, MULTIPLICATION, STATE = 3, 2, 2  # accesses: weight, sum twice; two factors; read, write
 
@@ -184,7 +185,8 @@ def cost(net: Model, images: Tensor) -> Cost:
         raise InvalidInput("cost needs at least one image")
     inference = fold_batch_norms(net)
     tally = Tally()
-    for part in evaluation_batches(count, net.time_steps):
+    size = max(1, FRAMES // net.time_steps)
+    for part in (slice(start, start + size) for start in range(0, count, size)):
         batch = images[part] if is_static else images[:, part]
         tally.begin(batch.shape[0 if is_static else 1])
         if isinstance(inference, Network):
@@ -219,21 +221,22 @@ class Tally:
         self._name = name
         self._own(connection)
         size = 1 if isinstance(connection, Linear | nn.Linear) else 3
-        values = x.detach().double().reshape(-1, *x.shape[x.ndim - size :])
+        values = x.detach().reshape(-1, *x.shape[x.ndim - size :])
         is_image = len(values) == self._batch and x.ndim in (2, 4) and not self._has_fired
         images = self._batch
-        dense, outputs = _dense(connection, values[:1])
+        dense, outputs = _dense(connection, values[:1].double())
         sums = self._sums[name]
         sums["dense"] += images * dense
         if is_image:
             sums["multiplications"] += images * dense
             sums["accesses"] += images * (MULTIPLICATION * dense + outputs)
         elif (spikes := _spikes(values, unit)) is not None:
-            additions = _products(connection, spikes.sum(0))
+            additions = _products(connection, spikes.sum(0, dtype=torch.float64))
             sums["additions"] += additions
-            sums["accesses"] += int(spikes.sum()) + ADDITION * additions
+            received = int(spikes.sum(dtype=torch.float64))
+            sums["accesses"] += received + ADDITION * additions
         else:
-            products = _products(connection, (values != 0).double().sum(0))
+            products = _products(connection, (values != 0).sum(0, dtype=torch.float64))
             sums["multiplications"] += products
             sums["accesses"] += MULTIPLICATION * products + len(values) * outputs
         biases = 0 if connection.bias is None else outputs
@@ -327,8 +330,8 @@ def _listen(net: CustomNetwork, x: Tensor, tally: Tally) -> None:
         for path, part in net.module.named_modules():
             _check_known(path, part)
 
-            def hook(part: Any, inputs: Any, output: Any, path: str = path) -> None:
-                x = inputs[0]
+            def hook(part: Any, given: Any, named: Any, output: Any, path: str = path) -> None:
+                x = (*given, *named.values())[0]
                 unit = units.get(x, units.get(x._base) if x._base is not None else None)
                 if _is_connection(part):
                     tally.connect(path, part, x, unit)
@@ -342,8 +345,8 @@ def _listen(net: CustomNetwork, x: Tensor, tally: Tally) -> None:
                 elif output is not x and (behind := _unit_behind(part, unit, x)) is not None:
                     units[output] = behind
 
-            if not isinstance(part, nn.Sequential):
-                stack.callback(part.register_forward_hook(hook).remove)
+            if _is_connection(part) or isinstance(part, LISTENED):
+                stack.callback(part.register_forward_hook(hook, with_kwargs=True).remove)
         net(x)
 
 
