@@ -390,8 +390,8 @@ def _spikes(x: Tensor, unit: float | None) -> Tensor | None:
         nonzero = sizes[sizes > 0]
         unit = float(nonzero.min()) if len(nonzero) else 1.0
     counts = (sizes / unit).round()
-    is_whole = torch.allclose(counts * unit, sizes, rtol=ROUNDING, atol=0)
-    return counts if is_whole else None
+    is_whole = (counts * unit).sub_(sizes).abs_() <= ROUNDING * sizes
+    return counts if is_whole.all() else None
 
 
 def _products(connection: Connection, values: Tensor, dense: bool = False) -> int:
