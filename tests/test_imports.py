@@ -25,7 +25,8 @@ FLOORS = [  # from the ground up; a room may import from the floors below its ow
     {"layers"},
     {"network", "models", "data", "run"},
     {"training", "studies"},
-    {"analysis", "report", "__init__"},
+    {"analysis", "report"},
+    {"__init__"},
     {"cli"},
     {"__main__"},
 ]
@@ -150,6 +151,7 @@ def loaded_beyond(allowed: set[str], arguments: str, **environment: str) -> str:
         ("sweep --help", LIGHT),
         ("microscope --help", LIGHT),
         ("convert --help", LIGHT),
+        ("cost --help", LIGHT),
         ("data show --help", LIGHT),
         ("train mnits", EXPERIMENTS),
         ("recipes", EXPERIMENTS),

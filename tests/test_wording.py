@@ -23,6 +23,14 @@ def test_duration(seconds: float, text: str) -> None:
     assert wording.duration(seconds) == text
 
 
+def test_energy() -> None:
+    given = (0.0, 4.6, 9.996, 99.96, 999.4, 999.5, 12_345, 4.81e6, 2e9, 3e15)
+    assert [wording.energy(one) for one in given] == [
+        *("0.00 pJ", "4.60 pJ", "10.0 pJ", "100 pJ", "999 pJ"),
+        *("1.00 nJ", "12.3 nJ", "4.81 µJ", "2.00 mJ", "3000 J"),
+    ]
+
+
 def test_percent() -> None:
     assert [wording.percent(share) for share in (0.98765, 1, None)] == ["98.77 %", "100.00 %", "-"]
 

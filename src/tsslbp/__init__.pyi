@@ -1,3 +1,4 @@
+from . import analysis as analysis
 from . import data, losses
 from . import experiment as experiment
 from . import layers as layers

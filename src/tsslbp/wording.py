@@ -30,6 +30,16 @@ def size(count: int) -> str:
     return decimal(count)
 
 
+def energy(picojoules: float) -> str:
+    """Return such as ``"4.81 µJ"``, with three digits."""
+    units = ("pJ", "nJ", "µJ", "mJ", "J")
+    power = 0
+    while abs(picojoules) >= 999.5 and power < len(units) - 1:
+        picojoules, power = picojoules / 1000, power + 1
+    digits = 2 if abs(picojoules) < 9.995 else 1 if abs(picojoules) < 99.95 else 0
+    return f"{picojoules:.{digits}f} {units[power]}"
+
+
 def count(number: int, noun: str) -> str:
     """Return such as ``"1 run"`` or ``"1,200 runs"``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -54,6 +54,22 @@ def test_twin_has_the_weights_and_shapes_of_the_spiking_network() -> None:
     assert twin(torch.randn(5, 1, 12, 12)).shape == (1, 5, 10)
 
 
+def test_twin_has_the_keys_of_the_spiking_network() -> None:
+    """So weights pass to and fro; those of earlier versions, by number, are loaded as well."""
+    spiking, twin = Network("P2-4C3-P2-7", (1, 12, 12), dropout=0.2), relu_network("4C3-P2-7")
+    other = ReLUNetwork(Network("P2-4C3-P2-7", (1, 12, 12)))
+    assert list(other.state_dict()) == list(spiking.state_dict())
+    other.load_state_dict(spiking.state_dict())
+    assert torch.equal(other.get_parameter("conv2.weight"), spiking.get_parameter("conv2.weight"))
+    numbers = {"conv1": 0, "linear2": 3, "output": 5}
+    old = {
+        f"layers.{number}.connection.weight": 2 * twin.get_parameter(f"{name}.weight").detach()
+        for name, number in numbers.items()
+    }
+    twin.load_state_dict(old)
+    assert all(map(torch.equal, twin.state_dict().values(), old.values()))
+
+
 def test_twin_is_its_formula() -> None:
     net, x = relu_network("4C3-P2-7", pool_scale=0.5), images()
     conv, linear, output = net.parameters()

@@ -1,7 +1,8 @@
-"""The verbs about one run: train, evaluate, draw, recipes, info."""
+"""The verbs about one run: train, evaluate, draw, cost, recipes, info."""
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
@@ -17,10 +18,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from tsslbp import data, experiment
+import tsslbp
+from tsslbp import analysis, data, experiment, wording
 from tsslbp.cli import printing
 from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
+from tsslbp.errors import RunError
 from tsslbp.run import CHECKPOINTS, Run, results
 
 from .conftest import ANSI, Program, accuracies, records
@@ -43,6 +46,7 @@ def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> No
         "metrics.jsonl",
         "steps.npz",
         "checkpoints",
+        "cost.json",
         "picture.png",
         ".lock",
     }
@@ -276,6 +280,66 @@ def test_draw_of_what_is_not_there(
     assert "saved: none" in refused("draw", "new")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install 'tsslbp[figures]'" in refused("draw", "run")
+
+
+def test_cost_of_a_run(program: Program) -> None:
+    """What the command prints and keeps is what the library counts."""
+    _, trained, _ = program("train", "mine.toml", "--out", "run")
+    kept = Path("run/cost.json").read_text()
+    Path("run/cost.json").unlink()
+    code, output, error = program("cost", "run")
+    assert (code, error) == (0, "")
+    assert Path("run/cost.json").read_text() == kept  # as the training has left it
+    record = json.loads(kept)
+    assert record["images"] == 7 and record["time_steps"] == 3
+    assert record["checkpoint"] == "best-validation"
+    assert record["epoch"] == results.measures(records("run"))["best-validation"]["epoch"]
+    net = tsslbp.load("run")
+    pixels = data.normalise(data.load("mine.npz").test_images, 0.0, 1.0)
+    counted = analysis.cost(net, pixels)
+    assert {**record, **counted.to_table()} == record
+    lines = [line.split("  ") for line in output.splitlines()]
+    rows = {parts[0]: [cell.strip() for cell in parts[1:] if cell] for parts in lines if parts[0]}
+    assert list(rows)[1:5] == ["layer", "conv1", "linear2", "output"]
+    total = counted.total
+    assert rows["total"][:3] == [
+        *(f"{total.neurons:,}", f"{total.parameters:,}", f"{total.dense_multiplications:,}")
+    ]
+    energies = [wording.energy(one.energy().total) for one in (total.spiking, total.relu)]
+    assert rows["total"][-2:] == energies
+    assert f"energy        {energies[0]} an image, {energies[1]} with ReLU" in trained
+    assert "Horowitz" in output and "tested on 7 of the 70 images" in output
+
+
+def test_cost_by_other_tables(program: Program, refused: Callable[..., str]) -> None:
+    program("train", "mine.toml", "--out", "run")
+    _, plain, _ = program("cost", "run", "--images", "3", "--checkpoint", "last")
+    assert "checkpoint last, epoch 2: per image, the mean of 3 test images" in plain
+    code, output, _ = program("cost", "run", "--numbers", "int8", "--memory", "DRAM")
+    total = analysis.cost(
+        tsslbp.load("run"), data.normalise(data.load("mine.npz").test_images, 0.0, 1.0)
+    ).total
+    energy = total.spiking.energy(analysis.energy.table_of("int8"), "DRAM")
+    assert f"DRAM {wording.energy(energy.memory)}" in output
+    assert "int8: 0.23 pJ a multiply-add, 0.03 pJ an addition" in output
+    code, output, error = program("cost", "run", "--json", "--images", "2")
+    assert (code, error) == (0, "")
+    assert json.loads(output) == json.loads(Path("run/cost.json").read_text())
+    assert json.loads(output)["images"] == 2
+    assert "did you mean 'int8'" in refused("cost", "run", "--numbers", "int9")
+    assert "did you mean 'DRAM'" in refused("cost", "run", "--memory", "DRAN")
+    assert "did you mean 'last'" in refused("cost", "run", "--checkpoint", "lst")
+    assert "is not a run folder" in refused("cost", "nothing")
+
+
+def test_cost_that_cannot_be_kept(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run: Run, record: object) -> None:
+        raise RunError(f"cannot write {run.folder}/cost.json: No space left on device")
+
+    monkeypatch.setattr(Run, "record_cost", full)
+    code, output, error = program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    assert code == 0 and "with ReLU" in output
+    assert "caution: cannot write run/cost.json: No space left on device; a report" in error
 
 
 def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

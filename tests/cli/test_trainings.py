@@ -77,7 +77,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, call: int, act: Callable[[Any], None
 
 @torch.no_grad()
 def _nan_weight(net: Any) -> None:
-    net.get_parameter("layers.2.connection.weight")[0, 0] = math.nan
+    net.get_parameter("linear2.weight")[0, 0] = math.nan
 
 
 def test_divergence_names_the_layer_and_the_checkpoint(

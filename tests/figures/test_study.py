@@ -146,12 +146,14 @@ def test_latency_of_any_number_of_steps(runs: int, steps: int) -> None:
 def test_energy_by_group() -> None:
     groups = {"a": (np.array([100.0, 120]), np.array([0.9, 0.95]))}
     groups["b"] = (np.array([300.0]), np.array([0.97]))
-    figure = drawn(study_figures.energy(groups))
+    figure = drawn(study_figures.accuracy_against_spikes(groups))
     first, second = figure.axes[0].lines
     assert first.get_xydata().tolist() == [[100, 90], [120, 95]]
     assert first.get_marker() != second.get_marker()
     assert figure.axes[0].get_xscale() == "linear"
-    wide = study_figures.energy(groups | {"c": (np.array([5000.0]), np.array([0.98]))})
+    wide = study_figures.accuracy_against_spikes(
+        groups | {"c": (np.array([5000.0]), np.array([0.98]))}
+    )
     assert drawn(wide).axes[0].get_xscale() == "log"
 
 

@@ -51,7 +51,7 @@ def test_svg_keeps_its_text_in_the_readers_font() -> None:
 
 
 def test_save_svg(tmp_path: Path) -> None:
-    figure = study.energy({'a id="b" <c>': (np.array([1.0]), np.array([1.0]))})
+    figure = study.accuracy_against_spikes({'a id="b" <c>': (np.array([1.0]), np.array([1.0]))})
     svg.annotate(figure, "caveat " * 40)
     svg.save_svg(figure, tmp_path / "energy.svg", "energy")
     root = ElementTree.parse(tmp_path / "energy.svg").getroot()

@@ -111,6 +111,42 @@ def test_state_dict_round_trip() -> None:
     assert torch.equal(net(x), other(x))
 
 
+@pytest.mark.parametrize("kind", [None, "rows"])
+@pytest.mark.parametrize("neunorm", [False, True])
+def test_keys_are_the_names_of_layers(kind: str | None, neunorm: bool) -> None:
+    """Whatever stands between them; and a state of numbers, as earlier versions had, is loaded."""
+    settings = {"dropout": 0.3 if kind else 0.0, "neunorm": neunorm}
+    net, other = network("P2-4C3-P2-6C2-7", **settings), network("P2-4C3-P2-6C2-7", neunorm=neunorm)
+    assert [key for key in net.state_dict() if "neunorm" not in key] == [
+        "conv2.weight",
+        "conv3.weight",
+        "linear4.weight",
+        "output.weight",
+    ]
+    assert list(net.state_dict()) == [name for name, _ in net.named_parameters()]
+    assert ("conv3_neunorm.weight" in net.state_dict()) == neunorm
+    for weight in net.parameters():
+        weight.data.normal_()
+    keys = {}  # as a list of all modules numbers them
+    for number, (name, layer) in enumerate(net.named_layers()):
+        inner = "connection." if hasattr(layer, "connection") else ""
+        keys[f"{name}.weight"] = f"layers.{number}.{inner}weight"
+    state = {keys[key]: value for key, value in net.state_dict().items()}
+    other.load_state_dict(state)
+    surrounding = nn.Sequential(nn.Identity(), network("P2-4C3-P2-6C2-7", neunorm=neunorm))
+    surrounding.load_state_dict({f"1.{key}": value for key, value in state.items()})
+    for key, value in net.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value)
+        assert torch.equal(surrounding.state_dict()[f"1.{key}"], value)
+    assert next(iter(state)) in keys.values()  # what was given is left as it was
+
+
+def test_old_state_of_another_network_is_refused() -> None:
+    state = {f"layers.{number}.connection.weight": torch.zeros(1) for number in range(9)}
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*layers\.8\.connection\.weight"):
+        network().load_state_dict(state)
+
+
 def test_deepcopy_is_independent() -> None:
     net, x = network(), images(dtype=torch.float32)
     before, twin = net(x), copy.deepcopy(net)

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tsslbp.report import figures
-from tsslbp.run import results
+from tsslbp.run import Run, results
+
+from .conftest import cost
 
 
 def names(found: list[figures.Figure]) -> list[str]:
@@ -19,7 +21,7 @@ def test_hyperparameters_are_the_settings_that_differ(groups: Callable) -> None:
 
 def test_seeds_alone_are_no_search(groups: Callable) -> None:
     found = figures.draw("d", groups(("digits", {"epochs": 3}, [90.0, 91.0])), [], "last")
-    assert names(found) == ["d-training", "d-latency", "d-energy", "d-layers-1"]
+    assert names(found) == ["d-training", "d-latency", "d-spikes", "d-layers-1"]
     assert all(figure.svg.startswith(f'<svg id="{figure.name}"') for figure in found)
     assert [bool(figure.interactive) for figure in found] == [True, False, False, False]
 
@@ -62,3 +64,32 @@ def test_own_figures_of_the_best_run(groups: Callable) -> None:
     found = [figure for figure in figures.draw("d", [group], [], "last") if figure.file]
     assert {figure.file.parent.parent for figure in found} == {group.results[1].folder}
     assert names(found) == ["d-run-1-confusion", *(f"d-run-1-image-{n}" for n in range(3))]
+
+
+def test_accuracy_against_energy_and_time_steps(groups: Callable) -> None:
+    """A line for settings that differ in T alone; energies of the runs with a record."""
+    found = groups(
+        *(("digits", {"epochs": 2, "time_steps": steps}, [90.0 + steps]) for steps in (2, 5, 8)),
+        ("digits", {"epochs": 2, "learning_rate": 0.1}, [80.0, 81.0]),
+    )
+    drawn = {one.name: one for one in figures.draw("d", found, [], "best-test")}
+    assert "d-time-steps" in drawn and "d-energy" not in drawn
+    assert "digits, epochs = 2" in drawn["d-time-steps"].svg
+    assert "learning_rate" not in drawn["d-time-steps"].svg  # at one T only
+    assert "time_steps" not in drawn["d-time-steps"].svg
+    runs = [run for group in found for run in group.results]
+    for number, run in enumerate(runs[:1]):
+        Run.open(run.folder).record_cost(cost(2, 1000.0 * number + 500))
+    again = results.group(results.read_all([runs[0].folder.parent])[0])
+    assert "d-energy" not in names(figures.draw("d", again, [], "last"))  # one setting
+    for number, run in enumerate(runs):
+        Run.open(run.folder).record_cost(cost(2, 1000.0 * number + 500))
+    again = results.group(results.read_all([runs[0].folder.parent])[0])
+    (energy,) = [one for one in figures.draw("d", again, [], "last") if one.name == "d-energy"]
+    for words in ("energy per image (nJ)", "learning_rate = 0.1", "T = 2", "T = 8"):
+        assert words in energy.svg
+
+
+def test_settings_of_one_number_of_time_steps_have_no_figure_of_it(groups: Callable) -> None:
+    found = groups(("digits", {"epochs": 2}, [90.0]), ("digits", {"epochs": 3}, [91.0]))
+    assert "d-time-steps" not in names(figures.draw("d", found, [], "last"))

@@ -7,9 +7,11 @@ from pathlib import Path
 from tsslbp import stats
 from tsslbp.report import published, tables, verdicts
 from tsslbp.report.verdicts import Judgement
-from tsslbp.run import results
+from tsslbp.run import Run, results
 from tsslbp.run.comparison import Comparison
 from tsslbp.stats import Difference, Interval
+
+from .conftest import cost
 
 
 def test_what_runs_have_reached() -> None:
@@ -150,3 +152,18 @@ def test_notes_name_the_runs_that_they_concern(
         make_run(tmp_path / str(seed), recipe("digits", seed), 0.9, note="a caveat")
     notes = tables.notes(results.read_all([tmp_path])[0])
     assert notes == ["a caveat: all accuracies of 2 runs (digits)"]
+
+
+def test_costs_are_means_of_the_runs_that_have_a_record(groups: Callable) -> None:
+    found = groups(("digits", {"epochs": 2}, [90.0, 91.0, 92.0]), ("digits", {"epochs": 3}, [90.0]))
+    assert tables.cost_tables(found) == []
+    folders = [run.folder for group in found for run in group.results]
+    for folder, energy in zip(folders[:2], (500.0, 700.0), strict=True):
+        Run.open(folder).record_cost(cost(2, energy))
+    (table,) = tables.cost_tables(results.group(results.read_all([folders[0].parent])[0]))
+    (row,) = table.rows
+    label, runs, *numbers = row
+    energies = ["600 pJ\n450 pJ", "1.00 nJ", "0.60\n0.45"]  # small print: connections alone
+    assert label == "digits, epochs = 2" and runs == "2"
+    assert numbers == ["10", "1,234", "500", "100", "2,000", "50", *energies]
+    assert len(table.head) == len(row)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tsslbp import Network, analysis
 from tsslbp.errors import RunError
 from tsslbp.experiment import Experiment, load_recipe
 from tsslbp.run import Run, results
@@ -43,6 +45,49 @@ def test_result(tmp_path: Path) -> None:
     assert result.seconds == 6.0
     assert result.finished
     assert not replace(result, epochs=result.epochs[:2]).finished
+
+
+def test_cost_of_a_result(tmp_path: Path) -> None:
+    """That of the epoch whose weights were counted."""
+    make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75, 0.25])
+    run = Run.open(tmp_path / "run")
+    assert results.Result.read(run.folder).cost is None
+    net = Network("6", (1, 3, 3), 4, 2)
+    counted = analysis.cost(net, torch.ones(5, 1, 3, 3))
+    run.record_cost({"epoch": 2, **counted.to_table()})
+    found = results.Result.read(run.folder).cost
+    assert found is not None
+    assert (found.test_accuracy, found.images, found.neurons) == (0.75, 5, 10)
+    assert found.parameters == found.dense_multiplications == 9 * 6 + 6 * 4
+    assert found.multiplications == 54 and found.updates == 20
+    assert found.additions == counted.total.spiking.additions
+    assert found.energy == pytest.approx(counted.total.spiking.energy().total)
+    assert found.connection_energy == pytest.approx(counted.total.spiking.energy().connections)
+    assert found.relu_energy == pytest.approx(counted.total.relu.energy().total)
+    run.record_cost({"epoch": 4, **counted.to_table()})  # of an epoch that is gone
+    assert results.Result.read(run.folder).cost is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"epoch": None},
+        {"total": None},
+        {"total": {"neurons": 3}},
+        {"images": "many"},
+        {"energy": {"float32": {"spiking": {"connections": math.nan, "neurons": 1.0}}}},
+    ],
+)
+def test_damaged_cost_is_told(tmp_path: Path, damage: dict[str, object]) -> None:
+    make(tmp_path / "run", load_recipe("digits"), [0.5])
+    run = Run.open(tmp_path / "run")
+    counted = analysis.cost(Network("6", (1, 3, 3), 4, 2), torch.ones(5, 1, 3, 3))
+    table = {"epoch": 1, **counted.to_table(), **damage}
+    if damage == {"epoch": None}:
+        del table["epoch"]
+    run.record_cost(table)
+    with pytest.raises(RunError, match=r"run: cost\.json is damaged: "):
+        results.Result.read(run.folder)
 
 
 def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:

@@ -652,3 +652,13 @@ def test_divergence(run: Run) -> None:
     (run.folder / "diverged.json").write_text("[]")
     with pytest.raises(RunError, match=r"cannot read .*diverged\.json"):
         run.divergence()
+
+
+def test_cost(run: Run) -> None:
+    assert run.cost() is None
+    run.record_cost({"epoch": 3, "total": {"neurons": 2}})
+    run.record_cost({"epoch": 4})
+    assert Run.open(run.folder).cost() == {"epoch": 4}
+    (run.folder / "cost.json").write_text("{")
+    with pytest.raises(RunError, match=r"cannot read .*cost\.json"):
+        run.cost()

@@ -203,7 +203,7 @@ def test_implementations_train_alike(tmp_path: Path) -> None:
 
 def test_a_seed_changes_everything(tmp_path: Path) -> None:
     runs = [trained(tmp_path / str(s), replace(EXPERIMENT, seed=s, epochs=1)) for s in (0, 1)]
-    weights = [run.load_checkpoint("last")[0]["weights.layers.0.connection.weight"] for run in runs]
+    weights = [run.load_checkpoint("last")[0]["weights.conv1.weight"] for run in runs]
     assert not torch.equal(*weights)
 
 
@@ -225,7 +225,7 @@ def test_divergence_names_the_layer_and_keeps_the_checkpoint(
 
     def poisoned(net, *arguments, **options):
         with torch.no_grad():
-            net.get_parameter("layers.3.connection.weight")[0, 0] = math.nan
+            net.get_parameter("linear2.weight")[0, 0] = math.nan
         return original(net, *arguments, **options)
 
     monkeypatch.setattr(training.step, "train_step", poisoned)
@@ -358,7 +358,7 @@ def test_resume_with_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     if name != "average_weights":
         plain = trained(tmp_path / "plain", RECIPE).load_checkpoint("last")[0]
         found = expected.load_checkpoint("last")[0]
-        key = "weights.layers.0.connection.weight"
+        key = "weights.conv1.weight"
         assert not torch.equal(found[key], plain[key])
 
 

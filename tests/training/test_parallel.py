@@ -174,7 +174,7 @@ def test_the_rate_of_a_part_decides_otherwise(two) -> None:
     """Else the cases above would not show that the rate is that of all processes."""
     paths = two[0] / "two" / SEPARATE, two[0] / "separate"
     shared, separate = (Run.open(path).load_checkpoint("last")[0] for path in paths)
-    key = "weights.layers.0.connection.weight"
+    key = "weights.conv1.weight"
     assert (shared[key] - separate[key]).abs().max() > 1e-4
 
 

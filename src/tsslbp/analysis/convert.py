@@ -37,7 +37,7 @@ from ..data import DataSet, Frames, normalise, subset
 from ..errors import InvalidInput
 from ..experiment import Experiment
 from ..layers import Conv, Linear, NeuNorm
-from ..network import Model, Network, SpikingLayer
+from ..network import LayeredModel, Model, Network, SpikingLayer
 from ..neuron.reference import sum_pool
 from ..training import Split, build_network, evaluation_batches, splits
 
@@ -52,7 +52,7 @@ SAMPLE = 100_000  # activations of a layer that a threshold is tried on
 
 
 @final
-class ReLULayer(nn.Module):
+class ReLULayer:
     """A connection, ReLU, and sum pooling, on ``[..., C, H, W]`` or ``[..., features]``.
 
     The output layer has no ReLU.
@@ -61,11 +61,10 @@ class ReLULayer(nn.Module):
     def __init__(
         self, name: str, connection: Conv | Linear, pool: int, pool_scale: float, is_output: bool
     ) -> None:
-        super().__init__()
         self.name, self.connection, self.is_output = name, connection, is_output
         self.pool, self.pool_scale = pool, pool_scale
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         return self.passed_on(self.activation(x))
 
     def activation(self, x: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ class ReLULayer(nn.Module):
 
 
 @final
-class ReLUNetwork(Model):
+class ReLUNetwork(LayeredModel):
     """The twin of a spiking network, with ReLU in the place of its neurons, and no time.
 
     It has the connections, the pooling and the dropout of `net`, and starts with its weights, which
@@ -100,7 +99,8 @@ class ReLUNetwork(Model):
         if any(isinstance(layer, NeuNorm) for layer in net.layers):
             raise InvalidInput("NeuNorm has no counterpart without time: set neunorm=false")
         self.input_shape, self.description = net.input_shape, f"{net.description} with ReLU"
-        self.layers = nn.ModuleList(_twin(layer) for layer in copy.deepcopy(net.layers))
+        for name, layer in copy.deepcopy(net).named_layers():
+            self.append(name, _twin(layer))
 
     @property
     def relu_layers(self) -> list[ReLULayer]:
@@ -135,7 +135,7 @@ class ReLUNetwork(Model):
         return x[None]
 
 
-def _twin(layer: nn.Module) -> nn.Module:
+def _twin(layer: SpikingLayer | nn.Module) -> ReLULayer | nn.Module:
     if not isinstance(layer, SpikingLayer):
         return layer  # flattening, pooling, dropout
     neurons = layer.neurons

@@ -35,6 +35,7 @@ VERBS = (
     microscope.microscope,
     runs.evaluate,
     runs.draw,
+    runs.cost,
     conversion.convert,
     runs.recipes,
     runs.info,

@@ -18,7 +18,9 @@ from .. import run as run_folder
 from ..wording import duration, percent, size
 
 if TYPE_CHECKING:
+    from ..analysis.energy import EnergyTable
     from ..analysis.microscope import Cosine, LayerCosines
+    from ..analysis.operations import Cost
     from ..data.catalogue import Entry
     from ..experiment import Experiment, Recorded
     from ..report.published import Accuracy
@@ -168,6 +170,38 @@ def _cosine(one: Cosine, digits: int = 3) -> str:
         return one.reason
     half = (one.interval.high - one.interval.low) / 2
     return f"{one.value:.{digits}f} ± {half:.{digits}f}"
+
+
+def print_cost(cost: Cost, table: EnergyTable, memory: str | None) -> None:
+    """What the layers of a network cost, and the energy with and without spikes.
+
+    Args:
+        cost: what `tsslbp.analysis.cost` counted.
+        table: of the energies.
+        memory: that all accesses go to; None: what they take is left out.
+    """
+    titles = ("neurons", "parameters", "dense mult.", "multiplied", "added", "updates", "traffic")
+    rows: list[Sequence[object]] = [("layer", *titles, "energy", "with ReLU")]
+    for layer in (*cost.layers, cost.total):
+        done = layer.spiking
+        numbers = layer.neurons, layer.parameters, layer.dense_multiplications
+        counts = (*numbers, done.multiplications, done.additions, done.updates)
+        energies = (one.energy(table, memory).total for one in (done, layer.relu))
+        words = (size(round(done.traffic(table))), *map(wording.energy, energies))
+        rows.append((layer.name, *(f"{number:,.0f}" for number in counts), *words))
+    print_table(rows)
+    total = cost.total
+    spiking, relu = (one.energy(table, memory) for one in (total.spiking, total.relu))
+    parts = {"connections": spiking.connections, "neurons": spiking.neurons, memory: spiking.memory}
+    shares = ", ".join(f"{name} {wording.energy(one)}" for name, one in parts.items() if name)
+    say(f"\nspikes      {total.spikes:,.0f}; parameters take {size(total.bytes)}")
+    say(f"energy      {wording.energy(spiking.total)} ({shares})")
+    ratio = f"{spiking.total / relu.total:.2f}"
+    say(f"with ReLU   {wording.energy(relu.total)}; the spiking network takes {ratio} times that")
+    say(
+        f"table       {table.name}: {table.multiply_add:g} pJ a multiply-add, {table.add:g} pJ an "
+        f"addition; {table.source}"
+    )
 
 
 def print_conversion(record: Mapping[str, Any]) -> None:

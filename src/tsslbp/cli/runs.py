@@ -1,4 +1,4 @@
-"""The verbs about one run: train, evaluate, draw, recipes, info."""
+"""The verbs about one run: train, evaluate, draw, cost, recipes, info."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import analysis, data, experiment, figures, training
+from .. import analysis, data, experiment, figures, training, wording
 from .. import network as networks
 from .. import report as reports
 from .. import run as run_folder
@@ -32,11 +32,20 @@ from .trainings import open_run, train_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ..analysis.operations import Cost
     from ..data import DataSet
     from ..experiment import Experiment
     from ..network import Network
     from ..run import Run
     from ..training import Training
+
+Checkpoint = Annotated[
+    str | None,
+    option(
+        "last|best-validation|best-test|averaged",
+        "Weights to look at, by default those chosen on validation images, or the last.",
+    ),
+]
 
 
 @options.with_options
@@ -93,6 +102,7 @@ def train(
         printing.say()
         printing.print_accuracies(run_folder.results.measures(epochs))
         printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
+        _record_cost(run, ready)
         _draw_picture(run, ready)
 
 
@@ -120,13 +130,7 @@ def evaluate(
 def draw(
     folder: RunFolder,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
-    checkpoint: Annotated[
-        str | None,
-        option(
-            "last|best-validation|best-test|averaged",
-            "Weights to look at, by default those chosen on validation images, or the last.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
 ) -> None:
     """Draw what a run has learned into its folder, as figures/*.svg.
@@ -159,6 +163,54 @@ def draw(
         for title, figure in drawn.items():
             figures.svg.save_svg(figure, place / f"{title}.svg", title)
     printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
+
+
+def cost(
+    folder: RunFolder,
+    checkpoint: Checkpoint = None,
+    images: Annotated[
+        int | None, option("N", "Test images to count on, by default 200 or fewer.", min=1)
+    ] = None,
+    numbers: Annotated[
+        str, option("float32|float16|int8", "Numbers of the energy's table.")
+    ] = "float32",
+    memory: Annotated[
+        str | None,
+        option("8KB|32KB|1MB|DRAM", "Add what memory takes, if every access goes to this one."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record instead, by layer, with all tables.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Count what a run's network costs on an image, beside the same network with ReLU.
+
+    \b
+    Examples:
+      tsslbp cost runs/first
+      tsslbp cost runs/first --numbers int8 --memory 32KB
+
+    By layer: neurons, parameters, multiplications of a dense pass, multiplications and additions
+    that the spikes cause, updates of membrane potentials, accesses to memory, and energy. The
+    record is kept in the run's folder as cost.json, for `tsslbp report`.
+    """  # noqa: D301
+    table = analysis.energy.table_of(numbers)
+    analysis.energy.Operations().energy(table, memory)  # checked before anything is loaded
+    run = run_folder.Run.open(folder)
+    name = checkpoint or training.default_checkpoint(run)
+    net = training.load(folder, name)
+    data_set = training.load_data(run.experiment, data_dir)
+    counted = _count_cost(run, net, data_set, images)
+    record = _write_cost(run, name, counted)
+    if as_json:
+        printing.say(run_folder.to_json(record, indent=1))
+        return
+    printing.say(
+        f"{folder}, checkpoint {name}, epoch {record['epoch']}: per image, the mean of "
+        f"{counted.images:,} test images of {data_set.name}, T = {counted.time_steps}\n"
+    )
+    printing.print_cost(counted, table, memory)
+    printing.print_note(data_set.note)
 
 
 def recipes(
@@ -272,6 +324,40 @@ def _epoch(state: Mapping[str, Any]) -> int | str:
     epoch: int = state["epoch"]
     steps = state.get("progress", {}).get("step", 0)
     return f"{epoch} + {steps} steps" if steps else epoch
+
+
+def _count_cost(run: Run, net: Network, data_set: DataSet, images: int | None) -> Cost:
+    """On the first test images; by default on as many as an evaluation takes at once."""
+    _, _, test = training.splits(run.experiment, data_set)
+    (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
+    chosen = test.images[first if images is None else slice(images)]
+    with printing.console.status("counting"):
+        pixels = data.normalise(chosen, run.experiment.mean, run.experiment.std)
+        return analysis.cost(net, pixels)
+
+
+def _record_cost(run: Run, trained: Training) -> None:
+    """Write down what the network costs that a training has ended with."""
+    net = trained.net.cpu()
+    assert isinstance(net, networks.Network)
+    net.set_precision("float32")
+    name = training.default_checkpoint(run)
+    counted = _count_cost(run, net, trained.data, None)
+    _write_cost(run, name, counted)
+    total = counted.total
+    spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
+    printing.say(f"energy        {spiking} an image, {relu} with ReLU (tsslbp cost tells more)")
+
+
+def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
+    """Keep a record in the run's folder, where it can be written, and return it."""
+    epoch = run.load_checkpoint(checkpoint)[1]["epoch"]
+    record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
+    try:
+        run.record_cost(record)
+    except RunError as error:
+        printing.complain("caution", f"{error}; a report will know nothing of the cost")
+    return record
 
 
 def _draw_picture(run: Run, trained: Training) -> None:

@@ -178,7 +178,7 @@ def latency(curves: Mapping[str, Array]) -> Figure:
     return figure
 
 
-def energy(points: Mapping[str, tuple[Array, Array]]) -> Figure:
+def accuracy_against_spikes(points: Mapping[str, tuple[Array, Array]]) -> Figure:
     """Accuracy against the spikes that an image causes.
 
     Args:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, is_count, plan, summary
+
+OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # numbered, not named
 
 
 class Activity(NamedTuple):
@@ -60,20 +63,22 @@ def check_images(x: Tensor, shape: Sequence[int], time_steps: int, dtype: torch.
         raise InvalidInput("the input holds NaN or infinity")
 
 
-class SpikingLayer(nn.Module):
+@final
+class SpikingLayer:
     """A connection, the neurons that it feeds, and sum pooling of their spikes.
 
     Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSC where `neurons`
     say so. The synaptic filter stands behind the connection, with which it commutes. With
     ``time_steps`` the input is static, ``[N, ...]``, and its connection computed only once.
+
+    The connection is the module, which the network knows by the layer's name.
     """
 
     def __init__(self, name: str, connection: Conv | Linear, neurons: NeuronLayer) -> None:
-        super().__init__()
         self.name, self.connection, self.neurons = name, connection, neurons
         self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
 
-    def forward(
+    def __call__(
         self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
     ) -> Tensor:
         return neuron.layer(self._weighted(x), self.neurons, time_steps, shared)
@@ -134,8 +139,68 @@ class Model(nn.Module):
     def set_precision(self, precision: str) -> None:
         """Choose how products are computed on a GPU; here nothing but PyTorch's own settings."""
 
+    def with_present_keys(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A state of an earlier version with the keys of `state_dict`; here there is none."""
+        return state
 
-class Network(Model):
+
+class LayeredModel(Model):
+    """A model of layers one after the other, whose names are the keys of its state.
+
+    A layer with a connection gives it its name, so that its weights are ``"conv1.weight"`` whatever
+    stands before it. A state whose keys are the layers' numbers instead, as in earlier
+    versions (``"layers.0.connection.weight"``), is loaded as well.
+
+    Attributes:
+        layers: in order, those without weights included.
+    """
+
+    layers: list[Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = []
+
+    def append(self, name: str, layer: Any) -> None:
+        """Add a module, or a layer with a connection, under a name of its own."""
+        self.add_module(name, getattr(layer, "connection", layer))
+        self.layers.append(layer)
+
+    def named_layers(self) -> Iterator[tuple[str, Any]]:
+        """The layers and their names, in order."""
+        return zip(self._modules, self.layers, strict=True)
+
+    def with_present_keys(self, state: Mapping[str, Any], prefix: str = "") -> Mapping[str, Any]:
+        """A state with the keys of `state_dict`, where it has those of an earlier version.
+
+        Its n-th connection is the n-th here, and a `NeuNorm` belongs to the connection before it,
+        whatever else stands between them. Keys that mean nothing here stay as they are.
+        """
+        matches = {key: OLD_KEY.fullmatch(key.removeprefix(prefix)) for key in state}
+        numbered = {key: (int(found[1]), found) for key, found in matches.items() if found}
+        connections = sorted({number for number, found in numbered.values() if found[2]})
+        names = [layer.name for layer in self.layers if hasattr(layer, "connection")]
+
+        def present(key: str) -> str:
+            if key not in numbered:
+                return key
+            number, found = numbered[key]
+            before = sum(other <= number for other in connections)
+            if not 0 < before <= len(names):
+                return key
+            name = names[before - 1] if found[2] else f"{names[before - 1]}_neunorm"
+            return f"{prefix}{name}.{found[3]}"
+
+        return {present(key): value for key, value in state.items()}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
+        present = self.with_present_keys(state_dict, prefix)
+        state_dict.clear()
+        state_dict.update(present)
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+
+class Network(LayeredModel):
     """A feed-forward spiking network trained by a learning rule.
 
     Args:
@@ -208,23 +273,22 @@ class Network(Model):
         self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
         self.plan = plan(description, self.input_shape, classes, padding, neunorm)
         weights = _initial_weights(weight_scale, conv_init, generator)
-        self.layers = nn.ModuleList()
         for part in self.plan:
             if part.kind == "pool":
-                self.layers.append(SumPool(part.pool, pool_scale))
+                self.append(part.name, SumPool(part.pool, pool_scale))
                 continue
             if part.kind == "linear" and len(part.in_shape) > 1:
-                self.layers.append(nn.Flatten(-3))
+                self.append(f"{part.name}_flatten", nn.Flatten(-3))
             is_output = part is self.plan[-1]
             neurons = output if is_output else hidden
             if part.pool > 1:
                 neurons = replace(neurons, pool=part.pool, pool_scale=pool_scale)
             connection = _connection(part, weights[part.kind], impl)
-            self.layers.append(SpikingLayer(part.name, connection, neurons))
+            self.append(part.name, SpikingLayer(part.name, connection, neurons))
             if neunorm and part.kind == "conv":
-                self.layers.append(NeuNorm(part.out_shape))
+                self.append(f"{part.name}_neunorm", NeuNorm(part.out_shape))
             if dropout and not is_output:
-                self.layers.append(DROPOUT[dropout_kind](dropout))
+                self.append(f"{part.name}_dropout", DROPOUT[dropout_kind](dropout))
 
     @property
     def spiking_layers(self) -> list[SpikingLayer]:

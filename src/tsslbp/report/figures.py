@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import stats
 from ..figures import run as run_figures
 from ..figures import study as study_figures
+from ..figures.study import Estimate, Point
 from ..figures.style import Array
 from ..figures.svg import svg_text
 from ..run.results import MEASURES, Group, Result, measures
@@ -27,6 +31,7 @@ SHOWN_GROUPS = 8  # in the figures that compare groups
 LAYERED_GROUPS = 4  # with a figure of their layers, and their run's own figures
 OWN_FIGURES = ("confusion", "image-*", "histograms")
 OWN_IMAGES = 3  # of each run
+TIME_STEPS = re.compile(r", time_steps = \d+")  # in the label of a group
 UNFIT = re.compile(r"[^\w-]")  # characters in the name of a figure
 UNTOLD = ("seed", "description", "mean", "std", "desired_train", "padding")  # no axes of a search
 
@@ -52,7 +57,9 @@ def draw(
         *_search(prefix, finished, measure),
         _curves(prefix, [*finished, *unfinished]),
         *_latency(prefix, best, measure),
-        *_energy(prefix, best, measure),
+        *_spikes(prefix, best, measure),
+        *_energy(prefix, best),
+        *_time_steps(prefix, best, measure),
         *_layers(prefix, best_runs),
         *_own(prefix, best_runs),
     ]
@@ -135,7 +142,7 @@ def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Fig
     yield from _of_best(prefix, "Latency", caption, study_figures.latency, curves)
 
 
-def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
+def _spikes(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
     points = {}
     for group in groups:
         records = [measures(one.epochs)[measure] for one in group.results]
@@ -146,7 +153,77 @@ def _energy(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figu
                 np.array([one["test_accuracy"] for one in records]),
             )
     caption = f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
-    yield from _of_best(prefix, "Energy", caption, study_figures.energy, points)
+    draw = study_figures.accuracy_against_spikes
+    yield from _of_best(prefix, "Spikes", caption, draw, points)
+
+
+def _energy(prefix: str, groups: Sequence[Group]) -> Iterator[Figure]:
+    """Where two settings at least have runs whose cost is recorded."""
+    known = [replace(one, results=tuple(filter(_has_cost, one.results))) for one in groups]
+    known = [one for one in known if one.results]
+    if len(known) < 2:
+        return
+
+    def point(one: Group) -> Point:
+        costs = [run.cost for run in one.results if run.cost]
+        accuracies = np.array([cost.test_accuracy for cost in costs])
+        energies = np.array([cost.energy / 1000 for cost in costs])
+        steps = one.experiment.time_steps
+        return Point(steps, _estimate(accuracies), _estimate(energies))
+
+    caption = (
+        "Test accuracy against the energy of an image's operations in numbers of 32 bits (45 nm), "
+        "of the weights whose cost is recorded: mean of the runs, and its 95 % interval. A line "
+        "joins settings that differ in nothing but T."
+    )
+
+    def draw(curves: Mapping[str, Sequence[Point]]) -> Drawing:
+        return study_figures.accuracy_against_cost(curves, "energy per image (nJ)")
+
+    yield from _of_best(prefix, "Energy", caption, draw, _by_time_steps(known, point))
+
+
+def _time_steps(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
+    """Where some settings differ in nothing but the number of time steps."""
+
+    def point(one: Group) -> Point:
+        return Point(one.experiment.time_steps, _estimate(one.accuracies(measure)))
+
+    curves = _by_time_steps(groups, point)
+    curves = {name: points for name, points in curves.items() if len(points) > 1}
+    caption = (
+        "Test accuracy of networks that were trained with different numbers of time steps T: mean "
+        f"of the runs, and its 95 % interval ({MEASURES[measure]})."
+    )
+    draw = study_figures.accuracy_against_time_steps
+    yield from _of_best(prefix, "Time steps", caption, draw, curves)
+
+
+def _has_cost(run: Result) -> bool:
+    return run.cost is not None
+
+
+def _by_time_steps(
+    groups: Sequence[Group], point: Callable[[Group], Point]
+) -> dict[str, list[Point]]:
+    """Points of groups that differ in T alone, in its order, by what they share."""
+    shared: dict[str, list[Group]] = {}
+    for one in groups:
+        settings = {key: value for key, value in one.settings.items() if key != "time_steps"}
+        shared.setdefault(json.dumps(settings, sort_keys=True), []).append(one)
+    curves: dict[str, list[Point]] = {}
+    for members in shared.values():
+        name = members[0].label
+        if len(members) > 1:
+            name = TIME_STEPS.sub("", name)
+        members.sort(key=lambda one: one.experiment.time_steps)
+        curves[name] = [point(one) for one in members]
+    return curves
+
+
+def _estimate(values: Array) -> Estimate:
+    summary = stats.summary(values)
+    return Estimate(summary.mean, summary.interval)
 
 
 def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
@@ -206,4 +283,4 @@ def _of_best(
         caption += f" Shown are the {SHOWN_GROUPS} of {len(of)} settings with the best runs."
     if of:
         drawing = draw(dict(list(of.items())[:SHOWN_GROUPS]))
-        yield figure(f"{prefix}-{title.lower()}", title, caption, drawing)
+        yield figure(f"{prefix}-{title.lower().replace(' ', '-')}", title, caption, drawing)

@@ -44,6 +44,7 @@ def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
     yield Section("published", "Published tables", _published(others))
     yield Section("groups", "Other runs", tables.other_tables(others, _measure(others)))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(evidence))
+    yield Section("costs", "What the networks cost", tables.cost_tables(evidence.finished))
     yield from _figures(evidence)
     yield Section("drops", "Unstable runs", _drops(evidence))
     yield Section("compute", "Compute", [tables.compute_table(evidence.groups)])

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import stats, wording
 from ..run.comparison import Comparison
-from ..run.results import AVERAGED, MEASURES, Group, Result
+from ..run.results import AVERAGED, MEASURES, Costs, Group, Result
 from ..stats import Summary
 from ..wording import count, duration, p_value
 from . import published
@@ -117,6 +117,25 @@ def compute_table(groups: Sequence[Group]) -> Table:
     )
     head = ("settings", "runs", "epochs", "epoch", "images/s", "run", "total", "memory")
     return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
+
+
+def cost_tables(groups: Sequence[Group]) -> list[Table]:
+    """What networks cost on an image, by group, as the mean of the runs that have a record."""
+    rows = []
+    for group in groups:
+        if costs := [run.cost for run in group.results if run.cost]:
+            rows.append((group.label, str(len(costs)), *_cost_cells(costs)))
+    caption = (
+        "On one image, over all time steps: multiply-adds of a dense pass, which the same network "
+        "with ReLU takes; multiply-adds and additions that spikes cause; updates of membrane "
+        "potentials. Energy of these operations in numbers of 32 bits by Horowitz (2014), 45 nm: "
+        "4.6 pJ a multiply-add, 0.9 pJ an addition, memory left out; in small print without the "
+        "updates, as papers often count."
+    )
+    head = ("settings", "runs", "neurons", "parameters", "dense", "multiplied", "added", "updates")
+    ends = ("energy", "with ReLU", "ratio")
+    folded = len(rows) > FOLD_ABOVE
+    return [Table(caption, (*head, *ends), tuple(rows), folded=folded)] if rows else []
 
 
 def run_table(groups: Sequence[Group], names: Mapping[Path, str]) -> Table:
@@ -236,6 +255,20 @@ def _group_line(name: str, group: Group) -> tuple[str, ...]:
         bias = reached(stats.selection_bias(values["best-test"], values["best-validation"]))
     best = f"{values['best-test'].max():.2f}"
     return (name, str(len(group.results)), *cells, best, bias)
+
+
+def _cost_cells(costs: Sequence[Costs]) -> tuple[str, ...]:
+    def mean(key: str) -> float:
+        return float(np.mean([getattr(one, key) for one in costs]))
+
+    energy, connections, relu = map(mean, ("energy", "connection_energy", "relu_energy"))
+    counts = ("neurons", "parameters", "dense_multiplications")
+    return (
+        *(f"{mean(key):,.0f}" for key in (*counts, "multiplications", "additions", "updates")),
+        f"{wording.energy(energy)}\n{wording.energy(connections)}",
+        wording.energy(relu),
+        f"{energy / relu:.2f}\n{connections / relu:.2f}" if relu else NONE,
+    )
 
 
 def _compute_line(group: Group) -> tuple[str, ...]:

@@ -53,6 +53,50 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a run's network costs on an image, all layers together, from the run's record."""
+
+    test_accuracy: float  # 0 to 1, of the epoch whose weights were counted
+    images: int  # that the means were taken over
+    neurons: int
+    parameters: int
+    multiplications: float
+    additions: float
+    updates: float
+    dense_multiplications: int  # of the same network with ReLU
+    energy: float  # picojoules of the operations, in numbers of 32 bits
+    connection_energy: float  # without the updates
+    relu_energy: float
+
+    @classmethod
+    def read(cls, run: Run, epochs: Sequence[dict[str, Any]]) -> Costs | None:
+        """From a run and its epochs; None where there is no record, or one of another epoch.
+
+        Raises:
+            RunError: the record is damaged.
+        """
+        record = run.cost()
+        if record is None:
+            return None
+        try:
+            total, energy = record["total"], record["energy"]["float32"]
+            spiking, parts, relu = total["spiking"], energy["spiking"], energy["relu"]
+            values = [
+                *(record["images"], total["neurons"], total["parameters"]),
+                *(spiking["multiplications"], spiking["additions"], spiking["updates"]),
+                total["dense_multiplications"],
+                *(parts["connections"] + parts["neurons"], parts["connections"]),
+                relu["connections"],
+            ]
+            of_epoch = [one["test_accuracy"] for one in epochs if one["epoch"] == record["epoch"]]
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{run.folder}: cost.json is damaged: {error}") from error
+        if not all(map(_is_number, values)):
+            raise RunError(f"{run.folder}: cost.json is damaged: it holds {values!r:.80}")
+        return cls(of_epoch[0], *values) if of_epoch else None
+
+
+@dataclass(frozen=True)
 class Result:
     """What one run's folder says."""
 
@@ -60,6 +104,7 @@ class Result:
     experiment: Experiment
     environment: Mapping[str, Any]  # as `tsslbp.run.Run.environment` has it
     epochs: Sequence[dict[str, Any]]  # the records of the epochs, at least one; see docs/guide.md
+    cost: Costs | None = None  # of the trained network on an image, where it was recorded
 
     @classmethod
     def read(cls, folder: Path) -> Result:
@@ -78,7 +123,7 @@ class Result:
         needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys())}
         for record in epochs:
             _check(record, needed, folder)
-        return cls(folder, run.experiment, run.environment, epochs)
+        return cls(folder, run.experiment, run.environment, epochs, Costs.read(run, epochs))
 
     @cached_property
     def accuracy(self) -> dict[str, float]:

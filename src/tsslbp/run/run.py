@@ -6,6 +6,7 @@
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
 ``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
+``cost.json``                what the trained network costs on an image
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
 
@@ -47,6 +48,7 @@ _ENVIRONMENT = "environment.json"
 _METRICS = "metrics.jsonl"
 _STEPS = "steps.npz"
 _DIVERGED = "diverged.json"
+_COST = "cost.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
 _LOCK = ".lock"
@@ -241,6 +243,24 @@ class Run:
         if "reason" not in (table := _read_json(path)):
             raise RunError(f"cannot read {path}: it holds no 'reason'")
         return str(table["reason"])
+
+    def record_cost(self, record: Mapping[str, Any]) -> None:
+        """Write down what the trained network costs, replacing what was known before.
+
+        Args:
+            record: what `tsslbp.analysis.cost` counted, as ``Cost.to_table`` says it, with the
+                ``"epoch"`` and the ``"checkpoint"`` of the weights.
+        """
+        write_json(self.folder / _COST, record)
+
+    def cost(self) -> dict[str, Any] | None:
+        """Return what `record_cost` wrote; None where it was never called.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.folder / _COST
+        return _read_json(path) if path.exists() else None
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:

@@ -106,7 +106,7 @@ def _weights(
     prefix: str, net: Model, tensors: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
     """The weights of `net` that a checkpoint holds under a prefix."""
-    weights = _under(prefix, tensors)
+    weights = dict(net.with_present_keys(_under(prefix, tensors)))
     if not weights and _under("weights.", tensors):
         raise RunError(f"{source} holds no {prefix[:-1]} weights: it was trained without them")
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}

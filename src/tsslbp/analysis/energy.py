@@ -1,0 +1,128 @@
+"""What operations take in energy: named tables with their source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import final
+
+from ..errors import InvalidInput, nearest
+
+SOURCE = (
+    'M. Horowitz, "Computing\'s energy problem (and what we can do about it)", ISSCC 2014, '
+    "figure 1.1.9: 45 nm, 0.9 V"
+)
+WORD = 64  # bits of the memory accesses that the source gives
+
+
+@final
+@dataclass(frozen=True)
+class EnergyTable:
+    """What one operation on numbers of some width takes, in picojoules.
+
+    Attributes:
+        name: of the numbers.
+        bits: of each.
+        multiply_add: a multiplication and an addition.
+        add: an addition.
+        source: where the figures are from.
+    """
+
+    name: str
+    bits: int
+    multiply_add: float
+    add: float
+    source: str = SOURCE
+
+
+FLOAT32 = EnergyTable("float32", 32, 3.7 + 0.9, 0.9)
+TABLES: Mapping[str, EnergyTable] = {
+    one.name: one
+    for one in (
+        FLOAT32,
+        EnergyTable("float16", 16, 1.1 + 0.4, 0.4),
+        EnergyTable("int8", 8, 0.2 + 0.03, 0.03),
+    )
+}
+"""Rows of Horowitz (2014): floating-point numbers of 32 and 16 bits, integers of 8."""
+
+MEMORIES: Mapping[str, float] = {"8KB": 10.0, "32KB": 20.0, "1MB": 100.0, "DRAM": 1300.0}
+"""Picojoules of an access to 64 bits (Horowitz 2014): caches by size; DRAM takes 1,300 to 2,600."""
+
+
+@final
+@dataclass(frozen=True)
+class Energy:
+    """Energy in picojoules, by what takes it."""
+
+    connections: float  # multiplications and additions of the connections
+    neurons: float  # updates of the neurons' state
+    memory: float  # accesses; 0 where no memory was named
+
+    @property
+    def total(self) -> float:
+        return self.connections + self.neurons + self.memory
+
+
+@final
+@dataclass(frozen=True)
+class Operations:
+    """What computing a layer or a network on one image takes; a mean over images.
+
+    Attributes:
+        multiplications: multiply-adds of real numbers in the connections.
+        additions: of weights for spikes, and of biases.
+        updates: of membrane potentials, one a neuron and step.
+        update_multiplications: multiply-adds in them, one for each decay.
+        accesses: numbers read from memory or written to it, see `tsslbp.analysis.cost`.
+    """
+
+    multiplications: float = 0.0
+    additions: float = 0.0
+    updates: float = 0.0
+    update_multiplications: float = 0.0
+    accesses: float = 0.0
+
+    def __add__(self, other: Operations) -> Operations:
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return Operations(*(mine + theirs for mine, theirs in pairs))
+
+    def traffic(self, table: EnergyTable = FLOAT32) -> float:
+        """Bytes read from memory or written to it."""
+        return self.accesses * table.bits / 8
+
+    def energy(self, table: EnergyTable = FLOAT32, memory: str | None = None) -> Energy:
+        """``multiply_add`` (multiplications) + ``add`` (additions), and the same for the updates.
+
+        Args:
+            table: what each operation takes.
+            memory: one of `MEMORIES`, which every access goes to: each takes ``bits / 64`` of its
+                energy. None: accesses take nothing, as most papers count.
+
+        Raises:
+            InvalidInput: there is no such memory.
+        """
+        if memory is not None and memory not in MEMORIES:
+            raise InvalidInput(
+                f"memory must be one of {', '.join(MEMORIES)}, got {memory!r}"
+                f"{nearest(memory, MEMORIES)}"
+            )
+        access = 0.0 if memory is None else MEMORIES[memory] * table.bits / WORD
+        return Energy(
+            table.multiply_add * self.multiplications + table.add * self.additions,
+            table.multiply_add * self.update_multiplications,
+            access * self.accesses,
+        )
+
+
+def table_of(name: str) -> EnergyTable:
+    """One of `TABLES`.
+
+    Raises:
+        InvalidInput: there is no such table.
+    """
+    if name not in TABLES:
+        raise InvalidInput(
+            f"numbers must be one of {', '.join(TABLES)}, got {name!r}{nearest(name, TABLES)}"
+        )
+    return TABLES[name]
