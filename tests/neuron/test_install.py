@@ -142,3 +142,26 @@ def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:
     most = min(2, numba.config.NUMBA_NUM_THREADS)
     assert seen == ([(2, 2)] if most == 2 else [])  # one thread needs no pool
     assert numba.get_num_threads() == of_numba
+
+
+@pytest.mark.slow
+def test_golden_tensors_with_shorter_vectors(tmp_path: Path) -> None:
+    """As on a processor with AVX2 alone, for Numba and for PyTorch."""
+    settings = {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "",  # or else those of this processor
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    }
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not cuda", "test_golden.py"]
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=Path(__file__).parent,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "passed" in result.stdout
