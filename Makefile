@@ -41,7 +41,7 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 $(VENV)/installed: $(VENV)/demo
 	@echo "Installing what the tests need (a minute or two, once)"
-	@$(PIP) install --constraint constraints.txt --editable '.[cluster,gpu,interactive,lint,study,tensorboard,test,wandb]'
+	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,study,tensorboard,test,wandb]'
 	@$(BIN)/python -m compileall -qq $(VENV)/lib || true
 	@touch $@
 

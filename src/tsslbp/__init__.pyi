@@ -1,5 +1,6 @@
 from . import data, losses
 from . import experiment as experiment
+from . import export as export
 from . import layers as layers
 from . import models as models
 from . import network as network

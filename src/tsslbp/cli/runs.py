@@ -18,6 +18,7 @@ from ..toml_files import flat
 from ..wording import duration
 from . import options, printing
 from .options import (
+    Checkpoint,
     DataDir,
     RecipeOptions,
     RunFolder,
@@ -119,13 +120,7 @@ def evaluate(
 def draw(
     folder: RunFolder,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
-    checkpoint: Annotated[
-        str | None,
-        option(
-            "last|best-validation|best-test",
-            "Weights to look at, by default those chosen on validation images, or the last.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
 ) -> None:
     """Draw what a run has learned into its folder, as figures/*.svg.
