@@ -16,6 +16,7 @@ from ..errors import InvalidInput, nearest
 from ..storage import replace_file
 from . import printing
 from .options import Checkpoint, DataDir, RunFolder, option
+from .runs import epoch_of
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -65,6 +66,8 @@ def export(
         raise InvalidInput(
             "NIR has no node for --with-normalisation; mean and std are in the file's metadata"
         )
+    if not fold_pooling and to == "onnx":
+        raise InvalidInput("--no-fold-pooling is for NIR; in ONNX nothing is folded")
     run = run_folder.Run.open(folder)
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name)
@@ -86,13 +89,12 @@ def export(
 def describe(run: Run, name: str) -> dict[str, Any]:
     """What a file says of the run and the checkpoint that it is made from."""
     _, state = run.load_checkpoint(name)
-    wanted, epoch = run.experiment, state["epoch"]
-    whole = not state.get("progress", {}).get("step")  # no epoch is broken off
-    records = {one["epoch"]: one for one in run.epochs()}
-    record: Mapping[str, Any] = records.get(epoch, {}) if whole else {}
+    wanted, epoch = run.experiment, epoch_of(state)
+    records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in run.epochs()}
+    record = records.get(epoch, {})  # of an epoch that was broken off there is none
     shown = ("test_accuracy", "validation_accuracy", "note")
     return {
-        "data": wanted.data,
+        "data": Path(wanted.data).name,  # of a file of one's own not where it lies
         "mean": wanted.mean,
         "std": wanted.std,
         "checkpoint": name,
