@@ -118,7 +118,7 @@ def test_command(
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    if any(word in command for word in ("--resume", "evaluate", "draw", "report")):
+    if any(word in command for word in ("--resume", "evaluate", "draw", "export", "report")):
         run("tsslbp train mnist --out runs/first")
     if "sweep" in command:
         command = re.sub(r" --trials \d+", "", command) + " --trials 2"

@@ -63,6 +63,13 @@ def residual(**settings: object) -> CustomNetwork:
     return net
 
 
+def shared() -> CustomNetwork:
+    """A connection and its neurons in two places."""
+    twice = layers.Linear(9, 9), layers.LIF(3.0, 2.0, 0.6)
+    parts = layers.Linear(198, 9), layers.LIF(time_steps=5), *twice, *twice
+    return custom(nn.Flatten(-3), *parts, layers.Linear(9, CLASSES, bias=True), layers.LIF())
+
+
 def trained(net: CustomNetwork) -> None:
     """Let running averages and weights of the normalisation be some that no start has."""
     net.train()

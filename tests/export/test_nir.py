@@ -32,6 +32,7 @@ from .nets import (
     normal,
     normalised,
     residual,
+    shared,
 )
 
 Net = Network | CustomNetwork
@@ -48,6 +49,7 @@ NETWORKS: dict[str, Callable[[], Net]] = {
     "no filter": lambda: network(neuron=layers.lif.Neuron(2.0, 1.0, 0.7)),
     "constants": constants,
     "normalised": normalised,
+    "shared": shared,
     "residual": residual,
 }
 CHAINS = [name for name in NETWORKS if name != "residual"]
@@ -329,8 +331,9 @@ def test_a_file_of_norse(tmp_path: Path) -> None:
         graph = peer.to_nir(net, x, dt=0.001)
         nir.write(tmp_path / "peer.nir", graph, compression=None)  # it holds scalars
         theirs = run(net, x, 20)
-    module = from_nir(tmp_path / "peer.nir", dt=0.001, time_steps=20)
-    assert theirs.any() and torch.equal(module(x), theirs)
+    for source in (tmp_path / "peer.nir", graph):  # which holds tensors
+        module = from_nir(source, dt=0.001, time_steps=20)
+        assert theirs.any() and torch.equal(module(x), theirs)
 
 
 def test_a_file_of_spikingjelly(tmp_path: Path) -> None:
@@ -383,6 +386,7 @@ LINEAR = nir.Linear(np.ones((4, 3)))
     [
         ([nir.IF(np.ones(3), np.ones(3))], "node0': IF, neurons without a leak"),
         ([nir.Delay(np.ones(3))], "nothing for node 'node0': Delay"),
+        ([graph_of(LINEAR)], "'node0': NIRGraph, a graph within the graph"),
         ([LINEAR, lif(v_leak=0.1)], "'node1' has v_leak other than 0"),
         ([LINEAR, lif(v_reset=-0.1)], "'node1' has v_reset other than 0"),
         ([LINEAR, lif(tau=5e-5)], "'node1' with dt = 0.0001 s: tau_m must be at least 1"),

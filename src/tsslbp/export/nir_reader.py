@@ -71,8 +71,9 @@ def from_nir(
     recorded = json.loads(metadata[NETWORK]) if NETWORK in metadata else {}
     if time_steps is None and "time_steps" in metadata:
         time_steps = int(metadata["time_steps"])
-    written = from_config(recorded["rule"]) if recorded else TSSLBP()
-    reader = _Reader(graph, dt, time_steps, rule or written)
+    if rule is None:
+        rule = from_config(recorded["rule"]) if recorded else TSSLBP()
+    reader = _Reader(graph, dt, time_steps, rule)
     for name in reader.order:
         reader.read(name, metadata.get(OUTPUT) == "psc")
     if recorded and (net := reader.network(recorded)):
@@ -227,7 +228,7 @@ class _Reader:
         conv = Conv(
             *(weight.shape[1] * groups, len(weight), weight.shape[-1]),
             **{"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
-            bias=bool(np.any(node.bias)),
+            bias=bool(np.any(np.asarray(node.bias))),
         )
         self._fill(name, node, conv, weight, pool)
         part = conv if pool == 1 else nn.Sequential(SumPool(pool, _scale(node)), conv)
@@ -247,7 +248,9 @@ class _Reader:
             else:
                 pool = 1
         bias = getattr(node, "bias", None)
-        linear = Linear(weight.shape[1], len(weight), bias=bias is not None and bool(np.any(bias)))
+        linear = Linear(
+            weight.shape[1], len(weight), bias=bias is not None and bool(np.any(np.asarray(bias)))
+        )
         self._fill(name, node, linear, weight, pool)
         return linear
 
@@ -297,7 +300,7 @@ class _Reader:
         node: Any = self.nodes[name]
         cuba = self.kinds[name] == "CubaLIF"
         for zero in ("v_leak", "v_reset"):
-            if np.any(getattr(node, zero)):
+            if np.any(np.asarray(getattr(node, zero))):
                 raise InvalidInput(f"node {name!r} has {zero} other than 0")
         r, threshold = _one(name, "r", node.r), _one(name, "v_threshold", node.v_threshold)
         tau_m = self._steps(
@@ -322,7 +325,7 @@ class _Reader:
             _one(name, "kernel_size", node.kernel_size),
             _one(name, "stride", node.stride),
         )
-        if size != stride or np.any(node.padding):
+        if size != stride or np.any(np.asarray(node.padding)):
             raise InvalidInput(f"node {name!r} has windows that overlap, leave gaps or are padded")
         part = SumPool(size) if kind == "SumPool2d" else AvgPool(size)
         return part, shape and (shape[0], *(side // size for side in shape[1:]))

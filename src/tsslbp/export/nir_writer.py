@@ -275,7 +275,8 @@ class _Writer:
     def _add(
         self, name: str, node: NIRNode, x: Signal, shape: tuple[int, ...] | None = None
     ) -> Signal:
-        assert name not in self.nodes, name
+        if name in self.nodes:
+            raise InvalidInput(f"two parts would be the node {name!r}: rename one of them")
         self.nodes[name] = node
         self.edges += [(before, name) for before in x.nodes]
         return Signal((name,), shape or x.shape)
@@ -288,8 +289,9 @@ def _flat(path: str, module: nn.Module) -> list[Named]:
     if not isinstance(module, nn.Sequential):
         return [(path or type(module).__name__.lower(), module)]
     parts: list[Named] = []
-    for name, child in module.named_children():
-        parts += _flat(f"{path}.{name}" if path else name, child)
+    for name, child in module._modules.items():  # a module may stand in several places
+        if child is not None:
+            parts += _flat(f"{path}.{name}" if path else name, child)
     return parts
 
 
