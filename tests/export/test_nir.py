@@ -250,6 +250,10 @@ REFUSED = {
     "neurons 1 need a connection right before": lambda: custom(
         *(nn.Flatten(-3), LIF(time_steps=5), layers.Linear(198, CLASSES))
     ),
+    "within 2 neurons of this network return a PSC": lambda: custom(
+        *(nn.Flatten(-3), layers.Linear(198, 5), LIF(time_steps=5, output_psc=True)),
+        layers.Linear(5, CLASSES),
+    ),
     "without groups alone, 0 has 2": lambda: custom(
         *(layers.Conv(2, 4, 9, groups=2), LIF(time_steps=5), nn.Flatten(-3)),
         layers.Linear(4 * 3, CLASSES),

@@ -106,18 +106,17 @@ def to_nir(
     writer.nodes["input"] = writer.nir.Input({"input": np.array(net.input_shape)})
     parts = _flat("", fold_batch_norms(as_modules(net)))
     end = writer.write(parts, graph_input)
-    last = next((part for _, part in reversed(parts) if isinstance(part, LIF)), None)
-    is_psc = last is not None and last is parts[-1][1] and last.start.output_psc
-    prediction = "the class with the largest output summed over time"
-    if last is not None and is_psc:
-        tau_s = last.neurons.neuron.tau_s
-        prediction = (
-            "the class with the largest sum over time of the PSC of its output spikes, "
-            f"psc[t] = (1 - 1/tau_s) psc[t-1] + spikes[t] / tau_s with tau_s = {tau_s:g} time "
-            "steps; not the class with the most spikes"
+    prediction, output = "the class with the largest output summed over time", "as it is"
+    if tau_s := _psc_at_end(parts):
+        prediction, output = (
+            (
+                "the class with the largest sum over time of the PSC of its output spikes, "
+                f"psc[t] = (1 - 1/tau_s) psc[t-1] + spikes[t] / tau_s with tau_s = {tau_s:g} time "
+                "steps; not the class with the most spikes"
+            ),
+            "psc",
         )
-    known: dict[str, Any] = facts(net, prediction, metadata) | {"dt": DT}
-    known[OUTPUT] = "psc" if is_psc else "as it is"
+    known = facts(net, prediction, metadata) | {"dt": DT, OUTPUT: output}
     if isinstance(net, Network):
         known[NETWORK] = json.dumps(_arguments(net))
     return writer.graph(end, {key: _entry(value) for key, value in known.items()})
@@ -293,6 +292,24 @@ def _flat(path: str, module: nn.Module) -> list[Named]:
         if child is not None:
             parts += _flat(f"{path}.{name}" if path else name, child)
     return parts
+
+
+def _psc_at_end(parts: list[Named]) -> float | None:
+    """`tau_s` of the PSC that a network returns; None where it returns something else.
+
+    Raises:
+        InvalidInput: neurons within the network return PSCs, and not spikes.
+    """
+    for index, (path, part) in enumerate(parts):
+        for lif in part.modules():
+            if isinstance(lif, LIF) and lif.start.output_psc:
+                if lif is part and index == len(parts) - 1:
+                    return lif.neurons.neuron.tau_s
+                raise InvalidInput(
+                    f"NIR's neurons send spikes, and within {path} neurons of this network return "
+                    "a PSC (output_psc=True)"
+                )
+    return None
 
 
 def _name(path: str, part: nn.Module) -> str:
