@@ -31,7 +31,9 @@ from peers import Case, Size
 from timing import Timing, first_step, interleave, peak_memory, per_doubling
 from tsslbp import training
 from tsslbp.data.images import augment
+from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.export import to_onnx, to_plain
 from tsslbp.kernels import events
 from tsslbp.network.description import LayerPlan, plan
 from tsslbp.rules import DERIVATIVES, from_config
@@ -92,6 +94,7 @@ def main() -> None:
         result["sew"] = sew_section(arguments.quick)
         result["first step"] = first_step_section()
         result["neuron"] = neuron_section(arguments.quick)
+        result["inference"] = inference_section(cases[OURS].model, arguments.quick)
         result["growth"] = growth_section(arguments.quick)
         result["events"] = events_section(arguments.quick)
         result["cifar10"] = cifar10_section(arguments.quick)
@@ -102,7 +105,7 @@ def main() -> None:
 
 
 def _environment() -> Row:
-    peers_used = ("snntorch", "norse", "spikingjelly")
+    peers_used = ("snntorch", "norse", "spikingjelly", "onnxruntime")
     versions = {name: _version(name) for name in peers_used}
     measured = {"peers": versions, "threads": torch.get_num_threads()}
     return describe_environment() | measured | {"vectors": torch.backends.cpu.get_cpu_capability()}
@@ -347,6 +350,50 @@ def rules_section(quick: bool) -> list[Row]:
         ]
     _show("Learning rules: the neuron's backward pass (float32)", rows)
     return rows
+
+
+def inference_section(net: nn.Module, quick: bool) -> list[Row]:
+    """Inference of the MNIST network: our kernels, plain PyTorch, and onnxruntime where it is.
+
+    The network is the one that has learned a batch in the checks, so that all layers fire. All take
+    as many threads, and their outputs must agree.
+    """
+    assert isinstance(net, tsslbp.Network)
+    plain = to_plain(net.eval())
+    runs: dict[str, Callable[[Tensor], Tensor]] = {OURS: net, "plain PyTorch": plain}
+    with suppress(ImportError, InvalidInput):
+        runs["onnxruntime"] = _onnxruntime(net)
+    rows: list[Row] = []
+    with torch.no_grad():
+        for batch in (1, 50):
+            images, _ = peers.batch(Size(batch=batch))
+            for name, run in runs.items():
+                agree = (run(images) - net(images)).abs() < 1e-4
+                _require(agree.float().mean().item() > 0.99, f"{name}: other outputs than ours")
+            cases = {name: partial(run, images) for name, run in runs.items()}
+            timings = interleave(cases, 5 if quick else 60)
+            rows += [
+                {
+                    "batch": batch,
+                    "case": name,
+                    "best ms": timing.best * 1e3,
+                    "median ms": timing.median * 1e3,
+                    "times tsslbp": timing.median / timings[OURS].median,
+                }
+                for name, timing in timings.items()
+            ]
+    _show("Inference: 15C5-P2-40C5-P2-300, T = 5", rows)
+    return rows
+
+
+def _onnxruntime(net: tsslbp.Network) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    model = to_onnx(net).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def growth_section(quick: bool) -> list[Row]:

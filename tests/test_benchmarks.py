@@ -22,6 +22,10 @@ def test_quick_run(tmp_path: Path) -> None:
     assert {"tsslbp", "tsslbp, of modules"} <= {row["case"] for row in numbers["step"]}
     assert numbers["sew"][0]["case"] == "tsslbp"
     assert numbers["quick"] is True
+    cases = ["tsslbp", "plain PyTorch", "onnxruntime"]
+    assert [(row["batch"], row["case"]) for row in numbers["inference"]] == [
+        (batch, case) for batch in (1, 50) for case in cases
+    ]
     assert numbers["neuron"] and numbers["growth"] and numbers["cifar10"]
     assert {row["rule"] for row in numbers["rules"]} >= {"TSSLBP", "SLAYER", "EventProp", "NA"}
     new, kept = (row["s"] for row in numbers["first step"])

@@ -122,7 +122,9 @@ def test_command(
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    if any(word in command for word in ("--resume", "evaluate", "draw", "cost", "report")):
+    if any(
+        word in command for word in ("--resume", "evaluate", "draw", "cost", "export", "report")
+    ):
         run("tsslbp train mnist --out runs/first")
     if "sweep" in command:
         command = re.sub(r" --trials \d+", "", command) + " --trials 2"

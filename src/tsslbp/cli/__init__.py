@@ -15,7 +15,7 @@ import typer
 from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
-from . import conversion, data, microscope, printing, rules, runs, studies
+from . import conversion, data, exchange, microscope, printing, rules, runs, studies
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -37,6 +37,7 @@ VERBS = (
     runs.draw,
     runs.cost,
     conversion.convert,
+    exchange.export,
     runs.recipes,
     runs.info,
 )

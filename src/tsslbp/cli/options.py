@@ -60,6 +60,13 @@ def _complete_run(incomplete: str) -> list[str]:
 
 complete_recipe = completing(lambda: experiment.recipe_names())
 RunFolder = Annotated[Path, argument("RUN", "A run's folder.", autocompletion=_complete_run)]
+Checkpoint = Annotated[
+    str | None,
+    option(
+        "last|best-validation|best-test|averaged",
+        "Weights to take, by default those chosen on validation images, or the last.",
+    ),
+]
 Settings = Annotated[
     list[str] | None, option("KEY=VALUE", "Change a key of the recipe; repeatable.", "--set")
 ]

@@ -18,6 +18,7 @@ from ..toml_files import flat
 from ..wording import duration
 from . import options, printing
 from .options import (
+    Checkpoint,
     DataDir,
     RecipeOptions,
     RunFolder,
@@ -38,14 +39,6 @@ if TYPE_CHECKING:
     from ..network import Network
     from ..run import Run
     from ..training import Training
-
-Checkpoint = Annotated[
-    str | None,
-    option(
-        "last|best-validation|best-test|averaged",
-        "Weights to look at, by default those chosen on validation images, or the last.",
-    ),
-]
 
 
 @options.with_options
@@ -147,7 +140,7 @@ def draw(
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = _epoch(run.load_checkpoint(name)[1])
+    epoch = epoch_of(run.load_checkpoint(name)[1])
     run_name = folder.resolve().name
     with printing.console.status("drawing"):
         of_run = _figures_of_run(run)
@@ -310,7 +303,7 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     net = training.load(run.folder, name)
     _, state = run.load_checkpoint(name)
     _, validation, test = training.splits(run.experiment, data_set)
-    record: dict[str, Any] = {"epoch": _epoch(state)}
+    record: dict[str, Any] = {"epoch": epoch_of(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
@@ -319,7 +312,7 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     return record | ({"note": data_set.note} if data_set.note else {})
 
 
-def _epoch(state: Mapping[str, Any]) -> int | str:
+def epoch_of(state: Mapping[str, Any]) -> int | str:
     """How far a checkpoint was trained; with the steps of an epoch that was broken off."""
     epoch: int = state["epoch"]
     steps = state.get("progress", {}).get("step", 0)

@@ -1,0 +1,132 @@
+"""The verb about other programs: export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import data, training
+from .. import export as exports
+from .. import run as run_folder
+from ..errors import InvalidInput, nearest
+from ..storage import replace_file
+from . import printing
+from .options import Checkpoint, DataDir, RunFolder, option
+from .runs import epoch_of
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from ..run import Run
+
+FORMATS = ("nir", "onnx")
+
+Writer = Callable[[Path], object]
+
+
+def export(
+    folder: RunFolder,
+    to: Annotated[str, option("nir|onnx", "Format of the file.")],
+    out: Annotated[Path, option("FILE", "The file to write.", "-o", "--out")],
+    fold_pooling: Annotated[
+        bool,
+        typer.Option(
+            "--fold-pooling/--no-fold-pooling",
+            help="In NIR: pooling as a part of the next connection, or as SumPool2d.",
+        ),
+    ] = True,
+    with_normalisation: Annotated[
+        bool,
+        typer.Option(
+            "--with-normalisation", help="In ONNX: the model takes raw pixels, as stored."
+        ),
+    ] = False,
+    checkpoint: Checkpoint = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a run's network as a file for other programs.
+
+    nir: the Neuromorphic Intermediate Representation, read by Norse, snnTorch, SpikingJelly and
+    compilers for neuromorphic chips. onnx: for onnxruntime and others, with all time steps in the
+    graph. Both hold how their output is to be read, mean and standard deviation of the input,
+    classes, time steps, accuracy and the command of the run.
+
+    \b
+    Examples:
+      tsslbp export runs/first --to nir -o net.nir
+      tsslbp export runs/first --to onnx -o net.onnx --with-normalisation
+    """  # noqa: D301 (\b is the character after which lines stay as they are)
+    if to not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InvalidInput(f"--to must be one of {known}, got {to!r}{nearest(to, FORMATS)}")
+    if with_normalisation and to == "nir":
+        raise InvalidInput(
+            "NIR has no node for --with-normalisation; mean and std are in the file's metadata"
+        )
+    if not fold_pooling and to == "onnx":
+        raise InvalidInput("--no-fold-pooling is for NIR; in ONNX nothing is folded")
+    run = run_folder.Run.open(folder)
+    name = checkpoint or training.default_checkpoint(run)
+    net = training.load(folder, name)
+    facts = describe(run, name)
+    with printing.console.status(f"writing {out}"):
+        if to == "nir":
+            graph = exports.to_nir(net, fold_pooling=fold_pooling, metadata=facts)
+            replace_file(out, partial(_write_nir, graph))
+        else:
+            model = _onnx(run, net, facts, with_normalisation, data_dir)
+            replace_file(out, lambda new: new.write_bytes(model.SerializeToString()))
+    mean, std = (", ".join(f"{one:g}" for one in facts[key]) for key in ("mean", "std"))
+    printing.say(f"{out}  {to}, checkpoint {name} of {folder}, epoch {facts['epoch']}")
+    inputs = "raw pixels" if with_normalisation else f"normalised images, mean {mean}, std {std}"
+    printing.say(f"input       {inputs}")
+    printing.print_note(facts.get("note", ""))
+
+
+def describe(run: Run, name: str) -> dict[str, Any]:
+    """What a file says of the run and the checkpoint that it is made from."""
+    _, state = run.load_checkpoint(name)
+    wanted, epoch = run.experiment, epoch_of(state)
+    records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in run.epochs()}
+    record = records.get(epoch, {})  # of an epoch that was broken off there is none
+    shown = ("test_accuracy", "validation_accuracy", "note")
+    return {
+        "data": Path(wanted.data).name,  # of a file of one's own not where it lies
+        "mean": wanted.mean,
+        "std": wanted.std,
+        "checkpoint": name,
+        "epoch": epoch,
+        **{key: record[key] for key in shown if key in record},
+        "command": run.environment.get("command", ""),
+    }
+
+
+def _write_nir(graph: Any, path: Path) -> None:
+    import nir
+
+    nir.write(path, graph)
+
+
+def _onnx(
+    run: Run, net: Network, facts: Mapping[str, Any], normalised: bool, data_dir: Path | None
+) -> Any:
+    """The ONNX model of a run's network, whose input is what its data are: images or frames."""
+    import torch
+
+    wanted, dtype = run.experiment, torch.uint8
+    frames = data.holds_events(wanted.data)
+    if wanted.data.endswith(".npz"):
+        images = training.load_data(wanted, data_dir).test_images
+        frames = isinstance(images, data.Frames)
+        dtype = torch.uint8 if isinstance(images, data.Frames) else images.dtype
+    return exports.to_onnx(
+        net,
+        frames=frames,
+        pixels=dtype if normalised else None,
+        mean=wanted.mean,
+        std=wanted.std,
+        metadata=facts,
+    )

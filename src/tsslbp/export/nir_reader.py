@@ -1,0 +1,405 @@
+"""`from_nir`: a graph of the Neuromorphic Intermediate Representation as a network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, InvalidInput, require
+from ..layers import LIF, AvgPool, Conv, Linear, SumPool
+from ..network import Network
+from ..neuron import Neuron
+from ..rules import TSSLBP, Rule, from_config
+from .nir_writer import DT, NETWORK, OUTPUT, POOL, POOL_SCALE, Array, spread
+
+if TYPE_CHECKING:
+    from nir import NIRGraph
+
+CLOSE = 1e-5  # relative: constants that float32 has rounded
+CONNECTIONS = ("Conv2d", "Linear", "Affine")
+NEURONS = ("LIF", "CubaLIF")
+
+Shape = tuple[int, ...] | None  # of one sample at one step; None: unknown
+
+
+def from_nir(
+    source: str | Path | NIRGraph,
+    *,
+    dt: float = DT,
+    time_steps: int | None = None,
+    rule: Rule | None = None,
+) -> Network | nn.Module:
+    """A network from a NIR file or graph, of this or another library, under forward Euler.
+
+    A `Network` that `to_nir` wrote comes back as such, with the same weights to the last bit, and
+    any other network as a module of `tsslbp.layers`: an `nn.Sequential`, or, where the graph
+    branches, a `Branching` module, which adds up what meets. Nodes may be Affine, Linear, Conv2d,
+    LIF, CubaLIF (with ``v_leak = v_reset = 0`` and the same constants for all neurons of a node),
+    SumPool2d, AvgPool2d and Flatten. Factors that NIR has before the current, ``w_in``, ``r dt /
+    tau``, go into the weights before the neurons.
+
+    Args:
+        source: path of the file, or the graph.
+        dt: seconds a time step, by which the graph's time constants are divided: 1e-4 for files of
+            this library, snnTorch and SpikingJelly; for Norse's the ``dt`` of its cells divided by
+            that of its export, in whose unit time constants are.
+        time_steps: T, for static images; by default what the file says, if it does. Without it, the
+            module takes signals with time alone.
+        rule: learning rule of the neurons, by default that of the file, if it says one, or
+            `TSSLBP`.
+
+    Returns:
+        What maps signals ``[T, N, ...]``, or static ones ``[N, ...]``, to spikes ``[T, N, ...]``,
+        to PSCs where `to_nir` wrote a network that ends in those, or to what the last connection
+        returns.
+
+    Raises:
+        InvalidInput: the package ``nir`` is missing, or `tsslbp.layers` cannot hold a node, which
+            is named.
+        DataError: the file cannot be read.
+    """
+    require("NIR needs", "exchange", "nir")
+    graph = source if not isinstance(source, str | Path) else _read(Path(source))
+    metadata = dict(graph.metadata)
+    recorded = json.loads(metadata[NETWORK]) if NETWORK in metadata else {}
+    if time_steps is None and "time_steps" in metadata:
+        time_steps = int(metadata["time_steps"])
+    if rule is None:
+        rule = from_config(recorded["rule"]) if recorded else TSSLBP()
+    reader = _Reader(graph, dt, time_steps, rule)
+    for name in reader.order:
+        reader.read(name, metadata.get(OUTPUT) == "psc")
+    if recorded and (net := reader.network(recorded)):
+        return net
+    return reader.module()
+
+
+@final
+class Branching(nn.Module):
+    """Modules between which signals branch and meet again, where they are added up.
+
+    Args:
+        parts: modules by name, each behind all those that it takes signals from.
+        sources: by name of a part, the names of these; ``""`` is the module's input.
+        ends: names of the parts whose outputs, added up, are the module's.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, nn.Module],
+        sources: Mapping[str, Sequence[str]],
+        ends: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(parts))
+        self.sources = {name: tuple(names) for name, names in sources.items()}
+        self.ends = tuple(ends)
+
+    def forward(self, x: Tensor) -> Tensor:
+        signals = {"": x}
+        for name, part in self.parts.items():
+            signals[name] = part(_sum([signals[one] for one in self.sources[name]]))
+        return _sum([signals[one] for one in self.ends])
+
+
+def _sum(signals: Sequence[Tensor]) -> Tensor:
+    first, *others = signals
+    for other in others:
+        first = first + other
+    return first
+
+
+class _Reader:
+    """Makes modules of a graph's nodes, each behind those that it takes from."""
+
+    def __init__(self, graph: NIRGraph, dt: float, time_steps: int | None, rule: Rule) -> None:
+        if not (math.isfinite(dt) and dt > 0):
+            raise InvalidInput(f"dt must be a positive number of seconds, got {dt}")
+        self.nodes: dict[str, Any] = graph.nodes
+        self.dt, self.time_steps, self.rule = dt, time_steps, rule
+        self.kinds = {name: type(node).__name__ for name, node in self.nodes.items()}
+        self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
+        self.behind: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for one, other in dict.fromkeys(map(tuple, graph.edges)):
+            self.before[other].append(one)
+            self.behind[one].append(other)
+        self.input, self.output = self._only("Input"), self._only("Output")
+        self.order = self._sorted()
+        self.parts: dict[str, nn.Module] = {}
+        self.connections: list[Conv | Linear] = []
+        self.shapes: dict[str, Shape] = {self.input: _shape_of(self.nodes[self.input])}
+
+    def read(self, name: str, ends_in_psc: bool) -> None:
+        """Make the module of a node; those before it have been made."""
+        node, kind = self.nodes[name], self.kinds[name]
+        shape = self.shapes[self.before[name][0]]
+        if kind == "Conv2d":
+            part, shape = self._conv(name, node, shape)
+        elif kind in CONNECTIONS:
+            part, shape = self._linear(name, node), (len(node.weight),)
+        elif kind in NEURONS:
+            part = self._neurons(name, node, ends_in_psc and self.output in self.behind[name])
+        elif kind in ("SumPool2d", "AvgPool2d"):
+            part, shape = self._pool(name, node, kind, shape)
+        elif kind == "Flatten":
+            part, shape = _flatten(name, node, shape)
+        else:
+            raise InvalidInput(_refusal(name, kind))
+        self.parts[name], self.shapes[name] = part, shape
+
+    def module(self) -> nn.Module:
+        """A sequence where each part takes what the one before gave, or else `Branching`."""
+        names = {name: name.replace(".", "_") for name in self.order} | {self.input: ""}
+        if len(set(names.values())) < len(names):
+            raise InvalidInput("two nodes of the graph have names that are equal but for dots")
+        parts = {names[name]: part for name, part in self.parts.items()}
+        chain = [self.input, *self.order, self.output]
+        if all(self.before[name] == [chain[i]] for i, name in enumerate(chain[1:])):
+            sequence = nn.Sequential()
+            for name, part in parts.items():
+                sequence.add_module(name, part)
+            return sequence.eval()
+        sources = {names[name]: [names[one] for one in self.before[name]] for name in self.order}
+        ends = [names[one] for one in self.before[self.output]]
+        return Branching(parts, sources, ends).eval()
+
+    def network(self, recorded: dict[str, Any]) -> Network | None:
+        """The `Network` that the graph was; None where nodes have been changed since."""
+        neurons = {part.start.neuron for part in self.parts.values() if isinstance(part, LIF)}
+        if len(neurons) != 1:
+            return None
+        changed = {"rule": self.rule, "time_steps": self.time_steps}
+        net = Network(**recorded | changed, neuron=neurons.pop())
+        connections = [layer.connection for layer in net.spiking_layers]
+        shapes = [[one.weight.shape for one in each] for each in (connections, self.connections)]
+        if shapes[0] != shapes[1] or any(one.bias is not None for one in self.connections):
+            return None
+        for connection, found in zip(connections, self.connections, strict=True):
+            connection.load_state_dict(found.state_dict())
+        return net.eval()
+
+    def _only(self, kind: str) -> str:
+        found: list[str] = [name for name, one in self.kinds.items() if one == kind]
+        if len(found) != 1:
+            raise InvalidInput(f"expected a graph with one {kind} node, got {len(found)}")
+        return found[0]
+
+    def _sorted(self) -> list[str]:
+        """The nodes between Input and Output, each behind all that it takes from."""
+        order, ends = [self.input], (self.input, self.output)
+        left = [name for name in self.nodes if name not in ends]
+        while left:
+            ready = [name for name in left if set(self.before[name]) <= set(order)]
+            if not ready:
+                raise InvalidInput(
+                    f"node {left[0]!r} takes part in a recurrent connection, which a module of "
+                    "tsslbp.layers cannot hold"
+                )
+            order.append(ready[0])
+            left.remove(ready[0])
+        for name in [*order[1:], self.output]:
+            if not self.before[name]:
+                raise InvalidInput(f"nothing leads to node {name!r}")
+        return order[1:]
+
+    def _conv(self, name: str, node: Any, shape: Shape) -> tuple[nn.Module, Shape]:
+        weight = np.asarray(node.weight, np.float64)
+        side = weight.shape[-1]
+        if weight.shape[-2] != side:
+            raise InvalidInput(f"node {name!r} has a kernel of {weight.shape[-2]} x {side}")
+        stride, dilation = _one(name, "stride", node.stride), _one(name, "dilation", node.dilation)
+        padding = _padding(name, node, stride, dilation, side)
+        beyond = 2 * padding - dilation * (side - 1) - 1
+        sides = [(one + beyond) // stride + 1 for one in (shape or ())[1:]]
+        pool = int(node.metadata.get(POOL, 1))
+        whole = not (side % pool or stride % pool or padding % pool)
+        if pool > 1 and whole and np.array_equal(spread(weight[..., ::pool, ::pool], pool), weight):
+            weight, stride, padding = weight[..., ::pool, ::pool], stride // pool, padding // pool
+        else:
+            pool = 1
+        groups = int(node.groups)
+        conv = Conv(
+            *(weight.shape[1] * groups, len(weight), weight.shape[-1]),
+            **{"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
+            bias=bool(np.any(np.asarray(node.bias))),
+        )
+        self._fill(name, node, conv, weight, pool)
+        part = conv if pool == 1 else nn.Sequential(SumPool(pool, _scale(node)), conv)
+        return part, None if shape is None else (len(weight), *sides)
+
+    def _linear(self, name: str, node: Any) -> nn.Module:
+        weight = np.asarray(node.weight, np.float64)
+        if weight.ndim != 2:
+            raise InvalidInput(f"node {name!r} has weights of {weight.ndim} dimensions, not 2")
+        pool, before = int(node.metadata.get(POOL, 1)), self.before[name][0]
+        if pool > 1 and self.kinds[before] == "Flatten":
+            shape = self.shapes[self.before[before][0]]
+            if shape is not None and (small := _unfolded(weight, shape, pool)) is not None:
+                weight = small
+                pooled = nn.Sequential(SumPool(pool, _scale(node)), nn.Flatten(-3))
+                self.parts[before] = pooled
+            else:
+                pool = 1
+        bias = getattr(node, "bias", None)
+        linear = Linear(
+            weight.shape[1], len(weight), bias=bias is not None and bool(np.any(np.asarray(bias)))
+        )
+        self._fill(name, node, linear, weight, pool)
+        return linear
+
+    def _fill(self, name: str, node: Any, part: Conv | Linear, weight: Array, pool: int) -> None:
+        """Give a connection its weights, with the factors of the neurons that it feeds."""
+        gain, scale = self._gain_behind(name), 1.0
+        if pool > 1:
+            scale = _scale(node)
+        elif (before := self._pool_before(name)) is not None and POOL_SCALE in node.metadata:
+            scale = before.scale = _scale(node)
+        with torch.no_grad():
+            part.weight.copy_(torch.from_numpy(weight * (gain / scale)))
+            if part.bias is not None:
+                part.bias.copy_(torch.from_numpy(np.asarray(node.bias, np.float64) * gain))
+        self.connections.append(part)
+
+    def _pool_before(self, name: str) -> SumPool | None:
+        """The sum pooling that leads to a connection, also through a Flatten."""
+        before = self.before[name][0]
+        if self.kinds[before] == "Flatten":
+            before = self.before[before][0]
+        part = self.parts.get(before)
+        return part if isinstance(part, SumPool) else None
+
+    def _gain_behind(self, name: str) -> float:
+        """What the neurons behind a connection multiply with, where they are all that is there."""
+        behind = self.behind[name]
+        if len(behind) == 1 and self.kinds[behind[0]] in NEURONS:
+            return self._constants(behind[0])[1]
+        return 1.0
+
+    def _neurons(self, name: str, node: Any, output_psc: bool) -> LIF:
+        neuron, gain = self._constants(name)
+        fed = [one for one in self.before[name] if self.kinds[one] in CONNECTIONS]
+        alone = all(self.behind[one] == [name] for one in fed)
+        if gain != 1 and (fed != self.before[name] or not alone):
+            raise InvalidInput(
+                f"node {name!r} multiplies its input by {gain:g}, and there is no connection right "
+                "before it alone whose weights could take the factor"
+            )
+        constants = neuron.tau_m, neuron.tau_s, neuron.threshold
+        steps = self.time_steps
+        return LIF(*constants, rule=self.rule, time_steps=steps, output_psc=output_psc)
+
+    def _constants(self, name: str) -> tuple[Neuron, float]:
+        """The neuron of a node, and the factor on its input that our neuron does not have."""
+        node: Any = self.nodes[name]
+        cuba = self.kinds[name] == "CubaLIF"
+        for zero in ("v_leak", "v_reset"):
+            if np.any(np.asarray(getattr(node, zero))):
+                raise InvalidInput(f"node {name!r} has {zero} other than 0")
+        r, threshold = _one(name, "r", node.r), _one(name, "v_threshold", node.v_threshold)
+        tau_m = self._steps(
+            _one(name, "tau_mem" if cuba else "tau", node.tau_mem if cuba else node.tau), r
+        )
+        tau_s, w_in = 1.0, 1.0
+        if cuba:
+            w_in = _one(name, "w_in", node.w_in)
+            tau_s = self._steps(_one(name, "tau_syn", node.tau_syn), w_in)
+        try:
+            return Neuron(tau_m, tau_s, threshold), w_in * (r / tau_m)
+        except InvalidInput as error:
+            raise InvalidInput(f"node {name!r} with dt = {self.dt:g} s: {error}") from error
+
+    def _steps(self, seconds: float, written: float) -> float:
+        """A time constant in steps: `written`, a factor that most libraries set to it, if close."""
+        steps = seconds / self.dt
+        return written if math.isclose(steps, written, rel_tol=CLOSE) else steps
+
+    def _pool(self, name: str, node: Any, kind: str, shape: Shape) -> tuple[nn.Module, Shape]:
+        size, stride = (
+            _one(name, "kernel_size", node.kernel_size),
+            _one(name, "stride", node.stride),
+        )
+        if size != stride or np.any(np.asarray(node.padding)):
+            raise InvalidInput(f"node {name!r} has windows that overlap, leave gaps or are padded")
+        part = SumPool(size) if kind == "SumPool2d" else AvgPool(size)
+        return part, shape and (shape[0], *(side // size for side in shape[1:]))
+
+
+def _read(path: Path) -> NIRGraph:
+    import nir
+
+    try:
+        graph = nir.read(path, type_check=False)  # peers' files may leave shapes out
+    except Exception as error:  # h5py's and nir's own, of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"cannot read {path} as a NIR file: {reason}") from error
+    if not isinstance(graph, nir.NIRGraph):
+        raise DataError(f"{path} holds a {type(graph).__name__}, not a NIR graph")
+    return graph
+
+
+def _shape_of(node: Any) -> Shape:
+    shape = node.input_type.get("input")
+    return None if shape is None else tuple(int(side) for side in np.atleast_1d(shape))
+
+
+def _one(name: str, key: str, values: Any) -> Any:
+    """The one value of an array; int where it is a whole number's type."""
+    found = np.unique(np.asarray(values))
+    if len(found) != 1:
+        raise InvalidInput(f"node {name!r} has several values of {key}; expected one for all")
+    return found[0].item()
+
+
+def _padding(name: str, node: Any, stride: int, dilation: int, side: int) -> int:
+    padding = node.padding
+    if isinstance(padding, bytes | str):
+        text = padding.decode() if isinstance(padding, bytes) else padding
+        if text == "same" and (stride != 1 or dilation * (side - 1) % 2):
+            raise InvalidInput(f"node {name!r} has padding 'same' that is not equal on both sides")
+        return dilation * (side - 1) // 2 if text == "same" else 0
+    return int(_one(name, "padding", padding))
+
+
+def _scale(node: Any) -> float:
+    return float(node.metadata.get(POOL_SCALE, 1.0))
+
+
+def _unfolded(weight: Array, shape: tuple[int, ...], pool: int) -> Array | None:
+    """Weights over windows from weights over pixels; None where they differ within a window."""
+    channels, *sides = shape
+    images = weight.reshape(len(weight), channels, *sides)
+    height, width = (side // pool for side in sides)
+    small = images[..., : height * pool : pool, : width * pool : pool]
+    whole = np.zeros_like(images)
+    whole[..., : height * pool, : width * pool] = spread(small, pool)
+    return small.reshape(len(weight), -1) if np.array_equal(whole, images) else None
+
+
+def _flatten(name: str, node: Any, shape: Shape) -> tuple[nn.Module, Shape]:
+    """A flattening of whole images; NIR counts dimensions without batch and time."""
+    dimensions = 3 if shape is None else len(shape)
+    start, end = (int(one) % dimensions for one in (node.start_dim, node.end_dim))
+    if dimensions == 1:
+        return nn.Identity(), shape
+    if (start, end) != (0, dimensions - 1) or dimensions != 3:
+        raise InvalidInput(
+            f"node {name!r} flattens dimensions {start} to {end} of a signal of {dimensions}; "
+            "expected images [C, H, W] as a whole"
+        )
+    return nn.Flatten(-3), None if shape is None else (math.prod(shape),)
+
+
+def _refusal(name: str, kind: str) -> str:
+    reasons = {
+        "NIRGraph": "a graph within the graph, as recurrent layers are written",
+        "IF": "neurons without a leak",
+    }
+    reason = f", {reasons[kind]}" if kind in reasons else ""
+    return f"tsslbp.layers have nothing for node {name!r}: {kind}{reason}"
