@@ -269,7 +269,7 @@ def test_the_records_say_nothing_of_spikes(trained: Digits) -> None:
         assert record.keys() == {
             *("epoch", "loss", "train_accuracy", "gradient_norm", "validation_accuracy"),
             *("test_accuracy", "test_accuracy_by_step", "seconds", "images_per_second"),
-            "peak_memory",
+            *("evaluation_seconds", "peak_memory"),
         }
         assert record["test_accuracy_by_step"] == [record["test_accuracy"]]
     assert len(run.steps()["loss"]) == 6 * 26

@@ -25,7 +25,7 @@ learning_rate = 0.01
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-TIMES = ("seconds", "images_per_second", "peak_memory")
+TIMES = ("seconds", "evaluation_seconds", "images_per_second", "peak_memory")
 
 
 Program = Callable[..., tuple[int, str, str]]

@@ -173,17 +173,19 @@ LAYOUTS = {
     "slice": lambda x: torch.stack([x, x + 1]).movedim(0, -1)[..., 0],
     "part": lambda x: functional.pad(x, (2, 1, 1, 2))[..., 1:-2, 2:-1],
     "transposed": lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+    "negative": lambda x: torch._neg_view(-x),
 }
 
 
 @pytest.mark.parametrize("weights", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str, weights: str) -> None:
+@pytest.mark.parametrize("padding", [0, 1])
+def test_layouts(padding: int, layout: str, weights: str) -> None:
     x, weight = pooled(4, 6, 5, 8), normal(20, 6, 3, 3)
-    expected = run(events.conv2d, x, weight, 1)
+    expected = run(events.conv2d, x, weight, padding)
     strided, strided_weight = LAYOUTS[layout](x), LAYOUTS[weights](weight)
     assert torch.equal(strided, x) and torch.equal(strided_weight, weight)
-    out, grad_x, grad_weight = run(events.conv2d, strided, strided_weight, 1)
+    out, grad_x, grad_weight = run(events.conv2d, strided, strided_weight, padding)
     assert torch.equal(out, expected[0]) and torch.equal(grad_weight, expected[2])
     assert_close(grad_x, expected[1], x.dtype)
 

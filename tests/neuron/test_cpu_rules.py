@@ -126,7 +126,30 @@ def test_another_step_for_the_same_rule(added) -> None:
     assert not gradient(Triangle(), x).any()
 
 
+class Scaled(Triangle):
+    is_normalised = True
+
+
+def test_learned_constants_need_to_know_what_a_spike_carries(added) -> None:
+    neurons = tsslbp.layers.LIF(rule=Triangle(), learnable=("tau_m",), impl="cpu")
+    with pytest.raises(InvalidInput, match=r"under Triangle: give .*add its through_spike"):
+        neurons(torch.randn(5, 2, 45))
+
+    def through_spike(r, t, gradient, later, history, k):
+        return 2 * gradient
+
+    cpu_rules.add(Triangle, triangle_step, 2, through_spike)
+    outputs = neurons(torch.randn(5, 2, 45))
+    outputs.sum().backward()
+    assert neurons.raw_tau_m.grad is not None and neurons.raw_tau_m.grad.isfinite()
+
+
 def test_steps_that_cannot_be_used(added) -> None:
+    cpu_rules.add(Scaled, triangle_step, states=2)
+    with pytest.raises(InvalidInput, match=r"gradient of a layer, as Scaled does; use impl="):
+        tsslbp.lif(torch.randn(5, 45), rule=Scaled(), impl="cpu")
+    with pytest.raises(InvalidInput, match=r"through_spike of Triangle must take r, t, gradient"):
+        cpu_rules.add(Triangle, triangle_step, 2, triangle_step)
     with pytest.raises(InvalidInput, match=r"step of Triangle must take r, t, grad.*, got r, k$"):
         cpu_rules.add(Triangle, lambda r, k: None)
     with pytest.raises(InvalidInput, match="states must be 1, 2 or 3, got 4"):

@@ -22,7 +22,7 @@ EXPERIMENT = Experiment(
 )
 
 
-TIMES = ("seconds", "images_per_second", "peak_memory")
+TIMES = ("seconds", "evaluation_seconds", "images_per_second", "peak_memory")
 
 
 def toy(train: int = 60, test: int = 20) -> DataSet:

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     arguments = [argument for argument in given if argument != "--traceback"]
-    with warnings.catch_warnings(), terminated_as_interrupted():
+    with warnings.catch_warnings(), terminated_as_interrupted(), printing.logging_shown():
         warnings.showwarning = printing.show_warning
         try:
             command = typer.main.get_command(app)

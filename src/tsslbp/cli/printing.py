@@ -5,8 +5,10 @@ Nothing has line breaks of its own within a line; colours appear on terminals on
 
 from __future__ import annotations
 
+import logging
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,6 +318,27 @@ def complain(kind: str, message: str) -> None:
     """Print one line to the standard error stream."""
     line = Text.assemble((f"{kind}: ", "bold red"), " ".join(message.splitlines()))
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+class Log(logging.Handler):
+    """Prints what the library logs to the standard error stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        Console(stderr=True, highlight=False).print(Text(record.getMessage()), soft_wrap=True)
+
+
+@contextmanager
+def logging_shown() -> Iterator[None]:
+    """Print what the library logs, such as that it compiles its kernels, for as long as this."""
+    logger, log = logging.getLogger("tsslbp"), Log()
+    level = logger.level
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(log)
+        logger.setLevel(level)
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,13 +52,6 @@ class _Bars:
         self.progress.stop()
 
 
-class _Log(logging.Handler):
-    """Says what the library logs."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
-
-
 class Display(_Bars):
     """Progress of a training of so many epochs: a bar for the whole run, and a line an epoch."""
 
@@ -69,16 +61,6 @@ class Display(_Bars):
         self.epochs = epochs
         self.seen = self.correct = 0  # in this epoch, by this process
         self.task = self.progress.add_task("starting", total=None, train="")
-        self.logger, self.log = logging.getLogger("tsslbp"), _Log()
-
-    def __enter__(self) -> Self:
-        self.logger.addHandler(self.log)
-        self.logger.setLevel(logging.INFO)
-        return super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self.logger.removeHandler(self.log)
-        super().__exit__(*error)
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
         self.seen += result.images

@@ -49,14 +49,15 @@ class _Cache(FunctionCache):
     What a kernel is compiled to depends on all that it calls. Numba looks at the file of the kernel
     alone; here the names of the files also hold a hash of all sources beside it and beside this
     module, of the versions and the processor that matter, and of the numbers that a function
-    closes over. Two processes that write at once can each take the other's file for their own, so
-    whatever Numba would tell apart within one file has a file of its own, but for signatures.
+    closes over. Processes that write at once can overwrite each other's files, so everything that
+    makes a difference, except the signature, is in a file's name.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         folders = Path(__file__).parent, Path(function.__code__.co_filename).parent
         numbers = [cell.cell_contents for cell in function.__closure__ or ()]
+        assert all(isinstance(number, int) for number in numbers), function
         own = hashlib.sha256(f"{numbers} {_hash_of_sources(*folders)}".encode()).hexdigest()[:16]
         self._cache_file = IndexDataCacheFile(
             self._cache_path,
@@ -65,7 +66,7 @@ class _Cache(FunctionCache):
         )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """None also where a process at once has written another signature's code into the file."""
+        """None also if another process has overwritten the file with another signature's code."""
         found = super().load_overload(sig, target_context)
         wanted, _ = sigutils.normalize_signature(sig)
         return found if found and found.signature.args == wanted else None
@@ -131,7 +132,8 @@ def _openmp() -> bool:
         return False
     if numba.config.THREADING_LAYER == "default":
         numba.config.THREADING_LAYER = "omp"
-    # Numba's start sets how many threads OpenMP takes, for PyTorch as well, whose sums then differ.
+    # Starting Numba's threads changes OpenMP's number of threads, and so PyTorch's, on which the
+    # bits of its sums depend.
     threads = torch.get_num_threads()
     numba.set_num_threads(numba.get_num_threads())  # starts them
     torch.set_num_threads(threads)
@@ -220,8 +222,8 @@ class ParallelKernel:
             locals={},
             options=options,
         )
-        foreign = [type(one).__name__ for one in arguments if not _is_ours(one)]
-        if not foreign:  # the cache knows our sources alone
+        foreign = [type(one).__name__ for one in arguments if hasattr(one, "is_foreign")]
+        if not foreign:  # the cache knows the package's sources alone
             function.enable_caching()
         try:
             function.compile()
@@ -249,12 +251,6 @@ def _call_address(_: Any, function, arguments, worker, workers):
         return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
 
     return types.intp(*[types.intp] * 4), generate
-
-
-def _is_ours(argument: Any) -> bool:
-    """Whether what is compiled for an argument is in the package's sources."""
-    package, _, _ = __name__.partition(".")
-    return not isinstance(argument, tuple) or type(argument).__module__.startswith(f"{package}.")
 
 
 def _reason(error: NumbaError) -> str:

@@ -38,8 +38,9 @@ from torch.nn import functional
 from . import simd
 from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 
-# Shares of nonzero inputs at which dense products are as fast, forward and backward, by PyTorch's
-# instruction set and the dimensions of the weights: results/bench/cpu.json and cpu-avx2.json.
+# Shares of nonzero inputs at which dense products become as fast, forward plus backward, by the
+# instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
+# cpu-avx2.json.
 CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.03}, "AVX2": {4: 0.6, 2: 0.2}}
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
@@ -135,15 +136,15 @@ def _grid(s):
 
 @kernel()
 def _list_by_channel(x, frame, first, s, events, ends, found):
-    """List the events of a frame by channel, from `first` on, and of a channel by lines.
+    """List the events of a frame sorted by channel, from `first` on, then by line.
 
     Those of channel c begin at ``c * area``; they meet the grid at ``line * pitch + column``. Each
-    line's are found pixel by pixel, whose channels lie side by side, and then told apart.
+    line's are found pixel by pixel, whose channels lie side by side, and then sorted.
     """
     area, channels, (_, pitch) = s.height * s.width, len(ends), _grid(s)
     numbers, values = found
-    bits = 0
-    while channels >> bits:
+    bits = 0  # of a channel's number, which stands below a column's in 32 bits
+    while (channels - 1) >> bits:
         bits += 1
     for c in range(channels):
         ends[c] = c * area
@@ -167,7 +168,7 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
 
 @kernel()
 def _copy_to_grid(grad_out, frame, channel, s, grid):
-    """Put a block of a frame's gradient on a grid, between whose lines there are zeros."""
+    """Put a block of a frame's gradient on a grid that holds zeros between its lines."""
     (margin, pitch), channels = _grid(s), min(s.block, s.out_channels - channel)
     for line in range(s.out_height):
         for column in range(s.out_width):
@@ -282,7 +283,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         return False
     if weight.dtype != x.dtype or weight.device != x.device or not x.numel():
         return False
-    if len(weight) < simd.lanes(x.element_size()) or x.numel() >= 1 << 30:  # 32-bit positions
+    if len(weight) < simd.lanes(x.element_size()) or x.numel() >= 1 << 30:  # see _list_by_channel
         return False
     if weight.ndim == 4:
         channels, *sizes = x.shape[-3:]
@@ -300,7 +301,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def _share_of_events(values: np.ndarray[Any, Any]) -> float:
-    """Share of nonzero values, estimated from stretches, which begin at other columns each time."""
+    """Share of nonzero values, estimated from stretches whose starting column varies."""
     period = 8 * SAMPLED + 17  # odd
     whole = len(values) // period
     stretches = values[: whole * period].reshape(-1, period)[:, :SAMPLED]
@@ -370,7 +371,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
     signals = _channels_last(x), _channels_last(grad_out)
     width = s.kernel_width
-    taps = next(taps for taps in (5, 3, 1) if width % taps == 0)
+    taps = next(taps for taps in (7, 5, 4, 3, 2, 1) if width % taps == 0)
     weight_gradient_kernel = _weight_gradient_kernel(s.block // s.lanes, taps)
     weight_gradient_kernel(*signals, packed, len(x), s, workers=workers)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)

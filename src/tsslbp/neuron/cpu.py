@@ -20,6 +20,7 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
+from ..errors import InvalidInput
 from ..kernels import simd
 from ..kernels.compiled import DONE, Function, ParallelKernel, kernel, new_images, workers_for
 from ..kernels.tiles import (
@@ -42,6 +43,7 @@ from ..rules import Rule
 from . import reference
 from .cpu_rules import CONSTANTS as BACKWARD
 from .cpu_rules import (
+    THROUGH_SPIKE,
     History,
     initial_state,
     magnitude,
@@ -502,5 +504,11 @@ def layer(
     images = neurons.filter_input and x.ndim + static == 5  # which a convolution stores so
     image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)
     k = _constants(neurons, x.itemsize, steps, static, image)
+    r = _rule_constants(BACKWARD[type(neurons.rule)], neurons.rule, k)
+    if constants is not None and type(r) not in THROUGH_SPIKE:
+        raise InvalidInput(
+            f"the fused kernels cannot train constants of neurons under {type(r).__name__}: give "
+            "tsslbp.neuron.cpu_rules.add its through_spike, or use impl='reference'"
+        )
     output, _ = _Layer.apply(x, images, neurons.rule, k, shared, constants)
     return cast(Tensor, output)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from numba.extending import overload
@@ -255,7 +256,7 @@ STEPS: dict[type, Callable[..., Any]] = {  # by the type of a rule's constants
 }
 
 
-STATES = {NextSpikeConstants: 3, EventPropConstants: 2, NAConstants: 2}  # tiles, where not one
+STATES = {NextSpikeConstants: 3, EventPropConstants: 2, NAConstants: 2}  # tiles; 1 unless listed
 
 
 def rule_step(r, t, grad, state, history, k):
@@ -330,28 +331,36 @@ def through_spike(r, t, gradient, later, history, k):
 
 @overload(through_spike, jit_options={"forceinline": True, "error_model": "numpy"})
 def _choose_through_spike(r, t, gradient, later, history, k):
-    def slope(r, t, gradient, later, history, k):
-        spike = where(kept(history.potentials, t) > k.threshold, r.reset, 0)
-        return gradient - k.decay * (1 - spike) * later
+    return THROUGH_SPIKE[r.instance_class]
 
-    def timing(r, t, gradient, later, history, k):
-        warm_up = kept(history.pscs, t) < r.warm_up_psc
-        silent = kept(history.potentials, t) <= k.threshold
-        return where(warm_up, gradient, where(silent, 0, gradient))
 
-    def at_spikes(r, t, gradient, later, history, k):
-        return where(kept(history.potentials, t) <= k.threshold, 0, gradient)
+def _slope_through_spike(r, t, gradient, later, history, k):
+    spike = where(kept(history.potentials, t) > k.threshold, r.reset, 0)
+    return gradient - k.decay * (1 - spike) * later
 
-    def whole(r, t, gradient, later, history, k):
-        return gradient
 
-    kinds = {
-        SlopeConstants: slope,
-        RecursiveConstants: timing,
-        NextSpikeConstants: timing,
-        NAConstants: whole,
-    }
-    return kinds.get(r.instance_class, at_spikes)
+def _timing_through_spike(r, t, gradient, later, history, k):
+    warm_up = kept(history.pscs, t) < r.warm_up_psc
+    silent = kept(history.potentials, t) <= k.threshold
+    return where(warm_up, gradient, where(silent, 0, gradient))
+
+
+def _at_spikes(r, t, gradient, later, history, k):
+    return where(kept(history.potentials, t) <= k.threshold, 0, gradient)
+
+
+def _whole(r, t, gradient, later, history, k):
+    return gradient
+
+
+THROUGH_SPIKE: dict[type, Callable[..., Any]] = {  # by the type of a rule's constants
+    RecursiveConstants: _timing_through_spike,
+    NextSpikeConstants: _timing_through_spike,
+    SlopeConstants: _slope_through_spike,
+    EventPropConstants: _at_spikes,
+    NAConstants: _whole,
+    SpikeBPConstants: _at_spikes,
+}
 
 
 def _timing_constants(rule: TSSLBP, k: Any) -> RecursiveConstants | NextSpikeConstants:
@@ -385,8 +394,13 @@ CONSTANTS: dict[type[Rule], Callable[[Any, Any], tuple[Any, ...]]] = {
 }
 
 
-def add(rule: type[Rule], step: Callable[..., Any], states: int = 1) -> None:
-    """Let the fused kernels run a rule of one's own.
+def add(
+    rule: type[Rule],
+    step: Callable[..., Any],
+    states: int = 1,
+    through_spike: Callable[..., Any] | None = None,
+) -> None:
+    """Register the step of your own rule with the fused kernels.
 
     ``step(r, t, grad, state, history, k)``, with arguments of these names, is called for the last
     time step first and returns dL/dI at step t and the state for the step before. Numba compiles it
@@ -402,34 +416,55 @@ def add(rule: type[Rule], step: Callable[..., Any], states: int = 1) -> None:
     - ``k``: constants of the layer, of which ``steps``, ``decay`` (1 - 1/tau_m), ``leak``
       (1/tau_m), ``psc_decay``, ``psc_gain`` (1/tau_s) and ``threshold`` are of use.
 
+    A rule that reads the firing rate of a layer, or scales a layer's gradient, has no such step.
+
     Args:
-        rule: the rule's class, all of whose fields are numbers or truth values.
+        rule: the rule's class, a dataclass all of whose fields are numbers or truth values.
         step: its step.
         states: number of tiles in the state, 1 to 3.
+        through_spike: which part of dL/dI[t] the spike of step t carries, from
+            ``(r, t, gradient, later, history, k)``, where ``gradient`` is dL/dI[t] and ``later``
+            dL/dI[t+1]. Networks whose constants are learned need it.
 
     Raises:
-        InvalidInput: `step` takes other arguments, or a field or `states` does not fit.
+        InvalidInput: a function takes other arguments, or a field's name or `states` does not fit.
+            A field that is no number is refused when the rule is used.
     """
-    expected = list(inspect.signature(rule_step).parameters)
-    if (found := list(inspect.signature(step).parameters)) != expected:
-        raise InvalidInput(
-            f"the step of {rule.__name__} must take {', '.join(expected)}, got {', '.join(found)}"
-        )
+    wanted = [(step, rule_step, "step"), (through_spike, _whole, "through_spike")]
+    for function, like, name in wanted:
+        expected = list(inspect.signature(like).parameters)
+        if function and (found := list(inspect.signature(function).parameters)) != expected:
+            raise InvalidInput(
+                f"the {name} of {rule.__name__} must take {', '.join(expected)}, "
+                f"got {', '.join(found)}"
+            )
     if states not in (1, 2, 3):
         raise InvalidInput(f"states must be 1, 2 or 3, got {states!r}")
+    if not is_dataclass(rule) or any(one.name.startswith("_") for one in fields(rule)):
+        raise InvalidInput(
+            f"{rule.__name__} must be a dataclass whose fields do not start with an underscore"
+        )
     names = [one.name for one in fields(rule)]
     kind = cast(Any, NamedTuple)(rule.__name__, [(name, float) for name in names])
-    kind.__module__ = rule.__module__
-
-    def constants(rule: Rule, k: Any) -> Any:
-        values = {name: getattr(rule, name) for name in names}
-        for name, value in values.items():
-            if not isinstance(value, (int, float)):
-                raise InvalidInput(
-                    f"the fused kernels take numbers, and {type(rule).__name__}.{name} is "
-                    f"{value!r}; use impl='reference'"
-                )
-        return kind(**{name: float(value) for name, value in values.items()})
-
+    kind.is_foreign = True  # what is compiled for it depends on sources that no cache knows
     STEPS[kind], STATES[kind] = step, states
-    CONSTANTS[rule] = constants
+    if through_spike:
+        THROUGH_SPIKE[kind] = through_spike
+    CONSTANTS[rule] = partial(_numbers, kind)
+
+
+def _numbers(kind: Any, rule: Rule, k: Any) -> Any:
+    """The fields of a rule of one's own, as numbers."""
+    name, elsewhere = type(rule).__name__, "use impl='reference'"
+    if rule.reads_rate or rule.is_normalised:
+        raise InvalidInput(
+            f"the fused kernels take no rule of one's own that reads the firing rate or scales the "
+            f"gradient of a layer, as {name} does; {elsewhere}"
+        )
+    values = {field: getattr(rule, field) for field in kind._fields}
+    for field, value in values.items():
+        if not isinstance(value, (int, float)):
+            raise InvalidInput(
+                f"the fused kernels take numbers, and {name}.{field} is {value!r}; {elsewhere}"
+            )
+    return kind(**{field: float(value) for field, value in values.items()})

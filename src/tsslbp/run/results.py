@@ -299,7 +299,9 @@ def _is_number(value: Any) -> bool:
 _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
     **dict.fromkeys((*_NEEDED, "validation_accuracy"), _is_number),
     **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _is_number),
-    **dict.fromkeys(("images_per_second", "peak_memory", "spikes_per_image"), _is_number),
+    **dict.fromkeys(
+        ("evaluation_seconds", "images_per_second", "peak_memory", "spikes_per_image"), _is_number
+    ),
     **dict.fromkeys(("firing_rate", "warm_up"), lambda value: isinstance(value, dict)),
     "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_number, value)),
     "drops": lambda value: (

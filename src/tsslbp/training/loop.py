@@ -230,12 +230,14 @@ class Training:
 
     def _end_epoch(self) -> None:
         progress = self.state.progress
-        epoch = progress.epochs + 1
+        epoch, started = progress.epochs + 1, time.perf_counter()
         by_step = self._accuracies(self.test)
         accuracies = {"test": by_step[-1]}
         if self.validation:
             accuracies["validation"] = self._accuracies(self.validation)[-1]
-        record = self._epoch_record(epoch, accuracies | self._averaged_accuracies(), by_step)
+        averaged = self._averaged_accuracies()
+        evaluation = {"evaluation_seconds": time.perf_counter() - started}
+        record = self._epoch_record(epoch, accuracies | averaged, by_step) | evaluation
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
             if accuracy > progress.best.get(name, -1.0):
