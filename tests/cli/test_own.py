@@ -109,8 +109,10 @@ def test_code_of_a_folder_is_not_run_unasked(program: Program, refused: Callable
         tsslbp.load("run")
     with pytest.raises(InvalidInput, match="trust_code=True"):
         training.fit(Run.open(Path("run")), training.load_data(Run.open(Path("run")).experiment))
-    assert program("report", "run", "-o", "report.html")[0] == 0
-    assert program("recipes", "run/config.toml")[0] == 0
+    shutil.copytree("run", "records", ignore=shutil.ignore_patterns("*.py", "checkpoints"))
+    for folder in ("run", "records"):
+        assert program("report", folder, "-o", "report.html")[0] == 0
+        assert program("recipes", f"{folder}/config.toml")[0] == 0
     assert not ran() and not Path("other").exists() and not Path("study").exists()
     tsslbp.load("run", trust_code=True)
     assert ran()

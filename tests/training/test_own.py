@@ -157,6 +157,13 @@ def test_bad_files(tmp_path: Path, source: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_to_train(tmp_path: Path) -> None:
+    source = "def make(a, b, c):\n    return nn.Sequential(nn.Flatten(-3), LIF(time_steps=4))\n"
+    net = build_custom(written(tmp_path, HEAD + source), (1, 1, 2), 2)
+    with pytest.raises(InvalidInput, match=r"mine.py:make has no parameters, so there is nothing"):
+        training.build_optimizer(OWN, net)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"cannot read the network's file .*none.py: No such"):
         build(replace(OWN, network=f"{tmp_path / 'none.py'}:make"))

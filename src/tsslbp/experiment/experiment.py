@@ -194,7 +194,7 @@ class Experiment(Checked, called=""):
     seed: Seed = 0
     binning: Binning | None = None
     activation: Literal["relu"] | None = None
-    network_settings: NetworkSettings = field(default_factory=dict)
+    network_settings: NetworkSettings = field(default_factory=dict, hash=False)
     network_checksum: Checksum | None = None
 
     def __post_init__(self) -> None:

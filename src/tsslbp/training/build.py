@@ -138,7 +138,13 @@ def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
 
 
 def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
-    """The experiment's optimiser; parameters of fewer than two dimensions do not decay."""
+    """The experiment's optimiser; parameters of fewer than two dimensions do not decay.
+
+    Raises:
+        InvalidInput: the network has no parameters.
+    """
+    if not any(True for _ in net.parameters()):
+        raise InvalidInput(f"{net.description} has no parameters, so there is nothing to train")
     decaying = [weight for weight in net.parameters() if weight.dim() > 1]
     others = [weight for weight in net.parameters() if weight.dim() <= 1]
     weights: list[dict[str, Any]] = [{"params": decaying}] if decaying else []

@@ -73,14 +73,9 @@ def fit(
     wanted = _experiment(module, name, settings, changes)
     if isinstance(data, str):
         data = data_sets.load(name, data_dir, wanted.time_steps, wanted.binning)
-    net = CustomNetwork(
-        module,
-        data.input_shape,
-        data.classes,
-        wanted.time_steps,
-        frames=isinstance(data.train_images, Frames),
-        description="the module",
-    )
+    fits = data.input_shape, data.classes, wanted.time_steps
+    frames = isinstance(data.train_images, Frames)
+    net = CustomNetwork(module, *fits, frames=frames, description="the module")
     training = Training(wanted, data, net, device=device)
     training.fit(_run(Path(out), wanted, resume) if out is not None else None, observer)
     return net
