@@ -44,16 +44,19 @@ def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None)
 def with_kept_file(folder: Path, wanted: Experiment, resume: bool) -> Experiment:
     """What is trained where a run is resumed whose network is a file: the copy in its folder.
 
+    It is run only if it has the checksum of the file that is wanted.
+
     Raises:
         RunError: the run has other settings, or another file.
     """
-    is_file = experiments.network_file(wanted.network) is not None
-    if not (resume and is_file and (folder / "config.toml").exists()):
+    file = experiments.network_file(wanted.network)
+    if not (resume and file and (folder / "config.toml").exists()):
         return wanted
+    checksum = experiments.networks.checksum_of(file.source(wanted.network_checksum))
     kept = run_folder.Run.open(folder).experiment
     what, apart = f"{folder} holds a run", ("epochs", "description")
     run_folder.results.check_settings(what, kept, wanted, apart)
-    return replace(wanted, network=kept.network, network_checksum=kept.network_checksum)
+    return replace(wanted, network=kept.network, network_checksum=checksum)
 
 
 def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:

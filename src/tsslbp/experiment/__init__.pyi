@@ -1,3 +1,4 @@
+from . import networks as networks
 from .binning import Binning as Binning
 from .experiment import Experiment as Experiment
 from .experiment import ProtocolName as ProtocolName

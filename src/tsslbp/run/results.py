@@ -250,8 +250,6 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
 def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
     """Open the run in a folder to go on with it, which is noted in its environment.
 
-    The network's file was found to be the one that is wanted, so the run's copy may be run.
-
     Args:
         folder: of the run.
         wanted: what it should train.
@@ -260,7 +258,7 @@ def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
     Raises:
         RunError: it has other settings, or cannot be read, or has more epochs already.
     """
-    run = Run.open(folder, trust_code=True)
+    run = Run.open(folder)
     check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
     run.record_resume()
     return run.extended(epochs) if epochs else run
