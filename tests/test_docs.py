@@ -32,6 +32,12 @@ def commands(document: Path) -> list[str]:
     return [line.split("  #")[0].strip() for line in lines if line.startswith("tsslbp ")]
 
 
+def file_of(block: str) -> str | None:
+    """The file whose name a block's first line is."""
+    named = re.match(r"# (\S+\.(?:py|toml))\n", block)
+    return named and named[1]
+
+
 def small(
     name: str, _: object = None, time_steps: int = 0, binning: Binning | None = None
 ) -> DataSet:
@@ -117,7 +123,10 @@ def test_command(
     exec("\n".join(blocks(GUIDE, "python")[:1]), {})
     for text in blocks(GUIDE, "toml"):
         name = "my-space.toml" if "[parameters]" in text else "my-recipe.toml"
-        Path(name).write_text(text)
+        Path(file_of(text) or name).write_text(text)
+    for text in blocks(GUIDE, "python"):
+        if name := file_of(text):
+            Path(name).write_text(text)
 
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
@@ -126,6 +135,8 @@ def test_command(
         word in command for word in ("--resume", "evaluate", "draw", "cost", "export", "report")
     ):
         run("tsslbp train mnist --out runs/first")
+    if "runs/own " in command and "train" not in command:
+        run("tsslbp train own.toml --out runs/own")
     if "sweep" in command:
         command = re.sub(r" --trials \d+", "", command) + " --trials 2"
     if "reproduce" in command:  # in processes of its own, which only find the real digits

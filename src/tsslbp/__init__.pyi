@@ -14,6 +14,7 @@ from .network import Network
 from .neuron import Neuron, lif, psc, spikes
 from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
 from .training import load
+from .training.module import fit
 
 __all__ = [
     "NA",
@@ -26,6 +27,7 @@ __all__ = [
     "Surrogate",
     "__version__",
     "data",
+    "fit",
     "lif",
     "load",
     "losses",

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from tsslbp import Network, losses, training
 from tsslbp.analysis import inspection
 from tsslbp.data import normalise
 from tsslbp.errors import InvalidInput
+from tsslbp.layers import LIF, Linear
+from tsslbp.network import CustomNetwork
 from tsslbp.training import Split
 
 MEAN, STD = [0.5], [0.25]
@@ -49,6 +52,26 @@ def test_gradients_are_those_of_a_training_step(net: Network, split: Split) -> N
     assert list(found) == ["conv1", "linear2", "output"]
     for mine, step in zip(found.values(), expected, strict=True):
         assert torch.equal(mine, step)
+
+
+def test_a_network_of_ones_own(split: Split) -> None:
+    """Its weights are the parameters of two or more dimensions; one without use has no gradient."""
+    module = nn.Sequential(
+        nn.Flatten(-3), Linear(64, 9), LIF(time_steps=3), Linear(9, 4, bias=True)
+    )
+    module.spare = nn.Linear(2, 3)
+    module.forward = lambda x: module[3](module[2](module[1](module[0](x))))
+    own = CustomNetwork(module, (1, 8, 8), 4, 3).eval()
+    names = ["1.weight", "3.weight", "spare.weight"]
+    assert list(inspection.weights(own)) == names
+    images, labels = normalise(split.images[:20], MEAN, STD), split.labels[:20]
+    found = inspection.gradients(own, losses.softmax, images, labels)
+    assert list(found) == names and not found["spare.weight"].any()
+    losses.softmax(own(images), labels).backward()
+    assert torch.equal(found["3.weight"], module[3].weight.grad)
+    accuracy = training.evaluate(own, split, MEAN, STD)[-1]
+    matrix = inspection.confusion_matrix(own, split, MEAN, STD)
+    assert matrix.trace().item() / 450 == accuracy
 
 
 def test_weights_by_layer(net: Network) -> None:

@@ -3,11 +3,12 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("scipy")
 
@@ -23,6 +24,9 @@ from tsslbp.analysis.microscope import (
     examine,
 )
 from tsslbp.errors import Diverged, InvalidInput
+from tsslbp.layers import LIF, BatchNorm, Conv, Linear, MaxPool, Residual
+from tsslbp.network import CustomNetwork
+from tsslbp.rules import Rule
 
 RULES = {
     "revised": TSSLBP(),
@@ -72,6 +76,77 @@ def test_with_the_step_it_is_the_network(description: str) -> None:
     seen = microscope.forward(net, weights, trains, microscope.step)
     torch.testing.assert_close(seen, net(trains))
     assert net.trace(images)["output"].rate > 0
+
+
+def twins(rule: Rule = TSSLBP()) -> tuple[Network, CustomNetwork]:  # noqa: B008
+    """A network that is described by its layers, and the same made of modules."""
+    net = network("3C3-P2-6", rule=rule)
+    constants: tuple[Any, ...] = 5.0, 3.0, 1.0, rule
+    module = nn.Sequential(
+        *(Conv(1, 3, 3), LIF(*constants, time_steps=4, pool=2, pool_scale=1.1), nn.Flatten(-3)),
+        *(Linear(12, 6), LIF(*constants), Linear(6, 3), LIF(*constants, output_psc=True)),
+    ).double()
+    module.load_state_dict(dict(zip(module.state_dict(), net.state_dict().values(), strict=True)))
+    return net, CustomNetwork(module, (1, 6, 6), 3, 4).eval()
+
+
+def test_a_network_of_modules_is_seen_as_the_same_of_layers() -> None:
+    """Forward with steps and with logistic functions, the exact gradient, losses of many places."""
+    net, custom = twins()
+    one = Batch(losses.van_rossum, *batch())
+    for spike in (microscope.step, microscope.logistic):
+        seen = [microscope.forward(x, x.weights, one.images, spike) for x in (net, custom)]
+        torch.testing.assert_close(*seen)
+    torch.testing.assert_close(seen[1].shape, net(one.images).shape)
+    assert torch.equal(custom(one.images), net(one.images))  # the neurons are themselves again
+    exact = [list(microscope.smooth_gradients(x, one).values()) for x in (net, custom)]
+    torch.testing.assert_close(*exact)
+    places = [microscope.coordinates_of(x, None, 0) for x in (net, custom)]
+    moves = 0.1 * torch.randn(5, sum(view.number for view in places[0].values())).double()
+    found = [
+        microscope.losses_around(x, views, one, microscope.step)(moves)
+        for x, views in zip((net, custom), places, strict=True)
+    ]
+    torch.testing.assert_close(*found)
+    assert list(places[1]) == ["0.weight", "3.weight", "5.weight"]
+
+
+def test_modules_of_all_kinds() -> None:
+    """Normalisation, residual blocks, learned constants, maximum pooling; their control agrees."""
+    made = {name: (torch.manual_seed(0), residual(rule))[1] for name, rule in RULES.items()}
+    images, labels = batch()
+    found = examine(made, Batch(losses.softmax, images, labels), Noise((0.1,), 30))
+    assert [layer.name for layer in found] == ["0.weight", "3.body.0.weight", "6.weight"]
+    for layer in found:
+        assert layer.firing_rate is None
+        control = layer.control
+        assert control.value is not None and control.value > 0.95
+        assert control.interval.low < 1 < control.interval.high
+    assert json.loads(json.dumps(found[0].to_table()))["firing_rate"] is None
+
+
+def residual(rule: Rule) -> CustomNetwork:
+    constants: tuple[Any, ...] = 2.0, 2.0, 0.5, rule, ("tau_m",)
+    body = nn.Sequential(Conv(3, 3, 3, padding=1, groups=3), BatchNorm(3), LIF(*constants))
+    module = nn.Sequential(
+        *(Conv(1, 3, 3, bias=True), BatchNorm(3), LIF(*constants, time_steps=4)),
+        *(Residual(body), MaxPool(2), nn.Flatten(-3), Linear(12, 3, bias=True)),
+    )
+    return CustomNetwork(module.double(), (1, 6, 6), 3, 4).eval()
+
+
+def test_a_module_that_cannot_be_mapped() -> None:
+    class Hasty(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            return x if x.sum() > 0 else 0 * x
+
+    net = CustomNetwork(
+        Hasty(nn.Flatten(-3), Linear(36, 3), LIF(time_steps=4)).double(), (1, 6, 6), 3, 4
+    ).eval()
+    with pytest.raises(InvalidInput, match=r"the network cannot .* by torch.func.vmap") as raised:
+        examine({"one": net}, Batch(losses.softmax, *batch()), Noise((0.1,), 4))
+    assert "\n" not in str(raised.value)
 
 
 def test_losses_of_many_weights_are_those_of_the_networks() -> None:

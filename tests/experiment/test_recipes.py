@@ -19,7 +19,7 @@ from tsslbp.training import build_network
 # What a recipe may leave unsaid: there is no number for "none".
 OPTIONAL = {
     *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation"),
-    *("step_epochs", "average_weights"),
+    *("step_epochs", "average_weights", "network_settings", "network_checksum"),
 }
 # Of newer recipes: the settings of the public code have none of it. Only `mnist` shows these keys.
 NEWER: dict[str, Any] = {
@@ -63,6 +63,8 @@ COMMON: dict[str, Any] = NEWER | {
     "weight_limit": 4.0,
     "binning": None,
     "activation": None,
+    "network_settings": {},
+    "network_checksum": None,
 }
 REVISED = COMMON | {
     "tau_m": 5.0,

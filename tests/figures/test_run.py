@@ -205,7 +205,7 @@ def test_classes_have_names() -> None:
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [one.get_text() for one in labels] == ["cat", r"big \$dog\$", "hen"]
     spikes = {"output": np.zeros((4, 3))}
-    traced = figures.image_trace(np.eye(4), 0, 2, spikes, spikes, 1.0, names)
+    traced = figures.image_trace(np.eye(4), 0, 2, spikes, spikes, {"output": 1.0}, names)
     picture = figures.run_picture(
         np.eye(4), 0, 2, spikes, [{"epoch": 1, "test_accuracy": 1}], names
     )
@@ -222,7 +222,8 @@ def traced(steps: int = 4, label: int = 1, prediction: int = 2) -> Figure:
     potentials["conv1"][0, 1, 0, 1] = 2
     potentials["conv1"][0, 0, 1, 1] = 0.9
     image = np.eye(4)
-    return drawn(figures.image_trace(image, label, prediction, spikes, potentials, 1.0))
+    thresholds = {"conv1": 1.0, "output": 0.7}
+    return drawn(figures.image_trace(image, label, prediction, spikes, potentials, thresholds))
 
 
 def test_image_trace_follows_the_most_active_neurons_and_all_classes() -> None:

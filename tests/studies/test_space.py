@@ -29,6 +29,29 @@ def test_the_published_space_is_that_of_the_study() -> None:
     }
 
 
+def test_keys_of_a_function_that_makes_the_network(tmp_path: Path) -> None:
+    """They have the types that the space gives them, and text stays text."""
+    base = with_settings(DIGITS, ["network=vgg"])
+    space = read(
+        tmp_path,
+        "network_settings.dropout = { low = 0, high = 0.5 }\n"
+        "network_settings.hidden = [[16], [32, 16]]\n"
+        "network_settings.kind = ['3', 'true', 'plain']\n"
+        "network_settings.width = { low = 2, high = 8, step = 2 }\n",
+    ).fitted(base)
+    dropout, hidden, kind, width = (space.parameters[key] for key in sorted(space.parameters))
+    assert (dropout.low, dropout.high) == (0.0, 0.5) and type(dropout.low) is float
+    assert type(width.low) is int and hidden.values == ([16], [32, 16])
+    for value in kind.values:
+        changed = apply(base, {"network_settings.kind": value, "network_settings.width": 4})
+        assert changed.network_settings == {"kind": value, "width": 4}
+    assert apply(base, {"network_settings.hidden": [32, 16]}).network_settings == {
+        "hidden": (32, 16)
+    }
+    with pytest.raises(InvalidInput, match="does not fit: network_settings is for a function"):
+        space.fitted(DIGITS)
+
+
 @pytest.mark.parametrize("name", space_names())
 def test_shipped_spaces_fit_and_promise(name: str) -> None:
     space = load_space(name)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import tsslbp.data
-from tsslbp import training
+from tsslbp import layers, losses, training
 from tsslbp.errors import Diverged
-from tsslbp.training.step import clip_gradient
+from tsslbp.network import CustomNetwork
+from tsslbp.training.step import clamp_weights, clip_gradient
 
 from .toy import EXPERIMENT
 
@@ -35,6 +37,27 @@ def test_clip_and_clamp(rate: float, limit: float) -> None:
         moved = zip(net.parameters(), before, strict=True)
         length = math.sqrt(sum(float((new - old).detach().square().sum()) for new, old in moved))
         assert length == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_only_connections_are_clamped() -> None:
+    """Norms, biases and constants of neurons may be larger: they have no place in that bound."""
+    module = nn.Sequential(
+        *(nn.Flatten(-3), layers.Linear(4, 3, bias=True), layers.BatchNorm(3)),
+        *(layers.LIF(8.0, learnable=("tau_m",), time_steps=2), layers.Linear(3, 2)),
+    )
+    net = CustomNetwork(module, (1, 2, 2), 2, 2)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(5.0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-9)
+    images, labels = torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 0])
+    training.train_step(net, optimizer, losses.softmax, images, labels, weight_limit=0.5)
+    limits = {name: weight.abs().max().item() for name, weight in module.named_parameters()}
+    kept = {"1.bias", "2.weight", "2.bias", "3.raw_tau_m"}
+    assert {name for name, one in limits.items() if one > 4.9} == kept
+    assert {one for name, one in limits.items() if name not in kept} == {0.5}
+    assert set(net.weights) == limits.keys() - kept
+    clamp_weights([torch.ones(3)], 0.5)  # nothing to clamp
 
 
 def _van_rossum(psc: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

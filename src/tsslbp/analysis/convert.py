@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from .. import losses
 from ..data import DataSet, Frames, normalise, subset
 from ..errors import InvalidInput
-from ..experiment import Experiment
+from ..experiment import Experiment, is_described, network_name
 from ..layers import Conv, Linear, NeuNorm
 from ..network import LayeredModel, Model, Network, SpikingLayer
 from ..neuron.reference import sum_pool
@@ -166,8 +166,14 @@ def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
     """
     if isinstance(data.train_images, Frames):
         raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
-    spiking = replace(experiment, activation=None)
-    return ReLUNetwork(build_network(spiking, data.input_shape, data.classes))
+    if not is_described(experiment.network):
+        raise InvalidInput(
+            "conversion takes a network that is described by its layers, such as '16C3-P2-128', "
+            f"got {network_name(experiment.network)!r}"
+        )
+    net = build_network(replace(experiment, activation=None), data.input_shape, data.classes)
+    assert isinstance(net, Network)
+    return ReLUNetwork(net)
 
 
 @torch.no_grad()

@@ -13,13 +13,13 @@ from torch import Tensor
 from ..data import Frames, Images, normalise
 from ..errors import InvalidInput
 from ..losses import Loss, predict
-from ..network import Network
+from ..network import CustomNetwork, Network
 from ..training import Split, evaluation_batches
 
 
 @torch.no_grad()
 def confusion_matrix(
-    net: Network, split: Split, mean: Sequence[float], std: Sequence[float]
+    net: Network | CustomNetwork, split: Split, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
     """How often `net` takes the images of each class for which.
 
@@ -47,12 +47,14 @@ def picture(images: Images) -> npt.NDArray[Any]:
     return np.asarray(images[0])
 
 
-def weights(net: Network) -> dict[str, Tensor]:
-    """The weights of every layer, by its name."""
-    return {layer.name: layer.connection.weight.detach() for layer in net.spiking_layers}
+def weights(net: Network | CustomNetwork) -> dict[str, Tensor]:
+    """The weights of every connection, by the names that the network gives them."""
+    return {name: weight.detach() for name, weight in net.weights.items()}
 
 
-def gradients(net: Network, loss: Loss, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def gradients(
+    net: Network | CustomNetwork, loss: Loss, images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
     """Gradients of `weights` on one batch, before clipping; the network stays as it is.
 
     Args:
@@ -61,6 +63,6 @@ def gradients(net: Network, loss: Loss, images: Tensor, labels: Tensor) -> dict[
         images: normalised ``[N, C, H, W]``.
         labels: ``[N]`` int64.
     """
-    layers = {layer.name: layer.connection.weight for layer in net.spiking_layers}
-    parts = torch.autograd.grad(loss(net(images), labels), list(layers.values()))
-    return dict(zip(layers, parts, strict=True))
+    value = loss(net(images), labels)
+    parts = torch.autograd.grad(value, list(net.weights.values()), materialize_grads=True)
+    return dict(zip(net.weights, parts, strict=True))

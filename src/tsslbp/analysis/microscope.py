@@ -19,6 +19,9 @@ network. Along a few random directions in a layer any network will do: then the 
 them, one layer at a time, since that of all other weights would drown it, and is as long as noise
 in the whole layer would be.
 
+In a network of one's own the layers are the parameters of two or more dimensions, by their names.
+Its neurons and connections are computed in plain PyTorch while their weights are moved.
+
 A rule's gradient g and the mean a of many x are both vectors; the noise in a makes it longer, and
 so their cosine smaller than that of the truth. `cosine` corrects it with two independent halves of
 the rounds, as a correlation is corrected for attenuation (Spearman 1904).
@@ -31,23 +34,25 @@ of Psychology 15 (1904).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from ..errors import Diverged, InvalidInput
 from ..experiment.seeding import generator
-from ..layers import Conv, Linear
+from ..layers import LIF, Conv, Linear
 from ..losses import Loss
-from ..network import Network, SpikingLayer
-from ..neuron import Neuron, reference
+from ..network import CustomNetwork, Network, SpikingLayer
+from ..neuron import Neuron, NeuronLayer, reference
 from ..stats import Interval, t_interval
 from . import inspection
 
@@ -63,6 +68,7 @@ NUMBERS_AT_ONCE = 1_000_000  # spikes of the networks that are computed together
 
 Sample = Literal["rounds", "directions"]  # what an interval is drawn from
 Step = Callable[[Tensor], Tensor]  # spikes, of the potential's distance above the threshold
+AnyNetwork = Network | CustomNetwork
 Probe = tuple[Callable[[Tensor], Tensor], float]  # a loss by coordinates, and a noise width
 
 
@@ -110,9 +116,10 @@ class LayerCosines:
     """What was seen of one layer.
 
     Attributes:
-        name: as in `Network.trace`.
+        name: as in `tsslbp.analysis.inspection.weights`.
         weights: their number.
-        firing_rate: spikes per neuron and step on the images.
+        firing_rate: spikes per neuron and step on the images; None of a network of one's own,
+            where nothing says which neurons the weights are of.
         truth: by rule, its gradient's cosine with the truth at every noise width.
         between: ``[rules, rules]``, cosines of the rules' whole gradients; NaN where one is zero.
         control: the same as `truth` for the exact gradient of the smooth network.
@@ -120,7 +127,7 @@ class LayerCosines:
 
     name: str
     weights: int
-    firing_rate: float
+    firing_rate: float | None
     truth: dict[str, list[Cosine]]
     between: npt.NDArray[np.float64]
     control: Cosine
@@ -182,7 +189,7 @@ class Noise:
             )
 
 
-def examine(nets: Mapping[str, Network], batch: Batch, noise: Noise) -> list[LayerCosines]:
+def examine(nets: Mapping[str, AnyNetwork], batch: Batch, noise: Noise) -> list[LayerCosines]:
     """Compare rules' gradients with the truth and with each other, layer by layer.
 
     Beside them stands a control: the same network with logistic functions in the place of the
@@ -197,7 +204,8 @@ def examine(nets: Mapping[str, Network], batch: Batch, noise: Noise) -> list[Lay
         The layers from input to output.
 
     Raises:
-        InvalidInput: the networks do not fit; one of over `LARGEST` weights without directions.
+        InvalidInput: the networks do not fit; one of over `LARGEST` weights without directions; or
+            one of one's own whose code `torch.func.vmap` cannot map.
         Diverged: a rule's gradient is not finite.
     """
     _check(nets, noise.directions)
@@ -221,7 +229,7 @@ def examine(nets: Mapping[str, Network], batch: Batch, noise: Noise) -> list[Lay
                 for rule, one in own.items()
             }
             control = cosine(view.along(exact[name]), part[-1], sample)
-            size, rate = view.weight.numel(), rates[name].firing_rate
+            size, rate = view.weight.numel(), rates[name].firing_rate if name in rates else None
             found.append(
                 LayerCosines(name, size, rate, truth, between(list(own.values())), control)
             )
@@ -229,7 +237,7 @@ def examine(nets: Mapping[str, Network], batch: Batch, noise: Noise) -> list[Lay
 
 
 def _estimates_around(
-    net: Network, places: Mapping[str, Coordinates], batch: Batch, noise: Noise
+    net: AnyNetwork, places: Mapping[str, Coordinates], batch: Batch, noise: Noise
 ) -> dict[str, Tensor]:
     """`estimates` by layer: at every noise width, then those of the smooth network."""
     spiking = losses_around(net, places, batch, step)
@@ -237,7 +245,16 @@ def _estimates_around(
     probes = [*((spiking, width) for width in noise.widths), (smooth, CONTROL_WIDTH)]
     counts = [view.number for view in places.values()]
     purpose = f"noise of {' '.join(places)}"
-    found = estimates(probes, sum(counts), noise.rounds, noise.seed, purpose)
+    try:
+        found = estimates(probes, sum(counts), noise.rounds, noise.seed, purpose)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(net, Network):
+            raise
+        reason = " ".join(str(error).split())
+        raise InvalidInput(
+            f"{net.description} cannot be computed for many weights at once by torch.func.vmap, as "
+            f"the microscope has to: {reason:.200}"
+        ) from error
     return dict(zip(places, found.split(counts, 2), strict=True))
 
 
@@ -251,30 +268,64 @@ def logistic(distance: Tensor) -> Tensor:
     return torch.sigmoid(distance / SOFTNESS)
 
 
-def forward(net: Network, weights: Mapping[str, Tensor], images: Tensor, spike: Step) -> Tensor:
+def forward(net: AnyNetwork, weights: Mapping[str, Tensor], images: Tensor, spike: Step) -> Tensor:
     """Output PSC ``[T, N, classes]`` of `net` with other weights, by layer, and another `spike`.
 
     With `step` it is that of the network itself. It may be mapped over weights by `torch.func`.
     """
+    if isinstance(net, CustomNetwork):
+        with _plain(net, spike):
+            output: Tensor = functional_call(net.module, dict(weights), (images,))
+        return output
     x, time_steps = images, net.time_steps if images.ndim == 4 else None
     for layer in net.layers:
         if not isinstance(layer, SpikingLayer):
             x = layer(x)
             continue
-        x = _connected(layer.connection, weights[layer.name], x)
+        x = _connected(layer.connection, x, weights[layer.name])
         if time_steps is not None:
             x, time_steps = x.expand(time_steps, *x.shape), None
-        neuron = layer.neurons.neuron
-        x = layer.passed_on(_spikes(reference.psc(x, neuron.tau_s), neuron, spike))
-        x = reference.psc(x, neuron.tau_s) if layer.neurons.output_psc else x
+        x = _layer(x, layer.neurons, spike)
     return x
 
 
-def _connected(connection: Conv | Linear, weight: Tensor, x: Tensor) -> Tensor:
-    """A connection with another weight, without what `torch.func` cannot map."""
+@contextmanager
+def _plain(net: CustomNetwork, spike: Step) -> Iterator[None]:
+    """Compute the neurons of a network with another `spike`, and all that `torch.func` can map."""
+    changed = [one for one in net.modules() if isinstance(one, (LIF, Conv, Linear))]
+    for one in changed:
+        plain = partial(_neurons, one, spike) if isinstance(one, LIF) else partial(_connected, one)
+        vars(one)["forward"] = plain
+    try:
+        yield
+    finally:
+        for one in changed:
+            del vars(one)["forward"]
+
+
+def _neurons(lif: LIF, spike: Step, x: Tensor) -> Tensor:
+    if lif.time_steps is not None and x.ndim in (2, 4):
+        x = x.expand(lif.time_steps, *x.shape)
+    return _layer(x, lif.neurons, spike)
+
+
+def _layer(x: Tensor, neurons: NeuronLayer, spike: Step) -> Tensor:
+    """`tsslbp.neuron.layer` with another `spike`, forward only."""
+    neuron = neurons.neuron
+    x = _spikes(reference.psc(x, neuron.tau_s), neuron, spike)
+    if neurons.pool > 1:
+        x = reference.sum_pool(x, neurons.pool, neurons.pool_scale)
+    return reference.psc(x, neuron.tau_s) if neurons.output_psc else x
+
+
+def _connected(connection: Conv | Linear, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """A connection, perhaps with another weight, without what `torch.func` cannot map."""
+    weight = connection.weight if weight is None else weight
     if isinstance(connection, Linear):
-        return functional.linear(x, weight)
-    out = functional.conv2d(x.flatten(0, -4), weight, padding=connection.padding)
+        return functional.linear(x, weight, connection.bias)
+    one = connection
+    settings = one.bias, one.stride, one.padding, one.dilation, one.groups
+    out = functional.conv2d(x.flatten(0, -4), weight, *settings)
     return out.reshape(*x.shape[:-3], *out.shape[1:])
 
 
@@ -289,7 +340,7 @@ def _spikes(current: Tensor, neuron: Neuron, spike: Step) -> Tensor:
     return torch.stack(train)
 
 
-def smooth_gradients(net: Network, batch: Batch) -> dict[str, Tensor]:
+def smooth_gradients(net: AnyNetwork, batch: Batch) -> dict[str, Tensor]:
     """Gradients by layer of the network whose neurons are `logistic`, by autograd."""
     weights = {name: one.requires_grad_() for name, one in inspection.weights(net).items()}
     value = batch.loss(forward(net, weights, batch.images, logistic), batch.labels)
@@ -297,7 +348,7 @@ def smooth_gradients(net: Network, batch: Batch) -> dict[str, Tensor]:
     return dict(zip(weights, parts, strict=True))
 
 
-def coordinates_of(net: Network, directions: int | None, seed: int) -> dict[str, Coordinates]:
+def coordinates_of(net: AnyNetwork, directions: int | None, seed: int) -> dict[str, Coordinates]:
     """The coordinates of every layer: all weights, or so many random directions.
 
     Standard normal coordinates move a layer by the length of its weights, in root mean square.
@@ -323,7 +374,7 @@ def coordinates_of(net: Network, directions: int | None, seed: int) -> dict[str,
 
 
 def losses_around(
-    net: Network, views: Mapping[str, Coordinates], batch: Batch, spike: Step
+    net: AnyNetwork, views: Mapping[str, Coordinates], batch: Batch, spike: Step
 ) -> Callable[[Tensor], Tensor]:
     """The loss as a function of coordinates: from ``[places, coordinates]`` to ``[places]``.
 
@@ -337,7 +388,11 @@ def losses_around(
         moved = weights | {name: view.moved(part) for (name, view), part in parts}
         return batch.loss(forward(net, moved, batch.images, spike), batch.labels)
 
-    outputs = sum(math.prod(part.out_shape) for part in net.plan)
+    outputs = (
+        sum(net.neuron_counts.values())
+        if isinstance(net, CustomNetwork)
+        else sum(math.prod(part.out_shape) for part in net.plan)
+    )
     numbers = net.time_steps * len(batch.labels) * outputs
     mapped: Callable[[Tensor], Tensor] = vmap(one, chunk_size=1 + NUMBERS_AT_ONCE // (1 + numbers))
     return mapped
@@ -456,7 +511,7 @@ def _error(left_out: Iterable[Tensor]) -> float:
     return math.sqrt(sum(squares))
 
 
-def _check(nets: Mapping[str, Network], directions: int | None) -> None:
+def _check(nets: Mapping[str, AnyNetwork], directions: int | None) -> None:
     if not nets:
         raise InvalidInput("expected at least one rule's network, got none")
     first, *others = (list(net.parameters()) for net in nets.values())
@@ -465,7 +520,7 @@ def _check(nets: Mapping[str, Network], directions: int | None) -> None:
     for weights in others:
         if len(weights) != len(first) or not all(map(torch.equal, first, weights)):
             raise InvalidInput("the rules' networks must have the same weights")
-    count = sum(weight.numel() for weight in first)
+    count = sum(weight.numel() for weight in next(iter(nets.values())).weights.values())
     if directions is None and count > LARGEST:
         raise InvalidInput(
             f"the whole gradient can be estimated for at most {LARGEST:,} weights, the network "

@@ -15,11 +15,11 @@ from .. import run as run_folder
 from ..errors import InvalidInput, nearest
 from ..storage import replace_file
 from . import printing
-from .options import Checkpoint, DataDir, RunFolder, option
+from .options import Checkpoint, DataDir, RunFolder, TrustCode, option
 from .runs import epoch_of
 
 if TYPE_CHECKING:
-    from ..network import Network
+    from ..network import CustomNetwork, Network
     from ..run import Run
 
 FORMATS = ("nir", "onnx")
@@ -46,6 +46,7 @@ def export(
     ] = False,
     checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a run's network as a file for other programs.
 
@@ -68,9 +69,9 @@ def export(
         )
     if not fold_pooling and to == "onnx":
         raise InvalidInput("--no-fold-pooling is for NIR; in ONNX nothing is folded")
-    run = run_folder.Run.open(folder)
+    run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name)
+    net = training.load(folder, name, trust_code=trust_code)
     facts = describe(run, name)
     with printing.console.status(f"writing {out}"):
         if to == "nir":
@@ -111,7 +112,11 @@ def _write_nir(graph: Any, path: Path) -> None:
 
 
 def _onnx(
-    run: Run, net: Network, facts: Mapping[str, Any], normalised: bool, data_dir: Path | None
+    run: Run,
+    net: Network | CustomNetwork,
+    facts: Mapping[str, Any],
+    normalised: bool,
+    data_dir: Path | None,
 ) -> Any:
     """The ONNX model of a run's network, whose input is what its data are: images or frames."""
     import torch

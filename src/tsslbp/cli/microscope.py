@@ -13,7 +13,7 @@ from .. import run as run_folder
 from ..errors import InvalidInput, require
 from ..storage import writing
 from . import options, printing
-from .options import DataDir, Settings, argument, complete_recipe, option, with_options
+from .options import DataDir, Settings, TrustCode, argument, complete_recipe, option, with_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +58,7 @@ def microscope(
     out: Annotated[Path, option("FILE.svg", "The figure; JSON beside it.", "--out", "-o")] = Path(
         "microscope.svg"
     ),
+    trust_code: TrustCode = False,
 ) -> None:
     """Compare learning rules' gradients with the true effect of moving the weights.
 
@@ -79,16 +80,17 @@ def microscope(
     if out.suffix != ".svg":
         raise InvalidInput(f"--out must end in .svg, got {out}")
     require("the microscope needs", "study", "matplotlib", "scipy")
-    wanted, checkpoint, source = _opened(recipe, settings or [])
+    wanted, checkpoint, source = _opened(recipe, settings or [], trust_code)
     widths = options.numbers("--widths", how.widths, float)
     noise = analysis.microscope.Noise(widths, how.rounds, how.directions, wanted.seed)
     data_set = options.load_checked(wanted, data_dir)
     images, labels = options.first_batch(wanted, data_set)
     batch = analysis.microscope.Batch(training.build_loss(wanted), images.double(), labels)
-    shape = data_set.input_shape, data_set.classes
     nets = {}
     for name, rule in named.items():
-        net = training.build_network(replace(wanted, rule=rule), *shape, impl="reference")
+        one = replace(wanted, rule=rule)
+        net = training.build_for(one, data_set, impl="reference", trust_code=True)
+        training.check_rule(net, one)
         if checkpoint is not None:
             training.load_weights(net, checkpoint, source)
         nets[name] = net.double().eval()
@@ -102,7 +104,7 @@ def microscope(
     record = {
         "recipe": recipe,
         "weights": source,
-        "experiment": wanted.to_table(),
+        "experiment": experiment.settings_table(wanted),
         "note": data_set.note,
         "images": len(labels),
         "widths": list(widths),
@@ -122,14 +124,16 @@ def microscope(
 
 
 def _opened(
-    recipe: str, settings: Sequence[str]
+    recipe: str, settings: Sequence[str], trust_code: bool
 ) -> tuple[Experiment, dict[str, Tensor] | None, str]:
     """The experiment of a recipe or a run, a run's checkpoint, and what the weights are."""
     folder = Path(recipe)
     is_run = (folder / "config.toml").is_file()
     if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):
-        return options.experiment_of(recipe, settings, {}), None, "initial weights"
+        wanted = options.experiment_of(recipe, settings, {}, trust_code)
+        return wanted, None, "initial weights"
     run = run_folder.Run.open(folder)
+    experiment.check_trust(run.experiment, trust_code)
     name = training.default_checkpoint(run)
     tensors, _ = run.load_checkpoint(name)
     return experiment.with_settings(run.experiment, settings), tensors, f"checkpoint {name}"

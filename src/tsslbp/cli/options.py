@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from .. import data, experiment, training
-from .. import network as networks
 from ..errors import InvalidInput
 from . import printing
 
@@ -79,6 +78,13 @@ DataDir = Annotated[
         envvar="TSSLBP_DATA",
     ),
 ]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Run the network's file that lies in the folder of a run or study: only one you know.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,15 @@ class RecipeOptions:
     ]
     settings: Settings = None
     epochs: Epochs = None
+    trust_code: TrustCode = False
 
     def experiment(self, **changes: Any) -> Experiment:
-        """The recipe's experiment with the settings, and those changes that are not None."""
-        return experiment_of(self.recipe, self.settings, {"epochs": self.epochs, **changes})
+        """The recipe's experiment with the settings, and those changes that are not None.
+
+        Its network may be run, if it is code.
+        """
+        changes |= {"epochs": self.epochs}
+        return experiment_of(self.recipe, self.settings, changes, self.trust_code)
 
     def folder(self, out: Path | None, what: str) -> Path:
         """Where runs go: `out`, or by default a folder named after the recipe."""
@@ -188,10 +199,19 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def experiment_of(
-    recipe: str, settings: Sequence[str] | None, changes: Mapping[str, Any]
+    recipe: str,
+    settings: Sequence[str] | None,
+    changes: Mapping[str, Any],
+    trust_code: bool = False,
 ) -> Experiment:
-    """The experiment of a recipe, with ``key=value`` settings, and those changes not None."""
-    return experiment.with_settings(experiment.load_recipe(recipe), settings or [], changes)
+    """The experiment of a recipe, with ``key=value`` settings, and those changes not None.
+
+    Raises:
+        InvalidInput: it cannot be read, or its network is code that may not be run.
+    """
+    wanted = experiment.with_settings(experiment.load_recipe(recipe), settings or [], changes)
+    experiment.check_trust(wanted, trust_code)
+    return wanted
 
 
 def load_data(wanted: Experiment, data_dir: Path | None) -> DataSet:
@@ -208,10 +228,12 @@ def load_checked(wanted: Experiment, data_dir: Path | None) -> DataSet:
 
 
 def check(wanted: Experiment, data_set: DataSet) -> None:
-    """Raise `InvalidInput` where data and network of an experiment do not go together."""
+    """Raise `InvalidInput` where data and network of an experiment do not go together.
+
+    Its network may be run, if it is code: `experiment_of` has seen to that.
+    """
     training.check_data(wanted, data_set)
-    shape, classes = data_set.input_shape, data_set.classes
-    networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
+    training.check_network(wanted, data_set, trust_code=True)
 
 
 def first_batch(wanted: Experiment, data_set: DataSet) -> tuple[Tensor, Tensor]:

@@ -146,8 +146,9 @@ def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) ->
     """
     width = max(26, *(len(rule) + 4 for rule in layers[0].truth))
     for layer in layers:
-        rate = f"{layer.firing_rate:.3f} spikes per neuron and step"
-        say(f"\n{layer.name}  {layer.weights:,} weights, {rate}", "bold")
+        rate = layer.firing_rate
+        spikes = "" if rate is None else f", {rate:.3f} spikes per neuron and step"
+        say(f"\n{layer.name}  {layer.weights:,} weights{spikes}", "bold")
         say(f"{'noise width':<{width}}" + "".join(f"{one:>16g}" for one in widths))
         for number, (rule, row) in enumerate(layer.truth.items(), 1):
             cells = "".join(f"{_cosine(one):>16}" for one in row)

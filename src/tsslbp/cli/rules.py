@@ -82,10 +82,12 @@ def compare(
     study = conditions.study(wanted)
     reports.check_packages()
     data_sets = _data_sets(study, how.data_dir)
+    _check_rules(study, data_sets)
     folder = what.folder(where.out, "compare")
+    runs = len(study.pairs) * len(study.learning_rates)
+    engine = engine_of(runs, where, how.device, folder, study.experiment)
+    study = studies.compare.prepare(study, folder)
     tuning = study.tuning(folder)
-    engine = engine_of(len(tuning), where, how.device, folder, study.experiment)
-    studies.compare.prepare(study, folder)
     if wanted.patience is not None:
         printing.complain("caution", "patience is ignored: all rules train equally many epochs")
     for caution in studies.compare.cautions(study):
@@ -125,6 +127,15 @@ def _data_sets(study: RuleStudy, data_dir: Path | None) -> dict[int, DataSet]:
     }
 
 
+def _check_rules(study: RuleStudy, data_sets: Mapping[int, DataSet]) -> None:
+    """Raise `InvalidInput` where a network of one's own takes not every rule, or not every T."""
+    for rule, steps in study.pairs:
+        variant = study.variant(rule, steps, study.learning_rates[0])
+        net = training.check_network(variant, data_sets[steps], trust_code=True)
+        if net is not None:
+            training.check_rule(net, variant)
+
+
 def _print_plan(
     study: RuleStudy,
     results: Sequence[RuleResult],
@@ -157,7 +168,7 @@ def _seconds(
         return 0.0
     variant = study.variant(one.rule, one.time_steps, study.learning_rates[0])
     try:
-        return training.cost.estimate(variant, data_set, threads, device)
+        return training.cost.estimate(variant, data_set, threads, device, trust_code=True)
     except Diverged as error:
         printing.complain("caution", f"{one.name}: no estimate, {error}")
         return 0.0

@@ -24,11 +24,12 @@ from .options import (
     RunFolder,
     RunOptions,
     TrainingOptions,
+    TrustCode,
     argument,
     complete_recipe,
     option,
 )
-from .trainings import open_run, train_run
+from .trainings import open_run, train_run, with_kept_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ..analysis.operations import Cost
     from ..data import DataSet
     from ..experiment import Experiment
-    from ..network import Network
+    from ..network import CustomNetwork, Model, Network
     from ..run import Run
     from ..training import Training
 
@@ -81,12 +82,16 @@ def train(
         # Before the folder is made: what the user corrects now should not stand in the way then.
         with processes.first_of_machine_first():
             data_set = options.load_data(wanted, how.data_dir)
-        ready = training.Training(wanted, data_set, device=device, processes=processes)
+        folder = what.folder(which.out, f"seed{wanted.seed}")
+        if processes.is_first:
+            wanted = with_kept_file(folder, wanted, which.resume)
+        ready = training.Training(
+            wanted, data_set, device=device, processes=processes, trust_code=True
+        )
         if not processes.is_first:
             training.keep_freed_memory()
             ready.fit(None)
             return
-        folder = what.folder(which.out, f"seed{wanted.seed}")
         run = open_run(folder, wanted, which.resume, what.epochs)
         train_run(ready, run, how.track)
         epochs = run.epochs()
@@ -102,6 +107,7 @@ def train(
 def evaluate(
     folder: RunFolder,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure the accuracies of a run again.
 
@@ -109,7 +115,8 @@ def evaluate(
     epoch chosen on validation images, and of the best test epoch; of a run that averages its
     weights, theirs as well.
     """
-    run = run_folder.Run.open(folder)
+    run = run_folder.Run.open(folder, trust_code)
+    experiment.check_trust(run.experiment, trust_code)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
         raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
     data_set = training.load_data(run.experiment, data_dir)
@@ -125,6 +132,7 @@ def draw(
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Draw what a run has learned into its folder, as figures/*.svg.
 
@@ -135,7 +143,7 @@ def draw(
     run = run_folder.Run.open(folder)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name)
+    net = training.load(folder, name, trust_code=trust_code)
     data_set = training.load_data(run.experiment, data_dir)
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
@@ -175,6 +183,7 @@ def cost(
         bool, typer.Option("--json", help="Print the record instead, by layer, with all tables.")
     ] = False,
     data_dir: DataDir = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Count what a run's network costs on an image, beside the same network with ReLU.
 
@@ -189,9 +198,9 @@ def cost(
     """  # noqa: D301
     table = analysis.energy.table_of(numbers)
     analysis.energy.Operations().energy(table, memory)  # checked before anything is loaded
-    run = run_folder.Run.open(folder)
+    run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name)
+    net = training.load(folder, name, trust_code=trust_code)
     data_set = training.load_data(run.experiment, data_dir)
     counted = _count_cost(run, net, data_set, images)
     record = _write_cost(run, name, counted)
@@ -219,7 +228,8 @@ def recipes(
     """List the shipped recipes, or tell what one promises, with its settings."""
     if recipe is not None:
         wanted = experiment.load_recipe(recipe)
-        printing.say(f"{recipe}  {wanted.network}, T = {wanted.time_steps}\n", "bold")
+        network = experiment.network_name(wanted.network)
+        printing.say(f"{recipe}  {network}, T = {wanted.time_steps}\n", "bold")
         _print_promise(wanted)
         return
     loaded = {name: experiment.load_recipe(name) for name in experiment.recipe_names()}
@@ -233,7 +243,7 @@ def info(
         str,
         argument(
             "NETWORK",
-            "Such as 15C5-P2-40C5-P2-300, or a recipe's name.",
+            "Such as 15C5-P2-40C5-P2-300 or vgg, or a recipe's name.",
             autocompletion=complete_recipe,
         ),
     ],
@@ -250,34 +260,47 @@ def info(
     padding: Annotated[
         str | None, option("P", "Of the convolutions, such as 1, or 1,0 for each.")
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Print a network's layers, shapes and parameters.
 
     A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
     5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
-    implied. For a recipe this prints its settings as well.
+    implied. For a recipe this prints its settings as well. Of a network of one's own, or of vgg and
+    sew_resnet, which ship, it prints the layers of neurons and their constants.
     """
-    is_recipe = network.endswith(".toml") or network in experiment.recipe_names()
+    names = experiment.recipe_names()
+    is_recipe = network.endswith(".toml") or network in names
     base = experiment.load_recipe(network) if is_recipe else experiment.Experiment("mnist", network)
     pads = None if padding is None else options.numbers("--padding", padding, int)
     wanted = experiment.with_settings(base, [], {"time_steps": time_steps, "padding": pads})
     shape, outputs = _input_shape(wanted, input_shape, classes)
     try:
-        layers = networks.plan(wanted.network, shape, outputs, wanted.padding, wanted.neunorm)
+        printing.say(_summary(wanted, shape, outputs, trust_code))
     except InvalidInput as error:
-        hint = "" if is_recipe else nearest(network, experiment.recipe_names())
-        if network[:1].isalpha() and not is_recipe:
+        hint = "" if is_recipe else nearest(network, [*names, *experiment.networks.SHIPPED])
+        if network[:1].isalpha() and experiment.is_described(network) and not is_recipe:
             hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
-    printing.say(networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm))
     if is_recipe:
         printing.say()
         _print_promise(wanted)
 
 
+def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:
+    """The layers of an experiment's network; one of its own has to be made for that."""
+    if experiment.is_described(wanted.network):
+        layers = networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
+        return networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+    frames = data.holds_events(wanted.data)
+    net = training.build_network(wanted, shape, classes, frames=frames, trust_code=trust_code)
+    assert isinstance(net, networks.CustomNetwork)
+    return net.summary()
+
+
 def _print_promise(wanted: Experiment) -> None:
     """Print the description of a recipe and its settings."""
-    table = wanted.to_table()
+    table = wanted.to_table() | {"network": experiment.network_name(wanted.network)}
     for line in table.pop("description").strip().splitlines():
         printing.say(printing.folded(line))
     printing.say()
@@ -300,7 +323,7 @@ def _input_shape(
 
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     """Accuracies of a checkpoint, with the keys of an epoch's record."""
-    net = training.load(run.folder, name)
+    net = training.load(run.folder, name, trust_code=run.trust_code)
     _, state = run.load_checkpoint(name)
     _, validation, test = training.splits(run.experiment, data_set)
     record: dict[str, Any] = {"epoch": epoch_of(state)}
@@ -319,7 +342,7 @@ def epoch_of(state: Mapping[str, Any]) -> int | str:
     return f"{epoch} + {steps} steps" if steps else epoch
 
 
-def _count_cost(run: Run, net: Network, data_set: DataSet, images: int | None) -> Cost:
+def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> Cost:
     """On the first test images; by default on as many as an evaluation takes at once."""
     _, _, test = training.splits(run.experiment, data_set)
     (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
@@ -332,10 +355,13 @@ def _count_cost(run: Run, net: Network, data_set: DataSet, images: int | None) -
 def _record_cost(run: Run, trained: Training) -> None:
     """Write down what the network costs that a training has ended with."""
     net = trained.net.cpu()
-    assert isinstance(net, networks.Network)
     net.set_precision("float32")
     name = training.default_checkpoint(run)
-    counted = _count_cost(run, net, trained.data, None)
+    try:
+        counted = _count_cost(run, net, trained.data, None)
+    except InvalidInput as error:  # a module of one's own that has no count
+        printing.complain("caution", f"the cost of the network is not recorded: {error}")
+        return
     _write_cost(run, name, counted)
     total = counted.total
     spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
@@ -358,7 +384,7 @@ def _draw_picture(run: Run, trained: Training) -> None:
     from ..losses import predict
 
     net, data_set = trained.net.cpu(), trained.data
-    assert isinstance(net, networks.Network)
+    assert isinstance(net, (networks.Network, networks.CustomNetwork))
     net.set_precision("float32")
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
@@ -399,7 +425,7 @@ def _figures_of_run(run: Run) -> dict[str, Figure]:
 
 
 def _figures_of_network(
-    run: Run, net: Network, data_set: DataSet, number: int
+    run: Run, net: Network | CustomNetwork, data_set: DataSet, number: int
 ) -> dict[str, Figure]:
     """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
     from ..losses import predict
@@ -420,8 +446,9 @@ def _figures_of_network(
             int(predict(net(pixels).detach())),
             {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
             {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
-            wanted.threshold,
+            {name: neuron.threshold for name, neuron in net.neurons.items()},
             data_set.class_names,
+            output="" if not net.has_output_layer else list(traces)[-1],
         ),
         "histograms": figures.run.histograms(
             {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},

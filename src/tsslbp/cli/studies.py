@@ -53,7 +53,7 @@ class SeedOptions:
 
     def plan(self, wanted: Experiment, folder: Path) -> list[Trial]:
         """The runs of an experiment, whose recipe is written into their folder."""
-        study.trials.prepare(wanted, folder)
+        wanted = study.trials.prepare(wanted, folder)
         return study.trials.planned(wanted, self.seeds, self.protocols(wanted), folder)
 
     def protocols(self, wanted: Experiment) -> list[experiment.ProtocolName]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from .. import experiment as experiments
 from .. import run as run_folder
 from .. import studies, toml_files, training
 from ..errors import Diverged, InvalidInput, RunError
@@ -36,11 +38,25 @@ def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None)
         raise RunError(
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
-    run = run_folder.Run.open(folder)
-    what = f"{folder} holds a run"
-    run_folder.results.check_settings(what, run.experiment, wanted, ("epochs", "description"))
-    run.record_resume()
-    return run.extended(epochs) if epochs else run
+    return run_folder.results.reopen(folder, wanted, epochs)
+
+
+def with_kept_file(folder: Path, wanted: Experiment, resume: bool) -> Experiment:
+    """What is trained where a run is resumed whose network is a file: the copy in its folder.
+
+    It is run only if it has the checksum of the file that is wanted.
+
+    Raises:
+        RunError: the run has other settings, or another file.
+    """
+    file = experiments.network_file(wanted.network)
+    if not (resume and file and (folder / "config.toml").exists()):
+        return wanted
+    checksum = experiments.networks.checksum_of(file.source(wanted.network_checksum))
+    kept = run_folder.Run.open(folder).experiment
+    what, apart = f"{folder} holds a run", ("epochs", "description")
+    run_folder.results.check_settings(what, kept, wanted, apart)
+    return replace(wanted, network=kept.network, network_checksum=checksum)
 
 
 def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
@@ -83,7 +99,7 @@ def interruptible(advice: str) -> Iterator[None]:
 
 
 def _print_start(trained: Training, run: Run) -> None:
-    network, done = run.experiment.network, len(run.epochs())
+    network, done = experiments.network_name(run.experiment.network), len(run.epochs())
     relu = run.experiment.activation == "relu"
     printing.say(
         f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"

@@ -1,9 +1,15 @@
+from . import networks as networks
 from .binning import Binning as Binning
 from .experiment import Experiment as Experiment
 from .experiment import ProtocolName as ProtocolName
+from .networks import is_described as is_described
+from .networks import network_file as network_file
+from .networks import network_name as network_name
 from .recipe import Recorded as Recorded
+from .recipe import check_trust as check_trust
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe_names as recipe_names
 from .recipe import recorded as recorded
 from .recipe import save as save
+from .recipe import settings_table as settings_table
 from .recipe import with_settings as with_settings

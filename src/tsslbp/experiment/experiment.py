@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from ..checked import Allowed, Checked, Count, Natural, NonNegative, Parsed, Positive, Text
 from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule, from_config
 from .binning import Binning
+from .networks import is_described, settings_of_network
 
 ProtocolName = Literal["published", "validated"]
 Bit = Annotated[int, Allowed("0 or 1", lambda n: n in (0, 1))]
@@ -21,6 +22,17 @@ ScaleTable = Annotated[
     Allowed("a table of two such numbers, conv and linear", lambda t: set(t) == {"conv", "linear"}),
 ]
 Degrees = Annotated[float, Allowed("a number of degrees from 0 to 180", lambda x: 0 <= x <= 180)]
+NetworkSettings = Annotated[
+    Mapping[str, Any],
+    Parsed("a table of numbers, text, true or false, and lists of those", settings_of_network),
+]
+Checksum = Annotated[
+    str,
+    Allowed(
+        "64 hexadecimal digits",
+        lambda text: len(text) == 64 and set(text) <= set("0123456789abcdef"),
+    ),
+]
 RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
 
 NEEDS = {  # keys that one value of another key alone reads: that key, and the values
@@ -64,7 +76,14 @@ class Experiment(Checked, called=""):
         protocol: ``"published"``: train on all training images, report the best test epoch;
             ``"validated"``: hold `validation_images` of them out and let these choose the epoch.
         train_images: train on so many of those that are left, always the same; None: on all.
-        network: layers such as ``"15C5-P2-40C5-P2-300"``, see `tsslbp.network.description`.
+        network: layers such as ``"15C5-P2-40C5-P2-300"``, see `tsslbp.network.description`; or
+            ``"nets.py:make"``, a function in a file of one's own; or a network that ships, one of
+            `tsslbp.models`, by its name. What a script has trained by `tsslbp.fit` is
+            ``"module:"`` and the name of its class.
+        network_settings: what such a function takes beside the experiment, a flat table.
+        network_checksum: SHA-256 of the file, where it is a copy that this program has put beside
+            the configuration, in the folder of a run or a study. Its code runs only where it is
+            trusted, see `tsslbp.training.build_network`.
         padding: of the convolutions, one number or one for each.
         time_steps: T.
         tau_m, tau_s: time constants of membrane and synapse, in time steps.
@@ -103,7 +122,8 @@ class Experiment(Checked, called=""):
         average_weights: decay, per step, of the exponential moving average of the weights that is
             evaluated beside the weights themselves; None: there is none.
         gradient_clip: bound of the gradient's norm over all weights.
-        weight_limit: bound of every weight's magnitude after a step.
+        weight_limit: bound of every weight's magnitude after a step. Parameters of fewer than two
+            dimensions have none.
         patience: epochs without a better accuracy after which training stops; None: never. It is
             the accuracy on validation images where some are held out, otherwise on test images.
         precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
@@ -174,6 +194,8 @@ class Experiment(Checked, called=""):
     seed: Seed = 0
     binning: Binning | None = None
     activation: Literal["relu"] | None = None
+    network_settings: NetworkSettings = field(default_factory=dict, hash=False)
+    network_checksum: Checksum | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,7 +207,15 @@ class Experiment(Checked, called=""):
             )
         _check_loss(self)
         _check_keys_of(self)
+        _check_network(self)
         _check_schedule(self)
+
+    def to_table(self) -> dict[str, Any]:
+        """Return every key that is set; an empty table is none."""
+        table = super().to_table()
+        if not self.network_settings:
+            del table["network_settings"]
+        return table
 
 
 def _check_loss(experiment: Experiment) -> None:
@@ -217,6 +247,14 @@ def _check_keys_of(experiment: Experiment) -> None:
             raise InvalidInput(
                 f"{key} is for {other} = {allowed}, got {other} = {getattr(experiment, other)!r}"
             )
+
+
+def _check_network(experiment: Experiment) -> None:
+    if is_described(experiment.network) and experiment.network_settings:
+        raise InvalidInput(
+            "network_settings is for a function that makes the network, such as network = "
+            f"'nets.py:make' or 'vgg', got network = {experiment.network!r}"
+        )
 
 
 def _check_schedule(experiment: Experiment) -> None:

@@ -18,10 +18,12 @@ import tomli_w
 
 from .. import toml_files
 from ..checked import Checked, Positive, Text, check_keys, type_hints
-from ..errors import InvalidInput
+from ..errors import InvalidInput, RunError
 from ..rules import as_table
+from ..storage import replace_file
 from ..toml_files import parse_value
 from .experiment import Experiment
+from .networks import AT_HAND, checksum_of, network_file
 
 _SHIPPED = Path(__file__).parent / "recipes"
 
@@ -44,11 +46,12 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_path: str | Path) -> Experiment:
     """Read a recipe that ships with the package, or a file whose path ends in ``.toml``.
 
-    A relative path to data in a user's recipe starts from the recipe's folder.
+    A relative path to data in a user's recipe starts from the recipe's folder, and so does that of
+    the network's file, which is not read here.
 
     Raises:
         InvalidInput: there is no such recipe, or it cannot be read (names the file, and the line
-            or the key).
+            or the key), or the network's file lies outside of its folder.
     """
     path = Path(name_or_path)
     is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and path.is_dir()
@@ -58,7 +61,16 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             f'data = "{path.name}{"/" if is_folder else ""}", see docs/guide.md'
         )
     experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
-    return replace(experiment, data=_absolute(experiment.data, path.parent))
+    network = experiment.network
+    if file := network_file(network):
+        network = _placed(network, path.parent)
+        if file.path.is_absolute() or os.path.normpath(file.path).startswith(os.pardir):
+            raise InvalidInput(
+                f"{path}: the file of network = {experiment.network!r} lies outside of the "
+                "recipe's folder, with which it is to be kept: put it beside the recipe, and give "
+                "its path from there"
+            )
+    return replace(experiment, data=_absolute(experiment.data, path.parent), network=network)
 
 
 @cache
@@ -69,10 +81,56 @@ def recorded() -> dict[str, Recorded]:
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the experiment as a recipe; a path to data becomes absolute."""
+    """Write the experiment as a recipe; a path to data becomes absolute.
+
+    The network's file is put beside it, and its checksum into it.
+
+    Raises:
+        InvalidInput: that file cannot be read, or is not that of the checksum.
+        RunError: it cannot be written, or another file of its name is there.
+    """
     table = experiment.to_table()
     table["data"] = _absolute(experiment.data, Path())
+    if file := network_file(experiment.network):
+        source = file.source(experiment.network_checksum)
+        _put(Path(path).parent / file.path.name, source)
+        table |= {"network": file.name, "network_checksum": checksum_of(source)}
     Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
+
+
+def settings_table(experiment: Experiment) -> dict[str, Any]:
+    """`Experiment.to_table` for comparisons: a network's file by its name and checksum alone.
+
+    So copies of a file are the same, in whatever folder they lie.
+
+    Raises:
+        InvalidInput: the file cannot be read, where the experiment does not know its checksum.
+    """
+    table = experiment.to_table()
+    if file := network_file(experiment.network):
+        checksum = table.pop("network_checksum", None) or checksum_of(file.source())
+        table["network"] = f"{file.name} ({checksum[:12]})"
+    return table
+
+
+def check_trust(experiment: Experiment, trust_code: bool) -> None:
+    """Raise `InvalidInput` where an experiment's network is code that may not be run.
+
+    That is a copy which lies beside a configuration, in a folder that may be somebody else's,
+    unless `trust_code`; the file that a user's own recipe names may be run. Nor can anything but
+    the script run that had a module at hand.
+    """
+    network = experiment.network
+    if network.startswith(AT_HAND):
+        raise InvalidInput(
+            f"the network ({network}) is a module that a script gave to tsslbp.fit, and is not "
+            "kept: in Python, tsslbp.load(folder, module=...) fills it with the weights"
+        )
+    if experiment.network_checksum is not None and network_file(network) and not trust_code:
+        raise InvalidInput(
+            f"{network.rpartition(':')[0]} is code, which came with the folder and is not run "
+            "unasked: read it and, if you trust it, add --trust-code (in Python, trust_code=True)"
+        )
 
 
 def with_settings(
@@ -82,8 +140,9 @@ def with_settings(
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
     table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
-    ``rule.name`` brings its own fields. A relative path to data starts from the current folder
-    and becomes absolute. Of the changes, values by key, those that are None are left out.
+    ``rule.name`` brings its own fields. A relative path to data, or to the network's file, starts
+    from the current folder and becomes absolute. Of the changes, values by key, those that are
+    None are left out.
 
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
@@ -105,7 +164,14 @@ def with_settings(
             table[name] = text.strip() if is_text and not isinstance(value, str) else value
     table |= {key: value for key, value in (changes or {}).items() if value is not None}
     changed = Experiment.from_table(table)
-    return replace(changed, data=_absolute(changed.data, Path()))
+    changed = replace(
+        changed,
+        data=_absolute(changed.data, Path()),
+        network=_placed(changed.network, Path()),
+    )
+    if changed.network != experiment.network:  # the checksum is that of another file
+        return replace(changed, network_checksum=None)
+    return changed
 
 
 def is_path(data: str) -> bool:
@@ -120,8 +186,26 @@ def _absolute(data: str, folder: Path) -> str:
     return str((folder / data).resolve()) if is_path(data) else data
 
 
+def _placed(network: str, folder: Path) -> str:
+    """A network whose file has an absolute path; links stay, so that the file keeps its name."""
+    file = network_file(network)
+    return f"{os.path.abspath(folder / file.path)}:{file.function}" if file else network
+
+
+def _put(copy: Path, source: bytes) -> None:
+    """Write a network's file into a folder, in which it may lie already."""
+    if copy.exists():
+        if copy.read_bytes() != source:
+            raise RunError(
+                f"another file {copy.name} is in {copy.parent}, where the network's file is to be "
+                "kept: remove it, or give another --out"
+            )
+        return
+    replace_file(copy, lambda new: new.write_bytes(source))
+
+
 def _as_table(name: str, value: Any) -> dict[str, Any]:
-    if name == "binning" and value is None:
+    if name in ("binning", "network_settings") and value is None:
         return {}
     if name == "weight_scale" and not isinstance(value, dict):
         return {"conv": value, "linear": value}

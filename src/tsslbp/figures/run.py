@@ -231,8 +231,9 @@ def image_trace(
     prediction: int,
     spikes: Mapping[str, Array],
     potentials: Mapping[str, Array],
-    threshold: float,
+    thresholds: Mapping[str, float],
     class_names: Sequence[str] = (),
+    output: str = "output",
 ) -> Figure:
     """What an image causes: spikes of all layers, and membrane potentials of some neurons.
 
@@ -241,7 +242,8 @@ def image_trace(
     Args:
         image, label, prediction, spikes, class_names: as for `run_picture`.
         potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
-        threshold: above which a neuron spikes.
+        thresholds: above which a neuron of the same layers spikes.
+        output: the layer whose neurons are the classes, if there is one.
     """
     rows = math.ceil(len(spikes) / 2)
     top = 2.2 + 0.15 * len(spikes)
@@ -252,7 +254,6 @@ def image_trace(
     picture.set_title(_answer(label, prediction, class_names), fontsize="medium")
     draw_raster(raster, spikes, numbered=False)
     raster.set_title(raster.get_title(), fontsize="medium")
-    *_, output = spikes
     for index, (layer, train) in enumerate(spikes.items()):
         row, side = divmod(index, 2)
         axes = figure.add_subplot(grid[1 + row, 3 * side : 3 * side + 3])
@@ -261,7 +262,7 @@ def image_trace(
             if layer == output
             else _most_active(train, potentials[layer])
         )
-        _draw_potentials(axes, train, potentials[layer], chosen, threshold)
+        _draw_potentials(axes, train, potentials[layer], chosen, thresholds[layer])
         axes.set_ylabel(f"{layer}\npotential")
     for axes in figure.axes[-2:]:
         axes.set_xlabel("time step (dots: spikes, dashed: threshold)")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import Error, InvalidInput
 from ..layers import LIF, BatchNorm
 from ..layers.lif import sharing
-from ..neuron import reference
+from ..neuron import Neuron, reference
 from ..neuron.reference import Mean, Shared, Trace
 from .network import Activity, Model, activity_of, check_images
 
@@ -39,6 +39,9 @@ class CustomNetwork(Model):
         frames: whether it is tried on spike trains instead of images.
         description: what messages call the network.
 
+    Attributes:
+        has_output_layer: whether neurons are the output, whose PSC the module returns.
+
     Shape:
         As `tsslbp.Network`.
 
@@ -64,17 +67,56 @@ class CustomNetwork(Model):
             )
         self.module, self.description = module, description
         self.input_shape, self.classes = tuple(input_shape), classes
-        self.time_steps = time_steps
+        self.time_steps, self.frames = time_steps, frames
         lifs = [part for part in module.modules() if isinstance(part, LIF)]
         if not lifs:
             raise InvalidInput(f"{description} has no tsslbp.layers.LIF, so it has no spikes")
         self.waits_for_device = any(lif.learnable for lif in lifs)
-        self._has_output_layer = any(lif.start.output_psc for lif in lifs)
+        self.has_output_layer = any(lif.start.output_psc for lif in lifs)
         self._neuron_counts = self._try(frames)
 
     @property
     def neuron_counts(self) -> dict[str, int]:
         return dict(self._neuron_counts)
+
+    @property
+    def neurons(self) -> dict[str, Neuron]:
+        """The constants of every spiking layer, as they are now, by the layers' names."""
+        return {name: self.layer(name).neurons.neuron for name in self._neuron_counts}
+
+    def layer(self, name: str) -> LIF:
+        """The neurons that one of `neuron_counts` names."""
+        lif = self.module if isinstance(self.module, LIF) else None
+        found = lif or self.module.get_submodule(name.partition(" (")[0])
+        assert isinstance(found, LIF)
+        return found
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights of all connections, that is, what is trained of two or more dimensions.
+
+        By the names that the module's parameters have.
+        """
+        return {
+            name: weight
+            for name, weight in self.module.named_parameters()
+            if weight.dim() > 1 and weight.requires_grad
+        }
+
+    def summary(self) -> str:
+        """T, the neurons of every spiking layer, and the number of parameters, a line each."""
+        counts = self.neuron_counts
+        width = max(len(name) for name in counts)
+        lines = [f"{self.description}, T = {self.time_steps}"]
+        for name, count in counts.items():
+            constants = self.neurons[name]
+            rule = type(self.layer(name).start.rule).__name__
+            lines.append(
+                f"{name:<{width}}  {count:>9,} neurons, tau_m {constants.tau_m:.4g}, tau_s "
+                f"{constants.tau_s:.4g}, threshold {constants.threshold:.4g}, {rule}"
+            )
+        total = sum(weight.numel() for weight in self.module.parameters())
+        return "\n".join([*lines, f"{sum(counts.values()):,} neurons, {total:,} parameters"])
 
     def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
         """Return ``[T, N, classes]``; `mean` where `x` is a part of a batch, see `neuron.Shared`.
@@ -90,7 +132,7 @@ class CustomNetwork(Model):
                 "not share: train in one process"
             )
         # Where no layer of neurons is the output, each scales its gradient by itself.
-        shared = Shared(mean) if mean or self._has_output_layer else None
+        shared = Shared(mean) if mean or self.has_output_layer else None
         with sharing(shared):
             output: Tensor = self.module(x)
         self._check_output(output, x.shape[x.ndim - 4])

@@ -237,6 +237,8 @@ class Network(LayeredModel):
     Source: Zhang & Li (2020); the defaults are the public code's, see docs/reproduction.md.
     """
 
+    has_output_layer = True  # the last neurons are the classes'
+
     def __init__(
         self,
         description: str,
@@ -297,6 +299,16 @@ class Network(LayeredModel):
     @property
     def neuron_counts(self) -> dict[str, int]:
         return {layer.name: layer.neurons for layer in self.plan if layer.neurons}
+
+    @property
+    def neurons(self) -> dict[str, Neuron]:
+        """The constants of every spiking layer, by the layers' names."""
+        return {layer.name: layer.neurons.neuron for layer in self.spiking_layers}
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights of all connections, by the layers' names."""
+        return {layer.name: layer.connection.weight for layer in self.spiking_layers}
 
     def set_precision(self, precision: str) -> None:
         """Choose how products are computed and currents stored on a GPU; weights stay float32.

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import InvalidInput, RunError
+from ..experiment import settings_table
 from ..run.comparison import Comparison
 from ..run.results import Group, Result, group, read_all
 from . import published, rule_study
@@ -113,7 +114,7 @@ def _once(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
     kept: dict[str, Result] = {}
     repeats = []
     for result in sorted(folders.values(), key=lambda one: not one.finished):
-        key = json.dumps(result.experiment.to_table() | {"description": ""}, sort_keys=True)
+        key = json.dumps(settings_table(result.experiment) | {"description": ""}, sort_keys=True)
         if key in kept:
             repeats.append(f"{result.folder} has the settings and seed of {kept[key].folder}")
         else:

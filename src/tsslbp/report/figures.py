@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import stats
+from ..experiment import settings_table
 from ..figures import run as run_figures
 from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
@@ -80,7 +81,7 @@ def figure(
 
 def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The settings of each run in which the runs differ, but for the seed."""
-    tables = [flat(result.experiment.to_table()) for result in results]
+    tables = [flat(settings_table(result.experiment)) for result in results]
     names = dict.fromkeys(key for table in tables for key in table if key not in UNTOLD)
     varying = [key for key in names if len({str(table.get(key)) for table in tables}) > 1]
     return [{key: table.get(key) for key in varying} for table in tables]

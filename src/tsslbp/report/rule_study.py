@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import stats, wording
 from ..errors import Error
+from ..experiment import network_name
 from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
 from ..figures.style import Array
@@ -86,12 +87,13 @@ def section(number: int, record: StudyRecord, runs: Sequence[Result]) -> Section
 
 def _conditions(study: RuleStudy) -> str:
     experiment = study.experiment
+    network = network_name(experiment.network)
     rates = ", ".join(f"{rate:g}" for rate in study.learning_rates)
     images = f"{experiment.train_images:,}" if experiment.train_images else "all other"
     return (
         f"The runs differ only in learning rule, time steps T, learning rate and seed. All have "
         f"the same initial weights, order of images, optimiser and {experiment.epochs} epochs; the "
-        f"network is {experiment.network}, the loss is {experiment.loss}, and they train on "
+        f"network is {network}, the loss is {experiment.loss}, and they train on "
         f"{images} images, with {experiment.validation_images:,} held out for validation. For each "
         f"rule and T, runs with seed {experiment.seed} tried the learning rates {rates}; the one "
         f"with the best validation accuracy was chosen, its run counts as a result, and the other "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Error, RunError
-from ..experiment import Experiment, load_recipe, recipe_names
+from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..stats import Array
 from ..toml_files import flat
 from .run import Run
@@ -243,7 +243,7 @@ def label(experiment: Experiment) -> str:
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """The keys of an experiment that runs of equal settings share, and their values."""
-    table = flat(experiment.to_table())
+    table = flat(settings_table(experiment))
     return {key: value for key, value in table.items() if key not in MAY_DIFFER}
 
 
@@ -279,7 +279,7 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
         there, asked: the two experiments.
         apart: keys that may differ.
     """
-    tables = [one.to_table() for one in (there, asked)]
+    tables = [settings_table(one) for one in (there, asked)]
     if type(there.rule) is not type(asked.rule):
         tables = [table | {"rule": {"name": table["rule"]["name"]}} for table in tables]
     kept = [
@@ -290,6 +290,23 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
             f"{what} of other settings ({'; '.join(differences)}): ask for the same, or give "
             "another --out"
         )
+
+
+def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
+    """Open the run in a folder to go on with it, which is noted in its environment.
+
+    Args:
+        folder: of the run.
+        wanted: what it should train.
+        epochs: how many it is to have; None: as many as it has.
+
+    Raises:
+        RunError: it has other settings, or cannot be read, or has more epochs already.
+    """
+    run = Run.open(folder)
+    check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
+    run.record_resume()
+    return run.extended(epochs) if epochs else run
 
 
 def _is_number(value: Any) -> bool:

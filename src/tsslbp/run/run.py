@@ -2,6 +2,7 @@
 
 ===========================  ==============================================================
 ``config.toml``              the experiment, complete; a folder with this file is a run
+``*.py``                     the file of a network of one's own, whose checksum stands there
 ``environment.json``         versions, commit, machine and command of the run and its resumes
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
@@ -11,8 +12,8 @@
 ===========================  ==============================================================
 
 Whole files are replaced atomically: a run that is killed, or whose disk is full, keeps the earlier
-file. Nothing here can run code from a file: tensors are safetensors, arrays are plain numbers, and
-everything else is JSON or TOML.
+file. Nothing here runs code from a file: tensors are safetensors, arrays are plain numbers, and
+everything else is JSON or TOML. The file of a network is only copied here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, final
 
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
-from ..experiment import Experiment
+from ..experiment import Experiment, network_file
 from ..storage import hold, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
 
@@ -66,16 +67,21 @@ class Run:
     Attributes:
         folder: the run's folder.
         experiment: what the run trains.
+        trust_code: whether code that lies in the folder, a network's file, may be run.
     """
 
     folder: Path
     experiment: Experiment
+    trust_code: bool = field(default=False, compare=False)
 
     @classmethod
     def create(cls, folder: Path, experiment: Experiment) -> Run:
         """Make `folder`, with parents, and write the experiment and the environment into it.
 
+        A network's file is put beside them, and from then on is what the run trains.
+
         Raises:
+            InvalidInput: the network's file cannot be read.
             RunError: the folder holds a run, part of one, or other files, or cannot be written.
         """
         for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
@@ -84,7 +90,9 @@ class Run:
                     f"{folder} holds a run already (found {pattern}): resume it, or choose "
                     "another folder"
                 )
-        ours = (_ENVIRONMENT, _CHECKPOINT_FOLDER)  # of a run that was killed while it was made
+        file = network_file(experiment.network)
+        # Of a run that was killed while it was made.
+        ours = {_ENVIRONMENT, _CHECKPOINT_FOLDER, *([file.path.name] if file else [])}
         names = (path.name for path in folder.glob("*"))
         others = [name for name in names if name not in ours and name[0] != "."]
         if others:
@@ -97,11 +105,11 @@ class Run:
         write_json(folder / _ENVIRONMENT, describe_environment())
         # Last, because this file makes the folder a run.
         replace_file(folder / _CONFIG, lambda new: experiments.save(experiment, new))
-        return cls.open(folder)
+        return cls.open(folder, trust_code=True)
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Open the run in `folder`.
+    def open(cls, folder: Path, trust_code: bool = False) -> Run:
+        """Open the run in `folder`; `trust_code`, as of the class, for files that you know.
 
         Raises:
             RunError: `folder` holds no run, or its configuration cannot be used.
@@ -113,7 +121,12 @@ class Run:
             experiment = experiments.load_recipe(config)
         except Error as error:
             raise RunError(f"cannot open the run {folder}: {error}") from error
-        return cls(folder, experiment)
+        if network_file(experiment.network) and experiment.network_checksum is None:
+            raise RunError(
+                f"cannot open the run {folder}: {_CONFIG} holds no checksum of the network's file, "
+                "so this program has not written it"
+            )
+        return cls(folder, experiment, trust_code)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -144,7 +157,7 @@ class Run:
             raise RunError(f"{self.folder} has {done} epochs already: it cannot end at {epochs}")
         experiment = replace(self.experiment, epochs=epochs)
         replace_file(self.folder / _CONFIG, lambda new: experiments.save(experiment, new))
-        return Run(self.folder, experiment)
+        return Run(self.folder, experiment, self.trust_code)
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record to the metrics; it is on the disk when this returns.

@@ -180,10 +180,13 @@ class RuleResult:
         return np.array([result.seconds for result in self.results])
 
 
-def prepare(study: RuleStudy, folder: Path) -> None:
+def prepare(study: RuleStudy, folder: Path) -> RuleStudy:
     """Write what is compared into `folder`, where the runs shall be, with their recipes.
 
     A comparison that is there may grow: by rules, time steps, learning rates and seeds.
+
+    Returns:
+        The study, with the copy of the network's file in `folder` where it has one.
 
     Raises:
         RunError: the folder holds a comparison of other settings, or of more than is asked for,
@@ -206,10 +209,11 @@ def prepare(study: RuleStudy, folder: Path) -> None:
                     f"{what} with more {name.replace('_', ' ')} ({words}): ask for these as well, "
                     "or give another --out"
                 )
-    trials.prepare(study.experiment, folder)
+    study = replace(study, experiment=trials.prepare(study.experiment, folder))
     for trial in study.tuning(folder):
         trials.prepare(trial.experiment, trial.recipe.parent)
     write_json(folder / FILE, {name: getattr(study, name) for name in (*GROWING, "seeds")})
+    return study
 
 
 def read(folder: Path) -> RuleStudy:

@@ -17,7 +17,7 @@ from ..checked import Checked, Count, Number, check_keys, type_hints
 from ..errors import InvalidInput
 from ..experiment import Experiment, with_settings
 
-TABLES = ("rule", "weight_scale")  # keys of a recipe that have parts
+TABLES = ("rule", "weight_scale", "network_settings")  # keys of a recipe that have parts
 # Another value would change what is measured, so that trials could not be compared.
 FIXED = ("data", "binning", "description", "protocol", "seed", "validation_images", "train_images")
 _SHIPPED = Path(__file__).parent / "spaces"
@@ -140,12 +140,18 @@ def apply(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
 
 def settings(values: Mapping[str, Any]) -> list[str]:
     """Values of a space as ``"key=value"``, which ``--set`` takes; a table before its parts."""
-    return [f"{key}={as_text(values[key])}" for key in sorted(values)]
+    return [f"{key}={_setting(key, values[key])}" for key in sorted(values)]
 
 
 def as_text(value: Any) -> str:
     """Return a value as a setting has it: TOML, and text without quotation marks."""
     return value if isinstance(value, str) else _toml(value)
+
+
+def _setting(key: str, value: Any) -> str:
+    """`as_text`; of a function's own keys text has quotation marks if it looks like a number."""
+    is_own = key.startswith("network_settings.") and isinstance(value, str)
+    return _toml(value) if is_own and toml_files.parse_value(value) != value else as_text(value)
 
 
 def _toml(value: Any) -> str:
@@ -186,6 +192,8 @@ def _fitted(key: str, parameter: Choice | Range, experiment: Experiment) -> Choi
     if isinstance(parameter, Choice):
         return Choice(values)
     low, high = values
+    if float in (type(low), type(high)):  # a function's own keys have no type
+        low, high = (float(one) if type(one) is int else one for one in values)
     if not all(type(value) in (int, float) for value in values):
         raise InvalidInput(f"{key} has no range: it takes {low!r}")
     if isinstance(low, float) and parameter.step != 1:

@@ -30,7 +30,7 @@ from ..toml_files import flat
 from . import optuna_study
 from .optuna_study import PRUNERS, SAMPLERS, storage_errors
 from .space import Space, apply, settings
-from .trials import RECIPE, Trial
+from .trials import RECIPE, Trial, with_copy
 
 OBJECTIVES = {"validation": "validation_accuracy", "test": "test_accuracy"}
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
@@ -94,7 +94,7 @@ class Sweep:
 
     def settings(self) -> dict[str, Any]:
         """All that makes the accuracies and choices of two processes belong together."""
-        table = flat(self.experiment.to_table())
+        table = flat(experiments.settings_table(self.experiment))
         table["data"] = Path(table["data"]).name
         for key in ("description", *self.space.parameters):
             table.pop(key, None)
@@ -141,6 +141,7 @@ class Search:
             write_json(self.folder / _IDENTITY, identity)  # only now: the storage is the right one
             recipe = self.folder / RECIPE
             replace_file(recipe, lambda new: experiments.save(sweep.experiment, new))
+            self.sweep = replace(sweep, experiment=with_copy(sweep.experiment, recipe))
 
     def claim(self) -> optuna.Trial | None:
         """A trial that this process makes until `release`; None where there is none to make now.

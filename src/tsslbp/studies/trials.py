@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import experiment as experiments
-from ..experiment import Experiment, ProtocolName
+from ..experiment import Experiment, ProtocolName, network_file
 from ..run import Run
 from ..run.results import Result, check_settings
 from ..storage import writing
@@ -63,12 +63,17 @@ class Trial:
         pairs: list[tuple[str, object]] = [("--set", setting) for setting in self.settings]
         pairs += [("--seed", experiment.seed), ("--protocol", experiment.protocol)]
         pairs += [("--epochs", experiment.epochs), ("--out", self.folder)]
-        words = (str(part) for pair in pairs for part in pair)
+        words = [str(part) for pair in pairs for part in pair]
+        # The network's file lies beside the recipe, where whoever starts the command has put it.
+        words += ["--trust-code"] * (network_file(experiment.network) is not None)
         return Job(self.name, ("train", str(self.recipe), *words, "--resume", *options), self.log)
 
 
-def prepare(experiment: Experiment, folder: Path) -> None:
-    """Write the experiment into a folder of trials.
+def prepare(experiment: Experiment, folder: Path) -> Experiment:
+    """Write the experiment into a folder of trials, with the network's file where it has one.
+
+    Returns:
+        The experiment, with that copy as its network.
 
     Raises:
         RunError: the folder holds trials of other settings, or cannot be written.
@@ -81,6 +86,18 @@ def prepare(experiment: Experiment, folder: Path) -> None:
     with writing(recipe):
         folder.mkdir(parents=True, exist_ok=True)
         experiments.save(experiment, recipe)
+    return with_copy(experiment, recipe)
+
+
+def with_copy(experiment: Experiment, recipe: Path) -> Experiment:
+    """The experiment with the network's file that was put beside its recipe, if it has one.
+
+    So a study goes on with one file, whatever becomes of the user's.
+    """
+    if network_file(experiment.network) is None:
+        return experiment
+    copy = experiments.load_recipe(recipe)
+    return replace(experiment, network=copy.network, network_checksum=copy.network_checksum)
 
 
 def planned(

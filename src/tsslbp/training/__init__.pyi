@@ -4,10 +4,12 @@ from . import parallel as parallel
 from . import step as step
 from . import trackers as trackers
 from .build import Split as Split
+from .build import build_for as build_for
 from .build import build_loss as build_loss
 from .build import build_network as build_network
 from .build import build_optimizer as build_optimizer
 from .build import check_data as check_data
+from .build import check_network as check_network
 from .build import load_data as load_data
 from .build import splits as splits
 from .checkpoint import Progress as Progress
@@ -19,6 +21,7 @@ from .device import gpus as gpus
 from .loop import Observer as Observer
 from .loop import Training as Training
 from .loop import fit as fit
+from .own import check_rule as check_rule
 from .step import evaluate as evaluate
 from .step import evaluation_batches as evaluation_batches
 from .step import keep_freed_memory as keep_freed_memory

@@ -16,11 +16,12 @@ from ..data import DataSet, split_validation, subset
 from ..data.dataset import Images, channel_statistics
 from ..data.frames import Frames
 from ..errors import InvalidInput
-from ..experiment import Experiment
+from ..experiment import Experiment, is_described
 from ..experiment.seeding import generator
 from ..losses import Loss
-from ..network import Model, Network
+from ..network import CustomNetwork, Model, Network, plan
 from ..neuron import Neuron
+from .own import build_custom
 
 IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation, not of recordings
 
@@ -55,18 +56,36 @@ def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, 
 
 
 def build_network(
-    experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str = "auto"
-) -> Network:
+    experiment: Experiment,
+    input_shape: Sequence[int],
+    classes: int,
+    impl: str = "auto",
+    *,
+    frames: bool = False,
+    trust_code: bool = False,
+) -> Network | CustomNetwork:
     """The experiment's network with the initial weights of its seed.
 
+    Args:
+        experiment: says which.
+        input_shape: ``(C, H, W)``.
+        classes: number of classes.
+        impl: implementation of a network that is described by its layers.
+        frames: whether the data are recordings, on which a network of one's own is then tried.
+        trust_code: whether code may be run that came with the folder of a run or a study. The file
+            that a recipe of one's own names is run in any case.
+
     Raises:
-        InvalidInput: the experiment trains a network without spikes, or its network does not fit.
+        InvalidInput: the experiment trains a network without spikes, or its network does not fit,
+            or is code that may not be run.
     """
     if experiment.activation:
         raise InvalidInput(
             f"activation = {experiment.activation!r} is a network without spikes, for "
             "`tsslbp convert` alone"
         )
+    if not is_described(experiment.network):
+        return build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
     neuron = Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold)
     return Network(
         experiment.network,
@@ -119,7 +138,13 @@ def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
 
 
 def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
-    """The experiment's optimiser; parameters of fewer than two dimensions do not decay."""
+    """The experiment's optimiser; parameters of fewer than two dimensions do not decay.
+
+    Raises:
+        InvalidInput: the network has no parameters.
+    """
+    if not any(True for _ in net.parameters()):
+        raise InvalidInput(f"{net.description} has no parameters, so there is nothing to train")
     decaying = [weight for weight in net.parameters() if weight.dim() > 1]
     others = [weight for weight in net.parameters() if weight.dim() <= 1]
     weights: list[dict[str, Any]] = [{"params": decaying}] if decaying else []
@@ -212,6 +237,30 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
             )
     _check_augmentation(experiment, data)
     _check_counts(experiment, data)
+
+
+def check_network(
+    experiment: Experiment, data: DataSet, *, trust_code: bool = False
+) -> Model | None:
+    """Raise `InvalidInput` where the experiment's network does not go with the data.
+
+    Returns:
+        A network of one's own, which has to be made for that; None of one that is described.
+    """
+    if is_described(experiment.network):
+        shape, settings = data.input_shape, (experiment.padding, experiment.neunorm)
+        plan(experiment.network, shape, data.classes, *settings)
+        return None
+    return build_for(experiment, data, trust_code=trust_code)
+
+
+def build_for(
+    experiment: Experiment, data: DataSet, impl: str = "auto", *, trust_code: bool = False
+) -> Network | CustomNetwork:
+    """`build_network` for the images or the recordings of some data."""
+    frames = isinstance(data.train_images, Frames)
+    shape, classes = data.input_shape, data.classes
+    return build_network(experiment, shape, classes, impl, frames=frames, trust_code=trust_code)
 
 
 def _check_augmentation(experiment: Experiment, data: DataSet) -> None:

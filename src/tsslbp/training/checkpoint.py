@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import Diverged, RunError
-from ..network import Model, Network
+from ..experiment import check_trust
+from ..network import CustomNetwork, Model, Network
 from ..run import Run
 from .averaging import AveragedWeights
 from .build import build_network
@@ -62,6 +63,8 @@ class TrainingState:
         tensors = self.weights(name)
         state: dict[str, Any] = {"input_shape": input_shape, "classes": classes}
         state["epoch"] = self.progress.epochs
+        if isinstance(self.net, CustomNetwork) and self.net.frames:
+            state["frames"] = True
         if name == "last":
             state["progress"] = asdict(self.progress)
             for index, moments in self.optimizer.state_dict()["state"].items():
@@ -125,7 +128,13 @@ def default_checkpoint(run: Run) -> str:
     return "best-validation" if run.has_checkpoint("best-validation") else "last"
 
 
-def load(folder: str | Path, checkpoint: str | None = None) -> Network:
+def load(
+    folder: str | Path,
+    checkpoint: str | None = None,
+    *,
+    module: nn.Module | None = None,
+    trust_code: bool = False,
+) -> Network | CustomNetwork:
     """Return a run's trained network, in evaluation mode.
 
     It takes images as it was trained on them: normalised by the run's mean and standard deviation
@@ -135,17 +144,30 @@ def load(folder: str | Path, checkpoint: str | None = None) -> Network:
         folder: the run's folder.
         checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, of a run that averages
             its weights, ``"averaged"``; by default `default_checkpoint`.
+        module: made like the one that was trained, to be filled with the weights. No code of the
+            folder is run.
+        trust_code: whether the folder's code may be run, where it makes the network: a run keeps
+            the file of a network of one's own. Only say so of a file that you know.
 
     Raises:
-        RunError: no such run or checkpoint, or one that cannot be read.
-        InvalidInput: a run of `tsslbp convert`, which trains a network without spikes.
+        RunError: no such run or checkpoint, or one that cannot be read, or of another network.
+        InvalidInput: a run of `tsslbp convert`, which trains a network without spikes; or its
+            network is code that may not be run, or a module that is not given.
     """
     run = Run.open(Path(folder))
+    if module is None:
+        check_trust(run.experiment, trust_code)
     name = checkpoint or default_checkpoint(run)
     tensors, state = run.load_checkpoint(name)
     source = f"checkpoint {name!r} of {folder}"
     shape, classes = _entry(state, "input_shape", source), _entry(state, "classes", source)
-    net = build_network(run.experiment, shape, classes)
+    frames = bool(state.get("frames"))
+    net: Network | CustomNetwork
+    if module is None:
+        net = build_network(run.experiment, shape, classes, frames=frames, trust_code=trust_code)
+    else:
+        steps, called = run.experiment.time_steps, "the module"
+        net = CustomNetwork(module, shape, classes, steps, frames=frames, description=called)
     load_weights(net, tensors, source)
     return net.eval()
 

@@ -10,21 +10,28 @@ import torch
 
 from ..data import DataSet, normalise
 from ..experiment import Experiment
-from .build import Split, build_loss, build_network, build_optimizer, splits
+from .build import Split, build_for, build_loss, build_optimizer, splits
 from .step import evaluate, train_step
 
 MEASURED_STEPS, MEASURED_SECONDS = 5, 10.0  # of an estimate, at most
 MEASURED_IMAGES = 200  # of its evaluation
 
 
-def estimate(experiment: Experiment, data: DataSet, threads: int, device: str = "cpu") -> float:
+def estimate(
+    experiment: Experiment,
+    data: DataSet,
+    threads: int,
+    device: str = "cpu",
+    *,
+    trust_code: bool = False,
+) -> float:
     """Seconds that one run will take on this machine, from a few training steps.
 
     Trained networks fire more or less than fresh ones, and processes beside each other share the
-    memory's bandwidth, so this is rough.
+    memory's bandwidth, so this is rough. `trust_code` is as for `build_network`.
     """
     train, validation, test = splits(experiment, data)
-    net = build_network(experiment, data.input_shape, data.classes).to(device)
+    net = build_for(experiment, data, trust_code=trust_code).to(device)
     optimizer = build_optimizer(experiment, net)
     images, labels = train.images[: experiment.batch_size], train.labels[: experiment.batch_size]
     batch = normalise(images, experiment.mean, experiment.std).to(device), labels.to(device)

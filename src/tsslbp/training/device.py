@@ -22,7 +22,7 @@ from ..data.images import augment
 from ..errors import InvalidInput
 from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
-from ..network import Activity
+from ..network import Activity, CustomNetwork
 from .history import StepResult
 from .step import Parts, Steps, clamp_weights, clip_gradient
 
@@ -162,7 +162,7 @@ class DeviceSteps(Steps):
             placement = self.host_placements[step]  # [3, size]
             placement[:, :count] = torch.stack([part.long() for part in drawn])
             self.placements[step].copy_(placement, non_blocking=True)
-        if experiment.dropout:
+        if experiment.dropout or isinstance(self.net, CustomNetwork):  # which may have its own
             torch.manual_seed(derive(experiment.seed, "dropout", self.epoch, step))
 
     def _warm_up(self) -> None:

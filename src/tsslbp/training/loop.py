@@ -28,7 +28,7 @@ from . import drops
 from .averaging import AveragedWeights
 from .build import (
     Split,
-    build_network,
+    build_for,
     build_optimizer,
     check_data,
     learning_rate,
@@ -79,7 +79,8 @@ def fit(
         run: what to train, and where its records go.
         data: of its experiment.
         observer: is told of every step and epoch.
-        net: the network to train, by default the experiment's own.
+        net: the network to train, by default the experiment's own. That of a file is run from the
+            run's folder, where `Run.create` has put it, or `Run.open` was told to trust it.
         device: where to train.
         processes: that train together.
 
@@ -92,9 +93,10 @@ def fit(
         InvalidInput: the data do not fit the experiment.
         RunError: the run's folder cannot be read or written, or another process trains the run.
     """
-    experiment = processes.broadcast(run.experiment if run else None)
-    training = Training(experiment, data, net, device=device, processes=processes)
-    return training.fit(run, observer)
+    known = (run.experiment, run.trust_code) if run else None
+    experiment, trust = processes.broadcast(known)
+    settings: dict[str, Any] = {"device": device, "processes": processes, "trust_code": trust}
+    return Training(experiment, data, net, **settings).fit(run, observer)
 
 
 @final
@@ -105,6 +107,7 @@ class Training:
         experiment: what to train.
         data: of the experiment.
         net, device, processes: as for `fit`.
+        trust_code: as for `tsslbp.training.build_network`.
 
     Attributes:
         net: the network, on its device.
@@ -122,6 +125,7 @@ class Training:
         *,
         device: str = "cpu",
         processes: Processes = ONE_PROCESS,
+        trust_code: bool = False,
     ) -> None:
         check_data(experiment, data)
         _check_same(data, processes)
@@ -129,7 +133,7 @@ class Training:
         train, validation, test = splits(experiment, data)
         self.train, self.test = train.to(device), test.to(device)
         self.validation = validation.to(device) if validation else None
-        net = build_network(experiment, data.input_shape, data.classes) if net is None else net
+        net = build_for(experiment, data, trust_code=trust_code) if net is None else net
         self.net = net.to(device)
         decay = experiment.average_weights
         averaged = None if decay is None else AveragedWeights(self.net, decay)

@@ -52,7 +52,7 @@ def train_step(
         images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``.
         labels: ``[N]`` int64.
         gradient_clip: bound of the gradient's norm over all weights.
-        weight_limit: bound of every weight's magnitude after the update.
+        weight_limit: bound of the magnitude of every connection's weight after the update.
         processes: each of which takes the step on its part of the batch; the result is the whole's.
         more: the batch goes on in these parts, whose gradients are added up.
 
@@ -119,9 +119,13 @@ def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
 
 @torch.no_grad()
 def clamp_weights(weights: list[Tensor], limit: float) -> None:
-    """Bound every weight's magnitude."""
-    torch._foreach_clamp_min_(weights, -limit)
-    torch._foreach_clamp_max_(weights, limit)
+    """Bound the magnitude of the connections' weights, which have two dimensions or more.
+
+    What has fewer are biases, norms, and constants of neurons, for which the bound is not meant.
+    """
+    if connections := [weight for weight in weights if weight.dim() > 1]:
+        torch._foreach_clamp_min_(connections, -limit)
+        torch._foreach_clamp_max_(connections, limit)
 
 
 class Steps(ABC):

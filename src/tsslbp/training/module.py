@@ -1,0 +1,104 @@
+"""`fit`: train a module at hand, as a recipe's network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import data as data_sets
+from ..data import DataSet, Frames
+from ..errors import InvalidInput, RunError
+from ..experiment import Experiment
+from ..experiment.networks import AT_HAND
+from ..layers import LIF
+from ..network import CustomNetwork
+from ..run import Run, results
+from .loop import Observer, Training
+
+OF_MODULE = ("data", "network", "rule", "network_settings", "network_checksum", "activation")
+
+
+def fit(
+    module: nn.Module,
+    data: DataSet | str,
+    settings: Experiment | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    observer: Observer | None = None,
+    **changes: Any,
+) -> CustomNetwork:
+    """Train a module of one's own by the settings of an experiment, in a loop like ``train``'s.
+
+    The module is trained in place, from the weights that it has. It is a network as
+    `tsslbp.network.CustomNetwork` takes it, with at least one `tsslbp.layers.LIF`.
+
+        net = tsslbp.fit(module, "mnist", time_steps=4, loss="tet", epochs=10, out="runs/mine")
+
+    Args:
+        module: from images ``[N, C, H, W]``, or recordings ``[T, N, C, H, W]``, to
+            ``[T, N, classes]``.
+        data: a data set, or the name or path of one, as a recipe has it.
+        settings: by default those of a recipe that says nothing.
+        out: the run's folder, with records and checkpoints; None: nothing is written.
+        resume: go on with the run that `out` holds, if it does. The module then takes the weights
+            of its last checkpoint.
+        device: where to train; for a GPU see `tsslbp.training.configure`.
+        data_dir: folder of the data sets.
+        observer: is told of every step and epoch.
+        changes: keys of an `Experiment` that differ from `settings`; not those that the module or
+            `data` decide. The run's configuration has the class of the module as its network
+            (``"module:Sequential"``), and as its rule that of the module's first `LIF`.
+
+    Returns:
+        The module as a trained network in evaluation mode, with the weights of the epoch chosen on
+        validation images, or of the last where none are held out. ``tsslbp.load(out,
+        module=...)`` fills the weights into a module that was made alike.
+
+    Raises:
+        InvalidInput: a key, the data or the module does not fit.
+        Diverged: the loss or the gradient became NaN or infinite.
+        RunError: `out` holds a run of other settings, or one while `resume` is false, or cannot be
+            read or written.
+    """
+    for key in OF_MODULE:
+        if key in changes:
+            raise InvalidInput(f"{key} is not for fit to change: the module or the data decide it")
+    name = data if isinstance(data, str) else data.name
+    wanted = _experiment(module, name, settings, changes)
+    if isinstance(data, str):
+        data = data_sets.load(name, data_dir, wanted.time_steps, wanted.binning)
+    fits = data.input_shape, data.classes, wanted.time_steps
+    frames = isinstance(data.train_images, Frames)
+    net = CustomNetwork(module, *fits, frames=frames, description="the module")
+    training = Training(wanted, data, net, device=device)
+    training.fit(_run(Path(out), wanted, resume) if out is not None else None, observer)
+    return net
+
+
+def _experiment(
+    module: nn.Module, data: str, settings: Experiment | None, changes: Mapping[str, Any]
+) -> Experiment:
+    """What is trained, as a run's configuration has it."""
+    decided: dict[str, Any] = {"data": data, "network": f"{AT_HAND}{type(module).__name__}"}
+    decided |= {"network_settings": {}, "network_checksum": None, "activation": None}
+    if isinstance(module, nn.Module):  # otherwise `CustomNetwork` says what is wrong
+        rules = [part.start.rule for part in module.modules() if isinstance(part, LIF)]
+        decided |= {"rule": rules[0]} if rules else {}
+    base = settings.to_table() if settings else {}
+    return Experiment.from_table({**base, **changes, **decided})
+
+
+def _run(folder: Path, wanted: Experiment, resume: bool) -> Run:
+    if not (folder / "config.toml").exists():
+        return Run.create(folder, wanted)
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already: continue it with resume=True, or give another out"
+        )
+    return results.reopen(folder, wanted, wanted.epochs)
