@@ -77,6 +77,8 @@ def test_train_evaluate_draw(program: Program) -> None:
     assert (code, error) == (0, "")
     assert accuracies(evaluated) == accuracies(output)
     assert set(ran()) == {str(Path("run/nets.py").resolve())}
+    assert Path("run/cost.json").exists() and "energy" in output
+    assert "3.body.0" in program("cost", "run", "--trust-code")[1]
     assert program("draw", "run", "--trust-code", "--image", "2")[0] == 0
     names = {path.name for path in Path("run/figures").iterdir()}
     assert {"layers.svg", "confusion.svg", "image-2.svg", "histograms.svg"} <= names
@@ -94,6 +96,8 @@ def test_code_of_a_folder_is_not_run_unasked(program: Program, refused: Callable
     commands = (
         ("evaluate", "run"),
         ("draw", "run"),
+        ("cost", "run"),
+        ("export", "run", "--to", "onnx", "-o", "net.onnx"),
         ("microscope", "run", "--rules", "TSSLBP, NA", "--directions", "16"),
         ("microscope", "run/config.toml", "--rules", "TSSLBP, NA"),
         ("info", "run/config.toml"),
