@@ -13,19 +13,18 @@ demo: $(VENV)/demo
 	OMP_NUM_THREADS=1 $(BIN)/tsslbp train digits --out runs/demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not alone" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-# Also what is long by nature; at the end, one after the other, what measures times.
+# Also what is long by nature.
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest $(WORKERS) -m "not alone" $(ARGS)
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-peers
+bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 # The page on the reproduction study, its figures and the README's table, from the records alone.
@@ -49,9 +48,4 @@ $(VENV)/installed: $(VENV)/demo tests/requirements.txt
 	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,study,tensorboard,test,wandb]'
 	@$(PIP) install --no-compile --no-deps --requirement tests/requirements.txt
 	@$(BIN)/python -m compileall -qq $(VENV)/lib || true
-	@touch $@
-
-# The peers ask for packages that they do not use here (torchvision among them): none is installed.
-$(VENV)/installed-peers: $(VENV)/installed benchmarks/requirements.txt
-	@$(PIP) install --no-deps --requirement benchmarks/requirements.txt
 	@touch $@

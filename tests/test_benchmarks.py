@@ -10,7 +10,8 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_quick_run(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "run.py"), "--quick"]
@@ -49,7 +50,8 @@ def test_spike_train_rules(tmp_path: Path) -> None:
     assert len(numbers["search"]) == 6
 
 
-@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
     record = tmp_path / "gpu.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "gpu" / "bench.py"), "--quick"]

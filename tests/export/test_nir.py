@@ -80,7 +80,7 @@ def spikingjelly(graph: Any) -> nn.Module:
     return pytest.importorskip(name, reason=MISSING).import_from_nir(graph)
 
 
-MISSING = "the peer is not installed: make .venv/installed-peers"
+MISSING = "the peer is not installed: make .venv/installed"
 IMPORTERS = [norse, snntorch, spikingjelly]
 READ_BY = [  # Norse's executor returns what an inner node sends, where a graph branches
     pytest.param(kind, importer, id=f"{kind}-{importer.__name__}")
