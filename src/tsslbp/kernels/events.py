@@ -41,7 +41,7 @@ from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 # Shares of nonzero inputs at which dense products become as fast, forward plus backward, by the
 # instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
 # cpu-avx2.json.
-CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.03}, "AVX2": {4: 0.6, 2: 0.2}}
+CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.2}}
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
 GROUPS = 8  # of lines for each worker, or more, where there are enough lines
