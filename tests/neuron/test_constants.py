@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 import tsslbp
 from tsslbp import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate, neuron
@@ -15,7 +14,7 @@ from tsslbp.neuron.reference import Shared
 from tsslbp.rules import Rule
 
 from .test_neuron import RULES, TOLERANCE
-from .test_reference import SMOOTH, WIDTH
+from .test_reference import SMOOTH, WIDTH, SmoothSpike
 
 TAU_M, TAU_S, THRESHOLD = CONSTANTS = (4.0, 2.5, 0.8)
 
@@ -48,22 +47,6 @@ def gradients(
 # Against autograd, with the step's derivative replaced
 
 
-class _Spike(Function):
-    @staticmethod
-    def forward(ctx, distance: Tensor, smooth) -> Tensor:
-        ctx.save_for_backward(distance)
-        ctx.smooth = smooth
-        return (distance > 0).double()
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (distance,) = ctx.saved_tensors
-        with torch.enable_grad():
-            x = distance.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(ctx.smooth(x).sum(), x)
-        return grad * slope, None
-
-
 def by_autograd(smooth, left, output_psc: bool = False) -> tuple[Tensor, Tensor]:
     """The whole neuron by PyTorch; `left` says what the potential and spike leave of a step."""
     x = X.clone().requires_grad_()
@@ -74,7 +57,7 @@ def by_autograd(smooth, left, output_psc: bool = False) -> tuple[Tensor, Tensor]
     for x_t, grad_t in zip(x, GRAD, strict=True):
         current = current + (x_t - current) / tau_s
         potential = rest - rest / tau_m + current
-        spike = _Spike.apply(potential - threshold, smooth)
+        spike = SmoothSpike.apply(potential - threshold, smooth)
         rest = left(potential, spike)
         psc = psc + (spike - psc) / tau_s
         total = total + ((psc if output_psc else spike) * grad_t).sum()

@@ -34,7 +34,7 @@ def by_rule(rule: Rule, current: Tensor = CURRENT, grad: Tensor = GRAD) -> Tenso
     return x.grad
 
 
-class _Spike(Function):
+class SmoothSpike(Function):
     """A step whose derivative is that of a smooth function, for ordinary autograd."""
 
     @staticmethod
@@ -58,7 +58,7 @@ def by_autograd(smooth, through_reset: bool) -> Tensor:
     rest, total = torch.zeros_like(x[0]), torch.zeros((), dtype=torch.float64)
     for x_t, grad_t in zip(x, GRAD, strict=True):
         potential = DECAY * rest + x_t
-        spike = _Spike.apply(potential - THRESHOLD, smooth)
+        spike = SmoothSpike.apply(potential - THRESHOLD, smooth)
         rest = potential * (1 - (spike if through_reset else spike.detach()))
         total = total + (spike * grad_t).sum()
     (gradient,) = torch.autograd.grad(total, x)

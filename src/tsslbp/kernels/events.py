@@ -43,6 +43,7 @@ from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 # cpu-avx2.json.
 CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.2}}
 SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
+OWN_INPUT_GRADIENTS = ((3, 3), (5, 5))  # windows
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
 GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
@@ -222,7 +223,8 @@ def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
     return weight_gradient_kernel
 
 
-def _input_gradient_kernel_of(taps: int) -> Any:
+@functools.cache
+def _input_gradient_kernel(taps: int) -> Any:
     """The kernel for a kernel width."""
 
     @ParallelKernel
@@ -264,9 +266,6 @@ def _input_gradient_kernel_of(taps: int) -> Any:
         return DONE
 
     return input_gradient_kernel
-
-
-INPUT_GRADIENT_KERNELS = {(taps, taps): _input_gradient_kernel_of(taps) for taps in (3, 5)}
 
 
 # Host
@@ -383,14 +382,14 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
 def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
     sizes = weight.shape[2], weight.shape[3]
-    if padding or sizes not in INPUT_GRADIENT_KERNELS:  # PyTorch's is as fast then
+    if padding or sizes not in OWN_INPUT_GRADIENTS:  # PyTorch's is as fast then
         return functional.conv_transpose2d(grad_out, weight, padding=padding)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _sizes(grad_x.permute(0, 3, 1, 2), weight, padding)
     workers = workers_for(grad_x.numel() + grad_out.numel())
     arguments = _pack_transposed(weight, s.lanes), _channels_last(grad_out), grad_x, len(grad_x), s
-    INPUT_GRADIENT_KERNELS[sizes](*arguments, workers=workers)
+    _input_gradient_kernel(s.kernel_width)(*arguments, workers=workers)
     return grad_x.permute(0, 3, 1, 2)
 
 

@@ -396,6 +396,7 @@ class _Layer(Function):
         x: Tensor,
         images: bool,
         rule: Rule,
+        r: Any,
         k: Constants,
         shared: Shared | None,
         constants: Tensor | None,
@@ -413,7 +414,7 @@ class _Layer(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.images, ctx.rule, ctx.k, ctx.shared, constants = inputs
+        x, ctx.images, ctx.rule, ctx.r, ctx.k, ctx.shared, constants = inputs
         ctx.learns = constants is not None
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
@@ -422,7 +423,7 @@ class _Layer(Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
-        r = _rule_constants(BACKWARD[type(ctx.rule)], ctx.rule, ctx.k)
+        r = ctx.r
         if ctx.rule.reads_rate:
             told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
@@ -430,10 +431,10 @@ class _Layer(Function):
             r = r._replace(warm_up_psc=level)
         arguments = x, grad_out, ctx.images
         if not ctx.learns:
-            return _Gradient.apply(*arguments, ctx.k, r, ctx.shared), *5 * (None,)
+            return _Gradient.apply(*arguments, ctx.k, r, ctx.shared), *6 * (None,)
         k = LearnedConstants._make(ctx.k)
         grad_x, grad_constants = _Gradient.apply(*arguments, k, r, ctx.shared)
-        return grad_x, *4 * (None,), grad_constants
+        return grad_x, *5 * (None,), grad_constants
 
 
 class _Gradient(Function):
@@ -510,5 +511,5 @@ def layer(
             f"the fused kernels cannot train constants of neurons under {type(r).__name__}: give "
             "tsslbp.neuron.cpu_rules.add its through_spike, or use impl='reference'"
         )
-    output, _ = _Layer.apply(x, images, neurons.rule, k, shared, constants)
+    output, _ = _Layer.apply(x, images, neurons.rule, r, k, shared, constants)
     return cast(Tensor, output)

@@ -10,6 +10,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
@@ -54,14 +55,21 @@ def build_custom(
     """
     check_trust(experiment, trust_code)
     file, shape = network_file(experiment.network), tuple(input_shape)
-    settings = experiment.time_steps, frames, network_name(experiment.network)
+    wrapped = partial(
+        CustomNetwork,
+        input_shape=shape,
+        classes=classes,
+        time_steps=experiment.time_steps,
+        frames=frames,
+        description=network_name(experiment.network),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(experiment.seed, "weights"))
         if file is None:
-            return _wrapped(_shipped(experiment, shape, classes), shape, classes, *settings)
+            return wrapped(_shipped(experiment, shape, classes))
         made = _made(file, experiment, shape, classes)
         try:
-            return _wrapped(made, shape, classes, *settings)
+            return wrapped(made)
         except InvalidInput as error:
             where = _where(error.__cause__ or error, file.path)
             raise InvalidInput(f"{error}{f' ({where})' if where else ''}") from error
@@ -81,17 +89,6 @@ def check_rule(net: Model, experiment: Experiment) -> None:
             f"{net.description} has neurons of the rule {there} whatever the experiment's rule is, "
             "so that rules cannot be compared: give its LIF rule=settings.rule"
         )
-
-
-def _wrapped(
-    module: nn.Module,
-    shape: Sequence[int],
-    classes: int,
-    time_steps: int,
-    frames: bool,
-    description: str,
-) -> CustomNetwork:
-    return CustomNetwork(module, shape, classes, time_steps, frames=frames, description=description)
 
 
 def _shipped(experiment: Experiment, shape: tuple[int, ...], classes: int) -> nn.Module:
