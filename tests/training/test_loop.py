@@ -23,7 +23,7 @@ from tsslbp.run.results import is_finished
 from tsslbp.training.drops import Drop
 from tsslbp.training.drops import find as find_drops
 
-from .toy import EXPERIMENT, assert_same_run, toy, trained
+from .toy import EXPERIMENT, assert_same_run, seen, toy, trained
 
 CHILD = """
 import os, signal, sys
@@ -72,20 +72,6 @@ def test_resume_after_kills_at_any_moment(tmp_path: Path) -> None:
 
 
 AUGMENTED = replace(EXPERIMENT, crop_padding=1, horizontal_flip=True, dropout_kind="neurons")
-
-
-def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
-    """Collect the images of every training step; `stop` interrupts before that step."""
-    original, images = training.step.train_step, []
-
-    def spy(net, optimizer, loss, batch, labels, **options):
-        if len(images) + 1 == stop:
-            raise KeyboardInterrupt
-        images.append(batch)
-        return original(net, optimizer, loss, batch, labels, **options)
-
-    monkeypatch.setattr(training.step, "train_step", spy)
-    return images
 
 
 def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

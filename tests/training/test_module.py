@@ -15,7 +15,7 @@ from tsslbp.errors import InvalidInput, RunError
 from tsslbp.run import Run
 
 from . import nets
-from .toy import EXPERIMENT, assert_same_run, toy
+from .toy import EXPERIMENT, assert_same_run, seen, toy
 
 SETTINGS = replace(EXPERIMENT, loss="softmax", epochs=2, rule=Surrogate(), tau_m=2.0)
 
@@ -61,18 +61,10 @@ def test_records(tmp_path: Path) -> None:
 def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tsslbp.fit(module(), toy(), SETTINGS, out=tmp_path / "whole")
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
-    original, steps = training.step.train_step, []
-
-    def stopping(*arguments: Any, **options: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 9:
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(training.step, "train_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        tsslbp.fit(module(), toy(), SETTINGS, out=str(tmp_path / "run"), resume=True)
-    monkeypatch.setattr(training.step, "train_step", original)
+    with monkeypatch.context() as patch:
+        seen(patch, stop=9)
+        with pytest.raises(KeyboardInterrupt):
+            tsslbp.fit(module(), toy(), SETTINGS, out=str(tmp_path / "run"), resume=True)
     with pytest.raises(RunError, match=r"continue it with resume=True"):
         tsslbp.fit(module(), toy(), SETTINGS, out=tmp_path / "run")
     with pytest.raises(RunError, match=r"learning_rate is 0.01 there, 0.1 here"):

@@ -19,7 +19,7 @@ from tsslbp.network import CustomNetwork
 from tsslbp.run import Run
 from tsslbp.training.own import build_custom
 
-from .toy import EXPERIMENT, assert_same_run, toy
+from .toy import EXPERIMENT, assert_same_run, seen, toy
 
 NETS = Path(__file__).with_name("nets.py")
 OWN = replace(EXPERIMENT, network=f"{NETS}:make", loss="softmax", dropout=0.0, tau_m=2.0, epochs=2)
@@ -254,21 +254,13 @@ class TestRuns:
         """After a kill within an epoch, bit for bit, from a folder that was moved."""
         whole = self.fit(tmp_path / "whole")
         monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
-        original, steps = training.step.train_step, []
-
-        def stopping(*arguments: Any, **options: Any) -> Any:
-            steps.append(1)
-            if len(steps) == 9:
-                raise KeyboardInterrupt
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(training.step, "train_step", stopping)
         mine = tmp_path / "mine.py"
         mine.write_bytes(NETS.read_bytes())
         run = Run.create(tmp_path / "run", replace(OWN, network=f"{mine}:make"))
-        with pytest.raises(KeyboardInterrupt):
-            training.fit(run, toy())
-        monkeypatch.setattr(training.step, "train_step", original)
+        with monkeypatch.context() as patch:
+            seen(patch, stop=9)
+            with pytest.raises(KeyboardInterrupt):
+                training.fit(run, toy())
         mine.unlink()
         os.rename(run.folder, tmp_path / "moved")
         with pytest.raises(InvalidInput, match="is not run unasked"):

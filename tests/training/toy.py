@@ -1,6 +1,9 @@
 """A small training that the tests of this folder share, and what makes two runs equal."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +12,9 @@ from tsslbp import training
 from tsslbp.data import DataSet
 from tsslbp.experiment import Experiment
 from tsslbp.run import Run
+
+if TYPE_CHECKING:
+    import pytest
 
 EXPERIMENT = Experiment(
     data="toy",
@@ -40,6 +46,20 @@ def trained(folder: Path, experiment: Experiment = EXPERIMENT, impl: str = "auto
     net = training.build_network(experiment, (1, 6, 6), 2, impl)
     training.fit(run, toy(), net=net)
     return run
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
+    """Collect the images of every training step; `stop` interrupts before that step."""
+    original, images = training.step.train_step, []
+
+    def spy(net, optimizer, loss, batch, labels, **options):
+        if len(images) + 1 == stop:
+            raise KeyboardInterrupt
+        images.append(batch)
+        return original(net, optimizer, loss, batch, labels, **options)
+
+    monkeypatch.setattr(training.step, "train_step", spy)
+    return images
 
 
 def without_times(epochs: list[dict]) -> list[dict]:
