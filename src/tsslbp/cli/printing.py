@@ -125,7 +125,7 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
     """
     rows: list[Sequence[object]] = [("accuracy", "epoch", "validation", "test")]
     for name, title in _titles().items():
-        if name in run_folder.results.AVERAGED and name not in records:
+        if name in run_folder.results.AVERAGED_MEASURES and name not in records:
             continue
         record = records.get(name, {})
         shares = (percent(record.get(f"{split}_accuracy")) for split in ("validation", "test"))
@@ -135,7 +135,7 @@ def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _titles() -> dict[str, str]:
-    return run_folder.results.MEASURES | run_folder.results.AVERAGED
+    return run_folder.results.MEASURES | run_folder.results.AVERAGED_MEASURES
 
 
 def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:

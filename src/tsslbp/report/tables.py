@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import stats, wording
 from ..run.comparison import Comparison
-from ..run.results import AVERAGED, MEASURES, Costs, Group, Result
+from ..run.results import AVERAGED_MEASURES, MEASURES, Costs, Group, Result
 from ..stats import Summary
 from ..wording import count, duration, p_value
 from . import published
@@ -237,7 +237,7 @@ def _accuracy_line(name: str, one: Accuracy) -> tuple[str, ...]:
 def _group_lines(name: str, group: Group) -> list[tuple[str, ...]]:
     """A group's line, and where all its runs average their weights one for these."""
     lines = [_group_line(name, group)]
-    for measure, title in AVERAGED.items():
+    for measure, title in AVERAGED_MEASURES.items():
         values = 100 * group.accuracies(measure)
         if len(values) == len(group.results):
             cells = [reached(stats.summary(values)), NONE, NONE]

@@ -16,14 +16,14 @@ from ..errors import Error, RunError
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..stats import Array
 from ..toml_files import flat
-from .run import Run
+from .run import AVERAGED, Run
 
 MEASURES = {
     "last": "last epoch",
     "best-validation": "epoch chosen on validation images",
     "best-test": "best test epoch (published protocol)",
 }
-AVERAGED = {"averaged": "averaged weights, last epoch"}  # beside these, of runs that have them
+AVERAGED_MEASURES = {AVERAGED: "averaged weights, last epoch"}  # also, of runs that have them
 MAY_DIFFER = ("seed", "description")  # between runs of equal settings
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
@@ -38,8 +38,8 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Returns:
         Under the names of `MEASURES`; without ``"best-validation"`` where no images were held out.
-        Where weights were averaged, under the name of `AVERAGED` the last epoch's record with the
-        accuracies of the averaged weights in the place of the others.
+        Where weights were averaged, under `AVERAGED` the last epoch's record with the accuracies
+        of the averaged weights in the place of the others.
     """
     chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
     if "validation_accuracy" in epochs[-1]:
@@ -49,7 +49,7 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     averaged = {
         key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)
     }
-    return found | (dict.fromkeys(AVERAGED, last | averaged) if averaged else {})
+    return found | ({AVERAGED: last | averaged} if averaged else {})
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ from ..experiment import Experiment, network_file
 from ..storage import hold, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
 
-CHECKPOINTS = ("last", "best-validation", "best-test", "averaged")
+AVERAGED = "averaged"  # of the averaged weights
+CHECKPOINTS = ("last", "best-validation", "best-test", AVERAGED)
 
 _CONFIG = "config.toml"
 _ENVIRONMENT = "environment.json"

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from ..errors import Diverged, RunError
 from ..experiment import check_trust
 from ..network import CustomNetwork, Model, Network
-from ..run import Run
+from ..run import AVERAGED, Run
 from .averaging import AveragedWeights
 from .build import build_network
 from .history import History
-
-AVERAGED = "averaged"  # the checkpoint of the averaged weights
 
 
 @dataclass

@@ -21,7 +21,7 @@ from ..data import DataSet
 from ..errors import Diverged, InvalidInput
 from ..experiment import Experiment
 from ..network import Model
-from ..run import Run
+from ..run import AVERAGED, Run
 from ..run.environment import peak_memory
 from ..run.results import runs_out_of_patience
 from . import drops
@@ -37,7 +37,7 @@ from .build import (
     set_learning_rate,
     splits,
 )
-from .checkpoint import AVERAGED, TrainingState, load_weights
+from .checkpoint import TrainingState, load_weights
 from .device import DeviceSteps, has_device_steps
 from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
