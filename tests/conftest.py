@@ -24,6 +24,7 @@ from tsslbp.data import catalogue
 from tsslbp.data.catalogue import Entry
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import idx
+from tsslbp.kernels import compiled
 from tsslbp.studies import jobs
 
 Arrays = dict[str, np.ndarray]
@@ -38,6 +39,12 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         import triton.language  # noqa: F401
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernels_compile_silently() -> None:
+    """Which test is the first to compile them, and would say so, is a matter of chance."""
+    compiled._tell()
 
 
 @pytest.fixture(autouse=True)
