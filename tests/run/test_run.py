@@ -385,6 +385,13 @@ def test_loaded_tensors_do_not_change_with_the_file(run: Run) -> None:
     assert torch.equal(weight, torch.zeros(1000))
 
 
+def test_a_state_without_its_tensors(run: Run) -> None:
+    run.save_checkpoint("last", {"weight": torch.zeros(1000)}, {"epoch": 3, "best": [0.5]})
+    assert run.checkpoint_state("last") == run.load_checkpoint("last")[1]
+    with pytest.raises(RunError, match="no checkpoint 'best-test'; saved: last"):
+        run.checkpoint_state("best-test")
+
+
 def test_has_checkpoint(run: Run) -> None:
     assert [run.has_checkpoint(name) for name in CHECKPOINTS] == [False] * 4
     run.save_checkpoint("best-test", {}, {"epoch": 1})

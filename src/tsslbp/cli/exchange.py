@@ -89,8 +89,7 @@ def export(
 
 def describe(run: Run, name: str) -> dict[str, Any]:
     """What a file says of the run and the checkpoint that it is made from."""
-    _, state = run.load_checkpoint(name)
-    wanted, epoch = run.experiment, epoch_of(state)
+    wanted, epoch = run.experiment, epoch_of(run.checkpoint_state(name))
     records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in run.epochs()}
     record = records.get(epoch, {})  # of an epoch that was broken off there is none
     shown = ("test_accuracy", "validation_accuracy", "note")

@@ -148,7 +148,7 @@ def draw(
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = epoch_of(run.load_checkpoint(name)[1])
+    epoch = epoch_of(run.checkpoint_state(name))
     run_name = folder.resolve().name
     with printing.console.status("drawing"):
         of_run = _figures_of_run(run)
@@ -324,9 +324,8 @@ def _input_shape(
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     """Accuracies of a checkpoint, with the keys of an epoch's record."""
     net = training.load(run.folder, name, trust_code=run.trust_code)
-    _, state = run.load_checkpoint(name)
     _, validation, test = training.splits(run.experiment, data_set)
-    record: dict[str, Any] = {"epoch": epoch_of(state)}
+    record: dict[str, Any] = {"epoch": epoch_of(run.checkpoint_state(name))}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
@@ -370,7 +369,7 @@ def _record_cost(run: Run, trained: Training) -> None:
 
 def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
-    epoch = run.load_checkpoint(checkpoint)[1]["epoch"]
+    epoch = run.checkpoint_state(checkpoint)["epoch"]
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
     try:
         run.record_cost(record)

@@ -326,19 +326,28 @@ class Run:
             InvalidInput: an unknown name.
             RunError: there is no such checkpoint, or it is damaged or not one of this program.
         """
+        with self._opened(name) as (file, state):
+            # Cloned, because the file is mapped into memory and may be replaced.
+            names = file.keys()
+            return {key: file.get_tensor(key).clone() for key in names}, state
+
+    def checkpoint_state(self, name: str) -> dict[str, Any]:
+        """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
+        with self._opened(name) as (_, state):
+            return state
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """A checkpoint's file of tensors, and its state; errors as of `load_checkpoint`."""
         path = self._checkpoint(name)
         if not path.is_file():
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
             raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
         try:
             with safe_open(path, framework="pt") as file:
-                state = _parse_state((file.metadata() or {}).get(_STATE_KEY))
-                # Cloned, because the file is mapped into memory and may be replaced.
-                names = file.keys()
-                tensors = {key: file.get_tensor(key).clone() for key in names}
+                yield file, _parse_state((file.metadata() or {}).get(_STATE_KEY))
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
-        return tensors, state
 
     def _checkpoint(self, name: str) -> Path:
         if name not in CHECKPOINTS:
