@@ -57,7 +57,7 @@ class Bench:
     def __init__(self, device: str, quick: bool) -> None:
         self.device, self.quick = device, quick
         self.gpu = device != "cpu"
-        self.repetitions = 3 if quick else 30
+        self.repetitions = 3 if quick else 10
 
     def wait(self) -> None:
         if self.gpu:
@@ -182,7 +182,7 @@ def _neuron_row(
 ) -> dict[str, float]:
     """Forward moves two arrays, backward three."""
     source = current.detach()
-    calls = 10 if bench.gpu else 1  # the host's work for the next call hides behind this one's
+    calls = 3 if bench.gpu else 1  # the host's work for the next call hides behind this one's
     forward = bench.seconds(partial(run, source), calls)
     output = run(current)
     grad = torch.ones_like(output)
