@@ -92,7 +92,6 @@ def test_networks_that_ship(name: str) -> None:
         ({"network_settings": {"channels": [[1]] * 9}}, "expected images .* of at least 512 x 512"),
         ({"neunorm": True}, "neunorm is for a network that is described by its layers"),
         ({"weight_scale": 2.0}, "weight_scale is for a network .* leave it at 1.0"),
-        ({"padding": 1}, "padding is for a network that is described by its layers"),
     ],
 )
 def test_settings_that_a_network_that_ships_does_not_take(changes: Any, words: str) -> None:
