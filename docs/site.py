@@ -160,7 +160,8 @@ def place(path: Path) -> Path | None:
     """Where the prepared pages have a file of the repository; None of a folder and the like."""
     if path.is_relative_to(DOCS):
         inside = path.relative_to(DOCS)
-        return inside.with_suffix(".md") if inside.parent.name == "tutorials" else inside
+        is_tutorial = inside.parent.name == "tutorials" and inside.suffix == ".py"
+        return inside.with_suffix(".md") if is_tutorial else inside
     return Path("source") / path.relative_to(ROOT) if path.is_file() else None
 
 
@@ -230,7 +231,8 @@ def api_page(module_name: str) -> str:
     parts, modules = [f"# {module_name}", inspect.cleandoc(module.__doc__ or "")], []
     for name, path, value in public_names(module_name):
         shown = f"{module_name}.{name}"
-        documented = any(is_a(value) for is_a in (inspect.ismodule, inspect.isclass, inspect.isroutine))
+        kinds = (inspect.ismodule, inspect.isclass, inspect.isroutine)
+        documented = any(is_a(value) for is_a in kinds)
         if documented and not (value.__doc__ or "").strip():
             raise RuntimeError(f"{shown} is public and has no docstring")
         if shown in API or name.startswith("_"):

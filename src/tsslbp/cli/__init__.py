@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
 from . import conversion, data, exchange, microscope, printing, rules, runs, studies
@@ -79,6 +78,8 @@ def program(
     Add --traceback to a command to see where an error comes from.
     """
     if version:
+        from .._version import __version__
+
         print(f"tsslbp {__version__}")
         raise typer.Exit
 
