@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from tests.report.test_browser import CHROMIUM, DESKTOP, PATIENCE, PHONE, Browser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,7 +157,7 @@ class _Silent(SimpleHTTPRequestHandler):
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 def test_in_a_browser(site: Path, address: str, tmp_path: Path) -> None:
-    """Every page, at two widths: no error in the console, nothing from outside, nothing too wide."""
+    """Every page, at two widths: no error in the console, nothing from outside, none too wide."""
     browser = Browser(tmp_path / "profile")
     shots = Path(folder) if (folder := os.environ.get("TSSLBP_SCREENSHOTS")) else None
     try:

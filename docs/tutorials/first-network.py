@@ -50,7 +50,7 @@ run.image_trace(
     int(predicted[image]),
     {name: layer.spikes[:, 0].numpy() for name, layer in layers.items()},
     {name: layer.potential[:, 0].numpy() for name, layer in layers.items()},
-    {name: 1.0 for name in layers},
+    dict.fromkeys(layers, 1.0),
 )
 
 # %% [markdown]

@@ -67,9 +67,9 @@ assert all(same)
 weights = torch.randn(10, 20, 50)  # of the spikes in a loss
 
 
-def gradient(spikes):
+def gradient(spikes, **settings):
     x = current.double().requires_grad_()
-    (spikes(x) * weights).sum().backward()
+    (spikes(x, **settings) * weights).sum().backward()
     return x.grad
 
 
@@ -91,10 +91,10 @@ rules = {
     ),
 }
 for name, (rule, theirs, jelly) in rules.items():
-    expected = gradient(lambda x: tsslbp.spikes(x, tau_m=tau, tau_s=1.0, rule=rule))
-    others = [gradient(lambda x: through_snntorch(x, spike_grad=theirs))]
+    expected = gradient(tsslbp.spikes, tau_m=tau, tau_s=1.0, rule=rule)
+    others = [gradient(through_snntorch, spike_grad=theirs)]
     if jelly:
-        others.append(gradient(lambda x: through_spikingjelly(x, surrogate_function=jelly)))
+        others.append(gradient(through_spikingjelly, surrogate_function=jelly))
     furthest = max((expected - other).abs().max().item() for other in others)
     print(f"{name:12} largest gradient {expected.abs().max():.2f}, difference {furthest:.0e}")
     assert furthest < 1e-5
