@@ -13,6 +13,7 @@ from .losses import predict
 from .network import Network
 from .neuron import Neuron, lif, psc, spikes
 from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
+from .run import results as results
 from .training import load
 from .training.module import fit
 

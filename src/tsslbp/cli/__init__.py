@@ -15,7 +15,7 @@ import typer
 from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
-from . import conversion, data, exchange, microscope, printing, rules, runs, studies
+from . import conversion, data, exchange, microscope, printing, rules, runs, studies, tables
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -33,6 +33,8 @@ VERBS = (
     rules.compare,
     studies.report,
     microscope.microscope,
+    tables.runs,
+    tables.diff,
     runs.evaluate,
     runs.draw,
     runs.cost,

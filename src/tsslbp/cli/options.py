@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ..experiment import Experiment
 
 T = TypeVar("T")
+
+OF_FOLDERS = ("config.toml", "recipe.toml")  # recipes that the program writes, of runs and studies
 
 
 def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
@@ -172,6 +176,62 @@ class JobOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """A table as text for another program, alone on the standard output."""
+
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the table as CSV, and all else to standard error.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
+    ] = False
+
+    @property
+    def kind(self) -> str:
+        """One of `tsslbp.report.formats.KINDS`; "" for none."""
+        asked = {"csv": self.as_csv, "json": self.as_json, "latex": self.as_latex}
+        kinds = [kind for kind, is_asked in asked.items() if is_asked]
+        if len(kinds) > 1:
+            raise InvalidInput(f"ask for one of --{' and --'.join(kinds)} at a time")
+        return "".join(kinds)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Print all but the table to the standard error stream, where it is for a program."""
+        return printing.to_stderr() if self.kind else nullcontext()
+
+    def show(
+        self,
+        head: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        records: Sequence[Mapping[str, Any]] | None = None,
+        text: Collection[int] = (0, 1, 2),
+    ) -> None:
+        """Print a table in the form that is asked for.
+
+        Args:
+            head: names of the columns.
+            rows: cells for people, which LaTeX has, too.
+            records: the same rows as values by names, for CSV and JSON; None: `rows` serve.
+            text: numbers of the columns that hold text, on a terminal.
+        """
+        if not self.kind:
+            printing.print_table([head, *rows], text)
+            return
+        from ..report import formats
+
+        if records and self.kind != "latex":
+            head = list(dict.fromkeys(name for one in records for name in one))
+            rows = [[_plain(one.get(name)) for name in head] for one in records]
+        sys.stdout.write(formats.table_text(self.kind, head, rows))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a setting as a cell: lists and tables become text."""
+    return str(value) if isinstance(value, list | tuple | dict) else value
+
+
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Show typer the fields of a verb's option classes as options of the verb itself."""
     signature = inspect.signature(verb, eval_str=True)
@@ -209,7 +269,10 @@ def experiment_of(
     Raises:
         InvalidInput: it cannot be read, or its network is code that may not be run.
     """
-    wanted = experiment.with_settings(experiment.load_recipe(recipe), settings or [], changes)
+    base = experiment.load_recipe(recipe)
+    if recipe.endswith(".toml") and base.name is None and Path(recipe).name not in OF_FOLDERS:
+        base = replace(base, name=Path(recipe).stem)
+    wanted = experiment.with_settings(base, settings or [], changes)
     experiment.check_trust(wanted, trust_code)
     return wanted
 

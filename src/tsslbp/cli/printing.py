@@ -311,6 +311,16 @@ def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) 
         say("  ".join(cells).rstrip(), None if index else "bold")
 
 
+@contextmanager
+def to_stderr() -> Iterator[None]:
+    """Print what `say` prints to the standard error stream, for as long as this."""
+    before, console.stderr = console.stderr, True
+    try:
+        yield
+    finally:
+        console.stderr = before
+
+
 def say(text: str = "", style: str | None = None) -> None:
     console.print(Text(text), style=style, soft_wrap=True)
 

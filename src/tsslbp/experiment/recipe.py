@@ -21,11 +21,13 @@ from ..checked import Checked, Positive, Text, check_keys, type_hints
 from ..errors import InvalidInput, RunError
 from ..rules import as_table
 from ..storage import replace_file
-from ..toml_files import parse_value
+from ..toml_files import flat, parse_value
 from .experiment import Experiment
 from .networks import AT_HAND, checksum_of, network_file
 
 _SHIPPED = Path(__file__).parent / "recipes"
+NAMES = ("name", "changed")  # keys that say how runs are called, and nothing of what is trained
+UNCHANGED = (*NAMES, "seed", "description", "network_checksum")  # never among the `changed` ones
 
 
 @final
@@ -70,7 +72,10 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
                 "recipe's folder, with which it is to be kept: put it beside the recipe, and give "
                 "its path from there"
             )
-    return replace(experiment, data=_absolute(experiment.data, path.parent), network=network)
+    data = _absolute(experiment.data, path.parent)
+    if (data, network) == (experiment.data, experiment.network):
+        return experiment
+    return replace(experiment, data=data, network=network)
 
 
 @cache
@@ -101,12 +106,14 @@ def save(experiment: Experiment, path: Path) -> None:
 def settings_table(experiment: Experiment) -> dict[str, Any]:
     """`Experiment.to_table` for comparisons: a network's file by its name and checksum alone.
 
-    So copies of a file are the same, in whatever folder they lie.
+    So copies of a file are the same, in whatever folder they lie. How runs are called is left out.
 
     Raises:
         InvalidInput: the file cannot be read, where the experiment does not know its checksum.
     """
     table = experiment.to_table()
+    for key in NAMES:
+        table.pop(key, None)
     if file := network_file(experiment.network):
         checksum = table.pop("network_checksum", None) or checksum_of(file.source())
         table["network"] = f"{file.name} ({checksum[:12]})"
@@ -170,8 +177,16 @@ def with_settings(
         network=_placed(changed.network, Path()),
     )
     if changed.network != experiment.network:  # the checksum is that of another file
-        return replace(changed, network_checksum=None)
-    return changed
+        changed = replace(changed, network_checksum=None)
+    return replace(changed, changed=_changed(experiment, changed)) if changed.name else changed
+
+
+def _changed(before: Experiment, after: Experiment) -> tuple[str, ...] | None:
+    """The keys in which an experiment differs from its recipe, from those of one before."""
+    tables = [flat(one.to_table()) for one in (before, after)]
+    keys = tables[0].keys() | tables[1].keys()
+    differing = {key for key in keys if tables[0].get(key) != tables[1].get(key)}
+    return tuple(sorted(differing.union(before.changed or ()) - {*UNCHANGED})) or None
 
 
 def is_path(data: str) -> bool:
