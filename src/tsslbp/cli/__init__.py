@@ -27,6 +27,7 @@ UsageError: Any = typer.BadParameter.__base__
 
 VERBS = (
     runs.train,
+    runs.resume,
     studies.trials,
     studies.reproduce,
     studies.sweep,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..data import DataSet
     from ..experiment import Experiment
+    from ..run import Run
 
 T = TypeVar("T")
 
@@ -81,6 +82,9 @@ DataDir = Annotated[
         "Folder of the data sets (DIR/mnist/...); without it they are downloaded once.",
         envvar="TSSLBP_DATA",
     ),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
 ]
 TrustCode = Annotated[
     bool,
@@ -297,6 +301,34 @@ def check(wanted: Experiment, data_set: DataSet) -> None:
     """
     training.check_data(wanted, data_set)
     training.check_network(wanted, data_set, trust_code=True)
+
+
+@dataclass(frozen=True)
+class MovedData:
+    """Where data of one's own lie, of a run that was made elsewhere."""
+
+    settings: Annotated[
+        list[str] | None,
+        option(
+            "data=PATH",
+            "Where data of your own are now; without it they are looked for where they were, in "
+            "--data-dir, and beside the run.",
+            "--set",
+        ),
+    ] = None
+
+    def load(self, run: Run, data_dir: Path | None) -> DataSet:
+        """The data of a run; a terminal shows that they are loaded."""
+        at = None
+        for setting in self.settings or ():
+            key, _, at = (part.strip() for part in setting.partition("="))
+            if key != "data" or not at:
+                raise InvalidInput(
+                    f"--set takes data=PATH here, got {setting!r}: a run keeps its settings, and "
+                    f"tsslbp train {run.folder / 'config.toml'} --set ... trains another one"
+                )
+        with printing.console.status(f"loading {run.experiment.data}"):
+            return training.load_run_data(run, data_dir, at)
 
 
 def first_batch(wanted: Experiment, data_set: DataSet) -> tuple[Tensor, Tensor]:

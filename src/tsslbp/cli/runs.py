@@ -1,9 +1,9 @@
-"""The verbs about one run: train, evaluate, draw, cost, recipes, info."""
+"""The verbs about one run: train, resume, evaluate, draw, cost, recipes, info."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +20,9 @@ from . import options, printing
 from .options import (
     Checkpoint,
     DataDir,
+    Deterministic,
+    Epochs,
+    MovedData,
     RecipeOptions,
     RunFolder,
     RunOptions,
@@ -56,9 +59,7 @@ def train(
     precision: Annotated[
         str | None, option("float32|tf32|bf16", "Of matrix products; the last two need a GPU.")
     ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
-    ] = False,
+    deterministic: Deterministic = False,
     which: RunOptions,
     how: TrainingOptions,
 ) -> None:
@@ -84,7 +85,7 @@ def train(
             data_set = options.load_data(wanted, how.data_dir)
         folder = what.folder(which.out, f"seed{wanted.seed}")
         if processes.is_first:
-            wanted = with_kept_file(folder, wanted, which.resume)
+            wanted = with_kept_file(folder, wanted, which.resume, what.epochs)
         ready = training.Training(
             wanted, data_set, device=device, processes=processes, trust_code=True
         )
@@ -92,21 +93,72 @@ def train(
             training.keep_freed_memory()
             ready.fit(None)
             return
-        run = open_run(folder, wanted, which.resume, what.epochs)
-        train_run(ready, run, how.track)
-        epochs = run.epochs()
-        if not epochs:
-            raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
-        printing.say()
-        printing.print_accuracies(run_folder.results.measures(epochs))
-        printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
-        _record_cost(run, ready)
-        _draw_picture(run, ready)
+        _train_to_end(open_run(folder, wanted, which.resume, what.epochs), ready, how.track)
 
 
+@options.with_options
+def resume(
+    folder: RunFolder,
+    *,
+    epochs: Epochs = None,
+    moved: MovedData,
+    deterministic: Deterministic = False,
+    how: TrainingOptions,
+    trust_code: TrustCode = False,
+) -> None:
+    """Continue a run with the settings that its folder has.
+
+    \b
+    Examples:
+      tsslbp resume runs/first
+      tsslbp resume runs/first --epochs 20
+      tsslbp resume copied/first --set data=here/mine.npz
+
+    More --epochs train a finished run further. The folder, and data of your own, may have been
+    moved.
+    """  # noqa: D301
+    run = run_folder.Run.open(folder, trust_code)
+    if run.experiment.activation:
+        raise InvalidInput(
+            f"{folder} is a run of tsslbp convert: give that command again, with --resume"
+        )
+    experiment.check_trust(run.experiment, trust_code)
+    with training.parallel.join() as processes:
+        device = processes.device(how.device)
+        training.configure(device, run.experiment.precision, deterministic)
+        training.trackers.check(how.track or [])
+        with processes.first_of_machine_first():
+            data_set = moved.load(run, how.data_dir)
+        ready = training.Training(
+            run.experiment, data_set, device=device, processes=processes, trust_code=True
+        )
+        if not processes.is_first:
+            training.keep_freed_memory()
+            ready.fit(None)
+            return
+        reopened = run_folder.results.reopen(folder, run.experiment, epochs)
+        _train_to_end(reopened, ready, how.track)
+
+
+def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> None:
+    """Train a run, and say what it has reached, took and costs."""
+    train_run(ready, run, track)
+    epochs = run.epochs()
+    if not epochs:
+        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
+    printing.say()
+    printing.print_accuracies(run_folder.results.measures(epochs))
+    printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
+    _record_cost(run, ready)
+    _draw_picture(run, ready)
+
+
+@options.with_options
 def evaluate(
     folder: RunFolder,
+    *,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Measure the accuracies of a run again.
@@ -118,8 +170,8 @@ def evaluate(
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
-        raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
-    data_set = training.load_data(run.experiment, data_dir)
+        raise RunError(f"{folder} holds no checkpoint yet: tsslbp resume {folder} trains it")
+    data_set = moved.load(run, data_dir)
     rows = {}
     with printing.console.status("measuring"):
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
@@ -127,11 +179,14 @@ def evaluate(
     printing.print_accuracies(rows)
 
 
+@options.with_options
 def draw(
     folder: RunFolder,
+    *,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Draw what a run has learned into its folder, as figures/*.svg.
@@ -144,7 +199,7 @@ def draw(
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name, trust_code=trust_code)
-    data_set = training.load_data(run.experiment, data_dir)
+    data_set = moved.load(run, data_dir)
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
@@ -166,8 +221,10 @@ def draw(
     printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
 
 
+@options.with_options
 def cost(
     folder: RunFolder,
+    *,
     checkpoint: Checkpoint = None,
     images: Annotated[
         int | None, option("N", "Test images to count on, by default 200 or fewer.", min=1)
@@ -183,6 +240,7 @@ def cost(
         bool, typer.Option("--json", help="Print the record instead, by layer, with all tables.")
     ] = False,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Count what a run's network costs on an image, beside the same network with ReLU.
@@ -201,7 +259,7 @@ def cost(
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name, trust_code=trust_code)
-    data_set = training.load_data(run.experiment, data_dir)
+    data_set = moved.load(run, data_dir)
     counted = _count_cost(run, net, data_set, images)
     record = _write_cost(run, name, counted)
     if as_json:

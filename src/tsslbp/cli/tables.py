@@ -113,10 +113,10 @@ def diff(
         }
         titles = str(first), str(second)
         if form.kind:
-            rows = [
+            cells = [
                 (part, key, *both) for part, table in parts.items() for key, both in table.items()
             ]
-            form.show(("part", "key", *titles), rows)
+            form.show(("part", "key", *titles), cells)
             return
         for part, table in parts.items():
             rows = [(key, *map(_word, both)) for key, both in table.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,10 +39,18 @@ def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None)
         raise RunError(
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
-    return run_folder.results.reopen(folder, wanted, epochs)
+    return run_folder.results.reopen(folder, wanted, epochs, _advice(folder, epochs))
 
 
-def with_kept_file(folder: Path, wanted: Experiment, resume: bool) -> Experiment:
+def _advice(folder: Path, epochs: int | None) -> str:
+    """What to do where a run that is to be resumed has other settings than are asked for."""
+    words = ["tsslbp", "resume", str(folder), *(["--epochs", str(epochs)] if epochs else [])]
+    return f"{shlex.join(words)} continues it with its own; or give another --out"
+
+
+def with_kept_file(
+    folder: Path, wanted: Experiment, resume: bool, epochs: int | None = None
+) -> Experiment:
     """What is trained where a run is resumed whose network is a file: the copy in its folder.
 
     It is run only if it has the checksum of the file that is wanted.
@@ -55,7 +64,7 @@ def with_kept_file(folder: Path, wanted: Experiment, resume: bool) -> Experiment
     checksum = experiments.networks.checksum_of(file.source(wanted.network_checksum))
     kept = run_folder.Run.open(folder).experiment
     what, apart = f"{folder} holds a run", ("epochs", "description")
-    run_folder.results.check_settings(what, kept, wanted, apart)
+    run_folder.results.check_settings(what, kept, wanted, apart, _advice(folder, epochs))
     return replace(wanted, network=kept.network, network_checksum=checksum)
 
 
@@ -75,7 +84,7 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
     training.keep_freed_memory()
     try:
         with (
-            interruptible(f"the same command with --resume continues the run in {run.folder}"),
+            interruptible(f"{_resumed(run)} continues the run in {run.folder}"),
             progress.Display(run.experiment.epochs) as shown,
             training.trackers.trackers(
                 track or [], run, trained.steps.per_epoch, shown
@@ -86,6 +95,13 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
         has_kept = run.has_checkpoint("last")
         kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
         raise Diverged(f"{error}{kept}") from error
+
+
+def _resumed(run: Run) -> str:
+    """The command that goes on with a run."""
+    if run.experiment.activation:  # its network is made by `convert` alone
+        return "the same command with --resume"
+    return shlex.join(["tsslbp", "resume", str(run.folder)])
 
 
 @contextmanager

@@ -56,6 +56,11 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             or the key), or the network's file lies outside of its folder.
     """
     path = Path(name_or_path)
+    if (path / "config.toml").is_file():
+        raise InvalidInput(
+            f"{path} is the folder of a run: tsslbp resume {path} continues it, tsslbp train "
+            f"{path / 'config.toml'} trains another one by its settings"
+        )
     is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and path.is_dir()
     if path.suffix == ".npz" or is_folder:
         raise InvalidInput(

@@ -406,7 +406,13 @@ def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> lis
     return [f"{key} is {old} there, {new} here" for key, (old, new) in words.items()]
 
 
-def check_settings(what: str, there: Experiment, asked: Experiment, apart: Collection[str]) -> None:
+def check_settings(
+    what: str,
+    there: Experiment,
+    asked: Experiment,
+    apart: Collection[str],
+    advice: str = "ask for the same, or give another --out",
+) -> None:
     """Raise `RunError` where what is in a folder has other settings than are asked for.
 
     Of different learning rules the message says the names alone: their fields have nothing to do
@@ -416,6 +422,7 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
         what: such as ``"runs/a holds a run"``.
         there, asked: the two experiments.
         apart: keys that may differ.
+        advice: what to do.
     """
     tables = [settings_table(one) for one in (there, asked)]
     if type(there.rule) is not type(asked.rule):
@@ -424,25 +431,26 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
         {key: value for key, value in flat(table).items() if key not in apart} for table in tables
     ]
     if differences := table_differences(*kept):
-        raise RunError(
-            f"{what} of other settings ({'; '.join(differences)}): ask for the same, or give "
-            "another --out"
-        )
+        raise RunError(f"{what} of other settings ({'; '.join(differences)}): {advice}")
 
 
-def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
+def reopen(
+    folder: Path, wanted: Experiment, epochs: int | None = None, advice: str | None = None
+) -> Run:
     """Open the run in a folder to go on with it, which is noted in its environment.
 
     Args:
         folder: of the run.
         wanted: what it should train.
         epochs: how many it is to have; None: as many as it has.
+        advice: what to do where it has other settings.
 
     Raises:
         RunError: it has other settings, or cannot be read, or has more epochs already.
     """
     run = Run.open(folder)
-    check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
+    apart, more = ("epochs", "description"), {"advice": advice} if advice else {}
+    check_settings(f"{folder} holds a run", run.experiment, wanted, apart, **more)
     run.record_resume()
     return run.extended(epochs) if epochs else run
 

@@ -7,6 +7,7 @@
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
 ``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
+``data.json``                digest of the data, where they are the user's own
 ``cost.json``                what the trained network costs on an image
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
@@ -51,6 +52,7 @@ _METRICS = "metrics.jsonl"
 _STEPS = "steps.npz"
 _DIVERGED = "diverged.json"
 _COST = "cost.json"
+_DATA = "data.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
 _LOCK = ".lock"
@@ -274,6 +276,33 @@ class Run:
         """
         path = self.folder / _COST
         return _read_json(path) if path.exists() else None
+
+    def record_data(self, digest: str) -> None:
+        """Write down which data the run trains on, data of the user's own, as `data.digest` says.
+
+        Raises:
+            RunError: it has trained on others.
+        """
+        if (there := self.data_digest()) is None:
+            write_json(self.folder / _DATA, {"data": self.experiment.data, "sha256": digest})
+        elif there != digest:
+            raise RunError(
+                f"{self.folder} has trained on other data: their SHA-256 is {there[:12]}..., that "
+                f"of those at hand {digest[:12]}...; put the original back"
+            )
+
+    def data_digest(self) -> str | None:
+        """Return what `record_data` wrote; None where it was never called.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.folder / _DATA
+        if not path.exists():
+            return None
+        if not isinstance(digest := _read_json(path).get("sha256"), str):
+            raise RunError(f"cannot read {path}: it holds no 'sha256'")
+        return digest
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
