@@ -86,6 +86,17 @@ DataDir = Annotated[
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
 ]
+Formats = Annotated[
+    list[str] | None,
+    option("pdf|png", "Also write the figures as PDF or PNG; repeatable.", "--format"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say which runs there are to make, their cost and what disk they take.",
+    ),
+]
 TrustCode = Annotated[
     bool,
     typer.Option(
@@ -260,6 +271,18 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     parameters = [one.replace(kind=keyword) for one in shown]
     vars(command)["__signature__"] = signature.replace(parameters=parameters)
     return command
+
+
+def figure_formats(asked: Sequence[str] | None) -> list[str]:
+    """The formats of figures beside SVG that are asked for.
+
+    Raises:
+        InvalidInput: there is no such format.
+    """
+    for one in asked or ():
+        if one not in ("svg", "pdf", "png"):
+            raise InvalidInput(f"--format must be pdf or png, got {one!r}")
+    return [one for one in dict.fromkeys(asked or ()) if one != "svg"]
 
 
 def experiment_of(

@@ -48,6 +48,13 @@ def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str =
     say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
 
 
+def print_plan(names: Sequence[str]) -> None:
+    """The runs that a dry run would make."""
+    say("\nruns to make:" if names else "\nno run is left to make")
+    for name in names:
+        say(f"  {name}")
+
+
 def print_trials(results: Sequence[Result]) -> None:
     """Mean, standard deviation and best of each accuracy, for runs of equal settings together."""
     for group_ in run_folder.results.group(results):
@@ -66,11 +73,17 @@ def print_rules(
     results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
 ) -> None:
     """What learning rules have reached side by side, and how far they lie from the first one."""
-    titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
-    print_table([("rule", "T", *titles), *map(_rule_row, results)])
+    head, rows = rules_table(results)
+    print_table([head, *rows])
     say()
     for pair in comparisons:
         say(f"{pair.first.name}, against {pair.second.rule}: {describe_comparison(pair)}")
+
+
+def rules_table(results: Sequence[RuleResult]) -> tuple[list[str], list[list[object]]]:
+    """Titles and cells of a table of learning rules."""
+    titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
+    return ["rule", "T", *titles], [_rule_row(one) for one in results]
 
 
 def describe_comparison(pair: Comparison[RuleResult]) -> str:
@@ -107,8 +120,12 @@ def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
         print_outcome(outcome)
 
 
+def trial_name(outcome: Outcome) -> str:
+    return Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+
+
 def print_outcome(outcome: Outcome) -> None:
-    name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+    name = trial_name(outcome)
     values = [
         f"{key} = {f'{value:.4g}' if isinstance(value, float) else studies.space.as_text(value)}"
         for key, value in {**outcome.values, "seed": outcome.seed}.items()

@@ -22,6 +22,7 @@ from .options import (
     DataDir,
     Deterministic,
     Epochs,
+    Formats,
     MovedData,
     RecipeOptions,
     RunFolder,
@@ -185,16 +186,18 @@ def draw(
     *,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Checkpoint = None,
+    formats: Formats = None,
     data_dir: DataDir = None,
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned into its folder, as figures/*.svg.
+    """Draw what a run has learned into its folder, as figures/*.svg; --format adds PDF, PNG.
 
     How training accuracy, firing rates and warm-up went (training, layers), which test classes are
     taken for which (confusion), the spikes and membrane potentials that a test image causes
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
+    suffixes = ["svg", *options.figure_formats(formats)]
     run = run_folder.Run.open(folder)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
@@ -216,9 +219,11 @@ def draw(
     drawn, place = of_run | of_net, folder / "figures"
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
+        names = [f"{title}.{suffix}" for title in drawn for suffix in suffixes]
         for title, figure in drawn.items():
-            figures.svg.save_svg(figure, place / f"{title}.svg", title)
-    printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
+            for suffix in suffixes:
+                figures.svg.save(figure, place / f"{title}.{suffix}", title)
+    printing.say(f"figures in {place}: {', '.join(names)}")
 
 
 @options.with_options

@@ -14,7 +14,7 @@ import typer
 
 from .. import experiment as experiments
 from .. import run as run_folder
-from .. import studies, toml_files, training
+from .. import studies, toml_files, training, wording
 from ..errors import Diverged, InvalidInput, RunError
 from ..studies.jobs import Cluster, Engine, Local, cores
 from ..studies.jobs import run as run_jobs
@@ -169,14 +169,42 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
     """
     missing = studies.trials.missing(planned)
     printing.say(
-        f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
-        f"{engine.workers} at a time, {engine.threads} threads each"
+        f"{wording.count(len(planned), 'run')}, {len(planned) - len(missing)} of them finished; "
+        f"{engine.workers} at a time, {wording.count(engine.threads, 'thread')} each"
     )
     with (
         interruptible("the same command goes on with the runs"),
         progress.TrialsDisplay(missing) as watch,
     ):
         return run_jobs([trial.job(options) for trial in missing], engine, watch)
+
+
+LONG = 3600.0  # seconds of a plan that says how to stop it
+
+
+def say_plan(
+    seconds: float, disk: int, dry_run: bool, what: str = "", each: float | None = None
+) -> None:
+    """What runs that are to be made will take: time, disk, and how to stop a long plan.
+
+    Args:
+        seconds: of all.
+        disk: bytes of all, about.
+        dry_run: whether none of them is made now.
+        what: they are, such as ``"16 trials"``; "": that has been told.
+        each: seconds of one.
+    """
+    if what:
+        one = f", {wording.duration(each)} a run" if each is not None else ""
+        printing.say(f"{what}{one}: about {wording.duration(seconds)} for all")
+    printing.say(f"disk        about {wording.size(disk)}")
+    if dry_run:
+        printing.say("a dry run: nothing is trained or written")
+    elif seconds > LONG:
+        printing.say(
+            "Ctrl-C stops it at any time, and the same command goes on; smaller --seeds or "
+            "--epochs take less, and --dry-run only tells"
+        )
 
 
 def check_failures(failures: Mapping[str, str], runs: int) -> None:

@@ -76,7 +76,7 @@ def figure(
 ) -> Figure:
     """Matplotlib's drawing as a block of the report; `table`: the same from `interactive`."""
     svg = svg_text(drawing, name, title)
-    return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
+    return Figure(name, title, caption, svg=svg, interactive=table, drawing=drawing, webgl=webgl)
 
 
 def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
