@@ -2,6 +2,7 @@ from . import analysis as analysis
 from . import data, losses
 from . import experiment as experiment
 from . import export as export
+from . import figures as figures
 from . import layers as layers
 from . import models as models
 from . import network as network

@@ -56,7 +56,8 @@ Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
 class Checked:
     """Base of frozen dataclasses whose values are checked, and brought to their types, when made.
 
-    A whole number serves as a number, a list as a tuple, and a table as another such class. A
+    A whole number serves as a number, a list as a tuple, a number as a list of one, and a table as
+    another such class. A
     field's type may be a plain type, a union, a ``Literal``, a tuple, a mapping, another such
     class, or one of these ``Annotated`` with `Allowed`, `OneOf` or `Parsed`. The default of a field
     is not checked.
@@ -168,6 +169,8 @@ def _fit(value: Any, hint: Any) -> Any:
         for option in args:
             with suppress(_Misfit):
                 return _fit(value, option)
+    elif origin is tuple and args[-1] is Ellipsis and type(value) in (int, float):
+        return (_fit(value, args[0]),)
     elif origin is tuple and isinstance(value, (list, tuple)) and value:
         items = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(items) == len(value):

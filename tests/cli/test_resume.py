@@ -35,7 +35,7 @@ def test_a_finished_run_says_how_it_is_trained_further(program: Program) -> None
     program("train", "mine.toml", "--epochs", "1", "--out", "run")
     code, output, _ = program("resume", "run")
     assert code == 0
-    assert "run has trained its 1 epochs; a larger --epochs trains it further" in output
+    assert "run has trained its 1 epoch; a larger --epochs trains it further" in output
 
 
 def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> None:

@@ -25,6 +25,22 @@ app = typer.Typer(
 # The base of the errors in the command line; typer does not export it itself.
 UsageError: Any = typer.BadParameter.__base__
 
+# Options that people type who know other programs, and what to type here.
+OPTIONS = {
+    "--lr": "--set learning_rate=0.001 changes the learning rate",
+    "--learning-rate": "--set learning_rate=0.001 changes the learning rate",
+    "--batch-size": "--set batch_size=100 changes the batch size",
+    "--weight-decay": "--set weight_decay=0.01 changes the weight decay",
+    "--optimizer": "--set optimizer=sgd changes the optimiser",
+    "--network": "--set network=15C5-P2-300 changes the network",
+    "--time-steps": "--set time_steps=10 changes the number of time steps",
+    "--rule": "--set rule=SLAYER changes the learning rule",
+    "--data": "--set data=mine.npz takes other data",
+    "--gpu": "--device cuda trains on a GPU",
+    "--cuda": "--device cuda trains on a GPU",
+    "--seeds": "tsslbp trials RECIPE --seeds 5 trains with several seeds",
+}
+
 VERBS = (
     runs.train,
     runs.resume,
@@ -61,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return command.main(arguments, "tsslbp", standalone_mode=False) or 0
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "tsslbp"
-            printing.complain("error", f"{error.format_message().rstrip('.')}; see {where} --help")
+            hint = OPTIONS.get(getattr(error, "option_name", ""), f"see {where} --help")
+            printing.complain("error", f"{error.format_message().rstrip('.')}; {hint}")
         except Error as error:
             if arguments != given:
                 raise

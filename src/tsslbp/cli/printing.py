@@ -104,10 +104,11 @@ def _rule_row(one: RuleResult) -> list[object]:
     from .. import stats
 
     accuracy = stats.summary(100 * one.accuracies)
+    interval = stats.shown_interval(accuracy, 0.0, 100.0)
     return [
         *row,
         f"{wording.mean_and_deviation(accuracy.mean, accuracy.sd)} %",
-        wording.interval(accuracy.interval) if accuracy.interval else "-",
+        wording.interval(interval) if interval else "-",
         f"{one.spikes.mean():,.0f}" if len(one.spikes) else "-",
         duration(one.seconds.mean()),
     ]

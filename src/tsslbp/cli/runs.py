@@ -191,7 +191,9 @@ def draw(
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned into its folder, as figures/*.svg; --format adds PDF, PNG.
+    """Draw what a run has learned into its folder, as figures/*.svg.
+
+    With --format the same as PDF or PNG beside it.
 
     How training accuracy, firing rates and warm-up went (training, layers), which test classes are
     taken for which (confusion), the spikes and membrane potentials that a test image causes
@@ -354,7 +356,9 @@ def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_cod
     """The layers of an experiment's network; one of its own has to be made for that."""
     if experiment.is_described(wanted.network):
         layers = networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
-        return networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+        text = networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+        note = networks.note_on_output(wanted.network, classes)
+        return f"{text}\nnote        {note}" if note else text
     frames = data.holds_events(wanted.data)
     net = training.build_network(wanted, shape, classes, frames=frames, trust_code=trust_code)
     assert isinstance(net, networks.CustomNetwork)

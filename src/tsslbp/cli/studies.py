@@ -321,7 +321,7 @@ def report(
         bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
     ] = False,
 ) -> None:
-    """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
+    """Report on runs: one HTML file that fetches nothing, and Markdown beside it.
 
     Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
     the same seeds, figures, compute. Reads records only: nothing is trained or measured again.

@@ -90,7 +90,7 @@ def diff(
     *,
     form: TableOptions,
 ) -> None:
-    """Put two runs side by side: the settings and environments that differ, and their records.
+    """Put two runs side by side: what differs, and their records.
 
     \b
     Examples:

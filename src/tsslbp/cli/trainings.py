@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import experiment as experiments
+from .. import network as networks
 from .. import run as run_folder
 from .. import studies, toml_files, training, wording
 from ..errors import Diverged, InvalidInput, RunError
@@ -77,7 +78,7 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
     """
     if len(run.epochs()) >= run.experiment.epochs:
         printing.say(
-            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
+            f"{run.folder} has trained its {wording.count(run.experiment.epochs, 'epoch')}; "
             "a larger --epochs trains it further"
         )
     _print_start(trained, run)
@@ -120,6 +121,8 @@ def _print_start(trained: Training, run: Run) -> None:
     printing.say(
         f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"
     )
+    if experiments.is_described(network):
+        printing.print_note(networks.note_on_output(network, trained.data.classes))
     images = ", ".join(f"{count:,} {name}" for name, count in trained.image_counts.items())
     printing.say(f"images      {trained.data.name}: {images}")
     printing.print_note(trained.data.note)

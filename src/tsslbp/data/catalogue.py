@@ -33,6 +33,7 @@ class Entry(Checked, called=""):
         train, test: number of samples.
         shape: channels, height and width; of recordings the channels are the two polarities.
         classes: number of classes.
+        class_names: what they are called, in their order; empty: by their numbers.
         citation: the paper to cite.
         homepage: where it is described.
         licence: of the data; empty where it is not known for certain.
@@ -59,6 +60,7 @@ class Entry(Checked, called=""):
     classes: Count
     citation: Text
     homepage: Text
+    class_names: tuple[Text, ...] = ()
     licence: str = ""
     download: Count | None = None
     disk: Count | None = None

@@ -7,6 +7,7 @@
 ``labels``       ``[N]`` integers, class numbers from 0
 ``test_images``  optional, with ``test_labels``: images of the same size and type, for testing
 ``test_labels``
+``class_names``  optional, ``[classes]`` texts: what the classes are called, in their order
 ===============  ==============================================================================
 
 Without test images a tenth of the images, at least one, is held out for testing: always the same
@@ -66,7 +67,12 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
             )
     else:
         train, test, note = hold_out(name, images, labels)
-    classes = 1 + int(max(labels.max(), test[1].max()))
+    classes, names = 1 + int(max(labels.max(), test[1].max())), _names(arrays)
+    if names and len(names) < classes:
+        raise ValueError(
+            f"'class_names' holds {len(names)} names, and labels go up to {classes - 1}"
+        )
+    classes = len(names) or classes
     empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:
         warnings.warn(
@@ -74,7 +80,16 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
             f"in 'labels', the first is {empty[0]}",
             stacklevel=4,
         )
-    return DataSet(name, *train, *test, classes, note)
+    return DataSet(name, *train, *test, classes, note, names)
+
+
+def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
+    array = arrays.get("class_names", np.empty(0, dtype=str))
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise ValueError(
+            f"'class_names' must be [classes] texts, got {array.dtype} of shape {list(array.shape)}"
+        )
+    return tuple(map(str, array))
 
 
 def _read(path: Path) -> dict[str, _Array]:
@@ -108,7 +123,7 @@ def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
                 f"{path} holds no array {name!r}{nearest(name, others)}, "
                 f"only {', '.join(names) or 'nothing'}"
             )
-    return wanted
+    return (*wanted, "class_names") if "class_names" in names else wanted
 
 
 def _pair(arrays: dict[str, _Array], part: str = "") -> tuple[Images, Tensor]:

@@ -6,9 +6,11 @@ run's folder, are read in the same way.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,8 +25,9 @@ from ..rules import as_table
 from ..storage import replace_file
 from ..toml_files import flat, parse_value
 from .experiment import Experiment
-from .networks import AT_HAND, checksum_of, network_file
+from .networks import AT_HAND, checksum_of, is_described, network_file
 
+_log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parent / "recipes"
 NAMES = ("name", "changed")  # keys that say how runs are called, and nothing of what is trained
 UNCHANGED = (*NAMES, "seed", "description", "network_checksum")  # never among the `changed` ones
@@ -159,13 +162,14 @@ def with_settings(
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
     """
-    table = experiment.to_table()
+    table, given = experiment.to_table(), set[str]()
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InvalidInput(f"expected a setting key=value, got {setting!r}")
         name, dot, part = key.strip().partition(".")
         check_keys([name], type_hints(Experiment))
+        given.add(name)
         if dot:
             fresh = (name, part) == ("rule", "name")
             before = {} if fresh else _as_table(name, table.get(name))
@@ -174,7 +178,10 @@ def with_settings(
             is_text = type_hints(Experiment)[name] in (str, Text)
             value = parse_value(text)
             table[name] = text.strip() if is_text and not isinstance(value, str) else value
-    table |= {key: value for key, value in (changes or {}).items() if value is not None}
+    changes = {key: value for key, value in (changes or {}).items() if value is not None}
+    table |= changes
+    if table["network"] != experiment.network:
+        table = _without_belongings(table, given | changes.keys())
     changed = Experiment.from_table(table)
     changed = replace(
         changed,
@@ -184,6 +191,31 @@ def with_settings(
     if changed.network != experiment.network:  # the checksum is that of another file
         changed = replace(changed, network_checksum=None)
     return replace(changed, changed=_changed(experiment, changed)) if changed.name else changed
+
+
+def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """The settings of another network without what belonged to the old one, which is told.
+
+    That is the padding and NeuNorm of convolutions that it has not, or not as many, and the
+    settings of a function. What is `given` with the new network stays.
+    """
+    network = table["network"]
+    if not isinstance(network, str) or network.endswith(".py") or not is_described(network):
+        return table
+    convolutions = len(re.findall(r"(?<![^-])\d+C\d+(?![^-])", network))
+    padding = table["padding"]
+    gone: dict[str, Any] = {}
+    fits = len(padding) == convolutions if isinstance(padding, list) else convolutions
+    if padding and not fits:
+        gone["padding"] = 0
+    if table["neunorm"] and not convolutions:
+        gone["neunorm"] = False
+    if table.get("network_settings"):
+        gone["network_settings"] = {}
+    gone = {key: value for key, value in gone.items() if key not in given}
+    for key in gone:
+        _log.info("%s = %s belongs to the recipe's network, and is left out", key, table[key])
+    return table | gone
 
 
 def _changed(before: Experiment, after: Experiment) -> tuple[str, ...] | None:

@@ -1,6 +1,7 @@
 from . import cost as cost
 from . import loop as loop
 from . import parallel as parallel
+from . import progress as progress
 from . import step as step
 from . import trackers as trackers
 from .build import Split as Split

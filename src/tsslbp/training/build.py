@@ -131,8 +131,18 @@ def build_network(
             f"activation = {experiment.activation!r} is a network without spikes, for "
             "`tsslbp convert` alone"
         )
-    if not is_described(experiment.network):
-        return build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
+    net: Network | CustomNetwork
+    if is_described(experiment.network):
+        net = _described(experiment, input_shape, classes, impl)
+    else:
+        net = build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
+    net.statistics = experiment.mean, experiment.std
+    return net
+
+
+def _described(
+    experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str
+) -> Network:
     neuron = Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold)
     return Network(
         experiment.network,
