@@ -1,4 +1,4 @@
-"""The progress of a training in a terminal or a notebook: a bar for the run, and a line an epoch."""
+"""The progress of a training in a terminal or notebook: a bar for the run, a line an epoch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
 class Bars:
-    """A heading, and bars on terminals and in notebooks, whose time left follows the last `seconds`.
+    """A heading, and bars on terminals and in notebooks; their time left follows `seconds`.
 
     Args:
-        seconds: as above.
+        seconds: the last ones that the time left is estimated from.
         text: behind a bar; without it there is how much has been downloaded.
         heading: a line above.
         console: where they are shown; None: wherever this program runs.
