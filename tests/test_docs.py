@@ -131,10 +131,11 @@ def test_command(
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    if any(
-        word in command for word in ("--resume", "evaluate", "draw", "cost", "export", "report")
-    ):
-        run("tsslbp train mnist --out runs/first")
+    verbs = ("resume", "evaluate", "draw", "cost", "export", "report", "tsslbp runs", "diff")
+    if any(word in command for word in verbs):
+        for folder in ("runs/first", "runs/second", "runs/mnist"):
+            if folder in command or folder == "runs/first":
+                run(f"tsslbp train mnist --out {folder}")
     if "runs/own " in command and "train" not in command:
         run("tsslbp train own.toml --out runs/own")
     if "sweep" in command:

@@ -245,6 +245,11 @@ def _sweep(
 ) -> None:
     wanted, arguments = what.experiment(seed=seed), train_arguments(how)
     searched = study.space.load_space(by.space_name)
+    if what.epochs is not None and "epochs" in searched.parameters:
+        raise InvalidInput(
+            f"--epochs has no effect, the space {by.space_name} searches epochs: leave it out, or "
+            "give --space FILE.toml without epochs"
+        )
     count = by.trials or searched.trials
     if count is None:
         raise InvalidInput(f"{by.space_name} does not say how many trials to make: give --trials")
