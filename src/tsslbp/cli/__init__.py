@@ -77,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return command.main(arguments, "tsslbp", standalone_mode=False) or 0
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "tsslbp"
-            hint = OPTIONS.get(getattr(error, "option_name", ""), f"see {where} --help")
-            printing.complain("error", f"{error.format_message().rstrip('.')}; {hint}")
+            message = f"{error.format_message().rstrip('.')}; see {where} --help"
+            if (option := getattr(error, "option_name", "")) in OPTIONS:
+                message = f"No such option: {option}; {OPTIONS[option]}"
+            printing.complain("error", message)
         except Error as error:
             if arguments != given:
                 raise

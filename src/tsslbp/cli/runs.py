@@ -250,7 +250,7 @@ def cost(
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Count what a run's network costs on an image, beside the same network with ReLU.
+    """Count what a run's network costs on an image.
 
     \b
     Examples:
@@ -290,7 +290,7 @@ def recipes(
         ),
     ] = None,
 ) -> None:
-    """List the shipped recipes, or tell what one promises, with its settings."""
+    """List the shipped recipes, or tell all about one."""
     if recipe is not None:
         wanted = experiment.load_recipe(recipe)
         network = experiment.network_name(wanted.network)

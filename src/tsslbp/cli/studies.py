@@ -160,7 +160,7 @@ def reproduce(
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
-    """Reproduce a published table: the trials of its recipes, then the report.
+    """Reproduce a published table: its recipes' trials and a report.
 
     First it says what that will cost on this machine, from a few training steps. Interrupted, the
     same command goes on.
@@ -326,7 +326,7 @@ def report(
         bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
     ] = False,
 ) -> None:
-    """Report on runs: one HTML file that fetches nothing, and Markdown beside it.
+    """Report on runs: one HTML file, and Markdown beside it.
 
     Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
     the same seeds, figures, compute. Reads records only: nothing is trained or measured again.

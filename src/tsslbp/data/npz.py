@@ -16,6 +16,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -103,7 +104,10 @@ def _read(path: Path) -> dict[str, _Array]:
                 "labels=...) writes one"
             )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: np.asarray(archive[name]) for name in _wanted(path, archive.files)}
+            arrays = {name: np.asarray(archive[name]) for name in _wanted(path, archive.files)}
+            with contextlib.suppress(ValueError, KeyError):  # none, or Python objects: not read
+                arrays["class_names"] = np.asarray(archive["class_names"])
+            return arrays
     except DataError:
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
@@ -123,7 +127,7 @@ def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
                 f"{path} holds no array {name!r}{nearest(name, others)}, "
                 f"only {', '.join(names) or 'nothing'}"
             )
-    return (*wanted, "class_names") if "class_names" in names else wanted
+    return wanted
 
 
 def _pair(arrays: dict[str, _Array], part: str = "") -> tuple[Images, Tensor]:

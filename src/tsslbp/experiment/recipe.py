@@ -205,6 +205,9 @@ def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[s
     convolutions = len(re.findall(r"(?<![^-])\d+C\d+(?![^-])", network))
     padding = table["padding"]
     gone: dict[str, Any] = {}
+    if isinstance(padding, list) and len(padding) != convolutions and len({*padding}) == 1:
+        padding = padding[0]  # of any number of convolutions
+        table |= {} if "padding" in given else {"padding": padding}
     fits = len(padding) == convolutions if isinstance(padding, list) else convolutions
     if padding and not fits:
         gone["padding"] = 0
