@@ -82,7 +82,7 @@ class Checked:
             if value is field.default:
                 continue
             try:
-                object.__setattr__(self, field.name, _fit(value, hint))
+                object.__setattr__(self, field.name, _fit(_listed(value, hint), hint))
             except _Misfit:
                 message = f"{self.called}{field.name} must be {expected(hint)}, got {value!r}"
                 raise InvalidInput(message + nearest(str(value), _names(hint))) from None
@@ -160,6 +160,12 @@ class _Misfit(Exception):
     """A value is not of the type that is asked for."""
 
 
+def _listed(value: Any, hint: Any) -> Any:
+    """A number as a list of one, where a field takes lists of any length and nothing else."""
+    is_list = get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
+    return (value,) if is_list and type(value) in (int, float) else value
+
+
 def _fit(value: Any, hint: Any) -> Any:
     """Return `value` as the type `hint`, or raise _Misfit."""
     origin, args = get_origin(hint), get_args(hint)
@@ -169,8 +175,6 @@ def _fit(value: Any, hint: Any) -> Any:
         for option in args:
             with suppress(_Misfit):
                 return _fit(value, option)
-    elif origin is tuple and args[-1] is Ellipsis and type(value) in (int, float):
-        return (_fit(value, args[0]),)
     elif origin is tuple and isinstance(value, (list, tuple)) and value:
         items = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(items) == len(value):

@@ -65,7 +65,7 @@ def test_another_network_takes_its_padding_along(program: Program) -> None:
     """`--set network=64` on a recipe with convolutions: the rest fits, and it is said."""
     code, _, error = program("train", "digits", "--set", "network=64", "--epochs", "1")
     assert code == 0
-    assert error == "padding = [1, 1] belongs to the recipe's network, and is left out\n"
+    assert error == "padding = 1 belongs to the recipe's network, and is left out\n"
     recipe = load_recipe("digits")
     assert with_settings(recipe, ["network=64", "padding=0"]).padding == 0
     assert recipe.padding == (1, 1)

@@ -154,7 +154,8 @@ class TrainingOptions:
     data_dir: DataDir = None
     device: Annotated[str, option("cpu|cuda", "Where to train; cuda is an NVIDIA GPU.")] = "cpu"
     track: Annotated[
-        list[str] | None, option("tensorboard|wandb", "Tell a tracker how it goes; repeatable.")
+        list[str] | None,
+        option("tensorboard|wandb|mlflow", "Tell a tracker how it goes; repeatable."),
     ] = None
 
 

@@ -47,7 +47,7 @@ def runs(
     ] = None,
     form: TableOptions,
 ) -> None:
-    """List all runs below a folder: settings, accuracies, time and state.
+    """List all runs below a folder, with what they have reached.
 
     \b
     Examples:

@@ -65,10 +65,10 @@ class Page:
     title: str  # the heading
     lead: str  # what was run, in a sentence or two
     tallies: Sequence[tuple[str, str]]  # numbers in one glance: name and value
-    results: Sequence[tuple[str, str]]  # the first ones: settings, and what they have reached
     verdicts: Sequence[tuple[str, str, str]]  # of claims that were tested: verdict, claim, reason
     made_by: str  # the program and its version
     sections: Sequence[Section] = ()  # in order, those without blocks left out
+    results: Sequence[tuple[str, str]] = ()  # the first ones: settings, and what they have reached
 
     @property
     def figures(self) -> list[Figure]:
