@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,6 +57,18 @@ def train(
     precision: Annotated[
         str | None, option("float32|tf32|bf16", "Of matrix products; the last two need a GPU.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        option(
+            "RUN|FILE|NAME",
+            "Start from trained weights: of a run, a file of tensors, or a network that ships.",
+            autocompletion=options.complete_run,
+        ),
+    ] = None,
+    weights_partial: Annotated[
+        bool,
+        typer.Option("--weights-partial", help="Take the weights that fit, and say what is left."),
+    ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
     ] = False,
@@ -70,11 +83,18 @@ def train(
       tsslbp train mnist --epochs 5 --seed 1 --resume
       tsslbp train mnist --set learning_rate=0.001 --set rule.warm_up=always
       tsslbp train mine.toml --out runs/first
+      tsslbp train digits --weights runs/first --set 'freeze=["conv1"]'
       torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
 
     `tsslbp recipes RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
+    wanted = what.experiment(
+        seed=which.seed,
+        protocol=protocol,
+        precision=precision,
+        weights=weights,
+        weights_partial=weights_partial or None,
+    )
     with training.parallel.join() as processes:
         device = processes.device(how.device)
         training.configure(device, wanted.precision, deterministic)
@@ -85,8 +105,14 @@ def train(
         folder = what.folder(which.out, f"seed{wanted.seed}")
         if processes.is_first:
             wanted = with_kept_file(folder, wanted, which.resume)
+        resumed = processes.broadcast(which.resume and run_folder.has_begun(folder))
         ready = training.Training(
-            wanted, data_set, device=device, processes=processes, trust_code=True
+            wanted,
+            data_set,
+            device=device,
+            processes=processes,
+            trust_code=True,
+            resumed=resumed,
         )
         if not processes.is_first:
             training.keep_freed_memory()
@@ -134,7 +160,7 @@ def draw(
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned into its folder, as figures/*.svg.
+    """Draw what a run has learned into its folder, as figures/*.svg; of mnist, into mnist-figures.
 
     How training accuracy, firing rates and warm-up went (training, layers), which test classes are
     taken for which (confusion), the spikes and membrane potentials that a test image causes
@@ -145,20 +171,21 @@ def draw(
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name, trust_code=trust_code)
     data_set = training.load_data(run.experiment, data_dir)
+    place = Path(f"{folder}-figures") if run.is_shipped else folder / "figures"
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
     epoch = epoch_of(run.checkpoint_state(name))
     run_name = folder.resolve().name
     with printing.console.status("drawing"):
-        of_run = _figures_of_run(run)
+        of_run = {} if run.is_shipped else _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
             figures.svg.annotate(figure, f"{run_name}\n{data_set.note}")
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}"
             figures.svg.annotate(figure, f"{heading}\n{data_set.note}")
-    drawn, place = of_run | of_net, folder / "figures"
+    drawn = of_run | of_net
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
         for title, figure in drawn.items():
@@ -342,18 +369,18 @@ def epoch_of(state: Mapping[str, Any]) -> int | str:
 
 
 def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> Cost:
-    """On the first test images; by default on as many as an evaluation takes at once."""
+    """On the first test images, by default those of an evaluation's batch, on the net's device."""
     _, _, test = training.splits(run.experiment, data_set)
     (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
     chosen = test.images[first if images is None else slice(images)]
     with printing.console.status("counting"):
         pixels = data.normalise(chosen, run.experiment.mean, run.experiment.std)
-        return analysis.cost(net, pixels)
+        return analysis.cost(net, pixels.to(training.device_of(net)))
 
 
 def _record_cost(run: Run, trained: Training) -> None:
     """Write down what the network costs that a training has ended with."""
-    net = trained.net.cpu()
+    net = trained.net
     net.set_precision("float32")
     name = training.default_checkpoint(run)
     try:
@@ -371,6 +398,8 @@ def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
     epoch = run.checkpoint_state(checkpoint)["epoch"]
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
+    if run.is_shipped:
+        return record
     try:
         run.record_cost(record)
     except RunError as error:
@@ -382,18 +411,19 @@ def _draw_picture(run: Run, trained: Training) -> None:
     """Draw a test image's spikes and the training curve into the run's folder."""
     from ..losses import predict
 
-    net, data_set = trained.net.cpu(), trained.data
+    net, data_set = trained.net, trained.data
     assert isinstance(net, (networks.Network, networks.CustomNetwork))
     net.set_precision("float32")
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
+    pixels = pixels.to(training.device_of(net))
     path = run.folder / "picture.png"
     try:
         figure = figures.run.run_picture(
             analysis.inspection.picture(image),
             int(data_set.test_labels[0]),
             int(predict(net(pixels).detach())),
-            {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
+            {name: trace.spikes.cpu().numpy() for name, trace in net.trace(pixels).items()},
             run.epochs(),
             data_set.class_names,
         )
