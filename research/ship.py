@@ -1,6 +1,6 @@
 """Make a finished run a network that ships trained: ``tsslbp.load(NAME)``.
 
-    python research/ship.py runs/mnist-seed3 mnist
+    python research/ship.py runs/digits-seed0 digits
 
 What is kept of the run is its configuration, its environment, the record of the epoch that was
 chosen, and its weights, in half the bits (float16). The accuracies in the record are those of the
@@ -31,10 +31,24 @@ CHOICES = {
     "last": "the last epoch; no images were held out, and test images chose nothing",
 }
 LICENCE = "MIT"
+WHY = "the lowest seed that was run"
 
 
-def ship(folder: Path, name: str, data_dir: Path | None = None, place: Path = SHIPPED) -> Path:
+def ship(
+    folder: Path,
+    name: str,
+    why: str = WHY,
+    data_dir: Path | None = None,
+    place: Path = SHIPPED,
+) -> Path:
     """Write the folder of the network `name` into `place` and return it.
+
+    Args:
+        folder: of a finished run.
+        name: of the network.
+        why: this seed, in words, for the record.
+        data_dir: folder of the data sets.
+        place: of the networks that ship.
 
     Raises:
         InvalidInput: the run is not finished, its network is a file of one's own, or all networks
@@ -63,7 +77,7 @@ def ship(folder: Path, name: str, data_dir: Path | None = None, place: Path = SH
     by_step = _accuracies(target, kept, data_dir)
     measured = {f"{name}_accuracy": values[-1] for name, values in by_step.items()}
     kept.append_epoch(record | measured | {"test_accuracy_by_step": by_step["test"]})
-    facts = _facts(run, checkpoint, record, measured)
+    facts = _facts(run, why, checkpoint, record, measured)
     (target / "trained.json").write_text(to_json(facts, indent=1) + "\n", encoding="utf-8")
     if (size := sum(one.stat().st_size for one in place.rglob("*") if one.is_file())) > LIMIT:
         raise InvalidInput(f"the networks that ship take {size:,} bytes, more than {LIMIT:,}")
@@ -83,7 +97,7 @@ def _accuracies(folder: Path, run: Run, data_dir: Path | None) -> dict[str, list
 
 
 def _facts(
-    run: Run, checkpoint: str, record: dict[str, Any], measured: dict[str, float]
+    run: Run, why: str, checkpoint: str, record: dict[str, Any], measured: dict[str, float]
 ) -> dict[str, Any]:
     """What ``trained.json`` says, see `tsslbp.experiment.trained_record`."""
     wanted, environment = run.experiment, run.environment
@@ -92,6 +106,7 @@ def _facts(
     return {
         "recipe": nearest if nearest in recipe_names() else f"{nearest} (see config.toml)",
         "seed": wanted.seed,
+        "seed_chosen": why,
         "checkpoint": f"{checkpoint}: {CHOICES[checkpoint]}",
         "epoch": record["epoch"],
         "command": environment.get("command", ""),
@@ -109,10 +124,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("name", help="of the network, that of its recipe")
+    parser.add_argument("--why", default=WHY, help="this seed; default: %(default)s")
     parser.add_argument("--data-dir", type=Path, help="folder of the data sets")
     given = parser.parse_args()
     try:
-        target = ship(given.run, given.name, given.data_dir)
+        target = ship(given.run, given.name, given.why, given.data_dir)
     except Error as error:
         sys.exit(f"error: {error}")
     print(target, json.dumps(json.loads((target / "trained.json").read_text()), indent=1))

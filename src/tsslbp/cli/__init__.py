@@ -15,7 +15,7 @@ import typer
 from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
-from . import conversion, data, exchange, microscope, printing, rules, runs, studies
+from . import conversion, data, exchange, microscope, prediction, printing, rules, runs, studies
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -36,6 +36,7 @@ VERBS = (
     runs.evaluate,
     runs.draw,
     runs.cost,
+    prediction.predict,
     conversion.convert,
     exchange.export,
     runs.recipes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,9 +34,10 @@ from .trainings import open_run, train_run, with_kept_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from ..analysis.operations import Cost
-    from ..data import DataSet
+    from ..data import DataSet, Images
     from ..experiment import Experiment
     from ..network import CustomNetwork, Model, Network
     from ..run import Run
@@ -457,30 +458,49 @@ def _figures_of_network(
     run: Run, net: Network | CustomNetwork, data_set: DataSet, number: int
 ) -> dict[str, Figure]:
     """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
-    from ..losses import predict
-
     wanted = run.experiment
     _, _, test = training.splits(wanted, data_set)
     matrix = analysis.inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
     batch = options.first_batch(wanted, data_set)
     gradients = analysis.inspection.gradients(net, training.build_loss(wanted), *batch)
-    image = test.images[number : number + 1]
+    image, label = test.images[number : number + 1], int(test.labels[number])
     pixels = data.normalise(image, wanted.mean, wanted.std)
-    traces = net.trace(pixels)
     return {
         "confusion": figures.run.confusion(matrix.numpy(), data_set.class_names),
-        f"image-{number}": figures.run.image_trace(
-            analysis.inspection.picture(image),
-            int(test.labels[number]),
-            int(predict(net(pixels).detach())),
-            {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
-            {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
-            {name: neuron.threshold for name, neuron in net.neurons.items()},
-            data_set.class_names,
-            output="" if not net.has_output_layer else list(traces)[-1],
-        ),
+        f"image-{number}": follow(net, image, pixels, label, data_set.class_names),
         "histograms": figures.run.histograms(
             {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},
             {name: one.numpy() for name, one in gradients.items()},
         ),
     }
+
+
+def follow(
+    net: Network | CustomNetwork,
+    image: Images,
+    pixels: Tensor,
+    label: int | None,
+    class_names: Sequence[str],
+) -> Figure:
+    """The spikes and potentials that an image causes, see `tsslbp.figures.run.image_trace`.
+
+    Args:
+        net: in evaluation mode.
+        image: ``[1, C, H, W]`` as it is drawn, or the frames of a recording.
+        pixels: the same, normalised.
+        label: the true class, if it is known.
+        class_names: what the classes are called.
+    """
+    from ..losses import predict
+
+    traces = net.trace(pixels)
+    return figures.run.image_trace(
+        analysis.inspection.picture(image),
+        label,
+        int(predict(net(pixels).detach())),
+        {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
+        {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
+        {name: neuron.threshold for name, neuron in net.neurons.items()},
+        class_names,
+        output="" if not net.has_output_layer else list(traces)[-1],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InvalidInput
@@ -60,8 +61,20 @@ def load(
     if binning is not None:
         raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
     if entry is not None:
-        return IMAGE_READERS[entry.reader](entry, data_dir)
+        images = IMAGE_READERS[entry.reader](entry, data_dir)
+        return replace(images, class_names=entry.class_names)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of a data set are called, without reading an image.
+
+    Empty where they have numbers only, or where a folder of images is not there any more.
+    """
+    if entry := catalogue.entries().get(name):
+        return entry.class_names
+    path = Path(name)
+    return folder.class_names(path) if is_path(name) and path.is_dir() else ()
 
 
 def recordings(name: str, data_dir: Path | None = None) -> EventSet:

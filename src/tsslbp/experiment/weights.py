@@ -38,10 +38,11 @@ def trained_folder(name_or_folder: str | Path) -> Path:
 def trained_record(name: str) -> dict[str, Any]:
     """What is known of a network that ships, by its name.
 
-    ``"recipe"``, ``"seed"``, ``"checkpoint"`` (how its epoch was chosen), ``"epoch"``,
-    ``"command"``, ``"commit"``, ``"stored"`` (the type of its numbers), ``"test_accuracy"`` (0 to
-    1, of what is stored), ``"trained_accuracy"`` (of the weights as they were trained),
-    ``"licence"``, and ``"data"`` and ``"data_licence"`` of the images that trained it.
+    ``"recipe"``, ``"seed"`` and ``"seed_chosen"`` (why this one), ``"checkpoint"`` (and how its
+    epoch was chosen), ``"epoch"``, ``"command"``, ``"commit"``, ``"stored"`` (the type of its
+    numbers), ``"test_accuracy"`` (0 to 1, of what is stored), ``"trained_accuracy"`` (of the
+    weights as they were trained), ``"licence"``, and ``"data"`` and ``"data_licence"`` of the
+    images that trained it.
 
     Raises:
         InvalidInput: there is no such network.
@@ -68,7 +69,7 @@ def weights_file(weights: str) -> Path:
     if not path.is_dir():
         if path.is_file():
             return path
-        known = nearest(weights, trained_names()) if os.sep not in weights else ""
+        known = nearest(path.name, trained_names())
         raise InvalidInput(
             f"weights = {weights!r} is neither a run's folder nor a file nor a network that "
             f"ships{known}; these are {', '.join(trained_names())}"
