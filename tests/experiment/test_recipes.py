@@ -20,6 +20,7 @@ from tsslbp.training import build_network
 OPTIONAL = {
     *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation"),
     *("step_epochs", "average_weights", "network_settings", "network_checksum"),
+    *("weights", "weights_partial", "weights_checksum", "freeze"),
 }
 # Of newer recipes: the settings of the public code have none of it. Only `mnist` shows these keys.
 NEWER: dict[str, Any] = {
@@ -65,6 +66,10 @@ COMMON: dict[str, Any] = NEWER | {
     "activation": None,
     "network_settings": {},
     "network_checksum": None,
+    "weights": None,
+    "weights_partial": False,
+    "weights_checksum": None,
+    "freeze": None,
 }
 REVISED = COMMON | {
     "tau_m": 5.0,

@@ -13,7 +13,7 @@ import typer
 from .. import analysis, data, figures, training
 from .. import run as run_folder
 from ..errors import InvalidInput, require
-from ..storage import replace_file
+from ..storage import replace_file, writing
 from . import printing
 from .options import Checkpoint, RunFolder, TrustCode, argument, option
 from .runs import follow
@@ -85,6 +85,8 @@ def predict(
         ((name, image),) = named.items()
         figure = follow(net, image, normalised(image), None, names)
         figures.svg.annotate(figure, f"{name}, {folder}")
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, partial(_save, figure, out.suffix))
         if not as_json:
             printing.say(f"\npicture in {out}")
