@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tsslbp.data.npz
 from tsslbp import cli, experiment, rules
@@ -128,12 +129,14 @@ def test_command(
         if name := file_of(text):
             Path(name).write_text(text)
 
+    for name in re.findall(r"\S+\.png", command) if "predict" in command else ():
+        Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(name)
+
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    if any(
-        word in command for word in ("--resume", "evaluate", "draw", "cost", "export", "report")
-    ):
+    needs_run = ("--resume", "evaluate", "draw", "cost", "export", "report")
+    if any(word in command for word in (*needs_run, "predict runs/", "--weights runs/")):
         run("tsslbp train mnist --out runs/first")
     if "runs/own " in command and "train" not in command:
         run("tsslbp train own.toml --out runs/own")

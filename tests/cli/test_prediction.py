@@ -69,14 +69,21 @@ def test_json_and_picture(program: Program, run: str) -> None:
     Image.fromarray(arrays()["images"][1]).save("right.png")
     code, output, _ = program("predict", run, "right.png", "--json", "--out", "drawn/right.svg")
     (one,) = json.loads(output)["images"]
-    assert code == 0 and one["image"] == "right.png" and one["name"] == "1" == str(one["predicted"])
+    net, image = tsslbp.load(run), data.folder.read_file(Path("right.png"), 1)[None]
+    predicted = int(tsslbp.predict(net(data.normalise(image, 0.0, 1.0))))
+    assert code == 0 and one["image"] == "right.png"
+    assert one["predicted"] == predicted and one["name"] == str(predicted)
     assert one["score"] == max(one["scores"]) and len(one["scores"]) == 2
-    assert one["margin"] == pytest.approx(one["scores"][1] - one["scores"][0])
+    assert one["margin"] == pytest.approx(abs(one["scores"][1] - one["scores"][0]))
     drawn = Path("drawn/right.svg").read_text()
-    assert drawn.startswith("<svg") and "predicted 1" in drawn and f"right.png, {run}" in drawn
+    assert (
+        drawn.startswith("<svg")
+        and f"predicted {predicted}" in drawn
+        and f"right.png, {run}" in drawn
+    )
     for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
-        assert program("predict", run, "right.png", "--out", f"right{suffix}")[0] == 0
-        assert Path(f"right{suffix}").read_bytes().startswith(start)
+        assert program("predict", run, "right.png", "--out", f"drawn/right{suffix}")[0] == 0
+        assert Path(f"drawn/right{suffix}").read_bytes().startswith(start)
 
 
 def test_classes_have_their_names(program: Program) -> None:
@@ -151,6 +158,7 @@ def test_what_is_refused(refused: Callable[..., str], run: str) -> None:
     assert "9 x 8 pixels, grey, and the network takes 8 x 8 pixels, grey" in error
     assert "as mine.npz has them" in error
     Image.fromarray(np.full((8, 8, 4), 99, np.uint8), "RGBA").save("glass.png")
+    assert "would replace the image" in refused("predict", run, "large.png", "--out", "large.png")
     assert "without transparency" in refused("predict", run, "glass.png")
     assert "cannot be read as an image" in refused("predict", run, "nothing.png")
     Path("no.npy").write_text("text")

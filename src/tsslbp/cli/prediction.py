@@ -57,6 +57,8 @@ def predict(
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     if out is not None and out.suffix not in PICTURES:
         raise InvalidInput(f"--out must end in {', '.join(PICTURES)}, got {out}")
+    if out in files:
+        raise InvalidInput(f"--out {out} would replace the image: give another name")
     run = run_folder.Run.open(folder, trust_code)
     net = training.load(folder, checkpoint, trust_code=trust_code)
     named = {name: image for file in files for name, image in _read(file, net, run.experiment.data)}

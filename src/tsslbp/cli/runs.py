@@ -263,7 +263,10 @@ def recipes(
     loaded = {name: experiment.load_recipe(name) for name in experiment.recipe_names()}
     published = {name: reports.published.of_recipe(name) for name in loaded}
     printing.print_recipes(loaded, experiment.recorded(), published)
-    printing.say("\ntsslbp recipes RECIPE tells all about one.")
+    trained = wording.joined(experiment.trained_names())
+    printing.say(
+        f"\ntsslbp recipes RECIPE tells all about one. Networks ship trained of {trained}."
+    )
 
 
 def info(
@@ -290,7 +293,7 @@ def info(
     ] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Print a network's layers, shapes and parameters.
+    """Print a network's layers, shapes and parameters; of mnist, also what ships trained.
 
     A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
     5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
@@ -313,6 +316,8 @@ def info(
     if is_recipe:
         printing.say()
         _print_promise(wanted)
+    if network in experiment.trained_names():
+        printing.print_trained(network, experiment.trained_record(network))
 
 
 def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:
