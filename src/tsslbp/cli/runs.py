@@ -264,9 +264,8 @@ def recipes(
     published = {name: reports.published.of_recipe(name) for name in loaded}
     printing.print_recipes(loaded, experiment.recorded(), published)
     trained = wording.joined(experiment.trained_names())
-    printing.say(
-        f"\ntsslbp recipes RECIPE tells all about one. Networks ship trained of {trained}."
-    )
+    printing.say(f"\nnetworks that ship trained: {trained}")
+    printing.say("tsslbp recipes RECIPE tells all about one.")
 
 
 def info(
