@@ -17,9 +17,12 @@ TAU_M, TAU_S, THRESHOLD = 4.0, 2.5, 0.8
 DECAY = 1 - 1 / TAU_M
 
 
+DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+
+
 def normal(*shape: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE)
 
 
 CURRENT = 0.3 + 0.6 * normal(9, 200, seed=0)
@@ -225,7 +228,7 @@ def test_na_scales_hidden_layers_by_the_output_layers_gradient(impl: str) -> Non
         generator = torch.Generator().manual_seed(0)
         nets[normalise] = tsslbp.Network(
             "12", (1, 4, 4), classes=3, rule=NA(normalise), impl=impl, generator=generator
-        ).double()
+        ).to(DEVICE, torch.float64)
         psc = nets[normalise](3 * images)
         psc.backward(normal(*psc.shape, seed=3))
     hidden_raw, raw = _currents_of(nets[False], 3 * images)
