@@ -1,5 +1,6 @@
 """A finished run becomes a network that ships trained."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_ship(tmp_path: Path, data: DataSet, protocol: str) -> None:
     _, _, test = training.splits(wanted, data)
     measured = training.evaluate(ours, test, wanted.mean, wanted.std)
     assert epoch["test_accuracy_by_step"] == measured and epoch["test_accuracy"] == measured[-1]
-    facts = ship.json.loads((folder / "trained.json").read_text())
+    facts = json.loads((folder / "trained.json").read_text())
     assert facts["test_accuracy"] == measured[-1] and facts["seed_chosen"] == "why not"
     chosen = results.measures(run.epochs())[name]
     assert facts["trained_accuracy"] == chosen["test_accuracy"]
@@ -79,5 +80,5 @@ def test_what_does_not_ship(tmp_path: Path, data: DataSet, monkeypatch: pytest.M
 
 def test_those_that_ship_were_made_by_it() -> None:
     for folder in SHIPPED.iterdir():
-        facts = ship.json.loads((folder / "trained.json").read_text())
+        facts = json.loads((folder / "trained.json").read_text())
         assert facts["checkpoint"].partition(": ")[2] in ship.CHOICES.values()

@@ -137,7 +137,8 @@ def test_command(
 
     needs_run = ("--resume", "evaluate", "draw", "cost", "export", "report")
     if any(word in command for word in (*needs_run, "predict runs/", "--weights runs/")):
-        run("tsslbp train mnist --out runs/first")
+        name = "mnist" if "runs/mnist" in command else "first"
+        run(f"tsslbp train mnist --out runs/{name}")
     if "runs/own " in command and "train" not in command:
         run("tsslbp train own.toml --out runs/own")
     if "sweep" in command:

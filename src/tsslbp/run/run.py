@@ -121,7 +121,8 @@ class Run:
         named, folder = str(folder), trained_folder(folder)
         config = folder / _CONFIG
         if not config.is_file():
-            known = "" if folder.exists() else nearest(named, trained_names())
+            is_name = not folder.exists() and folder.name == named
+            known = nearest(named, trained_names()) if is_name else ""
             raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}{known}")
         try:
             experiment = experiments.load_recipe(config)
