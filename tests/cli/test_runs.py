@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -481,7 +483,9 @@ def test_names_of_networks_that_ship(program: Program, refused: Callable[..., st
     assert {path.name for path in Path("digits-figures").iterdir()} == {
         *("confusion.svg", "image-0.svg", "histograms.svg")
     }
-    assert program("export", "digits", "--to", "nir", "-o", "digits.nir")[0] == 0
+    for kind, check in (("nir", nir.read), ("onnx", onnx.checker.check_model)):
+        assert program("export", "digits", "--to", kind, "-o", f"digits.{kind}")[0] == 0
+        check(f"digits.{kind}")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     told = program("info", "digits")[1]
     assert f"{wording.percent(record['test_accuracy'])} of the weights as they ship" in told

@@ -372,18 +372,21 @@ def has_begun(folder: Path) -> bool:
     return (folder / _CHECKPOINT_FOLDER / "last.safetensors").is_file()
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
     """The weights in a file of tensors, by the keys of a network's state, on the CPU.
 
     Those of a checkpoint, or all tensors of a file (safetensors) that another program has written.
 
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+
     Raises:
-        RunError: it cannot be read, or holds no tensors.
+        RunError: it is no such file, is damaged, or holds no tensors.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
     prefix = "weights."
     ours = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}

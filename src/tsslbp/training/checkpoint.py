@@ -156,8 +156,8 @@ def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
     """
     if experiment.weights is None:
         return None
-    file, _ = weights_source(experiment.weights, experiment.weights_checksum)
-    found = _whole(net.with_present_keys(read_weights(file)))
+    file, content = weights_source(experiment.weights, experiment.weights_checksum)
+    found = _whole(net.with_present_keys(read_weights(content, file)))
     if isinstance(net, CustomNetwork) and not any(key.startswith("module.") for key in found):
         found = {f"module.{key}": value for key, value in found.items()}  # of the module by itself
     state = net.state_dict()
