@@ -15,7 +15,18 @@ import typer
 from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
-from . import conversion, data, exchange, microscope, printing, rules, runs, studies, tables
+from . import (
+    conversion,
+    data,
+    exchange,
+    microscope,
+    prediction,
+    printing,
+    rules,
+    runs,
+    studies,
+    tables,
+)
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -55,6 +66,7 @@ VERBS = (
     runs.evaluate,
     runs.draw,
     runs.cost,
+    prediction.predict,
     conversion.convert,
     exchange.export,
     runs.recipes,
