@@ -21,6 +21,8 @@ from tsslbp.training import build_network
 OPTIONAL = {
     *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation"),
     *("step_epochs", "average_weights", "network_settings", "network_checksum"),
+    *("name", "changed"),
+    *("weights", "weights_partial", "weights_checksum", "freeze"),
 }
 # Of newer recipes: the settings of the public code have none of it. Only `mnist` shows these keys.
 NEWER: dict[str, Any] = {
@@ -71,6 +73,10 @@ COMMON: dict[str, Any] = NEWER | {
     "activation": None,
     "network_settings": {},
     "network_checksum": None,
+    "weights": None,
+    "weights_partial": False,
+    "weights_checksum": None,
+    "freeze": None,
 }
 REVISED = COMMON | {
     "tau_m": 5.0,
@@ -196,7 +202,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("name", FACTS)
 def test_settings_are_those_of_the_original(name: str) -> None:
     experiment = load_recipe(name)
-    free = {"description", "validation_images", "precision", "seed"}
+    free = {"description", "name", "changed", "validation_images", "precision", "seed"}
     assert set(FACTS[name]) == {field.name for field in fields(Experiment)} - free
     assert {key: getattr(experiment, key) for key in FACTS[name]} == FACTS[name]
 
