@@ -89,10 +89,12 @@ def _run_cell(cell: Cell, names: dict[str, Any], script: Path) -> None:
             raise RuntimeError(f"{script.name}: {command} ended with:\n{done.stderr}")
         print(done.stdout.rstrip())
     tree = ast.parse(cell.source)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, script.name, "exec"), names)
-    if last is None:
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        exec(compile(tree, script.name, "exec"), names)
         return
+    tree.body.pop()
+    exec(compile(tree, script.name, "exec"), names)
     value = eval(compile(ast.Expression(last.value), script.name, "eval"), names)
     if hasattr(value, "savefig"):
         from tsslbp.figures import svg
