@@ -45,7 +45,7 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 $(VENV)/installed: $(VENV)/demo tests/requirements.txt
 	@echo "Installing what the tests need (a minute or two, once)"
-	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,study,tensorboard,test,wandb]'
+	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,mlflow,study,tensorboard,test,wandb]'
 	@$(PIP) install --no-compile --no-deps --requirement tests/requirements.txt
 	@$(BIN)/python -m compileall -qq $(VENV)/lib || true
 	@touch $@

@@ -135,10 +135,11 @@ def test_command(
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    needs_run = ("--resume", "evaluate", "draw", "cost", "export", "report")
-    if any(word in command for word in (*needs_run, "predict runs/", "--weights runs/")):
-        name = "mnist" if "runs/mnist" in command else "first"
-        run(f"tsslbp train mnist --out runs/{name}")
+    verbs = ("resume", "evaluate", "draw", "cost", "export", "report", "tsslbp runs", "diff")
+    if any(word in command for word in (*verbs, "predict runs/", "--weights runs/")):
+        for folder in ("runs/first", "runs/second", "runs/mnist"):
+            if folder in command or folder == "runs/first":
+                run(f"tsslbp train mnist --out {folder}")
     if "runs/own " in command and "train" not in command:
         run("tsslbp train own.toml --out runs/own")
     if "sweep" in command:

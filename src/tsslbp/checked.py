@@ -56,7 +56,8 @@ Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
 class Checked:
     """Base of frozen dataclasses whose values are checked, and brought to their types, when made.
 
-    A whole number serves as a number, a list as a tuple, and a table as another such class. A
+    A whole number serves as a number, a list as a tuple, a number as a list of one, and a table as
+    another such class. A
     field's type may be a plain type, a union, a ``Literal``, a tuple, a mapping, another such
     class, or one of these ``Annotated`` with `Allowed`, `OneOf` or `Parsed`. The default of a field
     is not checked.
@@ -81,7 +82,7 @@ class Checked:
             if value is field.default:
                 continue
             try:
-                object.__setattr__(self, field.name, _fit(value, hint))
+                object.__setattr__(self, field.name, _fit(_listed(value, hint), hint))
             except _Misfit:
                 message = f"{self.called}{field.name} must be {expected(hint)}, got {value!r}"
                 raise InvalidInput(message + nearest(str(value), _names(hint))) from None
@@ -157,6 +158,12 @@ def _names(hint: Any) -> tuple[str, ...]:
 
 class _Misfit(Exception):
     """A value is not of the type that is asked for."""
+
+
+def _listed(value: Any, hint: Any) -> Any:
+    """A number as a list of one, where a field takes lists of any length and nothing else."""
+    is_list = get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
+    return (value,) if is_list and type(value) in (int, float) else value
 
 
 def _fit(value: Any, hint: Any) -> Any:

@@ -17,7 +17,19 @@ MEANS = ("softmax", "tet")  # losses that are means over the batch; the others a
 
 
 def predict(psc: Tensor) -> Tensor:
-    """Class with the largest PSC summed over time, ``[N]`` int64; ties go to the lower class."""
+    """Class with the largest PSC summed over time, ``[N]`` int64; ties go to the lower class.
+
+    Args:
+        psc: ``[T, N, classes]``, a network's output.
+
+    Raises:
+        InvalidInput: another shape.
+    """
+    if not isinstance(psc, Tensor) or psc.ndim != 3:
+        got = f"shape {list(psc.shape)}" if isinstance(psc, Tensor) else type(psc).__name__
+        what = "images" if isinstance(psc, Tensor) and psc.ndim >= 4 else ""
+        hint = f", which seem to be {what}: predict(net(images))" if what else ""
+        raise InvalidInput(f"predict takes a network's output [T, N, classes], got {got}{hint}")
     return psc.sum(0).argmax(1)
 
 

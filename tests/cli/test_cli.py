@@ -44,7 +44,7 @@ def test_termination_is_an_interruption() -> None:
         process.terminate()
         _, error = process.communicate()
     assert process.returncode == 130
-    assert "stopped: the same command with --resume continues the run in run" in error
+    assert "stopped: tsslbp resume run continues the run in run" in error
 
 
 def test_as_a_module() -> None:

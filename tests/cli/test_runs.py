@@ -49,6 +49,7 @@ def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> No
         "steps.npz",
         "checkpoints",
         "cost.json",
+        "data.json",
         "picture.png",
         ".lock",
     }

@@ -60,7 +60,7 @@ def microscope(
     ),
     trust_code: TrustCode = False,
 ) -> None:
-    """Compare learning rules' gradients with the true effect of moving the weights.
+    """Compare learning rules' gradients with the true effect.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The verbs about one run: train, evaluate, draw, cost, recipes, info."""
+"""The verbs about one run: train, resume, evaluate, draw, cost, recipes, info."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ from . import options, printing
 from .options import (
     Checkpoint,
     DataDir,
+    Deterministic,
+    Epochs,
+    Formats,
+    MovedData,
     RecipeOptions,
     RunFolder,
     RunOptions,
@@ -70,9 +74,7 @@ def train(
         bool,
         typer.Option("--weights-partial", help="Take the weights that fit, and say what is left."),
     ] = False,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
-    ] = False,
+    deterministic: Deterministic = False,
     which: RunOptions,
     how: TrainingOptions,
 ) -> None:
@@ -105,7 +107,7 @@ def train(
             data_set = options.load_data(wanted, how.data_dir)
         folder = what.folder(which.out, f"seed{wanted.seed}")
         if processes.is_first:
-            wanted = with_kept_file(folder, wanted, which.resume)
+            wanted = with_kept_file(folder, wanted, which.resume, what.epochs)
         resumed = processes.broadcast(which.resume and run_folder.has_begun(folder))
         ready = training.Training(
             wanted,
@@ -119,21 +121,77 @@ def train(
             training.keep_freed_memory()
             ready.fit(None)
             return
-        run = open_run(folder, wanted, which.resume, what.epochs)
-        train_run(ready, run, how.track)
-        epochs = run.epochs()
-        if not epochs:
-            raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
-        printing.say()
-        printing.print_accuracies(run_folder.results.measures(epochs))
-        printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
-        _record_cost(run, ready)
-        _draw_picture(run, ready)
+        _train_to_end(open_run(folder, wanted, which.resume, what.epochs), ready, how.track)
 
 
+@options.with_options
+def resume(
+    folder: RunFolder,
+    *,
+    epochs: Epochs = None,
+    moved: MovedData,
+    deterministic: Deterministic = False,
+    how: TrainingOptions,
+    trust_code: TrustCode = False,
+) -> None:
+    """Continue a run with the settings that its folder has.
+
+    \b
+    Examples:
+      tsslbp resume runs/first
+      tsslbp resume runs/first --epochs 20
+      tsslbp resume copied/first --set data=here/mine.npz
+
+    More --epochs train a finished run further. The folder, and data of your own, may have been
+    moved.
+    """  # noqa: D301
+    run = run_folder.Run.open(folder, trust_code)
+    if run.experiment.activation:
+        raise InvalidInput(
+            f"{folder} is a run of tsslbp convert: give that command again, with --resume"
+        )
+    experiment.check_trust(run.experiment, trust_code)
+    with training.parallel.join() as processes:
+        device = processes.device(how.device)
+        training.configure(device, run.experiment.precision, deterministic)
+        training.trackers.check(how.track or [])
+        with processes.first_of_machine_first():
+            data_set = moved.load(run, how.data_dir)
+        ready = training.Training(
+            run.experiment,
+            data_set,
+            device=device,
+            processes=processes,
+            trust_code=True,
+            resumed=run.has_checkpoint("last"),
+        )
+        if not processes.is_first:
+            training.keep_freed_memory()
+            ready.fit(None)
+            return
+        reopened = run_folder.results.reopen(folder, run.experiment, epochs)
+        _train_to_end(reopened, ready, how.track)
+
+
+def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> None:
+    """Train a run, and say what it has reached, took and costs."""
+    train_run(ready, run, track)
+    epochs = run.epochs()
+    if not epochs:
+        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
+    printing.say()
+    printing.print_accuracies(run_folder.results.measures(epochs))
+    printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
+    _record_cost(run, ready)
+    _draw_picture(run, ready)
+
+
+@options.with_options
 def evaluate(
     folder: RunFolder,
+    *,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Measure the accuracies of a run again.
@@ -145,8 +203,8 @@ def evaluate(
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
-        raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
-    data_set = training.load_data(run.experiment, data_dir)
+        raise RunError(f"{folder} holds no checkpoint yet: tsslbp resume {folder} trains it")
+    data_set = moved.load(run, data_dir)
     rows = {}
     with printing.console.status("measuring"):
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
@@ -154,24 +212,31 @@ def evaluate(
     printing.print_accuracies(rows)
 
 
+@options.with_options
 def draw(
     folder: RunFolder,
+    *,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Checkpoint = None,
+    formats: Formats = None,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Draw what a run has learned into its folder, as figures/*.svg; of mnist, into mnist-figures.
+
+    With --format the same as PDF or PNG beside it.
 
     How training accuracy, firing rates and warm-up went (training, layers), which test classes are
     taken for which (confusion), the spikes and membrane potentials that a test image causes
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
+    suffixes = ["svg", *options.figure_formats(formats)]
     run = run_folder.Run.open(folder)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name, trust_code=trust_code)
-    data_set = training.load_data(run.experiment, data_dir)
+    data_set = moved.load(run, data_dir)
     place = Path(f"{folder}-figures") if run.is_shipped else folder / "figures"
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
@@ -189,13 +254,17 @@ def draw(
     drawn = of_run | of_net
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
+        names = [f"{title}.{suffix}" for title in drawn for suffix in suffixes]
         for title, figure in drawn.items():
-            figures.svg.save_svg(figure, place / f"{title}.svg", title)
-    printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
+            for suffix in suffixes:
+                figures.svg.save(figure, place / f"{title}.{suffix}", title)
+    printing.say(f"figures in {place}: {', '.join(names)}")
 
 
+@options.with_options
 def cost(
     folder: RunFolder,
+    *,
     checkpoint: Checkpoint = None,
     images: Annotated[
         int | None, option("N", "Test images to count on, by default 200 or fewer.", min=1)
@@ -211,9 +280,10 @@ def cost(
         bool, typer.Option("--json", help="Print the record instead, by layer, with all tables.")
     ] = False,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Count what a run's network costs on an image, beside the same network with ReLU.
+    """Count what a run's network costs on an image.
 
     \b
     Examples:
@@ -229,7 +299,7 @@ def cost(
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name, trust_code=trust_code)
-    data_set = training.load_data(run.experiment, data_dir)
+    data_set = moved.load(run, data_dir)
     counted = _count_cost(run, net, data_set, images)
     record = _write_cost(run, name, counted)
     if as_json:
@@ -253,7 +323,7 @@ def recipes(
         ),
     ] = None,
 ) -> None:
-    """List the shipped recipes, or tell what one promises, with its settings."""
+    """List the shipped recipes, or tell all about one."""
     if recipe is not None:
         wanted = experiment.load_recipe(recipe)
         network = experiment.network_name(wanted.network)
@@ -323,7 +393,9 @@ def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_cod
     """The layers of an experiment's network; one of its own has to be made for that."""
     if experiment.is_described(wanted.network):
         layers = networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
-        return networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+        text = networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+        note = networks.note_on_output(wanted.network, classes)
+        return f"{text}\nnote        {note}" if note else text
     frames = data.holds_events(wanted.data)
     net = training.build_network(wanted, shape, classes, frames=frames, trust_code=trust_code)
     assert isinstance(net, networks.CustomNetwork)

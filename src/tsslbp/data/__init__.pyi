@@ -7,6 +7,7 @@ from .catalogue import known_shape as known_shape
 from .dataset import DataSet as DataSet
 from .dataset import Images as Images
 from .dataset import batches as batches
+from .dataset import digest as digest
 from .dataset import normalise as normalise
 from .dataset import split_validation as split_validation
 from .dataset import subset as subset

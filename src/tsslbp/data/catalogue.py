@@ -60,6 +60,7 @@ class Entry(Checked, called=""):
     classes: Count
     citation: Text
     homepage: Text
+    class_names: tuple[Text, ...] = ()
     licence: str = ""
     download: Count | None = None
     disk: Count | None = None
@@ -69,16 +70,11 @@ class Entry(Checked, called=""):
     md5: Mapping[str, str] = field(default_factory=dict)
     sha1: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.folders:
             object.__setattr__(self, "folders", (self.name,))
-        if len(self.class_names) not in (0, self.classes):
-            raise InvalidInput(
-                f"it has {self.classes} classes and {len(self.class_names)} class_names"
-            )
         if self.origin in ("package", "hand") and not self.layout:
             raise InvalidInput(f"it comes by {self.origin}, so its layout must say how")
         if (self.origin == "download") != bool(self.url and self.md5):

@@ -7,6 +7,7 @@
 ``labels``       ``[N]`` integers, class numbers from 0
 ``test_images``  optional, with ``test_labels``: images of the same size and type, for testing
 ``test_labels``
+``class_names``  optional, ``[classes]`` texts: what the classes are called, in their order
 ===============  ==============================================================================
 
 Without test images a tenth of the images, at least one, is held out for testing: always the same
@@ -15,6 +16,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -76,6 +78,18 @@ def _read_array(path: Path) -> _Array:
         ) from error
 
 
+def class_names(path: Path) -> tuple[str, ...]:
+    """What the classes of a file's images are called; empty where they have numbers only.
+
+    Raises:
+        DataError: the file is damaged, or its names are no texts.
+    """
+    try:
+        return _names(_read(path, ("labels",)))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     images, labels = train = _pair(arrays)
     _warn_of_large_values(name, images)
@@ -92,7 +106,12 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
             )
     else:
         train, test, note = hold_out(name, images, labels)
-    classes = 1 + int(max(labels.max(), test[1].max()))
+    classes, names = 1 + int(max(labels.max(), test[1].max())), _names(arrays)
+    if names and len(names) < classes:
+        raise ValueError(
+            f"'class_names' holds {len(names)} names, and labels go up to {classes - 1}"
+        )
+    classes = len(names) or classes
     empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:
         warnings.warn(
@@ -100,7 +119,16 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
             f"in 'labels', the first is {empty[0]}",
             stacklevel=4,
         )
-    return DataSet(name, *train, *test, classes, note)
+    return DataSet(name, *train, *test, classes, note, names)
+
+
+def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
+    array = arrays.get("class_names", np.empty(0, dtype=str))
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise ValueError(
+            f"'class_names' must be [classes] texts, got {array.dtype} of shape {list(array.shape)}"
+        )
+    return tuple(map(str, array))
 
 
 def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
@@ -115,7 +143,10 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
             )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = _wanted(path, archive.files, wanted)
-            return {name: np.asarray(archive[name]) for name in names}
+            arrays = {name: np.asarray(archive[name]) for name in names}
+            with contextlib.suppress(ValueError, KeyError):  # none, or Python objects: not read
+                arrays["class_names"] = np.asarray(archive["class_names"])
+            return arrays
     except DataError:
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds for damaged files

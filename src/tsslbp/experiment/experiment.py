@@ -33,6 +33,13 @@ Checksum = Annotated[
         lambda text: len(text) == 64 and set(text) <= set("0123456789abcdef"),
     ),
 ]
+Name = Annotated[
+    str,
+    Allowed(
+        "one line of text, of at most 60 characters",
+        lambda text: text.strip() != "" and text.isprintable() and len(text) <= 60,
+    ),
+]
 RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
 
 NEEDS = {  # keys that one value of another key alone reads: that key, and the values
@@ -53,6 +60,10 @@ class Experiment(Checked, called=""):
     numbers, lists as tuples, and a rule's name or table as the rule.
 
     Attributes:
+        name: what tables and reports call runs of the recipe; None: they are named after the
+            nearest shipped recipe, and those of a recipe of one's own after its file.
+        changed: keys that were changed from the recipe of that name, which tables and reports tell
+            beside it. The program writes them; nothing depends on them.
         description: the recipe's promise: command, hardware, time, expected accuracy.
         data: name of a data set, path to a ``.npz`` file, or path with a slash to a folder of
             images, see `tsslbp.data.load`.
@@ -149,6 +160,8 @@ class Experiment(Checked, called=""):
     data: Text
     network: Text
     description: str = ""
+    name: Name | None = None
+    changed: tuple[Text, ...] | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[Positive, ...] = (1.0,)
     crop_padding: Natural = 0

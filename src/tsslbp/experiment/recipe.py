@@ -6,9 +6,11 @@ run's folder, are read in the same way.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,12 +23,16 @@ from ..checked import Checked, Positive, Text, check_keys, type_hints
 from ..errors import InvalidInput, RunError
 from ..rules import as_table
 from ..storage import replace_file
-from ..toml_files import parse_value
+from ..toml_files import flat, parse_value
 from .experiment import Experiment
-from .networks import AT_HAND, checksum_of, network_file
+from .networks import AT_HAND, checksum_of, is_described, network_file
 from .weights import placed_weights, weights_source
 
+_log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parent / "recipes"
+NAMES = ("name", "changed")  # keys that say how runs are called, and nothing of what is trained
+UNCHANGED = (*NAMES, "seed", "description", "network_checksum", "weights_checksum")
+"""Keys that are never among the `changed` ones."""
 
 
 @final
@@ -55,6 +61,11 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             or the key), or the network's file lies outside of its folder.
     """
     path = Path(name_or_path)
+    if (path / "config.toml").is_file():
+        raise InvalidInput(
+            f"{path} is the folder of a run: tsslbp resume {path} continues it, tsslbp train "
+            f"{path / 'config.toml'} trains another one by its settings"
+        )
     is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and path.is_dir()
     if path.suffix == ".npz" or is_folder:
         raise InvalidInput(
@@ -71,12 +82,11 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
                 "recipe's folder, with which it is to be kept: put it beside the recipe, and give "
                 "its path from there"
             )
-    return replace(
-        experiment,
-        data=_absolute(experiment.data, path.parent),
-        network=network,
-        weights=placed_weights(experiment.weights, path.parent),
-    )
+    data = _absolute(experiment.data, path.parent)
+    weights = placed_weights(experiment.weights, path.parent)
+    if (data, network, weights) == (experiment.data, experiment.network, experiment.weights):
+        return experiment
+    return replace(experiment, data=data, network=network, weights=weights)
 
 
 @cache
@@ -111,12 +121,14 @@ def settings_table(experiment: Experiment) -> dict[str, Any]:
     """`Experiment.to_table` for comparisons: files by their names and checksums alone.
 
     These are the network's and that of weights. So copies of a file are the same, in whatever
-    folder they lie.
+    folder they lie. How runs are called is left out.
 
     Raises:
         InvalidInput: a file cannot be read, where the experiment does not know its checksum.
     """
     table = experiment.to_table()
+    for key in NAMES:
+        table.pop(key, None)
     if file := network_file(experiment.network):
         checksum = table.pop("network_checksum", None) or checksum_of(file.source())
         table["network"] = f"{file.name} ({checksum[:12]})"
@@ -166,13 +178,14 @@ def with_settings(
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
     """
-    table = experiment.to_table()
+    table, given = experiment.to_table(), set[str]()
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InvalidInput(f"expected a setting key=value, got {setting!r}")
         name, dot, part = key.strip().partition(".")
         check_keys([name], type_hints(Experiment))
+        given.add(name)
         if dot:
             fresh = (name, part) == ("rule", "name")
             before = {} if fresh else _as_table(name, table.get(name))
@@ -181,7 +194,10 @@ def with_settings(
             is_text = type_hints(Experiment)[name] in (str, Text, Text | None)
             value = parse_value(text)
             table[name] = text.strip() if is_text and not isinstance(value, str) else value
-    table |= {key: value for key, value in (changes or {}).items() if value is not None}
+    changes = {key: value for key, value in (changes or {}).items() if value is not None}
+    table |= changes
+    if table["network"] != experiment.network:
+        table = _without_belongings(table, given | changes.keys())
     changed = Experiment.from_table(table)
     changed = replace(
         changed,
@@ -193,7 +209,43 @@ def with_settings(
         changed = replace(changed, network_checksum=None)
     if changed.weights != experiment.weights:
         changed = replace(changed, weights_checksum=None)
-    return changed
+    return replace(changed, changed=_changed(experiment, changed)) if changed.name else changed
+
+
+def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """The settings of another network without what belonged to the old one, which is told.
+
+    That is the padding and NeuNorm of convolutions that it has not, or not as many, and the
+    settings of a function. What is `given` with the new network stays.
+    """
+    network = table["network"]
+    if not isinstance(network, str) or network.endswith(".py") or not is_described(network):
+        return table
+    convolutions = len(re.findall(r"(?<![^-])\d+C\d+(?![^-])", network))
+    padding = table["padding"]
+    gone: dict[str, Any] = {}
+    if isinstance(padding, list) and len(padding) != convolutions and len({*padding}) == 1:
+        padding = padding[0]  # of any number of convolutions
+        table |= {} if "padding" in given else {"padding": padding}
+    fits = len(padding) == convolutions if isinstance(padding, list) else convolutions
+    if padding and not fits:
+        gone["padding"] = 0
+    if table["neunorm"] and not convolutions:
+        gone["neunorm"] = False
+    if table.get("network_settings"):
+        gone["network_settings"] = {}
+    gone = {key: value for key, value in gone.items() if key not in given}
+    for key in gone:
+        _log.info("%s = %s belongs to the recipe's network, and is left out", key, table[key])
+    return table | gone
+
+
+def _changed(before: Experiment, after: Experiment) -> tuple[str, ...] | None:
+    """The keys in which an experiment differs from its recipe, from those of one before."""
+    tables = [flat(one.to_table()) for one in (before, after)]
+    keys = tables[0].keys() | tables[1].keys()
+    differing = {key for key in keys if tables[0].get(key) != tables[1].get(key)}
+    return tuple(sorted(differing.union(before.changed or ()) - {*UNCHANGED})) or None
 
 
 def is_path(data: str) -> bool:

@@ -58,7 +58,7 @@ def run_picture(
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
     draw_image(left, image)
     left.set_title(_answer(label, prediction, class_names))
-    draw_raster(middle, spikes)
+    draw_raster(middle, spikes, class_names=class_names)
     draw_training(right, epochs)
     notes = dict.fromkeys(one["note"] for one in epochs if one.get("note"))
     if notes:
@@ -301,13 +301,26 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
     return figure
 
 
-def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) -> None:
+def raster(spikes: Mapping[str, Array], class_names: Sequence[str] = ()) -> Figure:
+    """Spikes of all layers over time, as `draw_raster` draws them."""
+    figure, axes = style.new_axes(1.4 + 0.9 * len(spikes))
+    draw_raster(axes, spikes, class_names=class_names)
+    return figure
+
+
+def draw_raster(
+    axes: Axes,
+    spikes: Mapping[str, Array],
+    numbered: bool = True,
+    class_names: Sequence[str] = (),
+) -> None:
     """Spikes over time, a band for each layer, the input's side at the bottom.
 
     Args:
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. Of a layer with more
             than `NEURONS_SHOWN` neurons, so many are drawn.
         numbered: number the last layer's neurons on the right, if they are few enough to read.
+        class_names: in the place of their numbers.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
     gap = (1 - BAND) / 2
@@ -324,7 +337,8 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) 
         for neuron in range(count):
             middle = band + BAND * (neuron + 0.4) / count
             beside: Look = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "center"}
-            axes.annotate(str(neuron), (1.01, middle), **beside)
+            text = class_name(neuron, class_names if len(class_names) == count else ())
+            axes.annotate(text, (1.01, middle), **beside)
     step_count = len(trains[0])
     axes.set(xlim=(0.5, step_count + 0.5), ylim=(-gap, len(trains) - gap), xlabel="time step")
     axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))

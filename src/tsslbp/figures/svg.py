@@ -1,4 +1,7 @@
-"""Figures as SVG: the same figure gives the same text, which reads nothing from elsewhere."""
+"""Figures as files: as SVG, which reads nothing from elsewhere, and as PDF and PNG.
+
+The same figure gives the same SVG.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ from .style import LEGEND_CHARACTERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+SUFFIXES = (".svg", ".pdf", ".png")
+DPI = 300  # of PNG
 
 
 def annotate(figure: Figure, text: str) -> None:
@@ -54,6 +61,21 @@ def save_svg(figure: Figure, path: Path, title: str = "") -> None:
     """Write `svg_text` into a file, whose name is part of the ids."""
     prefix = "figure-" + re.sub(r"[^A-Za-z0-9-]", "-", path.stem)
     path.write_text(svg_text(figure, prefix, title), encoding="utf-8")
+
+
+def save(figure: Figure, path: Path, title: str = "") -> None:
+    """Write a figure into a file, by the path's suffix one of `SUFFIXES`.
+
+    A PDF has its fonts embedded as TrueType, as publishers ask for; a PNG has `DPI` pixels an inch.
+    """
+    if path.suffix == ".svg":
+        save_svg(figure, path, title)
+        return
+    from matplotlib import rc_context
+
+    metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(path, dpi=DPI, metadata=metadata)
 
 
 def _own_ids(tag: str, prefix: str) -> str:

@@ -71,8 +71,7 @@ def plan(
         InvalidInput: a number is not allowed, or a layer cannot be read or does not fit; points at
             the place.
     """
-    if len(input_shape) != 3 or not all(map(is_count, input_shape)):
-        raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+    checked_shape(input_shape)
     if not is_count(classes):
         raise InvalidInput(f"classes must be a whole number of at least 1, got {classes}")
     texts = description.split("-")
@@ -106,6 +105,29 @@ def plan(
     if neunorm and not any(layer.kind == "conv" for layer in layers):
         raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
     return layers
+
+
+def checked_shape(input_shape: Sequence[int]) -> Shape:
+    """The shape of an image, as a tuple; `InvalidInput` where it is none."""
+    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
+        row = f", such as (1, 1, {input_shape})" if is_count(input_shape) else ""
+        got = input_shape if is_count(input_shape) else repr(input_shape)
+        raise InvalidInput(
+            f"input_shape must be (C, H, W), channels, height and width{row}, got {got}"
+        )
+    if not all(map(is_count, input_shape)):
+        raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+    return tuple(input_shape)
+
+
+def note_on_output(description: str, classes: int) -> str:
+    """A note where a description ends in a layer as large as the implied output; else ""."""
+    if description.rpartition("-")[2] != str(classes):
+        return ""
+    return (
+        f"the {classes} at the end of {description} is a hidden layer: the output layer of "
+        f"{classes} classes is implied, and follows it"
+    )
 
 
 def summary(

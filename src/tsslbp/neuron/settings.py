@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from ..errors import InvalidInput, nearest
-from ..rules import TSSLBP, Rule
+from ..rules import TSSLBP, Rule, from_config
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 
@@ -86,7 +86,7 @@ class NeuronLayer:
 
     Attributes:
         neuron: constants of every neuron.
-        rule: learning rule.
+        rule: learning rule, or its name as in a recipe, such as ``"SLAYER"``.
         impl: implementation, see `tsslbp.spikes`.
         filter_input: whether the synaptic filter stands before the neurons.
         pool: side of the window of the sum pooling behind the neurons; 1: none.
@@ -110,10 +110,12 @@ class NeuronLayer:
             raise InvalidInput(
                 f"neuron must be constants such as tsslbp.Neuron(tau_m=5.0), got {self.neuron!r}"
             )
+        if isinstance(self.rule, str):
+            object.__setattr__(self, "rule", from_config(self.rule))
         if not isinstance(self.rule, Rule):
             raise InvalidInput(
-                f"rule must be a learning rule such as tsslbp.TSSLBP(), got {self.rule!r}; "
-                "tsslbp.rules.from_config makes one from a name"
+                "rule must be a learning rule such as tsslbp.TSSLBP(), or its name, "
+                f"got {self.rule!r}"
             )
         check_implementation(self.impl)
 

@@ -7,6 +7,7 @@
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
 ``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
+``data.json``                digest of the data, where they are the user's own
 ``cost.json``                what the trained network costs on an image
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
@@ -25,22 +26,22 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, final
+from typing import IO, TYPE_CHECKING, Any, final
 
 import numpy as np
-import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
-from ..storage import hold, remove_leftovers, replace_file, write_error, writing
+from ..storage import hold, is_held, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AVERAGED = "averaged"  # of the averaged weights
 CHECKPOINTS = ("last", "best-validation", "best-test", AVERAGED)
@@ -51,6 +52,7 @@ _METRICS = "metrics.jsonl"
 _STEPS = "steps.npz"
 _DIVERGED = "diverged.json"
 _COST = "cost.json"
+_DATA = "data.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
 _LOCK = ".lock"
@@ -203,8 +205,7 @@ class Run:
             lines = path.read_bytes().splitlines() if path.exists() else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-        records = (_parse_record(line) for line in lines)
-        by_epoch = {record["epoch"]: record for record in records if record is not None}
+        by_epoch = {record["epoch"]: record for record in _parse_records(lines)}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def truncate_epochs(self, count: int) -> None:
@@ -287,6 +288,33 @@ class Run:
         path = self.folder / _COST
         return _read_json(path) if path.exists() else None
 
+    def record_data(self, digest: str) -> None:
+        """Write down which data the run trains on, data of the user's own, as `data.digest` says.
+
+        Raises:
+            RunError: it has trained on others.
+        """
+        if (there := self.data_digest()) is None:
+            write_json(self.folder / _DATA, {"data": self.experiment.data, "sha256": digest})
+        elif there != digest:
+            raise RunError(
+                f"{self.folder} has trained on other data: their SHA-256 is {there[:12]}..., that "
+                f"of those at hand {digest[:12]}...; put the original back"
+            )
+
+    def data_digest(self) -> str | None:
+        """Return what `record_data` wrote; None where it was never called.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.folder / _DATA
+        if not path.exists():
+            return None
+        if not isinstance(digest := _read_json(path).get("sha256"), str):
+            raise RunError(f"cannot read {path}: it holds no 'sha256'")
+        return digest
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Keep other processes from training this run while the context lasts.
@@ -300,6 +328,11 @@ class Run:
             for folder in (self.folder, self.folder / _CHECKPOINT_FOLDER):
                 remove_leftovers(folder)
             yield
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a process is training this run now."""
+        return is_held(self.folder / _LOCK)
 
     def has_checkpoint(self, name: str) -> bool:
         """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
@@ -318,6 +351,9 @@ class Run:
         Raises:
             InvalidInput: an unknown name, or contents that the file cannot hold.
         """
+        import safetensors.torch
+        import torch
+
         path = self._checkpoint(name)
         copies = {
             key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -384,6 +420,8 @@ def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
     Raises:
         RunError: it is no such file, is damaged, or holds no tensors.
     """
+    import safetensors.torch
+
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -426,13 +464,24 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parse_record(line: bytes) -> dict[str, Any] | None:
-    """Return the record of one line, or None where the line is torn."""
+def _parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    """The records of the lines that hold one; others are torn."""
     try:
-        record = json.loads(line)
+        values = json.loads(b"[" + b",".join(lines) + b"]")  # in one call, which is much faster
+    except ValueError:
+        values = []
+    if len(values) != len(lines):
+        values = map(_parse_line, lines)
+    for record in values:
+        if isinstance(record, dict) and _is_epoch(record.get("epoch")):
+            yield record
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and _is_epoch(record.get("epoch")) else None
 
 
 def _is_epoch(value: object) -> bool:

@@ -1,6 +1,7 @@
 from . import cost as cost
 from . import loop as loop
 from . import parallel as parallel
+from . import progress as progress
 from . import step as step
 from . import trackers as trackers
 from .build import Split as Split
@@ -11,6 +12,7 @@ from .build import build_optimizer as build_optimizer
 from .build import check_data as check_data
 from .build import check_network as check_network
 from .build import load_data as load_data
+from .build import load_run_data as load_run_data
 from .build import splits as splits
 from .checkpoint import Progress as Progress
 from .checkpoint import default_checkpoint as default_checkpoint

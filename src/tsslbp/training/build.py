@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 
 from .. import data as data_sets
 from .. import losses
-from ..data import DataSet, split_validation, subset
+from ..data import DataSet, digest, split_validation, subset
 from ..data.dataset import Images, channel_statistics
 from ..data.frames import Frames
-from ..errors import InvalidInput, nearest
+from ..errors import DataError, InvalidInput, nearest
 from ..experiment import Experiment, is_described
+from ..experiment.recipe import is_path
 from ..experiment.seeding import generator
 from ..losses import Loss
 from ..network import CustomNetwork, Model, Network, plan
 from ..neuron import Neuron
+from ..run import Run
 from .own import build_custom
 
 IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation, not of recordings
@@ -39,6 +42,50 @@ class Split(NamedTuple):
 def load_data(experiment: Experiment, data_dir: Path | None = None) -> DataSet:
     """The experiment's data; recordings binned into its time steps, see `tsslbp.data.load`."""
     return data_sets.load(experiment.data, data_dir, experiment.time_steps, experiment.binning)
+
+
+def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None = None) -> DataSet:
+    """The data that a run has trained on, which may have been moved since, and the run's folder.
+
+    Data of the user's own are looked for where they were, in `data_dir`, in the run's folder and in
+    the folder that this lies in. Those of the recorded digest are taken.
+
+    Args:
+        run: what has been trained.
+        data_dir: folder of the data sets, and perhaps of data of one's own.
+        at: path of data of one's own; they are looked for nowhere else.
+
+    Raises:
+        DataError: the data are nowhere, or are others.
+        InvalidInput: `at` is given, and the run has trained on a data set of the catalogue.
+    """
+    wanted = run.experiment
+    if not is_path(wanted.data):
+        if at is not None:
+            raise InvalidInput(
+                f"{run.folder} trains on the data set {wanted.data}, which --data-dir or "
+                "TSSLBP_DATA finds; --set data=PATH is for data of one's own"
+            )
+        return load_data(wanted, data_dir)
+    was = Path(wanted.data)
+    folders = [*([data_dir] if data_dir else []), run.folder, run.folder.resolve().parent]
+    places = [was, *(folder / was.name for folder in folders)] if at is None else [Path(at)]
+    there = [place.resolve() for place in places if place.exists()]
+    if not there:
+        tried = ", ".join(str(place) for place in dict.fromkeys(places))
+        raise DataError(
+            f"the data of {run.folder} are not there (tried {tried}): say where they are by "
+            "--set data=PATH, or put them beside the run"
+        )
+    expected = run.data_digest()
+    for place in there:
+        found = load_data(replace(wanted, data=str(place)))
+        if expected is None or digest(found) == expected:
+            return found
+    raise DataError(
+        f"{there[0]} holds other data than {run.folder} has trained on, whose SHA-256 is "
+        f"{expected and expected[:12]}...: say where they are by --set data=PATH"
+    )
 
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
@@ -84,8 +131,18 @@ def build_network(
             f"activation = {experiment.activation!r} is a network without spikes, for "
             "`tsslbp convert` alone"
         )
-    if not is_described(experiment.network):
-        return build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
+    net: Network | CustomNetwork
+    if is_described(experiment.network):
+        net = _described(experiment, input_shape, classes, impl)
+    else:
+        net = build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
+    net.statistics = experiment.mean, experiment.std
+    return net
+
+
+def _described(
+    experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str
+) -> Network:
     neuron = Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold)
     return Network(
         experiment.network,

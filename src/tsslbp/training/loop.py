@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import DataSet
+from ..data import DataSet, digest
 from ..errors import Diverged, InvalidInput
 from ..experiment import Experiment
+from ..experiment.recipe import is_path
 from ..network import Model
 from ..run import AVERAGED, Run
 from ..run.environment import peak_memory
@@ -194,6 +195,8 @@ class Training:
             source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
             self.state.restore(*checkpoint, source)
         if run:
+            if is_path(run.experiment.data):
+                run.record_data(digest(self.data))
             run.truncate_epochs(self.state.progress.epochs)
             run.record_divergence(None)
 
