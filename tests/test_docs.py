@@ -20,6 +20,7 @@ from tsslbp.studies import space
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
+INDEX = ROOT / "docs" / "index.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "src/tsslbp/neuron/README.md"]
 
 
@@ -58,7 +59,7 @@ def small(
     return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
 
 
-@pytest.mark.parametrize("document", [README, GUIDE], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [README, GUIDE, INDEX], ids=lambda path: path.name)
 def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(document, "python"))
@@ -136,7 +137,7 @@ def test_command(
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
     verbs = ("resume", "evaluate", "draw", "cost", "export", "report", "tsslbp runs", "diff")
-    if any(word in command for word in (*verbs, "predict runs/", "--weights runs/")):
+    if any(word in command for word in (*verbs, "--resume", "predict runs/", "--weights runs/")):
         for folder in ("runs/first", "runs/second", "runs/mnist"):
             if folder in command or folder == "runs/first":
                 run(f"tsslbp train mnist --out {folder}")

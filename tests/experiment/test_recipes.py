@@ -21,8 +21,8 @@ from tsslbp.training import build_network
 OPTIONAL = {
     *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation"),
     *("step_epochs", "average_weights", "network_settings", "network_checksum"),
-    *("weights", "weights_partial", "weights_checksum", "freeze"),
     *("name", "changed"),
+    *("weights", "weights_partial", "weights_checksum", "freeze"),
 }
 # Of newer recipes: the settings of the public code have none of it. Only `mnist` shows these keys.
 NEWER: dict[str, Any] = {

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
 from . import (
@@ -113,6 +112,8 @@ def program(
     Add --traceback to a command to see where an error comes from.
     """
     if version:
+        from .._version import __version__
+
         print(f"tsslbp {__version__}")
         raise typer.Exit
 

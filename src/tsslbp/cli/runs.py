@@ -163,7 +163,7 @@ def resume(
             device=device,
             processes=processes,
             trust_code=True,
-            resumed=run.has_checkpoint("last"),
+            resumed=processes.broadcast(run_folder.has_begun(folder)),
         )
         if not processes.is_first:
             training.keep_freed_memory()

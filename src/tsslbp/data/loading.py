@@ -74,13 +74,11 @@ def _with_names(data: DataSet, entry: Entry) -> DataSet:
 def class_names(name: str) -> tuple[str, ...]:
     """What the classes of a data set are called, without reading an image.
 
-    Empty where they have numbers only, or where data of the user's own are not there any more.
+    Empty where they have numbers only, or where a folder of images is not there any more.
     """
     if entry := catalogue.entries().get(name):
         return entry.class_names
     path = Path(name)
-    if path.suffix == ".npz":
-        return npz.class_names(path) if path.is_file() else ()
     return folder.class_names(path) if is_path(name) and path.is_dir() else ()
 
 

@@ -78,18 +78,6 @@ def _read_array(path: Path) -> _Array:
         ) from error
 
 
-def class_names(path: Path) -> tuple[str, ...]:
-    """What the classes of a file's images are called; empty where they have numbers only.
-
-    Raises:
-        DataError: the file is damaged, or its names are no texts.
-    """
-    try:
-        return _names(_read(path, ("labels",)))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     images, labels = train = _pair(arrays)
     _warn_of_large_values(name, images)
@@ -144,8 +132,9 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = _wanted(path, archive.files, wanted)
             arrays = {name: np.asarray(archive[name]) for name in names}
-            with contextlib.suppress(ValueError, KeyError):  # none, or Python objects: not read
-                arrays["class_names"] = np.asarray(archive["class_names"])
+            if not wanted:
+                with contextlib.suppress(ValueError, KeyError):  # none, or objects: not read
+                    arrays["class_names"] = np.asarray(archive["class_names"])
             return arrays
     except DataError:
         raise

@@ -31,8 +31,8 @@ from .weights import placed_weights, weights_source
 _log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parent / "recipes"
 NAMES = ("name", "changed")  # keys that say how runs are called, and nothing of what is trained
-UNCHANGED = (*NAMES, "seed", "description", "network_checksum", "weights_checksum")
-"""Keys that are never among the `changed` ones."""
+CHECKSUMS = ("network_checksum", "weights_checksum")
+UNCHANGED = (*NAMES, *CHECKSUMS, "seed", "description")  # never among the `changed` ones
 
 
 @final
@@ -82,8 +82,10 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
                 "recipe's folder, with which it is to be kept: put it beside the recipe, and give "
                 "its path from there"
             )
-    data = _absolute(experiment.data, path.parent)
-    weights = placed_weights(experiment.weights, path.parent)
+    data, weights = (
+        _absolute(experiment.data, path.parent),
+        placed_weights(experiment.weights, path.parent),
+    )
     if (data, network, weights) == (experiment.data, experiment.network, experiment.weights):
         return experiment
     return replace(experiment, data=data, network=network, weights=weights)
