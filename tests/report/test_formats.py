@@ -29,9 +29,13 @@ def test_csv() -> None:
 def test_json() -> None:
     first, second = json.loads(table_text("json", HEAD, ROWS))
     assert first["seeds"] == 3 and first["difference"] is None and first["part"] == "T = 5"
-    assert second == dict(
-        part="T = 5", rule="50 % & more (#2)", seeds=2, accuracy="-0.50", difference=None
-    )
+    assert second == {
+        "part": "T = 5",
+        "rule": "50 % & more (#2)",
+        "seeds": 2,
+        "accuracy": "-0.50",
+        "difference": None,
+    }
     assert json.loads(table_text("json", ("a",), [])) == []
 
 
