@@ -182,7 +182,8 @@ def _print_plan(
     runs = wording.count(len(results) * (rates + seeds - 1), "run")
     printing.say(
         f"{counts[0]} x {len(study.time_steps)} T x ({counts[1]} with the first seed + "
-        f"{wording.count(seeds - 1, 'more seed')} at the chosen one) = {runs}, {left} of them to make"
+        f"{wording.count(seeds - 1, 'more seed')} at the chosen one) = {runs}, "
+        f"{left} of them to make"
     )
     with printing.console.status("estimating the cost"):
         costs = {
