@@ -71,7 +71,8 @@ def test_as_a_module() -> None:
         ("reproduce fashion", "fashion-mnist fashion-mnist-cnn fashion-mnist-mlp"),
         ("data show nm", "nmnist nmnist-sample"),
         ("evaluate runs/", "runs/one runs/study/two"),
-        ("evaluate ", "runs/one"),
+        ("evaluate ", "digits fashion-mnist-mlp mnist runs/one"),
+        ("predict di", "digits"),
     ],
 )
 def test_completion(

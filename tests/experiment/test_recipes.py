@@ -22,6 +22,7 @@ OPTIONAL = {
     *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation"),
     *("step_epochs", "average_weights", "network_settings", "network_checksum"),
     *("name", "changed"),
+    *("weights", "weights_partial", "weights_checksum", "freeze"),
 }
 # Of newer recipes: the settings of the public code have none of it. Only `mnist` shows these keys.
 NEWER: dict[str, Any] = {
@@ -72,6 +73,10 @@ COMMON: dict[str, Any] = NEWER | {
     "activation": None,
     "network_settings": {},
     "network_checksum": None,
+    "weights": None,
+    "weights_partial": False,
+    "weights_checksum": None,
+    "freeze": None,
 }
 REVISED = COMMON | {
     "tau_m": 5.0,

@@ -12,10 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
-from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import terminated_as_interrupted
-from . import conversion, data, exchange, microscope, printing, rules, runs, studies, tables
+from . import (
+    conversion,
+    data,
+    exchange,
+    microscope,
+    prediction,
+    printing,
+    rules,
+    runs,
+    studies,
+    tables,
+)
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -55,6 +65,7 @@ VERBS = (
     runs.evaluate,
     runs.draw,
     runs.cost,
+    prediction.predict,
     conversion.convert,
     exchange.export,
     runs.recipes,
@@ -101,6 +112,8 @@ def program(
     Add --traceback to a command to see where an error comes from.
     """
     if version:
+        from .._version import __version__
+
         print(f"tsslbp {__version__}")
         raise typer.Exit
 

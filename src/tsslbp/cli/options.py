@@ -55,15 +55,24 @@ def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]
     return complete
 
 
-def _complete_run(incomplete: str) -> list[str]:
-    """Folders of runs whose paths begin so, down to two levels below."""
+def complete_run(incomplete: str) -> list[str]:
+    """Folders of runs whose paths begin so, down to two levels below, and networks that ship."""
     begin = glob.escape(incomplete)
     found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
-    return sorted({os.path.dirname(path) for paths in found for path in paths})
+    folders = {os.path.dirname(path) for paths in found for path in paths}
+    names = (name for name in experiment.trained_names() if name.startswith(incomplete))
+    return sorted(folders.union(names))
 
 
 complete_recipe = completing(lambda: experiment.recipe_names())
-RunFolder = Annotated[Path, argument("RUN", "A run's folder.", autocompletion=_complete_run)]
+RunFolder = Annotated[
+    Path,
+    argument(
+        "RUN",
+        "A run's folder, or the name of a network that ships trained, such as mnist.",
+        autocompletion=complete_run,
+    ),
+]
 Checkpoint = Annotated[
     str | None,
     option(

@@ -285,6 +285,24 @@ def _shortened(network: str, width: int = 22) -> str:
     return network[: width - len("...")].rpartition("-")[0] + "-..."
 
 
+def print_trained(name: str, record: Mapping[str, Any]) -> None:
+    """What ships trained under a name: accuracy, where it is from, and its licence."""
+    checkpoint, _, why = record["checkpoint"].partition(": ")
+    data_set = record["data"].partition(":")[0]
+    facts = {
+        "test": f"{percent(record['test_accuracy'])} of the weights as they ship "
+        f"({record['stored']}), {percent(record['trained_accuracy'])} as they were trained",
+        "epoch": f"{record['epoch']}, checkpoint {checkpoint}: {why}",
+        "seed": f"{record['seed']}, {record['seed_chosen']}",
+        "command": f"{record['command']}, commit {record['commit'][:12]}",
+        "licence": f"{record['licence']}; trained on {data_set}, whose images are under "
+        f"{record['data_licence']}",
+    }
+    say(f'\ntrained     tsslbp.load("{name}"), tsslbp predict {name} IMAGE', "bold")
+    for fact, text in facts.items():
+        say(f"{fact:<12}{text}")
+
+
 def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:
     """A table of data sets, with where each has a local copy."""
     titles = ("data set", "train + test", "shape", "classes", "to download")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,9 +38,10 @@ from .trainings import open_run, train_run, with_kept_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from ..analysis.operations import Cost
-    from ..data import DataSet
+    from ..data import DataSet, Images
     from ..experiment import Experiment
     from ..network import CustomNetwork, Model, Network
     from ..run import Run
@@ -60,6 +62,18 @@ def train(
     precision: Annotated[
         str | None, option("float32|tf32|bf16", "Of matrix products; the last two need a GPU.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        option(
+            "RUN|FILE|NAME",
+            "Start from trained weights: of a run, a file of tensors, or a network that ships.",
+            autocompletion=options.complete_run,
+        ),
+    ] = None,
+    weights_partial: Annotated[
+        bool,
+        typer.Option("--weights-partial", help="Take the weights that fit, and say what is left."),
+    ] = False,
     deterministic: Deterministic = False,
     which: RunOptions,
     how: TrainingOptions,
@@ -72,11 +86,18 @@ def train(
       tsslbp train mnist --epochs 5 --seed 1 --resume
       tsslbp train mnist --set learning_rate=0.001 --set rule.warm_up=always
       tsslbp train mine.toml --out runs/first
+      tsslbp train digits --weights runs/first --set 'freeze=["conv1"]'
       torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
 
     `tsslbp recipes RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
+    wanted = what.experiment(
+        seed=which.seed,
+        protocol=protocol,
+        precision=precision,
+        weights=weights,
+        weights_partial=weights_partial or None,
+    )
     with training.parallel.join() as processes:
         device = processes.device(how.device)
         training.configure(device, wanted.precision, deterministic)
@@ -87,8 +108,14 @@ def train(
         folder = what.folder(which.out, f"seed{wanted.seed}")
         if processes.is_first:
             wanted = with_kept_file(folder, wanted, which.resume, what.epochs)
+        resumed = processes.broadcast(which.resume and run_folder.has_begun(folder))
         ready = training.Training(
-            wanted, data_set, device=device, processes=processes, trust_code=True
+            wanted,
+            data_set,
+            device=device,
+            processes=processes,
+            trust_code=True,
+            resumed=resumed,
         )
         if not processes.is_first:
             training.keep_freed_memory()
@@ -131,7 +158,12 @@ def resume(
         with processes.first_of_machine_first():
             data_set = moved.load(run, how.data_dir)
         ready = training.Training(
-            run.experiment, data_set, device=device, processes=processes, trust_code=True
+            run.experiment,
+            data_set,
+            device=device,
+            processes=processes,
+            trust_code=True,
+            resumed=processes.broadcast(run_folder.has_begun(folder)),
         )
         if not processes.is_first:
             training.keep_freed_memory()
@@ -191,7 +223,7 @@ def draw(
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned into its folder, as figures/*.svg.
+    """Draw what a run has learned into its folder, as figures/*.svg; of mnist, into mnist-figures.
 
     With --format the same as PDF or PNG beside it.
 
@@ -205,20 +237,21 @@ def draw(
     name = checkpoint or training.default_checkpoint(run)
     net = training.load(folder, name, trust_code=trust_code)
     data_set = moved.load(run, data_dir)
+    place = Path(f"{folder}-figures") if run.is_shipped else folder / "figures"
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
     epoch = epoch_of(run.checkpoint_state(name))
     run_name = folder.resolve().name
     with printing.console.status("drawing"):
-        of_run = _figures_of_run(run)
+        of_run = {} if run.is_shipped else _figures_of_run(run)
         of_net = _figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
             figures.svg.annotate(figure, f"{run_name}\n{data_set.note}")
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}"
             figures.svg.annotate(figure, f"{heading}\n{data_set.note}")
-    drawn, place = of_run | of_net, folder / "figures"
+    drawn = of_run | of_net
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
         names = [f"{title}.{suffix}" for title in drawn for suffix in suffixes]
@@ -300,7 +333,9 @@ def recipes(
     loaded = {name: experiment.load_recipe(name) for name in experiment.recipe_names()}
     published = {name: reports.published.of_recipe(name) for name in loaded}
     printing.print_recipes(loaded, experiment.recorded(), published)
-    printing.say("\ntsslbp recipes RECIPE tells all about one.")
+    trained = wording.joined(experiment.trained_names())
+    printing.say(f"\nnetworks that ship trained: {trained}")
+    printing.say("tsslbp recipes RECIPE tells all about one.")
 
 
 def info(
@@ -327,7 +362,7 @@ def info(
     ] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Print a network's layers, shapes and parameters.
+    """Print a network's layers, shapes and parameters; of mnist, also what ships trained.
 
     A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
     5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
@@ -350,6 +385,8 @@ def info(
     if is_recipe:
         printing.say()
         _print_promise(wanted)
+    if network in experiment.trained_names():
+        printing.print_trained(network, experiment.trained_record(network))
 
 
 def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:
@@ -409,18 +446,18 @@ def epoch_of(state: Mapping[str, Any]) -> int | str:
 
 
 def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> Cost:
-    """On the first test images; by default on as many as an evaluation takes at once."""
+    """On the first test images, by default those of an evaluation's batch, on the net's device."""
     _, _, test = training.splits(run.experiment, data_set)
     (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
     chosen = test.images[first if images is None else slice(images)]
     with printing.console.status("counting"):
         pixels = data.normalise(chosen, run.experiment.mean, run.experiment.std)
-        return analysis.cost(net, pixels)
+        return analysis.cost(net, pixels.to(training.device_of(net)))
 
 
 def _record_cost(run: Run, trained: Training) -> None:
     """Write down what the network costs that a training has ended with."""
-    net = trained.net.cpu()
+    net = trained.net
     net.set_precision("float32")
     name = training.default_checkpoint(run)
     try:
@@ -438,6 +475,8 @@ def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
     epoch = run.checkpoint_state(checkpoint)["epoch"]
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
+    if run.is_shipped:
+        return record
     try:
         run.record_cost(record)
     except RunError as error:
@@ -449,18 +488,19 @@ def _draw_picture(run: Run, trained: Training) -> None:
     """Draw a test image's spikes and the training curve into the run's folder."""
     from ..losses import predict
 
-    net, data_set = trained.net.cpu(), trained.data
+    net, data_set = trained.net, trained.data
     assert isinstance(net, (networks.Network, networks.CustomNetwork))
     net.set_precision("float32")
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
+    pixels = pixels.to(training.device_of(net))
     path = run.folder / "picture.png"
     try:
         figure = figures.run.run_picture(
             analysis.inspection.picture(image),
             int(data_set.test_labels[0]),
             int(predict(net(pixels).detach())),
-            {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
+            {name: trace.spikes.cpu().numpy() for name, trace in net.trace(pixels).items()},
             run.epochs(),
             data_set.class_names,
         )
@@ -494,30 +534,49 @@ def _figures_of_network(
     run: Run, net: Network | CustomNetwork, data_set: DataSet, number: int
 ) -> dict[str, Figure]:
     """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
-    from ..losses import predict
-
     wanted = run.experiment
     _, _, test = training.splits(wanted, data_set)
     matrix = analysis.inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
     batch = options.first_batch(wanted, data_set)
     gradients = analysis.inspection.gradients(net, training.build_loss(wanted), *batch)
-    image = test.images[number : number + 1]
+    image, label = test.images[number : number + 1], int(test.labels[number])
     pixels = data.normalise(image, wanted.mean, wanted.std)
-    traces = net.trace(pixels)
     return {
         "confusion": figures.run.confusion(matrix.numpy(), data_set.class_names),
-        f"image-{number}": figures.run.image_trace(
-            analysis.inspection.picture(image),
-            int(test.labels[number]),
-            int(predict(net(pixels).detach())),
-            {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
-            {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
-            {name: neuron.threshold for name, neuron in net.neurons.items()},
-            data_set.class_names,
-            output="" if not net.has_output_layer else list(traces)[-1],
-        ),
+        f"image-{number}": follow(net, image, pixels, label, data_set.class_names),
         "histograms": figures.run.histograms(
             {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},
             {name: one.numpy() for name, one in gradients.items()},
         ),
     }
+
+
+def follow(
+    net: Network | CustomNetwork,
+    image: Images,
+    pixels: Tensor,
+    label: int | None,
+    class_names: Sequence[str],
+) -> Figure:
+    """The spikes and potentials that an image causes, see `tsslbp.figures.run.image_trace`.
+
+    Args:
+        net: in evaluation mode.
+        image: ``[1, C, H, W]`` as it is drawn, or the frames of a recording.
+        pixels: the same, normalised.
+        label: the true class, if it is known.
+        class_names: what the classes are called.
+    """
+    from ..losses import predict
+
+    traces = net.trace(pixels)
+    return figures.run.image_trace(
+        analysis.inspection.picture(image),
+        label,
+        int(predict(net(pixels).detach())),
+        {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
+        {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
+        {name: neuron.threshold for name, neuron in net.neurons.items()},
+        class_names,
+        output="" if not net.has_output_layer else list(traces)[-1],
+    )

@@ -128,6 +128,13 @@ def _print_start(trained: Training, run: Run) -> None:
     printing.print_note(trained.data.note)
     if trained.processes.count > 1:
         printing.say(f"processes   {trained.processes.count}")
+    if start := trained.start:
+        taken = len(start.taken)
+        printing.say(f"weights     {start.source}: {wording.count(taken, 'tensor')} taken")
+        for line in start.left:
+            printing.say(f"            left: {line}")
+    if frozen := run.experiment.freeze:
+        printing.say(f"frozen      {', '.join(frozen)}")
     printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 

@@ -18,5 +18,6 @@ from .frames import Frames as Frames
 from .loading import EVENT_READERS as EVENT_READERS
 from .loading import IMAGE_READERS as IMAGE_READERS
 from .loading import Binning as Binning
+from .loading import class_names as class_names
 from .loading import load as load
 from .loading import recordings as recordings

@@ -75,6 +75,10 @@ class Entry(Checked, called=""):
         super().__post_init__()
         if not self.folders:
             object.__setattr__(self, "folders", (self.name,))
+        if len(self.class_names) not in (0, self.classes):
+            raise InvalidInput(
+                f"it has {self.classes} classes and {len(self.class_names)} class_names"
+            )
         if self.origin in ("package", "hand") and not self.layout:
             raise InvalidInput(f"it comes by {self.origin}, so its layout must say how")
         if (self.origin == "download") != bool(self.url and self.md5):

@@ -71,6 +71,17 @@ def _with_names(data: DataSet, entry: Entry) -> DataSet:
     return replace(data, class_names=entry.class_names) if is_whole else data
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of a data set are called, without reading an image.
+
+    Empty where they have numbers only, or where a folder of images is not there any more.
+    """
+    if entry := catalogue.entries().get(name):
+        return entry.class_names
+    path = Path(name)
+    return folder.class_names(path) if is_path(name) and path.is_dir() else ()
+
+
 def recordings(name: str, data_dir: Path | None = None) -> EventSet:
     """Return the recordings of a set of events, none of which has been read yet.
 

@@ -52,6 +52,32 @@ def load(path: Path) -> DataSet:
         raise DataError(f"{path}: {error}") from error
 
 
+def load_images(path: Path) -> Images:
+    """Return the images alone, ``[N, C, H, W]`` or frames: of a ``.npz`` file, or a ``.npy`` array.
+
+    The array has the shapes and types of ``images``, or is one image ``[H, W]``.
+
+    Raises:
+        DataError: the file is missing or damaged, lacks the array, or it is not as above.
+    """
+    array = _read(path, ("images",))["images"] if path.suffix == ".npz" else _read_array(path)
+    try:
+        return _images(array[None] if array.ndim == 2 else array, "images")
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read_array(path: Path) -> _Array:
+    """The array in a ``.npy`` file."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except Exception as error:  # NumPy raises many kinds for damaged files
+        raise DataError(
+            f"cannot read {path}: it is no .npy file, is damaged, or holds Python objects, which "
+            "are refused because they could run code"
+        ) from error
+
+
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     images, labels = train = _pair(arrays)
     _warn_of_large_values(name, images)
@@ -93,8 +119,8 @@ def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
     return tuple(map(str, array))
 
 
-def _read(path: Path) -> dict[str, _Array]:
-    """Return the arrays that mean something here: two, or with test images four."""
+def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
+    """Return the arrays that are wanted, or by default mean something here: two, or four."""
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     try:
@@ -104,9 +130,11 @@ def _read(path: Path) -> dict[str, _Array]:
                 "labels=...) writes one"
             )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in _wanted(path, archive.files)}
-            with contextlib.suppress(ValueError, KeyError):  # none, or Python objects: not read
-                arrays["class_names"] = np.asarray(archive["class_names"])
+            names = _wanted(path, archive.files, wanted)
+            arrays = {name: np.asarray(archive[name]) for name in names}
+            if not wanted:
+                with contextlib.suppress(ValueError, KeyError):  # none, or objects: not read
+                    arrays["class_names"] = np.asarray(archive["class_names"])
             return arrays
     except DataError:
         raise
@@ -117,9 +145,9 @@ def _read(path: Path) -> dict[str, _Array]:
         ) from error
 
 
-def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
+def _wanted(path: Path, names: list[str], wanted: tuple[str, ...]) -> tuple[str, ...]:
     with_test = "test_images" in names or "test_labels" in names
-    wanted = ("images", "labels", "test_images", "test_labels")[: 4 if with_test else 2]
+    wanted = wanted or ("images", "labels", "test_images", "test_labels")[: 4 if with_test else 2]
     others = [name for name in names if name not in wanted]
     for name in wanted:
         if name not in names:

@@ -95,6 +95,14 @@ class Experiment(Checked, called=""):
         network_checksum: SHA-256 of the file, where it is a copy that this program has put beside
             the configuration, in the folder of a run or a study. Its code runs only where it is
             trusted, see `tsslbp.training.build_network`.
+        weights: trained weights to start from, those of the seed being replaced: a run's folder,
+            a file of tensors (safetensors), or the name of a network that ships trained; see
+            `tsslbp.experiment.weights`.
+        weights_partial: whether weights are taken that fit and the others left; otherwise all must
+            fit.
+        weights_checksum: SHA-256 of their file, in the configuration that a run keeps.
+        freeze: layers that are not trained, by their names, such as ``"conv1"``; the optimiser does
+            not know their parameters. Running statistics of a `BatchNorm` still follow the data.
         padding: of the convolutions, one number or one for each.
         time_steps: T.
         tau_m, tau_s: time constants of membrane and synapse, in time steps.
@@ -209,6 +217,10 @@ class Experiment(Checked, called=""):
     activation: Literal["relu"] | None = None
     network_settings: NetworkSettings = field(default_factory=dict, hash=False)
     network_checksum: Checksum | None = None
+    weights: Text | None = None
+    weights_partial: bool = False
+    weights_checksum: Checksum | None = None
+    freeze: tuple[Text, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -222,6 +234,8 @@ class Experiment(Checked, called=""):
         _check_keys_of(self)
         _check_network(self)
         _check_schedule(self)
+        if self.weights_partial and self.weights is None:
+            raise InvalidInput("weights_partial is for a recipe with weights, and there are none")
 
     def to_table(self) -> dict[str, Any]:
         """Return every key that is set; an empty table is none."""

@@ -26,6 +26,7 @@ from ..storage import replace_file
 from ..toml_files import flat, parse_value
 from .experiment import Experiment
 from .networks import AT_HAND, checksum_of, is_described, network_file
+from .weights import placed_weights, weights_source
 
 _log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parent / "recipes"
@@ -52,7 +53,7 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
     """Read a recipe that ships with the package, or a file whose path ends in ``.toml``.
 
     A relative path to data in a user's recipe starts from the recipe's folder, and so does that of
-    the network's file, which is not read here.
+    the network's file and of weights, which are not read here.
 
     Raises:
         InvalidInput: there is no such recipe, or it cannot be read (names the file, and the line
@@ -80,10 +81,13 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
                 "recipe's folder, with which it is to be kept: put it beside the recipe, and give "
                 "its path from there"
             )
-    data = _absolute(experiment.data, path.parent)
-    if (data, network) == (experiment.data, experiment.network):
+    data, weights = (
+        _absolute(experiment.data, path.parent),
+        placed_weights(experiment.weights, path.parent),
+    )
+    if (data, network, weights) == (experiment.data, experiment.network, experiment.weights):
         return experiment
-    return replace(experiment, data=data, network=network)
+    return replace(experiment, data=data, network=network, weights=weights)
 
 
 @cache
@@ -96,10 +100,10 @@ def recorded() -> dict[str, Recorded]:
 def save(experiment: Experiment, path: Path) -> None:
     """Write the experiment as a recipe; a path to data becomes absolute.
 
-    The network's file is put beside it, and its checksum into it.
+    The network's file is put beside it, and its checksum into it, as is that of the weights.
 
     Raises:
-        InvalidInput: that file cannot be read, or is not that of the checksum.
+        InvalidInput: a file cannot be read, or is not that of the checksum.
         RunError: it cannot be written, or another file of its name is there.
     """
     table = experiment.to_table()
@@ -108,16 +112,20 @@ def save(experiment: Experiment, path: Path) -> None:
         source = file.source(experiment.network_checksum)
         _put(Path(path).parent / file.path.name, source)
         table |= {"network": file.name, "network_checksum": checksum_of(source)}
+    if experiment.weights is not None:
+        table["weights"] = placed_weights(experiment.weights, Path())
+        table["weights_checksum"] = _checksum_of_weights(experiment)
     Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
 
 
 def settings_table(experiment: Experiment) -> dict[str, Any]:
-    """`Experiment.to_table` for comparisons: a network's file by its name and checksum alone.
+    """`Experiment.to_table` for comparisons: files by their names and checksums alone.
 
-    So copies of a file are the same, in whatever folder they lie. How runs are called is left out.
+    These are the network's and that of weights. So copies of a file are the same, in whatever
+    folder they lie. How runs are called is left out.
 
     Raises:
-        InvalidInput: the file cannot be read, where the experiment does not know its checksum.
+        InvalidInput: a file cannot be read, where the experiment does not know its checksum.
     """
     table = experiment.to_table()
     for key in NAMES:
@@ -125,7 +133,16 @@ def settings_table(experiment: Experiment) -> dict[str, Any]:
     if file := network_file(experiment.network):
         checksum = table.pop("network_checksum", None) or checksum_of(file.source())
         table["network"] = f"{file.name} ({checksum[:12]})"
+    if experiment.weights is not None:
+        table.pop("weights_checksum", None)
+        checksum = _checksum_of_weights(experiment)
+        table["weights"] = f"{Path(experiment.weights).name} ({checksum[:12]})"
     return table
+
+
+def _checksum_of_weights(experiment: Experiment) -> str:
+    assert experiment.weights is not None
+    return experiment.weights_checksum or checksum_of(weights_source(experiment.weights)[1])
 
 
 def check_trust(experiment: Experiment, trust_code: bool) -> None:
@@ -155,9 +172,9 @@ def with_settings(
 
     Values are TOML; text may go without quotation marks. A dotted key sets a part of a
     table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
-    ``rule.name`` brings its own fields. A relative path to data, or to the network's file, starts
-    from the current folder and becomes absolute. Of the changes, values by key, those that are
-    None are left out.
+    ``rule.name`` brings its own fields. A relative path to data, to the network's file, or to
+    weights, starts from the current folder and becomes absolute. Of the changes, values by key,
+    those that are None are left out.
 
     Raises:
         InvalidInput: a setting cannot be read, or the experiment does not allow it.
@@ -175,7 +192,7 @@ def with_settings(
             before = {} if fresh else _as_table(name, table.get(name))
             table[name] = before | {part: parse_value(text)}
         else:
-            is_text = type_hints(Experiment)[name] in (str, Text)
+            is_text = type_hints(Experiment)[name] in (str, Text, Text | None)
             value = parse_value(text)
             table[name] = text.strip() if is_text and not isinstance(value, str) else value
     changes = {key: value for key, value in (changes or {}).items() if value is not None}
@@ -187,9 +204,12 @@ def with_settings(
         changed,
         data=_absolute(changed.data, Path()),
         network=_placed(changed.network, Path()),
+        weights=placed_weights(changed.weights, Path()),
     )
     if changed.network != experiment.network:  # the checksum is that of another file
         changed = replace(changed, network_checksum=None)
+    if changed.weights != experiment.weights:
+        changed = replace(changed, weights_checksum=None)
     return replace(changed, changed=_changed(experiment, changed)) if changed.name else changed
 
 

@@ -227,7 +227,7 @@ def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
 
 def image_trace(
     image: Array,
-    label: int,
+    label: int | None,
     prediction: int,
     spikes: Mapping[str, Array],
     potentials: Mapping[str, Array],
@@ -240,7 +240,8 @@ def image_trace(
     Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
 
     Args:
-        image, label, prediction, spikes, class_names: as for `run_picture`.
+        image, label, prediction, spikes, class_names: as for `run_picture`; `label` is None where
+            the true class is not known.
         potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
         thresholds: above which a neuron of the same layers spikes.
         output: the layer whose neurons are the classes, if there is one.
@@ -407,26 +408,27 @@ def class_name(number: int, class_names: Sequence[str] = ()) -> str:
     return class_names[number].replace("$", r"\$") if class_names else str(number)
 
 
-def _answer(label: int, prediction: int, class_names: Sequence[str]) -> str:
-    true, predicted = (class_name(one, class_names) for one in (label, prediction))
-    return f"class {true}, predicted {predicted}"
+def _answer(label: int | None, prediction: int, class_names: Sequence[str]) -> str:
+    predicted = f"predicted {class_name(prediction, class_names)}"
+    return predicted if label is None else f"class {class_name(label, class_names)}, {predicted}"
 
 
 def _classes_traced(
-    train: Array, label: int, prediction: int, class_names: Sequence[str]
+    train: Array, label: int | None, prediction: int, class_names: Sequence[str]
 ) -> list[Trace]:
-    """All classes of the output layer, the true and the predicted one in front."""
+    """All classes of the output layer, the true, if known, and the predicted one in front."""
     others = [one for one in range(train[0].size) if one not in (label, prediction)]
     chosen: list[Trace] = [
         (one, {"color": "0.7", "linewidth": 0.8, "label": "_" if index else "others"})
         for index, one in enumerate(others)
     ]
-    true, predicted = (class_name(one, class_names) for one in (label, prediction))
-    in_front = {label: f"{true} true and predicted"}
-    if prediction != label:
-        in_front = {prediction: f"{predicted} predicted", label: f"{true} true"}
+    in_front = {prediction: f"{class_name(prediction, class_names)} predicted"}
+    if label == prediction:
+        in_front = {label: f"{class_name(label, class_names)} true and predicted"}
+    elif label is not None:
+        in_front[label] = f"{class_name(label, class_names)} true"
     for one, name in in_front.items():
-        colour = style.PALETTE[0 if one == label else 1]
+        colour = style.PALETTE[0 if label in (one, None) else 1]
         chosen.append((one, {"color": colour, "linewidth": 1.6, "label": name}))
     return chosen
 

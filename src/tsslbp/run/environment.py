@@ -29,7 +29,7 @@ def describe_environment() -> dict[str, Any]:
 
     commit, dirty = _source_state(Path(_version.__file__))
     return {
-        "tsslbp": _installed("tsslbp") or _version.__version__,
+        "tsslbp": _version.__version__,
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),

@@ -36,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
-from ..experiment import Experiment, network_file
+from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
 from ..storage import hold, is_held, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
 
@@ -114,12 +114,18 @@ class Run:
     def open(cls, folder: Path, trust_code: bool = False) -> Run:
         """Open the run in `folder`; `trust_code`, as of the class, for files that you know.
 
+        The name of a network that ships trained means that one, unless a folder of this name holds
+        a run (`tsslbp.experiment.trained_folder`).
+
         Raises:
             RunError: `folder` holds no run, or its configuration cannot be used.
         """
+        named, folder = str(folder), trained_folder(folder)
         config = folder / _CONFIG
         if not config.is_file():
-            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}")
+            is_name = not folder.exists() and folder.name == named
+            known = nearest(named, trained_names()) if is_name else ""
+            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}{known}")
         try:
             experiment = experiments.load_recipe(config)
         except Error as error:
@@ -130,6 +136,11 @@ class Run:
                 "so this program has not written it"
             )
         return cls(folder, experiment, trust_code)
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is that of a network that ships, in whose folder nothing is written."""
+        return is_shipped(self.folder)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -390,6 +401,36 @@ class Run:
             hint = f"{nearest(name, CHECKPOINTS)}; known: {', '.join(CHECKPOINTS)}"
             raise InvalidInput(f"unknown checkpoint {name!r}{hint}")
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a folder holds a run that has a checkpoint to go on from."""
+    return (folder / _CHECKPOINT_FOLDER / "last.safetensors").is_file()
+
+
+def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The weights in a file of tensors, by the keys of a network's state, on the CPU.
+
+    Those of a checkpoint, or all tensors of a file (safetensors) that another program has written.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        RunError: it is no such file, is damaged, or holds no tensors.
+    """
+    import safetensors.torch
+
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
+    prefix = "weights."
+    ours = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
+    if not (ours or tensors):
+        raise RunError(f"{path} holds no tensors")
+    return ours or tensors
 
 
 def count_epochs(folder: Path) -> int:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import data as data_sets
 from .. import losses
 from ..data import DataSet, digest, split_validation, subset
 from ..data.dataset import Images, channel_statistics
 from ..data.frames import Frames
-from ..errors import DataError, InvalidInput
+from ..errors import DataError, InvalidInput, nearest
 from ..experiment import Experiment, is_described
 from ..experiment.recipe import is_path
 from ..experiment.seeding import generator
@@ -197,16 +197,25 @@ def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
 def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
     """The experiment's optimiser; parameters of fewer than two dimensions do not decay.
 
+    It does not hold those of frozen layers, which from then on ask for no gradient.
+
     Raises:
-        InvalidInput: the network has no parameters.
+        InvalidInput: the network has no parameters, or none that is trained; or a layer to freeze
+            is unknown.
     """
     if not any(True for _ in net.parameters()):
         raise InvalidInput(f"{net.description} has no parameters, so there is nothing to train")
-    decaying = [weight for weight in net.parameters() if weight.dim() > 1]
-    others = [weight for weight in net.parameters() if weight.dim() <= 1]
+    frozen = freeze(net, experiment.freeze or ())
+    trained = [weight for weight in net.parameters() if weight not in frozen]
+    if not trained:
+        raise InvalidInput(
+            f"freeze = {list(experiment.freeze or ())} leaves nothing of {net.description} to train"
+        )
+    decaying = [weight for weight in trained if weight.dim() > 1]
+    others = [weight for weight in trained if weight.dim() <= 1]
     weights: list[dict[str, Any]] = [{"params": decaying}] if decaying else []
     weights += [{"params": others, "weight_decay": 0.0}] if others else []
-    device = next(net.parameters()).device
+    device = trained[0].device
     is_cuda = device.type == "cuda"
     rate: float | Tensor = experiment.learning_rate
     if is_cuda and rate_moves(experiment):
@@ -222,6 +231,36 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
         fused=True,
         capturable=is_cuda,
     )
+
+
+def freeze(net: Model, layers: Sequence[str]) -> set[nn.Parameter]:
+    """Let the parameters of some layers stay as they are, and return them.
+
+    Args:
+        net: whose layers they are.
+        layers: names of modules, those in them included: ``"conv1"`` of a network that is
+            described, ``"0"`` or ``"blocks.1"`` of a module of one's own.
+
+    Raises:
+        InvalidInput: a layer is unknown, or has no parameters; names those that have some.
+    """
+    parameters = {
+        key.removeprefix("module.") if isinstance(net, CustomNetwork) else key: one
+        for key, one in net.named_parameters()
+    }
+    frozen: set[nn.Parameter] = set()
+    for layer in layers:
+        found = {one for key, one in parameters.items() if key.startswith(f"{layer}.")}
+        if not found:
+            known = list(dict.fromkeys(key.rpartition(".")[0] for key in parameters))
+            raise InvalidInput(
+                f"freeze: {net.description} has no layer {layer!r} with parameters"
+                f"{nearest(layer, known)}; known: {', '.join(known)}"
+            )
+        frozen |= found
+    for one in frozen:
+        one.requires_grad_(False)
+    return frozen
 
 
 def rate_moves(experiment: Experiment) -> bool:

@@ -10,10 +10,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from ..errors import Diverged, RunError
-from ..experiment import check_trust
+from ..errors import Diverged, InvalidInput, RunError
+from ..experiment import Experiment, check_trust
+from ..experiment.weights import PREFERRED, weights_source
 from ..network import CustomNetwork, Model, Network
-from ..run import AVERAGED, Run
+from ..run import AVERAGED, Run, read_weights
 from .averaging import AveragedWeights
 from .build import build_network
 from .history import History
@@ -107,7 +108,7 @@ def _weights(
     prefix: str, net: Model, tensors: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
     """The weights of `net` that a checkpoint holds under a prefix."""
-    weights = dict(net.with_present_keys(_under(prefix, tensors)))
+    weights = _whole(net.with_present_keys(_under(prefix, tensors)))
     if not weights and _under("weights.", tensors):
         raise RunError(f"{source} holds no {prefix[:-1]} weights: it was trained without them")
     expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
@@ -121,9 +122,79 @@ def _weights(
     return weights
 
 
+def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with those in float32 that are stored in half of that, as networks that ship are."""
+    return {
+        key: value.float() if value.dtype == torch.float16 else value
+        for key, value in weights.items()
+    }
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """Which trained weights a network starts from, of those that `source` names.
+
+    Attributes:
+        source: the recipe's `weights`.
+        taken: keys of the network's state whose values were taken.
+        left: the other keys of the network and those of the file, with the reason.
+    """
+
+    source: str
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
+    """Give `net` the trained weights that an experiment starts from; None where there are none.
+
+    Raises:
+        InvalidInput: they cannot be read, are not those of the checksum, or do not fit; names what
+            differs.
+        RunError: their file is damaged.
+    """
+    if experiment.weights is None:
+        return None
+    file, content = weights_source(experiment.weights, experiment.weights_checksum)
+    found = _whole(net.with_present_keys(read_weights(content, file)))
+    if isinstance(net, CustomNetwork) and not any(key.startswith("module.") for key in found):
+        found = {f"module.{key}": value for key, value in found.items()}  # of the module by itself
+    state = net.state_dict()
+    taken = {
+        key: value
+        for key, value in found.items()
+        if key in state and value.shape == state[key].shape
+    }
+    left = tuple(_difference(key, found, state) for key in (state | found) if key not in taken)
+    if left and not experiment.weights_partial:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise InvalidInput(
+            f"weights = {experiment.weights!r} do not fit {net.description}: "
+            f"{'; '.join(left[:3])}{more}; weights_partial = true (--weights-partial) takes what "
+            "fits"
+        )
+    if not taken:
+        raise InvalidInput(
+            f"weights = {experiment.weights!r} hold nothing that fits {net.description}: "
+            f"{'; '.join(left[:3])}"
+        )
+    net.load_state_dict(state | taken)
+    return Start(experiment.weights, tuple(taken), left)
+
+
+def _difference(key: str, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Such as ``"output.weight is 10 x 300 there and 26 x 300 here"``."""
+    there, here = (
+        " x ".join(map(str, one[key].shape)) or "a number" if key in one else "missing"
+        for one in (found, state)
+    )
+    return f"{key} is {there} there and {here} here"
+
+
 def default_checkpoint(run: Run) -> str:
     """The one chosen on validation images where there is one, otherwise the last."""
-    return "best-validation" if run.has_checkpoint("best-validation") else "last"
+    return next((name for name in PREFERRED if run.has_checkpoint(name)), PREFERRED[-1])
 
 
 def load(
@@ -139,7 +210,8 @@ def load(
     (`tsslbp.data.normalise`).
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, or the name of a network that ships trained, such as ``"mnist"``
+            (`tsslbp.experiment.trained_names`); a folder of that name that holds a run comes first.
         checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, of a run that averages
             its weights, ``"averaged"``; by default `default_checkpoint`.
         module: made like the one that was trained, to be filled with the weights. No code of the

@@ -38,7 +38,7 @@ from .build import (
     set_learning_rate,
     splits,
 )
-from .checkpoint import TrainingState, load_weights
+from .checkpoint import TrainingState, load_weights, start_from_weights
 from .device import DeviceSteps, has_device_steps
 from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
@@ -96,7 +96,9 @@ def fit(
     """
     known = (run.experiment, run.trust_code) if run else None
     experiment, trust = processes.broadcast(known)
+    resumed = processes.broadcast(run.has_checkpoint("last") if run else None)
     settings: dict[str, Any] = {"device": device, "processes": processes, "trust_code": trust}
+    settings["resumed"] = resumed
     return Training(experiment, data, net, **settings).fit(run, observer)
 
 
@@ -109,9 +111,12 @@ class Training:
         data: of the experiment.
         net, device, processes: as for `fit`.
         trust_code: as for `tsslbp.training.build_network`.
+        resumed: whether a run is gone on with from a checkpoint, so that the weights that the
+            experiment starts from need not be there any more.
 
     Attributes:
         net: the network, on its device.
+        start: which trained weights it has been given; None where it starts from those of its seed.
         train, validation, test: the images, on the device.
 
     Raises:
@@ -127,6 +132,7 @@ class Training:
         device: str = "cpu",
         processes: Processes = ONE_PROCESS,
         trust_code: bool = False,
+        resumed: bool = False,
     ) -> None:
         check_data(experiment, data)
         _check_same(data, processes)
@@ -135,6 +141,7 @@ class Training:
         self.train, self.test = train.to(device), test.to(device)
         self.validation = validation.to(device) if validation else None
         net = build_for(experiment, data, trust_code=trust_code) if net is None else net
+        self.start = None if resumed else start_from_weights(net, experiment)
         self.net = net.to(device)
         decay = experiment.average_weights
         averaged = None if decay is None else AveragedWeights(self.net, decay)

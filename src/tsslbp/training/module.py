@@ -15,7 +15,7 @@ from ..experiment import Experiment
 from ..experiment.networks import AT_HAND
 from ..layers import LIF
 from ..network import CustomNetwork
-from ..run import Run, results
+from ..run import Run, has_begun, results
 from .loop import Observer, Training
 from .progress import Display
 
@@ -37,8 +37,8 @@ def fit(
 ) -> CustomNetwork:
     """Train a module of one's own by the settings of an experiment, in a loop like ``train``'s.
 
-    The module is trained in place, from the weights that it has. It is a network as
-    `tsslbp.network.CustomNetwork` takes it, with at least one `tsslbp.layers.LIF`.
+    The module is trained in place, from the weights that it has unless `weights` names others. It
+    is a network as `tsslbp.network.CustomNetwork` takes it, with at least one `tsslbp.layers.LIF`.
 
         net = tsslbp.fit(module, "mnist", time_steps=4, loss="tet", epochs=10, out="runs/mine")
 
@@ -83,7 +83,8 @@ def fit(
     fits = data.input_shape, data.classes, wanted.time_steps
     frames = isinstance(data.train_images, Frames)
     net = CustomNetwork(module, *fits, frames=frames, description="the module")
-    training = Training(wanted, data, net, device=device)
+    resumed = resume and out is not None and has_begun(Path(out))
+    training = Training(wanted, data, net, device=device, resumed=resumed)
     run = _run(Path(out), wanted, resume) if out is not None else None
     if not progress:
         training.fit(run, observer)

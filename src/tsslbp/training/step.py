@@ -59,7 +59,7 @@ def train_step(
     Raises:
         Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
     """
-    weights: list[Tensor] = list(net.parameters())
+    weights = trained_weights(net)
     optimizer.zero_grad()
     parts = chain([Part(images, labels, loss_function)], more)
     totals, suspect = _add_gradients(net, parts, processes)
@@ -100,6 +100,11 @@ def _add_gradients(
     for one in others:
         first = first[0] + one[0], first[1] + one[1], first[2] + one[2]
     return first, suspect
+
+
+def trained_weights(net: Model) -> list[Tensor]:
+    """The parameters that a step changes: all but those that are frozen."""
+    return [weight for weight in net.parameters() if weight.requires_grad]
 
 
 @torch.no_grad()
