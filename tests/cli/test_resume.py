@@ -96,7 +96,8 @@ def test_a_moved_run_finds_its_data(
     assert (code, error) == (0, "")
     share = f"{100 * Run.open(Path('run')).epochs()[-1]['test_accuracy']:.2f} %"
     assert accuracies(output)["last epoch"][-1] == share
-    assert program("draw", "run", *options)[0] == 0
+    assert program("draw", "run", "--format", "pdf", *options)[0] == 0
+    assert Path("run/figures/training.pdf").read_bytes().startswith(b"%PDF-")
     assert program("cost", "run", *options)[0] == 0
     assert program("resume", "run", "--epochs", "2", *options)[0] == 0
     assert len(Run.open(Path("run")).epochs()) == 2
@@ -117,6 +118,10 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
         training.load_run_data(run, at="mine.npz")
     with pytest.raises(RunError, match="run has trained on other data"):
         run.record_data("0" * 64)
+
+
+def test_an_unknown_format(moved: Path, refused: Callable[..., str]) -> None:
+    assert "--format must be pdf or png, got 'jpeg'" in refused("draw", "run", "--format", "jpeg")
 
 
 def test_a_set_of_the_catalogue_is_no_path(program: Program, refused: Callable[..., str]) -> None:

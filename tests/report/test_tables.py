@@ -20,7 +20,7 @@ def test_what_runs_have_reached() -> None:
     # Nobody reaches -62.84 or 124.23 %: of two seeds there is no interval, and others are bounded.
     assert tables.reached(stats.summary([23.0, 38.4])) == "30.70 ± 10.89"
     assert tables.reached(stats.summary([60.0, 99.0, 99.0])).endswith("to 100.00")
-    assert tables.reached(stats.summary([1.0, 1.0, 40.0])).endswith("\n0.00 to 69.94")
+    assert tables.reached(stats.summary([1.0, 1.0, 40.0])).endswith("\n0.00 to 69.93")
 
 
 def test_difference_cells(groups: Callable) -> None:

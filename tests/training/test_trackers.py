@@ -240,16 +240,16 @@ def test_mlflow_of_a_resumed_run(
         monkeypatch.delenv(variable)
     monkeypatch.setattr(tracking, "STEPS_EVERY", 2)
     tracking.check(["mlflow"])
+    fit(tmp_path / "run", "mlflow", stop=STEPS + 5)
+    assert capfd.readouterr() == ("", "")
+    id_ = (tmp_path / "run" / "mlflow-id").read_text()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its packages about each other
         from mlflow import MlflowClient
 
         client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    fit(tmp_path / "run", "mlflow", stop=STEPS + 5)
-    id_ = (tmp_path / "run" / "mlflow-id").read_text()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
         assert client.get_run(id_).info.status == "FAILED"
+    capfd.readouterr()
     run = fit(tmp_path / "run", "mlflow")
     assert capfd.readouterr() == ("", "")
     with warnings.catch_warnings():

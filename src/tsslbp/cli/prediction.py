@@ -15,8 +15,8 @@ from .. import run as run_folder
 from ..errors import InvalidInput, require
 from ..storage import replace_file, writing
 from . import printing
+from .drawing import follow
 from .options import Checkpoint, RunFolder, TrustCode, argument, option
-from .runs import follow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from .. import data, studies, training
+from .. import data, studies, training, wording
 from .. import report as reports
 from ..errors import Diverged, InvalidInput
 from . import options, printing
@@ -178,10 +178,12 @@ def _print_plan(
     """Which runs there are, and what those to be made will cost."""
     rates, seeds = len(study.learning_rates), study.seeds
     left = sum(one.missing for one in results)
+    counts = wording.count(len(study.rules), "rule"), wording.count(rates, "learning rate")
+    runs = wording.count(len(results) * (rates + seeds - 1), "run")
     printing.say(
-        f"{len(study.rules)} rules x {len(study.time_steps)} T x ({rates} learning rates with the "
-        f"first seed + {seeds - 1} more seeds at the chosen one) = "
-        f"{len(results) * (rates + seeds - 1)} runs, {left} of them to make"
+        f"{counts[0]} x {len(study.time_steps)} T x ({counts[1]} with the first seed + "
+        f"{wording.count(seeds - 1, 'more seed')} at the chosen one) = {runs}, "
+        f"{left} of them to make"
     )
     with printing.console.status("estimating the cost"):
         costs = {

@@ -31,7 +31,8 @@ from .weights import placed_weights, weights_source
 _log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parent / "recipes"
 NAMES = ("name", "changed")  # keys that say how runs are called, and nothing of what is trained
-UNCHANGED = (*NAMES, "seed", "description", "network_checksum")  # never among the `changed` ones
+CHECKSUMS = ("network_checksum", "weights_checksum")
+UNCHANGED = (*NAMES, *CHECKSUMS, "seed", "description")  # never among the `changed` ones
 
 
 @final

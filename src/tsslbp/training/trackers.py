@@ -201,7 +201,7 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
             now = round(1000 * time.time())
             new = [Metric(name, x, now, step) for name, x in named.items() if step > last[name]]
             client.log_batch(id_, new)
-        last.update(dict.fromkeys(named, step))
+        last.update({name: max(last[name], step) for name in named})
 
     try:
         with _quiet_mlflow(), hold(beside / ".mlflow.lock", wait=True):  # one makes the tables
