@@ -1,4 +1,8 @@
-"""Files that are replaced whole or not at all, and locks between processes."""
+"""Files that are replaced whole or not at all, their digests, and locks between processes.
+
+All that the program writes goes through `write_file`, `replace_file` or `append_lines`, so that a
+kill or a full disk at any moment leaves either the earlier contents or the new ones.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import contextlib
 import errno
 import glob
 import os
+import secrets
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .errors import RunError
 
+_LOCK = ".lock"  # in a folder that one process at a time may write to
+_HELD: set[tuple[int, Path]] = set()  # folders that threads of this process hold
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -60,6 +68,49 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where there is none, from before the first look at it to the end.
+
+    Whoever prepares a folder holds it, so that of two commands that are started together only one
+    finds it as it was, writes into it, and works there. Within the context the same thread may
+    hold it again. A folder that was made here and stayed empty is removed again.
+
+    Raises:
+        RunError: another process, or thread, holds it, or it cannot be made.
+    """
+    mine = threading.get_ident(), folder.resolve()
+    if mine in _HELD:
+        yield
+        return
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    with writing(f"the folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder / _LOCK):
+        _HELD.add(mine)
+        try:
+            yield
+        finally:
+            _HELD.discard(mine)
+            if made and [path.name for path in folder.iterdir()] == [_LOCK]:
+                _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, which holds its lock file and nothing else."""
+    with contextlib.suppress(OSError):
+        for number, folder in enumerate(folders):
+            if number == 0:
+                (folder / _LOCK).unlink()  # whoever waits for it sees that it is gone
+            folder.rmdir()
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Replace the file `path` atomically by `content`, text in UTF-8; see `replace_file`."""
+    data = content.encode() if isinstance(content, str) else content
+    replace_file(path, lambda new: new.write_bytes(data))
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace the file `path` atomically by what `write` puts into the file it is given.
 
@@ -70,7 +121,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # processes of other machines may have the number
+    temporary = path.with_name(f".{path.name}.{own}{_TEMPORARY_SUFFIX}")
     try:
         write(temporary)
         with temporary.open("rb+") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,25 +84,31 @@ def train(
         with processes.first_of_machine_first():
             data_set = options.load_data(wanted, how.data_dir)
         folder = what.folder(which.out, f"seed{wanted.seed}")
-        if processes.is_first:
-            wanted = with_kept_file(folder, wanted, which.resume)
-        ready = training.Training(
-            wanted, data_set, device=device, processes=processes, trust_code=True
-        )
-        if not processes.is_first:
-            training.keep_freed_memory()
-            ready.fit(None)
-            return
-        run = open_run(folder, wanted, which.resume, what.epochs)
-        train_run(ready, run, how.track)
-        epochs = run.epochs()
-        if not epochs:
-            raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
-        printing.say()
-        printing.print_accuracies(run_folder.results.measures(epochs))
-        printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
-        _record_cost(run, ready)
-        _draw_picture(run, ready)
+        with run_folder.claim(folder) if processes.is_first else nullcontext():
+            if processes.is_first:
+                wanted = with_kept_file(folder, wanted, which.resume)
+            ready = training.Training(
+                wanted, data_set, device=device, processes=processes, trust_code=True
+            )
+            if not processes.is_first:
+                training.keep_freed_memory()
+                ready.fit(None)
+                return
+            run = open_run(folder, wanted, which.resume, what.epochs)
+            train_run(ready, run, how.track)
+            _finish(run, ready)
+
+
+def _finish(run: Run, trained: Training) -> None:
+    """Print what a training has reached, and record and draw what its network does."""
+    epochs = run.epochs()
+    if not epochs:
+        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
+    printing.say()
+    printing.print_accuracies(run_folder.results.measures(epochs))
+    printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
+    _record_cost(run, trained)
+    _draw_picture(run, trained)
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from ..errors import Error, RunError
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..stats import Array
 from ..toml_files import flat
-from .run import AVERAGED, Run
+from .run import AVERAGED, Run, claim
 
 MEASURES = {
     "last": "last epoch",
@@ -301,12 +301,15 @@ def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
         epochs: how many it is to have; None: as many as it has.
 
     Raises:
-        RunError: it has other settings, or cannot be read, or has more epochs already.
+        RunError: it has other settings, or cannot be read, or has more epochs already, or is in
+            use.
     """
-    run = Run.open(folder)
-    check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
-    run.record_resume()
-    return run.extended(epochs) if epochs else run
+    with claim(folder):
+        run = Run.open(folder)
+        check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
+        run = run.extended(epochs) if epochs else run
+        run.record_resume()
+        return run
 
 
 def _is_number(value: Any) -> bool:

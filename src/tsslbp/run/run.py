@@ -25,7 +25,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, final
@@ -39,7 +39,7 @@ from torch import Tensor
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, network_file
-from ..storage import hold, remove_leftovers, replace_file, write_error, writing
+from ..storage import hold_folder, remove_leftovers, replace_file, write_error, writing
 from .environment import describe_environment
 
 AVERAGED = "averaged"  # of the averaged weights
@@ -53,7 +53,6 @@ _DIVERGED = "diverged.json"
 _COST = "cost.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
-_LOCK = ".lock"
 _STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -83,30 +82,24 @@ class Run:
 
         Raises:
             InvalidInput: the network's file cannot be read.
-            RunError: the folder holds a run, part of one, or other files, or cannot be written.
+            RunError: the folder holds a run, part of one, or other files, is in use, or cannot be
+                written.
         """
-        for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
-            if any(folder.glob(pattern)):
-                raise RunError(
-                    f"{folder} holds a run already (found {pattern}): resume it, or choose "
-                    "another folder"
-                )
-        file = network_file(experiment.network)
-        # Of a run that was killed while it was made.
-        ours = {_ENVIRONMENT, _CHECKPOINT_FOLDER, *([file.path.name] if file else [])}
-        names = (path.name for path in folder.glob("*"))
-        others = [name for name in names if name not in ours and name[0] != "."]
-        if others:
-            raise RunError(
-                f"{folder} holds other files already (found {min(others)}): choose an empty or new "
-                "folder"
-            )
-        with writing(f"the run folder {folder}"):
-            (folder / _CHECKPOINT_FOLDER).mkdir(parents=True, exist_ok=True)
-        write_json(folder / _ENVIRONMENT, describe_environment())
-        # Last, because this file makes the folder a run.
-        replace_file(folder / _CONFIG, lambda new: experiments.save(experiment, new))
-        return cls.open(folder, trust_code=True)
+        with claim(folder):
+            for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
+                if any(folder.glob(pattern)):
+                    raise RunError(
+                        f"{folder} holds a run already (found {pattern}): resume it, or choose "
+                        "another folder"
+                    )
+            file = network_file(experiment.network)
+            _check_others(folder, [file.path.name] if file else [])
+            write_json(folder / _ENVIRONMENT, describe_environment())
+            with writing(f"the run folder {folder}"):
+                (folder / _CHECKPOINT_FOLDER).mkdir(exist_ok=True)
+            # Last, because this file makes the folder a run.
+            experiments.save(experiment, folder / _CONFIG)
+            return cls.open(folder, trust_code=True)
 
     @classmethod
     def open(cls, folder: Path, trust_code: bool = False) -> Run:
@@ -142,23 +135,27 @@ class Run:
 
     def record_resume(self) -> None:
         """Append the present environment to the list ``"resumed"`` of the run's environment."""
-        value = self.environment
-        resumed = [*value.get("resumed", []), describe_environment()]
-        write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
+        with self.hold():
+            value = self.environment
+            resumed = [*value.get("resumed", []), describe_environment()]
+            write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
 
     def extended(self, epochs: int) -> Run:
         """Return the run with another number of epochs to train, and write that down.
 
         Raises:
-            RunError: more epochs have been trained already.
+            RunError: more epochs have been trained already, or another process trains the run.
         """
         if epochs == self.experiment.epochs:
             return self
-        if epochs < (done := len(self.epochs())):
-            raise RunError(f"{self.folder} has {done} epochs already: it cannot end at {epochs}")
-        experiment = replace(self.experiment, epochs=epochs)
-        replace_file(self.folder / _CONFIG, lambda new: experiments.save(experiment, new))
-        return Run(self.folder, experiment, self.trust_code)
+        with self.hold():
+            if epochs < (done := len(self.epochs())):
+                raise RunError(
+                    f"{self.folder} has {done} epochs already: it cannot end at {epochs}"
+                )
+            experiment = replace(self.experiment, epochs=epochs)
+            experiments.save(experiment, self.folder / _CONFIG)
+            return Run(self.folder, experiment, self.trust_code)
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record to the metrics; it is on the disk when this returns.
@@ -278,16 +275,12 @@ class Run:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes from training this run while the context lasts.
-
-        What a killed writer left half-written is removed.
+        """Keep other processes from the run while the context lasts, as `claim` does.
 
         Raises:
-            RunError: another process trains it, or the folder cannot be written.
+            RunError: another process has it, or the folder cannot be written.
         """
-        with hold(self.folder / _LOCK):
-            for folder in (self.folder, self.folder / _CHECKPOINT_FOLDER):
-                remove_leftovers(folder)
+        with _hold(self.folder):
             yield
 
     def has_checkpoint(self, name: str) -> bool:
@@ -354,6 +347,42 @@ class Run:
             hint = f"{nearest(name, CHECKPOINTS)}; known: {', '.join(CHECKPOINTS)}"
             raise InvalidInput(f"unknown checkpoint {name!r}{hint}")
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keep other processes from making, changing or training the run in a folder.
+
+    Whoever makes a run or goes on with one claims its folder from before the first look at it to
+    the end; within the context `Run.create`, `Run.hold` and the like take the same claim. What a
+    killed writer left half-written is removed.
+
+    Raises:
+        RunError: another process has it, it holds other files than a run's, or cannot be written.
+    """
+    if not (folder / _CONFIG).exists():  # so that nothing is left in a folder of somebody's
+        _check_others(folder, [path.name for path in folder.glob("*.py")])
+    with _hold(folder):
+        yield
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    with hold_folder(folder):
+        for place in (folder, folder / _CHECKPOINT_FOLDER):
+            remove_leftovers(place)
+        yield
+
+
+def _check_others(folder: Path, ours: Collection[str]) -> None:
+    """Raise `RunError` where a folder holds files that are neither a run's nor `ours`."""
+    known = {_CONFIG, _ENVIRONMENT, _METRICS, _STEPS, _CHECKPOINT_FOLDER, *ours}
+    names = (path.name for path in folder.glob("*"))
+    if others := [name for name in names if name not in known and name[0] != "."]:
+        raise RunError(
+            f"{folder} holds other files already (found {min(others)}): choose an empty or new "
+            "folder"
+        )
 
 
 def count_epochs(folder: Path) -> int:
