@@ -9,17 +9,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
+import json
 import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
+from typing import IO, Any
 
 from .errors import RunError
 
 _LOCK = ".lock"  # in a folder that one process at a time may write to
 _HELD: set[tuple[int, Path]] = set()  # folders that threads of this process hold
+DIGESTS = ("digest", "data_digest")  # in a safetensors file's metadata: of the header, of the rest
+DAMAGED = "it is truncated, damaged, or changed by another program"
+PART = 1 << 24  # bytes that are digested in one go
+
+_METADATA = "__metadata__"
+_LENGTH = 8  # bytes that hold the header's length
+_BLOCK = 1 << 16  # bytes in which the end of a line is looked for
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -105,10 +116,18 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Replace the file `path` atomically by `content`, text in UTF-8; see `replace_file`."""
-    data = content.encode() if isinstance(content, str) else content
-    replace_file(path, lambda new: new.write_bytes(data))
+def write_file(path: Path, *parts: bytes | memoryview | str) -> None:
+    """Replace the file `path` atomically by what the parts are together, text in UTF-8.
+
+    Raises:
+        RunError: as of `replace_file`.
+    """
+
+    def write(new: Path) -> None:
+        with new.open("wb") as file:
+            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
+
+    replace_file(path, write)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -125,8 +144,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{own}{_TEMPORARY_SUFFIX}")
     try:
         write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _put_on_disk(temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -134,6 +152,93 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def append_lines(path: Path, lines: bytes) -> None:
+    """Append whole lines to a file, made where there is none; on the disk when this returns.
+
+    A last line without its end was torn by a kill: it is cut off first. Where the disk is full,
+    what was written is cut off again. One process at a time may append.
+
+    Raises:
+        RunError: the file cannot be written; the earlier lines are kept.
+    """
+    try:
+        with path.open("a+b", buffering=0) as file:
+            whole = _whole_lines(file)
+            file.truncate(whole)
+            try:
+                _append(file, lines)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(whole)
+                raise
+    except OSError as error:
+        raise RunError(write_error(path, error)) from error
+
+
+def digest(content: bytes | bytearray | memoryview) -> str:
+    """BLAKE2b of BLAKE2b of each part of `PART` bytes, the last shorter, in hexadecimal digits.
+
+    Parts of one content are read side by side, on all cores. Against accidents, not attacks.
+    """
+    view = memoryview(content)
+    parts = [view[start : start + PART] for start in range(0, len(view), PART)]
+    if len(parts) > 1:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+            found = list(pool.map(_blake, parts))
+    else:
+        found = [_blake(part) for part in parts]
+    return _blake(b"".join(found)).hex()
+
+
+def sealed_header(header: Mapping[str, Any], data_digest: str, length: int | None = None) -> bytes:
+    """The first bytes of a safetensors file, with digests of the header and of what follows it.
+
+    Args:
+        header: names, types, shapes and places of the tensors, and ``"__metadata__"``, to which
+            `DIGESTS` are added.
+        data_digest: of all that follows.
+        length: of the result; by default the next multiple of 8 bytes.
+    """
+    metadata = {**header[_METADATA], DIGESTS[1]: data_digest}
+    unsealed = {**header, _METADATA: metadata}
+    sealed = {**header, _METADATA: {**metadata, DIGESTS[0]: digest(_canonical(unsealed))}}
+    text = _canonical(sealed)
+    length = length or (_LENGTH + len(text) + 7) // 8 * 8
+    room = length - _LENGTH
+    assert len(text) <= room
+    return room.to_bytes(_LENGTH, "little") + text.ljust(room)
+
+
+def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
+    """The header of a safetensors file, and the digest of what follows, where the file stands then.
+
+    The metadata are without the digests. None, and nothing is checked: the file has no digests.
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    if not 0 < length <= size - _LENGTH:
+        raise ValueError(f"{DAMAGED}, or no safetensors file")
+    try:
+        header = json.loads(file.read(length))
+        metadata = header.get(_METADATA, {})
+        found = [metadata.pop(name, None) for name in DIGESTS]
+    except (AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{DAMAGED}, or no safetensors file") from error
+    if found == [None, None]:
+        return header, None
+    own, data_digest = found
+    sealed = {**header, _METADATA: {**metadata, DIGESTS[1]: data_digest}}
+    if own != digest(_canonical(sealed)):
+        raise ValueError(f"{DAMAGED}: its header has another digest than when written")
+    return header, data_digest
 
 
 @contextlib.contextmanager
@@ -161,6 +266,38 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     for path in folder.glob(f".{file}.*{_TEMPORARY_SUFFIX}"):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _put_on_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _append(file: FileIO, lines: bytes) -> None:
+    left = memoryview(lines)
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())
+
+
+def _whole_lines(file: FileIO) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        if place := file.read(end - start).rfind(b"\n") + 1:
+            return start + place
+        end = start
+    return 0
+
+
+def _blake(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, usedforsecurity=False).digest()
+
+
+def _canonical(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _sync_folder(folder: Path) -> None:

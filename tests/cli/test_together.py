@@ -157,6 +157,6 @@ def test_refused_before_anything_changes(folder: Path, together: Together) -> No
     run = Run.open(out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with run.hold():
-        for (code, error) in together([*common, "9"], ["convert", *common[1:], "9"]):
+        for code, error in together([*common, "9"], ["convert", *common[1:], "9"]):
             assert code == 2 and "is in use by another process" in error
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -22,7 +22,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -33,13 +32,24 @@ from typing import IO, Any, final
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, network_file
-from ..storage import hold_folder, remove_leftovers, replace_file, write_error, writing
+from ..storage import (
+    DAMAGED,
+    append_lines,
+    digest,
+    hold_folder,
+    read_header,
+    remove_leftovers,
+    sealed_header,
+    write_error,
+    write_file,
+    writing,
+)
 from .environment import describe_environment
 
 AVERAGED = "averaged"  # of the averaged weights
@@ -167,17 +177,7 @@ class Run:
         Raises:
             InvalidInput: no epoch number, or a value that JSON cannot hold.
         """
-        line = _to_line(record)
-        path = self.folder / _METRICS
-        try:
-            with path.open("a+b") as file:
-                if _ends_torn(file):
-                    line = b"\n" + line
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(write_error(path, error)) from error
+        append_lines(self.folder / _METRICS, _to_line(record))
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the records of all epochs in order; empty before the first.
@@ -196,7 +196,7 @@ class Run:
     def truncate_epochs(self, count: int) -> None:
         """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
         lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
-        replace_file(self.folder / _METRICS, lambda new: new.write_bytes(b"".join(lines)))
+        write_file(self.folder / _METRICS, *lines)
 
     def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Write the arrays of the training steps, replacing the earlier ones.
@@ -211,7 +211,7 @@ class Run:
         content = io.BytesIO()
         values: dict[str, Any] = dict(arrays)
         np.savez(content, **values)
-        replace_file(self.folder / _STEPS, lambda new: new.write_bytes(content.getbuffer()))
+        write_file(self.folder / _STEPS, content.getbuffer())
 
     def steps(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the arrays that `save_steps` wrote; empty where it was never called.
@@ -310,7 +310,10 @@ class Run:
             content = safetensors.torch.save(copies, {_STATE_KEY: text})
         except (TypeError, ValueError, KeyError, SafetensorError) as error:
             raise InvalidInput(f"checkpoint {name!r} cannot be stored: {error}") from error
-        replace_file(path, lambda new: new.write_bytes(content))
+        file = io.BytesIO(content)
+        header, _ = read_header(file)
+        data = memoryview(content)[file.tell() :]
+        write_file(path, sealed_header(header, digest(data)), data)
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return a checkpoint's tensors, on the CPU, and its state.
@@ -319,27 +322,31 @@ class Run:
             InvalidInput: an unknown name.
             RunError: there is no such checkpoint, or it is damaged or not one of this program.
         """
-        with self._opened(name) as (file, state):
-            # Cloned, because the file is mapped into memory and may be replaced.
-            names = file.keys()
-            return {key: file.get_tensor(key).clone() for key in names}, state
+        with self._opened(name) as (file, state, expected):
+            begin = file.tell()
+            file.seek(0)
+            content = file.read()
+            if expected not in (None, digest(memoryview(content)[begin:])):
+                raise ValueError(f"{DAMAGED}: its tensors have another digest than when written")
+            return safetensors.torch.load(content), state
 
     def checkpoint_state(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
-        with self._opened(name) as (_, state):
+        with self._opened(name) as (_, state, _):
             return state
 
     @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """A checkpoint's file of tensors, and its state; errors as of `load_checkpoint`."""
+    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, Any], str | None]]:
+        """A checkpoint's file, which stands before the tensors, its state, and their digest."""
         path = self._checkpoint(name)
         if not path.is_file():
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
             raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
         try:
-            with safe_open(path, framework="pt") as file:
-                yield file, _parse_state((file.metadata() or {}).get(_STATE_KEY))
-        except (SafetensorError, OSError, ValueError) as error:
+            with path.open("rb") as file:
+                header, expected = read_header(file)
+                yield file, _parse_state(header.get("__metadata__", {})), expected
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
 
     def _checkpoint(self, name: str) -> Path:
@@ -429,16 +436,8 @@ def _is_epoch(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _ends_torn(file: IO[bytes]) -> bool:
-    """Say whether a file has a last line that is not ended."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
-
-
-def _parse_state(text: str | None) -> dict[str, Any]:
-    if text is None:
+def _parse_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(text := metadata.get(_STATE_KEY), str):
         raise ValueError("it holds no training state: it was written by another program")
     state = json.loads(text)
     if not isinstance(state, dict):
@@ -475,5 +474,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
-    content = (to_json(value, indent=2) + "\n").encode()
-    replace_file(path, lambda new: new.write_bytes(content))
+    write_file(path, to_json(value, indent=2) + "\n")
