@@ -120,7 +120,7 @@ def evaluate(
 
     All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
     epoch chosen on validation images, and of the best test epoch; of a run that averages its
-    weights, theirs as well.
+    weights, theirs as well. Where they are not what the run has recorded, that is said.
     """
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
@@ -132,6 +132,10 @@ def evaluate(
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
+    epochs = run.epochs()
+    for name, row in rows.items():
+        for difference in run_folder.results.differences(name, row, epochs):
+            printing.complain("caution", f"checkpoint {name}: {difference}")
 
 
 def draw(
@@ -147,15 +151,15 @@ def draw(
     taken for which (confusion), the spikes and membrane potentials that a test image causes
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
-    run = run_folder.Run.open(folder)
+    run = run_folder.Run.open(folder, trust_code)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
+    net, state = training.read_network(run, name)
     data_set = training.load_data(run.experiment, data_dir)
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = epoch_of(run.checkpoint_state(name))
+    epoch = epoch_of(state)
     run_name = folder.resolve().name
     with printing.console.status("drawing"):
         of_run = _figures_of_run(run)
@@ -207,10 +211,10 @@ def cost(
     analysis.energy.Operations().energy(table, memory)  # checked before anything is loaded
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
+    net, state = training.read_network(run, name)
     data_set = training.load_data(run.experiment, data_dir)
     counted = _count_cost(run, net, data_set, images)
-    record = _write_cost(run, name, counted)
+    record = _write_cost(run, name, state["epoch"], counted)
     if as_json:
         printing.say(run_folder.to_json(record, indent=1))
         return
@@ -330,9 +334,9 @@ def _input_shape(
 
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     """Accuracies of a checkpoint, with the keys of an epoch's record."""
-    net = training.load(run.folder, name, trust_code=run.trust_code)
+    net, state = training.read_network(run, name)
     _, validation, test = training.splits(run.experiment, data_set)
-    record: dict[str, Any] = {"epoch": epoch_of(run.checkpoint_state(name))}
+    record: dict[str, Any] = {"epoch": epoch_of(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
@@ -368,15 +372,14 @@ def _record_cost(run: Run, trained: Training) -> None:
     except InvalidInput as error:  # a module of one's own that has no count
         printing.complain("caution", f"the cost of the network is not recorded: {error}")
         return
-    _write_cost(run, name, counted)
+    _write_cost(run, name, run.checkpoint_state(name)["epoch"], counted)
     total = counted.total
     spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
     printing.say(f"energy        {spiking} an image, {relu} with ReLU (tsslbp cost tells more)")
 
 
-def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
+def _write_cost(run: Run, checkpoint: str, epoch: int, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
-    epoch = run.checkpoint_state(checkpoint)["epoch"]
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
     try:
         run.record_cost(record)
