@@ -83,6 +83,26 @@ def test_evaluate_agrees_with_the_records(program: Program) -> None:
     assert len(expected) == 3
 
 
+def test_evaluate_says_where_it_differs_from_the_records(
+    program: Program, refused: Callable[..., str]
+) -> None:
+    program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    path = Path("run/checkpoints/last.safetensors")
+    run = Run.open(Path("run"))
+    (record,) = run.epochs()
+    run.truncate_epochs(0)
+    run.append_epoch(record | {"test_accuracy": record["test_accuracy"] + 0.125})
+    code, _, error = program("evaluate", "run")
+    assert (code, error.count("\n")) == (0, 3)  # of all three checkpoints, of which this is one:
+    shares = [f"{100 * (record['test_accuracy'] + more):.2f} %" for more in (0, 0.125)]
+    line = f"caution: checkpoint last: test accuracy {shares[0]}, and the run recorded {shares[1]} "
+    assert line + "after epoch 1" in error
+    damaged = bytearray(path.read_bytes())
+    damaged[-3] ^= 0x40
+    path.write_bytes(damaged)
+    assert "last.safetensors: it is truncated, damaged" in refused("evaluate", "run")
+
+
 @pytest.mark.parametrize("name", experiment.recipe_names())
 def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps with the recipe's own network and settings, on random images or frames.

@@ -73,7 +73,7 @@ def differences(
     lines = []
     for split in ("validation", "test"):
         found, known = measured.get(f"{split}_accuracy"), record.get(f"{prefix}{split}_accuracy")
-        if found is not None and known is not None and found != known:
+        if _is_number(found) and _is_number(known) and found != known:
             lines.append(
                 f"{split} accuracy {percent(found)}, and the run recorded {percent(known)} after "
                 f"epoch {measured['epoch']}: the data or the weights are others now, or another "
