@@ -11,6 +11,7 @@ import errno
 import glob
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import sys
@@ -26,7 +27,7 @@ _LOCK = ".lock"  # in a folder that one process at a time may write to
 _HELD: set[tuple[int, Path]] = set()  # folders that threads of this process hold
 DIGESTS = ("digest", "data_digest")  # in a safetensors file's metadata: of the header, of the rest
 DAMAGED = "it is truncated, damaged, or changed by another program"
-PART = 1 << 24  # bytes that are digested in one go
+PART = 1 << 22  # bytes that are digested in one go
 
 _METADATA = "__metadata__"
 _LENGTH = 8  # bytes that hold the header's length
@@ -194,6 +195,13 @@ def digest(content: bytes | bytearray | memoryview) -> str:
     return _blake(b"".join(found)).hex()
 
 
+def digest_of_rest(file: IO[bytes]) -> str:
+    """`digest` of what a file holds from where it stands; that need not fit into memory."""
+    whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with whole, memoryview(whole) as content, content[file.tell() :] as rest:
+        return digest(rest)
+
+
 def sealed_header(header: Mapping[str, Any], data_digest: str, length: int | None = None) -> bytes:
     """The first bytes of a safetensors file, with digests of the header and of what follows it.
 
@@ -216,7 +224,7 @@ def sealed_header(header: Mapping[str, Any], data_digest: str, length: int | Non
 def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
     """The header of a safetensors file, and the digest of what follows, where the file stands then.
 
-    The metadata are without the digests. None, and nothing is checked: the file has no digests.
+    None, and nothing is checked: the file has no digests.
 
     Raises:
         ValueError: the header is damaged.
@@ -227,17 +235,16 @@ def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
     if not 0 < length <= size - _LENGTH:
         raise ValueError(f"{DAMAGED}, or no safetensors file")
     try:
-        header = json.loads(file.read(length))
-        metadata = header.get(_METADATA, {})
-        found = [metadata.pop(name, None) for name in DIGESTS]
+        header: dict[str, Any] = json.loads(file.read(length))
+        metadata = header.setdefault(_METADATA, {})
+        own, data_digest = (metadata.get(name) for name in DIGESTS)
     except (AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{DAMAGED}, or no safetensors file") from error
-    if found == [None, None]:
+    if own is None and data_digest is None:
         return header, None
-    own, data_digest = found
-    sealed = {**header, _METADATA: {**metadata, DIGESTS[1]: data_digest}}
-    if own != digest(_canonical(sealed)):
-        raise ValueError(f"{DAMAGED}: its header has another digest than when written")
+    unsealed = {key: value for key, value in metadata.items() if key != DIGESTS[0]}
+    if own != digest(_canonical({**header, _METADATA: unsealed})):
+        raise ValueError(f"{DAMAGED}: its header has another digest than it says")
     return header, data_digest
 
 

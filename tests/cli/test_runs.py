@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import tsslbp
-from tsslbp import analysis, data, experiment, wording
+from tsslbp import analysis, data, experiment, storage, wording
 from tsslbp.cli import printing
 from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
@@ -371,17 +371,18 @@ def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.Mon
 
 
 def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
+    on_disk = storage._put_on_disk
 
-    def savefig(self: Figure, path: Path, **options: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    def full(path: Path) -> None:
+        if "picture" in path.name:
+            raise OSError(28, "No space left on device")
+        on_disk(path)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(storage, "_put_on_disk", full)
     code, output, _ = program("train", "mine.toml", "--epochs", "1", "--out", "run")
     assert code == 0
-    assert "no picture, because run/picture.png cannot be written: No space left" in output
-    assert not Path("run/picture.png").exists()
+    assert "no picture: cannot write run/picture.png: No space left on device" in output
+    assert not list(Path("run").glob("*picture*"))
 
 
 def test_a_folder_of_images(folder: Path, program: Program) -> None:

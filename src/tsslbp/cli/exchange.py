@@ -13,7 +13,7 @@ from .. import data, training
 from .. import export as exports
 from .. import run as run_folder
 from ..errors import InvalidInput, nearest
-from ..storage import replace_file
+from ..storage import replace_file, write_file
 from . import printing
 from .options import Checkpoint, DataDir, RunFolder, TrustCode, option
 from .runs import epoch_of
@@ -79,7 +79,7 @@ def export(
             replace_file(out, partial(_write_nir, graph))
         else:
             model = _onnx(run, net, facts, with_normalisation, data_dir)
-            replace_file(out, lambda new: new.write_bytes(model.SerializeToString()))
+            write_file(out, model.SerializeToString())
     mean, std = (", ".join(f"{one:g}" for one in facts[key]) for key in ("mean", "std"))
     printing.say(f"{out}  {to}, checkpoint {name} of {folder}, epoch {facts['epoch']}")
     inputs = "raw pixels" if with_normalisation else f"normalised images, mean {mean}, std {std}"

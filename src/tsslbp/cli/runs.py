@@ -172,8 +172,8 @@ def draw(
     drawn, place = of_run | of_net, folder / "figures"
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
-        for title, figure in drawn.items():
-            figures.svg.save_svg(figure, place / f"{title}.svg", title)
+    for title, figure in drawn.items():
+        figures.svg.save_svg(figure, place / f"{title}.svg", title)
     printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
 
 
@@ -407,12 +407,11 @@ def _draw_picture(run: Run, trained: Training) -> None:
             run.epochs(),
             data_set.class_names,
         )
-        figure.savefig(path, dpi=120)
+        figures.svg.save_png(figure, path, dpi=120)
     except ImportError:
         printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        printing.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+    except RunError as error:
+        printing.say(f"no picture: {error}")
     else:
         printing.say(f"picture in {path}")
 

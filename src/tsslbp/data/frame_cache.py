@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import shutil
 import tempfile
 import warnings
@@ -39,7 +38,7 @@ from torch import Tensor
 from ..errors import DataError, InvalidInput, RunError
 from ..experiment.binning import Binning
 from ..storage import (
-    digest,
+    digest_of_rest,
     hold,
     read_header,
     remove_leftovers,
@@ -116,9 +115,9 @@ def _open(path: Path, source: EventSet) -> DataSet | None:
     try:
         with path.open("rb") as file:
             header, expected = read_header(file)
-            if expected is None or expected != _digest(file, file.tell()):
+            if expected is None or expected != digest_of_rest(file):
                 return None
-        facts = {key: json.loads(text) for key, text in header["__metadata__"].items()}
+        facts = {key: json.loads(header["__metadata__"][key]) for key in ("train", "size")}
         with safe_open(path, framework="pt") as tensors:
             names = tensors.keys()
             arrays: dict[str, Tensor] = {name: tensors.get_tensor(name) for name in names}
@@ -130,13 +129,6 @@ def _open(path: Path, source: EventSet) -> DataSet | None:
     train, test = slice(facts["train"]), slice(facts["train"], None)
     parts = frames[train], labels[train], frames[test], labels[test]
     return DataSet(source.name, *parts, source.classes, source.note)
-
-
-def _digest(file: IO[bytes], begin: int) -> str:
-    """The digest of what a file holds from `begin` on, which need not fit into memory."""
-    whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    with whole, memoryview(whole) as content, content[begin:] as data:
-        return digest(data)
 
 
 def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
@@ -213,8 +205,8 @@ class _Arrays:
 
     def describe(self, metadata: dict[str, str]) -> None:
         """Write the header, with the digests."""
-        self.file.flush()
+        self.file.seek(HEADER)  # which also writes what has not been written yet
         header = {"__metadata__": metadata, **self.headers}
-        content = sealed_header(header, _digest(self.file, HEADER), HEADER)
+        content = sealed_header(header, digest_of_rest(self.file), HEADER)
         self.file.seek(0)
         self.file.write(content)

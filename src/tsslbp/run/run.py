@@ -32,7 +32,7 @@ from typing import IO, Any, final
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import experiment as experiments
@@ -42,6 +42,7 @@ from ..storage import (
     DAMAGED,
     append_lines,
     digest,
+    digest_of_rest,
     hold_folder,
     read_header,
     remove_leftovers,
@@ -322,22 +323,27 @@ class Run:
             InvalidInput: an unknown name.
             RunError: there is no such checkpoint, or it is damaged or not one of this program.
         """
-        with self._opened(name) as (file, state, expected):
-            begin = file.tell()
-            file.seek(0)
-            content = file.read()
-            if expected not in (None, digest(memoryview(content)[begin:])):
-                raise ValueError(f"{DAMAGED}: its tensors have another digest than when written")
-            return safetensors.torch.load(content), state
+        while True:
+            with self._opened(name) as (file, metadata, expected):
+                if expected not in (None, digest_of_rest(file)):
+                    raise ValueError(
+                        f"{DAMAGED}: its tensors have another digest than when written"
+                    )
+                with safe_open(self._checkpoint(name), framework="pt") as opened:
+                    if opened.metadata() == metadata:  # it has not been replaced since
+                        names = opened.keys()
+                        # Cloned, because the file is mapped into memory.
+                        tensors = {key: opened.get_tensor(key).clone() for key in names}
+                        return tensors, _parse_state(metadata)
 
     def checkpoint_state(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
-        with self._opened(name) as (_, state, _):
-            return state
+        with self._opened(name) as (_, metadata, _):
+            return _parse_state(metadata)
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, Any], str | None]]:
-        """A checkpoint's file, which stands before the tensors, its state, and their digest."""
+        """A checkpoint's file, which stands before the tensors, its metadata, and their digest."""
         path = self._checkpoint(name)
         if not path.is_file():
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
@@ -345,7 +351,7 @@ class Run:
         try:
             with path.open("rb") as file:
                 header, expected = read_header(file)
-                yield file, _parse_state(header.get("__metadata__", {})), expected
+                yield file, header["__metadata__"], expected
         except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
 
