@@ -18,8 +18,9 @@ import tsslbp
 
 PACKAGE = Path(tsslbp.__file__).parent
 FLOORS = [  # from the ground up; a room may import from the floors below its own
-    {"errors", "wording", "_version", "figures"},
-    {"checked", "toml_files", "losses", "stats", "storage", "kernels"},
+    {"errors", "wording", "_version"},
+    {"storage"},
+    {"checked", "toml_files", "losses", "stats", "kernels", "figures"},
     {"rules"},
     {"neuron", "experiment"},
     {"layers"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .. import analysis, data, figures, training
 from .. import network as networks
 from .. import run as run_folder
+from ..errors import RunError
 from . import options, printing
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ def draw_picture(run: Run, trained: Training) -> None:
             run.epochs(),
             data_set.class_names,
         )
-        figure.savefig(path, dpi=120)
+        figures.svg.save_png(figure, path, dpi=120)
     except ImportError:
         printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        printing.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+    except RunError as error:
+        printing.say(f"no picture: {error}")
     else:
         printing.say(f"picture in {path}")
 

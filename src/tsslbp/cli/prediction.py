@@ -13,14 +13,12 @@ import typer
 from .. import analysis, data, figures, training
 from .. import run as run_folder
 from ..errors import InvalidInput, require
-from ..storage import replace_file, writing
+from ..storage import writing
 from . import printing
 from .drawing import follow
 from .options import Checkpoint, RunFolder, TrustCode, argument, option
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ..analysis.inspection import Answer
     from ..data import Images
     from ..network import CustomNetwork, Network
@@ -89,7 +87,7 @@ def predict(
         figures.svg.annotate(figure, f"{name}, {folder}")
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(out, partial(_save, figure, out.suffix))
+        figures.svg.save(figure, out, "spikes")
         if not as_json:
             printing.say(f"\npicture in {out}")
 
@@ -131,10 +129,3 @@ def _print(found: Mapping[str, Answer], names: Sequence[str]) -> None:
         numbers = f"{one.score:.3f}", f"{one.margin:.3f}"
         rows.append((name, names[one.predicted], *numbers, spikes, one.first_spike or "-"))
     printing.print_table(rows, text=(0, 1))
-
-
-def _save(figure: Figure, suffix: str, path: Path) -> None:
-    if suffix == ".svg":
-        figures.svg.save_svg(figure, path, "spikes")
-    else:
-        figure.savefig(path, dpi=150, format=suffix[1:])

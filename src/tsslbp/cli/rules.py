@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from .. import data, studies, training, wording
 from .. import report as reports
 from ..errors import Diverged, InvalidInput
+from ..storage import hold_folder
 from . import options, printing
 from .options import (
     DryRun,
@@ -109,21 +111,29 @@ def _compare(
     folder = what.folder(where.out, "compare")
     runs = len(study.pairs) * len(study.learning_rates)
     engine = engine_of(runs, where, how.device, folder, study.experiment)
-    if not dry_run:
-        study = studies.compare.prepare(study, folder)
+    with nullcontext() if dry_run else hold_folder(folder):
+        if not dry_run:
+            study = studies.compare.prepare(study, folder)
+        if wanted.patience is not None:
+            printing.complain("caution", "patience is ignored: all rules train equally many epochs")
+        for caution in studies.compare.cautions(study):
+            printing.complain("caution", caution)
+        found = studies.compare.read_results(study, folder)
+        _print_plan(study, found, data_sets, engine, how.device, dry_run)
+        if dry_run:
+            printing.print_plan([one.name for one in studies.trials.missing(study.tuning(folder))])
+            return
+        _run_comparison(study, folder, engine, arguments, form)
+
+
+def _run_comparison(
+    study: RuleStudy, folder: Path, engine: Engine, options: Sequence[str], form: TableOptions
+) -> None:
+    """Make the runs of a comparison, print what the rules have reached, and report on it."""
     tuning = study.tuning(folder)
-    if wanted.patience is not None:
-        printing.complain("caution", "patience is ignored: all rules train equally many epochs")
-    for caution in studies.compare.cautions(study):
-        printing.complain("caution", caution)
-    found = studies.compare.read_results(study, folder)
-    _print_plan(study, found, data_sets, engine, how.device, dry_run)
-    if dry_run:
-        printing.print_plan([one.name for one in studies.trials.missing(tuning)])
-        return
-    failures = _make(tuning, engine, arguments)
+    failures = _make(tuning, engine, options)
     finals = studies.compare.finals(study, folder)
-    failures |= _make(finals, engine, arguments)
+    failures |= _make(finals, engine, options)
     results = studies.compare.read_results(study, folder)
     comparisons = studies.compare.against_first(results)
     if form.kind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,22 +104,23 @@ def train(
         with processes.first_of_machine_first():
             data_set = options.load_data(wanted, how.data_dir)
         folder = what.folder(which.out, f"seed{wanted.seed}")
-        if processes.is_first:
-            wanted = with_kept_file(folder, wanted, which.resume, what.epochs)
-        resumed = processes.broadcast(which.resume and run_folder.has_begun(folder))
-        ready = training.Training(
-            wanted,
-            data_set,
-            device=device,
-            processes=processes,
-            trust_code=True,
-            resumed=resumed,
-        )
-        if not processes.is_first:
-            training.keep_freed_memory()
-            ready.fit(None)
-            return
-        _train_to_end(open_run(folder, wanted, which.resume, what.epochs), ready, how.track)
+        with run_folder.claim(folder) if processes.is_first else nullcontext():
+            if processes.is_first:
+                wanted = with_kept_file(folder, wanted, which.resume, what.epochs)
+            resumed = processes.broadcast(which.resume and run_folder.has_begun(folder))
+            ready = training.Training(
+                wanted,
+                data_set,
+                device=device,
+                processes=processes,
+                trust_code=True,
+                resumed=resumed,
+            )
+            if not processes.is_first:
+                training.keep_freed_memory()
+                ready.fit(None)
+                return
+            _train_to_end(open_run(folder, wanted, which.resume, what.epochs), ready, how.track)
 
 
 @options.with_options
@@ -154,20 +156,21 @@ def resume(
         training.trackers.check(how.track or [])
         with processes.first_of_machine_first():
             data_set = moved.load(run, how.data_dir)
-        ready = training.Training(
-            run.experiment,
-            data_set,
-            device=device,
-            processes=processes,
-            trust_code=True,
-            resumed=processes.broadcast(run_folder.has_begun(folder)),
-        )
-        if not processes.is_first:
-            training.keep_freed_memory()
-            ready.fit(None)
-            return
-        reopened = run_folder.results.reopen(folder, run.experiment, epochs)
-        _train_to_end(reopened, ready, how.track)
+        with run_folder.claim(folder) if processes.is_first else nullcontext():
+            ready = training.Training(
+                run.experiment,
+                data_set,
+                device=device,
+                processes=processes,
+                trust_code=True,
+                resumed=processes.broadcast(run_folder.has_begun(folder)),
+            )
+            if not processes.is_first:
+                training.keep_freed_memory()
+                ready.fit(None)
+                return
+            reopened = run_folder.results.reopen(folder, run.experiment, epochs)
+            _train_to_end(reopened, ready, how.track)
 
 
 def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> None:
@@ -195,7 +198,7 @@ def evaluate(
 
     All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
     epoch chosen on validation images, and of the best test epoch; of a run that averages its
-    weights, theirs as well.
+    weights, theirs as well. Where they are not what the run has recorded, that is said.
     """
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
@@ -207,6 +210,10 @@ def evaluate(
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
+    epochs = run.epochs()
+    for name, row in rows.items():
+        for difference in run_folder.results.differences(name, row, epochs):
+            printing.complain("caution", f"checkpoint {name}: {difference}")
 
 
 @options.with_options
@@ -229,16 +236,16 @@ def draw(
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
     suffixes = ["svg", *options.figure_formats(formats)]
-    run = run_folder.Run.open(folder)
+    run = run_folder.Run.open(folder, trust_code)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
+    net, state = training.read_network(run, name)
     data_set = moved.load(run, data_dir)
     place = Path(f"{folder}-figures") if run.is_shipped else folder / "figures"
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = epoch_of(run.checkpoint_state(name))
+    epoch = epoch_of(state)
     run_name = folder.resolve().name
     with printing.console.status("drawing"):
         of_run = {} if run.is_shipped else drawing.figures_of_run(run)
@@ -251,10 +258,10 @@ def draw(
     drawn = of_run | of_net
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
-        names = [f"{title}.{suffix}" for title in drawn for suffix in suffixes]
-        for title, figure in drawn.items():
-            for suffix in suffixes:
-                figures.svg.save(figure, place / f"{title}.{suffix}", title)
+    names = [f"{title}.{suffix}" for title in drawn for suffix in suffixes]
+    for title, figure in drawn.items():
+        for suffix in suffixes:
+            figures.svg.save(figure, place / f"{title}.{suffix}", title)
     printing.say(f"figures in {place}: {', '.join(names)}")
 
 
@@ -295,10 +302,10 @@ def cost(
     analysis.energy.Operations().energy(table, memory)  # checked before anything is loaded
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
+    net, state = training.read_network(run, name)
     data_set = moved.load(run, data_dir)
     counted = _count_cost(run, net, data_set, images)
-    record = _write_cost(run, name, counted)
+    record = _write_cost(run, name, state["epoch"], counted)
     if as_json:
         printing.say(run_folder.to_json(record, indent=1))
         return
@@ -424,9 +431,9 @@ def _input_shape(
 
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     """Accuracies of a checkpoint, with the keys of an epoch's record."""
-    net = training.load(run.folder, name, trust_code=run.trust_code)
+    net, state = training.read_network(run, name)
     _, validation, test = training.splits(run.experiment, data_set)
-    record: dict[str, Any] = {"epoch": epoch_of(run.checkpoint_state(name))}
+    record: dict[str, Any] = {"epoch": epoch_of(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
@@ -462,15 +469,14 @@ def _record_cost(run: Run, trained: Training) -> None:
     except InvalidInput as error:  # a module of one's own that has no count
         printing.complain("caution", f"the cost of the network is not recorded: {error}")
         return
-    _write_cost(run, name, counted)
+    _write_cost(run, name, run.checkpoint_state(name)["epoch"], counted)
     total = counted.total
     spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
     printing.say(f"energy        {spiking} an image, {relu} with ReLU (tsslbp cost tells more)")
 
 
-def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
+def _write_cost(run: Run, checkpoint: str, epoch: int, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
-    epoch = run.checkpoint_state(checkpoint)["epoch"]
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
     if run.is_shipped:
         return record

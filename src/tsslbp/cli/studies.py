@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -14,6 +15,7 @@ from .. import experiment, training, wording
 from .. import report as reports
 from .. import studies as study
 from ..errors import Diverged, InvalidInput, RunError, require
+from ..storage import hold_folder
 from . import options, printing, progress
 from .options import (
     DryRun,
@@ -138,8 +140,9 @@ def trials(
     options.load_checked(wanted, how.data_dir)
     runs = count.seeds * len(count.protocols(wanted))
     engine = engine_of(runs, where, how.device, folder, wanted)
-    planned = count.plan(wanted, folder)
-    check_failures(_run_trials(planned, engine, arguments), len(planned))
+    with hold_folder(folder):
+        planned = count.plan(wanted, folder)
+        check_failures(_run_trials(planned, engine, arguments), len(planned))
 
 
 @options.with_options
@@ -179,14 +182,33 @@ def reproduce(
     data_sets = {name: options.load_checked(one, how.data_dir) for name, one in wanted.items()}
     runs = count.seeds * sum(len(count.protocols(one)) for one in wanted.values())
     engine = engine_of(runs, where, how.device, folder, *wanted.values())
-    planned = {name: count.plan(one, folder / name, dry_run) for name, one in wanted.items()}
-    every = [trial for trials in planned.values() for trial in trials]
+    with nullcontext() if dry_run else hold_folder(folder):
+        planned = {name: count.plan(one, folder / name, dry_run) for name, one in wanted.items()}
+        _print_reproduction(planned, data_sets, engine, how.device, dry_run)
+        every = [trial for trials in planned.values() for trial in trials]
+        if dry_run:
+            printing.print_plan([one.name for one in study.trials.missing(every)])
+            return
+        failures = _run_trials(every, engine, arguments)
+        if any(trial.result() for trial in every):
+            report([folder], folder / "report.html")
+        check_failures(failures, len(every))
+
+
+def _print_reproduction(
+    planned: Mapping[str, Sequence[Trial]],
+    data_sets: Mapping[str, DataSet],
+    engine: Engine,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Say what the trials that are left will cost, by recipe."""
     with printing.console.status("measuring what it will cost"):
         costs = {
             name: len(study.trials.missing(trials))
             * [
                 training.cost.estimate(
-                    trials[0].experiment, data_sets[name], engine.threads, how.device
+                    trials[0].experiment, data_sets[name], engine.threads, device
                 )
             ]
             for name, trials in planned.items()
@@ -198,13 +220,6 @@ def reproduce(
     )
     seconds = [one for each in costs.values() for one in each]
     say_plan(study.trials.wall_clock(seconds, engine.workers), disk, dry_run)
-    if dry_run:
-        printing.print_plan([one.name for one in study.trials.missing(every)])
-        return
-    failures = _run_trials(every, engine, arguments)
-    if any(trial.result() for trial in every):
-        report([folder], folder / "report.html")
-    check_failures(failures, len(every))
 
 
 @options.with_options

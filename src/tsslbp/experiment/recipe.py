@@ -22,7 +22,7 @@ from .. import toml_files
 from ..checked import Checked, Positive, Text, check_keys, type_hints
 from ..errors import InvalidInput, RunError
 from ..rules import as_table
-from ..storage import replace_file
+from ..storage import write_file
 from ..toml_files import flat, parse_value
 from .experiment import Experiment
 from .networks import AT_HAND, checksum_of, is_described, network_file
@@ -99,13 +99,13 @@ def recorded() -> dict[str, Recorded]:
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the experiment as a recipe; a path to data becomes absolute.
+    """Write the experiment as a recipe, whole or not at all; a path to data becomes absolute.
 
     The network's file is put beside it, and its checksum into it, as is that of the weights.
 
     Raises:
         InvalidInput: a file cannot be read, or is not that of the checksum.
-        RunError: it cannot be written, or another file of its name is there.
+        RunError: one of them cannot be written, or another file of its name is there.
     """
     table = experiment.to_table()
     table["data"] = _absolute(experiment.data, Path())
@@ -116,7 +116,7 @@ def save(experiment: Experiment, path: Path) -> None:
     if experiment.weights is not None:
         table["weights"] = placed_weights(experiment.weights, Path())
         table["weights_checksum"] = _checksum_of_weights(experiment)
-    Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
+    write_file(Path(path), tomli_w.dumps(table, multiline_strings=True))
 
 
 def settings_table(experiment: Experiment) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _put(copy: Path, source: bytes) -> None:
                 "kept: remove it, or give another --out"
             )
         return
-    replace_file(copy, lambda new: new.write_bytes(source))
+    write_file(copy, source)
 
 
 def _as_table(name: str, value: Any) -> dict[str, Any]:

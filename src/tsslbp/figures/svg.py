@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..storage import write_file
 from .style import LEGEND_CHARACTERS
 
 if TYPE_CHECKING:
@@ -58,9 +59,24 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
 
 
 def save_svg(figure: Figure, path: Path, title: str = "") -> None:
-    """Write `svg_text` into a file, whose name is part of the ids."""
+    """Write `svg_text` into a file, whole or not at all; its name is part of the ids.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     prefix = "figure-" + re.sub(r"[^A-Za-z0-9-]", "-", path.stem)
-    path.write_text(svg_text(figure, prefix, title), encoding="utf-8")
+    write_file(path, svg_text(figure, prefix, title))
+
+
+def save_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure as pixels, so many an inch, whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    write_file(path, content.getbuffer())
 
 
 def save(figure: Figure, path: Path, title: str = "") -> None:
@@ -75,7 +91,9 @@ def save(figure: Figure, path: Path, title: str = "") -> None:
 
     metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
     with rc_context({"pdf.fonttype": 42}):
-        figure.savefig(path, dpi=DPI, metadata=metadata)
+        content = io.BytesIO()
+        figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    write_file(path, content.getbuffer())
 
 
 def _own_ids(tag: str, prefix: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InvalidInput, require
 from ..figures.svg import save
-from ..storage import writing
+from ..storage import write_file, writing
 from .blocks import Figure, Page, Table
 from .evidence import gather
 from .formats import table_text
@@ -57,18 +57,17 @@ def write(
     options = ["-o", str(out), *(["--against", str(against)] if against else [])]
     command = shlex.join(["tsslbp", "report", *map(str, paths), *options])
     folder = out.with_name(f"{out.stem}_figures")
+    page = compose(evidence, command)
     with writing(f"the report {out}"):
-        page = compose(evidence, command)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(to_html(page), encoding="utf-8")
-        beside.write_text(to_markdown(page, folder.name), encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for figure in page.figures:
-            (folder / f"{figure.name}.svg").write_bytes(svg(figure))
-            for suffix in formats:
-                _write_figure(figure, folder / f"{figure.name}.{suffix}")
-        if tables:
-            _write_tables(page, out.with_name(f"{out.stem}_tables"), tables)
+        folder.mkdir(parents=True, exist_ok=True)
+    for figure in page.figures:  # first, as the pages refer to them
+        write_file(folder / f"{figure.name}.svg", svg(figure))
+        for suffix in formats:
+            _write_figure(figure, folder / f"{figure.name}.{suffix}")
+    if tables:
+        _write_tables(page, out.with_name(f"{out.stem}_tables"), tables)
+    write_file(beside, to_markdown(page, folder.name))
+    write_file(out, to_html(page))
     return list(evidence.problems)
 
 
@@ -77,12 +76,13 @@ def _write_figure(figure: Figure, path: Path) -> None:
     if figure.drawing is not None:
         save(figure.drawing, path)
     elif figure.file and (beside := figure.file.with_suffix(path.suffix)).exists():
-        path.write_bytes(beside.read_bytes())
+        write_file(path, beside.read_bytes())
 
 
 def _write_tables(page: Page, folder: Path, kinds: Collection[str]) -> None:
     """Each table of a page in files, which are named after their sections."""
-    folder.mkdir(exist_ok=True)
+    with writing(f"tables into {folder}"):
+        folder.mkdir(exist_ok=True)
     for section in page.sections:
         found = [block for block in section.blocks if isinstance(block, Table)]
         for number, table in enumerate(found, 1):
@@ -90,7 +90,7 @@ def _write_tables(page: Page, folder: Path, kinds: Collection[str]) -> None:
             for kind in kinds:
                 text = table_text(kind, table.head, table.rows, table.caption)
                 suffix = {"latex": "tex"}.get(kind, kind)
-                (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
+                write_file(folder / f"{name}.{suffix}", text)
 
 
 def check_packages() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..experiment import Experiment
 from ..experiment.networks import AT_HAND
 from ..layers import LIF
 from ..network import CustomNetwork
-from ..run import Run, has_begun, results
+from ..run import Run, claim, has_begun, results
 from .loop import Observer, Training
 from .progress import Display
 
@@ -83,14 +84,15 @@ def fit(
     fits = data.input_shape, data.classes, wanted.time_steps
     frames = isinstance(data.train_images, Frames)
     net = CustomNetwork(module, *fits, frames=frames, description="the module")
-    resumed = resume and out is not None and has_begun(Path(out))
-    training = Training(wanted, data, net, device=device, resumed=resumed)
-    run = _run(Path(out), wanted, resume) if out is not None else None
-    if not progress:
-        training.fit(run, observer)
-        return net
-    with Display(wanted.epochs, then=observer) as display:
-        training.fit(run, display)
+    with claim(Path(out)) if out is not None else nullcontext():
+        resumed = resume and out is not None and has_begun(Path(out))
+        training = Training(wanted, data, net, device=device, resumed=resumed)
+        run = _run(Path(out), wanted, resume) if out is not None else None
+        if not progress:
+            training.fit(run, observer)
+            return net
+        with Display(wanted.epochs, then=observer) as display:
+            training.fit(run, display)
     return net
 
 

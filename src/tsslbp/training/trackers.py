@@ -34,7 +34,7 @@ import tomli_w
 
 from ..errors import InvalidInput, RunError, nearest
 from ..run import Run
-from ..storage import hold, writing
+from ..storage import hold, write_file, writing
 from ..toml_files import flat
 from .build import loss_per_image
 from .history import StepResult
@@ -230,7 +230,7 @@ def _mlflow_run(client: Any, run: Run) -> str:
     made: str = client.create_run(experiment, run_name=run.folder.resolve().name).info.run_id
     for key, value in flat(run.experiment.to_table()).items():
         client.log_param(made, key, str(value)[:MLFLOW_CHARACTERS])
-    path.write_text(made)
+    write_file(path, made)
     return made
 
 
@@ -269,7 +269,7 @@ def _wandb_failure(error: object) -> str:
 def _wandb_id(path: Path) -> str:
     """The id in the file `path`, made where there is none."""
     if not path.exists() or not path.read_text().strip():
-        path.write_text(secrets.token_hex(8))
+        write_file(path, secrets.token_hex(8))
     return path.read_text().strip()
 
 
