@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and locks between processes."""
+"""Files that are replaced whole or not at all, and read within bounds; locks between processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import RunError
+
+MOST_TEXT = 1 << 26  # bytes of a file of records, of settings or of code that is read
 
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -82,6 +84,19 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_whole(path: Path, most: int = MOST_TEXT) -> bytes:
+    """Return the content of a file of at most `most` bytes, since a hole costs nothing on a disk.
+
+    Raises:
+        OSError: it cannot be read, or holds more.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, more than {most:,}", str(path))
+        return file.read(size)
 
 
 @contextlib.contextmanager
