@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..checked import check_whole
 from ..errors import InvalidInput
 from ..experiment.binning import Binning as Binning
 from ..experiment.recipe import is_path
@@ -56,6 +57,7 @@ def load(
     if entry is not None and entry.kind == "events":
         if time_steps is None:
             raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
+        time_steps = check_whole("time_steps", time_steps)
         return frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
     if binning is not None:
         raise InvalidInput(f"binning is for recordings of events, and {name} holds images")

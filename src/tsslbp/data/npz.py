@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
+from ..storage import read_arrays
 from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
@@ -87,14 +88,13 @@ def _read(path: Path) -> dict[str, _Array]:
                 f"{path} is no .npz file, or is cut short: numpy.savez(file, images=..., "
                 "labels=...) writes one"
             )
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: np.asarray(archive[name]) for name in _wanted(path, archive.files)}
-    except DataError:
-        raise
-    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
+        return read_arrays(path, lambda names: _wanted(path, names))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise DataError(
-            f"cannot read {path}: {' '.join(str(error).split())} (the file is damaged, or holds "
-            "Python objects, which are refused because they could run code)"
+            f"cannot read {path}: {error} (the file is damaged, or holds Python objects, which are "
+            "refused because they could run code)"
         ) from error
 
 

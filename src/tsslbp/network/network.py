@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import neuron
+from ..checked import as_number, check_number, check_whole
 from ..errors import InvalidInput, nearest
 from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
 from ..layers.dropout import DROPOUT
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
-from .description import LayerPlan, is_count, plan, summary
+from .description import LayerPlan, check_shape, plan, summary
 
 OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # numbered, not named
 
@@ -260,10 +260,7 @@ class Network(LayeredModel):
         super().__init__()
         if not isinstance(description, str):
             raise InvalidInput(f"a network is described by text such as '300', got {description!r}")
-        if not is_count(time_steps):
-            raise InvalidInput(f"time_steps must be a whole number of at least 1, got {time_steps}")
-        if not math.isfinite(pool_scale):
-            raise InvalidInput(f"pool_scale must be finite, got {pool_scale}")
+        pool_scale = check_number("pool_scale", pool_scale)
         if dropout_kind not in DROPOUT:
             raise InvalidInput(
                 f"dropout_kind must be one of {', '.join(DROPOUT)}, got {dropout_kind!r}"
@@ -271,8 +268,9 @@ class Network(LayeredModel):
             )
         hidden = NeuronLayer(neuron, rule, impl)
         output = replace(hidden, output_psc=True)
-        self.description, self.input_shape = description, tuple(input_shape)
-        self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
+        self.description, self.input_shape = description, check_shape(input_shape)
+        self.classes, self.neunorm = check_whole("classes", classes), neunorm
+        self.time_steps = check_whole("time_steps", time_steps)
         self.plan = plan(description, self.input_shape, classes, padding, neunorm)
         weights = _initial_weights(weight_scale, conv_init, generator)
         for part in self.plan:
@@ -404,12 +402,14 @@ def _initial_weights(
     scales = weight_scale
     if not isinstance(scales, Mapping):
         scales = {"conv": scales, "linear": scales}
-    if set(scales) != {"conv", "linear"} or not all(map(math.isfinite, scales.values())):
+    numbers = {name: as_number(scale) for name, scale in scales.items()}
+    conv, linear = numbers.get("conv"), numbers.get("linear")
+    if len(numbers) != 2 or conv is None or linear is None:
         raise InvalidInput(
             "weight_scale must be a finite number or {'conv': ..., 'linear': ...}, "
             f"got {weight_scale}"
         )
     return {
-        "conv": InitialWeights(conv_init, scales["conv"], generator),
-        "linear": InitialWeights("kaiming", scales["linear"], generator),
+        "conv": InitialWeights(conv_init, conv, generator),
+        "linear": InitialWeights("kaiming", linear, generator),
     }

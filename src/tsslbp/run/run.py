@@ -23,8 +23,6 @@ import io
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +37,17 @@ from torch import Tensor
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, network_file
-from ..storage import hold, remove_leftovers, replace_file, write_error, writing
+from ..storage import (
+    hold,
+    parse_json,
+    read_arrays,
+    read_table,
+    read_whole,
+    remove_leftovers,
+    replace_file,
+    write_error,
+    writing,
+)
 from .environment import describe_environment
 
 AVERAGED = "averaged"  # of the averaged weights
@@ -54,7 +62,6 @@ _COST = "cost.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
 _LOCK = ".lock"
-_STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @final
@@ -138,7 +145,7 @@ class Run:
         Raises:
             RunError: the file is missing or damaged.
         """
-        return _read_json(self.folder / _ENVIRONMENT)
+        return read_table(self.folder / _ENVIRONMENT)
 
     def record_resume(self) -> None:
         """Append the present environment to the list ``"resumed"`` of the run's environment."""
@@ -189,7 +196,7 @@ class Run:
         """
         path = self.folder / _METRICS
         try:
-            lines = path.read_bytes().splitlines() if path.exists() else []
+            lines = read_whole(path).splitlines() if path.exists() else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
         records = (_parse_record(line) for line in lines)
@@ -226,12 +233,8 @@ class Run:
         if not path.exists():
             return {}
         try:
-            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-                steps = dict(arrays)
-            if not all(isinstance(values, np.ndarray) for values in steps.values()):
-                raise ValueError("it holds something that is not an array")
-            return steps
-        except _STEPS_DAMAGED as error:
+            return read_arrays(path)
+        except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
 
     def record_divergence(self, reason: str | None) -> None:
@@ -254,7 +257,7 @@ class Run:
         path = self.folder / _DIVERGED
         if not path.exists():
             return None
-        if "reason" not in (table := _read_json(path)):
+        if "reason" not in (table := read_table(path)):
             raise RunError(f"cannot read {path}: it holds no 'reason'")
         return str(table["reason"])
 
@@ -274,7 +277,7 @@ class Run:
             RunError: the file is damaged.
         """
         path = self.folder / _COST
-        return _read_json(path) if path.exists() else None
+        return read_table(path) if path.exists() else None
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -390,7 +393,7 @@ def _without_nan(value: Any) -> Any:
 def _parse_record(line: bytes) -> dict[str, Any] | None:
     """Return the record of one line, or None where the line is torn."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) and _is_epoch(record.get("epoch")) else None
@@ -411,7 +414,7 @@ def _ends_torn(file: IO[bytes]) -> bool:
 def _parse_state(text: str | None) -> dict[str, Any]:
     if text is None:
         raise ValueError("it holds no training state: it was written by another program")
-    state = json.loads(text)
+    state = parse_json(text.encode())
     if not isinstance(state, dict):
         raise ValueError("its training state is not a JSON object")
     return state
@@ -432,16 +435,6 @@ def _load_failure(path: Path, error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return f"it is truncated, damaged or no safetensors file ({error})"
     return str(error)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise RunError(f"cannot read {path}: expected a JSON object")
-    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

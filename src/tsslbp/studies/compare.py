@@ -10,7 +10,6 @@ A run that diverged counts as finished: its learning rate, or its seed, is out.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import experiment as experiments
+from ..checked import check_number, check_whole
 from ..errors import Error, InvalidInput, RunError
 from ..experiment import Experiment
 from ..rules import from_config
 from ..run import write_json
 from ..run.comparison import Comparison, compare, correct
 from ..run.results import Result, check_settings, measures
+from ..storage import read_table
 from . import trials
 from .trials import RECIPE, Trial
 
@@ -72,16 +73,20 @@ class RuleStudy:
         values = {
             "experiment": base,
             "rules": tuple(map(_tidy, self.rules)),
-            "time_steps": tuple(sorted(self.time_steps or [base.time_steps])),
-            "learning_rates": tuple(sorted(float(f"{rate:.6g}") for rate in rates)),
+            "time_steps": tuple(
+                sorted(check_whole("time_steps", one) for one in self.time_steps)
+                or [base.time_steps]
+            ),
+            "learning_rates": tuple(
+                sorted(float(f"{check_number('learning rate', rate):.6g}") for rate in rates)
+            ),
+            "seeds": check_whole("seeds", self.seeds),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
         _check_distinct("rules", self.rules, [from_config(rule) for rule in self.rules])
         _check_distinct("time steps", self.time_steps, self.time_steps)
         _check_distinct("learning rates", self.learning_rates, self.learning_rates)
-        if self.seeds < 1:
-            raise InvalidInput(f"seeds must be at least 1, got {self.seeds}")
         for pair in self.pairs:
             self.variant(*pair, self.learning_rates[0])
 
@@ -224,7 +229,7 @@ def read(folder: Path) -> RuleStudy:
     """
     path = folder / FILE
     try:
-        plan = json.loads(path.read_bytes())
+        plan = read_table(path)
         experiment = experiments.load_recipe(folder / RECIPE)
         rules, time_steps, rates = (tuple(plan[name]) for name in GROWING)
         return RuleStudy(experiment, rules, time_steps, rates, plan["seeds"])
