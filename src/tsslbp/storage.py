@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import stat
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -101,13 +102,24 @@ def read_whole(path: Path, most: int = MOST_TEXT) -> bytes:
     """Return the content of a file of at most `most` bytes, since a hole costs nothing on a disk.
 
     Raises:
-        OSError: it cannot be read, or holds more.
+        OSError: it cannot be read, holds more, or is a device, which may have no end.
     """
+    check_plain(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it holds {size:,} bytes, more than {most:,}", str(path))
         return file.read(size)
+
+
+def check_plain(path: Path) -> None:
+    """Raise `OSError` where there is no such file, or it is a device or pipe, which never ends."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a name that no file can have
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says that it is one
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
 
 
 def parse_json(content: bytes) -> Any:
@@ -171,6 +183,7 @@ def read_arrays(
     """
     import numpy as np
 
+    check_plain(path)
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             raise ValueError("it does not begin as an archive of arrays does")

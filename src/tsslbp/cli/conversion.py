@@ -68,7 +68,7 @@ def convert(
         "percentile": analysis.convert.PERCENTILE,
         "calibration_images": analysis.convert.CALIBRATION_IMAGES,
     }
-    with printing.console.status("converting"):
+    with printing.working("converting"):
         record |= analysis.convert.by_steps(wanted, data_set, net, steps)
     if data_set.note:
         record["note"] = data_set.note

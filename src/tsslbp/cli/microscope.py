@@ -94,7 +94,7 @@ def microscope(
         if checkpoint is not None:
             training.load_weights(net, checkpoint, source)
         nets[name] = net.double().eval()
-    with printing.console.status("measuring"):
+    with printing.working("measuring"):
         layers = analysis.microscope.examine(nets, batch, noise)
     printing.say(f"{recipe}, {source}, {len(labels)} images of {data_set.name}")
     printing.print_note(data_set.note)

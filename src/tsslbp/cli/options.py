@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from .. import data, experiment, training
-from ..errors import InvalidInput
+from ..errors import InvalidInput, printable
 from . import printing
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def _complete_run(incomplete: str) -> list[str]:
     """Folders of runs whose paths begin so, down to two levels below."""
     begin = glob.escape(incomplete)
     found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
-    return sorted({os.path.dirname(path) for paths in found for path in paths})
+    folders = {os.path.dirname(path) for paths in found for path in paths}
+    return sorted(path for path in folders if path == printable(path))  # the shell prints them
 
 
 complete_recipe = completing(lambda: experiment.recipe_names())
@@ -216,7 +217,7 @@ def experiment_of(
 
 def load_data(wanted: Experiment, data_dir: Path | None) -> DataSet:
     """Load the data of an experiment; a terminal shows that."""
-    with printing.console.status(f"loading {wanted.data}"):
+    with printing.working(f"loading {wanted.data}"):
         return training.load_data(wanted, data_dir)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import run as run_folder
+from ..errors import printable
 from ..wording import duration, percent
 from . import printing
 from .printing import SWEEP_ROW, complain, print_outcome, say
@@ -31,9 +32,9 @@ class _Bars:
 
         self.heading = heading
         self.progress = bars.Progress(
-            bars.TextColumn("{task.description}"),
+            bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(bar_width=None),
-            bars.TextColumn(text) if text else bars.DownloadColumn(),
+            bars.TextColumn(text, markup=False) if text else bars.DownloadColumn(),
             bars.TimeRemainingColumn(),
             console=printing.console,
             transient=True,
@@ -104,7 +105,7 @@ class _RunBars(_Bars):
             if trial.name not in self.bars:
                 total = trial.experiment.epochs
                 self.bars[trial.name] = self.progress.add_task(
-                    trial.name, total=total, unit="epochs"
+                    printable(trial.name), total=total, unit="epochs"
                 )
             self.progress.update(
                 self.bars[trial.name], completed=run_folder.count_epochs(trial.folder)

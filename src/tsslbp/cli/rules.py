@@ -151,7 +151,7 @@ def _print_plan(
         f"first seed + {seeds - 1} more seeds at the chosen one) = "
         f"{len(results) * (rates + seeds - 1)} runs, {left} of them to make"
     )
-    with printing.console.status("estimating the cost"):
+    with printing.working("estimating the cost"):
         costs = {
             one.name: [_seconds(study, one, data_sets[one.time_steps], engine.threads, device)]
             * one.missing

@@ -166,7 +166,7 @@ def reproduce(
     engine = engine_of(runs, where, how.device, folder, *wanted.values())
     planned = {name: count.plan(one, folder / name) for name, one in wanted.items()}
     every = [trial for trials in planned.values() for trial in trials]
-    with printing.console.status("measuring what it will cost"):
+    with printing.working("measuring what it will cost"):
         costs = {
             name: len(study.trials.missing(trials))
             * [
@@ -255,7 +255,7 @@ def report(
     Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
     the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
     """
-    with printing.console.status("reading the records"):
+    with printing.working("reading the records"):
         problems = reports.write(runs, out, against)
     for problem in problems:
         printing.complain("skipped", problem)

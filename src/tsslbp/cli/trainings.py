@@ -152,6 +152,7 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         One line of why by name for each run that failed.
     """
     missing = studies.trials.missing(planned)
+    by_name = {trial.name: trial for trial in missing}
     printing.say(
         f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {engine.threads} threads each"
@@ -160,7 +161,12 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         interruptible("the same command goes on with the runs"),
         progress.TrialsDisplay(missing) as watch,
     ):
-        return run_jobs([trial.job(options) for trial in missing], engine, watch)
+        return run_jobs(
+            [trial.job(options) for trial in missing],
+            engine,
+            watch,
+            lambda job: by_name[job.name].is_finished(),
+        )
 
 
 def check_failures(failures: Mapping[str, str], runs: int) -> None:

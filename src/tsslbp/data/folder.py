@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest, require
+from ..storage import check_plain
 from .dataset import DataSet, hold_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -124,6 +125,7 @@ def _pixels(file: Path) -> Pixels:
     from PIL import Image
 
     try:
+        check_plain(file)
         with Image.open(file) as image:
             mode = CONVERTED.get(image.mode, image.mode)
             pixels = np.asarray(image.convert(mode) if mode != image.mode else image)

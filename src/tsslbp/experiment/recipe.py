@@ -86,7 +86,8 @@ def save(experiment: Experiment, path: Path) -> None:
     The network's file is put beside it, and its checksum into it.
 
     Raises:
-        InvalidInput: that file cannot be read, or is not that of the checksum.
+        InvalidInput: that file cannot be read, or is not that of the checksum, or a path holds
+            bytes that are no text.
         RunError: it cannot be written, or another file of its name is there.
     """
     table = experiment.to_table()
@@ -95,7 +96,12 @@ def save(experiment: Experiment, path: Path) -> None:
         source = file.source(experiment.network_checksum)
         _put(Path(path).parent / file.path.name, source)
         table |= {"network": file.name, "network_checksum": checksum_of(source)}
-    Path(path).write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
+    try:
+        content = tomli_w.dumps(table, multiline_strings=True).encode()
+    except UnicodeEncodeError as error:
+        part = error.object[max(0, error.start - 20) : error.end]
+        raise InvalidInput(f"a recipe is text, and {part!r} holds bytes that are none") from None
+    Path(path).write_bytes(content)
 
 
 def settings_table(experiment: Experiment) -> dict[str, Any]:

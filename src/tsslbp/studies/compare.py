@@ -40,6 +40,7 @@ FILE = "compare.json"  # in the folder of a comparison
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # learning rates by default, in units of the recipe's
 APART = ("rule", "time_steps", "learning_rate", "seed")  # keys in which the runs differ
 GROWING = ("rules", "time_steps", "learning_rates")  # lists that may only grow in a folder
+MOST = 1000  # entries of a list
 MEASURE = "best-validation"  # of all accuracies here
 MACHINE = ("cpu", "threads", "cores")  # keys of an environment on which training times depend
 
@@ -69,6 +70,9 @@ class RuleStudy:
 
     def __post_init__(self) -> None:
         base = replace(self.experiment, protocol="validated", patience=None)
+        for name in GROWING:
+            if len(getattr(self, name)) > MOST:
+                raise InvalidInput(f"{name} are more than {MOST:,}")
         rates = self.learning_rates or [factor * base.learning_rate for factor in FACTORS]
         values = {
             "experiment": base,
