@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+import tsslbp
+from tsslbp import data, layers, losses, neuron
+from tsslbp.analysis.microscope import Noise
 from tsslbp.checked import Checked, Count, Number, OneOf, Parsed, Positive, Text, check_keys
 from tsslbp.errors import InvalidInput
+from tsslbp.experiment import Experiment
+from tsslbp.studies.compare import RuleStudy
 
 KNOWN = ["north", "south"]
 Pole = Annotated[str, OneOf(lambda: KNOWN)]
@@ -92,7 +103,7 @@ def test_values_are_brought_to_their_types(key: str, value: Any, expected: Any) 
         ("colour", 3, "colour must be one of red, green, got 3"),
         ("pole", "sooth", "one of north, south, got 'sooth' (did you mean 'south'?)"),
         ("pair", [1, 2, 3], "pair must be a list (of 2), each item a number above 0"),
-        ("several", [], "a list (not empty), each item a whole number of at least 1 or a whole"),
+        ("several", [], "a list (not empty), each item a whole number of at least 1"),
         ("table", {"a": 0}, "table must be a table, got {'a': 0}"),
         ("inner", {"width": 0}, "inner: width must be a number above 0, got 0"),
         ("inner", {"wdth": 0}, "inner: unknown key 'wdth' (did you mean 'width'?)"),
@@ -135,3 +146,122 @@ def test_a_table_of_what_is_set() -> None:
 def test_names_are_looked_up_when_a_value_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.KNOWN", ["east"], raising=True)
     assert make(pole="east").pole == "east"
+
+
+COUNTS: dict[str, Callable[[Any], object]] = {  # what takes a whole number, which 2 fits
+    "classes of a network": lambda n: tsslbp.Network("4", (1, 2, 2), n).classes,
+    "time steps": lambda n: tsslbp.Network("4", (1, 2, 2), time_steps=n).time_steps,
+    "input shape": lambda n: tsslbp.Network("4", (1, n, n)).input_shape[1],
+    "padding": lambda n: tsslbp.Network("3C3", (1, 4, 4), padding=n).plan[0].padding,
+    "steps of a constant": lambda n: len(neuron.layer(torch.ones(1, 3), PLAIN, n)),
+    "conv": lambda n: len(layers.Conv(n, n, n, stride=n, padding=n, dilation=n).weight),
+    "linear": lambda n: len(layers.Linear(3, n).weight),
+    "lif": lambda n: layers.LIF(time_steps=n, pool=n).time_steps,
+    "pooling": lambda n: layers.SumPool(n).size,
+    "batch norm": lambda n: len(layers.BatchNorm(n).weight),
+    "neunorm": lambda n: layers.NeuNorm((n, n, n)).weight.shape[0],
+    "blocks": lambda n: len(tsslbp.models.sew_resnet(channels=(4,), blocks=n)),
+    "experiment": lambda n: Experiment("digits", "4", epochs=n, padding=[n]).epochs,
+    "setting of a network": lambda n: Experiment(
+        "digits", "n.py:f", network_settings={"a": n}
+    ).network_settings["a"],
+    "target filters": lambda n: losses.van_rossum(torch.zeros(3, 1, 2), [0], target_filters=n),
+    "data set": lambda n: data_set(n).classes,
+    "batches": lambda n: len(next(data.batches(4, n, torch.Generator()))),
+    "directions": lambda n: Noise(rounds=n * 2, directions=n * 8).rounds // 2,
+    "seeds": lambda n: RuleStudy(Experiment("digits", "4"), ("SLAYER",), (n,), seeds=n).seeds,
+}
+ALONE = [key for key in COUNTS if key not in ("setting of a network", "directions")]
+PLAIN = neuron.NeuronLayer(impl="reference")
+NUMBERS: dict[str, Callable[[Any], object]] = {  # what takes a number, which 0.5 or 1.5 fits
+    "neuron": lambda x: tsslbp.Neuron(1 + x, 1 + x, x).threshold,
+    "spikes": lambda x: tsslbp.spikes(
+        torch.ones(2, 1), tau_m=1 + x, tau_s=1 + x, threshold=x, impl="reference"
+    ),
+    "network": lambda x: tsslbp.Network("3C3-P2", weight_scale=x, pool_scale=x, dropout=x),
+    "batch norm": lambda x: layers.BatchNorm(2, x, x, eps=x, momentum=x).alpha,
+    "neunorm": lambda x: layers.NeuNorm((1, 2, 2), x).k,
+    "dropout": lambda x: layers.NeuronDropout(x).p,
+    "sum pooling": lambda x: layers.SumPool(2, x).scale,
+    "rule": lambda x: tsslbp.Surrogate(width=x).width,
+    "experiment": lambda x: Experiment("digits", "4", learning_rate=x, mean=[x]).learning_rate,
+    "count": lambda x: losses.count(torch.zeros(3, 1, 2), [0], desired=2 * x, undesired=x),
+    "tet": lambda x: losses.tet(torch.zeros(3, 1, 2), [0], weight=x, label_smoothing=x),
+    "widths": lambda x: Noise([x]).widths[0],
+    "rates": lambda x: RuleStudy(
+        Experiment("digits", "4"), ("SLAYER",), learning_rates=np.array([x])
+    ).learning_rates[0],
+}
+
+
+def data_set(classes: Any) -> data.DataSet:
+    images, labels = np.zeros((2, 1, 3, 3), np.uint8), [0, 1]
+    return data.DataSet("mine", images, labels, images, np.array(labels, np.uint8), classes)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64, np.uint64, np.array, torch.tensor])
+@pytest.mark.parametrize("what", COUNTS)
+def test_a_count_may_have_any_integer_type(what: str, kind: Callable[[int], Any]) -> None:
+    expected, found = COUNTS[what](2), COUNTS[what](kind(2))
+    if isinstance(expected, int):
+        assert (found, type(found)) == (expected, int)  # as JSON can hold it
+
+
+@pytest.mark.parametrize("wrong", [True, np.True_, torch.tensor(True), 2.5, "2", np.nan])
+@pytest.mark.parametrize(
+    "what", [key for key in COUNTS if key not in ("setting of a network", "directions")]
+)
+def test_what_is_no_count_is_refused(what: str, wrong: Any) -> None:
+    with pytest.raises(InvalidInput):
+        COUNTS[what](wrong)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, Fraction])
+@pytest.mark.parametrize("what", NUMBERS)
+def test_a_number_may_have_any_real_type(what: str, kind: Callable[[float], Any]) -> None:
+    expected, found = NUMBERS[what](0.5), NUMBERS[what](kind(0.5))
+    if isinstance(expected, float):
+        assert (found, type(found)) == (expected, float)
+
+
+@pytest.mark.parametrize("wrong", [True, np.True_, "0.5", 1j, 10**400, math.inf, math.nan])
+@pytest.mark.parametrize("what", ["batch norm", "neunorm", "dropout", "sum pooling", "rule"])
+def test_what_is_no_number_is_refused(what: str, wrong: Any) -> None:
+    with pytest.raises(InvalidInput):
+        NUMBERS[what](wrong)
+
+
+@pytest.mark.parametrize("wrong", [True, "0.5", None, 1j])
+def test_a_constant_of_a_neuron_is_a_number(wrong: Any) -> None:
+    for key in ("tau_m", "tau_s", "threshold"):
+        with pytest.raises(InvalidInput, match=f"{key} must be a number"):
+            tsslbp.Neuron(**{key: wrong})
+
+
+@given(st.integers(2**63, 10**400) | st.integers(-(10**400), -(2**63)))
+def test_a_number_beyond_64_bits_is_one_clear_line(number: int) -> None:
+    with pytest.raises(
+        InvalidInput, match=r"^Everything: count must be below 2\^63, got "
+    ) as error:
+        make(count=number)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [[2, 0], (2, 0), np.array([2, 0]), np.array([2, 0], np.int8)])
+def test_labels_may_be_a_list_or_an_array(labels: Any) -> None:
+    psc = torch.rand(3, 2, 4)
+    for loss in (losses.van_rossum, losses.softmax, losses.tet):
+        assert torch.equal(loss(psc, labels), loss(psc, torch.tensor([2, 0])))
+    assert data_set(3).train_labels.dtype == data_set(3).test_labels.dtype == torch.int64
+
+
+def test_what_is_wrong_with_the_arrays_of_a_data_set_is_one_line() -> None:
+    images = np.zeros((2, 1, 3, 3), np.uint8)
+    for labels, message in (
+        ([0, 1, 1], r"mine: train_labels must be \[N\], one for each of the 2 images, got"),
+        ([[0], [1]], r"got shape \[2, 1\]"),
+        ([0.5, 1.0], "labels must be class numbers"),
+        (["cat", "dog"], "labels must be class numbers"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            data.DataSet("mine", images, labels, images, [0, 1], 2)

@@ -174,8 +174,9 @@ def test_losses_keep_the_dtype(
     [
         (torch.tensor([0, 1, 2, 3]), "label 3 is out of range for 3 classes"),
         (torch.tensor([0, -1, 2, 0]), "label -1 is out of range for 3 classes"),
-        (torch.tensor([0, 1, 2, 0], dtype=torch.int32), "int64 class numbers, got torch.int32"),
-        (torch.tensor([0.0, 1.0, 2.0, 0.0]), "int64 class numbers, got torch.float32"),
+        (torch.tensor([False, True, True, False]), "class numbers, .* got torch.bool"),
+        (["cat", 1, 2, 0], "labels must be class numbers .N., got"),
+        (torch.tensor([0.0, 1.0, 2.0, 0.0]), "class numbers, .* got torch.float32"),
         (torch.tensor([0, 1, 2]), r"labels \[N\], got \(5, 4, 3\) and \(3,\)"),
         (torch.zeros(4, 3, dtype=torch.int64), r"labels \[N\], got .* and \(4, 3\)"),
     ],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from numbers import Real
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -23,12 +26,85 @@ from typing import (
 
 from .errors import InvalidInput, nearest
 
+_BEYOND = 2**63  # what 64 bits do not hold
+
+
+def as_whole(value: object) -> int | None:
+    """Return a whole number of any integer type as an int; None for all else, true and false too.
+
+    NumPy's and PyTorch's numbers count as well, and their arrays without dimensions.
+    """
+    if type(value) is int:
+        return value
+    if type(value) is bool or _is_bool_of_numpy(value) or getattr(value, "ndim", None):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def as_number(value: object) -> float | None:
+    """Return a number of any integer or real type as a finite float; None for all else.
+
+    True and false are no numbers, and neither is a tensor, whose gradient would be lost.
+    """
+    if type(value) is float:
+        number = value
+    elif type(value) is bool or not isinstance(value, Real):
+        return None
+    else:
+        try:
+            number = float(value)
+        except OverflowError:
+            return None
+    return number if abs(number) <= sys.float_info.max else None  # not NaN
+
+
+def check_whole(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number of any integer type as an int.
+
+    Raises:
+        InvalidInput: it is none, or below `least`, or one that 64 bits do not hold.
+    """
+    whole = as_whole(value)
+    if whole is None or not least <= whole < _BEYOND:
+        raise InvalidInput(
+            f"{name} {_too_large(value) or f'must be a whole number of at least {least}'}, "
+            f"got {value!r}"
+        )
+    return whole
+
+
+def _is_bool_of_numpy(value: object) -> bool:
+    """Whether a value is NumPy's true or false, or PyTorch's."""
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    return dtype == "bool" and not getattr(value, "ndim", None)
+
 
 class Allowed(NamedTuple):
     """The values of a type that a field allows: in words, and as a test."""
 
     text: str
     holds: Callable[[Any], bool]
+
+
+FINITE = Allowed("a finite number", lambda x: True)
+POSITIVE = Allowed("a positive number", lambda x: x > 0)
+PROBABILITY = Allowed("at least 0 and below 1", lambda x: 0 <= x < 1)
+SHARE = Allowed("from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def check_number(name: str, value: object, allowed: Allowed = FINITE) -> float:
+    """Return a number of any integer or real type as a float.
+
+    Raises:
+        InvalidInput: it is none, or not finite, or none of those that are allowed.
+    """
+    number = as_number(value)
+    if number is None or not allowed.holds(number):
+        raise InvalidInput(f"{name} must be {allowed.text}, got {value!r}")
+    return number
 
 
 class OneOf(NamedTuple):
@@ -56,11 +132,10 @@ Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
 class Checked:
     """Base of frozen dataclasses whose values are checked, and brought to their types, when made.
 
-    A whole number serves as a number, a list as a tuple, a number as a list of one, and a table as
-    another such class. A
-    field's type may be a plain type, a union, a ``Literal``, a tuple, a mapping, another such
-    class, or one of these ``Annotated`` with `Allowed`, `OneOf` or `Parsed`. The default of a field
-    is not checked.
+    A whole number serves as a number, a list or array as a tuple, a number as a list of one, and a
+    table as another such class; numbers may be NumPy's. A field's type may be a plain type, a
+    union, a ``Literal``, a tuple, a mapping, another such class, or one of these ``Annotated`` with
+    `Allowed`, `OneOf` or `Parsed`. The default of a field is not checked.
 
     The class argument `called` is what messages begin with, by default the name of the class:
     ``class Binning(Checked, called="binning: ")``.
@@ -84,7 +159,8 @@ class Checked:
             try:
                 object.__setattr__(self, field.name, _fit(_listed(value, hint), hint))
             except _Misfit:
-                message = f"{self.called}{field.name} must be {expected(hint)}, got {value!r}"
+                what = _wanted(value, hint)
+                message = f"{self.called}{field.name} {what}, got {value!r}"
                 raise InvalidInput(message + nearest(str(value), _names(hint))) from None
 
     @classmethod
@@ -156,6 +232,21 @@ def _names(hint: Any) -> tuple[str, ...]:
     return tuple(name for arg in args for name in _names(arg))
 
 
+def _too_large(value: object) -> str:
+    """What is wrong with a number that no computer counts to; "" for all others."""
+    whole = as_whole(value)
+    return "" if whole is None or abs(whole) < _BEYOND else "must be below 2^63"
+
+
+def _wanted(value: object, hint: Any) -> str:
+    """Say what a field's value must be, where it is `value`."""
+    if too_large := _too_large(value):
+        return too_large
+    words = expected(hint)
+    is_odd = isinstance(value, float) and not math.isfinite(value) and "finite" not in words
+    return f"must be {'finite: ' if is_odd else ''}{words}"
+
+
 class _Misfit(Exception):
     """A value is not of the type that is asked for."""
 
@@ -175,16 +266,25 @@ def _fit(value: Any, hint: Any) -> Any:
         for option in args:
             with suppress(_Misfit):
                 return _fit(value, option)
-    elif origin is tuple and isinstance(value, (list, tuple)) and value:
-        items = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        if len(items) == len(value):
-            return tuple(map(_fit, value, items))
+    elif origin is tuple:
+        parts = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(parts, (list, tuple)) and parts:
+            items = [args[0]] * len(parts) if args[-1] is Ellipsis else args
+            if len(items) == len(parts):
+                return tuple(map(_fit, parts, items))
     elif origin is Mapping and isinstance(value, Mapping):
         return {key: _fit(item, args[1]) for key, item in value.items()}
-    elif hint is float and isinstance(value, (int, float)):
-        if type(value) is not bool and abs(value) <= sys.float_info.max:  # not NaN
-            return float(value)
-    elif hint is Any or (origin is Literal and value in args) or _is_of(value, hint):
+    elif hint is float and (number := as_number(value)) is not None:
+        return number
+    elif hint is int and (whole := as_whole(value)) is not None:
+        if abs(whole) < _BEYOND:
+            return whole
+    elif hint is bool and _is_bool_of_numpy(value):
+        return bool(value)
+    elif origin is Literal:
+        if isinstance(value, str) and value in args:
+            return value
+    elif hint is Any or (hint not in (int, float) and _is_of(value, hint)):
         return value
     elif isinstance(hint, type) and issubclass(hint, Checked) and isinstance(value, Mapping):
         return hint.from_table(value)
@@ -197,7 +297,7 @@ def _fit_annotated(value: Any, hint: Any, extra: Allowed | OneOf | Parsed) -> An
         if extra.holds(fitted):
             return fitted
     elif isinstance(extra, OneOf):
-        if value in extra.names():
+        if isinstance(value, str) and value in extra.names():
             return value
     elif _is_of(value, hint):
         return value

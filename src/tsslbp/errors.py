@@ -1,9 +1,13 @@
-"""The errors that tsslbp raises on purpose. Their text is one line a user can act on."""
+"""The errors that tsslbp raises on purpose. Their text is one line a user can act on.
+
+What they quote may come from anybody's file, so it is made `printable`.
+"""
 
 from __future__ import annotations
 
 import difflib
-import importlib
+import importlib.util
+import re
 from collections.abc import Iterable
 
 # What people type who know other programs, and what it is called here: keys, values or options.
@@ -32,9 +36,35 @@ SYNONYMS = {
     "wd": ("weight_decay",),
 }
 
+_LONGEST = 2000  # characters of an error's text
+# Control characters, those that turn the direction of writing, line ends of other systems, and
+# what stands for bytes that are no text.
+_UNPRINTABLE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return a text that no terminal obeys: control characters are written out in hexadecimals.
+
+    Line breaks and tabulators stay.
+    """
+    return _UNPRINTABLE.sub(_written_out, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
 
 class Error(Exception):
     """Base of all errors below; the program prints it without a traceback."""
+
+    def __str__(self) -> str:
+        text = printable(super().__str__())
+        if len(text) <= _LONGEST:
+            return text
+        return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
 
 
 class InvalidInput(Error, ValueError):
@@ -62,10 +92,8 @@ def require(what: str, extra: str, *packages: str) -> None:
         packages: as they are imported.
     """
     for name in packages:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise InvalidInput(f"{what} {name}: pip install 'tsslbp[{extra}]'") from None
+        if importlib.util.find_spec(name) is None:
+            raise InvalidInput(f"{what} {name}: pip install 'tsslbp[{extra}]'")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .checked import SHARE, check_number, check_whole
 from .errors import InvalidInput
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
@@ -63,12 +64,13 @@ def van_rossum(
 
     Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
-    _check(psc, labels)
+    labels = _checked(psc, labels)
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if len(psc) < 10 else (0, 1)
     classes = torch.arange(psc.shape[2], device=psc.device)
     true_class = labels[:, None] == classes
-    settings = len(psc), tuple(pattern), tau_s, target_filters
+    filters = check_whole("target_filters", target_filters)
+    settings = len(psc), tuple(pattern), check_number("tau_s", tau_s), filters
     target = _desired(*settings, psc.dtype, psc.device)[:, None, None] * true_class
     return 0.5 * functional.mse_loss(psc, target, reduction="sum")
 
@@ -85,10 +87,8 @@ def _desired(
     """The true class's desired PSC; kept, since a CUDA graph cannot take numbers from the host."""
     if not pattern or any(spike not in (0, 1) for spike in pattern):
         raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
-    if target_filters < 1 or tau_s < 1:
-        raise InvalidInput(
-            f"target_filters and tau_s must be at least 1, got {target_filters} and {tau_s}"
-        )
+    if tau_s < 1:
+        raise InvalidInput(f"tau_s must be at least 1, got {tau_s}")
     target = [float(pattern[t % len(pattern)]) for t in range(steps)]
     if not any(target):
         raise InvalidInput(
@@ -120,9 +120,10 @@ def count(psc: Tensor, labels: Tensor, *, desired: float, undesired: float) -> T
     Raises:
         InvalidInput: a label out of range.
     """
-    _check(psc, labels)
+    labels = _checked(psc, labels)
     true_class = functional.one_hot(labels, psc.shape[2]).bool()
-    target = torch.full_like(psc[0], undesired).masked_fill(true_class, desired)
+    high, low = check_number("desired", desired), check_number("undesired", undesired)
+    target = torch.full_like(psc[0], low).masked_fill(true_class, high)
     delta = (psc.sum(0) - target) / len(psc)
     harmless = torch.where(true_class, delta > 0, delta < 0)
     return 0.5 * len(psc) * delta.masked_fill(harmless, 0).square().sum()
@@ -140,8 +141,8 @@ def softmax(psc: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Ten
     Source: of label smoothing, Szegedy et al., "Rethinking the Inception architecture for computer
     vision" (CVPR 2016), section 7.
     """
-    _check(psc, labels)
-    _check_share("label_smoothing", label_smoothing)
+    labels = _checked(psc, labels)
+    label_smoothing = check_number("label_smoothing", label_smoothing, SHARE)
     return _cross_entropy(psc.sum(0), labels, label_smoothing)
 
 
@@ -178,9 +179,9 @@ def tet(
     gradient re-weighting" (ICLR 2022), equations of L_TET, L_MSE and L_TOTAL. The defaults of
     `weight` and `target` are those of their public code for CIFAR.
     """
-    _check(psc, labels)
-    _check_share("weight", weight)
-    _check_share("label_smoothing", label_smoothing)
+    labels = _checked(psc, labels)
+    weight = check_number("weight", weight, SHARE)
+    label_smoothing = check_number("label_smoothing", label_smoothing, SHARE)
     every_step = _cross_entropy(psc.flatten(0, 1), labels.repeat(len(psc)), label_smoothing)
     if not weight or not len(labels):
         return (1 - weight) * every_step
@@ -193,21 +194,38 @@ def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Te
     return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def _check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise InvalidInput(f"{name} must be from 0 to 1, got {share}")
+def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Return class numbers of any integer type as a tensor int64.
+
+    Args:
+        labels: ``[N]``, a tensor, an array of NumPy's, or a list.
+        device: of the tensor, by default its own.
+
+    Raises:
+        InvalidInput: they are no whole numbers.
+    """
+    try:
+        tensor = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"labels must be class numbers [N], got {labels!r:.80}") from error
+    if tensor.dtype == torch.int64 or tensor.numel() == 0:
+        return tensor.long()
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InvalidInput(f"labels must be class numbers, whole and from 0, got {tensor.dtype}")
+    return tensor.long()
 
 
-def _check(psc: Tensor, labels: Tensor) -> None:
+def _checked(psc: Tensor, labels: Tensor | Sequence[int]) -> Tensor:
+    """Return the labels as int64; raise `InvalidInput` where they do not fit the PSC."""
+    labels = as_labels(labels, psc.device)
     if psc.ndim != 3 or labels.shape != psc.shape[1:2]:
         raise InvalidInput(
             f"expected a PSC [T, N, classes] and labels [N], "
             f"got {tuple(psc.shape)} and {tuple(labels.shape)}"
         )
-    if labels.dtype != torch.int64:
-        raise InvalidInput(f"labels must be int64 class numbers, got {labels.dtype}")
     if labels.device.type == "cpu" and len(labels):  # on a GPU the check would stall the queue
         low, high = cast("tuple[Tensor, Tensor]", labels.aminmax())
         if low < 0 or high >= psc.shape[2]:
             wrong = int(low if low < 0 else high)
             raise InvalidInput(f"label {wrong} is out of range for {psc.shape[2]} classes")
+    return labels

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from .checked import check_whole
 from .errors import InvalidInput
 from .layers import LIF, AvgPool, BatchNorm, Conv, Linear, MaxPool, NeuronDropout, Residual
-from .layers.connections import check_counts
 from .neuron import Neuron
 from .rules import Rule, Surrogate
 
@@ -123,7 +123,7 @@ def sew_resnet(
     Source: Fang et al. (NeurIPS 2021), SEW ResNet with ADD; He et al. (CVPR 2016) for the plan.
     """
     make = _Maker(neuron, rule, learnable, impl, time_steps)
-    check_counts(blocks=blocks)
+    blocks = check_whole("blocks", blocks)
     inputs, _ = _image(input_shape, len(channels))
     width = channels[0]
     parts: list[nn.Module] = make.convolution(inputs, width)

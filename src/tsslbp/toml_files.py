@@ -8,15 +8,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import InvalidInput, nearest
+from .storage import TOO_DEEP, check_depth, read_whole
+
+MOST = 1 << 20  # bytes of a file
 
 T = TypeVar("T")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return the table that a text of TOML is.
+
+    Raises:
+        ValueError: it is no TOML, or nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    check_depth(table)
+    return table
 
 
 def parse_value(text: str) -> Any:
     """Return the TOML value that a text is; other text as it is."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse(f"value = {text}")["value"]
+    except ValueError:
         return text.strip()
 
 
@@ -61,8 +78,8 @@ def load(
             "or a path that ends in .toml"
         )
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = parse(text)
+    except ValueError as error:
         last = f"line {text.count(chr(10)) + 1}, the end of the file"
         reason = str(error).replace("end of document", last)
         raise InvalidInput(f"{source} is not valid TOML: {reason}") from None
@@ -74,7 +91,7 @@ def load(
 
 def _read(kind: str, name: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8-sig")
+        return read_whole(Path(name), MOST).decode("utf-8-sig")
     except OSError as error:
         raise InvalidInput(f"cannot read the {kind} {name}: {error.strerror}") from None
     except UnicodeDecodeError:

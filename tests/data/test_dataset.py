@@ -211,7 +211,7 @@ def test_from_an_iterable() -> None:
         ([], [], {}, "mine, training set is empty"),
         ([torch.zeros(1, 2, 2)], [0], {}, "one image only"),
         ([torch.zeros(1, 2, 2)] * 2, [0, -1], {}, "training set, item 1: labels are whole numbers"),
-        ([torch.zeros(1, 2, 2)] * 2, [0, "cat"], {}, "item 1: expected an image and its label"),
+        ([torch.zeros(1, 2, 2)] * 2, [0, "cat"], {}, "item 1: labels are whole numbers .* 'cat'"),
         (
             [torch.zeros(1, 2, 2), torch.zeros(1, 2, 3)],
             [0, 1],

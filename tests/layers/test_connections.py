@@ -140,8 +140,8 @@ def test_residual_refuses_other_shapes() -> None:
     [
         (lambda: Conv(3, 16, 0), "kernel must be a whole number of at least 1, got 0"),
         (lambda: Conv(3, 16, 3, stride=0), "stride must be a whole number of at least 1, got 0"),
-        (lambda: Conv(3, 16, 3, padding=-1), "padding must be at least 0"),
-        (lambda: Conv(3, 16, 3, groups=2), "groups divide the channels, got padding=0, groups=2"),
+        (lambda: Conv(3, 16, 3, padding=-1), "padding must be a whole number of at least 0"),
+        (lambda: Conv(3, 16, 3, groups=2), "groups must divide the channels, got groups=2"),
         (lambda: Linear(3.0, 16), r"in_features must be a whole number of at least 1, got 3\.0"),
         (lambda: Conv(3, 16, 3)(spikes(3, 5, 5)), r"Conv expected a signal \[T, N, 3, H, W\] or"),
         (lambda: Linear(75, 9)(spikes(4, 2, 3, 5, 5)), r"got shape \[4, 2, 3, 5, 5\]; put nn.Fla"),

@@ -94,7 +94,7 @@ def test_batch_norm_in_the_state() -> None:
         (lambda: BatchNorm(0), "channels must be a whole number of at least 1, got 0"),
         (lambda: BatchNorm(3, 0.0), r"threshold must be a positive number, got 0\.0"),
         (lambda: BatchNorm(3, alpha=math.inf), "alpha must be a positive number, got inf"),
-        (lambda: BatchNorm(3, momentum=2.0), r"momentum must be between 0 and 1, got 2\.0"),
+        (lambda: BatchNorm(3, momentum=2.0), r"momentum must be from 0 to 1, got 2\.0"),
         (lambda: BatchNorm(3)(torch.zeros(2, 2, 4)), r"\[T, N, 3, ...\], got shape \[2, 2, 4\]"),
         (lambda: BatchNorm(3)(torch.zeros(1, 1, 3)), "more than one value a channel in training"),
     ],

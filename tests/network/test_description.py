@@ -120,8 +120,8 @@ def test_layers_that_do_not_fit(description: str, input_shape: tuple[int, ...], 
     [
         ([0], "each of the 2 convolutions, got 1 numbers"),
         ((0, 0, 0), "each of the 2 convolutions, got 3 numbers"),
-        (-1, "padding must be at least 0, got -1"),
-        ([1, -2], r"padding must be at least 0, got \[1, -2\]"),
+        (-1, "padding must be a whole number of at least 0, got -1"),
+        ([1, -2], "padding must be a whole number of at least 0, got -2"),
     ],
 )
 def test_padding_that_does_not_fit(padding: int | list[int], words: str) -> None:

@@ -525,7 +525,7 @@ def test_first_nonfinite_current() -> None:
         ({"input_shape": (0, 9, 8)}, "input_shape must be"),
         ({"padding": [1]}, "each of the 2 convolutions, got 1"),
         ({"padding": [1, 1, 1]}, "each of the 2 convolutions, got 3"),
-        ({"padding": -1}, "padding must be at least 0, got -1"),
+        ({"padding": -1}, "padding must be a whole number of at least 0, got -1"),
         ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
         ({"time_steps": 0}, "time_steps must be a whole number of at least 1, got 0"),
         ({"neuron": 5.0}, r"neuron must be constants such as tsslbp.Neuron\(.*got 5.0"),

@@ -39,7 +39,7 @@ def test_values_do_not_change() -> None:
     ("constants", "words"),
     [
         ({"tau_m": 0.5}, "tau_m must be at least 1 time step .* got 0.5"),
-        ({"tau_m": math.inf}, "tau_m must be at least 1 time step .* got inf"),
+        ({"tau_m": math.inf}, "tau_m must be finite, got inf .a neuron without leak."),
         ({"tau_s": 0.99}, "tau_s must be at least 1 time step .* got 0.99"),
         ({"tau_s": math.nan}, "tau_s must be at least 1 time step .* got nan"),
         ({"threshold": 0.0}, "threshold must be a positive number, got 0.0"),

@@ -60,10 +60,43 @@ def test_own_figures_of_the_best_run(groups: Callable) -> None:
     for run in group.results:
         (run.folder / "figures").mkdir()
         for name in ("confusion", "image-0", "image-1", "image-2", "image-3", "training"):
-            (run.folder / "figures" / f"{name}.svg").write_text("<svg/>")
-    found = [figure for figure in figures.draw("d", [group], [], "last") if figure.file]
-    assert {figure.file.parent.parent for figure in found} == {group.results[1].folder}
+            (run.folder / "figures" / f"{name}.svg").write_text(f"<svg id='{run.folder.name}'/>")
+    found = [figure for figure in figures.draw("d", [group], [], "last") if figure.image]
+    assert {figure.image.decode() for figure in found} == {"<svg id='0-1'/>"}
     assert names(found) == ["d-run-1-confusion", *(f"d-run-1-image-{n}" for n in range(3))]
+
+
+def test_a_figure_that_lies_elsewhere_is_not_shown(groups: Callable, tmp_path: Path) -> None:
+    """A link, or a folder that is one, could show a file of the reader's own."""
+    (tmp_path / "secret.svg").write_text("<svg/>")
+    (group,) = groups(("digits", {"epochs": 2}, [90.0]))
+    folder = group.results[0].folder / "figures"
+    folder.mkdir()
+    for name, target in (
+        ("confusion", tmp_path / "secret.svg"),
+        ("image-0", "../../secret.svg"),
+        ("image-1", "image-1.svg"),
+        ("histograms", "/dev/zero"),
+    ):
+        (folder / f"{name}.svg").symlink_to(target)
+    assert not [one for one in figures.draw("d", [group], [], "last") if one.image]
+    (folder / "confusion.svg").unlink()
+    with (folder / "confusion.svg").open("wb") as file:
+        file.truncate(1 << 40)  # a hole
+    assert not [one for one in figures.draw("d", [group], [], "last") if one.image]
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "confusion.svg").write_text("<svg/>")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert not [one for one in figures.draw("d", [group], [], "last") if one.image]
+    linked = tmp_path / "linked"
+    linked.symlink_to(group.results[0].folder)
+    folder.unlink()
+    folder.mkdir()
+    (folder / "confusion.svg").write_text("<svg/>")
+    assert figures._image(linked / "figures" / "confusion.svg", linked) == b"<svg/>"
 
 
 def test_accuracy_against_energy_and_time_steps(groups: Callable) -> None:

@@ -3,9 +3,10 @@
 import base64
 import re
 from html import escape
-from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tsslbp.report import render
 from tsslbp.report.blocks import Block, Figure, Lines, Page, Section, Table
@@ -55,14 +56,38 @@ def test_a_graph_cannot_end_its_script() -> None:
     assert table in ("", '{"name":"\\u003c/script>\\u0026"}')  # without plotly there is none
 
 
-def test_a_file_is_shown_as_an_image(tmp_path: Path) -> None:
-    (tmp_path / "own.svg").write_text("<svg><script>alert(1)</script></svg>")
-    figure = Figure("own", "title", "caption", file=tmp_path / "own.svg")
+def test_a_file_is_shown_as_an_image() -> None:
+    image = b"<svg><script>alert(1)</script></svg>"
+    figure = Figure("own", "title", "caption", image=image)
     html = render.to_html(page(figure))
     assert "alert(1)" not in html
-    encoded = base64.b64encode((tmp_path / "own.svg").read_bytes()).decode()
-    assert f"data:image/svg+xml;base64,{encoded}" in html
-    assert render.svg(figure) == (tmp_path / "own.svg").read_bytes()
+    assert f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}" in html
+    assert render.svg(figure) == image
+
+
+@pytest.mark.parametrize("ticks", [1, 3, 4, 10])
+def test_a_command_cannot_close_its_fence(ticks: int) -> None:
+    command = f"tsslbp train\n{'`' * ticks}\n<img src=x>"
+    lines = render.block_to_markdown(Lines("code", (command, "second")), "f").strip().splitlines()
+    fence, first, second, end = lines
+    assert fence == end == "`" * max(3, ticks + 1)
+    assert first == f"tsslbp train {'`' * ticks} <img src=x>" and second == "second"
+
+
+@settings(max_examples=20)
+@given(st.text())
+def test_no_control_character_comes_into_a_report(text: str) -> None:
+    text = f"{text}\x1b[2J\x9b\udc80\u202e"
+    blocks: list[Block] = [
+        Lines("paragraph", (text,)),
+        Lines("list", (text,)),
+        Lines("code", (text,)),
+        Table(text, (text,), ((text,), (text,)), 1),
+        Figure("a", text, text, svg="<svg/>"),
+    ]
+    for written in (render.to_html(page(*blocks)), render.to_markdown(page(*blocks), "f")):
+        assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", written)
+        written.encode()
 
 
 def test_a_verdict_is_a_badge_and_a_minus_is_a_minus() -> None:

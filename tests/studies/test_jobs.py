@@ -220,3 +220,41 @@ def test_clusters_that_cannot_be_used(
 def test_no_worker(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="workers must be at least 1, got 0"):
         Local(0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_the_reason_of_a_failure_arrives_where_the_log_is_full() -> None:
+    wanted = [
+        Job("refused", ("recipes", "digitz"), Path("/dev/full")),
+        Job("usage", ("recipes", "--bogus"), Path("/dev/full")),
+    ]
+    failures = jobs.run(wanted, Local(2, threads=1), Record())
+    assert failures["refused"].startswith("unknown recipe 'digitz' (did you mean 'digits'?)")
+    assert failures["usage"].startswith("No such option: --bogus")
+
+
+def test_a_job_that_has_made_what_it_makes_has_not_failed(python: Python) -> None:
+    wanted = [python(name, "import sys; sys.exit(1)") for name in ("made", "not")]
+    watch = Record()
+    failures = jobs.run(wanted, Local(2), watch, lambda job: job.name == "made")
+    assert failures.keys() == {"not"} and watch.ends["made"] is None
+
+
+def test_pipes_are_closed_with_their_processes(python: Python) -> None:
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    jobs.run([python(str(n), "pass") for n in range(3)], Local(3), Record())
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_process_that_is_no_job_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.tell_parent("lost")
+    for odd in ("99999", "x", "", "-1"):
+        monkeypatch.setenv(jobs.REASON, odd)
+        jobs.tell_parent("lost")
+    read, write = os.pipe()
+    monkeypatch.setenv(jobs.REASON, str(write))
+    jobs.tell_parent("why \udc80")
+    assert os.read(read, 100) == b"why ?\n" and jobs.REASON not in os.environ
+    os.close(read)
+    os.close(write)

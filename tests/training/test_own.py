@@ -126,7 +126,7 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return Conv(1, 8, 3, groups=3)\n",
-            "mine.py, line 4: padding must be at least 0 and groups divide",
+            "mine.py, line 4: groups must divide the channels",
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return nn.Linear(1, 2)\n",

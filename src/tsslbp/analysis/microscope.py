@@ -47,6 +47,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
+from ..checked import as_number, as_whole, check_whole
 from ..errors import Diverged, InvalidInput
 from ..experiment.seeding import generator
 from ..layers import LIF, Conv, Linear
@@ -179,14 +180,17 @@ class Noise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.widths or not all(math.isfinite(one) and one > 0 for one in self.widths):
+        widths = tuple(as_number(one) or 0.0 for one in self.widths)
+        if not widths or min(widths) <= 0:
             raise InvalidInput(f"noise widths must be positive numbers, got {list(self.widths)}")
-        if self.rounds < 4 or self.rounds % 2:
+        rounds = as_whole(self.rounds) or 0
+        if rounds < 4 or rounds % 2:
             raise InvalidInput(f"rounds must be an even number of at least 4, got {self.rounds}")
-        if self.directions is not None and self.directions < FEWEST_DIRECTIONS:
-            raise InvalidInput(
-                f"directions must be at least {FEWEST_DIRECTIONS}, got {self.directions}"
-            )
+        object.__setattr__(self, "widths", widths)
+        object.__setattr__(self, "rounds", rounds)
+        if self.directions is not None:
+            directions = check_whole("directions", self.directions, FEWEST_DIRECTIONS)
+            object.__setattr__(self, "directions", directions)
 
 
 def examine(nets: Mapping[str, AnyNetwork], batch: Batch, noise: Noise) -> list[LayerCosines]:

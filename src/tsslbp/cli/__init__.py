@@ -13,12 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Error
-from ..studies.jobs import terminated_as_interrupted
+from ..studies.jobs import tell_parent, terminated_as_interrupted
 from . import (
     conversion,
     data,
     exchange,
     microscope,
+    output,
     prediction,
     printing,
     rules,
@@ -79,7 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command line, by default those of this process.
     """
+    output.begin()
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    return printing.finished(_run(given))
+
+
+def _run(given: list[str]) -> int:
+    """Run a command; returns its exit status."""
     arguments = [argument for argument in given if argument != "--traceback"]
     with warnings.catch_warnings(), terminated_as_interrupted(), printing.logging_shown():
         warnings.showwarning = printing.show_warning
@@ -88,17 +95,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return command.main(arguments, "tsslbp", standalone_mode=False) or 0
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "tsslbp"
-            message = f"{error.format_message().rstrip('.')}; see {where} --help"
+            reason = f"{error.format_message().rstrip('.')}; see {where} --help"
             if (option := getattr(error, "option_name", "")) in OPTIONS:
-                message = f"No such option: {option}; {OPTIONS[option]}"
-            printing.complain("error", message)
-        except Error as error:
+                reason = f"No such option: {option}; {OPTIONS[option]}"
+            printing.complain("error", reason)
+            tell_parent(reason)
+        except (Error, OSError, MemoryError) as error:
             if arguments != given:
                 raise
-            printing.complain("error", str(error))
+            printing.complain("error", reason := _reason(error))
+            tell_parent(reason)
         except (KeyboardInterrupt, typer.Abort):
             return 130
+        except Exception as error:  # which nobody has foreseen
+            tell_parent(f"{type(error).__name__}: {error}")
+            raise
     return 2
+
+
+def _reason(error: Error | OSError | MemoryError) -> str:
+    """Why a command has failed, in a line."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory{f': {error}' if str(error) else ''}"
+    return str(error)
 
 
 @app.callback(invoke_without_command=True)
@@ -114,7 +136,7 @@ def program(
     if version:
         from .._version import __version__
 
-        print(f"tsslbp {__version__}")
+        printing.say(f"tsslbp {__version__}")
         raise typer.Exit
 
 

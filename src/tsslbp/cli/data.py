@@ -39,7 +39,7 @@ Name = Annotated[str, argument("NAME", "A data set's name.", autocompletion=_com
 def group(context: typer.Context) -> None:
     """Data sets: what there is, get it, check it, see it."""
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        printing.say(context.get_help())
 
 
 @app.command("list")

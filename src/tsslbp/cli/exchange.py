@@ -73,7 +73,7 @@ def export(
     name = checkpoint or training.default_checkpoint(run)
     net, state = training.read_network(run, name)
     facts = describe(run, name, epoch_of(state))
-    with printing.console.status(f"writing {out}"):
+    with printing.working(f"writing {out}"):
         if to == "nir":
             graph = exports.to_nir(net, fold_pooling=fold_pooling, metadata=facts)
             replace_file(out, partial(_write_nir, graph))

@@ -96,7 +96,7 @@ def microscope(
         else:
             training.start_from_weights(net, one)
         nets[name] = net.double().eval()
-    with printing.console.status("measuring"):
+    with printing.working("measuring"):
         layers = analysis.microscope.examine(nets, batch, noise)
     printing.say(f"{recipe}, {source}, {len(labels)} images of {data_set.name}")
     printing.print_note(data_set.note)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from .. import data, experiment, training
-from ..errors import InvalidInput
+from ..errors import InvalidInput, printable
 from . import printing
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def complete_run(incomplete: str) -> list[str]:
     found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
     folders = {os.path.dirname(path) for paths in found for path in paths}
     names = (name for name in experiment.trained_names() if name.startswith(incomplete))
-    return sorted(folders.union(names))
+    found_names = folders.union(names)
+    return sorted(path for path in found_names if path == printable(path))  # the shell prints them
 
 
 complete_recipe = completing(lambda: experiment.recipe_names())
@@ -316,7 +317,7 @@ def experiment_of(
 
 def load_data(wanted: Experiment, data_dir: Path | None) -> DataSet:
     """Load the data of an experiment; a terminal shows that."""
-    with printing.console.status(f"loading {wanted.data}"):
+    with printing.working(f"loading {wanted.data}"):
         return training.load_data(wanted, data_dir)
 
 

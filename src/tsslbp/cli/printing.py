@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +18,8 @@ from rich.text import Text
 from .. import analysis, studies, wording
 from .. import run as run_folder
 from ..wording import duration, percent, size
+from . import output
+from .output import plain
 
 if TYPE_CHECKING:
     from ..analysis.energy import EnergyTable
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from ..studies.compare import RuleResult
     from ..studies.sweep import Outcome
 
-console = Console(highlight=False)
+console = Console(file=cast(IO[str], output.OUT), highlight=False)
+_errors = Console(file=cast(IO[str], output.ERR), highlight=False)
 
 SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
 
@@ -358,20 +361,34 @@ def to_stderr() -> Iterator[None]:
 
 
 def say(text: str = "", style: str | None = None) -> None:
-    console.print(Text(text), style=style, soft_wrap=True)
+    """Print text to the standard output stream, in lines as long as they are."""
+    console.print(plain(text), style=style, soft_wrap=True)
 
 
 def complain(kind: str, message: str) -> None:
     """Print one line to the standard error stream."""
-    line = Text.assemble((f"{kind}: ", "bold red"), " ".join(message.splitlines()))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    line = " ".join(message.splitlines())
+    _errors.print(Text.assemble((f"{kind}: ", "bold red"), plain(line)), soft_wrap=True)
+
+
+def finished(status: int) -> int:
+    """Return the exit status of a command that ends with `status`: 1 where output was lost.
+
+    What is not printed may have been all that was asked for. Whoever has closed a pipe knows; all
+    else is told.
+    """
+    if (loss := output.loss()) is None or status:
+        return status
+    if loss:
+        complain("error", f"the output could not be written ({loss}); all else has been done")
+    return 1
 
 
 class Log(logging.Handler):
     """Prints what the library logs to the standard error stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        Console(stderr=True, highlight=False).print(Text(record.getMessage()), soft_wrap=True)
+        _errors.print(plain(record.getMessage()), soft_wrap=True)
 
 
 @contextmanager
@@ -386,6 +403,11 @@ def logging_shown() -> Iterator[None]:
     finally:
         logger.removeHandler(log)
         logger.setLevel(level)
+
+
+def working(on: str) -> AbstractContextManager[object]:
+    """Say on a terminal what is being done, until the context ends."""
+    return console.status(plain(on))
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

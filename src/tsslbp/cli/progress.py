@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import run as run_folder
+from ..errors import printable
 from ..training import progress as bars
 from ..wording import duration, percent
 from . import printing
@@ -46,7 +47,7 @@ class _RunBars(bars.Bars):
             if trial.name not in self.bars:
                 total = trial.experiment.epochs
                 self.bars[trial.name] = self.progress.add_task(
-                    trial.name, total=total, unit="epochs"
+                    printable(trial.name), total=total, unit="epochs"
                 )
             self.progress.update(
                 self.bars[trial.name], completed=run_folder.count_epochs(trial.folder)

@@ -195,7 +195,7 @@ def _print_plan(
         f"{wording.count(seeds - 1, 'more seed')} at the chosen one) = {runs}, "
         f"{left} of them to make"
     )
-    with printing.console.status("estimating the cost"):
+    with printing.working("estimating the cost"):
         costs = {
             one.name: [_seconds(study, one, data_sets[one.time_steps], engine.threads, device)]
             * one.missing

@@ -206,7 +206,7 @@ def evaluate(
         raise RunError(f"{folder} holds no checkpoint yet: tsslbp resume {folder} trains it")
     data_set = moved.load(run, data_dir)
     rows = {}
-    with printing.console.status("measuring"):
+    with printing.working("measuring"):
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
@@ -247,7 +247,7 @@ def draw(
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
     epoch = epoch_of(state)
     run_name = folder.resolve().name
-    with printing.console.status("drawing"):
+    with printing.working("drawing"):
         of_run = {} if run.is_shipped else drawing.figures_of_run(run)
         of_net = drawing.figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
@@ -454,7 +454,7 @@ def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> 
     _, _, test = training.splits(run.experiment, data_set)
     (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
     chosen = test.images[first if images is None else slice(images)]
-    with printing.console.status("counting"):
+    with printing.working("counting"):
         pixels = data.normalise(chosen, run.experiment.mean, run.experiment.std)
         return analysis.cost(net, pixels.to(training.device_of(net)))
 

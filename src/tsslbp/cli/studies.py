@@ -203,7 +203,7 @@ def _print_reproduction(
     dry_run: bool,
 ) -> None:
     """Say what the trials that are left will cost, by recipe."""
-    with printing.console.status("measuring what it will cost"):
+    with printing.working("measuring what it will cost"):
         costs = {
             name: len(study.trials.missing(trials))
             * [
@@ -349,7 +349,7 @@ def report(
     asked = {"csv": as_csv, "json": as_json, "latex": as_latex}
     kinds = [kind for kind, is_asked in asked.items() if is_asked]
     suffixes = options.figure_formats(formats)
-    with printing.console.status("reading the records"):
+    with printing.working("reading the records"):
         problems = reports.write(runs, out, against, formats=suffixes, tables=kinds)
     for problem in problems:
         printing.complain("skipped", problem)

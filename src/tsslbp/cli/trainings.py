@@ -178,6 +178,7 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         One line of why by name for each run that failed.
     """
     missing = studies.trials.missing(planned)
+    by_name = {trial.name: trial for trial in missing}
     printing.say(
         f"{wording.count(len(planned), 'run')}, {len(planned) - len(missing)} of them finished; "
         f"{engine.workers} at a time, {wording.count(engine.threads, 'thread')} each"
@@ -186,7 +187,12 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         interruptible("the same command goes on with the runs"),
         progress.TrialsDisplay(missing) as watch,
     ):
-        return run_jobs([trial.job(options) for trial in missing], engine, watch)
+        return run_jobs(
+            [trial.job(options) for trial in missing],
+            engine,
+            watch,
+            lambda job: by_name[job.name].is_finished(),
+        )
 
 
 LONG = 3600.0  # seconds of a plan that says how to stop it

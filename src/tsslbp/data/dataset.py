@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checked import as_whole, check_whole
 from ..errors import InvalidInput
+from ..losses import as_labels
 from .frames import Frames
 
 Images = Tensor | Frames
@@ -26,6 +28,8 @@ SUBSET_SEED = 20201201
 class DataSet:
     """Images, or binned recordings, and their labels for training and testing.
 
+    Arrays of NumPy's become tensors, and labels of any integer type, or in a list, int64.
+
     Attributes:
         name: what messages and records call it.
         train_images: ``[N, C, H, W]``, uint8 with pixel values 0..255, or float32; or the `Frames`
@@ -38,7 +42,8 @@ class DataSet:
         class_names: what figures call the classes, in their order; empty: by their numbers.
 
     Raises:
-        InvalidInput: another number of names than of classes.
+        InvalidInput: labels that are no class numbers, another number of them than of images, or
+            another number of names than of classes.
     """
 
     name: str
@@ -51,6 +56,19 @@ class DataSet:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", check_whole(f"{self.name}: classes", self.classes))
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if isinstance(images, np.ndarray):
+                images = torch.from_numpy(images)
+            labels = as_labels(labels)
+            if labels.ndim != 1 or len(labels) != len(images):
+                raise InvalidInput(
+                    f"{self.name}: {part}_labels must be [N], one for each of the {len(images)} "
+                    f"images, got shape {list(labels.shape)}"
+                )
+            object.__setattr__(self, f"{part}_images", images)
+            object.__setattr__(self, f"{part}_labels", labels)
         if len(self.class_names) not in (0, self.classes):
             raise InvalidInput(
                 f"{self.name} has {self.classes} classes and {len(self.class_names)} class_names"
@@ -112,6 +130,7 @@ def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator
     Raises:
         InvalidInput: `count` or `batch_size` is below 1.
     """
+    count, batch_size = as_whole(count) or 0, as_whole(batch_size) or 0
     if count < 1 or batch_size < 1:
         raise InvalidInput(
             f"batches need at least one image and a batch size of at least 1, got {count} images "
@@ -291,11 +310,12 @@ def _items(what: str, items: Any) -> tuple[Tensor, Tensor]:
         try:
             image, label = item
             images.append(_image(image))
-            labels.append(int(label))
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{where}: expected an image and its label ({error})") from error
-        if labels[-1] < 0:
-            raise InvalidInput(f"{where}: labels are whole numbers from 0, got {label}")
+        number = as_whole(label)
+        if number is None or number < 0:
+            raise InvalidInput(f"{where}: labels are whole numbers from 0, got {label!r:.80}")
+        labels.append(number)
         if _kind(images[-1]) != _kind(images[0]):
             raise InvalidInput(f"{where} is {_kind(images[-1])}, the first {_kind(images[0])}")
     if not images:

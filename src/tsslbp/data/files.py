@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError
+from ..storage import read_whole
 from .catalogue import Entry
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 VARIABLE = "TSSLBP_DATA"
 CACHE_VARIABLE = "TSSLBP_CACHE"
 CIFAR10_FOLDER = "cifar-10-batches-bin"  # in the archive, and where it was unpacked
+
+MOST = 1 << 31  # bytes of a file that belongs to a known set, of which none is so large
 
 _TIMEOUT = 30  # seconds without an answer from the server
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -154,52 +158,68 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("tsslbp"))
 
 
-def read(path: Path) -> bytes:
-    """Return the content of a file.
+def read(path: Path, most: int = MOST) -> bytes:
+    """Return the content of a file of at most so many bytes.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is larger.
     """
     try:
-        return path.read_bytes()
+        return read_whole(path, most)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_packed(path: Path, entry: Entry, decode: Callable[[bytes], T]) -> T:
+def read_packed(path: Path, entry: Entry, most: int, decode: Callable[[bytes], T]) -> T:
     """Return what `decode` makes of the content of a downloaded file, once it is unpacked.
 
+    Nothing is unpacked before the checksum is known to be the official one.
+
+    Args:
+        path: of the file.
+        entry: the set that it belongs to.
+        most: how many bytes may be in it, unpacked.
+        decode: raises `ValueError` where the content is not what it should be.
+
     Raises:
-        DataError: it cannot be read, `decode` raises `ValueError`, or the checksum is another.
+        DataError: it cannot be read, its checksum is another, or `decode` raises `ValueError`.
     """
-    packed = read(path)
+    packed = read(path, entry.download or MOST)
     try:
-        content = decode(unpack(packed))
-        verify(packed, "md5", entry.md5[path.name])
+        check_packed(packed, entry.md5[path.name])
+        return decode(unpack(packed, most))
     except ValueError as error:
         raise DataError(f"{path} {error}; get it again from {entry.url}{path.name}") from error
-    return content
 
 
-def unpack(packed: bytes) -> bytes:
-    """Return what gzip has packed.
+def check_packed(packed: bytes, md5: str) -> None:
+    """Compare a packed file's checksum with the official one.
 
     Raises:
-        ValueError: what is wrong with the file, as the rest of a sentence about it.
+        ValueError: they differ, or it is not packed, as the rest of a sentence about the file.
     """
     if not packed.startswith(_GZIP_MAGIC):
         raise ValueError(
             f"({len(packed)} bytes) is not packed with gzip: an unpacked file, or an error page "
             "saved under its name"
         )
+    verify(packed, "md5", md5)
+
+
+def unpack(packed: bytes, most: int) -> bytes:
+    """Return what gzip has packed, of at most so many bytes.
+
+    Raises:
+        ValueError: what is wrong with the file, as the rest of a sentence about it.
+    """
     try:
-        return gzip.decompress(packed)
-    except EOFError as error:
-        raise ValueError(
-            f"is cut short after {len(packed)} bytes, by an interrupted download or copy"
-        ) from error
-    except (OSError, zlib.error) as error:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(most + 1)  # one more, so that the end and its checksum are read
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"is damaged ({error})") from error
+    if len(content) > most:
+        raise ValueError(f"unpacks to more than the {most:,} bytes that the set can have in it")
+    return content
 
 
 def verify(content: bytes, algorithm: Literal["md5", "sha1"], expected: str) -> None:
@@ -211,8 +231,8 @@ def verify(content: bytes, algorithm: Literal["md5", "sha1"], expected: str) -> 
     actual = checksum(content, algorithm)
     if actual != expected:
         raise ValueError(
-            f"has {algorithm.upper()} sum {actual}, the official file has {expected}: it is "
-            "another version, another set, or damaged"
+            f"({len(content):,} bytes) has {algorithm.upper()} sum {actual}, the official file has "
+            f"{expected}: it is damaged, cut short, another version, or of another set"
         )
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest, require
+from ..storage import check_plain
 from .dataset import DataSet, hold_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -145,6 +146,7 @@ def _pixels(file: Path, wanted: str | None = None) -> Pixels:
     from PIL import Image
 
     try:
+        check_plain(file)
         with Image.open(file) as image:
             mode = CONVERTED.get(image.mode, image.mode)
             is_opaque = mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..checked import check_whole
 from ..errors import InvalidInput
 from ..experiment.binning import Binning as Binning
 from ..experiment.recipe import is_path
@@ -57,6 +58,7 @@ def load(
     if entry is not None and entry.kind == "events":
         if time_steps is None:
             raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
+        time_steps = check_whole("time_steps", time_steps)
         frames = frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
         return _with_names(frames, entry)
     if binning is not None:

@@ -16,7 +16,6 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
+from ..storage import read_arrays
 from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
@@ -129,19 +129,13 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
                 f"{path} is no .npz file, or is cut short: numpy.savez(file, images=..., "
                 "labels=...) writes one"
             )
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = _wanted(path, archive.files, wanted)
-            arrays = {name: np.asarray(archive[name]) for name in names}
-            if not wanted:
-                with contextlib.suppress(ValueError, KeyError):  # none, or objects: not read
-                    arrays["class_names"] = np.asarray(archive["class_names"])
-            return arrays
-    except DataError:
-        raise
-    except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
+        return read_arrays(path, lambda names: _wanted(path, names, wanted))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise DataError(
-            f"cannot read {path}: {' '.join(str(error).split())} (the file is damaged, or holds "
-            "Python objects, which are refused because they could run code)"
+            f"cannot read {path}: {error} (the file is damaged, or holds Python objects, which are "
+            "refused because they could run code)"
         ) from error
 
 

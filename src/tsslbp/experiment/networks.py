@@ -7,12 +7,13 @@ folder, lies a copy of it, whose checksum stands in the configuration.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from ..checked import as_number, as_whole
 from ..errors import InvalidInput
+from ..storage import read_whole
 
 SHIPPED = ("sew_resnet", "vgg")  # functions of `tsslbp.models`
 AT_HAND = "module:"  # and the name of a class: a module that a script gave to `tsslbp.fit`
@@ -37,10 +38,11 @@ class NetworkFile(NamedTuple):
             InvalidInput: it cannot be read, or is another file than that of `checksum`.
         """
         try:
-            source = self.path.read_bytes()
-        except OSError as error:
+            source = read_whole(self.path)
+        except (OSError, ValueError) as error:
             raise InvalidInput(
-                f"cannot read the network's file {self.path}: {error.strerror}"
+                f"cannot read the network's file {self.path}: "
+                f"{getattr(error, 'strerror', None) or error}"
             ) from None
         if checksum is not None and (found := checksum_of(source)) != checksum:
             raise InvalidInput(
@@ -98,9 +100,13 @@ def settings_of_network(table: Any) -> Mapping[str, Any]:
 def _value(key: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(_value(key, item) for item in value)
-    is_number = isinstance(value, (bool, int, float)) and math.isfinite(value)
-    if is_number or isinstance(value, str):
+    if isinstance(value, (bool, str)):
         return value
+    whole, number = as_whole(value), as_number(value)
+    if whole is not None and abs(whole) < 2**63:
+        return whole
+    if whole is None and number is not None:
+        return number
     raise InvalidInput(
         f"{key} must be a number, text, true or false, or a list of those, got {value!r}"
     )

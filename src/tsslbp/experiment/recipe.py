@@ -104,7 +104,8 @@ def save(experiment: Experiment, path: Path) -> None:
     The network's file is put beside it, and its checksum into it, as is that of the weights.
 
     Raises:
-        InvalidInput: a file cannot be read, or is not that of the checksum.
+        InvalidInput: a file cannot be read, or is not that of the checksum, or a path holds bytes
+            that are no text.
         RunError: one of them cannot be written, or another file of its name is there.
     """
     table = experiment.to_table()
@@ -116,7 +117,12 @@ def save(experiment: Experiment, path: Path) -> None:
     if experiment.weights is not None:
         table["weights"] = placed_weights(experiment.weights, Path())
         table["weights_checksum"] = _checksum_of_weights(experiment)
-    write_file(Path(path), tomli_w.dumps(table, multiline_strings=True))
+    try:
+        content = tomli_w.dumps(table, multiline_strings=True).encode()
+    except UnicodeEncodeError as error:
+        part = error.object[max(0, error.start - 20) : error.end]
+        raise InvalidInput(f"a recipe is text, and {part!r} holds bytes that are none") from None
+    write_file(Path(path), content)
 
 
 def settings_table(experiment: Experiment) -> dict[str, Any]:

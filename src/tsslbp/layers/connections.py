@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..checked import check_whole
 from ..errors import InvalidInput
 
 
@@ -97,16 +98,21 @@ class Conv(nn.Module):
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel": kernel}
-        check_counts(**sizes, stride=stride, dilation=dilation, groups=groups)
-        if padding < 0 or in_channels % groups or out_channels % groups:
+        in_channels = check_whole("in_channels", in_channels)
+        out_channels = check_whole("out_channels", out_channels)
+        kernel = check_whole("kernel", kernel)
+        self.impl, self.stride = impl, check_whole("stride", stride)
+        self.padding = check_whole("padding", padding, 0)
+        self.dilation, self.groups = (
+            check_whole("dilation", dilation),
+            check_whole("groups", groups),
+        )
+        if in_channels % self.groups or out_channels % self.groups:
             raise InvalidInput(
-                "padding must be at least 0 and groups divide the channels, got "
-                f"padding={padding}, groups={groups} for {in_channels} and {out_channels} channels"
+                f"groups must divide the channels, got groups={groups} for {in_channels} and "
+                f"{out_channels} channels"
             )
-        self.impl, self.stride, self.padding = impl, stride, padding
-        self.dilation, self.groups = dilation, groups
-        shape = out_channels, in_channels // groups, kernel, kernel
+        shape = out_channels, in_channels // self.groups, kernel, kernel
         self.weight = nn.Parameter(torch.empty(shape))
         initial.fill(self.weight)
         self.bias = _bias(self.weight, bias, initial)
@@ -168,9 +174,9 @@ class Linear(nn.Module):
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        check_counts(in_features=in_features, out_features=out_features)
+        sizes = check_whole("out_features", out_features), check_whole("in_features", in_features)
         self.impl = impl
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.weight = nn.Parameter(torch.empty(sizes))
         initial.fill(self.weight)
         self.bias = _bias(self.weight, bias, initial)
 
@@ -232,13 +238,6 @@ class Residual(nn.Module):
                 "shortcut; a body that changes the shape needs a shortcut that does, too"
             )
         return y + side
-
-
-def check_counts(**counts: int) -> None:
-    """Raise `InvalidInput` where one is no whole number of at least 1; names it."""
-    for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise InvalidInput(f"{name} must be a whole number of at least 1, got {count!r}")
 
 
 def _bias(weight: Tensor, wanted: bool, initial: InitialWeights) -> nn.Parameter | None:

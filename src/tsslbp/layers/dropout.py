@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ..checked import PROBABILITY, check_number
 from ..errors import InvalidInput
 
 
@@ -18,9 +19,7 @@ class _Dropout(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise InvalidInput(f"dropout must be at least 0 and below 1, got {p}")
-        self.p = p
+        self.p = check_number("dropout", p, PROBABILITY)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import neuron
+from ..checked import check_number, check_whole
 from ..errors import InvalidInput, nearest
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Shared
 from ..rules import TSSLBP, Rule
-from .connections import check_counts
 
 CONSTANTS = ("tau_m", "tau_s", "threshold")
 
@@ -111,14 +111,13 @@ class LIF(nn.Module):
     ) -> None:
         super().__init__()
         if time_steps is not None:
-            check_counts(time_steps=time_steps)
-        check_counts(pool=pool)
+            time_steps = check_whole("time_steps", time_steps)
         self.start = NeuronLayer(
             Neuron(tau_m, tau_s, threshold),
             rule,
             impl,
-            pool=pool,
-            pool_scale=pool_scale,
+            pool=check_whole("pool", pool),
+            pool_scale=check_number("pool_scale", pool_scale),
             output_psc=output_psc,
         )
         self.time_steps = time_steps

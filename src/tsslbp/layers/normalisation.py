@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import final
 
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..checked import POSITIVE, PROBABILITY, SHARE, check_number, check_whole
 from ..errors import InvalidInput
 from ..neuron.reference import psc
-from .connections import Conv, Linear, check_counts
+from .connections import Conv, Linear
 
 
 @final
@@ -60,14 +60,11 @@ class BatchNorm(nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        check_counts(channels=channels)
-        for name, value in {"threshold": threshold, "alpha": alpha, "eps": eps}.items():
-            if not (math.isfinite(value) and value > 0):
-                raise InvalidInput(f"{name} must be a positive number, got {value}")
-        if not 0 <= momentum <= 1:
-            raise InvalidInput(f"momentum must be between 0 and 1, got {momentum}")
-        self.threshold, self.alpha = float(threshold), float(alpha)
-        self.eps, self.momentum = eps, momentum
+        channels = check_whole("channels", channels)
+        self.threshold = check_number("threshold", threshold, POSITIVE)
+        self.alpha = check_number("alpha", alpha, POSITIVE)
+        self.eps = check_number("eps", eps, POSITIVE)
+        self.momentum = check_number("momentum", momentum, SHARE)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -174,10 +171,8 @@ class NeuNorm(nn.Module):
 
     def __init__(self, shape: Sequence[int], k: float = 0.9) -> None:
         super().__init__()
-        if not 0 <= k < 1:
-            raise InvalidInput(f"k must be at least 0 and below 1, got {k}")
-        self.k = k
-        self.weight = nn.Parameter(torch.zeros(*shape))
+        self.k = check_number("k", k, PROBABILITY)
+        self.weight = nn.Parameter(torch.zeros([check_whole("shape", side) for side in shape]))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[2:] != self.weight.shape:

@@ -7,9 +7,9 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..checked import check_number, check_whole
 from ..errors import InvalidInput
 from ..neuron.reference import sum_pool
-from .connections import check_counts
 
 
 class _Pool(nn.Module):
@@ -17,8 +17,7 @@ class _Pool(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        check_counts(size=size)
-        self.size = size
+        self.size = check_whole("size", size)
 
     def check(self, x: Tensor) -> None:
         if x.ndim not in (4, 5) or min(x.shape[-2:]) < self.size:
@@ -40,7 +39,7 @@ class SumPool(_Pool):
 
     def __init__(self, size: int, scale: float = 1.0) -> None:
         super().__init__(size)
-        self.scale = scale
+        self.scale = check_number("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)

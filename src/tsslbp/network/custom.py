@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from ..checked import check_whole
 from ..errors import Error, InvalidInput
 from ..layers import LIF, BatchNorm
 from ..layers.lif import sharing
@@ -67,8 +68,8 @@ class CustomNetwork(Model):
                 f"{description} must be a torch.nn.Module, got {type(module).__name__}"
             )
         self.module, self.description = module, description
-        self.input_shape, self.classes = checked_shape(input_shape), classes
-        self.time_steps, self.frames = time_steps, frames
+        self.input_shape, self.classes = checked_shape(input_shape), check_whole("classes", classes)
+        self.time_steps, self.frames = check_whole("time_steps", time_steps), frames
         lifs = [part for part in module.modules() if isinstance(part, LIF)]
         if not lifs:
             raise InvalidInput(f"{description} has no tsslbp.layers.LIF, so it has no spikes")

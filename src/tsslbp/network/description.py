@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ..checked import as_whole, check_whole
 from ..errors import InvalidInput
 
 MOST_PARAMETERS = 10**10
@@ -71,9 +72,8 @@ def plan(
         InvalidInput: a number is not allowed, or a layer cannot be read or does not fit; points at
             the place.
     """
-    checked_shape(input_shape)
-    if not is_count(classes):
-        raise InvalidInput(f"classes must be a whole number of at least 1, got {classes}")
+    input_shape = checked_shape(input_shape)
+    classes = check_whole("classes", classes)
     texts = description.split("-")
     matches = [_read(description, texts, index) for index in range(len(texts))]
     paddings = _paddings(padding, sum(match["conv"] is not None for match in matches))
@@ -108,16 +108,22 @@ def plan(
 
 
 def checked_shape(input_shape: Sequence[int]) -> Shape:
-    """The shape of an image, as a tuple; `InvalidInput` where it is none."""
-    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
-        row = f", such as (1, 1, {input_shape})" if is_count(input_shape) else ""
-        got = input_shape if is_count(input_shape) else repr(input_shape)
+    """Return the shape ``(C, H, W)`` of images with plain numbers.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    sides = tuple(map(as_whole, input_shape)) if isinstance(input_shape, Iterable) else ()
+    if len(sides) != 3:
+        is_row = (as_whole(input_shape) or 0) >= 1
+        row = f", such as (1, 1, {input_shape})" if is_row else ""
         raise InvalidInput(
-            f"input_shape must be (C, H, W), channels, height and width{row}, got {got}"
+            f"input_shape must be (C, H, W), channels, height and width{row}, got {input_shape!r}"
         )
-    if not all(map(is_count, input_shape)):
+    whole = tuple(side for side in sides if side is not None and side >= 1)
+    if len(whole) != 3:
         raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
-    return tuple(input_shape)
+    return whole
 
 
 def note_on_output(description: str, classes: int) -> str:
@@ -153,11 +159,6 @@ def summary(
     return "\n".join([f"Network({description!r}, time_steps={time_steps})", *lines])
 
 
-def is_count(value: object) -> bool:
-    """Whether a value is a whole number of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def _read(description: str, texts: list[str], index: int) -> re.Match[str]:
     pattern = r"(?P<conv>[1-9]\d*)C(?P<kernel>[1-9]\d*)|P(?P<pool>[1-9]\d*)|(?P<linear>[1-9]\d*)"
     match = re.fullmatch(pattern, texts[index], re.ASCII)
@@ -175,15 +176,13 @@ def _position(description: str, texts: list[str], index: int) -> str:
 
 
 def _paddings(padding: int | Sequence[int], convolutions: int) -> list[int]:
-    paddings = [padding] * convolutions if isinstance(padding, int) else list(padding)
+    paddings = list(padding) if isinstance(padding, Sequence) else [padding] * convolutions
     if len(paddings) != convolutions:
         raise InvalidInput(
             f"padding must be one number or one for each of the {convolutions} convolutions, "
             f"got {len(paddings)} numbers"
         )
-    if any(pad < 0 for pad in paddings):
-        raise InvalidInput(f"padding must be at least 0, got {padding}")
-    return paddings
+    return [check_whole("padding", pad, 0) for pad in paddings]
 
 
 def _plan_conv(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from .. import neuron
+from ..checked import as_number, check_number, check_whole
 from ..errors import InvalidInput, nearest
 from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
 from ..layers.dropout import DROPOUT
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..rules import TSSLBP, Rule
-from .description import LayerPlan, checked_shape, is_count, plan, summary
+from .description import LayerPlan, checked_shape, plan, summary
 
 OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # numbered, not named
 
@@ -94,7 +95,7 @@ def _other_shape(x: Tensor, images: tuple[int, ...], time_steps: int) -> str:
         return "; of one image make a batch: x[None]"
     if x.ndim == len(images) + 2 and x.shape[1:] == (time_steps, *images):
         return ", which seems to be [N, T, ...]: x.transpose(0, 1) puts time first"
-    if x.ndim == 2 and x.shape[1] == math.prod(images):
+    if x.ndim == 2 and x.shape[1] == prod(images):
         return f"; x.reshape(-1, {', '.join(map(str, images))}) makes images of rows of pixels"
     return ""
 
@@ -326,10 +327,7 @@ class Network(LayeredModel):
         super().__init__()
         if not isinstance(description, str):
             raise InvalidInput(f"a network is described by text such as '300', got {description!r}")
-        if not is_count(time_steps):
-            raise InvalidInput(f"time_steps must be a whole number of at least 1, got {time_steps}")
-        if not math.isfinite(pool_scale):
-            raise InvalidInput(f"pool_scale must be finite, got {pool_scale}")
+        pool_scale = check_number("pool_scale", pool_scale)
         if dropout_kind not in DROPOUT:
             raise InvalidInput(
                 f"dropout_kind must be one of {', '.join(DROPOUT)}, got {dropout_kind!r}"
@@ -338,7 +336,8 @@ class Network(LayeredModel):
         hidden = NeuronLayer(neuron, rule, impl)
         output = replace(hidden, output_psc=True)
         self.description, self.input_shape = description, checked_shape(input_shape)
-        self.classes, self.time_steps, self.neunorm = classes, time_steps, neunorm
+        self.classes, self.neunorm = check_whole("classes", classes), neunorm
+        self.time_steps = check_whole("time_steps", time_steps)
         self.plan = plan(description, self.input_shape, classes, padding, neunorm)
         weights = _initial_weights(weight_scale, conv_init, generator)
         for part in self.plan:
@@ -471,12 +470,14 @@ def _initial_weights(
     scales = weight_scale
     if not isinstance(scales, Mapping):
         scales = {"conv": scales, "linear": scales}
-    if set(scales) != {"conv", "linear"} or not all(map(math.isfinite, scales.values())):
+    numbers = {name: as_number(scale) for name, scale in scales.items()}
+    conv, linear = numbers.get("conv"), numbers.get("linear")
+    if len(numbers) != 2 or conv is None or linear is None:
         raise InvalidInput(
             "weight_scale must be a finite number or {'conv': ..., 'linear': ...}, "
             f"got {weight_scale}"
         )
     return {
-        "conv": InitialWeights(conv_init, scales["conv"], generator),
-        "linear": InitialWeights("kaiming", scales["linear"], generator),
+        "conv": InitialWeights(conv_init, conv, generator),
+        "linear": InitialWeights("kaiming", linear, generator),
     }

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..checked import check_whole
 from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule
 from . import reference
@@ -150,6 +151,8 @@ def layer(
     Raises:
         InvalidInput: the input or the implementation does not fit.
     """
+    if time_steps is not None and type(time_steps) is not int:
+        time_steps = check_whole("time_steps", time_steps)
     if time_steps is not None and time_steps < 1:
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
     _check_input(x if time_steps is None else x[None], name)

@@ -25,7 +25,7 @@ def check_number(name: str, value: object) -> None:
 
     Its gradient would be lost without a word.
     """
-    if type(value) is not float and not isinstance(value, Real):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         raise InvalidInput(
             f"{name} must be a number, got {type(value).__name__}; "
             "tsslbp.layers.LIF(learnable=...) trains constants"
@@ -35,7 +35,13 @@ def check_number(name: str, value: object) -> None:
 def check_time_constant(name: str, value: float) -> None:
     """Raise `InvalidInput` for a time constant that no filter can have."""
     check_number(name, value)
-    if not (math.isfinite(value) and value >= 1):
+    if value == math.inf:
+        what = {"tau_m": "a neuron without leak", "tau_s": "a synapse that never passes on"}
+        raise InvalidInput(
+            f"{name} must be finite, got inf ({what.get(name, 'no filter')}); without a leak to "
+            "seven digits is 1e9"
+        )
+    if not value >= 1:
         raise InvalidInput(
             f"{name} must be at least 1 time step (below 1 the filter would overshoot), got {value}"
         )

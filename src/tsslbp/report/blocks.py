@@ -33,14 +33,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: a drawing, or a file that is shown as an image, in which nothing can run."""
+    """A figure: a drawing, or a file's content, shown as an image, in which nothing can run."""
 
     kind: ClassVar = "figure"
     name: str  # of its file and element, unique in the report
     title: str  # what it shows, in a few words
     caption: str  # how to read it
-    svg: str = ""  # the drawing, an element of HTML; empty where `file` is given
-    file: Path | None = None  # of SVG
+    svg: str = ""  # the drawing, an element of HTML; empty where `image` is given
+    image: bytes = b""  # the content of a file of SVG
+    file: Path | None = None  # that file, beside which the same may lie in other formats
     interactive: dict[str, Any] | None = None  # the same as plotly's ``data`` and ``layout``
     drawing: Any = field(default=None, repr=False)  # matplotlib's, for files of other formats
     webgl: bool = False  # whether the interactive one needs WebGL

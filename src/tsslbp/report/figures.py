@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..figures.study import Estimate, Point
 from ..figures.style import Array
 from ..figures.svg import svg_text
 from ..run.results import MEASURES, Group, Result, measures
+from ..storage import read_whole
 from ..toml_files import flat
 from . import interactive
 from .blocks import Figure
@@ -32,6 +34,7 @@ SHOWN_GROUPS = 8  # in the figures that compare groups
 LAYERED_GROUPS = 4  # with a figure of their layers, and their run's own figures
 OWN_FIGURES = ("confusion", "image-*", "histograms")
 OWN_IMAGES = 3  # of each run
+MOST_OF_FIGURE = 1 << 24  # bytes
 TIME_STEPS = re.compile(r", time_steps = \d+")  # in the label of a group
 UNFIT = re.compile(r"[^\w-]")  # characters in the name of a figure
 UNTOLD = ("seed", "description", "mean", "std", "desired_train", "padding")  # no axes of a search
@@ -247,12 +250,27 @@ def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
             f"{prefix}-run-{number}-{UNFIT.sub('-', file.stem)}",
             f"{file.stem.replace('-', ' ').capitalize()}: {label}",
             f"From the folder of the best run, seed {run.experiment.seed}.",
+            image=image,
             file=file,
         )
         for number, (label, run) in enumerate(best.items(), 1)
         for pattern in OWN_FIGURES
         for file in sorted((run.folder / "figures").glob(f"{pattern}.svg"))[:OWN_IMAGES]
+        if (image := _image(file, run.folder))
     ]
+
+
+def _image(file: Path, folder: Path) -> bytes:
+    """What a figure in a run's folder holds; nothing where it cannot be read, or leads elsewhere.
+
+    A link could show a file of whoever makes the report to whoever reads it.
+    """
+    try:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            return b""
+        return read_whole(file, MOST_OF_FIGURE)
+    except (OSError, RuntimeError):  # the latter: links in a circle
+        return b""
 
 
 def _names(results: Sequence[Result]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import printable
 from ..figures.axes import LOGARITHMIC, is_logarithmic
 from ..figures.style import Array
 
@@ -79,7 +80,7 @@ def training_curves(
         kept = np.unique(np.linspace(0, len(steps) - 1, min(points, len(steps))).astype(int))
         mode = "lines+markers" if len(kept) < 3 else "lines"
         x, y = steps[kept].astype(int).tolist(), _percent(accuracies[kept])
-        line = {"type": "scatter", "mode": mode, "name": name, "x": x, "y": y}
+        line = {"type": "scatter", "mode": mode, "name": _quoted(name), "x": x, "y": y}
         traces.append(line | {"line": {"width": 1.5}})
     if drops and any(drops.values()):
         traces.append(_drop_marks(curves, drops))
@@ -154,15 +155,17 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
     if len(numbers) < len(values) or any(isinstance(value, bool) for value in values):
         words = sorted({str(value) for value in values})
         places = [words.index(str(value)) for value in values]
-        return {"label": name, "values": places} | _ticks(range(len(words)), words)
+        return {"label": _quoted(name), "values": places} | _ticks(range(len(words)), words)
     known = sorted(set(numbers))
     if name in LOGARITHMIC or is_logarithmic(np.array(known)):
         few = _log_ticks(numbers)
         logs = [math.log10(value) for value in few]
         values = [math.log10(value) for value in numbers]
-        return {"label": name, "values": values} | _ticks(logs, [f"{value:g}" for value in few])
+        return {"label": _quoted(name), "values": values} | _ticks(
+            logs, [f"{value:g}" for value in few]
+        )
     ticks = _ticks(known, [f"{value:g}" for value in known]) if len(known) <= 12 else {}
-    return {"label": name, "values": list(numbers)} | ticks
+    return {"label": _quoted(name), "values": list(numbers)} | ticks
 
 
 def _ticks(places: Sequence[float], words: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def _ticks(places: Sequence[float], words: Sequence[str]) -> dict[str, Any]:
 
 def _quoted(word: str) -> str:
     """A word without markup: plotly reads some of HTML in its labels."""
-    return word.replace("&", "&amp;").replace("<", "&lt;")
+    return printable(word).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _log_ticks(values: Sequence[float]) -> list[float]:

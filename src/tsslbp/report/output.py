@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InvalidInput, require
 from ..figures.svg import save
-from ..storage import write_file, writing
+from ..storage import read_whole, write_file, writing
 from .blocks import Figure, Page, Table
 from .evidence import gather
 from .formats import table_text
@@ -75,8 +75,9 @@ def _write_figure(figure: Figure, path: Path) -> None:
     """A figure in another format than SVG; of a run's own file the one that lies beside it."""
     if figure.drawing is not None:
         save(figure.drawing, path)
-    elif figure.file and (beside := figure.file.with_suffix(path.suffix)).exists():
-        write_file(path, beside.read_bytes())
+    elif figure.file and (beside := figure.file.with_suffix(path.suffix)).is_file():
+        if beside.resolve().parent == figure.file.resolve().parent:  # no link to elsewhere
+            write_file(path, read_whole(beside))
 
 
 def _write_tables(page: Page, folder: Path, kinds: Collection[str]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
+from ..errors import printable
 from . import interactive, tables
 from .blocks import Block, Figure, Page
 
@@ -26,24 +29,24 @@ def to_html(page: Page) -> str:
         images={
             figure.name: base64.b64encode(svg(figure)).decode()
             for figure in page.figures
-            if figure.file
+            if figure.image
         },
     )
 
 
 def to_markdown(page: Page, folder: str) -> str:
     """The page in Markdown, with its figures in a folder of that name."""
-    return _render("page.md", page=page, folder=quote(folder))
+    return _render("page.md", page=page, folder=quote(os.fsencode(folder)))
 
 
 def block_to_markdown(block: Block, folder: str) -> str:
     """One block as it stands in `to_markdown`."""
-    return _render("block.md", block=block, folder=quote(folder))
+    return _render("block.md", block=block, folder=quote(os.fsencode(folder)))
 
 
 def svg(figure: Figure) -> bytes:
     """What a figure's SVG file holds."""
-    return figure.file.read_bytes() if figure.file else figure.svg.encode()
+    return figure.image or figure.svg.encode()
 
 
 def _render(name: str, **values: Any) -> str:
@@ -51,11 +54,17 @@ def _render(name: str, **values: Any) -> str:
 
     environment = jinja2.Environment(
         autoescape=name.endswith(".html"),
+        finalize=lambda value: printable(value) if type(value) is str else value,
         loader=jinja2.FunctionLoader(_text),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"json": _script_json, "line": _markdown_line, "cell": _markdown_cell}
+    environment.filters |= {
+        "json": _script_json,
+        "line": _markdown_line,
+        "cell": _markdown_cell,
+        "fenced": _markdown_code,
+    }
     return environment.get_template(name).render(**values)
 
 
@@ -67,8 +76,17 @@ def _script_json(table: Mapping[str, Any]) -> Any:
     return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
 
 
+def _markdown_code(lines: Sequence[str]) -> str:
+    """Lines of code between two fences, which are longer than any that the lines hold."""
+    lines = [" ".join(printable(line).splitlines()) for line in lines]
+    longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence, *lines, fence])
+
+
 def _markdown_line(text: str) -> str:
     """Text that Markdown takes as it is."""
+    text = printable(text)
     for letter in "\\`*_[]<>":
         text = text.replace(letter, f"\\{letter}")
     return " ".join(text.split())

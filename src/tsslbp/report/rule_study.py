@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import stats, wording
-from ..errors import Error
+from ..errors import Error, printable
 from ..experiment import network_name
 from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
@@ -65,6 +65,8 @@ def find(paths: Iterable[Path]) -> tuple[list[StudyRecord], list[str]]:
             found.append(StudyRecord(folder, study, compare.read_results(study, folder)))
         except Error as error:
             problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder} cannot be read: {printable(str(error))}")
     return found, problems
 
 

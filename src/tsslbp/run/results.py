@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import Error, InvalidInput, RunError
+from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..experiment.recipe import is_path
 from ..stats import Array
@@ -132,7 +132,7 @@ class Costs:
             of_epoch = [one["test_accuracy"] for one in epochs if one["epoch"] == record["epoch"]]
         except (KeyError, TypeError) as error:
             raise RunError(f"{run.folder}: cost.json is damaged: {error}") from error
-        if not all(map(_is_number, values)):
+        if not all(map(_is_amount, values)):
             raise RunError(f"{run.folder}: cost.json is damaged: it holds {values!r:.80}")
         return cls(of_epoch[0], *values) if of_epoch else None
 
@@ -161,7 +161,7 @@ class Result:
             if reason := run.divergence():
                 why = f"diverged in its first epoch: {reason}"
             raise RunError(f"{folder} {why}")
-        return cls(folder, run.experiment, run.environment, epochs, Costs.read(run, epochs))
+        return cls(folder, run.experiment, _environment(run), epochs, Costs.read(run, epochs))
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
@@ -350,6 +350,8 @@ def _each_run(paths: Iterable[Path], read: Callable[[Path], None], problems: lis
                 read(folder)
             except Error as error:
                 problems.append(str(error))
+            except OSError as error:  # a name that is too long, a disk that fails
+                problems.append(f"{folder} cannot be read: {printable(str(error))}")
 
 
 def group(results: Iterable[Result]) -> list[Group]:
@@ -489,22 +491,45 @@ def reopen(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, _NUMBERS) and math.isfinite(value)
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_amount(value: Any) -> bool:
+    """Whether a value may be one of seconds, bytes, spikes or images."""
+    return _is_number(value) and 0 <= value <= _MOST
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST
+
+
+def _is_fact(value: Any) -> bool:
+    """Whether a value may stand in the description of an environment."""
+    return value is None or _is_text(value) or isinstance(value, bool) or _is_number(value)
+
+
+def _by_layer(value: Any) -> bool:
+    return isinstance(value, dict) and all(one is None or _is_number(one) for one in value.values())
+
+
+_MOST, _LONGEST = 10**15, 10_000  # of a number, and of the characters of a text, in a record
 _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
-    **dict.fromkeys((*_NEEDED, "validation_accuracy"), _is_number),
-    **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _is_number),
-    **dict.fromkeys(
-        ("evaluation_seconds", "images_per_second", "peak_memory", "spikes_per_image"), _is_number
-    ),
-    **dict.fromkeys(("firing_rate", "warm_up"), lambda value: isinstance(value, dict)),
-    "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "epoch": lambda value: 1 <= value <= 10**9,
+    **dict.fromkeys(("test_accuracy", "train_accuracy", "validation_accuracy"), _is_share),
+    **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _is_share),
+    **dict.fromkeys(("seconds", "evaluation_seconds", "images_per_second"), _is_amount),
+    **dict.fromkeys(("peak_memory", "spikes_per_image"), _is_amount),
+    **dict.fromkeys(("firing_rate", "warm_up"), _by_layer),
+    "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_share, value)),
     "drops": lambda value: (
         isinstance(value, list)
-        and all(isinstance(one, dict) and _is_number(one.get("step")) for one in value)
+        and all(isinstance(one, dict) and _is_amount(one.get("step")) for one in value)
     ),
-    "note": lambda value: isinstance(value, str),
+    "note": _is_text,
 }
 
 
@@ -517,17 +542,40 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
     epochs = run.epochs()
     needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys() if epochs else ())}
     for record in epochs:
-        _check(record, needed, run.folder)
+        _check(record, needed, run)
     return epochs
 
 
-def _check(record: Mapping[str, Any], needed: set[str], folder: Path) -> None:
-    where = f"{folder}: the record of epoch {record['epoch']}"
+def _check(record: Mapping[str, Any], needed: set[str], run: Run) -> None:
+    where = f"{run.folder}: the record of epoch {record['epoch']}"
     if missing := needed - record.keys():
         raise RunError(f"{where} holds no {min(missing)!r}")
     for key, fits in _FITS.items():
         if key in record and not fits(record[key]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
+    steps = record.get("test_accuracy_by_step", ())
+    if len(steps) not in (0, run.experiment.time_steps):
+        raise RunError(
+            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is "
+            f"{run.experiment.time_steps}"
+        )
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """The environment of a run, each of whose facts is text, a number, true, false or None."""
+    table = run.environment
+    resumed = table.get("resumed", [])
+    for one in (table, *(resumed if isinstance(resumed, list) else [None])):
+        if not isinstance(one, dict):
+            raise RunError(
+                f"{run.folder}: environment.json is damaged: resumed is no list of tables"
+            )
+        for key, value in one.items():
+            if key != "resumed" and not (_is_fact(value) and _is_text(key)):
+                raise RunError(
+                    f"{run.folder}: environment.json is damaged: {key!r:.40} is {value!r:.40}"
+                )
+    return table
 
 
 def _run_folders(path: Path) -> list[Path]:

@@ -23,8 +23,6 @@ import contextlib
 import io
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +41,11 @@ from ..storage import (
     digest_of_rest,
     hold_folder,
     is_held,
+    parse_json,
+    read_arrays,
     read_header,
+    read_table,
+    read_whole,
     remove_leftovers,
     sealed_header,
     write_error,
@@ -67,7 +69,6 @@ _COST = "cost.json"
 _DATA = "data.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
-_STEPS_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @final
@@ -156,7 +157,7 @@ class Run:
         Raises:
             RunError: the file is missing or damaged.
         """
-        return _read_json(self.folder / _ENVIRONMENT)
+        return read_table(self.folder / _ENVIRONMENT)
 
     def record_resume(self) -> None:
         """Append the present environment to the list ``"resumed"`` of the run's environment."""
@@ -201,7 +202,7 @@ class Run:
         """
         path = self.folder / _METRICS
         try:
-            lines = path.read_bytes().splitlines() if path.exists() else []
+            lines = read_whole(path).splitlines() if path.exists() else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
         by_epoch = {record["epoch"]: record for record in _parse_records(lines)}
@@ -237,12 +238,8 @@ class Run:
         if not path.exists():
             return {}
         try:
-            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-                steps = dict(arrays)
-            if not all(isinstance(values, np.ndarray) for values in steps.values()):
-                raise ValueError("it holds something that is not an array")
-            return steps
-        except _STEPS_DAMAGED as error:
+            return read_arrays(path)
+        except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
 
     def record_divergence(self, reason: str | None) -> None:
@@ -265,7 +262,7 @@ class Run:
         path = self.folder / _DIVERGED
         if not path.exists():
             return None
-        if "reason" not in (table := _read_json(path)):
+        if "reason" not in (table := read_table(path)):
             raise RunError(f"cannot read {path}: it holds no 'reason'")
         return str(table["reason"])
 
@@ -285,7 +282,7 @@ class Run:
             RunError: the file is damaged.
         """
         path = self.folder / _COST
-        return _read_json(path) if path.exists() else None
+        return read_table(path) if path.exists() else None
 
     def record_data(self, digest: str) -> None:
         """Write down which data the run trains on, data of the user's own, as `data.digest` says.
@@ -310,7 +307,7 @@ class Run:
         path = self.folder / _DATA
         if not path.exists():
             return None
-        if not isinstance(digest := _read_json(path).get("sha256"), str):
+        if not isinstance(digest := read_table(path).get("sha256"), str):
             raise RunError(f"cannot read {path}: it holds no 'sha256'")
         return digest
 
@@ -510,7 +507,7 @@ def _without_nan(value: Any) -> Any:
 def _parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
     """The records of the lines that hold one; others are torn."""
     try:
-        values = json.loads(b"[" + b",".join(lines) + b"]")  # in one call, which is much faster
+        values = parse_json(b"[" + b",".join(lines) + b"]")  # in one call, which is much faster
     except ValueError:
         values = []
     if len(values) != len(lines):
@@ -522,7 +519,7 @@ def _parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
 
 def _parse_line(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return None
 
@@ -534,7 +531,7 @@ def _is_epoch(value: object) -> bool:
 def _parse_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(text := metadata.get(_STATE_KEY), str):
         raise ValueError("it holds no training state: it was written by another program")
-    state = json.loads(text)
+    state = parse_json(text.encode())
     if not isinstance(state, dict):
         raise ValueError("its training state is not a JSON object")
     return state
@@ -555,16 +552,6 @@ def _load_failure(path: Path, error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return f"it is truncated, damaged or no safetensors file ({error})"
     return str(error)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise RunError(f"cannot read {path}: expected a JSON object")
-    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

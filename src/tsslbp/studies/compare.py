@@ -10,7 +10,6 @@ A run that diverged counts as finished: its learning rate, or its seed, is out.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import experiment as experiments
+from ..checked import check_number, check_whole
 from ..errors import Error, InvalidInput, RunError
 from ..experiment import Experiment
 from ..rules import from_config
 from ..run import write_json
 from ..run.comparison import Comparison, compare, correct
 from ..run.results import Result, check_settings, measures
-from ..storage import hold_folder
+from ..storage import hold_folder, read_table
 from . import trials
 from .trials import RECIPE, Trial
 
@@ -40,6 +40,7 @@ FILE = "compare.json"  # in the folder of a comparison
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # learning rates by default, in units of the recipe's
 APART = ("rule", "time_steps", "learning_rate", "seed")  # keys in which the runs differ
 GROWING = ("rules", "time_steps", "learning_rates")  # lists that may only grow in a folder
+MOST = 1000  # entries of a list
 MEASURE = "best-validation"  # of all accuracies here
 MACHINE = ("cpu", "threads", "cores")  # keys of an environment on which training times depend
 
@@ -69,20 +70,27 @@ class RuleStudy:
 
     def __post_init__(self) -> None:
         base = replace(self.experiment, protocol="validated", patience=None)
+        for name in GROWING:
+            if len(getattr(self, name)) > MOST:
+                raise InvalidInput(f"{name} are more than {MOST:,}")
         rates = self.learning_rates or [factor * base.learning_rate for factor in FACTORS]
         values = {
             "experiment": base,
             "rules": tuple(map(_tidy, self.rules)),
-            "time_steps": tuple(sorted(self.time_steps or [base.time_steps])),
-            "learning_rates": tuple(sorted(float(f"{rate:.6g}") for rate in rates)),
+            "time_steps": tuple(
+                sorted(check_whole("time_steps", one) for one in self.time_steps)
+                or [base.time_steps]
+            ),
+            "learning_rates": tuple(
+                sorted(float(f"{check_number('learning rate', rate):.6g}") for rate in rates)
+            ),
+            "seeds": check_whole("seeds", self.seeds),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
         _check_distinct("rules", self.rules, [from_config(rule) for rule in self.rules])
         _check_distinct("time steps", self.time_steps, self.time_steps)
         _check_distinct("learning rates", self.learning_rates, self.learning_rates)
-        if self.seeds < 1:
-            raise InvalidInput(f"seeds must be at least 1, got {self.seeds}")
         for pair in self.pairs:
             self.variant(*pair, self.learning_rates[0])
 
@@ -229,7 +237,7 @@ def read(folder: Path) -> RuleStudy:
     """
     path = folder / FILE
     try:
-        plan = json.loads(path.read_bytes())
+        plan = read_table(path)
         experiment = experiments.load_recipe(folder / RECIPE)
         rules, time_steps, rates = (tuple(plan[name]) for name in GROWING)
         return RuleStudy(experiment, rules, time_steps, rates, plan["seeds"])

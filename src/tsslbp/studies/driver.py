@@ -69,7 +69,7 @@ class Driver:
         """
         with storage_errors(self.search.shown_storage, RunError):
             try:
-                jobs.run(self._jobs(), self, self)
+                jobs.run(self._jobs(), self, self, self._is_done)
             except (KeyboardInterrupt, RunError):
                 for training in self._under_way.values():
                     training.told.set_user_attr(KILLED, -1)  # that was not the trial's doing
@@ -101,6 +101,9 @@ class Driver:
         else:
             self._put_back(training, failure)
         del self._under_way[job.name]
+
+    def _is_done(self, job: Job) -> bool:
+        return self._under_way[job.name].trial.is_finished()
 
     def _jobs(self) -> Iterator[Job | None]:
         """A job for each trial; None while others make those that are left."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ CLUSTERS = ("slurm", "local")
 CLUSTER_MINUTES = 24 * 60  # of a job on a cluster, if nothing else is said; submitit's own is 5
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0  # for a job that was asked to stop
+REASON = "TSSLBP_REASON"  # variable: the number of the pipe into which a job says why it fails
 LOG_TAIL = 4000  # bytes at the end of a log in which its last line is looked for
 
 
@@ -79,7 +81,12 @@ class Watch(Protocol):
         """Called when a job has ended, with one line of why if it failed."""
 
 
-def run(jobs: Iterable[Job | None], engine: Engine, watch: Watch) -> dict[str, str]:
+def run(
+    jobs: Iterable[Job | None],
+    engine: Engine,
+    watch: Watch,
+    is_done: Callable[[Job], bool] = lambda job: False,
+) -> dict[str, str]:
     """Run jobs to their ends; one that fails leaves the others alone.
 
     When this process is interrupted or terminated, so are the jobs.
@@ -88,6 +95,8 @@ def run(jobs: Iterable[Job | None], engine: Engine, watch: Watch) -> dict[str, s
         jobs: asked for the next as soon as one can be started; None: there is none yet.
         engine: starts them.
         watch: is told how they go.
+        is_done: whether what a job makes is there; it has not failed then, whatever went wrong
+            behind that, as printing into a full disk.
 
     Returns:
         One line of why by name for each job that failed.
@@ -100,7 +109,8 @@ def run(jobs: Iterable[Job | None], engine: Engine, watch: Watch) -> dict[str, s
         for job, task in list(tasks.items()):
             if (status := task.poll()) is not None:
                 del tasks[job]
-                failure = _failure(job, status, logged[job])
+                failure = _failure(job, task, status, logged[job])
+                failure = None if failure and is_done(job) else failure
                 watch.ended(job, failure)
                 if failure:
                     failures[job.name] = failure
@@ -192,9 +202,54 @@ class Local:
 
 
 class _Process(subprocess.Popen[bytes]):
+    """A process with a pipe to this one, through which it says why it fails.
+
+    Its log may lie on a disk that is full.
+    """
+
+    reason: str | None = None  # once it has ended
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], **options: Any) -> None:
+        self._pipe: int | None = None
+        if sys.platform == "win32":
+            super().__init__(command, env=env, **options)
+            return
+        self._pipe, end = os.pipe()
+        try:
+            env = {**env, REASON: str(end)}
+            super().__init__(command, env=env, pass_fds=(end,), **options)
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            os.close(end)
+
+    def poll(self) -> int | None:
+        status = super().poll()
+        if status is not None and self._pipe is not None:
+            os.set_blocking(self._pipe, False)  # a process that it has left behind may hold it
+            with suppress(BlockingIOError):
+                self.reason = os.read(self._pipe, LOG_TAIL).decode(errors="replace").strip() or None
+            self._close()
+        return status
+
     def kill(self) -> None:
         super().kill()
         self.wait()
+        self.poll()
+
+    def _close(self) -> None:
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def tell_parent(reason: str) -> None:
+    """Tell the process that has started this one as a job why it fails, if one has."""
+    number = os.environ.pop(REASON, "")  # a job's own children have no such pipe
+    with suppress(OSError, ValueError):
+        if stat.S_ISFIFO(os.fstat(int(number)).st_mode):
+            os.write(int(number), f"{reason}\n".encode(errors="replace")[:LOG_TAIL])
 
 
 @dataclass
@@ -320,14 +375,17 @@ def _log(job: Job) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _failure(job: Job, status: int, logged: int) -> str | None:
+def _failure(job: Job, task: Task, status: int, logged: int) -> str | None:
     """One line of why a job failed; None if it did not.
 
-    That is the last error in its log, or the last line if there is none. Another process may write
-    into the log as well: one that goes on since its parent was killed.
+    That is what it has told this process, or the last error in its log, or the last line if there
+    is none. Another process may write into the log as well: one that goes on since its parent was
+    killed.
     """
     if status == 0:
         return None
+    if reason := getattr(task, "reason", None):
+        return " ".join(reason.split())
     if status < 0:
         name = signal.Signals(-status).name
         hint = ", which the system does when memory is short" if status == -signal.SIGKILL else ""

@@ -19,13 +19,14 @@ from typing import Any
 import optuna
 
 from .. import experiment as experiments
+from ..checked import check_whole
 from ..errors import InvalidInput, RunError, nearest
 from ..experiment import Experiment
 from ..experiment.seeding import derive
 from ..rules import EARLIER_NAMES
 from ..run import Run, write_json
 from ..run.results import table_differences
-from ..storage import hold, hold_folder, writing
+from ..storage import hold, hold_folder, read_table, writing
 from ..toml_files import flat
 from . import optuna_study
 from .optuna_study import PRUNERS, SAMPLERS, storage_errors
@@ -82,6 +83,7 @@ class Sweep:
                     f"{name} must be one of {', '.join(names)}, got {value!r}"
                     f"{nearest(value, names)}"
                 )
+        object.__setattr__(self, "trials", check_whole("trials", self.trials))
         protocol = "validated" if self.objective == "validation" else "published"
         experiment = Experiment.from_table(self.experiment.to_table() | {"protocol": protocol})
         object.__setattr__(self, "experiment", experiment)
@@ -205,10 +207,10 @@ class Search:
             name = self.folder.resolve().name
             return {"id": uuid.uuid4().hex, "study": name, "storage": self.shown_storage}
         try:
-            read = json.loads(path.read_bytes())
+            read = read_table(path)
             identity = {key: str(read[key]) for key in ("id", "study", "storage")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"cannot read {path}: {error!r}") from error
+        except KeyError as error:
+            raise RunError(f"cannot read {path}: it holds no {error}") from error
         if identity["storage"] != self.shown_storage:
             raise InvalidInput(
                 f"the sweep in {self.folder} is kept in {identity['storage']}, not in "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import experiment as experiments
+from ..errors import RunError
 from ..experiment import Experiment, ProtocolName, network_file
 from ..run import Run
 from ..run.results import Result, check_settings
@@ -47,6 +48,14 @@ class Trial:
         check_settings(what, run.experiment, self.experiment, ("epochs", "description"))
         result = Result.read(self.folder) if run.epochs() else None
         return result and replace(result, experiment=self.experiment)
+
+    def is_finished(self) -> bool:
+        """Whether the run is there with all its epochs; not where it cannot be read."""
+        try:
+            result = self.result()
+        except RunError:
+            return False
+        return result is not None and result.finished
 
     def divergence(self) -> str | None:
         """Why the run diverged; None where it has not."""

@@ -18,6 +18,7 @@ import torch
 
 from tsslbp import data
 from tsslbp.data import catalogue
+from tsslbp.data import files as data_files
 from tsslbp.data.catalogue import Entry
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import cifar10
@@ -155,55 +156,103 @@ def damaged(**changed: bytes) -> bytes:
     return pack(GOOD | {f"{name}.bin": part for name, part in changed.items()})
 
 
+def archive_of(**changed: object) -> bytes:
+    """The archive with other facts in the header of ``data_batch_1.bin``."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, part in GOOD.items():
+            member = tarfile.TarInfo(f"{FOLDER}/{name}")
+            member.size = len(part)
+            for key, value in changed.items() if name == "data_batch_1.bin" else ():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(part) if member.isreg() else None)
+    return gzip.compress(content.getvalue(), mtime=0)
+
+
+def sparse() -> bytes:
+    """An archive of some bytes whose file has a hole of 2 GB."""
+    hole = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "2147483648"}
+    name = f"{FOLDER}/data_batch_1.bin"
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo(name)
+        member.pax_headers = hole | {"GNU.sparse.name": name}
+        member.size = 512
+        archive.addfile(member, io.BytesIO(b"1\n2147483648\n0\n".ljust(512, b"\0")))
+    return gzip.compress(content.getvalue(), mtime=0)
+
+
+PLACE = f"in the place of {FOLDER}/data_batch_1.bin"
 ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda packed: b"", "(0 bytes) is not packed with gzip"),
     "error page": (lambda packed: b"<html>404</html>", "is not packed with gzip"),
     "unpacked": (gzip.decompress, "is not packed with gzip"),
-    "truncated": (lambda packed: packed[:-20], "is cut short after"),
-    "unsound stream": (lambda packed: packed[:10] + b"\xff" * 30, "is damaged"),
+    "truncated": (lambda packed: packed[:-20], "has MD5 sum"),
     "other level": (lambda p: gzip.compress(gzip.decompress(p), 1, mtime=7), "has MD5 sum"),
-    "no archive": (lambda packed: gzip.compress(b"hello" * 500), "is no tar archive within"),
+}
+WITHIN: dict[str, tuple[Callable[[], bytes], str]] = {  # though the checksum is right
+    "unsound stream": (lambda: pack(GOOD)[:10] + b"\xff" * 30, "is damaged"),
+    "no archive": (lambda: gzip.compress(b"hello" * 500), "is no tar archive within"),
     "cut within": (
-        lambda packed: gzip.compress(gzip.decompress(packed)[:2000]),
+        lambda: gzip.compress(gzip.decompress(pack(GOOD))[:2000]),
         "is no tar archive within, or a damaged one (unexpected end of data)",
     ),
     "a file missing": (
-        lambda packed: pack({name: GOOD[name] for name in TRAIN}),
+        lambda: pack({name: GOOD[name] for name in TRAIN}),
         f"holds no {FOLDER}/test_batch.bin, so it is another archive",
     ),
     "half a record": (
-        lambda packed: damaged(data_batch_2=GOOD["data_batch_2.bin"][:-3]),
+        lambda: damaged(data_batch_2=GOOD["data_batch_2.bin"][:-3]),
         "holds a damaged data_batch_2.bin, which holds 9216 bytes, expected a multiple of 3073",
     ),
-    "a file empty": (lambda packed: damaged(test_batch=b""), "test_batch.bin, which holds 0 bytes"),
+    "a file empty": (lambda: damaged(test_batch=b""), "test_batch.bin, which holds 0 bytes"),
     "hundred classes": (
-        lambda packed: damaged(test_batch=b"\x63" + GOOD[TEST][1:]),
+        lambda: damaged(test_batch=b"\x63" + GOOD[TEST][1:]),
         "which holds the label 99 at record 0",
     ),
+    "a folder": (lambda: archive_of(type=tarfile.DIRTYPE), PLACE),
+    "a device": (lambda: archive_of(type=tarfile.CHRTYPE), PLACE),
+    "a link out": (lambda: archive_of(type=tarfile.SYMTYPE, linkname="/etc/passwd"), PLACE),
+    "a link to itself": (
+        lambda: archive_of(type=tarfile.LNKTYPE, linkname=f"{FOLDER}/data_batch_1.bin"),
+        PLACE,
+    ),
+    "a hole": (sparse, PLACE),
+    "too large a file": (
+        lambda: damaged(data_batch_1=bytes(40_000_000)),
+        "data_batch_1.bin of 40,000,000 bytes",
+    ),
+    "a bomb": (lambda: gzip.compress(bytes(250_000_000), 1), "unpacks to more than the 185,428,"),
 }
 
 
 @pytest.mark.parametrize("damage", ARCHIVES)
-def test_damaged_archive(tmp_path: Path, damage: str) -> None:
+def test_damaged_archive_is_not_unpacked(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change, cause = ARCHIVES[damage]
     folder = write_archive(tmp_path / "given", change(pack(GOOD)))
     path = folder / "cifar10" / ARCHIVE
+    monkeypatch.setattr(data_files, "unpack", lambda *_: pytest.fail("it was unpacked"))
     again = f"get it again from {URL}{ARCHIVE}"
     expect_error(lambda: cifar10.load(edition(), folder), path, cause, again)
 
 
-def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
-        member = tarfile.TarInfo(f"{FOLDER}/data_batch_1.bin")
-        member.type = tarfile.DIRTYPE
-        archive.addfile(member)
-    folder = write_archive(tmp_path / "given", gzip.compress(content.getvalue()))
-    expect_error(
-        lambda: cifar10.load(edition(), folder),
-        folder / "cifar10" / ARCHIVE,
-        "holds a folder in the place of",
-    )
+@pytest.mark.parametrize("damage", WITHIN)
+def test_what_is_wrong_within_an_archive_of_the_right_checksum(tmp_path: Path, damage: str) -> None:
+    make, cause = WITHIN[damage]
+    folder = write_archive(tmp_path / "given", packed := make())
+    known = replace(edition(), md5={ARCHIVE: hashlib.md5(packed).hexdigest()})
+    path = folder / "cifar10" / ARCHIVE
+    expect_error(lambda: cifar10.load(known, folder), path, cause)
+
+
+def test_a_file_with_a_hole_is_not_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "given", GOOD)
+    path = folder / "cifar10" / FOLDER / "data_batch_3.bin"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    expect_error(lambda: cifar10.load(edition(), folder), path, "holds 1,099,511,627,776 bytes")
 
 
 @pytest.mark.parametrize(

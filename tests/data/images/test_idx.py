@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from tsslbp import data
-from tsslbp.data import catalogue
+from tsslbp.data import catalogue, files
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import idx
 from tsslbp.errors import DataError
@@ -75,15 +78,21 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda packed: b"", "(0 bytes) is not packed with gzip"),
     "unpacked": (gzip.decompress, "is not packed with gzip"),
     "error page": (lambda packed: b"<html>404</html>", "is not packed with gzip"),
-    "truncated": (lambda packed: packed[:-20], "is cut short after"),
-    "only the start": (lambda packed: packed[:5], "is cut short after 5 bytes"),
-    "flipped sum": (lambda packed: packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:], "damaged"),
-    "unsound stream": (lambda packed: packed[:10] + b"\xff" * 30, "is damaged"),
-    "something appended": (lambda packed: packed + b"more", "is damaged"),
+    "truncated": (lambda packed: packed[:-20], "is damaged, cut short, another version"),
+    "only the start": (lambda packed: packed[:5], "(5 bytes) has MD5 sum"),
+    "something appended": (lambda packed: packed + b"more", "has MD5 sum"),
     "other level": (
         lambda packed: gzip.compress(gzip.decompress(packed), compresslevel=1, mtime=7),
         "has MD5 sum",
     ),
+    "a bomb": (lambda packed: bomb(), "has MD5 sum"),
+}
+WITHIN: dict[str, tuple[Callable[[bytes], bytes], str]] = {  # though the checksum is right
+    "truncated": (lambda packed: packed[:-20], "is damaged (Compressed file ended"),
+    "flipped sum": (lambda packed: packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:], "damaged"),
+    "unsound stream": (lambda packed: packed[:10] + b"\xff" * 30, "is damaged"),
+    "something appended": (lambda packed: packed + b"more", "is damaged"),
+    "a bomb": (lambda packed: bomb(), "unpacks to more than the 47,040,016 bytes"),
     "header only": (
         lambda packed: gzip.compress(gzip.decompress(packed)[:6]),
         "ends within its header",
@@ -99,17 +108,45 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+def bomb() -> bytes:
+    """A quarter of a gigabyte of zeros, packed: a file of a megabyte."""
+    content, packer = io.BytesIO(), zlib.compressobj(1, wbits=31)
+    for _ in range(256):
+        content.write(packer.compress(bytes(1 << 20)))
+    return content.getvalue() + packer.flush()
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_file(tiny: Any, tmp_path: Path, damage: str) -> None:
+def test_damaged_file_is_not_unpacked(
+    tiny: Any, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change, cause = DAMAGE[damage]
     content = change(tiny.files[idx.TRAIN_IMAGES])
     folder = tiny.write(tmp_path / "given", **{idx.TRAIN_IMAGES: content})
+    monkeypatch.setattr(files, "unpack", lambda *_: pytest.fail("it was unpacked"))
     expect_error(
         lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_IMAGES,
         cause,
         f"get it again from http://127.0.0.1/{idx.TRAIN_IMAGES}",
     )
+
+
+@pytest.mark.parametrize("damage", WITHIN)
+def test_what_is_wrong_within_a_file_of_the_right_checksum(
+    tiny: Any, tmp_path: Path, damage: str
+) -> None:
+    change, cause = WITHIN[damage]
+    tiny.files[idx.TRAIN_IMAGES] = change(tiny.files[idx.TRAIN_IMAGES])
+    folder = tiny.write(tmp_path / "given")
+    tracemalloc.start()
+    try:
+        expect_error(
+            lambda: idx.load(tiny.entry(), folder), folder / "tiny" / idx.TRAIN_IMAGES, cause
+        )
+        assert tracemalloc.get_traced_memory()[1] < 3 * 47_040_016
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_flipped_bit_is_found(tiny: Any, tmp_path: Path) -> None:
@@ -122,8 +159,8 @@ def test_every_flipped_bit_is_found(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_labels_where_images_should_be(tiny: Any, tmp_path: Path) -> None:
-    labels = tiny.files[idx.TRAIN_LABELS]
-    folder = tiny.write(tmp_path / "given", **{idx.TRAIN_IMAGES: labels})
+    tiny.files[idx.TRAIN_IMAGES] = tiny.files[idx.TRAIN_LABELS]
+    folder = tiny.write(tmp_path / "given")
     expect_error(
         lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_IMAGES,
@@ -203,5 +240,6 @@ def test_real_file_under_another_name(data_dir: Path, tmp_path: Path) -> None:
     expect_error(
         lambda: data.load("fashion-mnist", folder.parent),
         folder / idx.TRAIN_IMAGES,
-        "is no IDX file of images",
+        "has MD5 sum",
+        "or of another set",
     )

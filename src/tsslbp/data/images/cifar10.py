@@ -37,6 +37,8 @@ FILES = (*TRAIN, TEST)
 ARCHIVE = "cifar-10-binary.tar.gz"
 
 _RECORD = 1 + 3 * 32 * 32  # bytes
+_MOST = 10_000  # records of a file
+_AROUND = 1 << 20  # bytes that an archive may hold beside the records
 
 _Records = npt.NDArray[np.uint8]
 
@@ -53,7 +55,8 @@ def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
     if folder := find_folder(entry, data_dir, FOLDER):  # which comes before the archive
         parts = {name: _read_file(folder / name, entry) for name in FILES}
     elif entry.url:
-        parts = read_packed(require_file(entry, ARCHIVE, data_dir), entry, _decode_archive)
+        most = _RECORD * (entry.train + entry.test) + _AROUND
+        parts = read_packed(require_file(entry, ARCHIVE, data_dir), entry, most, _decode_archive)
     else:
         raise not_there(entry, data_dir)
     train, test = _split([parts[name] for name in TRAIN]), _split([parts[TEST]])
@@ -69,7 +72,7 @@ def _split(parts: list[_Records]) -> tuple[Tensor, Tensor]:
 
 def _read_file(path: Path, entry: Entry) -> _Records:
     """Return the records of an unpacked file ``[N, 3073]``."""
-    content = read(path)
+    content = read(path, _MOST * _RECORD)
     try:
         records = _decode(content)
         verify(content, "sha1", entry.sha1[path.name])
@@ -95,7 +98,7 @@ def _decode_archive(content: bytes) -> dict[str, _Records]:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             contents = {name: _member(archive, f"{FOLDER}/{name}") for name in FILES}
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError, EOFError) as error:
         raise ValueError(f"is no tar archive within, or a damaged one ({error})") from error
     return {
         name: _decode(part, f"holds a damaged {name}, which ") for name, part in contents.items()
@@ -103,12 +106,20 @@ def _decode_archive(content: bytes) -> dict[str, _Records]:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    """The content of a plain file of the archive: no link is followed, no hole is filled."""
     try:
-        file = archive.extractfile(name)
+        member = archive.getmember(name)
     except KeyError as error:
         raise ValueError(f"holds no {name}, so it is another archive") from error
-    if file is None:
-        raise ValueError(f"holds a folder in the place of {name}, so it is another archive")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        raise ValueError(
+            f"holds a folder, a link or a file with holes in the place of {name}, so it is another "
+            "archive"
+        )
+    if not 0 <= member.size <= _MOST * _RECORD:
+        raise ValueError(f"holds a {name} of {member.size:,} bytes, so it is another archive")
+    file = archive.extractfile(member)
+    assert file is not None  # of a plain file there is one
     return file.read()
 
 

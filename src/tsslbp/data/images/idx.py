@@ -27,6 +27,7 @@ TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
 TEST_LABELS = "t10k-labels-idx1-ubyte.gz"
 
 _UINT8 = 8
+_HEADER = 16  # bytes at most
 
 
 def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
@@ -67,8 +68,10 @@ def decode(content: bytes, dimensions: int) -> Tensor:
 def _pair(entry: Entry, data_dir: Path | None, *files: str) -> tuple[Tensor, Tensor]:
     """Return images ``[N, 1, H, W]`` uint8 and their labels ``[N]`` int64."""
     images_path, labels_path = (require_file(entry, file, data_dir) for file in files)
-    images = read_packed(images_path, entry, partial(decode, dimensions=3)).unsqueeze(1)
-    labels = read_packed(labels_path, entry, partial(decode, dimensions=1)).long()
+    count = max(entry.train, entry.test)
+    pixels = _HEADER + count * math.prod(entry.shape)
+    images = read_packed(images_path, entry, pixels, partial(decode, dimensions=3)).unsqueeze(1)
+    labels = read_packed(labels_path, entry, _HEADER + count, partial(decode, dimensions=1)).long()
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} "
