@@ -75,9 +75,11 @@ def _write_figure(figure: Figure, path: Path) -> None:
     """A figure in another format than SVG; of a run's own file the one that lies beside it."""
     if figure.drawing is not None:
         save(figure.drawing, path)
-    elif figure.file and (beside := figure.file.with_suffix(path.suffix)).is_file():
-        if beside.resolve().parent == figure.file.resolve().parent:  # no link to elsewhere
-            write_file(path, read_whole(beside))
+        return
+    beside = figure.file.with_suffix(path.suffix) if figure.file else path
+    is_own = figure.file and beside.resolve().parent == figure.file.resolve().parent
+    if is_own and beside.is_file():  # and no link to elsewhere
+        write_file(path, read_whole(beside))
 
 
 def _write_tables(page: Page, folder: Path, kinds: Collection[str]) -> None:
