@@ -41,6 +41,11 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
         import triton.language  # noqa: F401
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "changes of each kind of file that test_mutations.py tries"
+    parser.addoption("--mutations", type=int, default=300, metavar="N", help=text)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _kernels_compile_silently() -> None:
     """Which test is the first to compile them, and would say so, is a matter of chance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,16 @@ from .errors import InvalidInput, nearest
 from .storage import TOO_DEEP, check_depth, read_whole
 
 MOST = 1 << 20  # bytes of a file
+_MOST_PARTS = 32  # of a key
+_STRING = re.compile(  # each to its end, or the text's or line's, so that none is looked at twice
+    r'"{3}(?:[^\\]|\\.)*?(?:"{3}|\Z)'
+    r"|'{3}.*?(?:'{3}|\Z)"
+    r'|"(?:[^"\\\n]|\\.)*+"?'
+    r"|'[^'\n]*+'?",
+    re.DOTALL,
+)
+_COMMENT = re.compile("#[^\n]*")
+_APART = re.compile(r"[=,\[\]{}\n]")  # what stands between keys
 
 T = TypeVar("T")
 
@@ -21,6 +32,10 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no TOML, or nested too deeply, or holds a number of thousands of digits.
     """
+    # Of a key of many parts `tomllib` takes time that grows with their number's square.
+    plain = _COMMENT.sub("", _STRING.sub("", text))
+    if max(part.count(".") for part in _APART.split(plain)) > _MOST_PARTS:
+        raise ValueError(TOO_DEEP)
     try:
         table = tomllib.loads(text)
     except RecursionError:

@@ -184,6 +184,8 @@ def _parameter(key: str, value: Any) -> Choice | Range:
     if key.partition(".")[0] in FIXED:
         raise InvalidInput(f"{key} cannot be searched: it changes what is measured")
     if isinstance(value, list) and value:
+        if not _is_plain(value):
+            raise InvalidInput(f"{key}: no key of a recipe takes a date or time, got {value}")
         if any(item in value[:index] for index, item in enumerate(value)):
             raise InvalidInput(f"{key}: a value stands twice in {value}")
         return Choice(tuple(value))
@@ -195,6 +197,13 @@ def _parameter(key: str, value: Any) -> Choice | Range:
     raise InvalidInput(
         f"{key} must be a list of values, or a table such as {{ low = 1, high = 5 }}, got {value!r}"
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of TOML has nothing but numbers, text, true, false, lists and tables."""
+    if isinstance(value, (list, dict)):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (bool, int, float, str))
 
 
 def _fitted(key: str, parameter: Choice | Range, experiment: Experiment) -> Choice | Range:
