@@ -59,15 +59,15 @@ def convert(
         device=how.device,
         resumed=which.resume and run_folder.has_begun(folder),
     )
+    if (folder / RECORD).exists() and not which.resume:
+        raise RunError(
+            f"{folder} holds a conversion already: convert its network again with --resume, or "
+            "give another --out"
+        )
     with run_folder.claim(folder):
-        if (folder / RECORD).exists() and not which.resume:
-            raise RunError(
-                f"{folder} holds a conversion already: convert its network again with --resume, or "
-                "give another --out"
-            )
         run = open_run(folder, ready.experiment, which.resume, what.epochs)
         train_run(ready, run, how.track)
-        with printing.console.status("converting"):
+        with printing.working("converting"):
             record = _record(wanted, ready, run)
             record |= analysis.convert.by_steps(wanted, data_set, net, steps)
         if data_set.note:

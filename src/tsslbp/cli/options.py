@@ -361,7 +361,7 @@ class MovedData:
                     f"--set takes data=PATH here, got {setting!r}: a run keeps its settings, and "
                     f"tsslbp train {run.folder / 'config.toml'} --set ... trains another one"
                 )
-        with printing.console.status(f"loading {run.experiment.data}"):
+        with printing.working(f"loading {run.experiment.data}"):
             return training.load_run_data(run, data_dir, at)
 
 

@@ -65,7 +65,7 @@ def predict(
         if len(named) > 1:
             raise InvalidInput(f"--out draws the spikes of one image, got {len(named)}")
     normalised = partial(data.normalise, mean=run.experiment.mean, std=run.experiment.std)
-    with printing.console.status("classifying"):
+    with printing.working("classifying"):
         found = {
             name: answer
             for name, image in named.items()

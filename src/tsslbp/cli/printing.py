@@ -353,11 +353,11 @@ def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) 
 @contextmanager
 def to_stderr() -> Iterator[None]:
     """Print what `say` prints to the standard error stream, for as long as this."""
-    before, console.stderr = console.stderr, True
+    before, console.file = console.file, cast(IO[str], output.ERR)
     try:
         yield
     finally:
-        console.stderr = before
+        console.file = before
 
 
 def say(text: str = "", style: str | None = None) -> None:

@@ -312,7 +312,7 @@ def _plan_sweep(
     ended = sum(one.state != "running" for one in search.outcomes()) if search else 0
     left = max(0, planned.trials - ended)
     try:
-        with printing.console.status("estimating the cost"):
+        with printing.working("estimating the cost"):
             each = training.cost.estimate(
                 planned.experiment, data_set, engine.threads, device, trust_code=True
             )

@@ -375,7 +375,8 @@ def label(experiment: Experiment) -> str:
     """
     table = settings_of(experiment)
     if experiment.name is not None:
-        return _named(experiment.name, {key: table.get(key) for key in experiment.changed or ()})
+        keys = [*(experiment.changed or ()), *["activation"] * bool(experiment.activation)]
+        return _named(experiment.name, {key: table.get(key) for key in keys})
     candidates = {name: changes(table, base) for name, base in shipped().items()}
     name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
     return _named(name, {key: value for key, (value, _) in candidates[name].items()})
@@ -554,10 +555,10 @@ def _check(record: Mapping[str, Any], needed: set[str], run: Run) -> None:
         if key in record and not fits(record[key]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
     steps = record.get("test_accuracy_by_step", ())
-    if len(steps) not in (0, run.experiment.time_steps):
+    time_steps = 1 if run.experiment.activation else run.experiment.time_steps
+    if len(steps) not in (0, time_steps):
         raise RunError(
-            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is "
-            f"{run.experiment.time_steps}"
+            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is {time_steps}"
         )
 
 
