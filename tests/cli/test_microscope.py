@@ -124,7 +124,7 @@ def test_a_recipe_that_starts_from_weights(
 ) -> None:
     """Its gradients are those at these weights, as those of the run itself are."""
     assert cli.main(["train", "mine.toml", "--out", "first"]) == 0
-    few = [*COMMAND, "--rounds", "4", "--directions", "2", "--out"]
+    few = [*COMMAND, "--rounds", "4", "--directions", "16", "--out"]
     assert cli.main([*few, "run.svg", "first"]) == 0
     assert cli.main([*few, "weights.svg", "mine.toml", "--set", "weights=first"]) == 0
     assert f"weights of {Path('first').resolve()}" in capsys.readouterr().out

@@ -42,7 +42,9 @@ def predict(
     checkpoint: Checkpoint = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Classify images of your own by a run's network, or by one that ships trained.
+    """Classify images of your own by a trained network.
+
+    That is a run's, or one that ships trained.
 
     \b
     Examples:

@@ -227,9 +227,10 @@ def draw(
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned into its folder, as figures/*.svg; of mnist, into mnist-figures.
+    """Draw what a run has learned, as figures/*.svg.
 
-    With --format the same as PDF or PNG beside it.
+    The figures of a network that ships, such as mnist, go into mnist-figures. With --format the
+    same as PDF or PNG beside it.
 
     How training accuracy, firing rates and warm-up went (training, layers), which test classes are
     taken for which (confusion), the spikes and membrane potentials that a test image causes
@@ -366,7 +367,9 @@ def info(
     ] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Print a network's layers, shapes and parameters; of mnist, also what ships trained.
+    """Print a network's layers, shapes and parameters.
+
+    Of a network that ships trained, such as mnist, its record is printed, too.
 
     A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
     5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is

@@ -16,6 +16,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zipfile
 from pathlib import Path
@@ -129,7 +130,11 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
                 f"{path} is no .npz file, or is cut short: numpy.savez(file, images=..., "
                 "labels=...) writes one"
             )
-        return read_arrays(path, lambda names: _wanted(path, names, wanted))
+        arrays = read_arrays(path, lambda names: _wanted(path, names, wanted))
+        with contextlib.suppress(ValueError):  # none, or Python objects: not read
+            if not wanted:
+                arrays |= read_arrays(path, lambda names: {"class_names"}.intersection(names))
+        return arrays
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
