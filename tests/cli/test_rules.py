@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tsslbp import cli, training
-from tsslbp.cli import runs
+from tsslbp.cli import drawing
 from tsslbp.experiment import Experiment
 from tsslbp.losses import Loss
 from tsslbp.rules import TSSLBP
@@ -57,7 +57,7 @@ def program(
 
     for module in (training.step, cost):
         monkeypatch.setattr(module, "build_loss", build_loss)
-    monkeypatch.setattr(runs, "_draw_picture", lambda *_: None)  # it takes most of a run's time
+    monkeypatch.setattr(drawing, "draw_picture", lambda *_: None)  # it takes most of a run's time
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

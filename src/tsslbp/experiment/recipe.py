@@ -227,7 +227,7 @@ def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[s
     settings of a function. What is `given` with the new network stays.
     """
     network = table["network"]
-    if not isinstance(network, str) or network.endswith(".py") or not is_described(network):
+    if not isinstance(network, str) or network_file(network):
         return table
     convolutions = len(re.findall(r"(?<![^-])\d+C\d+(?![^-])", network))
     padding = table["padding"]
@@ -235,12 +235,14 @@ def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[s
     if isinstance(padding, list) and len(padding) != convolutions and len({*padding}) == 1:
         padding = padding[0]  # of any number of convolutions
         table |= {} if "padding" in given else {"padding": padding}
+    if not is_described(network):  # one that ships, which has paddings of its own
+        convolutions = 0
     fits = len(padding) == convolutions if isinstance(padding, list) else convolutions
     if padding and not fits:
         gone["padding"] = 0
     if table["neunorm"] and not convolutions:
         gone["neunorm"] = False
-    if table.get("network_settings"):
+    if table.get("network_settings") and is_described(network):
         gone["network_settings"] = {}
     gone = {key: value for key, value in gone.items() if key not in given}
     for key in gone:
