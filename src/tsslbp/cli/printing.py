@@ -325,6 +325,9 @@ class Log(logging.Handler):
     """Prints what the library logs to the standard error stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            complain("caution", record.getMessage())
+            return
         Console(stderr=True, highlight=False).print(Text(record.getMessage()), soft_wrap=True)
 
 

@@ -358,6 +358,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
         isinstance(value, list)
         and all(isinstance(one, dict) and _is_number(one.get("step")) for one in value)
     ),
+    "warnings": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
     "note": lambda value: isinstance(value, str),
 }
 
