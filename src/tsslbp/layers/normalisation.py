@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ..errors import InvalidInput
 from ..neuron.reference import psc
+from ..neuron.settings import check_number
 from .connections import Conv, Linear, check_counts
 
 
@@ -62,8 +63,10 @@ class BatchNorm(nn.Module):
         super().__init__()
         check_counts(channels=channels)
         for name, value in {"threshold": threshold, "alpha": alpha, "eps": eps}.items():
+            check_number(name, value)
             if not (math.isfinite(value) and value > 0):
                 raise InvalidInput(f"{name} must be a positive number, got {value}")
+        check_number("momentum", momentum)
         if not 0 <= momentum <= 1:
             raise InvalidInput(f"momentum must be between 0 and 1, got {momentum}")
         self.threshold, self.alpha = float(threshold), float(alpha)
