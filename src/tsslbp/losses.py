@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import cast
 
 import torch
@@ -60,11 +61,16 @@ def van_rossum(
         A scalar: a sum over the batch, not a mean.
 
     Raises:
-        InvalidInput: a label out of range, `tau_s` below 1, or a desired train without a spike.
+        InvalidInput: a label out of range, `tau_s` below 1 or no number, or a desired train
+            without a spike.
 
     Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
     labels = _checked(psc, labels)
+    if not isinstance(tau_s, Real):
+        raise InvalidInput(
+            f"tau_s must be a number, got {type(tau_s).__name__}: the target is not trained"
+        )
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if len(psc) < 10 else (0, 1)
     classes = torch.arange(psc.shape[2], device=psc.device)

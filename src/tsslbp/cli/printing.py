@@ -388,6 +388,9 @@ class Log(logging.Handler):
     """Prints what the library logs to the standard error stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            complain("caution", record.getMessage())
+            return
         _errors.print(plain(record.getMessage()), soft_wrap=True)
 
 

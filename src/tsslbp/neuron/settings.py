@@ -26,10 +26,9 @@ def check_number(name: str, value: object) -> None:
     Its gradient would be lost without a word.
     """
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise InvalidInput(
-            f"{name} must be a number, got {type(value).__name__}; "
-            "tsslbp.layers.LIF(learnable=...) trains constants"
-        )
+        trained = name in ("tau_m", "tau_s", "threshold")
+        hint = "; tsslbp.layers.LIF(learnable=...) trains constants" if trained else ""
+        raise InvalidInput(f"{name} must be a number, got {type(value).__name__}{hint}")
 
 
 def check_time_constant(name: str, value: float) -> None:
@@ -100,7 +99,8 @@ class NeuronLayer:
         output_psc: whether a second synaptic filter follows, so that the layer returns a PSC.
 
     Raises:
-        InvalidInput: `neuron` or `rule` is something else, or there is no such implementation.
+        InvalidInput: `neuron`, `rule` or `pool_scale` is something else, or there is no such
+            implementation.
     """
 
     neuron: Neuron = Neuron()
@@ -123,6 +123,7 @@ class NeuronLayer:
                 "rule must be a learning rule such as tsslbp.TSSLBP(), or its name, "
                 f"got {self.rule!r}"
             )
+        check_number("pool_scale", self.pool_scale)
         check_implementation(self.impl)
 
     def __hash__(self) -> int:

@@ -530,6 +530,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
         isinstance(value, list)
         and all(isinstance(one, dict) and _is_amount(one.get("step")) for one in value)
     ),
+    "warnings": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "note": _is_text,
 }
 

@@ -31,6 +31,8 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
     best_epoch: dict[str, int] = field(default_factory=dict)
     finished: bool = False
+    told: list[str] = field(default_factory=list)  # warnings, see `tsslbp.training.symptoms`
+    still: list[str] = field(default_factory=list)  # parameters without gradient in this epoch
 
     @property
     def steps_taken(self) -> bool:
@@ -70,7 +72,11 @@ class TrainingState:
         if isinstance(self.net, CustomNetwork) and self.net.frames:
             state["frames"] = True
         if name == "last":
-            state["progress"] = asdict(self.progress)
+            progress = asdict(self.progress)
+            lists = ("told", "still")  # which earlier versions do not know
+            state["progress"] = {
+                key: value for key, value in progress.items() if value or key not in lists
+            }
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
             if self.averaged:
@@ -280,14 +286,15 @@ def _history(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
 def _progress(table: Any, source: str) -> Progress:
     """Where the run stands, of what a checkpoint says; `RunError` where it cannot be."""
     try:
-        return Progress(**asdict(_Known.from_table(table)))
+        known = asdict(_Known.from_table(table))
+        return Progress(**{**known, "told": list(known["told"]), "still": list(known["still"])})
     except (InvalidInput, AttributeError, TypeError) as error:
         raise RunError(f"{source} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
 class _Known(Checked, called="progress: "):
-    """The keys of `Progress`, all of which a checkpoint holds, and what they may be."""
+    """The keys of `Progress`, and what a checkpoint may say of them."""
 
     epochs: Natural
     step: Natural
@@ -295,6 +302,8 @@ class _Known(Checked, called="progress: "):
     best: Mapping[str, NonNegative]
     best_epoch: Mapping[str, Natural]
     finished: bool
+    told: tuple[str, ...] = ()
+    still: tuple[str, ...] = ()
 
 
 def default_checkpoint(run: Run) -> str:

@@ -95,6 +95,7 @@ class DeviceSteps(Steps):
     """
 
     activity_every, read_every = ACTIVITY_EVERY, READ_EVERY
+    keeps_gradients = False  # a graph's are its own
 
     def __init__(self, *parts: *Parts, capture: bool) -> None:
         super().__init__(*parts)

@@ -150,10 +150,13 @@ class Steps(ABC):
         per_epoch: number of steps in an epoch; the last may take fewer images.
         activity_every: steps between two measurements of the layers' activity.
         read_every: steps after which results are asked for; a checkpoint can follow.
+        keeps_gradients: whether the parameters have the gradients of each step behind it, and not
+            of an epoch's last step alone.
     """
 
     activity_every: int
     read_every: int
+    keeps_gradients: bool
 
     def __init__(
         self, net: Model, optimizer: torch.optim.Optimizer, split: Split, experiment: Experiment
@@ -194,6 +197,7 @@ class HostSteps(Steps):
 
     activity_every = ACTIVITY_EVERY
     read_every = 1
+    keeps_gradients = True
 
     def __init__(self, *parts: *Parts, processes: Processes = ONE_PROCESS) -> None:
         super().__init__(*parts)
