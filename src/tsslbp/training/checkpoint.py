@@ -123,7 +123,7 @@ def _weights(
     prefix: str, net: Model, tensors: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
     """The weights of `net` that a checkpoint holds under a prefix."""
-    weights = _whole(net.with_present_keys(_under(prefix, tensors)))
+    weights = dict(net.with_present_keys(_under(prefix, tensors)))
     if not weights and _under("weights.", tensors):
         raise RunError(f"{source} holds no {prefix[:-1]} weights: it was trained without them")
     expected = net.state_dict()
@@ -364,7 +364,7 @@ def read_network(
     else:
         steps, called = run.experiment.time_steps, "the module"
         net = CustomNetwork(module, shape, classes, steps, frames=frames, description=called)
-    load_weights(net, tensors, source)
+    load_weights(net, _whole(tensors) if run.is_shipped else tensors, source)
     return net.eval(), state
 
 
