@@ -98,9 +98,8 @@ def fit(
         InvalidInput: the data do not fit the experiment.
         RunError: the run's folder cannot be read or written, or another process trains the run.
     """
-    known = (run.experiment, run.trust_code) if run else None
-    experiment, trust = processes.broadcast(known)
-    resumed = processes.broadcast(run.has_checkpoint("last") if run else None)
+    known = (run.experiment, run.trust_code, run.has_checkpoint("last")) if run else None
+    experiment, trust, resumed = processes.broadcast(known)
     settings: dict[str, Any] = {"device": device, "processes": processes, "trust_code": trust}
     settings["resumed"] = resumed
     return Training(experiment, data, net, **settings).fit(run, observer)
