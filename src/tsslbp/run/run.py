@@ -69,6 +69,7 @@ _COST = "cost.json"
 _DATA = "data.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
+_TRIES = 100  # to read a checkpoint that is replaced meanwhile
 
 
 @final
@@ -368,18 +369,19 @@ class Run:
             InvalidInput: an unknown name.
             RunError: there is no such checkpoint, or it is damaged or not one of this program.
         """
-        while True:
+        for _ in range(_TRIES):
             with self._opened(name) as (file, metadata, expected):
                 if expected not in (None, digest_of_rest(file)):
                     raise ValueError(
                         f"{DAMAGED}: its tensors have another digest than when written"
                     )
                 with safe_open(self._checkpoint(name), framework="pt") as opened:
-                    if opened.metadata() == metadata:  # it has not been replaced since
+                    if (opened.metadata() or {}) == metadata:  # it has not been replaced since
                         names = opened.keys()
                         # Cloned, because the file is mapped into memory.
                         tensors = {key: opened.get_tensor(key).clone() for key in names}
                         return tensors, _parse_state(metadata)
+        raise RunError(f"cannot load {self._checkpoint(name)}: it changes while it is read")
 
     def checkpoint_state(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
