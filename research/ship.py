@@ -22,7 +22,7 @@ import torch
 from tsslbp import data, training
 from tsslbp.errors import Error, InvalidInput
 from tsslbp.experiment import network_file, recipe_names, save
-from tsslbp.experiment.weights import SHIPPED
+from tsslbp.experiment.weights import FACTS, SHIPPED
 from tsslbp.run import Run, results, to_json, write_json
 
 LIMIT = 3_000_000  # bytes of all networks that ship
@@ -74,19 +74,25 @@ def ship(
         if key.startswith("weights.")
     }
     kept.save_checkpoint(checkpoint, half, {key: state[key] for key in state if key != "progress"})
-    by_step = _accuracies(target, kept, data_dir)
+    by_step = _accuracies(run, checkpoint, data_dir)
     measured = {f"{name}_accuracy": values[-1] for name, values in by_step.items()}
     kept.append_epoch(record | measured | {"test_accuracy_by_step": by_step["test"]})
     facts = _facts(run, why, checkpoint, record, measured)
-    (target / "trained.json").write_text(to_json(facts, indent=1) + "\n", encoding="utf-8")
+    (target / FACTS).write_text(to_json(facts, indent=1) + "\n", encoding="utf-8")
     if (size := sum(one.stat().st_size for one in place.rglob("*") if one.is_file())) > LIMIT:
         raise InvalidInput(f"the networks that ship take {size:,} bytes, more than {LIMIT:,}")
     return target
 
 
-def _accuracies(folder: Path, run: Run, data_dir: Path | None) -> dict[str, list[float]]:
-    """Of the stored weights, after each time step, by the name of the split."""
-    wanted, net = run.experiment, training.load(folder)
+def _accuracies(run: Run, checkpoint: str, data_dir: Path | None) -> dict[str, list[float]]:
+    """Of the weights as they are stored, after each time step, by the name of the split."""
+    wanted, net = run.experiment, training.load(run.folder, checkpoint)
+    net.load_state_dict(
+        {
+            key: value.half().to(value.dtype) if value.is_floating_point() else value
+            for key, value in net.state_dict().items()
+        }
+    )
     _, validation, test = training.splits(wanted, training.load_data(wanted, data_dir))
     splits = {"validation": validation, "test": test}
     return {

@@ -17,6 +17,7 @@ from .networks import checksum_of
 
 SHIPPED = Path(__file__).parent / "trained"
 CONFIG = "config.toml"  # a folder with this file is a run's
+FACTS = "trained.json"  # and one with this file too is that of a network that ships
 PREFERRED = ("best-validation", "last")  # checkpoints, the first that a run has
 
 
@@ -49,14 +50,14 @@ def trained_record(name: str) -> dict[str, Any]:
     """
     if name not in (names := trained_names()):
         raise InvalidInput(f"no network {name!r} ships trained{nearest(name, names)}")
-    text = (SHIPPED / name / "trained.json").read_text(encoding="utf-8")
+    text = (SHIPPED / name / FACTS).read_text(encoding="utf-8")
     record: dict[str, Any] = json.loads(text)
     return record
 
 
 def is_shipped(folder: Path) -> bool:
     """Whether a run's folder is that of a network that ships, in which nothing is written."""
-    return folder.parent == SHIPPED
+    return (folder / FACTS).is_file()
 
 
 def weights_file(weights: str) -> Path:
