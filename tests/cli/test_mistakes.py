@@ -109,9 +109,9 @@ def test_uint8_images() -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((1, 8, 8), "of one image make a batch: x[None]"),
-        ((7, 64), "x.reshape(-1, 1, 8, 8) makes images of rows of pixels"),
-        ((9, 5, 1, 8, 8), "which seems to be [N, T, ...]: x.transpose(0, 1) puts time first"),
+        ((1, 8, 8), "make a batch of a single image by x[None]"),
+        ((7, 64), "turn rows of pixels into images by x.reshape(-1, 1, 8, 8)"),
+        ((9, 5, 1, 8, 8), "which looks like [N, T, ...]: put time first by x.transpose(0, 1)"),
         ((9, 3, 8, 8), "expected images [N, 1, 8, 8] or spike trains [5, N, 1, 8, 8], got shape"),
     ],
 )
@@ -129,7 +129,9 @@ def test_recordings_whose_axes_are_swapped(monkeypatch: pytest.MonkeyPatch) -> N
     places = torch.rand(5, 1, 2, 8, 8) < 0.2  # each recording has pixels of its own
     recordings = (places & (torch.rand(5, 5, 2, 8, 8) < 0.8)).float()  # [N, T, ...]
     net(recordings.transpose(0, 1))
-    with pytest.warns(UserWarning, match=r"is taken as \[T, N, \.\.\.\], and looks like \[N, T"):
+    with pytest.warns(
+        UserWarning, match=r"is interpreted as \[T, N, \.\.\.\] but looks like \[N, T"
+    ):
         net(recordings)
     net(recordings)  # told once
     monkeypatch.setattr(networks, "_told_of_swapped", [])

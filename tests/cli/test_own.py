@@ -242,11 +242,11 @@ def test_compare(program: Program, refused: Callable[..., str]) -> None:
     fixed = Path("nets.py").read_text().replace("settings.rule", "__import__('tsslbp').NA()")
     Path("fixed.py").write_text(fixed)
     error = refused(*command[:-1], "other", "--set", "network=fixed.py:make")
-    assert "fixed.py:make has neurons of the rule NA whatever" in error
+    assert "the neurons of fixed.py:make use the rule NA, not" in error
     constant = Path("nets.py").read_text().replace("settings.time_steps", "1")
     Path("fixed.py").write_text(constant)
     error = refused(*command[:-1], "other", "--set", "network=fixed.py:make")
-    assert "got [1, 2, 2]; is time_steps=3 that of its first LIF?" in error
+    assert "got [1, 2, 2]; does its first LIF have time_steps=3?" in error
     assert not Path("other").exists()
 
 
@@ -334,7 +334,7 @@ def test_bad_input(program: Program, refused: Callable[..., str]) -> None:
             assert words in error, error
     Path("nets.py").write_text(own)
     error = refused("train", "mine.toml", "--set", "network_settings.widht=3")
-    assert "nets.py:make does not take 'widht' (did you mean 'width'?)" in error
+    assert "nets.py:make does not use 'widht' (did you mean 'width'?)" in error
     Path("mine.toml").write_text(OWN.replace("nets.py:make", "../nets.py:make"))
     assert "lies outside of the recipe's folder" in refused("train", "mine.toml")
     assert not Path("runs").exists()

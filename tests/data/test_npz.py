@@ -352,5 +352,5 @@ def test_frames_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_frames_must_be_as_many_as_steps(tmp_path: Path) -> None:
     frames = RNG.integers(0, 2, (40, 4, 2, 6, 5), dtype=np.uint8)
     wanted = Experiment(data="x", network="8", time_steps=5, validation_images=5)
-    with pytest.raises(InvalidInput, match="recordings of 4 frames, and time_steps is 5"):
+    with pytest.raises(InvalidInput, match="recordings of 4 frames, but time_steps is 5"):
         training.check_data(wanted, data.load(write(tmp_path, images=frames, labels=LABELS)))

@@ -135,7 +135,7 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
     assert all(torch.equal(value, fresh[key]) for key, value in state.items())
     save_file({"other": torch.ones(2)}, tmp_path / "other.safetensors")
     other = replace(wanted, weights=str(tmp_path / "other.safetensors"), weights_partial=True)
-    with pytest.raises(InvalidInput, match="hold nothing that fits"):
+    with pytest.raises(InvalidInput, match="contain nothing that fits"):
         training.Training(other, toy())
 
 

@@ -87,10 +87,10 @@ def test_networks_that_ship(name: str) -> None:
         ({"network_settings": {"rule": "NA"}}, "unknown key 'rule'"),
         (
             {"network_settings": {"channels": 3}},
-            r"network = 'vgg' does not take network_settings = {'channels': 3}: .*tsslbp.models",
+            r"network = 'vgg' does not accept network_settings = {'channels': 3}: .*tsslbp.models",
         ),
         ({"network_settings": {"channels": [[1]] * 9}}, "expected images .* of at least 512 x 512"),
-        ({"neunorm": True}, "neunorm is for a network that is described by its layers"),
+        ({"neunorm": True}, "neunorm applies only to a network described by its layers"),
         ({"weight_scale": 2.0}, "weight_scale is for a network .* leave it at 1.0"),
     ],
 )
@@ -115,8 +115,11 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
         ),
         ("def mke(): ...\n", r"mine.py has no function 'make' \(did you mean 'mke'\?\)"),
         ("make = 3\n", "mine.py: make must be a function, got 3"),
-        ("def make(): ...", r"called as make\(input_shape, classes, settings\).* too many pos"),
-        ("def make(a, b, c, d): ...", "does not take that: missing a required argument: 'd'"),
+        (
+            "def make(): ...",
+            r"accept the call make\(input_shape, classes, settings\).* too many pos",
+        ),
+        ("def make(a, b, c, d): ...", "but does not: missing a required argument: 'd'"),
         ("def make(a, b, c): ...", "make must return a torch.nn.Module, got NoneType; is its last"),
         ("def make(a, b, c): return 3", "make must return a torch.nn.Module, got int$"),
         ("def make(a, b, c):\n    return c.epoch\n", "mine.py, line 2: AttributeError: .*'epoch'"),
@@ -126,16 +129,16 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return Conv(1, 8, 3, groups=3)\n",
-            "mine.py, line 4: groups must divide the channels",
+            "mine.py, line 4: groups must divide both numbers of channels",
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return nn.Linear(1, 2)\n",
-            "mine.py:make has no tsslbp.layers.LIF, so it has no spikes",
+            "mine.py:make contains no tsslbp.layers.LIF, so it has no spiking neurons",
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return nn.Sequential(nn.Flatten(-3), Linear(36, 2), "
             "LIF(time_steps=7))\n",
-            r"mine.py:make must return \[T, N, classes\] = \[4, 2, 2\], got \[7, 2, 2\]; is time_s",
+            r"mine.py:make must return \[T, N, classes\] = \[4, 2, 2\], got \[7, 2, 2\]",
         ),
         (
             f"{HEAD}class Mine(nn.Sequential):\n    def forward(self, x):\n"
@@ -147,7 +150,7 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
             f"{HEAD}class Mine(nn.Sequential):\n    def forward(self, x):\n"
             "        return super().forward(x)[9]\n\n\ndef make(a, b, c):\n"
             "    return Mine(nn.Flatten(-3), Linear(36, 2), LIF(time_steps=4))\n",
-            r"failed on an input \[2, 1, 6, 6\]: IndexError: .* \(.*mine.py, line 5\)",
+            r"failed for an input \[2, 1, 6, 6\]: IndexError: .* \(.*mine.py, line 5\)",
         ),
     ],
 )
@@ -174,7 +177,7 @@ def test_settings_that_nothing_reads(function: str) -> None:
     """Neither taken by their names nor read from the table."""
     table = {"width": 4, "widht": 4} if function != "frames" else {"widht": 4}
     wanted = replace(OWN, network=f"{NETS}:{function}", network_settings=table)
-    with pytest.raises(InvalidInput, match=f"nets.py:{function} does not take 'widht'") as caught:
+    with pytest.raises(InvalidInput, match=f"nets.py:{function} does not use 'widht'") as caught:
         build(wanted)
     assert ("did you mean 'width'" in str(caught.value)) == (function == "make")
 
