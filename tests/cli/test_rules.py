@@ -105,7 +105,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(Path("out").rglob("metrics.jsonl"))) == 16
 
     code, _, error = program(*command, "--set", "tau_s=4")
-    assert code == 2 and "out holds a comparison of other settings (tau_s is 3.0" in error
+    assert code == 2 and "out holds a comparison with other settings (tau_s is 3.0" in error
 
 
 def test_a_run_that_fails_otherwise_is_made_again(

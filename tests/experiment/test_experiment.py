@@ -211,8 +211,8 @@ def test_what_is_not_set_is_not_in_the_table() -> None:
         ({"final_learning_rate": 1e-5}, "final_learning_rate is for schedule = 'cosine', got"),
         ({"step_factor": 0.5}, "step_factor is for schedule = 'step', got schedule = 'constant'"),
         ({"step_epochs": 5, "schedule": "cosine"}, "step_epochs is for schedule = 'step', got"),
-        ({"schedule": "step", "step_epochs": [3, 2]}, "step_epochs must rise, got [3, 2]"),
-        ({"schedule": "step"}, "missing key 'step_epochs', which schedule = 'step' needs"),
+        ({"schedule": "step", "step_epochs": [3, 2]}, "step_epochs must increase, got [3, 2]"),
+        ({"schedule": "step"}, "missing key 'step_epochs', which schedule = 'step' requires"),
     ],
 )
 def test_keys_that_nothing_would_read(changes: dict[str, Any], message: str) -> None:

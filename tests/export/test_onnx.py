@@ -90,7 +90,7 @@ def test_frames_and_their_time() -> None:
     sizes = [one.dim_param or one.dim_value for one in dimensions]
     assert sizes == [4, "batch", 2, 8, 7]
     torch.testing.assert_close(outputs(model, x), net(x).detach())
-    with pytest.raises(InvalidInput, match="nothing to normalise"):
+    with pytest.raises(InvalidInput, match="frames of events are not normalised"):
         to_onnx(net, frames=True, pixels=torch.uint8)
 
 

@@ -230,7 +230,7 @@ def test_what_cannot_be_reported_is_one_line(
     blocked = study.parent / "file"
     blocked.write_text("")
     for arguments, message in (
-        ([str(empty)], "no run to report on: .* holds no run"),
+        ([str(empty)], "no run to report on: .* contains no run"),
         ([str(study.parent / "none")], "no run to report on: .* is no folder"),
         ([str(study), "-o", "report.pdf"], "such as report.html; got report.pdf"),
         ([str(study), "-o", str(blocked / "report.html")], "cannot write the report"),

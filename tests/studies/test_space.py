@@ -48,7 +48,9 @@ def test_keys_of_a_function_that_makes_the_network(tmp_path: Path) -> None:
     assert apply(base, {"network_settings.hidden": [32, 16]}).network_settings == {
         "hidden": (32, 16)
     }
-    with pytest.raises(InvalidInput, match="does not fit: network_settings is for a function"):
+    with pytest.raises(
+        InvalidInput, match="does not fit: network_settings applies only to a function"
+    ):
         space.fitted(DIGITS)
 
 

@@ -206,14 +206,16 @@ def test_copies_run_only_where_they_are_trusted(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     save(own, tmp_path / "run" / "config.toml")
     copy = load_recipe(tmp_path / "run" / "config.toml")
-    with pytest.raises(InvalidInput, match="is not run unasked"):
+    with pytest.raises(InvalidInput, match="is not executed automatically"):
         build(copy)
     assert not (tmp_path / "seen").exists()
     build(copy, trust_code=True)
     assert (tmp_path / "seen").exists()
     (tmp_path / "seen").unlink()
     (tmp_path / "run" / "mine.py").write_text(source + "\n")
-    with pytest.raises(InvalidInput, match="has changed since it was put beside its configuration"):
+    with pytest.raises(
+        InvalidInput, match="has changed since it was copied next to its configuration"
+    ):
         build(copy, trust_code=True)
     assert not (tmp_path / "seen").exists()
 
@@ -266,7 +268,7 @@ class TestRuns:
                 training.fit(run, toy())
         mine.unlink()
         os.rename(run.folder, tmp_path / "moved")
-        with pytest.raises(InvalidInput, match="is not run unasked"):
+        with pytest.raises(InvalidInput, match="is not executed automatically"):
             training.fit(Run.open(tmp_path / "moved"), toy())
         run = Run.open(tmp_path / "moved", trust_code=True)
         training.fit(run, toy())
