@@ -119,7 +119,7 @@ def test_all_forms(tmp_path: Path) -> None:
         ("horizontal_flip = { low = 0, high = 1 }", "true or false, got 0"),
         ("epochs = 5", "epochs must be a list of values, or a table such as"),
         ("epochs = []", "epochs must be a list of values"),
-        ("epochs = [5, 5]", "a value stands twice in [5, 5]"),
+        ("epochs = [5, 5]", "a value occurs twice in [5, 5]"),
         ("time_steps = [1, 5]", "desired_train must have a spike within time_steps = 1"),
         ("seed = [1, 2]", "seed cannot be searched"),
         ('"binning.window" = [1.0, 2.0]', "binning.window cannot be searched"),

@@ -1,4 +1,4 @@
-"""What makes the trials of a sweep: it starts their commands, and tells the study how they go."""
+"""Runs the trials of a sweep: starts their commands and reports their progress to the study."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .optuna_study import storage_errors
 from .sweep import KILLED, OBJECTIVES, REASON, Outcome, Search
 from .trials import Trial
 
-KILLS = 5  # processes that train a trial without getting on by an epoch, until it has failed
-REFUSED = 2  # exit status of a command that has printed what a user can correct
-PAUSE = 10  # looks at the trials under way, between two looks for another one
+KILLS = 5  # processes that may end without finishing an epoch before their trial has failed
+REFUSED = 2  # exit status of a command that has printed an error that the user can correct
+PAUSE = 10  # looks at running trials between two looks for a new one
 
 
 class SweepWatch(Protocol):
-    """Is told of the trials under way, several times a second, and of each that has ended."""
+    """Receives the running trials several times a second, and each trial that has ended."""
 
     def running(self, trials: Sequence[Trial]) -> None: ...
 
@@ -32,22 +32,22 @@ class SweepWatch(Protocol):
 
 @dataclass
 class _Training:
-    """A trial under way, in the study and as a run."""
+    """A running trial, in the study and as a run."""
 
     told: optuna.Trial
     trial: Trial
-    epoch: int  # the last that the study knows
+    epoch: int  # the last epoch that the study knows
     is_pruned: bool = False
 
 
 @dataclass
 class Driver:
-    """Makes trials of a sweep, as many at once as an engine has workers."""
+    """Runs trials of a sweep, as many at once as the engine has workers."""
 
     search: Search
     engine: Engine  # starts the commands
-    watch: SweepWatch  # is told how the trials go
-    check: Callable[[Experiment], None]  # raises `InvalidInput` where a trial does not fit the data
+    watch: SweepWatch  # receives the progress of the trials
+    check: Callable[[Experiment], None]  # raises `InvalidInput` if a trial does not fit the data
     options: Sequence[str] = ()  # of ``tsslbp train``, such as ``("--device", "cuda")``
 
     def __post_init__(self) -> None:
@@ -58,21 +58,21 @@ class Driver:
         self._refused: set[str] = set()
 
     def work(self) -> None:
-        """Make trials until all of this folder have ended, those of other processes included.
+        """Run trials until all trials of this folder have ended, including other processes'.
 
-        A trial fails if it diverges, if its values do not go together, or if its command ends
-        early again and again (it may take too much memory).
+        A trial fails if it diverges, if its values contradict each other, or if its command ends
+        early repeatedly (for example because it needs too much memory).
 
         Raises:
-            RunError: the storage or the folder cannot be used, or a command says why it cannot
-                train; the next driver goes on with the trial.
+            RunError: the storage or the folder cannot be used, or a command reports why it cannot
+                train; the next driver continues the trial.
         """
         with storage_errors(self.search.shown_storage, RunError):
             try:
                 jobs.run(self._jobs(), self, self, self._is_done)
             except (KeyboardInterrupt, RunError):
                 for training in self._under_way.values():
-                    training.told.set_user_attr(KILLED, -1)  # that was not the trial's doing
+                    training.told.set_user_attr(KILLED, -1)  # not caused by the trial
                 raise
             finally:
                 self.search.release(*self.search.locks)
@@ -106,7 +106,7 @@ class Driver:
         return self._under_way[job.name].trial.is_finished()
 
     def _jobs(self) -> Iterator[Job | None]:
-        """A job for each trial; None while others make those that are left."""
+        """Yield a job for each trial, or None while other processes run the remaining ones."""
         while True:
             if told := self.search.claim():
                 if job := self._job(told):
@@ -117,11 +117,13 @@ class Driver:
                 yield from [None] * PAUSE
 
     def _job(self, told: optuna.Trial) -> Job | None:
-        """The command of a trial; None where the trial fails without one."""
+        """Return the command of a trial; None if the trial fails without one."""
         try:
             if told.user_attrs.get(KILLED, 0) >= KILLS:
                 last = told.user_attrs.get(REASON, "killed with its driver")
-                raise InvalidInput(f"{KILLS} processes that trained it ended early; last: {last}")
+                raise InvalidInput(
+                    f"{KILLS} processes that trained it ended early, the last one: {last}"
+                )
             trial = self.search.trial(told)
             self.check(trial.experiment)
         except InvalidInput as error:
@@ -132,7 +134,7 @@ class Driver:
         return trial.job(self.options)
 
     def _report(self, training: _Training) -> None:
-        """Tell the study of new epochs; stop the command where the pruner says so."""
+        """Report new epochs to the study; stop the command if the pruner says so."""
         told, trial = training.told, training.trial
         if training.is_pruned or count_epochs(trial.folder) <= training.epoch:
             return
@@ -149,12 +151,12 @@ class Driver:
                 return
 
     def _put_back(self, training: _Training, failure: str) -> None:
-        """Let the next claim go on with a trial whose command has ended early."""
+        """Let the next claim continue a trial whose command has ended early."""
         told, trial = training.told, training.trial
         if self._tasks[trial.name].poll() == REFUSED:
-            # Once may mean that a killed driver has left a process behind that trains it.
+            # The first time may mean that a killed driver's process still trains the trial.
             if trial.name in self._refused:
-                raise RunError(f"{trial.name}: {failure}; log in {trial.log}")
+                raise RunError(f"{trial.name}: {failure}; see the log {trial.log}")
             self._refused.add(trial.name)
         told.set_user_attr(REASON, failure)
         self.search.release(told.number)
@@ -164,7 +166,7 @@ class Driver:
         self._tell(told, "FAIL")
 
     def _tell(self, told: optuna.Trial, state: str, value: float | None = None) -> None:
-        """Tell the study, and who watches, how a trial has ended."""
+        """Report to the study and to the watch how a trial has ended."""
         told.study.tell(told, value, optuna.trial.TrialState[state])
         self.search.release(told.number)
         self.watch.ended(self.search.outcome(told.number))
