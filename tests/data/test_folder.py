@@ -172,7 +172,7 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     expect_error(f"{tmp_path}/no-train/", "must contain the folders train and test")
     expect_error(write(tmp_path / "one", {"a/0.png": pixels(0)}), "there is only one image")
     (tmp_path / "empty-train" / "train").mkdir(parents=True)
-    expect_error(f"{tmp_path}/empty-train/", "train holds no images in folders of classes")
+    expect_error(f"{tmp_path}/empty-train/", "train contains no images in folders of classes")
 
 
 def test_the_name_of_a_folder_needs_a_slash(
