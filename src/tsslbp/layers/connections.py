@@ -58,8 +58,8 @@ class Conv(nn.Module):
 
     Time is folded into the batch, and results are stored channels last. On a CPU, an input with a
     time axis that has few nonzero values, such as spikes, is computed event by event
-    (`tsslbp.kernels.events`), unless ``impl="reference"`` is chosen or dilation or groups are not 1.
-    With `dtype`, input and weights are rounded to it first.
+    (`tsslbp.kernels.events`), unless ``impl="reference"`` is chosen or dilation or groups differ
+    from 1. With `dtype`, input and weights are rounded to it first.
 
     Args:
         in_channels, out_channels: C and C'.
