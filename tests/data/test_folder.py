@@ -192,5 +192,8 @@ def test_the_name_of_a_folder_needs_a_slash(
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "pets", SPLIT)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(InvalidInput, match=r"a folder of images needs PIL: pip install 'tsslbp\["):
+    with pytest.raises(
+        InvalidInput,
+        match=r"a folder of images needs PIL, which is not installed: pip install 'tsslbp\[",
+    ):
         data.load(path)

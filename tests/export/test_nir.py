@@ -450,5 +450,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nir", None)
     for call in (lambda: to_nir(network()), lambda: from_nir("net.nir")):
-        with pytest.raises(InvalidInput, match=r"NIR needs nir: pip install 'tsslbp\[exchange\]'"):
+        with pytest.raises(
+            InvalidInput,
+            match=r"NIR needs nir, which is not installed: pip install 'tsslbp\[exchange\]'",
+        ):
             call()

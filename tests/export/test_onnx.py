@@ -137,6 +137,6 @@ def test_a_module_that_cannot_be_traced_is_told_in_a_line() -> None:
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_without_the_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"ONNX needs {package}: pip install 'tsslbp\[exchange\]'"
+    message = rf"ONNX needs {package}, which is not installed: pip install 'tsslbp\[exchange\]'"
     with pytest.raises(InvalidInput, match=message):
         to_onnx(network())

@@ -218,7 +218,9 @@ def test_a_missing_package_is_named(
     name: str, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InvalidInput, match=rf"need {name}: pip install 'tsslbp\[study\]'"):
+    with pytest.raises(
+        InvalidInput, match=rf"need {name}, which is not installed: pip install 'tsslbp\[study\]'"
+    ):
         write(study.parent)
 
 
