@@ -75,7 +75,9 @@ def test_a_file_outside(recipe: Path, file: str) -> None:
     recipe.write_text(RECIPE.replace("nets.py", file))
     with pytest.raises(InvalidInput) as caught:
         load_recipe(recipe)
-    assert_one_line(caught.value, [f"'{file}:make' is outside of the recipe's folder", "beside"])
+    assert_one_line(
+        caught.value, [f"'{file}:make' is outside of the recipe's folder", "into that folder"]
+    )
 
 
 def test_a_recipe_is_saved_with_its_file(recipe: Path, tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_file_that_changed_is_not_saved(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         save(copy, recipe.parent / "other.toml")
     assert_one_line(caught.value, ["nets.py has changed", "SHA-256", "restore the original"])
-    with pytest.raises(RunError, match=r"another file nets.py is in"):
+    with pytest.raises(RunError, match=r"contains another file nets.py"):
         save(load_recipe(recipe), tmp_path / "config.toml")
     assert (tmp_path / "nets.py").read_text() == "import os\n"
 

@@ -94,7 +94,7 @@ def test_the_file_that_weights_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert weights_file("digits") == weights_file(str(SHIPPED / "digits")) == best
     assert weights_file(str(best)) == best
     Path("empty").mkdir()
-    with pytest.raises(InvalidInput, match="holds no checkpoint best-validation or last"):
+    with pytest.raises(InvalidInput, match="has no checkpoint best-validation or last"):
         weights_file("empty")
     with pytest.raises(InvalidInput, match=r"neither a run folder .* \(did you mean 'mnist'"):
         weights_file(str(tmp_path / "mnits"))
