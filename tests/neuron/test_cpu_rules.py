@@ -132,7 +132,7 @@ class Scaled(Triangle):
 
 def test_learned_constants_need_to_know_what_a_spike_carries(added) -> None:
     neurons = tsslbp.layers.LIF(rule=Triangle(), learnable=("tau_m",), impl="cpu")
-    with pytest.raises(InvalidInput, match=r"under Triangle: give .*add its through_spike"):
+    with pytest.raises(InvalidInput, match=r"with the rule Triangle: pass through_spike to .*add"):
         neurons(torch.randn(5, 2, 45))
 
     def through_spike(r, t, gradient, later, history, k):
@@ -154,7 +154,7 @@ def test_steps_that_cannot_be_used(added) -> None:
         cpu_rules.add(Triangle, lambda r, k: None)
     with pytest.raises(InvalidInput, match="states must be 1, 2 or 3, got 4"):
         cpu_rules.add(Triangle, triangle_step, states=4)
-    with pytest.raises(InvalidInput, match=r"take numbers, and Triangle\.kind is 'x'; use impl="):
+    with pytest.raises(InvalidInput, match=r"need numbers, but Triangle\.kind is 'x': use impl="):
         gradient(Triangle(kind="x"), torch.randn(5, 45))
 
     def mistaken(r, t, grad, state, history, k):

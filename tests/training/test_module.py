@@ -106,5 +106,5 @@ def test_what_does_not_fit(change: dict[str, Any], words: str) -> None:
             tsslbp.fit(module(), toy(), settings, **change)
     with pytest.raises(InvalidInput, match=r"the module must be a torch.nn.Module, got int"):
         tsslbp.fit(3, toy(), SETTINGS)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match=r"the module has no tsslbp.layers.LIF"):
+    with pytest.raises(InvalidInput, match=r"the module contains no tsslbp.layers.LIF"):
         tsslbp.fit(nn.Linear(3, 4), toy(), SETTINGS)

@@ -91,7 +91,10 @@ def test_networks_that_ship(name: str) -> None:
         ),
         ({"network_settings": {"channels": [[1]] * 9}}, "expected images .* of at least 512 x 512"),
         ({"neunorm": True}, "neunorm applies only to a network described by its layers"),
-        ({"weight_scale": 2.0}, "weight_scale is for a network .* leave it at 1.0"),
+        (
+            {"weight_scale": 2.0},
+            "weight_scale applies only to a network .* leave weight_scale at 1.0",
+        ),
     ],
 )
 def test_settings_that_a_network_that_ships_does_not_take(changes: Any, words: str) -> None:
@@ -120,7 +123,10 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
             r"accept the call make\(input_shape, classes, settings\).* too many pos",
         ),
         ("def make(a, b, c, d): ...", "but does not: missing a required argument: 'd'"),
-        ("def make(a, b, c): ...", "make must return a torch.nn.Module, got NoneType; is its last"),
+        (
+            "def make(a, b, c): ...",
+            "make must return a torch.nn.Module, got NoneType; end it with 'return",
+        ),
         ("def make(a, b, c): return 3", "make must return a torch.nn.Module, got int$"),
         ("def make(a, b, c):\n    return c.epoch\n", "mine.py, line 2: AttributeError: .*'epoch'"),
         (
@@ -225,7 +231,7 @@ def test_rules_that_make_no_difference(tmp_path: Path) -> None:
     fixed = written(
         tmp_path, NETS.read_text().replace("settings.rule", "__import__('tsslbp').NA()")
     )
-    with pytest.raises(InvalidInput, match=r"of the rule NA whatever .* rule=settings\.rule"):
+    with pytest.raises(InvalidInput, match=r"use the rule NA, not .* rule=settings\.rule"):
         training.check_rule(build(fixed), fixed)
     training.check_rule(training.build_network(EXPERIMENT, SHAPE, CLASSES), replace(OWN, seed=3))
 

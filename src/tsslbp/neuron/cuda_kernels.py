@@ -1,17 +1,18 @@
-"""The GPU kernels themselves (Triton), which `cuda` launches.
+"""The GPU kernels (Triton) that `cuda` launches.
 
-A program takes a tile of neurons through all time steps, their state in registers. Only the input
-is kept for the backward pass, which computes potentials and spikes again by the same function, in
-the order of operations of `reference.simulate`. Arithmetic is in float32 (float64 for float64),
-whatever the arrays are stored in.
+A program takes a tile of neurons through all time steps, with their state in registers. Only the
+input is stored for the backward pass, which recomputes potentials and spikes by the same function,
+in the order of operations of `reference.simulate`. Arithmetic is in float32 (float64 for float64),
+independently of the type of the arrays.
 
-A layer's arrays are flat; row t starts at ``t * n``; a row's order is that of the memory, images
-may have their channels last. ``n``: neurons of a layer; ``TILE``: neurons of a tile, in the forward
-kernel pooling windows. What a kernel computes with has the shape ``[TILE]``. Capitals are constants
-that the compiler knows, and so are `k` and `rule`.
+A layer's arrays are flat, and row t starts at ``t * n``. A row has the order of the memory, so
+images may have their channels last. ``n`` is the number of neurons of a layer and ``TILE`` the
+number of neurons of a tile; in the forward kernel these are pooling windows. Values in a kernel
+have the shape ``[TILE]``. Names in capitals are constants of the compiler, and so are `k` and
+`rule`.
 
-An *array* is a pointer, what its tile's neurons are away from there (``[TILE]``), and the distance
-between its rows; the *limits* are how many neurons of the tile and how many steps there are.
+An *array* is a pointer, the offsets of its tile's neurons from there (``[TILE]``), and the distance
+between its rows. The *limits* are the number of neurons of the tile and the number of steps.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from .settings import Neuron
 
 @dataclass(frozen=True)
 class LayerConstants:
-    """What the kernels need to know of a layer."""
+    """The facts about a layer that the kernels need."""
 
     neuron: Neuron
     static: bool = False  # whether the input is the same at every step
-    filter_input: bool = False  # whether the synaptic filter stands before the neuron
-    output_psc: bool = False  # and whether one follows it
+    filter_input: bool = False  # whether a synaptic filter precedes the neuron
+    output_psc: bool = False  # whether a synaptic filter follows the neuron
     pool: int = 1  # side of the pooling window, which divides the image's sides
     pool_scale: float = 1.0
 

@@ -48,7 +48,7 @@ def check_time_constant(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Neuron:
-    """Constants of a leaky integrate-and-fire neuron behind a first-order synapse.
+    """Constants of a leaky integrate-and-fire neuron after a first-order synapse.
 
     With the weighted input ``x[t]``, starting from rest,
 
