@@ -146,7 +146,7 @@ def test_learned_constants_need_to_know_what_a_spike_carries(added) -> None:
 
 def test_steps_that_cannot_be_used(added) -> None:
     cpu_rules.add(Scaled, triangle_step, states=2)
-    with pytest.raises(InvalidInput, match=r"gradient of a layer, as Scaled does; use impl="):
+    with pytest.raises(InvalidInput, match=r"gradient of a layer, as Scaled does: use impl="):
         tsslbp.lif(torch.randn(5, 45), rule=Scaled(), impl="cpu")
     with pytest.raises(InvalidInput, match=r"through_spike of Triangle must take r, t, gradient"):
         cpu_rules.add(Triangle, triangle_step, 2, triangle_step)

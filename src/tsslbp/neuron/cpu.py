@@ -425,7 +425,7 @@ class _Layer(Function):
         x, total = ctx.saved_tensors
         r = ctx.r
         if ctx.rule.reads_rate:
-            told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
+            told = ctx.shared and ctx.shared.mean  # the rate itself instead of a sum
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             r = r._replace(warm_up_psc=level)

@@ -188,7 +188,7 @@ class _Gradient(torch.autograd.Function):
         saved = torch.empty(size, dtype=real, device=x.device)
         sums = torch.empty(programs * rule.is_normalised, dtype=torch.float64, device=x.device)
         arrays = x, grad_out, grad_x, count, saved, sums
-        told = shared and shared.mean  # the rate itself, in the place of a count
+        told = shared and shared.mean  # the rate itself instead of a count
         values = 1 if told else extent.values
         settings |= _rule_settings(rule) | LAUNCH
         if programs:

@@ -43,7 +43,7 @@ class LayerConstants:
 
 @triton.jit
 def _first_neurons(first_out, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
-    """The first neuron of each of a tile's windows: a number, and distances ``[TILE]`` from it."""
+    """Return the first neuron of each of a tile's windows: a number, and offsets ``[TILE]``."""
     windows = tl.arange(0, TILE)
     if POOL == 1:
         return first_out, windows
@@ -57,7 +57,7 @@ def _first_neurons(first_out, row, inner, POOL: tl.constexpr, TILE: tl.constexpr
 
 @triton.jit
 def _windows(first, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
-    """The window of each of a tile's neurons: a number, and distances ``[TILE]`` from it."""
+    """Return the window of each of a tile's neurons: a number, and offsets ``[TILE]``."""
     neurons = tl.arange(0, TILE)
     if POOL == 1:
         return first, neurons
@@ -71,7 +71,7 @@ def _windows(first, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _inside(neurons, t, limits, EXACT: tl.constexpr):
-    """Whether a neuron of the tile is one of the layer's and step `t` one of its steps."""
+    """Whether a neuron of the tile belongs to the layer, and step `t` exists."""
     count, steps = limits
     if EXACT:
         return neurons < count
@@ -80,7 +80,7 @@ def _inside(neurons, t, limits, EXACT: tl.constexpr):
 
 @triton.jit
 def _rows(array, first, limits, STEPS: tl.constexpr, EXACT: tl.constexpr):
-    """Steps `first` and on of an array, a tuple of STEPS tiles; zeros where there is nothing."""
+    """Load STEPS tiles of an array from step `first` on, as a tuple; zeros outside of it."""
     start, offsets, stride = array
     neurons = tl.arange(0, offsets.shape[0])
     rows = ()
@@ -92,7 +92,7 @@ def _rows(array, first, limits, STEPS: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def _step(x, current, rest, k: tl.constexpr):
-    """One step of `reference.simulate`, behind the input filter where there is one."""
+    """Compute one step of `reference.simulate`, including the input filter, if any."""
     current = filtered(x, current, k.neuron.tau_s) if k.filter_input else x
     potential = (1 - 1 / k.neuron.tau_m) * rest + current
     return current, potential, _rest(potential, k)
@@ -106,7 +106,7 @@ def _rest(potential, k: tl.constexpr):
 
 @triton.jit
 def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl.constexpr):
-    """Inputs and potentials of the steps of `xs`, tuples; bit i of a number: warm-up at step i."""
+    """Return inputs and potentials of the steps of `xs`; bit i of a number is warm-up at step i."""
     current, rest, psc = state
     currents = ()
     potentials = ()
@@ -123,7 +123,7 @@ def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl
 
 @triton.jit
 def _save_states(array, limits, saved, rest, k: tl.constexpr, STEPS: tl.constexpr):
-    """Run a tile forward from `rest`, zeros, and keep its state after each segment but the last."""
+    """Run a tile forward from `rest` (zeros); save its state after each segment but the last."""
     current = rest
     psc = rest
     neurons = tl.arange(0, rest.shape[0])
@@ -140,7 +140,7 @@ def _save_states(array, limits, saved, rest, k: tl.constexpr, STEPS: tl.constexp
 
 @triton.jit
 def _state_before(segment, saved, TILE: tl.constexpr):
-    """What `_save_states` kept: current, potential after the reset, PSC; zeros for segment 0."""
+    """Load the saved current, potential after the reset, and PSC; zeros for segment 0."""
     neurons = tl.arange(0, TILE)
     kept = neurons < tl.where(segment > 0, TILE, 0)
     at = saved + (segment * 3 - 3) * TILE + neurons
@@ -154,9 +154,9 @@ def _state_before(segment, saved, TILE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["steps", "inner"])
 def forward_kernel(
-    x_ptr,  # [T, n], or [n] where it is static
+    x_ptr,  # [T, n], or [n] if it is static
     out_ptr,  # [T, windows]
-    count_ptr,  # spikes of the layer, where COUNT
+    count_ptr,  # spikes of the layer, if COUNT
     steps,
     windows,  # outputs a step
     row,
@@ -213,12 +213,12 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["steps", "inner", "values"])
 def backward_kernel(
-    x_ptr,  # [T, n], or [n] where it is static
+    x_ptr,  # [T, n], or [n] if it is static
     grad_ptr,  # [T, windows]
     out_ptr,  # of the shape of x
-    count_ptr,  # spikes of the layer, where its warm-up is by layer (or its rate, see values)
-    saved_ptr,  # [programs, segments, 3, TILE], where there is more than one segment
-    sums_ptr,  # [programs] magnitudes of dL/d(current), where these shall be scaled
+    count_ptr,  # spikes of the layer, if warm-up is by layer (or its rate, see values)
+    saved_ptr,  # [programs, segments, 3, TILE], if there is more than one segment
+    sums_ptr,  # [programs] magnitudes of dL/d(current), if they are to be scaled
     steps,
     neurons,
     row,
@@ -227,7 +227,7 @@ def backward_kernel(
     k: tl.constexpr,
     rule: tl.constexpr,
     STEP: tl.constexpr,  # the rule's, of cuda_rules.py
-    WARM_UP: tl.constexpr,  # where the rule has one: "neuron", "layer"
+    WARM_UP: tl.constexpr,  # if the rule has one: "neuron", "layer"
     STEPS: tl.constexpr,
     EXACT: tl.constexpr,
     TILE: tl.constexpr,

@@ -174,11 +174,13 @@ class Search:
             if trial.state.name == "RUNNING" and trial.user_attrs.get(FOLDER_ID) == self.folder_id
         ]
 
-    def trial(self, told: optuna.Trial) -> Trial:
+    def trial(self, optuna_trial: optuna.Trial) -> Trial:
         """Return the run of a trial; raise `InvalidInput` if its values contradict each other."""
-        values = self._values(told.params)
-        experiment = replace(apply(self.sweep.experiment, values), seed=told.user_attrs[SEED])
-        folder = self._run_folder(told.number)
+        values = self._values(optuna_trial.params)
+        experiment = replace(
+            apply(self.sweep.experiment, values), seed=optuna_trial.user_attrs[SEED]
+        )
+        folder = self._run_folder(optuna_trial.number)
         return Trial(self.folder / RECIPE, folder, experiment, self.folder, settings(values))
 
     def outcome(self, number: int) -> Outcome:
