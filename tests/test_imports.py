@@ -19,8 +19,8 @@ import tsslbp
 PACKAGE = Path(tsslbp.__file__).parent
 FLOORS = [  # from the ground up; a room may import from the floors below its own
     {"errors", "wording", "_version"},
-    {"figures", "storage"},
-    {"checked", "toml_files", "stats", "kernels"},
+    {"storage", "reading"},
+    {"checked", "toml_files", "stats", "kernels", "figures"},
     {"rules", "losses"},
     {"neuron", "experiment"},
     {"layers"},
@@ -31,7 +31,7 @@ FLOORS = [  # from the ground up; a room may import from the floors below its ow
     {"cli"},
     {"__main__"},
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 # Packages that are loaded for whatever is printed.
 LIGHT = {"annotated_doc", "click", "lazy_loader", "rich", "shellingham", "tsslbp", "typer"}
 EXPERIMENTS = LIGHT | {"tomli_w"}  # also for recipes

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import tsslbp
-from tsslbp import analysis, data, experiment, wording
+from tsslbp import analysis, data, experiment, storage, wording
 from tsslbp.cli import printing
 from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
@@ -81,6 +81,26 @@ def test_evaluate_agrees_with_the_records(program: Program) -> None:
     }
     assert accuracies(output) == accuracies(trained) == expected
     assert len(expected) == 3
+
+
+def test_evaluate_says_where_it_differs_from_the_records(
+    program: Program, refused: Callable[..., str]
+) -> None:
+    program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    path = Path("run/checkpoints/last.safetensors")
+    run = Run.open(Path("run"))
+    (record,) = run.epochs()
+    run.truncate_epochs(0)
+    run.append_epoch(record | {"test_accuracy": record["test_accuracy"] + 0.125})
+    code, _, error = program("evaluate", "run")
+    assert (code, error.count("\n")) == (0, 3)  # of all three checkpoints, of which this is one:
+    shares = [f"{100 * (record['test_accuracy'] + more):.2f} %" for more in (0, 0.125)]
+    line = f"caution: checkpoint last: test accuracy {shares[0]}, and the run recorded {shares[1]} "
+    assert line + "after epoch 1" in error
+    damaged = bytearray(path.read_bytes())
+    damaged[-3] ^= 0x40
+    path.write_bytes(damaged)
+    assert "last.safetensors: it is truncated, damaged" in refused("evaluate", "run")
 
 
 @pytest.mark.parametrize("name", experiment.recipe_names())
@@ -351,17 +371,18 @@ def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.Mon
 
 
 def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
+    on_disk = storage._put_on_disk
 
-    def savefig(self: Figure, path: Path, **options: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    def full(path: Path) -> None:
+        if "picture" in path.name:
+            raise OSError(28, "No space left on device")
+        on_disk(path)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(storage, "_put_on_disk", full)
     code, output, _ = program("train", "mine.toml", "--epochs", "1", "--out", "run")
     assert code == 0
-    assert "no picture, because run/picture.png cannot be written: No space left" in output
-    assert not Path("run/picture.png").exists()
+    assert "no picture: cannot write run/picture.png: No space left on device" in output
+    assert not list(Path("run").glob("*picture*"))
 
 
 def test_a_folder_of_images(folder: Path, program: Program) -> None:

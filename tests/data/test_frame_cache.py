@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tsslbp import storage
 from tsslbp.data import Binning, frame_cache
 from tsslbp.data.events.binning import bin_events
 from tsslbp.data.events.recording import Events, EventSet
@@ -110,6 +112,47 @@ def test_a_damaged_file_is_made_again(cache: Path, damage: str) -> None:
     }
     del expected
     path.write_bytes(replaced[damage])
+    frame_cache.load(SOURCE, STEPS, HOW[1])
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
+def test_one_damaged_byte_is_noticed_and_the_file_made_again(cache: Path, flip: int) -> None:
+    """Wherever it is; only of the white space behind the header nothing depends on."""
+    small = replace(SOURCE, train=range(2), test=range(8, 9))
+    frame_cache.load(small, STEPS, HOW[1])
+    (path,) = files(cache)
+    content = path.read_bytes()
+    end = content.index(b"}  ") + 1
+    for position in [*range(end), *range(frame_cache.HEADER, len(content), 7), len(content) - 1]:
+        damaged = bytearray(content)
+        damaged[position] ^= flip
+        path.write_bytes(damaged)
+        assert frame_cache._open(path, small) is None, position
+    frame_cache.load(small, STEPS, HOW[1])
+    assert path.read_bytes() == content
+
+
+def test_files_of_an_earlier_format_are_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = frame_cache.FORMAT
+    for version in range(1, now + 1):
+        monkeypatch.setattr(frame_cache, "FORMAT", version)
+        frame_cache.load(SOURCE, STEPS, HOW[0])
+        other = frame_cache.load(SOURCE, STEPS, HOW[1])
+        assert len(files(cache)) == 2 and len(other.train_labels)
+
+
+def test_a_file_without_digests_is_made_again(cache: Path) -> None:
+    frame_cache.load(SOURCE, STEPS, HOW[1])
+    (path,) = files(cache)
+    content = path.read_bytes()
+    header, data = json.loads(content[8 : frame_cache.HEADER]), content[frame_cache.HEADER :]
+    for name in storage.DIGESTS:
+        del header["__metadata__"][name]
+    text = json.dumps(header).encode().ljust(frame_cache.HEADER - 8)
+    path.write_bytes(content[:8] + text + data)
     frame_cache.load(SOURCE, STEPS, HOW[1])
     assert path.read_bytes() == content
 

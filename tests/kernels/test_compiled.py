@@ -1,6 +1,8 @@
 """Shares of work: their arguments, their workers and their errors."""
 
+import ast
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 from numba.core.caching import NullCache
+from numba.core.registry import cpu_target
 
 import tsslbp
-from tsslbp.errors import InvalidInput
+from tsslbp.errors import InvalidInput, RunError
 from tsslbp.kernels import compiled, simd
 from tsslbp.kernels.compiled import DONE, Function, ParallelKernel, kernel
+from tsslbp.neuron import cpu
+from tsslbp.neuron.cpu_rules import STEPS, THROUGH_SPIKE
+from tsslbp.storage import digest
 
 
 class Numbers(NamedTuple):
@@ -140,7 +146,7 @@ def test_functions_of_one_name_have_files_of_their_own() -> None:
 
         return add
 
-    files = {adding(number)._cache._cache_file._index_name for number in (1, 2, 2)}
+    files = {adding(number)._cache._cache_file.path("signature") for number in (1, 2, 2)}
     assert len(files) == 2
 
 
@@ -198,18 +204,164 @@ def test_a_changed_source_compiles_anew_and_an_unchanged_one_does_not(tmp_path: 
     assert run() == (0.25, 1)  # what was compiled for the first sources is still there
 
 
-def test_code_of_another_signature_is_not_taken(tmp_path: Path, monkeypatch) -> None:
-    """Two processes that compile at once may write to one file of Numba's cache."""
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    compiled._remove_earlier.cache_clear()
+    return tmp_path
 
-    def double(x):
-        return 2 * x
 
+def double(x):
+    return 2 * x
+
+
+def test_code_of_another_signature_is_not_taken(cache: Path) -> None:
+    """Whatever lies under a name, what it was compiled for stands in it."""
     first = kernel()(double)
     assert (first(2), first(2.5)) == (4, 5.0)
-    files = sorted(tmp_path.rglob("*.nbc"))
+    files = sorted(cache.rglob("*.kernel"))
     assert len(files) == 2
     files[0].write_bytes(files[1].read_bytes())
     second = kernel()(double)
     assert (second(2), second(2.5)) == (4, 5.0)
     assert sum(second.stats.cache_hits.values()) == 1
+
+
+def test_damaged_code_is_noticed_and_made_again(cache: Path) -> None:
+    """Wherever the damage is, and without a word."""
+    first = kernel()(double)
+    assert first(2) == 4
+    (path,) = cache.rglob("*.kernel")
+    content, files = path.read_bytes(), first._cache._cache_file
+    ((signature, *_), _) = pickle.loads(content[len(digest(b"")) :])
+    key = first._cache._index_key(signature, cpu_target.target_context.codegen())
+    assert files.path(key) == path and files.load(key) is not None
+    positions = np.random.default_rng(0).integers(0, len(content), 300)
+    for position in (0, 31, 32, len(content) - 1, *positions.tolist()):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert files.load(key) is None
+    for damaged in (b"", content[:20], content[:-1], content + b"0", os.urandom(999)):
+        path.write_bytes(damaged)
+        assert files.load(key) is None
+    again = kernel()(double)
+    assert again(2) == 4 and not again.stats.cache_hits
+    assert files.load(key) is not None
+    path.unlink()
+    assert files.load(key) is None
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RunError("cannot write it: the disk is full")
+
+    monkeypatch.setattr(compiled, "write_file", full)
+    compiled._warn_no_cache.cache_clear()
+    with pytest.warns(RuntimeWarning, match="each process compiles them again"):
+        assert kernel()(double)(2) == 4
+
+
+def test_files_of_earlier_states_are_removed_but_for_the_last(cache: Path) -> None:
+    """Of this machine; another one that shares the folder has its own."""
+    (cache / "of-numba.py311.nbi").touch()
+    (cache / "of-numba.py311.1.nbc").touch()
+    (cache / "module.pyc").touch()
+    for age, state in enumerate(("newest", "older", "oldest", "ancient")):
+        for name in ("f", "g"):
+            for machine in ("here", "there"):
+                path = cache / f"{name}-1.py311-signature-{machine}-{state}.kernel"
+                path.touch()
+                os.utime(path, (1e9 - age, 1e9 - age))
+    compiled._Files(cache, "f-1.py311", "here", "now").save("signature", 1)
+    left = {path.name for path in cache.iterdir()}
+    here = {name for name in left if "-here-" in name}
+    assert {name.rpartition("-")[2] for name in here} == {
+        *("now.kernel", "newest.kernel", "older.kernel")
+    }
+    assert len(here) == 5 and len(left - here) == 9 and "module.pyc" in left
+
+
+def test_the_key_is_that_of_the_code_that_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python takes an old compiled file where size and time of the source are the same."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+
+    def state() -> str:
+        compiled._state.cache_clear()
+        return compiled._state(tmp_path)
+
+    source = tmp_path / "helper.py"
+    source.write_text("def f(x):\n    return x + 1\n")
+    times = source.stat()
+    before = state()
+    assert state() == before
+    source.write_text("def f(x):\n    return x + 2\n")
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    stale = state()
+    assert stale == before
+    shutil.rmtree(tmp_path / "__pycache__")
+    fresh = state()
+    assert fresh != before
+    source.write_text("# no other code\ndef f(x):\n    return x + 2\n")
+    assert state() == fresh
+    (tmp_path / "more.py").write_text("")
+    assert state() != fresh
+    compiled._state.cache_clear()
+
+
+@pytest.mark.parametrize("what", ["constant", "name", "nested", "set", "default"])
+def test_whatever_changes_the_code_changes_the_key(what: str) -> None:
+    source = "def f(x, y=1):\n    def g():\n        return x in {'a', 'b'}\n    return 1.0 * y\n"
+    change = {
+        "constant": ("1.0", "-0.0"),
+        "name": ("* y", "* z"),
+        "nested": ("x in", "x not in"),
+        "set": ("'b'", "'c'"),
+        "default": ("y=1", "y=2"),
+    }[what]
+    old, new = (compile(text, "f", "exec") for text in (source, source.replace(*change)))
+    assert compiled._facts(old) == compiled._facts(compile(source, "f", "exec"))
+    assert compiled._facts(old) != compiled._facts(new)
+
+
+def test_all_that_a_kernel_is_made_of_lies_in_the_folders_of_its_key() -> None:
+    """The package's other modules lend the kernels' modules classes for the host, and no more."""
+    folders = [Path(module.__file__ or "").parent for module in (compiled, cpu)]
+    for folder in folders:
+        for path in folder.glob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            foreign = {
+                one.asname or one.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and outside(node, folder == folders[0])
+                for one in node.names
+            }
+            for function in compiled_functions(path, tree):
+                names = {one.id for one in ast.walk(function) if isinstance(one, ast.Name)}
+                assert not names & foreign, f"{path.name}: {function.name}"
+
+
+def outside(node: ast.ImportFrom, in_kernels: bool) -> bool:
+    """Whether something is imported from a module of the package that no key covers."""
+    room = (node.module or "").partition(".")[0]
+    return node.level == 2 and (in_kernels or room != "kernels")
+
+
+def compiled_functions(path: Path, tree: ast.Module) -> list[ast.FunctionDef]:
+    """The functions of a module that Numba compiles, or that make its code."""
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    words = ("kernel", "ParallelKernel", "overload", "intrinsic")
+    found = [
+        one
+        for one in functions
+        if any(word in ast.unparse(mark) for mark in one.decorator_list for word in words)
+    ]
+    if path.name == "cpu_rules.py":
+        steps = [function.__name__ for function in (*STEPS.values(), *THROUGH_SPIKE.values())]
+        found += [one for one in functions if one.name in steps]
+        assert len(found) > 20
+    return found

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,3 +244,18 @@ def test_patience_follows_validation_images(tmp_path: Path) -> None:
     for epoch, best, ends in ((5, {"test": 3}, True), (5, {"test": 3, "validation": 4}, False)):
         assert results.runs_out_of_patience(patient, epoch, best) == ends
     assert not results.runs_out_of_patience(replace(patient, patience=None), 99, {"test": 1})
+
+
+def test_differences_from_the_record() -> None:
+    epochs: list[dict[str, Any]] = [
+        {"epoch": 1, "test_accuracy": 0.5, "validation_accuracy": 0.25},
+        {"epoch": 2, "test_accuracy": 0.75, "averaged_test_accuracy": 0.8},
+    ]
+    same = {"epoch": 1, "test_accuracy": 0.5, "validation_accuracy": 0.25}
+    assert results.differences("last", same, epochs) == []
+    (line,) = results.differences("best-test", same | {"test_accuracy": 0.375}, epochs)
+    assert line.startswith("test accuracy 37.50 %, and the run recorded 50.00 % after epoch 1: ")
+    assert len(results.differences("last", {"epoch": 2, "test_accuracy": 0.8}, epochs)) == 1
+    assert results.differences("averaged", {"epoch": 2, "test_accuracy": 0.8}, epochs) == []
+    for epoch in (3, "1 + 5 steps"):  # of which there is no record
+        assert results.differences("last", {"epoch": epoch, "test_accuracy": 0.1}, epochs) == []

@@ -130,7 +130,7 @@ def test_creation_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="cannot write the run folder"):
+    with pytest.raises(RunError, match="cannot write the folder"):
         Run.create(tmp_path / "file" / "run", EXPERIMENT)
 
 
@@ -484,6 +484,53 @@ def test_checkpoint_truncated_anywhere(run: Run) -> None:
         run.load_checkpoint("last")
 
 
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
+def test_one_damaged_byte_in_a_checkpoint_is_noticed(run: Run, flip: int) -> None:
+    """By its digests, wherever it is; only of white space nothing depends on."""
+    tensors, state = {"a": torch.arange(6.0), "b": torch.tensor([True])}, {"epoch": 1, "best": 0.5}
+    run.save_checkpoint("last", tensors, state)
+    path = checkpoint_path(run)
+    content, lines = path.read_bytes(), set[str]()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= flip
+        path.write_bytes(damaged)
+        try:
+            loaded, found = run.load_checkpoint("last")
+        except RunError as error:
+            lines.add(str(error))
+        else:
+            assert content[position : position + 1].isspace()
+            assert found == state and all(torch.equal(loaded[key], tensors[key]) for key in tensors)
+    assert all("last.safetensors: " in line and "\n" not in line for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["state", "swapped", "appended"])
+def test_a_checkpoint_that_was_changed_is_noticed(run: Run, kind: str) -> None:
+    """Also a state alone, of which no tensor is read."""
+    run.save_checkpoint("last", {"a": torch.zeros(4), "b": torch.ones(4)}, {"epoch": 1234})
+    path = checkpoint_path(run)
+    content = path.read_bytes()
+    changed = {
+        "state": content.replace(b"1234", b"1243"),
+        "swapped": content[:-32] + content[-16:] + content[-32:-16],
+        "appended": content + bytes(16),
+    }
+    path.write_bytes(changed[kind])
+    with pytest.raises(RunError, match=r"last\.safetensors: it is truncated, damaged, or changed"):
+        run.load_checkpoint("last")
+    if kind == "state":
+        with pytest.raises(RunError, match="its header has another digest"):
+            run.checkpoint_state("last")
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digest(run: Run) -> None:
+    save_file({"weight": torch.ones(2)}, checkpoint_path(run), {"state": '{"epoch": 3}'})
+    tensors, state = run.load_checkpoint("last")
+    assert state == run.checkpoint_state("last") == {"epoch": 3}
+    assert torch.equal(tensors["weight"], torch.ones(2))
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [
@@ -527,7 +574,7 @@ def test_full_disk_leaves_every_earlier_file(run: Run) -> None:
 def test_full_disk_at_creation_leaves_no_run(tmp_path: Path) -> None:
     with disk_of(10), pytest.raises(RunError, match="the disk is full"):
         Run.create(tmp_path / "run", EXPERIMENT)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.iterdir()) == []
     assert Run.create(tmp_path / "run", EXPERIMENT).epochs() == []
 
 

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -396,7 +397,9 @@ def test_a_driver_waits_for_a_run_that_another_process_trains(planned: Planned) 
     run = Run.create(search.trial(trial).folder, search.trial(trial).experiment)
     search.release(0)  # its driver is killed
     holds = run.hold()
-    holds.__enter__()
+    other = threading.Thread(target=holds.__enter__)  # as another process does
+    other.start()
+    other.join()
     looks = []
 
     def looked(trials: Sequence[Trial]) -> None:

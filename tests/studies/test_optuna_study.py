@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
+import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +17,12 @@ import numpy as np
 import optuna
 import pytest
 
-from tsslbp import cli
-from tsslbp.errors import InvalidInput, RunError
+from tsslbp import cli, storage
+from tsslbp.errors import Error, InvalidInput, RunError
 from tsslbp.experiment import load_recipe
 from tsslbp.experiment.seeding import derive
 from tsslbp.studies import optuna_study
+from tsslbp.studies.optuna_study import storage_errors
 from tsslbp.studies.space import Choice, Range, load_space
 from tsslbp.studies.sweep import Search, Sweep
 
@@ -91,7 +96,7 @@ def test_numbers_of_a_range_are_readable_and_inside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("storage", "words"),
+    ("where", "words"),
     [
         ("sqlite:////none/study.db", "unable to open database file"),
         ("none/study.log", "No such file or directory"),
@@ -99,16 +104,16 @@ def test_numbers_of_a_range_are_readable_and_inside() -> None:
         ("study.txt", "storage must be a database's URL"),
     ],
 )
-def test_a_storage_that_cannot_be_used(planned: Planned, storage: str, words: str) -> None:
+def test_a_storage_that_cannot_be_used(planned: Planned, where: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        Search(planned(storage=storage))
+        Search(planned(storage=where))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     Search(planned())  # the folder is not spoilt
 
 
 @pytest.mark.parametrize(
-    ("storage", "shown"),
+    ("where", "shown"),
     [
         ("postgresql://me:secret@host:5432/x", "postgresql://me:***@host:5432/x"),
         ("postgresql://me:sec@ret@host/x", "postgresql://me:***@host/x"),
@@ -117,8 +122,8 @@ def test_a_storage_that_cannot_be_used(planned: Planned, storage: str, words: st
         ("runs/mine.log", "runs/mine.log"),
     ],
 )
-def test_passwords_are_not_shown(storage: str, shown: str) -> None:
-    assert optuna_study.without_password(storage) == shown
+def test_passwords_are_not_shown(where: str, shown: str) -> None:
+    assert optuna_study.without_password(where) == shown
 
 
 def test_passwords_are_not_in_errors(planned: Planned) -> None:
@@ -150,3 +155,124 @@ def test_a_database_in_a_folder_of_any_name(planned: Planned) -> None:
     Search(one)
     assert (one.folder / "study.db").exists()
     assert Search(replace(one, trials=2)).outcomes() == []
+
+
+# Journals: torn by kills, full disks, and damage of other kinds
+
+
+def opened(path: Path) -> optuna.Study:
+    return optuna_study.open_study("a", str(path), optuna.pruners.NopPruner())
+
+
+def grown(path: Path, trials: int) -> optuna.Study:
+    study = opened(path)
+    for number in range(trials):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("number", number)
+        study.tell(trial, number / 10)
+    return study
+
+
+def test_a_journal_torn_anywhere_goes_on(tmp_path: Path) -> None:
+    """What stands in whole lines is kept, the rest is cut off by whoever writes next."""
+    path = tmp_path / "study.log"
+    grown(path, 3)
+    content = path.read_bytes()
+    starts = [0, *(place + 1 for place, byte in enumerate(content) if byte == 10)]
+    first = content.index(b"\n") + 1  # which makes the study
+    for end in range(first, len(content), 13):
+        path.write_bytes(content[:end])
+        study = opened(path)
+        known = len(study.get_trials(deepcopy=False))
+        study.set_user_attr("again", end)
+        whole = max(start for start in starts if start <= end)
+        written = path.read_bytes()
+        assert written[:whole] == content[:whole]
+        assert written.endswith(b"\n") and all(map(json.loads, written.splitlines()))
+        again = opened(path)
+        assert again.user_attrs["again"] == end
+        assert len(again.get_trials(deepcopy=False)) == known
+        again.ask()
+
+
+def test_a_full_disk_does_not_end_a_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much of a line fits; nor does a kill in the middle of one."""
+    path = tmp_path / "study.log"
+    study = grown(path, 2)
+    for fits in range(0, 60, 7):
+        before = path.read_bytes()
+
+        def full(file: io.FileIO, lines: bytes, fits: int = fits) -> None:
+            file.write(lines[:fits])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def killed(file: io.FileIO, lines: bytes, fits: int = fits) -> None:
+            file.write(lines[:fits])
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "_append", full)
+            with pytest.raises(RunError, match=r"study\.log: No space left .*the disk is full"):
+                study.set_user_attr("lost", fits)
+        assert path.read_bytes() == before
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "_append", killed)
+            with pytest.raises(KeyboardInterrupt):
+                study.set_user_attr("lost", fits)
+        assert path.read_bytes() == before + path.read_bytes()[len(before) :][:fits]
+        opened(path).set_user_attr("found", fits)
+        assert opened(path).user_attrs == {"found": fits}
+        study = opened(path)
+    assert len(study.get_trials(deepcopy=False)) == 2
+
+
+@pytest.mark.parametrize("damage", ["middle", "folder", "lock"])
+def test_a_journal_that_cannot_be_read_is_told_in_one_line(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """A sweep says so, whether it begins or is under way."""
+    one = planned(storage=str(Path("study.log").resolve()))
+    search = Search(one)
+    path = Path("study.log")
+    if damage == "middle":
+        path.write_bytes(b"{torn" + path.read_bytes())
+    elif damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        monkeypatch.setattr(os, "symlink", lambda *_: full_disk())
+    for use in (lambda: search.study.set_user_attr("a", 1), lambda: Search(one)):
+        with pytest.raises(Error) as caught:
+            use()
+        assert "study.log" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def fill(search: Search) -> None:
+    with storage_errors("study.db", RunError):
+        for number in range(100):
+            search.study.set_user_attr(f"key {number}", "text" * 1000)
+
+
+def test_a_full_disk_does_not_end_a_database(planned: Planned) -> None:
+    """SQLite takes its change back, and the sweep goes on."""
+    resource = pytest.importorskip("resource")
+    search = Search(planned())
+    assert search.claim() is not None
+    search.release(0)
+    size = Path("out/study.db").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot use the storage study\.db: "):
+            fill(search)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    search.study.set_user_attr("key", "text")
+    assert Search(planned()).claim() is not None

@@ -1,12 +1,15 @@
 """Checkpoints: loading a trained network, and those that do not fit."""
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tsslbp.data
 from tsslbp import training
@@ -81,3 +84,159 @@ def test_old_run_is_resumed_as_if_it_were_new(tmp_path: Path) -> None:
     for key, value in expected.items():
         if not key.startswith("history."):
             torch.testing.assert_close(tensors[key], value, rtol=1e-4, atol=1e-6)
+
+
+AVERAGED = replace(EXPERIMENT, epochs=1, average_weights=0.9, protocol="published")
+Tensors = dict[str, torch.Tensor]
+
+
+def shifted(values: torch.Tensor) -> torch.Tensor:
+    """With one value that is no number, where numbers can be that; otherwise another type."""
+    if not values.is_floating_point() or not values.numel():
+        return values.to(torch.int16)
+    changed = values.clone()
+    changed.view(-1)[-1] = float("nan")
+    return changed
+
+
+CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "longer": lambda values: torch.cat([values.flatten(), values.flatten()[:1]]),
+    "a dimension more": lambda values: values[None],
+    "flat": lambda values: values.flatten() if values.ndim != 1 else values[:, None],
+    "half": lambda values: values.half(),
+    "double": lambda values: values.float() if values.dtype == torch.float64 else values.double(),
+    "whole": lambda values: values.to(torch.int32),
+    "no number": shifted,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Tensors, dict[str, Any]]:
+    """A run whose checkpoint holds all that there can be, and what it holds."""
+    run = trained(tmp_path_factory.mktemp("whole") / "run", AVERAGED)
+    return run, *run.load_checkpoint("last")
+
+
+def resume(tensors: Tensors, state: Mapping[str, Any]) -> training.Training:
+    """A training that goes back to a checkpoint; none of it has changed where that is refused."""
+    ready = training.Training(AVERAGED, toy())
+    before = {key: value.clone() for key, value in ready.net.state_dict().items()}
+    try:
+        ready.state.restore(tensors, state, "checkpoint 'last'")
+    except RunError:
+        after = ready.net.state_dict()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+        assert ready.state.optimizer.state_dict()["state"] == {}
+        assert ready.state.progress == training.Progress()
+        raise
+    return ready
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_tensor_of_another_shape_or_type_is_taken(
+    whole: tuple[Run, Tensors, dict[str, Any]], change: str
+) -> None:
+    """Whatever it is of: weights, their average, the optimiser's moments, the steps' numbers."""
+    _, tensors, state = whole
+    assert resume(tensors, state).state.progress.epochs == 1
+    assert {key.partition(".")[0] for key in tensors} == {
+        *("weights", "averaged", "optimizer", "history")
+    }
+    for key, values in tensors.items():
+        if change == "no number" and key.startswith("history.") and values.is_floating_point():
+            continue  # which stands for "does not apply" there
+        with pytest.raises(RunError) as caught:
+            resume(tensors | {key: CHANGES[change](values)}, state)
+        name = key.removeprefix("weights.").removeprefix("averaged.")
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value) or "history." in str(caught.value)
+
+
+def test_no_tensor_may_be_missing_or_unknown(whole: tuple[Run, Tensors, dict[str, Any]]) -> None:
+    _, tensors, state = whole
+    for key in tensors:
+        less = {name: values for name, values in tensors.items() if name != key}
+        first = {"history.loss", "history.activity_step"}  # by which the others are judged
+        if key.startswith("history.") and key not in first:
+            continue  # an earlier version may not have known it
+        with pytest.raises(RunError):
+            resume(less, state)
+        with pytest.raises(RunError):
+            resume(less | {f"{key}s": tensors[key]}, state)
+    without = {key: one for key, one in tensors.items() if not key.startswith("optimizer.")}
+    with pytest.raises(RunError, match="lacks moments of the optimiser"):
+        resume(without, state)
+    of_one = {key: one for key, one in tensors.items() if not key.startswith("optimizer.0.")}
+    with pytest.raises(RunError, match="lacks moments of the optimiser"):
+        resume(of_one, state)
+    for name in ("optimizer.7.step", "optimizer.-1.step", "optimizer.x.step", "optimizer.0"):
+        with pytest.raises(RunError, match=r"belongs to no parameter|holds an unknown"):
+            resume(tensors | {name: torch.zeros(())}, state)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"epochs": value} for value in (-1, 1.0, "1", None, True, [1])),
+        *({"step": value} for value in (-1, "0")),
+        {"seconds": -1.0},
+        {"best": [0.5]},
+        {"best": {"test": "0.5"}},
+        {"best_epoch": {"test": 1.5}},
+        {"finished": 0},
+        {"more": 1},
+    ],
+)
+def test_progress_that_cannot_be(
+    whole: tuple[Run, Tensors, dict[str, Any]], changes: dict[str, Any]
+) -> None:
+    _, tensors, state = whole
+    with pytest.raises(RunError, match="checkpoint 'last' is damaged: progress: "):
+        resume(tensors, state | {"progress": state["progress"] | changes})
+    (key,) = changes
+    less = {name: value for name, value in state["progress"].items() if name != key}
+    if less != state["progress"]:
+        with pytest.raises(RunError, match=f"missing key '{key}'"):
+            resume(tensors, state | {"progress": less})
+    with pytest.raises(RunError, match="is damaged"):
+        resume(tensors, state | {"progress": [1]})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"input_shape": value} for value in (None, [1, 6], [1, 6, 0], [1, 6, 6.0], "166", {})),
+        *({"classes": value} for value in (0, "2", 2.0, True, None)),
+        *({"epoch": value} for value in (-1, "1", None)),
+    ],
+)
+def test_a_state_that_cannot_be(
+    whole: tuple[Run, Tensors, dict[str, Any]], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Of a file without digests, which may have been written by anybody."""
+    run, tensors, state = whole
+    copytree(run.folder, tmp_path / "run")
+    text = json.dumps(state | changes)
+    save_file(tensors, tmp_path / "run" / "checkpoints" / "last.safetensors", {"state": text})
+    with pytest.raises(RunError, match=f"is damaged: {next(iter(changes))} is "):
+        tsslbp.load(tmp_path / "run")
+
+
+def test_moments_of_every_optimiser_are_those_that_it_keeps(tmp_path: Path) -> None:
+    """With momentum and without, a checkpoint is taken; that of another optimiser is not."""
+    kinds = {"adamw": {}, "sgd": {"momentum": 0.9}, "plain": {"momentum": 0.0}}
+    found = {}
+    for name, settings in kinds.items():
+        optimizer = "adamw" if name == "adamw" else "sgd"
+        one = replace(EXPERIMENT, epochs=1, optimizer=optimizer, **settings)
+        run = trained(tmp_path / name, one)
+        found[name] = one, *run.load_checkpoint("last")
+        training.fit(run.extended(2), toy())
+    for name, (one, _, _) in found.items():
+        for other, (_, tensors, state) in found.items():
+            ready = training.Training(one, toy())
+            if name == other:
+                ready.state.restore(tensors, state, "it")
+                continue
+            with pytest.raises(RunError, match=r"it (holds|lacks)"):
+                ready.state.restore(tensors, state, "it")

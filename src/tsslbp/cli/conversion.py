@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import analysis, training
 from .. import run as run_folder
@@ -10,6 +10,11 @@ from ..errors import InvalidInput, RunError
 from . import options, printing
 from .options import RecipeOptions, RunOptions, TrainingOptions, option, with_options
 from .trainings import open_run, train_run
+
+if TYPE_CHECKING:
+    from ..experiment import Experiment
+    from ..run import Run
+    from ..training import Training
 
 RECORD = "conversion.json"
 
@@ -50,28 +55,34 @@ def convert(
         analysis.convert.relu_experiment(wanted), data_set, net, device=how.device
     )
     folder = what.folder(which.out, f"relu-seed{wanted.seed}")
-    if (folder / RECORD).exists() and not which.resume:
-        raise RunError(
-            f"{folder} holds a conversion already: convert its network again with --resume, or "
-            "give another --out"
-        )
-    run = open_run(folder, ready.experiment, which.resume, what.epochs)
-    train_run(ready, run, how.track)
+    with run_folder.claim(folder):
+        if (folder / RECORD).exists() and not which.resume:
+            raise RunError(
+                f"{folder} holds a conversion already: convert its network again with --resume, or "
+                "give another --out"
+            )
+        run = open_run(folder, ready.experiment, which.resume, what.epochs)
+        train_run(ready, run, how.track)
+        with printing.working("converting"):
+            record = _record(wanted, ready, run)
+            record |= analysis.convert.by_steps(wanted, data_set, net, steps)
+        if data_set.note:
+            record["note"] = data_set.note
+        run_folder.write_json(folder / RECORD, record)
+    printing.print_conversion(record)
+    printing.say(f"\nrecord in {folder / RECORD}")
+
+
+def _record(wanted: Experiment, trained: Training, run: Run) -> dict[str, Any]:
+    """What the record says of the training."""
     epochs = run.epochs()
-    chosen = "best-validation" if ready.validation else "last"
-    record = {
+    chosen = "best-validation" if trained.validation else "last"
+    return {
         "experiment": wanted.to_table(),
         "environment": run_folder.describe_environment(),
-        "images": ready.image_counts,
+        "images": trained.image_counts,
         "epochs": epochs,
         "relu": {"chosen": chosen, **run_folder.results.measures(epochs)[chosen]},
         "percentile": analysis.convert.PERCENTILE,
         "calibration_images": analysis.convert.CALIBRATION_IMAGES,
     }
-    with printing.working("converting"):
-        record |= analysis.convert.by_steps(wanted, data_set, net, steps)
-    if data_set.note:
-        record["note"] = data_set.note
-    run_folder.write_json(folder / RECORD, record)
-    printing.print_conversion(record)
-    printing.say(f"\nrecord in {folder / RECORD}")

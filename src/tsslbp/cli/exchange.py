@@ -13,7 +13,7 @@ from .. import data, training
 from .. import export as exports
 from .. import run as run_folder
 from ..errors import InvalidInput, nearest
-from ..storage import replace_file
+from ..storage import replace_file, write_file
 from . import printing
 from .options import Checkpoint, DataDir, RunFolder, TrustCode, option
 from .runs import epoch_of
@@ -71,15 +71,15 @@ def export(
         raise InvalidInput("--no-fold-pooling is for NIR; in ONNX nothing is folded")
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
-    facts = describe(run, name)
+    net, state = training.read_network(run, name)
+    facts = describe(run, name, epoch_of(state))
     with printing.working(f"writing {out}"):
         if to == "nir":
             graph = exports.to_nir(net, fold_pooling=fold_pooling, metadata=facts)
             replace_file(out, partial(_write_nir, graph))
         else:
             model = _onnx(run, net, facts, with_normalisation, data_dir)
-            replace_file(out, lambda new: new.write_bytes(model.SerializeToString()))
+            write_file(out, model.SerializeToString())
     mean, std = (", ".join(f"{one:g}" for one in facts[key]) for key in ("mean", "std"))
     printing.say(f"{out}  {to}, checkpoint {name} of {folder}, epoch {facts['epoch']}")
     inputs = "raw pixels" if with_normalisation else f"normalised images, mean {mean}, std {std}"
@@ -87,9 +87,9 @@ def export(
     printing.print_note(facts.get("note", ""))
 
 
-def describe(run: Run, name: str) -> dict[str, Any]:
-    """What a file says of the run and the checkpoint that it is made from."""
-    wanted, epoch = run.experiment, epoch_of(run.checkpoint_state(name))
+def describe(run: Run, name: str, epoch: int | str) -> dict[str, Any]:
+    """What a file says of the run and the checkpoint, of an epoch, that it is made from."""
+    wanted = run.experiment
     records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in run.epochs()}
     record = records.get(epoch, {})  # of an epoch that was broken off there is none
     shown = ("test_accuracy", "validation_accuracy", "note")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from .. import analysis, experiment, figures, training
 from .. import run as run_folder
 from ..errors import InvalidInput, require
-from ..storage import writing
+from ..storage import write_file, writing
 from . import options, printing
 from .options import DataDir, Settings, TrustCode, argument, complete_recipe, option, with_options
 
@@ -118,8 +118,8 @@ def microscope(
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        figures.svg.save_svg(figure, out, "gradient microscope")
-        out.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
+    figures.svg.save_svg(figure, out, "gradient microscope")
+    write_file(out.with_suffix(".json"), f"{text}\n")
     printing.say(f"\nfigure in {out}, numbers in {out.with_suffix('.json')}")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from .. import data, studies, training
 from .. import report as reports
 from ..errors import Diverged, InvalidInput
+from ..storage import hold_folder
 from . import options, printing
 from .options import JobOptions, RecipeOptions, TrainingOptions, option, with_options
 from .trainings import check_failures, engine_of, make, train_arguments
@@ -86,17 +87,23 @@ def compare(
     folder = what.folder(where.out, "compare")
     runs = len(study.pairs) * len(study.learning_rates)
     engine = engine_of(runs, where, how.device, folder, study.experiment)
-    study = studies.compare.prepare(study, folder)
+    with hold_folder(folder):
+        study = studies.compare.prepare(study, folder)
+        if wanted.patience is not None:
+            printing.complain("caution", "patience is ignored: all rules train equally many epochs")
+        for caution in studies.compare.cautions(study):
+            printing.complain("caution", caution)
+        found = studies.compare.read_results(study, folder)
+        _print_plan(study, found, data_sets, engine, how.device)
+        _compare(study, folder, engine, arguments)
+
+
+def _compare(study: RuleStudy, folder: Path, engine: Engine, options: Sequence[str]) -> None:
+    """Make the runs of a comparison, print what the rules have reached, and report on it."""
     tuning = study.tuning(folder)
-    if wanted.patience is not None:
-        printing.complain("caution", "patience is ignored: all rules train equally many epochs")
-    for caution in studies.compare.cautions(study):
-        printing.complain("caution", caution)
-    found = studies.compare.read_results(study, folder)
-    _print_plan(study, found, data_sets, engine, how.device)
-    failures = _make(tuning, engine, arguments)
+    failures = _make(tuning, engine, options)
     finals = studies.compare.finals(study, folder)
-    failures |= _make(finals, engine, arguments)
+    failures |= _make(finals, engine, options)
     results = studies.compare.read_results(study, folder)
     printing.say()
     printing.print_rules(results, studies.compare.against_first(results))

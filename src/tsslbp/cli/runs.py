@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,25 +84,31 @@ def train(
         with processes.first_of_machine_first():
             data_set = options.load_data(wanted, how.data_dir)
         folder = what.folder(which.out, f"seed{wanted.seed}")
-        if processes.is_first:
-            wanted = with_kept_file(folder, wanted, which.resume)
-        ready = training.Training(
-            wanted, data_set, device=device, processes=processes, trust_code=True
-        )
-        if not processes.is_first:
-            training.keep_freed_memory()
-            ready.fit(None)
-            return
-        run = open_run(folder, wanted, which.resume, what.epochs)
-        train_run(ready, run, how.track)
-        epochs = run.epochs()
-        if not epochs:
-            raise RunError(f"{folder} holds no record of an epoch: was metrics.jsonl removed?")
-        printing.say()
-        printing.print_accuracies(run_folder.results.measures(epochs))
-        printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
-        _record_cost(run, ready)
-        _draw_picture(run, ready)
+        with run_folder.claim(folder) if processes.is_first else nullcontext():
+            if processes.is_first:
+                wanted = with_kept_file(folder, wanted, which.resume)
+            ready = training.Training(
+                wanted, data_set, device=device, processes=processes, trust_code=True
+            )
+            if not processes.is_first:
+                training.keep_freed_memory()
+                ready.fit(None)
+                return
+            run = open_run(folder, wanted, which.resume, what.epochs)
+            train_run(ready, run, how.track)
+            _finish(run, ready)
+
+
+def _finish(run: Run, trained: Training) -> None:
+    """Print what a training has reached, and record and draw what its network does."""
+    epochs = run.epochs()
+    if not epochs:
+        raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
+    printing.say()
+    printing.print_accuracies(run_folder.results.measures(epochs))
+    printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
+    _record_cost(run, trained)
+    _draw_picture(run, trained)
 
 
 def evaluate(
@@ -113,7 +120,7 @@ def evaluate(
 
     All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
     epoch chosen on validation images, and of the best test epoch; of a run that averages its
-    weights, theirs as well.
+    weights, theirs as well. Where they are not what the run has recorded, that is said.
     """
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
@@ -125,6 +132,10 @@ def evaluate(
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
+    epochs = run.epochs()
+    for name, row in rows.items():
+        for difference in run_folder.results.differences(name, row, epochs):
+            printing.complain("caution", f"checkpoint {name}: {difference}")
 
 
 def draw(
@@ -140,15 +151,15 @@ def draw(
     taken for which (confusion), the spikes and membrane potentials that a test image causes
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
-    run = run_folder.Run.open(folder)
+    run = run_folder.Run.open(folder, trust_code)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
+    net, state = training.read_network(run, name)
     data_set = training.load_data(run.experiment, data_dir)
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
-    epoch = epoch_of(run.checkpoint_state(name))
+    epoch = epoch_of(state)
     run_name = folder.resolve().name
     with printing.working("drawing"):
         of_run = _figures_of_run(run)
@@ -161,8 +172,8 @@ def draw(
     drawn, place = of_run | of_net, folder / "figures"
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
-        for title, figure in drawn.items():
-            figures.svg.save_svg(figure, place / f"{title}.svg", title)
+    for title, figure in drawn.items():
+        figures.svg.save_svg(figure, place / f"{title}.svg", title)
     printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
 
 
@@ -200,10 +211,10 @@ def cost(
     analysis.energy.Operations().energy(table, memory)  # checked before anything is loaded
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
-    net = training.load(folder, name, trust_code=trust_code)
+    net, state = training.read_network(run, name)
     data_set = training.load_data(run.experiment, data_dir)
     counted = _count_cost(run, net, data_set, images)
-    record = _write_cost(run, name, counted)
+    record = _write_cost(run, name, state["epoch"], counted)
     if as_json:
         printing.say(run_folder.to_json(record, indent=1))
         return
@@ -323,9 +334,9 @@ def _input_shape(
 
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
     """Accuracies of a checkpoint, with the keys of an epoch's record."""
-    net = training.load(run.folder, name, trust_code=run.trust_code)
+    net, state = training.read_network(run, name)
     _, validation, test = training.splits(run.experiment, data_set)
-    record: dict[str, Any] = {"epoch": epoch_of(run.checkpoint_state(name))}
+    record: dict[str, Any] = {"epoch": epoch_of(state)}
     for split_name, split in (("validation", validation), ("test", test)):
         if split is not None:
             record[f"{split_name}_accuracy"] = training.evaluate(
@@ -361,15 +372,14 @@ def _record_cost(run: Run, trained: Training) -> None:
     except InvalidInput as error:  # a module of one's own that has no count
         printing.complain("caution", f"the cost of the network is not recorded: {error}")
         return
-    _write_cost(run, name, counted)
+    _write_cost(run, name, run.checkpoint_state(name)["epoch"], counted)
     total = counted.total
     spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
     printing.say(f"energy        {spiking} an image, {relu} with ReLU (tsslbp cost tells more)")
 
 
-def _write_cost(run: Run, checkpoint: str, cost: Cost) -> dict[str, Any]:
+def _write_cost(run: Run, checkpoint: str, epoch: int, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
-    epoch = run.checkpoint_state(checkpoint)["epoch"]
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
     try:
         run.record_cost(record)
@@ -397,12 +407,11 @@ def _draw_picture(run: Run, trained: Training) -> None:
             run.epochs(),
             data_set.class_names,
         )
-        figure.savefig(path, dpi=120)
+        figures.svg.save_png(figure, path, dpi=120)
     except ImportError:
         printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        printing.say(f"no picture, because {path} cannot be written: {error.strerror or error}")
+    except RunError as error:
+        printing.say(f"no picture: {error}")
     else:
         printing.say(f"picture in {path}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -12,6 +12,7 @@ from .. import experiment, training
 from .. import report as reports
 from .. import studies as study
 from ..errors import InvalidInput, RunError, require
+from ..storage import hold_folder
 from . import options, printing, progress
 from .options import (
     Epochs,
@@ -26,6 +27,7 @@ from .options import (
 from .trainings import check_failures, engine_of, interruptible, make, train_arguments
 
 if TYPE_CHECKING:
+    from ..data import DataSet
     from ..experiment import Experiment
     from ..studies.jobs import Engine
     from ..studies.sweep import Outcome, Sweep
@@ -124,8 +126,9 @@ def trials(
     options.load_checked(wanted, how.data_dir)
     runs = count.seeds * len(count.protocols(wanted))
     engine = engine_of(runs, where, how.device, folder, wanted)
-    planned = count.plan(wanted, folder)
-    check_failures(_run_trials(planned, engine, arguments), len(planned))
+    with hold_folder(folder):
+        planned = count.plan(wanted, folder)
+        check_failures(_run_trials(planned, engine, arguments), len(planned))
 
 
 @options.with_options
@@ -164,23 +167,34 @@ def reproduce(
     data_sets = {name: options.load_checked(one, how.data_dir) for name, one in wanted.items()}
     runs = count.seeds * sum(len(count.protocols(one)) for one in wanted.values())
     engine = engine_of(runs, where, how.device, folder, *wanted.values())
-    planned = {name: count.plan(one, folder / name) for name, one in wanted.items()}
-    every = [trial for trials in planned.values() for trial in trials]
+    with hold_folder(folder):
+        planned = {name: count.plan(one, folder / name) for name, one in wanted.items()}
+        _print_reproduction(planned, data_sets, engine, how.device)
+        every = [trial for trials in planned.values() for trial in trials]
+        failures = _run_trials(every, engine, arguments)
+        if any(trial.result() for trial in every):
+            report([folder], folder / "report.html")
+        check_failures(failures, len(every))
+
+
+def _print_reproduction(
+    planned: Mapping[str, Sequence[Trial]],
+    data_sets: Mapping[str, DataSet],
+    engine: Engine,
+    device: str,
+) -> None:
+    """Say what the trials that are left will cost, by recipe."""
     with printing.working("measuring what it will cost"):
         costs = {
             name: len(study.trials.missing(trials))
             * [
                 training.cost.estimate(
-                    trials[0].experiment, data_sets[name], engine.threads, how.device
+                    trials[0].experiment, data_sets[name], engine.threads, device
                 )
             ]
             for name, trials in planned.items()
         }
     printing.print_costs(costs, engine.workers)
-    failures = _run_trials(every, engine, arguments)
-    if any(trial.result() for trial in every):
-        report([folder], folder / "report.html")
-    check_failures(failures, len(every))
 
 
 @options.with_options

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError
-from ..storage import read_whole
+from ..reading import read_whole
 from .catalogue import Entry
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest, require
-from ..storage import check_plain
+from ..reading import check_plain
 from .dataset import DataSet, hold_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")

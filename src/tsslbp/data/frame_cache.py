@@ -11,7 +11,8 @@ safetensors file, all recordings for training before those for testing:
 ``labels``     ``[R]`` int64
 =============  ==========================================================================
 
-and in its metadata the number of recordings for training and the size of a frame.
+and in its metadata the number of recordings for training, the size of a frame, and the digests of
+`tsslbp.storage`: a file that is damaged, or has none, is made again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -35,7 +37,14 @@ from torch import Tensor
 
 from ..errors import DataError, InvalidInput, RunError
 from ..experiment.binning import Binning
-from ..storage import hold, remove_leftovers, replace_file
+from ..storage import (
+    digest_of_rest,
+    hold,
+    read_header,
+    remove_leftovers,
+    replace_file,
+    sealed_header,
+)
 from . import catalogue
 from .dataset import DataSet
 from .events import nmnist
@@ -44,11 +53,10 @@ from .events.recording import Events, EventSet
 from .files import CACHE_VARIABLE, cache_folder
 from .frames import Frames
 
-FORMAT = 1  # of the file; another number makes all of them again
+FORMAT = 2  # of the file; another number makes all of them again
 HEADER = 1024  # bytes kept free for the safetensors header, which is known last
 ALIGNMENT = 8  # bytes; each array begins at a multiple of it
 OUTSIDE = "have no event within the frames: is the window right, and do times start at 0?"
-_LENGTH = 8  # bytes that hold the header's length
 _LETTERS = {"u": "U", "i": "I", "f": "F"}  # of safetensors' names for types
 
 
@@ -70,8 +78,7 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
         entry = catalogue.entries().get(source.name)
         if entry is None or entry.reader != "nmnist":
             raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
-    name = f"{source.name}-{time_steps}-{_key(source, time_steps, how)}.safetensors"
-    path = cache_folder() / "binned" / name
+    path = _path(source, time_steps, how, FORMAT)
     if data_set := _open(path, source):
         return data_set
     try:
@@ -81,6 +88,7 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
             if data_set is None:
                 remove_leftovers(path.parent, path.name)
                 replace_file(path, lambda new: _write(new, source, time_steps, how))
+                _remove_earlier(source, time_steps, how)
                 data_set = _open(path, source)
     except (OSError, RunError) as error:
         raise DataError(f"{error}; {CACHE_VARIABLE} names another folder for it") from error
@@ -88,21 +96,32 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
     return data_set
 
 
-def _key(source: EventSet, time_steps: int, how: Binning) -> str:
-    sensor = source.height, source.width
-    parts = len(source.train), len(source.test)
-    decides = [FORMAT, source.name, source.fingerprint, parts, sensor, time_steps, asdict(how)]
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+def _path(source: EventSet, time_steps: int, how: Binning, file_format: int) -> Path:
+    sensor, parts = (source.height, source.width), (len(source.train), len(source.test))
+    decides = [file_format, source.name, source.fingerprint, parts, sensor, time_steps, asdict(how)]
+    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    return cache_folder() / "binned" / f"{source.name}-{time_steps}-{key}.safetensors"
+
+
+def _remove_earlier(source: EventSet, time_steps: int, how: Binning) -> None:
+    """Remove the files of earlier formats, which no one reads any more."""
+    for earlier in range(1, FORMAT):
+        with suppress(OSError):
+            _path(source, time_steps, how, earlier).unlink(missing_ok=True)
 
 
 def _open(path: Path, source: EventSet) -> DataSet | None:
     """Return the data set in a file, or None where it is missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = {key: json.loads(text) for key, text in file.metadata().items()}
-            names = file.keys()
-            arrays: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError):
+        with path.open("rb") as file:
+            header, expected = read_header(file)
+            if expected is None or expected != digest_of_rest(file):
+                return None
+        facts = {key: json.loads(header["__metadata__"][key]) for key in ("train", "size")}
+        with safe_open(path, framework="pt") as tensors:
+            names = tensors.keys()
+            arrays: dict[str, Tensor] = {name: tensors.get_tensor(name) for name in names}
+    except (OSError, ValueError, SafetensorError):
         return None
     labels, values = arrays["labels"], arrays.get("values")
     everything = torch.arange(len(labels))
@@ -185,9 +204,9 @@ class _Arrays:
         self.begin = end
 
     def describe(self, metadata: dict[str, str]) -> None:
-        """Write the header, filled up with spaces."""
-        text = json.dumps({"__metadata__": metadata, **self.headers}).encode()
-        length = HEADER - _LENGTH
-        assert len(text) <= length
+        """Write the header, with the digests."""
+        self.file.seek(HEADER)  # which also writes what has not been written yet
+        header = {"__metadata__": metadata, **self.headers}
+        content = sealed_header(header, digest_of_rest(self.file), HEADER)
         self.file.seek(0)
-        self.file.write(length.to_bytes(_LENGTH, "little") + text.ljust(length))
+        self.file.write(content)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from ..storage import read_arrays
+from ..reading import read_arrays
 from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 

@@ -20,7 +20,7 @@ from .. import toml_files
 from ..checked import Checked, Positive, Text, check_keys, type_hints
 from ..errors import InvalidInput, RunError
 from ..rules import as_table
-from ..storage import replace_file
+from ..storage import write_file
 from ..toml_files import parse_value
 from .experiment import Experiment
 from .networks import AT_HAND, checksum_of, network_file
@@ -81,14 +81,14 @@ def recorded() -> dict[str, Recorded]:
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the experiment as a recipe; a path to data becomes absolute.
+    """Write the experiment as a recipe, whole or not at all; a path to data becomes absolute.
 
     The network's file is put beside it, and its checksum into it.
 
     Raises:
         InvalidInput: that file cannot be read, or is not that of the checksum, or a path holds
             bytes that are no text.
-        RunError: it cannot be written, or another file of its name is there.
+        RunError: one of them cannot be written, or another file of its name is there.
     """
     table = experiment.to_table()
     table["data"] = _absolute(experiment.data, Path())
@@ -101,7 +101,7 @@ def save(experiment: Experiment, path: Path) -> None:
     except UnicodeEncodeError as error:
         part = error.object[max(0, error.start - 20) : error.end]
         raise InvalidInput(f"a recipe is text, and {part!r} holds bytes that are none") from None
-    Path(path).write_bytes(content)
+    write_file(Path(path), content)
 
 
 def settings_table(experiment: Experiment) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _put(copy: Path, source: bytes) -> None:
                 "kept: remove it, or give another --out"
             )
         return
-    replace_file(copy, lambda new: new.write_bytes(source))
+    write_file(copy, source)
 
 
 def _as_table(name: str, value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures as SVG: the same figure gives the same text, which reads nothing from elsewhere."""
+"""Figures as files: SVG, the same text for the same figure, which reads nothing else; and PNG."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..storage import write_file
 from .style import LEGEND_CHARACTERS
 
 if TYPE_CHECKING:
@@ -51,9 +52,24 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
 
 
 def save_svg(figure: Figure, path: Path, title: str = "") -> None:
-    """Write `svg_text` into a file, whose name is part of the ids."""
+    """Write `svg_text` into a file, whole or not at all; its name is part of the ids.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     prefix = "figure-" + re.sub(r"[^A-Za-z0-9-]", "-", path.stem)
-    path.write_text(svg_text(figure, prefix, title), encoding="utf-8")
+    write_file(path, svg_text(figure, prefix, title))
+
+
+def save_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure as pixels, so many an inch, whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    write_file(path, content.getbuffer())
 
 
 def _own_ids(tag: str, prefix: str) -> str:

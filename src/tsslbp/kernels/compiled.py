@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-import hashlib
 import logging
+import pickle
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, cast, get_type_hints
 
 import llvmlite
@@ -19,17 +23,23 @@ import torch
 from llvmlite import ir
 from numba import prange
 from numba.core import sigutils, types
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.caching import FunctionCache, NullCache
 from numba.core.ccallback import CFunc
 from numba.core.errors import NumbaError
 from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
 from numba.extending import intrinsic
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, RunError
+from ..storage import digest, write_file
 
 SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
+STATES_KEPT = 3  # of the sources, whose compiled kernels are kept on disk for a machine
+
+_SUFFIX = ".kernel"
+_DIGEST = len(digest(b""))
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -44,13 +54,10 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Cache(FunctionCache):
-    """Numba's cache on disk, in files of their own for each state of the sources.
+    """Numba's cache on disk, in files of our own: `_Files`.
 
-    What a kernel is compiled to depends on all that it calls. Numba looks at the file of the kernel
-    alone; here the names of the files also hold a hash of all sources beside it and beside this
-    module, of the versions and the processor that matter, and of the numbers that a function
-    closes over. Processes that write at once can overwrite each other's files, so everything that
-    makes a difference, except the signature, is in a file's name.
+    What a kernel is compiled to depends on all that it calls, on versions, and on the processor.
+    Numba looks at the file of the kernel alone; here all of it is in the files' names.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -58,27 +65,101 @@ class _Cache(FunctionCache):
         folders = Path(__file__).parent, Path(function.__code__.co_filename).parent
         numbers = [cell.cell_contents for cell in function.__closure__ or ()]
         assert all(isinstance(number, int) for number in numbers), function
-        own = hashlib.sha256(f"{numbers} {_hash_of_sources(*folders)}".encode()).hexdigest()[:16]
-        self._cache_file = IndexDataCacheFile(
-            self._cache_path,
-            f"{self._impl.filename_base}-{own}",
-            self._impl.locator.get_source_stamp(),
-        )
+        name = "_".join([self._impl.filename_base, *map(str, numbers)])
+        self._cache_file = _Files(Path(self._cache_path), name, _machine(), _state(*folders))
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """None also if another process has overwritten the file with another signature's code."""
-        found = super().load_overload(sig, target_context)
-        wanted, _ = sigutils.normalize_signature(sig)
-        return found if found and found.signature.args == wanted else None
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except (OSError, RunError):  # of a full disk, for example
+            _warn_no_cache()
+
+
+class _Files:
+    """The compiled codes of one function, in a file for each signature.
+
+    Before the contents stands their digest: a damaged file is as good as none, and is made again.
+    Its name is NAME-SIGNATURE-MACHINE-STATE.kernel; so of the files that were made on a machine for
+    earlier states of the sources all but the last few are removed.
+
+    Args:
+        folder: of the files.
+        name: of the function.
+        machine: a hash of what the machine has to do with it.
+        state: a hash of all else that decides what is compiled.
+    """
+
+    def __init__(self, folder: Path, name: str, machine: str, state: str) -> None:
+        self.folder, self.name, self.machine, self.state = folder, name, machine, state
+
+    def path(self, key: Any) -> Path:
+        what = f"{self.name}-{_hash(repr(key))}-{self.machine}-{self.state}"
+        return self.folder / f"{what}{_SUFFIX}"
+
+    def load(self, key: Any) -> Any:
+        try:
+            content = self.path(key).read_bytes()
+        except OSError:
+            return None
+        found, data = content[:_DIGEST], content[_DIGEST:]
+        if found != digest(data).encode():
+            return None
+        stored, compiled = pickle.loads(data)
+        return compiled if stored == key else None
+
+    def save(self, key: Any, compiled: Any) -> None:
+        data = dumps((key, compiled))
+        write_file(self.path(key), digest(data), data)
+        _remove_earlier(self.folder, self.machine, self.state)
 
 
 @functools.cache
-def _hash_of_sources(*folders: Path) -> str:
-    processor = cpu_target.target_context.codegen().magic_tuple()
-    found = hashlib.sha256(f"{llvmlite.__version__} {np.__version__} {processor}".encode())
-    for path in sorted({path for folder in folders for path in folder.glob("*.py")}):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+def _remove_earlier(folder: Path, machine: str, state: str) -> None:
+    """Remove the files of a machine's earlier states but the last ones, and those of Numba."""
+    ages: dict[str, float] = {}
+    paths = [
+        (path, path.name.rpartition("-")[2]) for path in folder.glob(f"*-{machine}-*{_SUFFIX}")
+    ]
+    with contextlib.suppress(OSError):  # another process does the same
+        for path, one in paths:
+            ages[one] = max(ages.get(one, 0.0), path.stat().st_mtime)
+        ages.pop(f"{state}{_SUFFIX}", None)
+        left_out = sorted(ages, key=lambda one: ages[one])[: -(STATES_KEPT - 1)]
+        gone = [path for path, one in paths if one in left_out]
+        for path in (*gone, *folder.glob("*.nbi"), *folder.glob("*.nbc")):
+            path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return _hash(repr(cpu_target.target_context.codegen().magic_tuple()))
+
+
+@functools.cache
+def _state(*folders: Path) -> str:
+    """A hash of the code of all modules in some folders, and of versions.
+
+    Of the code as Python has loaded it, compiled earlier perhaps, and not of the text beside it:
+    Numba compiles what is loaded, and that alone may be kept under this name.
+    """
+    paths = sorted({path for folder in folders for path in folder.glob("*.py")})
+    codes = [SourceFileLoader(path.stem, str(path)).get_code(path.stem) for path in paths]
+    versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
+    return _hash(repr((versions, [_facts(code) for code in codes])))
+
+
+def _facts(constant: Any) -> Any:
+    """What a code, or a constant of one, is, as what `repr` says the same of in every process."""
+    if isinstance(constant, CodeType):
+        constants = [_facts(one) for one in constant.co_consts]
+        names = constant.co_name, constant.co_names, constant.co_varnames, constant.co_freevars
+        return constant.co_code, names, constant.co_flags, constant.co_argcount, constants
+    if isinstance(constant, tuple):
+        return [_facts(one) for one in constant]
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+
+
+def _hash(text: str) -> str:
+    return digest(text.encode())[:16]
 
 
 def _cache(function: Callable[..., Any]) -> Any:

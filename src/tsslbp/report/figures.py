@@ -20,8 +20,8 @@ from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
 from ..figures.style import Array
 from ..figures.svg import svg_text
+from ..reading import read_whole
 from ..run.results import MEASURES, Group, Result, measures
-from ..storage import read_whole
 from ..toml_files import flat
 from . import interactive
 from .blocks import Figure

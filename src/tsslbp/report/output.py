@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InvalidInput, require
-from ..storage import writing
+from ..storage import write_file, writing
 from .evidence import gather
 from .render import svg, to_html, to_markdown
 from .sections import TITLE, compose
@@ -44,14 +44,13 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
     options = ["-o", str(out), *(["--against", str(against)] if against else [])]
     command = shlex.join(["tsslbp", "report", *map(str, paths), *options])
     folder = out.with_name(f"{out.stem}_figures")
+    page = compose(evidence, command)
     with writing(f"the report {out}"):
-        page = compose(evidence, command)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(to_html(page), encoding="utf-8")
-        beside.write_text(to_markdown(page, folder.name), encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for figure in page.figures:
-            (folder / f"{figure.name}.svg").write_bytes(svg(figure))
+        folder.mkdir(parents=True, exist_ok=True)
+    for figure in page.figures:  # first, as the pages refer to them
+        write_file(folder / f"{figure.name}.svg", svg(figure))
+    write_file(beside, to_markdown(page, folder.name))
+    write_file(out, to_html(page))
     return list(evidence.problems)
 
 

@@ -16,7 +16,8 @@ from ..errors import Error, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..stats import Array
 from ..toml_files import flat
-from .run import AVERAGED, Run
+from ..wording import percent
+from .run import AVERAGED, Run, claim
 
 MEASURES = {
     "last": "last epoch",
@@ -50,6 +51,35 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)
     }
     return found | ({AVERAGED: last | averaged} if averaged else {})
+
+
+def differences(
+    checkpoint: str, measured: Mapping[str, Any], epochs: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Where the accuracies that were measured of a checkpoint are not those of the records.
+
+    Args:
+        checkpoint: its name.
+        measured: with the keys of an epoch's record, ``"epoch"`` among them; of an epoch that was
+            broken off there is no record, and nothing to compare.
+        epochs: the run's records.
+
+    Returns:
+        A line for each accuracy that differs.
+    """
+    records = {record["epoch"]: record for record in epochs}
+    record = records.get(measured["epoch"], {})
+    prefix = "averaged_" if checkpoint == AVERAGED else ""
+    lines = []
+    for split in ("validation", "test"):
+        found, known = measured.get(f"{split}_accuracy"), record.get(f"{prefix}{split}_accuracy")
+        if _is_number(found) and _is_number(known) and found != known:
+            lines.append(
+                f"{split} accuracy {percent(found)}, and the run recorded {percent(known)} after "
+                f"epoch {measured['epoch']}: the data or the weights are others now, or another "
+                "machine or version rounds otherwise"
+            )
+    return lines
 
 
 @dataclass(frozen=True)
@@ -303,12 +333,15 @@ def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
         epochs: how many it is to have; None: as many as it has.
 
     Raises:
-        RunError: it has other settings, or cannot be read, or has more epochs already.
+        RunError: it has other settings, or cannot be read, or has more epochs already, or is in
+            use.
     """
-    run = Run.open(folder)
-    check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
-    run.record_resume()
-    return run.extended(epochs) if epochs else run
+    with claim(folder):
+        run = Run.open(folder)
+        check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
+        run = run.extended(epochs) if epochs else run
+        run.record_resume()
+        return run
 
 
 def _is_number(value: Any) -> bool:

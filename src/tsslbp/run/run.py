@@ -22,8 +22,7 @@ import contextlib
 import io
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, final
@@ -37,15 +36,18 @@ from torch import Tensor
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, network_file
+from ..reading import parse_json, read_arrays, read_table, read_whole
 from ..storage import (
-    hold,
-    parse_json,
-    read_arrays,
-    read_table,
-    read_whole,
+    DAMAGED,
+    append_lines,
+    digest,
+    digest_of_rest,
+    hold_folder,
+    read_header,
     remove_leftovers,
-    replace_file,
+    sealed_header,
     write_error,
+    write_file,
     writing,
 )
 from .environment import describe_environment
@@ -61,7 +63,6 @@ _DIVERGED = "diverged.json"
 _COST = "cost.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
-_LOCK = ".lock"
 
 
 @final
@@ -90,30 +91,24 @@ class Run:
 
         Raises:
             InvalidInput: the network's file cannot be read.
-            RunError: the folder holds a run, part of one, or other files, or cannot be written.
+            RunError: the folder holds a run, part of one, or other files, is in use, or cannot be
+                written.
         """
-        for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
-            if any(folder.glob(pattern)):
-                raise RunError(
-                    f"{folder} holds a run already (found {pattern}): resume it, or choose "
-                    "another folder"
-                )
-        file = network_file(experiment.network)
-        # Of a run that was killed while it was made.
-        ours = {_ENVIRONMENT, _CHECKPOINT_FOLDER, *([file.path.name] if file else [])}
-        names = (path.name for path in folder.glob("*"))
-        others = [name for name in names if name not in ours and name[0] != "."]
-        if others:
-            raise RunError(
-                f"{folder} holds other files already (found {min(others)}): choose an empty or new "
-                "folder"
-            )
-        with writing(f"the run folder {folder}"):
-            (folder / _CHECKPOINT_FOLDER).mkdir(parents=True, exist_ok=True)
-        write_json(folder / _ENVIRONMENT, describe_environment())
-        # Last, because this file makes the folder a run.
-        replace_file(folder / _CONFIG, lambda new: experiments.save(experiment, new))
-        return cls.open(folder, trust_code=True)
+        with claim(folder):
+            for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
+                if any(folder.glob(pattern)):
+                    raise RunError(
+                        f"{folder} holds a run already (found {pattern}): resume it, or choose "
+                        "another folder"
+                    )
+            file = network_file(experiment.network)
+            _check_others(folder, [file.path.name] if file else [])
+            write_json(folder / _ENVIRONMENT, describe_environment())
+            with writing(f"the run folder {folder}"):
+                (folder / _CHECKPOINT_FOLDER).mkdir(exist_ok=True)
+            # Last, because this file makes the folder a run.
+            experiments.save(experiment, folder / _CONFIG)
+            return cls.open(folder, trust_code=True)
 
     @classmethod
     def open(cls, folder: Path, trust_code: bool = False) -> Run:
@@ -149,23 +144,27 @@ class Run:
 
     def record_resume(self) -> None:
         """Append the present environment to the list ``"resumed"`` of the run's environment."""
-        value = self.environment
-        resumed = [*value.get("resumed", []), describe_environment()]
-        write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
+        with self.hold():
+            value = self.environment
+            resumed = [*value.get("resumed", []), describe_environment()]
+            write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
 
     def extended(self, epochs: int) -> Run:
         """Return the run with another number of epochs to train, and write that down.
 
         Raises:
-            RunError: more epochs have been trained already.
+            RunError: more epochs have been trained already, or another process trains the run.
         """
         if epochs == self.experiment.epochs:
             return self
-        if epochs < (done := len(self.epochs())):
-            raise RunError(f"{self.folder} has {done} epochs already: it cannot end at {epochs}")
-        experiment = replace(self.experiment, epochs=epochs)
-        replace_file(self.folder / _CONFIG, lambda new: experiments.save(experiment, new))
-        return Run(self.folder, experiment, self.trust_code)
+        with self.hold():
+            if epochs < (done := len(self.epochs())):
+                raise RunError(
+                    f"{self.folder} has {done} epochs already: it cannot end at {epochs}"
+                )
+            experiment = replace(self.experiment, epochs=epochs)
+            experiments.save(experiment, self.folder / _CONFIG)
+            return Run(self.folder, experiment, self.trust_code)
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record to the metrics; it is on the disk when this returns.
@@ -177,17 +176,7 @@ class Run:
         Raises:
             InvalidInput: no epoch number, or a value that JSON cannot hold.
         """
-        line = _to_line(record)
-        path = self.folder / _METRICS
-        try:
-            with path.open("a+b") as file:
-                if _ends_torn(file):
-                    line = b"\n" + line
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(write_error(path, error)) from error
+        append_lines(self.folder / _METRICS, _to_line(record))
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the records of all epochs in order; empty before the first.
@@ -206,7 +195,7 @@ class Run:
     def truncate_epochs(self, count: int) -> None:
         """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
         lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
-        replace_file(self.folder / _METRICS, lambda new: new.write_bytes(b"".join(lines)))
+        write_file(self.folder / _METRICS, *lines)
 
     def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Write the arrays of the training steps, replacing the earlier ones.
@@ -221,7 +210,7 @@ class Run:
         content = io.BytesIO()
         values: dict[str, Any] = dict(arrays)
         np.savez(content, **values)
-        replace_file(self.folder / _STEPS, lambda new: new.write_bytes(content.getbuffer()))
+        write_file(self.folder / _STEPS, content.getbuffer())
 
     def steps(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the arrays that `save_steps` wrote; empty where it was never called.
@@ -281,16 +270,12 @@ class Run:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes from training this run while the context lasts.
-
-        What a killed writer left half-written is removed.
+        """Keep other processes from the run while the context lasts, as `claim` does.
 
         Raises:
-            RunError: another process trains it, or the folder cannot be written.
+            RunError: another process has it, or the folder cannot be written.
         """
-        with hold(self.folder / _LOCK):
-            for folder in (self.folder, self.folder / _CHECKPOINT_FOLDER):
-                remove_leftovers(folder)
+        with _hold(self.folder):
             yield
 
     def has_checkpoint(self, name: str) -> bool:
@@ -320,7 +305,10 @@ class Run:
             content = safetensors.torch.save(copies, {_STATE_KEY: text})
         except (TypeError, ValueError, KeyError, SafetensorError) as error:
             raise InvalidInput(f"checkpoint {name!r} cannot be stored: {error}") from error
-        replace_file(path, lambda new: new.write_bytes(content))
+        file = io.BytesIO(content)
+        header, _ = read_header(file)
+        data = memoryview(content)[file.tell() :]
+        write_file(path, sealed_header(header, digest(data)), data)
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return a checkpoint's tensors, on the CPU, and its state.
@@ -329,27 +317,36 @@ class Run:
             InvalidInput: an unknown name.
             RunError: there is no such checkpoint, or it is damaged or not one of this program.
         """
-        with self._opened(name) as (file, state):
-            # Cloned, because the file is mapped into memory and may be replaced.
-            names = file.keys()
-            return {key: file.get_tensor(key).clone() for key in names}, state
+        while True:
+            with self._opened(name) as (file, metadata, expected):
+                if expected not in (None, digest_of_rest(file)):
+                    raise ValueError(
+                        f"{DAMAGED}: its tensors have another digest than when written"
+                    )
+                with safe_open(self._checkpoint(name), framework="pt") as opened:
+                    if opened.metadata() == metadata:  # it has not been replaced since
+                        names = opened.keys()
+                        # Cloned, because the file is mapped into memory.
+                        tensors = {key: opened.get_tensor(key).clone() for key in names}
+                        return tensors, _parse_state(metadata)
 
     def checkpoint_state(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
-        with self._opened(name) as (_, state):
-            return state
+        with self._opened(name) as (_, metadata, _):
+            return _parse_state(metadata)
 
     @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """A checkpoint's file of tensors, and its state; errors as of `load_checkpoint`."""
+    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, Any], str | None]]:
+        """A checkpoint's file, which stands before the tensors, its metadata, and their digest."""
         path = self._checkpoint(name)
         if not path.is_file():
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
             raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
         try:
-            with safe_open(path, framework="pt") as file:
-                yield file, _parse_state((file.metadata() or {}).get(_STATE_KEY))
-        except (SafetensorError, OSError, ValueError) as error:
+            with path.open("rb") as file:
+                header, expected = read_header(file)
+                yield file, header["__metadata__"], expected
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
 
     def _checkpoint(self, name: str) -> Path:
@@ -357,6 +354,42 @@ class Run:
             hint = f"{nearest(name, CHECKPOINTS)}; known: {', '.join(CHECKPOINTS)}"
             raise InvalidInput(f"unknown checkpoint {name!r}{hint}")
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keep other processes from making, changing or training the run in a folder.
+
+    Whoever makes a run or goes on with one claims its folder from before the first look at it to
+    the end; within the context `Run.create`, `Run.hold` and the like take the same claim. What a
+    killed writer left half-written is removed.
+
+    Raises:
+        RunError: another process has it, it holds other files than a run's, or cannot be written.
+    """
+    if not (folder / _CONFIG).exists():  # so that nothing is left in a folder of somebody's
+        _check_others(folder, [path.name for path in folder.glob("*.py")])
+    with _hold(folder):
+        yield
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    with hold_folder(folder):
+        for place in (folder, folder / _CHECKPOINT_FOLDER):
+            remove_leftovers(place)
+        yield
+
+
+def _check_others(folder: Path, ours: Collection[str]) -> None:
+    """Raise `RunError` where a folder holds files that are neither a run's nor `ours`."""
+    known = {_CONFIG, _ENVIRONMENT, _METRICS, _STEPS, _CHECKPOINT_FOLDER, *ours}
+    names = (path.name for path in folder.glob("*"))
+    if others := [name for name in names if name not in known and name[0] != "."]:
+        raise RunError(
+            f"{folder} holds other files already (found {min(others)}): choose an empty or new "
+            "folder"
+        )
 
 
 def count_epochs(folder: Path) -> int:
@@ -403,16 +436,8 @@ def _is_epoch(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _ends_torn(file: IO[bytes]) -> bool:
-    """Say whether a file has a last line that is not ended."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
-
-
-def _parse_state(text: str | None) -> dict[str, Any]:
-    if text is None:
+def _parse_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(text := metadata.get(_STATE_KEY), str):
         raise ValueError("it holds no training state: it was written by another program")
     state = parse_json(text.encode())
     if not isinstance(state, dict):
@@ -439,5 +464,4 @@ def _load_failure(path: Path, error: Exception) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
-    content = (to_json(value, indent=2) + "\n").encode()
-    replace_file(path, lambda new: new.write_bytes(content))
+    write_file(path, to_json(value, indent=2) + "\n")

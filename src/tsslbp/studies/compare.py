@@ -26,11 +26,12 @@ from .. import experiment as experiments
 from ..checked import check_number, check_whole
 from ..errors import Error, InvalidInput, RunError
 from ..experiment import Experiment
+from ..reading import read_table
 from ..rules import from_config
 from ..run import write_json
 from ..run.comparison import Comparison, compare, correct
 from ..run.results import Result, check_settings, measures
-from ..storage import read_table
+from ..storage import hold_folder
 from . import trials
 from .trials import RECIPE, Trial
 
@@ -199,30 +200,34 @@ def prepare(study: RuleStudy, folder: Path) -> RuleStudy:
 
     Raises:
         RunError: the folder holds a comparison of other settings, or of more than is asked for,
-            or cannot be written; or a rule of it is written otherwise.
+            is in use, or cannot be written; or a rule of it is written otherwise.
     """
-    if (folder / FILE).exists():
-        there = read(folder)
-        what = f"{folder} holds a comparison"
-        kept = ("description", "rule", "time_steps")
-        check_settings(what, there.experiment, study.experiment, kept)
-        for here, asked in product(there.rules, study.rules):
-            if here != asked and from_config(here) == from_config(asked):
-                raise RunError(
-                    f"{what} where the rule {asked} is written {here}: write it that way"
-                )
-        for name in GROWING:
-            if left_out := [x for x in getattr(there, name) if x not in getattr(study, name)]:
-                words = ", ".join(map(str, left_out))
-                raise RunError(
-                    f"{what} with more {name.replace('_', ' ')} ({words}): ask for these as well, "
-                    "or give another --out"
-                )
-    study = replace(study, experiment=trials.prepare(study.experiment, folder))
-    for trial in study.tuning(folder):
-        trials.prepare(trial.experiment, trial.recipe.parent)
-    write_json(folder / FILE, {name: getattr(study, name) for name in (*GROWING, "seeds")})
+    with hold_folder(folder):
+        if (folder / FILE).exists():
+            _check_growth(study, folder)
+        study = replace(study, experiment=trials.prepare(study.experiment, folder))
+        for trial in study.tuning(folder):
+            trials.prepare(trial.experiment, trial.recipe.parent)
+        write_json(folder / FILE, {name: getattr(study, name) for name in (*GROWING, "seeds")})
     return study
+
+
+def _check_growth(study: RuleStudy, folder: Path) -> None:
+    """Raise `RunError` where the comparison that is in a folder cannot grow to this one."""
+    there = read(folder)
+    what = f"{folder} holds a comparison"
+    kept = ("description", "rule", "time_steps")
+    check_settings(what, there.experiment, study.experiment, kept)
+    for here, asked in product(there.rules, study.rules):
+        if here != asked and from_config(here) == from_config(asked):
+            raise RunError(f"{what} where the rule {asked} is written {here}: write it that way")
+    for name in GROWING:
+        if left_out := [x for x in getattr(there, name) if x not in getattr(study, name)]:
+            words = ", ".join(map(str, left_out))
+            raise RunError(
+                f"{what} with more {name.replace('_', ' ')} ({words}): ask for these as well, "
+                "or give another --out"
+            )
 
 
 def read(folder: Path) -> RuleStudy:

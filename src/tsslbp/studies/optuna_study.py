@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import sqlalchemy
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from ..errors import InvalidInput, RunError
+from ..storage import append_lines, writing
 from .space import Choice, Range, as_text
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
@@ -37,8 +39,7 @@ def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner
             options["connect_args"] = {"timeout": SQLITE_SECONDS}
         opened = optuna.storages.RDBStorage(storage, engine_kwargs=options)
     elif storage.endswith(JOURNALS):
-        lock = JournalFileSymlinkLock(storage, JOURNAL_SECONDS)
-        opened = optuna.storages.JournalStorage(JournalFileBackend(storage, lock))
+        opened = optuna.storages.JournalStorage(_Journal(storage))
     else:
         raise InvalidInput(
             "storage must be a database's URL, such as postgresql://user@host/name, or a file that "
@@ -47,6 +48,29 @@ def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner
     return optuna.create_study(
         study_name=name, storage=opened, pruner=pruner, direction="maximize", load_if_exists=True
     )
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, whose last line a kill or a full disk may have torn: it is cut off."""
+
+    def __init__(self, path: str) -> None:
+        self._place, self._turn = Path(path), JournalFileSymlinkLock(path, JOURNAL_SECONDS)
+        super().__init__(path, self._turn)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        with writing(self._place):
+            self._turn.acquire()
+        try:
+            append_lines(self._place, "".join(lines).encode())
+        finally:
+            self._turn.release()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        try:
+            yield from super().read_logs(log_number_from)
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read the journal {self._place}: {error}") from error
 
 
 def without_password(storage: str) -> str:

@@ -23,10 +23,11 @@ from ..checked import check_whole
 from ..errors import InvalidInput, RunError, nearest
 from ..experiment import Experiment
 from ..experiment.seeding import derive
+from ..reading import read_table
 from ..rules import EARLIER_NAMES
 from ..run import Run, write_json
 from ..run.results import table_differences
-from ..storage import hold, read_table, replace_file, writing
+from ..storage import hold, hold_folder, writing
 from ..toml_files import flat
 from . import optuna_study
 from .optuna_study import PRUNERS, SAMPLERS, storage_errors
@@ -136,13 +137,14 @@ class Search:
         self.locks: dict[int, ExitStack] = {}  # of the trials that this process makes, by number
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with hold(self.folder / _LOCK, wait=True):
+        recipe = self.folder / RECIPE
+        # Other sweeps are waited for, other commands keep the folder to their ends.
+        with hold(self.folder / _LOCK, wait=True), hold_folder(self.folder):
             identity = self._identity()
             self.folder_id: str = identity["id"]
             self.study = self._open_study(identity["study"])
             write_json(self.folder / _IDENTITY, identity)  # only now: the storage is the right one
-            recipe = self.folder / RECIPE
-            replace_file(recipe, lambda new: experiments.save(sweep.experiment, new))
+            experiments.save(sweep.experiment, recipe)
             self.sweep = replace(sweep, experiment=with_copy(sweep.experiment, recipe))
 
     def claim(self) -> optuna.Trial | None:
@@ -199,6 +201,10 @@ class Search:
         """Who this folder is among a study's, and the study's name; a folder may be moved."""
         path = self.folder / _IDENTITY
         if not path.exists():
+            if (self.folder / RECIPE).exists():
+                raise RunError(
+                    f"{self.folder} holds {RECIPE} of other runs, and no sweep: give another --out"
+                )
             name = self.folder.resolve().name
             return {"id": uuid.uuid4().hex, "study": name, "storage": self.shown_storage}
         try:

@@ -11,7 +11,7 @@ from ..errors import RunError
 from ..experiment import Experiment, ProtocolName, network_file
 from ..run import Run
 from ..run.results import Result, check_settings
-from ..storage import writing
+from ..storage import hold_folder
 from .jobs import Job
 
 RECIPE = "recipe.toml"
@@ -85,17 +85,16 @@ def prepare(experiment: Experiment, folder: Path) -> Experiment:
         The experiment, with that copy as its network.
 
     Raises:
-        RunError: the folder holds trials of other settings, or cannot be written.
+        RunError: the folder holds trials of other settings, is in use, or cannot be written.
     """
     recipe = folder / RECIPE
-    if recipe.exists():
-        there = experiments.load_recipe(recipe)
-        apart = ("seed", "protocol", "epochs", "description")
-        check_settings(f"{folder} holds trials", there, experiment, apart)
-    with writing(recipe):
-        folder.mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder):
+        if recipe.exists():
+            there = experiments.load_recipe(recipe)
+            apart = ("seed", "protocol", "epochs", "description")
+            check_settings(f"{folder} holds trials", there, experiment, apart)
         experiments.save(experiment, recipe)
-    return with_copy(experiment, recipe)
+        return with_copy(experiment, recipe)
 
 
 def with_copy(experiment: Experiment, recipe: Path) -> Experiment:

@@ -16,6 +16,7 @@ from .checkpoint import Progress as Progress
 from .checkpoint import default_checkpoint as default_checkpoint
 from .checkpoint import load as load
 from .checkpoint import load_weights as load_weights
+from .checkpoint import read_network as read_network
 from .device import configure as configure
 from .device import gpus as gpus
 from .loop import Observer as Observer

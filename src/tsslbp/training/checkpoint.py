@@ -10,7 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from ..errors import Diverged, RunError
+from ..checked import Checked, Natural, NonNegative
+from ..errors import Diverged, InvalidInput, RunError
 from ..experiment import check_trust
 from ..network import CustomNetwork, Model, Network
 from ..run import AVERAGED, Run
@@ -29,6 +30,10 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
     best_epoch: dict[str, int] = field(default_factory=dict)
     finished: bool = False
+
+    @property
+    def steps_taken(self) -> bool:
+        return self.epochs > 0 or self.step > 0
 
 
 @final
@@ -76,22 +81,26 @@ class TrainingState:
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
         """Go back to a checkpoint ``last``; `source` names it in errors.
 
+        All of it is checked before anything is changed.
+
         Raises:
-            RunError: it belongs to another network, or is another checkpoint.
+            RunError: it belongs to another network, is another checkpoint, or holds something of
+                another name, shape or type than it should, or what is no finite number.
         """
-        load_weights(self.net, tensors, source)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under("optimizer.", tensors).items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
+        weights = _weights("weights.", self.net, tensors, source)
+        averaged = _weights("averaged.", self.net, tensors, source) if self.averaged else {}
+        progress = _progress(_entry(state, "progress", source), source)
+        moments = _moments(self.optimizer, _under("optimizer.", tensors), source)
+        if progress.steps_taken and not _is_complete(moments, self.optimizer, self.net):
+            raise RunError(f"{source} lacks moments of the optimiser: it cannot be resumed")
+        history = _history(_under("history.", tensors), source)
+        self.net.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if self.averaged:
-            for key, value in _weights("averaged.", self.net, tensors, source).items():
+            for key, value in averaged.items():
                 self.averaged.values[key].copy_(value)
-        arrays = {key: value.numpy() for key, value in _under("history.", tensors).items()}
-        self.history = History(arrays)
-        self.progress = Progress(**_entry(state, "progress", source))
+        self.history, self.progress = History(history), progress
 
 
 def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -110,15 +119,111 @@ def _weights(
     weights = dict(net.with_present_keys(_under(prefix, tensors)))
     if not weights and _under("weights.", tensors):
         raise RunError(f"{source} holds no {prefix[:-1]} weights: it was trained without them")
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if found != expected:
-        name = min(key for key in expected | found if expected.get(key) != found.get(key))
+    expected = net.state_dict()
+    shapes = [{key: tuple(one.shape) for key, one in all_.items()} for all_ in (weights, expected)]
+    if shapes[0] != shapes[1]:
+        found, wanted = shapes
+        name = min(key for key in found | wanted if found.get(key) != wanted.get(key))
         raise RunError(
             f"{source} belongs to another network than {net.description!r}: {name} has shape "
-            f"{found.get(name, 'none')} there and {expected.get(name, 'none')} here"
+            f"{found.get(name, 'none')} there and {wanted.get(name, 'none')} here"
         )
+    for key, value in weights.items():
+        _check_tensor(f"{prefix}{key}", value, expected[key], source)
     return weights
+
+
+def _check_tensor(name: str, found: Tensor, expected: Tensor, source: str) -> None:
+    """Raise `RunError` where a tensor has another shape or type than expected, or is not finite."""
+    if found.shape != expected.shape:
+        raise RunError(
+            f"{source} is damaged: {name} has shape {list(found.shape)}, expected "
+            f"{list(expected.shape)}"
+        )
+    if found.dtype != expected.dtype:
+        types = [str(one.dtype).removeprefix("torch.") for one in (found, expected)]
+        raise RunError(
+            f"{source}: {name} holds numbers of type {types[0]}, expected {types[1]}; was it "
+            "written by another program?"
+        )
+    if not torch.isfinite(found).all():
+        raise RunError(f"{source} cannot be used: {name} holds NaN or infinity")
+
+
+def _moments(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], source: str
+) -> dict[int, dict[str, Tensor]]:
+    """An optimiser's moments by the number of their parameter, every one as it should be."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        if not (index.isdecimal() and len(index) < 10 and int(index) < len(weights)):
+            raise RunError(f"{source} is damaged: optimizer.{key} belongs to no parameter here")
+        found.setdefault(int(index), {})[name] = value
+    for number, moments in found.items():
+        expected = _expected_moments(optimizer, weights[number])
+        if moments.keys() != expected.keys():
+            name = min(moments.keys() ^ expected.keys())
+            what = "holds no" if name in expected else "holds an unknown"
+            raise RunError(f"{source} {what} optimizer.{number}.{name}")
+        for name, value in moments.items():
+            _check_tensor(f"optimizer.{number}.{name}", value, expected[name], source)
+    return found
+
+
+def _expected_moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
+    """Tensors like those that an optimiser keeps of a parameter."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return {"momentum_buffer": weight} if optimizer.defaults["momentum"] else {}
+    return {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+
+
+def _is_complete(
+    moments: Mapping[int, object], optimizer: torch.optim.Optimizer, net: Model
+) -> bool:
+    """Whether no moments are missing; of a network of one's own some parameters may be unused."""
+    if isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]:
+        return True
+    count = sum(weight.requires_grad for weight in net.parameters())
+    return bool(moments) if isinstance(net, CustomNetwork) else len(moments) == count
+
+
+def _history(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """The numbers of all steps as arrays, after a check that they belong together."""
+    arrays = {key: value.numpy() for key, value in tensors.items()}
+    for key, array in arrays.items():
+        if key not in History.COLUMNS + History.ACTIVITY:
+            raise RunError(f"{source} is damaged: history.{key} is unknown")
+        first = "loss" if key in History.COLUMNS else "activity_step"
+        length = len(arrays[first]) if first in arrays and arrays[first].ndim else -1
+        dimensions = 2 if key in ("firing_rate", "warm_up") and length else 1
+        if array.dtype != History.dtype(key) or array.ndim != dimensions or len(array) != length:
+            raise RunError(
+                f"{source} is damaged: history.{key} holds {array.dtype} of shape "
+                f"{list(array.shape)}"
+            )
+    return arrays
+
+
+def _progress(table: Any, source: str) -> Progress:
+    """Where the run stands, of what a checkpoint says; `RunError` where it cannot be."""
+    try:
+        return Progress(**asdict(_Known.from_table(table)))
+    except (InvalidInput, AttributeError, TypeError) as error:
+        raise RunError(f"{source} is damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Known(Checked, called="progress: "):
+    """The keys of `Progress`, all of which a checkpoint holds, and what they may be."""
+
+    epochs: Natural
+    step: Natural
+    seconds: NonNegative
+    best: Mapping[str, NonNegative]
+    best_epoch: Mapping[str, Natural]
+    finished: bool
 
 
 def default_checkpoint(run: Run) -> str:
@@ -152,22 +257,52 @@ def load(
         InvalidInput: a run of `tsslbp convert`, which trains a network without spikes; or its
             network is code that may not be run, or a module that is not given.
     """
-    run = Run.open(Path(folder))
+    run = Run.open(Path(folder), trust_code)
+    net, _ = read_network(run, checkpoint or default_checkpoint(run), module=module)
+    return net
+
+
+def read_network(
+    run: Run, name: str, *, module: nn.Module | None = None
+) -> tuple[Network | CustomNetwork, dict[str, Any]]:
+    """A run's trained network, as `load` says, and the checkpoint's state, read at one time.
+
+    Code of the folder is run where the run says so.
+    """
     if module is None:
-        check_trust(run.experiment, trust_code)
-    name = checkpoint or default_checkpoint(run)
+        check_trust(run.experiment, run.trust_code)
     tensors, state = run.load_checkpoint(name)
-    source = f"checkpoint {name!r} of {folder}"
-    shape, classes = _entry(state, "input_shape", source), _entry(state, "classes", source)
+    source = f"checkpoint {name!r} of {run.folder}"
+    shape = _input_shape(state, source)
+    classes, _ = _count(state, "classes", 1, source), _count(state, "epoch", 0, source)
     frames = bool(state.get("frames"))
     net: Network | CustomNetwork
     if module is None:
-        net = build_network(run.experiment, shape, classes, frames=frames, trust_code=trust_code)
+        trust = run.trust_code
+        net = build_network(run.experiment, shape, classes, frames=frames, trust_code=trust)
     else:
         steps, called = run.experiment.time_steps, "the module"
         net = CustomNetwork(module, shape, classes, steps, frames=frames, description=called)
     load_weights(net, tensors, source)
-    return net.eval()
+    return net.eval(), state
+
+
+def _input_shape(state: Mapping[str, Any], source: str) -> tuple[int, int, int]:
+    shape = _entry(state, "input_shape", source)
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(size) is int and size > 0 for size in shape)
+    ):
+        raise RunError(f"{source} is damaged: input_shape is {shape!r:.40}")
+    return shape[0], shape[1], shape[2]
+
+
+def _count(state: Mapping[str, Any], key: str, least: int, source: str) -> int:
+    value = _entry(state, key, source)
+    if type(value) is not int or value < least:
+        raise RunError(f"{source} is damaged: {key} is {value!r:.40}")
+    return value
 
 
 def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:

@@ -42,6 +42,7 @@ class History:
 
     COLUMNS = ("epoch", "images", "loss", "correct", "gradient_norm")
     ACTIVITY = ("activity_step", "firing_rate", "warm_up")
+    INTEGERS = ("epoch", "images", "correct", "activity_step")
 
     def __init__(self, arrays: dict[str, Array] | None = None) -> None:
         arrays = arrays or {}
@@ -64,12 +65,13 @@ class History:
         warm_up = [layer.warm_up for layer in activity.values()]
         self.rows["warm_up"].append([math.nan if share is None else share for share in warm_up])
 
+    @classmethod
+    def dtype(cls, name: str) -> type[np.int64] | type[np.float64]:
+        """The type of an array's numbers."""
+        return np.int64 if name in cls.INTEGERS else np.float64
+
     def arrays(self) -> dict[str, Array]:
-        integers = ("epoch", "images", "correct", "activity_step")
-        return {
-            name: np.array(rows, dtype=np.int64 if name in integers else np.float64)
-            for name, rows in self.rows.items()
-        }
+        return {name: np.array(rows, dtype=self.dtype(name)) for name, rows in self.rows.items()}
 
     def epoch_summary(
         self, epoch: int, neurons: Mapping[str, int], time_steps: int

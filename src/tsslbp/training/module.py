@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..experiment import Experiment
 from ..experiment.networks import AT_HAND
 from ..layers import LIF
 from ..network import CustomNetwork
-from ..run import Run, results
+from ..run import Run, claim, results
 from .loop import Observer, Training
 
 OF_MODULE = ("data", "network", "rule", "network_settings", "network_checksum", "activation")
@@ -77,7 +78,8 @@ def fit(
     frames = isinstance(data.train_images, Frames)
     net = CustomNetwork(module, *fits, frames=frames, description="the module")
     training = Training(wanted, data, net, device=device)
-    training.fit(_run(Path(out), wanted, resume) if out is not None else None, observer)
+    with claim(Path(out)) if out is not None else nullcontext():
+        training.fit(_run(Path(out), wanted, resume) if out is not None else None, observer)
     return net
 
 

@@ -28,7 +28,7 @@ import tomli_w
 
 from ..errors import InvalidInput, RunError, nearest
 from ..run import Run
-from ..storage import writing
+from ..storage import write_file, writing
 from .build import loss_per_image
 from .history import StepResult
 from .loop import Observer
@@ -187,7 +187,7 @@ def _wandb_failure(error: object) -> str:
 def _wandb_id(path: Path) -> str:
     """The id in the file `path`, made where there is none."""
     if not path.exists() or not path.read_text().strip():
-        path.write_text(secrets.token_hex(8))
+        write_file(path, secrets.token_hex(8))
     return path.read_text().strip()
 
 
