@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,15 @@ def check_plain(path: Path) -> None:
         raise OSError(errno.EINVAL, str(error), str(path)) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says that it is one
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
+
+
+def folders_with(path: Path, names: Collection[str]) -> list[Path]:
+    """Folders at or below `path` that hold a file of one of the names, sorted; links are left out.
+
+    Folders that cannot be read are passed over.
+    """
+    walk = os.walk(path)
+    return sorted(Path(folder) for folder, _, files in walk if not set(names).isdisjoint(files))
 
 
 def parse_json(content: bytes) -> Any:
@@ -125,9 +134,7 @@ def read_arrays(
         with archive:
             held = os.fstat(file.fileno()).st_size
             members: list[zipfile.ZipInfo] = archive.zip.infolist()  # type: ignore[union-attr]
-            size = sum(member.file_size for member in members)
-            if size > max(_LARGE, _PACKED * held):
-                raise ValueError(f"it speaks of {size:,} bytes, and holds {held:,}")
+            check_claim(sum(member.file_size for member in members), held)
             names = choose(archive.files)
             try:
                 arrays = {name: archive[name] for name in names}
@@ -136,6 +143,12 @@ def read_arrays(
     if not all(isinstance(values, np.ndarray) for values in arrays.values()):
         raise ValueError("it holds something that is not an array")
     return arrays
+
+
+def check_claim(size: int, held: int) -> None:
+    """Raise `ValueError` where a file of `held` bytes claims to unpack to far too many, `size`."""
+    if size > max(_LARGE, _PACKED * held):
+        raise ValueError(f"it speaks of {size:,} bytes, and holds {held:,}")
 
 
 def _in_line(error: Exception) -> str:

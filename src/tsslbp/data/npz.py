@@ -15,6 +15,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -80,7 +81,7 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
 
 def _read(path: Path) -> dict[str, _Array]:
     """Return the arrays that mean something here: two, or with test images four."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
     try:
         if not zipfile.is_zipfile(path):

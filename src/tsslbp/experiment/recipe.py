@@ -54,7 +54,7 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             or the key), or the network's file lies outside of its folder.
     """
     path = Path(name_or_path)
-    is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and path.is_dir()
+    is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and os.path.isdir(path)
     if path.suffix == ".npz" or is_folder:
         raise InvalidInput(
             f"{path} holds data, not a recipe: write a .toml file with the line "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..errors import Error, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
+from ..reading import folders_with
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
@@ -235,7 +237,8 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
     for path in paths:
         folders = _run_folders(path)
         if not folders:
-            problems.append(f"{path} holds no run" if path.is_dir() else f"{path} is no folder")
+            what = "holds no run" if os.path.isdir(path) else "is no folder"
+            problems.append(printable(f"{path} {what}"))
         for folder in folders:
             try:
                 results.append(Result.read(folder))
@@ -421,6 +424,6 @@ def _environment(run: Run) -> dict[str, Any]:
 
 def _run_folders(path: Path) -> list[Path]:
     """Folders at or below `path` with a file that only a run's folder has."""
-    if any((path / name).is_file() for name in _RUN_FILES):
+    if any(os.path.isfile(path / name) for name in _RUN_FILES):
         return [path]
-    return sorted({file.parent for name in _RUN_FILES for file in path.rglob(name)})
+    return folders_with(path, _RUN_FILES)

@@ -22,6 +22,7 @@ import contextlib
 import io
 import json
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ class Run:
             RunError: `folder` holds no run, or its configuration cannot be used.
         """
         config = folder / _CONFIG
-        if not config.is_file():
+        if not os.path.isfile(config):
             raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}")
         try:
             experiment = experiments.load_recipe(config)
@@ -185,7 +186,7 @@ class Run:
         """
         path = self.folder / _METRICS
         try:
-            lines = read_whole(path).splitlines() if path.exists() else []
+            lines = read_whole(path).splitlines() if os.path.lexists(path) else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
         records = (_parse_record(line) for line in lines)
@@ -219,7 +220,7 @@ class Run:
             RunError: the file is damaged, or holds anything but arrays of numbers.
         """
         path = self.folder / _STEPS
-        if not path.exists():
+        if not os.path.lexists(path):
             return {}
         try:
             return read_arrays(path)
@@ -244,7 +245,7 @@ class Run:
             RunError: the file cannot be read.
         """
         path = self.folder / _DIVERGED
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         if "reason" not in (table := read_table(path)):
             raise RunError(f"cannot read {path}: it holds no 'reason'")
@@ -266,7 +267,7 @@ class Run:
             RunError: the file is damaged.
         """
         path = self.folder / _COST
-        return read_table(path) if path.exists() else None
+        return read_table(path) if os.path.lexists(path) else None
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -280,7 +281,7 @@ class Run:
 
     def has_checkpoint(self, name: str) -> bool:
         """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
-        return self._checkpoint(name).is_file()
+        return os.path.isfile(self._checkpoint(name))
 
     def save_checkpoint(
         self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
@@ -339,7 +340,7 @@ class Run:
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, Any], str | None]]:
         """A checkpoint's file, which stands before the tensors, its metadata, and their digest."""
         path = self._checkpoint(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
             raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
         try:
