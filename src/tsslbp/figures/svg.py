@@ -1,28 +1,33 @@
-"""Figures as files: SVG, the same text for the same figure, which reads nothing else; and PNG."""
+"""Figures as files: SVG, which reads nothing else, PNG, GIF; the same bytes for the same figure."""
 
 from __future__ import annotations
 
 import io
 import re
+import tempfile
 import textwrap
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import printable
 from ..storage import write_file
-from .style import LEGEND_CHARACTERS
+from .style import LEGEND_CHARACTERS, label, own_settings
 
 if TYPE_CHECKING:
+    from matplotlib.animation import Animation
     from matplotlib.figure import Figure
 
 
+@own_settings()
 def annotate(figure: Figure, text: str) -> None:
     """Write a heading, such as a caveat of the data, above everything else in a figure."""
     if text:
-        lines = [textwrap.fill(line, LEGEND_CHARACTERS) for line in text.splitlines()]
+        lines = [textwrap.fill(label(line), LEGEND_CHARACTERS) for line in text.splitlines()]
         figure.suptitle("\n".join(lines), fontsize="medium")
 
 
+@own_settings()
 def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
     """A figure as an SVG element, to stand among others in one page of HTML, or in a file.
 
@@ -34,11 +39,10 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
         prefix: of all ids, which must be unique in a page; a letter, then letters, digits, ``-``.
         title: what a screen reader says in the place of the figure.
     """
-    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     content = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix, "svg.image_inline": True}):
+    with own_settings({"svg.fonttype": "none", "svg.hashsalt": prefix}):
         canvas: Any = FigureCanvasSVG(figure)  # matplotlib leaves it untyped
         canvas.print_svg(content, metadata={"Date": None})
     text = content.getvalue()
@@ -46,7 +50,7 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<[^>]+>", lambda tag: _own_ids(tag[0], prefix), text)
     text = text.replace("*{stroke", f"#{prefix} *{{stroke", 1)  # the style of this figure alone
-    spoken = escape(title, quote=False).replace('"', "&quot;")
+    spoken = escape(printable(title), quote=False).replace('"', "&quot;")
     label = f' role="img" aria-label="{spoken}"' if title else ""
     return text.replace("<svg", f'<svg id="{prefix}"{label}', 1)
 
@@ -61,6 +65,7 @@ def save_svg(figure: Figure, path: Path, title: str = "") -> None:
     write_file(path, svg_text(figure, prefix, title))
 
 
+@own_settings()
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as pixels, so many an inch, whole or not at all.
 
@@ -70,6 +75,19 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     write_file(path, content.getbuffer())
+
+
+@own_settings()
+def save_gif(animation: Animation, path: Path) -> None:
+    """Write an animation, whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "animation.gif"  # the writer knows the format by the name
+        animation.save(whole, writer="pillow")
+        write_file(path, whole.read_bytes())
 
 
 def _own_ids(tag: str, prefix: str) -> str:
