@@ -16,6 +16,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
@@ -36,6 +37,7 @@ _BLOCK = 1 << 16  # bytes in which the end of a line is looked for
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+_YOUNG = 3600  # seconds in which a temporary file may be under way that cannot be locked
 _EVERYONE = 0o666  # a lock file is empty, and users who share a folder take turns
 
 
@@ -145,10 +147,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     own = f"{os.getpid()}-{secrets.token_hex(4)}"  # processes of other machines may have the number
     temporary = path.with_name(f".{path.name}.{own}{_TEMPORARY_SUFFIX}")
     try:
-        write(temporary)
-        _put_on_disk(temporary)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with _in_use(temporary):
+            write(temporary)
+            _put_on_disk(temporary)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     except OSError as error:
         raise RunError(write_error(path, error)) from error
     finally:
@@ -268,12 +271,45 @@ def write_error(path: Path, error: OSError) -> str:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files that killed writers of the file `name`, or of any, have left.
 
-    Only for who holds the lock of these files, since other processes may be writing them.
+    Those that a process is writing stay: it holds their locks, which end with it.
     """
+    import filelock
+
     file = "*" if name is None else glob.escape(name)
     for path in folder.glob(f".{file}.*{_TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, filelock.Timeout), _in_use(path):
             path.unlink()
+
+
+@contextlib.contextmanager
+def _in_use(temporary: Path) -> Iterator[None]:
+    """Hold the lock of a temporary file, which is made where there is none, until this ends.
+
+    To make and to lock it are two steps; who finds it gone between them makes it again. Windows
+    removes no file that is open, and without locks the youngest leftovers are left alone.
+
+    Raises:
+        filelock.Timeout: a process is writing it.
+        OSError: it cannot be made.
+    """
+    import filelock
+
+    if sys.platform == "win32":
+        yield
+        return
+    is_new = not temporary.exists()
+    lock = filelock.FileLock(temporary, -1 if is_new else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        if not is_new and time.time() - temporary.stat().st_mtime < _YOUNG:
+            raise filelock.Timeout(str(temporary)) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _put_on_disk(path: Path) -> None:
