@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from .checked import SHARE, check_number, check_whole
 from .errors import InvalidInput
+from .neuron.tracing import can_look_at
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
 MEANS = ("softmax", "tet")  # losses that are means over the batch; the others are sums
@@ -211,7 +212,7 @@ def _checked(psc: Tensor, labels: Tensor | Sequence[int]) -> Tensor:
             f"expected a PSC [T, N, classes] and labels [N], "
             f"got {tuple(psc.shape)} and {tuple(labels.shape)}"
         )
-    if labels.device.type == "cpu" and len(labels):  # on a GPU the check would stall the queue
+    if can_look_at(labels) and len(labels):  # on a GPU the check would stall the queue
         low, high = cast("tuple[Tensor, Tensor]", labels.aminmax())
         if low < 0 or high >= psc.shape[2]:
             wrong = int(low if low < 0 else high)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import cast, final
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from ..checked import check_whole
 from ..errors import InvalidInput
+from ..neuron.tracing import is_exported, is_mapped
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,11 @@ class Conv(nn.Module):
             )
         is_plain = self.stride == self.dilation == self.groups == 1
         if is_plain and x.ndim == 5 and _event_driven(self.impl, x, self.weight):
-            from ..kernels import events
-
-            out = cast(Tensor, events.conv2d(x, self.weight, self.padding))
+            out = cast(Tensor, _events().conv2d(x, self.weight, self.padding))
         else:
             images, weight = _rounded(x, self.weight, self.dtype)
-            weight = weight.to(memory_format=torch.channels_last)
+            if not is_mapped(weight):
+                weight = weight.to(memory_format=torch.channels_last)
             settings = self.stride, self.padding, self.dilation, self.groups
             out = functional.conv2d(images.flatten(0, -4), weight, None, *settings)
             out = out.view(*x.shape[:-3], *out.shape[1:])
@@ -189,9 +190,7 @@ class Linear(nn.Module):
                 f"Linear expected a signal [T, N, {features}], got shape {list(x.shape)}{hint}"
             )
         if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
-            from ..kernels import events
-
-            out = cast(Tensor, events.linear(x, self.weight))
+            out = cast(Tensor, _events().linear(x, self.weight))
         else:
             out = functional.linear(*_rounded(x, self.weight, self.dtype))
         return out if self.bias is None else out + self.bias
@@ -257,8 +256,14 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
 
     The sums are the same but for rounding; a weight that meets no spike is not even read.
     """
-    if impl not in ("auto", "cpu") or x.device.type != "cpu":
+    if impl not in ("auto", "cpu") or x.device.type != "cpu" or is_exported():
         return False
-    from ..kernels import events  # importing kernels takes a moment: only when used
+    return cast(bool, _events().is_faster(x, weight))
 
-    return cast(bool, events.is_faster(x, weight))
+
+@torch.compiler.disable
+def _events() -> ModuleType:
+    """The event-driven products; importing kernels takes a moment: only when used."""
+    from ..kernels import events
+
+    return events

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ..checked import POSITIVE, PROBABILITY, SHARE, check_number, check_whole
 from ..errors import InvalidInput
 from ..neuron.reference import psc
+from ..neuron.tracing import is_mapped
 from .connections import Conv, Linear
 
 
@@ -78,6 +79,11 @@ class BatchNorm(nn.Module):
                 f"got shape {list(x.shape)}"
             )
         frames = x.flatten(0, 1) if has_time else x
+        if self.training and is_mapped(x, self.weight):
+            raise InvalidInput(
+                "torch.func.vmap cannot map a BatchNorm in training, which takes the whole batch's "
+                "mean and variance; .eval() takes the running ones"
+            )
         if self.training and frames.numel() == len(self.weight):
             raise InvalidInput(
                 f"BatchNorm needs more than one value a channel in training, got {list(x.shape)}"

@@ -17,6 +17,7 @@ from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
 from ..layers.dropout import DROPOUT
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
+from ..neuron.tracing import can_look_at
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, check_shape, plan, summary
 
@@ -59,7 +60,7 @@ def check_images(x: Tensor, shape: Sequence[int], time_steps: int, dtype: torch.
             f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
             f"convert it with x.to({dtype})"
         )
-    if x.device.type == "cpu" and not torch.isfinite(x).all():  # a GPU would have to wait
+    if can_look_at(x) and not torch.isfinite(x).all():  # for a GPU it would have to wait
         raise InvalidInput("the input holds NaN or infinity")
 
 

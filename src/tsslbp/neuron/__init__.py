@@ -30,6 +30,7 @@ from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
 from .settings import check_implementation, check_number, check_time_constant
+from .tracing import is_exported, is_mapped
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
@@ -157,6 +158,8 @@ def layer(
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
     _check_input(x if time_steps is None else x[None], name)
     _check_shared(neurons.rule, shared)
+    if constants is not None and is_mapped(x, constants):
+        raise InvalidInput("torch.func.vmap cannot map neurons whose constants are learned")
     _check_pool(x.ndim + (time_steps is not None), x, neurons.pool)
     steps = time_steps or len(x)
     if constants is None:
@@ -189,7 +192,7 @@ _kept = functools.lru_cache(maxsize=256)(_without_filter)  # the checks cost a s
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
     """Choose the implementation once; what it cannot do is an error that names one that can."""
-    able = _fitting(x)
+    able = "reference" if is_exported() else _fitting(x)
     name = able if impl == "auto" else impl
     if name != "reference" and not _fits(name, x):
         *most, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
@@ -197,14 +200,19 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
             f"impl={name!r} takes {', '.join(most)} or {last} on device {name}, "
             f"got {x.dtype} on {x.device}; impl={able!r} takes it"
         )
+    if name == "cuda" and is_mapped(x):
+        raise InvalidInput("torch.func.vmap cannot map impl='cuda'; impl='reference' it can")
+    if name != "reference" and is_exported():
+        raise InvalidInput(
+            f"a graph of impl={name!r} holds kernels that no other program has; impl='auto' takes "
+            "plain PyTorch while it is traced"
+        )
     if name == "cuda" and not _HAS_TRITON:
         raise InvalidInput(
             "impl='cuda' needs the package triton, which is not installed; "
             f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
         )
-    module: ModuleType = reference
-    if name != "reference":  # importing and compiling kernels takes a moment: only when used
-        module = importlib.import_module(f".{name}", __name__)
+    module: ModuleType = reference if name == "reference" else _load(name)
     if rule is None or steps <= _most_steps(module, rule):
         return module
     if impl == "auto" and type(rule) in reference.BACKWARD:
@@ -221,6 +229,12 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
     raise InvalidInput(
         f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
     )
+
+
+@torch.compiler.disable
+def _load(name: str) -> ModuleType:
+    """Import kernels, which takes a moment: only when used, and not as a part of a graph."""
+    return importlib.import_module(f".{name}", __name__)
 
 
 def _learning(impl: str, x: Tensor) -> str:
@@ -250,8 +264,8 @@ def _check_shared(rule: Rule, shared: Shared | None) -> None:
 
 
 def _fitting(x: Tensor) -> str:
-    """The fastest implementation that takes `x` and is installed."""
-    installed = (name for name in DTYPES if name != "cuda" or _HAS_TRITON)
+    """The fastest implementation that takes `x` and is installed; the GPU's cannot be mapped."""
+    installed = (name for name in DTYPES if name != "cuda" or (_HAS_TRITON and not is_mapped(x)))
     return next((name for name in installed if _fits(name, x)), "reference")
 
 
