@@ -1,11 +1,11 @@
-# make demo | test | test-all | lint | bench | study | clean; needs Python >= 3.11 and sets up .venv by itself.
+# make demo | test | test-all | lint | bench | study | docs | package | clean; needs Python >= 3.11 and sets up .venv by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all lint bench study clean
+.PHONY: demo test test-all lint bench study docs package clean
 
 # One thread: with more, threads wait for each other longer than so small a network computes.
 demo: $(VENV)/demo
@@ -16,7 +16,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 # Also what is long by nature.
-test-all: $(VENV)/installed
+test-all: $(VENV)/docs
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: $(VENV)/installed
@@ -30,6 +30,17 @@ bench: $(VENV)/installed
 # The page on the reproduction study, its figures and the README's table, from the records alone.
 study: $(VENV)/installed
 	PYTHONPATH=research $(BIN)/python -m study
+
+# The documentation's site, in build/site.
+docs: $(VENV)/docs
+	$(BIN)/python docs/site.py $(ARGS)
+
+# What a release uploads, in dist/, and whether it is in order.
+package: $(VENV)/docs
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist
 
 clean:
 	rm -rf $(VENV) runs/demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -45,7 +56,12 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 $(VENV)/installed: $(VENV)/demo tests/requirements.txt
 	@echo "Installing what the tests need (a minute or two, once)"
-	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,study,tensorboard,test,wandb]'
+	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,mlflow,study,tensorboard,test,wandb]'
 	@$(PIP) install --no-compile --no-deps --requirement tests/requirements.txt
 	@$(BIN)/python -m compileall -qq $(VENV)/lib || true
+	@touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	@echo "Installing what the documentation and a release need (less than a minute, once)"
+	@$(PIP) install --constraint constraints.txt --editable '.[docs,release]'
 	@touch $@

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tsslbp.data.npz
 from tsslbp import cli, experiment, rules
@@ -19,6 +20,7 @@ from tsslbp.studies import space
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
+INDEX = ROOT / "docs" / "index.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "src/tsslbp/neuron/README.md"]
 
 
@@ -57,7 +59,7 @@ def small(
     return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
 
 
-@pytest.mark.parametrize("document", [README, GUIDE], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [README, GUIDE, INDEX], ids=lambda path: path.name)
 def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(document, "python"))
@@ -128,13 +130,17 @@ def test_command(
         if name := file_of(text):
             Path(name).write_text(text)
 
+    for name in re.findall(r"\S+\.png", command) if "predict" in command else ():
+        Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(name)
+
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    if any(
-        word in command for word in ("--resume", "evaluate", "draw", "cost", "export", "report")
-    ):
-        run("tsslbp train mnist --out runs/first")
+    verbs = ("resume", "evaluate", "draw", "cost", "export", "report", "tsslbp runs", "diff")
+    if any(word in command for word in (*verbs, "--resume", "predict runs/", "--weights runs/")):
+        for folder in ("runs/first", "runs/second", "runs/mnist"):
+            if folder in command or folder == "runs/first":
+                run(f"tsslbp train mnist --out {folder}")
     if "runs/own " in command and "train" not in command:
         run("tsslbp train own.toml --out runs/own")
     if "sweep" in command:

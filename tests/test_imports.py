@@ -153,6 +153,7 @@ def loaded_beyond(allowed: set[str], arguments: str, **environment: str) -> str:
         ("microscope --help", LIGHT),
         ("convert --help", LIGHT),
         ("cost --help", LIGHT),
+        ("predict --help", LIGHT),
         ("export --help", LIGHT),
         ("export runs --to nri -o x.nir", LIGHT),
         ("data show --help", LIGHT),

@@ -10,7 +10,7 @@ from torch.nn import functional
 import tsslbp
 from tsslbp import Neuron, models
 from tsslbp.errors import InvalidInput
-from tsslbp.layers import LIF, BatchNorm, Conv, Residual, fold_batch_norms
+from tsslbp.layers import LIF, BatchNorm, Conv, Linear, Residual, fold_batch_norms
 from tsslbp.network import CustomNetwork
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -112,3 +112,21 @@ def test_training_knows_them_and_their_norms_fold(name: str) -> None:
 def test_images_that_are_too_small(name: str, shape: tuple[int, ...], settings: dict) -> None:
     with pytest.raises(InvalidInput, match=r"expected images \(C, H, W\) of at least"):
         make(name, shape, **settings)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "features"), [(5, 0, 4 * 4), (5, None, 7 * 7), (2, 1, 7 * 7)]
+)
+def test_kernels_of_other_sizes(kernel: int, padding: int | None, features: int) -> None:
+    """The published network for MNIST is one: 15C5-P2-40C5-P2-300."""
+    settings: dict[str, Any] = {"channels": ((15,), (40,)), "hidden": (300,)}
+    net = models.vgg(kernel=kernel, padding=padding, **settings)
+    connections = [part for part in net if isinstance(part, Conv | Linear)]
+    assert connections[1].weight.shape == (40, 15, kernel, kernel)
+    assert connections[2].weight.shape == (300, 40 * features)
+    assert net(torch.randn(2, 1, 28, 28)).shape == (4, 2, 10)
+
+
+def test_an_image_that_the_convolutions_use_up() -> None:
+    with pytest.raises(InvalidInput, match="9 x 9 pixels are too small for 2 stages of 5 x 5"):
+        models.vgg((1, 9, 9), channels=((4,), (4,)), kernel=5, padding=0)

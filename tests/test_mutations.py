@@ -28,7 +28,7 @@ from tests.data.events import event_files
 from tests.report.conftest import cost, make
 
 from tsslbp import data, report, storage, toml_files, training
-from tsslbp.cli.runs import _figures_of_run
+from tsslbp.cli.drawing import figures_of_run
 from tsslbp.data import catalogue, files, frame_cache
 from tsslbp.data.events import aedat, dvs_gesture, nmnist
 from tsslbp.data.events.recording import EventSet
@@ -86,7 +86,7 @@ def read_result(path: Path) -> None:
 
 
 def read_steps(path: Path) -> None:
-    _figures_of_run(Run.open(path.parent))
+    figures_of_run(Run.open(path.parent))
 
 
 def load_checkpoint(path: Path) -> None:

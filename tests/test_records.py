@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 import pytest
 
@@ -66,6 +66,7 @@ def test_recipes_promise_what_the_records_say(name: str) -> None:
 
 def test_readme_says_what_the_records_say() -> None:
     text = (ROOT / "README.md").read_text()
+    assert len(re.findall(r"\S*\w\S*", text)) <= 700
     table = [line for line in text.splitlines() if "last epoch" in line and line[0] == "|"]
     said = r"last epoch (.*?), best test epoch (.*?) \((\d+ runs|one run), `(.*?)`"
     for row in table:
@@ -85,12 +86,31 @@ def test_readme_says_what_the_records_say() -> None:
     assert five >= 98.8
     assert f"{five:.1f} % after five epochs" in text
     both = [json.loads((RESULTS / "bench" / f"{name}.json").read_text()) for name in CPUS]
+    page = (ROOT / "docs" / "performance.md").read_text()
+    libraries = {"tsslbp", "snnTorch", "Norse", "SpikingJelly"}
     for rows in zip(*(one["step"] for one in both), strict=True):
         numbers = " | ".join(f"{row['median ms']:.1f} | {row['times ReLU']:.2f}" for row in rows)
-        assert f"| {rows[0]['case']} | {numbers} |" in text
+        assert f"| {rows[0]['case']} | {numbers} |" in page
+        if rows[0]["case"] in libraries:
+            ratios = " | ".join(f"{row['times ReLU']:.2f}" for row in rows)
+            assert f"| {rows[0]['case']} | {ratios} |" in text
     for one in both:
-        assert f"{one['cifar10'][0]['median s']:.1f} s with" in text
-    assert f"compiles the kernels, {both[0]['first step'][0]['s']:.0f} s" in text
+        assert f"{one['cifar10'][0]['median s']:.1f} s with" in page
+    assert f"compiles the kernels, {both[0]['first step'][0]['s']:.0f} s" in page
+
+
+def test_what_is_said_of_the_gpu_is_what_its_records_say() -> None:
+    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "performance.md").read_text()
+    mnist, cnn1 = (
+        Result.read(RESULTS / "gpu" / f"{name}-seed0") for name in ("mnist", "cifar10-cnn1")
+    )
+    epoch = median(one["seconds"] + one["evaluation_seconds"] for one in cnn1.epochs)
+    assert f"100 epochs of MNIST take {mnist.seconds:.0f} s" in readme
+    assert f"takes {epoch:.1f} s in bfloat16" in readme
+    for run, time in ((mnist, f"{mnist.seconds:.0f} s, of which"), (cnn1, f"{epoch:.1f} s")):
+        memory = max(one["device_peak_memory"] for one in run.epochs) / 1e9
+        assert f"| {time}" in page and f"| {memory:.2g} GB |" in page
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

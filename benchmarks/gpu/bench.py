@@ -15,7 +15,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -138,11 +138,10 @@ def card_section(bench: Bench) -> Row:
 # The neuron alone
 
 
-def neuron_section(bench: Bench, card: Row) -> list[Row]:
+def neuron_section(bench: Bench, card: Row) -> Iterator[Row]:
     """PSC of LIF neurons, forward and backward, as a share of the copy's bandwidth."""
     values = 1 << (16 if bench.quick else 26)
     dtypes = [torch.float32, torch.bfloat16] if bench.gpu else [torch.float32]
-    rows = []
     for steps in (5, 30, 100, 500):
         for dtype in dtypes:
             for name, run in _neurons().items():
@@ -150,13 +149,12 @@ def neuron_section(bench: Bench, card: Row) -> list[Row]:
                 current = bench.normal(steps, neurons, dtype=dtype) * 0.5 + 0.3
                 row: Row = {"T": steps, "dtype": str(dtype)[6:], "neuron": name}
                 try:
-                    rows.append(row | _neuron_row(bench, run, current.requires_grad_(), card))
+                    row |= _neuron_row(bench, run, current.requires_grad_(), card)
                 except Exception as error:  # a peer that cannot do it
                     if name == "tsslbp":
                         raise
-                    rows.append(row | {"failed": type(error).__name__})
-    show("Neurons alone", rows)
-    return rows
+                    row |= {"failed": type(error).__name__}
+                yield row
 
 
 def _neurons() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -200,21 +198,19 @@ def _neuron_row(
 # Training steps
 
 
-def step_section(bench: Bench, card: Row) -> list[Row]:
+def step_section(bench: Bench, card: Row) -> Iterator[Row]:
     """Steps of the study's networks at batch 50, on random images."""
-    rows = []
     for name in ("mnist", "cifar10-cnn1") if bench.quick else RECIPES:
         for precision in PRECISIONS if bench.gpu else ("float32",):
-            rows.append({"network": name, "by": "tsslbp", "precision": precision})
-            rows[-1] |= _step_row(bench, name, precision, card)
+            row: Row = {"network": name, "by": "tsslbp", "precision": precision}
+            yield row | _step_row(bench, name, precision, card)
         for peer in ("snnTorch", "SpikingJelly"):
             row = {"network": name, "by": peer, "precision": "tf32" if bench.gpu else "float32"}
             try:
-                rows.append(row | _peer_row(bench, name, peer))
+                row |= _peer_row(bench, name, peer)
             except Exception as error:  # not installed, or it cannot do it
-                rows.append(row | {"failed": type(error).__name__})
-    show("Training steps, batch 50", rows)
-    return rows
+                row |= {"failed": type(error).__name__}
+            yield row
 
 
 def _step_row(bench: Bench, name: str, precision: str, card: Row) -> Row:
@@ -371,10 +367,9 @@ def _peer_row(bench: Bench, name: str, peer: str) -> Row:
 # The public protocol of the open-neuromorphic comparison of libraries
 
 
-def linear_section(bench: Bench) -> list[Row]:
+def linear_section(bench: Bench) -> Iterator[Row]:
     """``Linear(n, n)`` and LIF, batch 16, T = 500: forward, and backward of the output's sum."""
     configure(bench.device, "float32")
-    rows = []
     steps = 50 if bench.quick else 500
     for features in (64,) if bench.quick else (4096, 8192, 16384):
         layer = nn.Linear(features, features).to(bench.device)
@@ -391,12 +386,10 @@ def linear_section(bench: Bench) -> list[Row]:
             except Exception as error:
                 if name == "tsslbp":
                     raise
-                rows.append(row | {"failed": type(error).__name__})
+                yield row | {"failed": type(error).__name__}
                 continue
             row |= {"forward ms": seconds[0] * 1e3, "backward ms": (seconds[1] - seconds[0]) * 1e3}
-            rows.append(row)
-    show(f"Linear(n, n) and LIF, batch 16, T = {steps}", rows)
-    return rows
+            yield row
 
 
 def _passes(
@@ -441,7 +434,7 @@ def main() -> None:
     result: Row = {"device": name, "quick": bench.quick, "environment": describe_environment()}
     result["peers"] = {peer: of for peer in PEERS if (of := _version(peer))}
 
-    def save() -> None:  # after every section, so that a time limit costs only what is left
+    def save() -> None:  # after every row, so that a time limit costs only what is left
         if arguments.json:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -450,14 +443,16 @@ def main() -> None:
     for line in result["checks"]:
         console.print(f"checked: {line}")
     result["card"] = card = card_section(bench)
-    for title, section in {
-        "step": partial(step_section, bench, card),
-        "neuron": partial(neuron_section, bench, card),
-        "linear": partial(linear_section, bench),
-    }.items():
-        save()
-        result[title] = section()
-    save()
+    for name, title, section in (
+        ("step", "Training steps, batch 50", step_section(bench, card)),
+        ("neuron", "Neurons alone", neuron_section(bench, card)),
+        ("linear", "Linear(n, n) and LIF, batch 16", linear_section(bench)),
+    ):
+        result[name] = rows = []
+        for row in section:
+            rows.append(row)
+            save()
+        show(title, rows)
 
 
 if __name__ == "__main__":

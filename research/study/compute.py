@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import median
 
 from tsslbp import wording
 from tsslbp.report import tables
 from tsslbp.report.blocks import Table
-from tsslbp.run.results import Group, Result
+from tsslbp.run.results import Group, Result, group
 
 from .records import Records, facts
 
@@ -61,6 +62,22 @@ def full_runs(records: Records) -> list[Result]:
     return [run for groups in records.full.values() for one in groups for run in one.results]
 
 
+def on_gpu(records: Records) -> Table | None:
+    """What each of our runs on a GPU took and reached."""
+    if not records.gpu:
+        return None
+    rows = [_on_gpu(one) for one in group(records.gpu)]
+    head = ("settings", "epochs", "an epoch", "in all", "memory", "last epoch", "best test epoch")
+    return Table("", head, tuple(rows))
+
+
+def cnn1_gpu_minutes(records: Records) -> str:
+    """How long all 150 epochs of CNN1 take on the GPU of its record, at its median epoch."""
+    runs = [one for one in records.gpu if one.experiment.data.startswith("cifar10")]
+    epochs = [one["seconds"] + one["evaluation_seconds"] for run in runs for one in run.epochs]
+    return f"{median(epochs) * 150 / 60:.1f}" if epochs else ""
+
+
 def gpu_hours() -> float:
     """Of the study in all."""
     return float(sum(one["runs"] * one["minutes"] for one in facts()["gpu"]) / 60)
@@ -91,6 +108,21 @@ def _ours(runs: list[Result]) -> tuple[str, str, str]:
     low, high = (wording.duration(value) for value in (min(seconds), max(seconds)))
     span = low if low == high else f"{low} to {high}"
     return (str(len(runs)), span, hours(sum(seconds) / 3600))
+
+
+def _on_gpu(group: Group) -> tuple[str, ...]:
+    """The first run of a group: time of an epoch is the median, memory the card's."""
+    run = group.results[0]
+    epoch = median(one["seconds"] + one["evaluation_seconds"] for one in run.epochs)
+    memory = max(one["device_peak_memory"] for one in run.epochs)
+    return (
+        f"{group.label}\n{run.environment['gpu']}",
+        str(len(run.epochs)),
+        f"{epoch:.2f} s",
+        wording.duration(run.seconds),
+        f"{memory / 1e9:.2f} GB",
+        *(f"{100 * run.accuracy[measure]:.2f} %" for measure in ("last", "best-test")),
+    )
 
 
 def _origin(records: Records, group: Group, run: Result) -> tuple[str, ...]:

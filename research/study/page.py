@@ -160,6 +160,8 @@ def _compute(records: Records) -> dict[str, Any]:
     totals = compute.totals(records)
     return {
         "gpu_table": compute.gpu_table(records),
+        "gpu_runs": compute.on_gpu(records),
+        "cnn1_gpu_minutes": compute.cnn1_gpu_minutes(records),
         "group_table": compute.group_table(records),
         "origins": compute.origins(records),
         "gpu_hours": compute.hours(compute.gpu_hours()),

@@ -14,7 +14,7 @@ from tsslbp.report.evidence import Evidence, gather
 from tsslbp.report.verdicts import row_of
 from tsslbp.run.results import Group, Result, group, read_all
 
-SEARCH, DROPS, FINDINGS = "search", "drops", "findings"  # folders of results/
+SEARCH, DROPS, FINDINGS, GPU = "search", "drops", "findings", "gpu"  # folders of results/
 REFERENCE = "revised"  # of runs that differ from it in one setting
 PAIR, CONTROL, PLACEBO = "pair.toml", "as-recorded", "placebo"  # of a pair's folder
 
@@ -51,8 +51,9 @@ class Records:
     """All records that the page tells of."""
 
     root: Path  # results/
-    evidence: Evidence  # on the runs outside of the search and the pairs
+    evidence: Evidence  # on the runs on CPUs outside of the search and the pairs
     search: Sequence[Result]
+    gpu: Sequence[Result]  # runs on a GPU
     pairs: Sequence[Pair]
     families: Sequence[Family]
 
@@ -83,12 +84,13 @@ def read(root: Path) -> Records:
     Raises:
         RunError: there is none.
     """
-    apart = (SEARCH, DROPS)
+    apart = (SEARCH, DROPS, GPU)
     folders = [one for one in sorted(root.iterdir()) if one.is_dir() and one.name not in apart]
     return Records(
         root=root,
         evidence=gather([one for one in folders if _is_of_study(one)]),
         search=_runs(root / SEARCH),
+        gpu=_runs(root / GPU),
         pairs=[read_pair(file.parent) for file in sorted((root / DROPS).glob(f"*/{PAIR}"))],
         families=[
             _read_family(folder.parent)

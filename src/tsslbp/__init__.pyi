@@ -2,6 +2,7 @@ from . import analysis as analysis
 from . import data, losses
 from . import experiment as experiment
 from . import export as export
+from . import figures as figures
 from . import layers as layers
 from . import models as models
 from . import network as network
@@ -13,6 +14,7 @@ from .losses import predict
 from .network import Network
 from .neuron import Neuron, lif, psc, spikes
 from .rules import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
+from .run import results as results
 from .training import load
 from .training.module import fit
 

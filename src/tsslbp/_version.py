@@ -1,3 +1,8 @@
-"""The version, for whatever must know it before the package is imported whole."""
+"""The version, which the repository's tags decide when the package is built."""
 
-__version__ = "0.1.0"
+from importlib import metadata
+
+try:
+    __version__ = metadata.version("tsslbp")
+except metadata.PackageNotFoundError:  # a copy of the sources that was never installed
+    __version__ = "0+unknown"

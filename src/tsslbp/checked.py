@@ -132,10 +132,10 @@ Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
 class Checked:
     """Base of frozen dataclasses whose values are checked, and brought to their types, when made.
 
-    A whole number serves as a number, a list or array as a tuple, and a table as another such
-    class; numbers may be NumPy's. A field's type may be a plain type, a union, a ``Literal``, a
-    tuple, a mapping, another such class, or one of these ``Annotated`` with `Allowed`, `OneOf` or
-    `Parsed`. The default of a field is not checked.
+    A whole number serves as a number, a list or array as a tuple, a number as a list of one, and a
+    table as another such class; numbers may be NumPy's. A field's type may be a plain type, a
+    union, a ``Literal``, a tuple, a mapping, another such class, or one of these ``Annotated`` with
+    `Allowed`, `OneOf` or `Parsed`. The default of a field is not checked.
 
     The class argument `called` is what messages begin with, by default the name of the class:
     ``class Binning(Checked, called="binning: ")``.
@@ -157,7 +157,7 @@ class Checked:
             if value is field.default:
                 continue
             try:
-                object.__setattr__(self, field.name, _fit(value, hint))
+                object.__setattr__(self, field.name, _fit(_listed(value, hint), hint))
             except _Misfit:
                 what = _wanted(value, hint)
                 message = f"{self.called}{field.name} {what}, got {value!r}"
@@ -249,6 +249,12 @@ def _wanted(value: object, hint: Any) -> str:
 
 class _Misfit(Exception):
     """A value is not of the type that is asked for."""
+
+
+def _listed(value: Any, hint: Any) -> Any:
+    """A number as a list of one, where a field takes lists of any length and nothing else."""
+    is_list = get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
+    return (value,) if is_list and type(value) in (int, float) else value
 
 
 def _fit(value: Any, hint: Any) -> Any:

@@ -10,6 +10,32 @@ import importlib.util
 import re
 from collections.abc import Iterable
 
+# What people type who know other programs, and what it is called here: keys, values or options.
+SYNONYMS = {
+    "adam": ("adamw", "optimizer"),
+    "arch": ("network",),
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "clip": ("gradient_clip",),
+    "cross_entropy": ("softmax", "loss"),
+    "crossentropy": ("softmax", "loss"),
+    "dataset": ("data",),
+    "ema": ("average_weights",),
+    "gpu": ("cuda",),
+    "lr": ("learning_rate",),
+    "model": ("network",),
+    "num_steps": ("time_steps",),
+    "optim": ("optimizer",),
+    "optimiser": ("optimizer",),
+    "scheduler": ("schedule",),
+    "steps": ("time_steps",),
+    "t": ("time_steps",),
+    "tau": ("tau_m", "tau_s"),
+    "timesteps": ("time_steps",),
+    "v_th": ("threshold",),
+    "wd": ("weight_decay",),
+}
+
 _LONGEST = 2000  # characters of an error's text
 # Control characters, those that turn the direction of writing, line ends of other systems, and
 # what stands for bytes that are no text.
@@ -73,9 +99,12 @@ def require(what: str, extra: str, *packages: str) -> None:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or ``""``.
 
-    Capitals and small letters count as equal only where nothing is close otherwise.
+    What `SYNONYMS` says goes first. Capitals and small letters count as equal only where nothing is
+    close otherwise.
     """
     words = list(known)
+    if same := [one for one in SYNONYMS.get(word.casefold().replace("-", "_"), ()) if one in words]:
+        return f" (did you mean {' or '.join(map(repr, same))}?)"
     folded = {one.casefold(): one for one in words}
     for text, candidates in ((word, {one: one for one in words}), (word.casefold(), folded)):
         if matches := difflib.get_close_matches(text, candidates, n=1, cutoff=0.5):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import cast
 
 import torch
@@ -19,7 +20,19 @@ MEANS = ("softmax", "tet")  # losses that are means over the batch; the others a
 
 
 def predict(psc: Tensor) -> Tensor:
-    """Class with the largest PSC summed over time, ``[N]`` int64; ties go to the lower class."""
+    """Class with the largest PSC summed over time, ``[N]`` int64; ties go to the lower class.
+
+    Args:
+        psc: ``[T, N, classes]``, a network's output.
+
+    Raises:
+        InvalidInput: another shape.
+    """
+    if not isinstance(psc, Tensor) or psc.ndim != 3:
+        got = f"shape {list(psc.shape)}" if isinstance(psc, Tensor) else type(psc).__name__
+        what = "images" if isinstance(psc, Tensor) and psc.ndim >= 4 else ""
+        hint = f", which seem to be {what}: predict(net(images))" if what else ""
+        raise InvalidInput(f"predict takes a network's output [T, N, classes], got {got}{hint}")
     return psc.sum(0).argmax(1)
 
 
@@ -49,11 +62,16 @@ def van_rossum(
         A scalar: a sum over the batch, not a mean.
 
     Raises:
-        InvalidInput: a label out of range, `tau_s` below 1, or a desired train without a spike.
+        InvalidInput: a label out of range, `tau_s` below 1 or no number, or a desired train
+            without a spike.
 
     Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
     labels = _checked(psc, labels)
+    if not isinstance(tau_s, Real):
+        raise InvalidInput(
+            f"tau_s must be a number, got {type(tau_s).__name__}: the target is not trained"
+        )
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if len(psc) < 10 else (0, 1)
     classes = torch.arange(psc.shape[2], device=psc.device)

@@ -8,6 +8,7 @@ what TSSL-BP's own loss takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ def vgg(
     *,
     channels: Sequence[Sequence[int]] = ((64, 64), (128, 128), (256, 256)),
     hidden: Sequence[int] = (512,),
+    kernel: int = 3,
+    padding: int | None = None,
     dropout: float = 0.0,
     neuron: Neuron = FAST,
     rule: Rule = ARCTANGENT,
@@ -39,14 +42,17 @@ def vgg(
 ) -> nn.Sequential:
     """A plain deep network: stages of convolutions, maximum pooling behind each, linear layers.
 
-    A convolution is 3 x 3 with a padding of 1, followed by `tsslbp.layers.BatchNorm` and `LIF`.
+    Each convolution is followed by `tsslbp.layers.BatchNorm` and `LIF`.
 
     Args:
-        input_shape: ``(C, H, W)``, with sides of at least 2 to the number of stages.
+        input_shape: ``(C, H, W)``, with sides large enough for the convolutions and poolings.
         classes: number of outputs.
         time_steps: T.
         channels: output channels of the convolutions of each stage.
         hidden: neurons of the linear layers before the last.
+        kernel: side of the convolutions' kernels.
+        padding: zeros around the input of each convolution; by default half the kernel, rounded
+            down, which keeps the size of the image where the kernel is odd.
         dropout: probability of dropout before each linear layer.
         neuron, rule, learnable, impl: of every `tsslbp.layers.LIF`.
         spiking_output: whether neurons stand behind the last layer.
@@ -58,16 +64,23 @@ def vgg(
     (AAAI 2021).
     """
     make = _Maker(neuron, rule, learnable, impl, time_steps)
-    width, (height, breadth) = _image(input_shape, len(channels))
+    width, sides = _image(input_shape, len(channels))
+    padding = kernel // 2 if padding is None else padding
     parts: list[nn.Module] = []
     for stage in channels:
         for outputs in stage:
-            parts += make.convolution(width, outputs)
-            width = outputs
+            parts += make.convolution(width, outputs, kernel=kernel, padding=padding)
+            width, sides = outputs, tuple(side + 2 * padding - kernel + 1 for side in sides)
         parts.append(MaxPool(2))
-        height, breadth = height // 2, breadth // 2
+        sides = tuple(side // 2 for side in sides)
+        if min(sides) < 1:
+            raise InvalidInput(
+                f"images of {input_shape[1]} x {input_shape[2]} pixels are too small for "
+                f"{len(channels)} stages of {kernel} x {kernel} convolutions with a padding of "
+                f"{padding}: nothing is left of them"
+            )
     parts.append(nn.Flatten(-3))
-    features = width * height * breadth
+    features = width * math.prod(sides)
     for outputs in hidden:
         dropped = [NeuronDropout(dropout)] * bool(dropout)
         parts += [*dropped, Linear(features, outputs, impl=impl), make.norm(outputs), make.lif()]
@@ -147,9 +160,15 @@ class _Maker:
         return BatchNorm(features, self.neuron.threshold)
 
     def convolution(
-        self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        kernel: int = 3,
+        padding: int | None = None,
     ) -> list[nn.Module]:
-        settings: dict[str, Any] = {"stride": stride, "padding": kernel // 2, "impl": self.impl}
+        padding = kernel // 2 if padding is None else padding
+        settings: dict[str, Any] = {"stride": stride, "padding": padding, "impl": self.impl}
         return [Conv(inputs, outputs, kernel, **settings), self.norm(outputs), self.lif()]
 
     def output(self, features: int, classes: int, dropout: float, spiking: bool) -> list[nn.Module]:
@@ -158,7 +177,7 @@ class _Maker:
         return [*parts, self.norm(classes), self.lif(output_psc=True)] if spiking else parts
 
 
-def _image(input_shape: Sequence[int], stages: int) -> tuple[int, tuple[int, int]]:
+def _image(input_shape: Sequence[int], stages: int) -> tuple[int, tuple[int, ...]]:
     """Channels and sides of the images, which `stages` halve, or fewer."""
     if len(input_shape) != 3 or stages < 1 or min(input_shape[1:]) < 2**stages:
         raise InvalidInput(

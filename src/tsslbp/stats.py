@@ -22,6 +22,7 @@ CONFIDENCE = 0.95
 LEVEL = 0.05  # the largest p at which a difference is significant
 BOOTSTRAP_RUNS = 20  # at least: of 5 normal values it covers the mean in 85 %, of 20 in 92 %
 RESAMPLES = 9999
+SHOWN_RUNS = 3  # at least, for an interval to be shown
 RESAMPLING_SEED = 0  # so that the same runs always give the same interval
 
 Verdict = Literal["higher", "lower", "undecided"]
@@ -95,6 +96,23 @@ def summary(values: npt.ArrayLike) -> Summary:
     is_bootstrapped = runs >= BOOTSTRAP_RUNS and sd > 0
     interval = _bootstrap(array) if is_bootstrapped else t_interval(mean, sd, runs)
     return Summary(runs, mean, sd, best, interval)
+
+
+def shown_interval(
+    summary: Summary, low: float = -math.inf, high: float = math.inf
+) -> Interval | None:
+    """The interval of a mean as tables and figures show it: within what can be measured.
+
+    None of fewer than `SHOWN_RUNS` runs, where Student's t with one degree of freedom spans more
+    than anybody has measured: their points say more.
+
+    Args:
+        summary: of the runs.
+        low, high: bounds of the quantity, such as 0 and 100 of accuracies in percent.
+    """
+    if summary.interval is None or summary.runs < SHOWN_RUNS:
+        return None
+    return Interval(max(low, summary.interval.low), min(high, summary.interval.high))
 
 
 def t_interval(mean: float, sd: float, runs: int) -> Interval:

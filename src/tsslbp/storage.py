@@ -38,6 +38,7 @@ _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 _YOUNG = 3600  # seconds in which a temporary file may be under way that cannot be locked
+_PATIENCE = 0.05  # seconds: whoever looks whether a lock is held has it for an instant
 _EVERYONE = 0o666  # a lock file is empty, and users who share a folder take turns
 
 
@@ -58,7 +59,7 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     import filelock
 
-    timeout = -1 if wait else 0
+    timeout = -1 if wait else _PATIENCE
     lock: filelock.BaseFileLock = filelock.FileLock(
         path, timeout, _EVERYONE, thread_local=False, fallback_to_soft=False
     )
@@ -81,6 +82,26 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder, see `hold_folder`; nothing is made."""
+    import filelock
+
+    path = folder / _LOCK
+    if path.with_name(f"{path.name}-holder").exists():
+        return True
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path, 0, _EVERYONE, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError:  # it is another user's, or there are no locks here
+        return False
+    lock.release()
+    return False
 
 
 @contextlib.contextmanager

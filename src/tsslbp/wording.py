@@ -40,9 +40,9 @@ def energy(picojoules: float) -> str:
     return f"{picojoules:.{digits}f} {units[power]}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return such as ``"1 run"`` or ``"1,200 runs"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return such as ``"1 run"`` or ``"1,200 runs"``; `plural` of a noun that does not end so."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def joined(words: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def test_termination_is_an_interruption() -> None:
         process.terminate()
         _, error = process.communicate()
     assert process.returncode == 130
-    assert "stopped: the same command with --resume continues the run in run" in error
+    assert "stopped: tsslbp resume run continues the run in run" in error
 
 
 def test_as_a_module() -> None:
@@ -58,7 +58,7 @@ def test_as_a_module() -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("train mn", "mnist mnist-published"),
+        ("train mn", "mnist mnist-fast mnist-published"),
         ("recipes dig", "digits"),
         ("info nmnist-", "nmnist-100 nmnist-30"),
         ("microscope mov", "moving-digits"),
@@ -71,7 +71,8 @@ def test_as_a_module() -> None:
         ("reproduce fashion", "fashion-mnist fashion-mnist-cnn fashion-mnist-mlp"),
         ("data show nm", "nmnist nmnist-sample"),
         ("evaluate runs/", "runs/one runs/study/two"),
-        ("evaluate ", "runs/one"),
+        ("evaluate ", "digits fashion-mnist-mlp mnist runs/one"),
+        ("predict di", "digits"),
     ],
 )
 def test_completion(

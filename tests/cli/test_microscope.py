@@ -117,3 +117,17 @@ def test_a_control_that_fails_is_said(
     monkeypatch.setattr("tsslbp.analysis.microscope.examine", failing)
     assert cli.main([*COMMAND, "mine.toml"]) == 0
     assert "caution: the control of output is 0.9000 ± 0.0500" in capsys.readouterr().err
+
+
+def test_a_recipe_that_starts_from_weights(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its gradients are those at these weights, as those of the run itself are."""
+    assert cli.main(["train", "mine.toml", "--out", "first"]) == 0
+    few = [*COMMAND, "--rounds", "4", "--directions", "16", "--out"]
+    assert cli.main([*few, "run.svg", "first"]) == 0
+    assert cli.main([*few, "weights.svg", "mine.toml", "--set", "weights=first"]) == 0
+    assert f"weights of {Path('first').resolve()}" in capsys.readouterr().out
+    names = "run.json", "weights.json"
+    one, other = (json.loads(Path(name).read_text())["layers"] for name in names)
+    assert one == other

@@ -170,7 +170,7 @@ def test_trials(program: Program, refused: Callable[..., str]) -> None:
     command = ("trials", "mine.toml", "--epochs", "1", "--out", "out")
     code, output, error = program(*command, "--seeds", "1")
     assert (code, error) == (0, "")
-    assert "nets.py:make (" in output
+    assert "mine, epochs = 1" in output
     assert Path("out/nets.py").read_bytes() == Path("nets.py").read_bytes()
     ran()
     assert program(*command, "--seeds", "2")[0] == 0

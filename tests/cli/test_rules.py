@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tsslbp import cli, training
-from tsslbp.cli import runs
+from tsslbp.cli import drawing
 from tsslbp.experiment import Experiment
 from tsslbp.losses import Loss
 from tsslbp.rules import TSSLBP
@@ -57,7 +57,7 @@ def program(
 
     for module in (training.step, cost):
         monkeypatch.setattr(module, "build_loss", build_loss)
-    monkeypatch.setattr(runs, "_draw_picture", lambda *_: None)  # it takes most of a run's time
+    monkeypatch.setattr(drawing, "draw_picture", lambda *_: None)  # it takes most of a run's time
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -74,7 +74,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     command += ["--learning-rates", f"0.01,{LOST}", "--out", "out"]
     code, output, error = program(*command, "--seeds", "2")
     assert code == 0, error
-    plan = "2 rules x 2 T x (2 learning rates with the first seed + 1 more seeds at the chosen one)"
+    plan = "2 rules x 2 T x (2 learning rates with the first seed + 1 more seed at the chosen one)"
     assert f"{plan} = 12 runs, 12 of them to make\n" in output
     assert re.search(r"TSSLBP\(warm_up=always\), T = 2 +3 +[\d.]+ s", output)
     assert output.index("about ") < output.index("TSSLBP/T1/lr-0.01/validated-seed0")

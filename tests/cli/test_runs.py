@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
 import tsslbp
-from tsslbp import analysis, data, experiment, figures, storage, wording
+from tsslbp import analysis, data, experiment, figures, storage, training, wording
 from tsslbp.cli import printing
 from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
@@ -47,6 +49,7 @@ def test_train_writes_a_run_and_reports_three_accuracies(program: Program) -> No
         "steps.npz",
         "checkpoints",
         "cost.json",
+        "data.json",
         "picture.png",
         ".lock",
     }
@@ -150,7 +153,9 @@ def test_cifar10_from_its_files(
         (folder / file).write_bytes(part.tobytes())
     train = ("train", "cifar10-cnn1", "--data-dir", "sets", "--set", f"data={name}")
     train += ("--set", "batch_size=10", "--set", "network=2C3-2C3-P2-2C3-P2-2C3-2C3-8-8")
-    assert "data_batch_1.bin has SHA1 sum" in refused(*train, "--epochs", "1")
+    assert re.search(
+        r"data_batch_1\.bin \(.* bytes\) has SHA1 sum", refused(*train, "--epochs", "1")
+    )
     sums = {path.name: hashlib.sha1(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     monkeypatch.setitem(catalogue.entries(), name, replace(catalogue.find(name), sha1=sums))
     code, output, error = program(*train, "--epochs", "1", "--out", "run")
@@ -459,3 +464,91 @@ def test_keys_of_a_recipe_that_do_not_fit(
     options = [part for setting in settings for part in ("--set", setting)]
     assert message in refused("train", "mine.toml", *options)
     assert not Path("runs").exists()
+
+
+def test_train_from_weights(program: Program, refused: Callable[..., str]) -> None:
+    """The file's checksum is kept; what does not fit is named, or left with --weights-partial."""
+    assert program("train", "mine.toml", "--out", "first")[0] == 0
+    first = tsslbp.load("first")
+    same = ("train", "mine.toml", "--weights", "first", "--out")
+    code, output, error = program(*same, "second", "--set", 'freeze=["conv1"]')
+    assert (code, error) == (0, "")
+    assert "weights     first: 3 tensors taken\n" in output.replace(f"{Path.cwd()}/", "")
+    assert "frozen      conv1\n" in output
+    weights = tsslbp.load("second").state_dict()
+    assert torch.equal(weights["conv1.weight"], first.state_dict()["conv1.weight"])
+    assert not torch.equal(weights["output.weight"], first.state_dict()["output.weight"])
+    kept = Run.open(Path("second")).experiment
+    file = Path("first/checkpoints/best-validation.safetensors")
+    assert kept.weights == str(Path("first").resolve()) and kept.freeze == ("conv1",)
+    assert kept.weights_checksum == hashlib.sha256(file.read_bytes()).hexdigest()
+    other = ("--set", "network=4C3-P2-9")
+    error = refused(*same, "third", *other)
+    assert "linear2.weight is 8 x 36 there and 9 x 36 here" in error
+    assert "--weights-partial" in error and not Path("third").exists()
+    output = program(*same, "third", *other, "--weights-partial")[1]
+    assert "1 tensor taken\n" in output
+    assert "left: output.weight is 2 x 8 there and 2 x 9 here\n" in output
+    assert "known: conv1, linear2, output" in refused(*same, "fourth", "--set", 'freeze=["conv2"]')
+    assert "did you mean 'mnist'" in refused("train", "mine.toml", "--weights", "mnits")
+    assert "--out" in refused(*same[:2], "--weights", "digits", "--out", "second", "--resume")
+
+
+def test_resume_from_weights_that_are_gone(program: Program, refused: Callable[..., str]) -> None:
+    assert program("train", "mine.toml", "--out", "first")[0] == 0
+    assert program("train", "mine.toml", "--weights", "first", "--out", "second")[0] == 0
+    Path("first").rename("gone")
+    again = ("train", "second/config.toml", "--out", "second", "--resume", "--epochs", "3")
+    code, _, error = program(*again)
+    assert (code, error) == (0, "") and len(records("second")) == 3
+    assert "neither a run's folder" in refused("train", "second/config.toml", "--out", "new")
+
+
+def test_names_of_networks_that_ship(program: Program, refused: Callable[..., str]) -> None:
+    """Where a run is expected, and nothing is written into the package."""
+    folder = experiment.trained_folder("digits")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    record = experiment.trained_record("digits")
+    code, output, _ = program("evaluate", "digits")
+    test = 100 * float(accuracies(output)["epoch chosen on validation images"][-1][:-2]) / 100
+    assert code == 0 and test == pytest.approx(100 * record["test_accuracy"], abs=1.0)
+    code, output, error = program("cost", "digits", "--images", "2")
+    assert (code, error) == (0, "") and "digits, checkpoint best-validation" in output
+    assert program("draw", "digits")[0] == 0
+    assert {path.name for path in Path("digits-figures").iterdir()} == {
+        *("confusion.svg", "image-0.svg", "histograms.svg")
+    }
+    for kind, check in (("nir", nir.read), ("onnx", onnx.checker.check_model)):
+        assert program("export", "digits", "--to", kind, "-o", f"digits.{kind}")[0] == 0
+        check(f"digits.{kind}")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    told = program("info", "digits")[1]
+    assert f"{wording.percent(record['test_accuracy'])} of the weights as they ship" in told
+    assert record["seed_chosen"] in told and "CC BY 4.0" in told
+    assert "digits, fashion-mnist-mlp and mnist" in program("recipes")[1]
+    assert "did you mean 'digits'" in refused("evaluate", "digitss")
+
+
+def test_the_end_of_a_training_stays_where_the_network_is(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cost and picture take the device's kernels: a network on a GPU is not moved for them."""
+
+    def moved(net: torch.nn.Module) -> None:
+        raise AssertionError("the network is moved to the CPU")
+
+    asked: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "cpu", moved)
+    original = torch.Tensor.to
+    device = torch.device("cpu")
+
+    def to(tensor: torch.Tensor, *target: Any, **options: Any) -> torch.Tensor:
+        if target and target[0] is device:
+            asked.append(str(tuple(tensor.shape)))
+        return original(tensor, *target, **options)
+
+    monkeypatch.setattr(training, "device_of", lambda net: device)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    code, output, error = program("train", "mine.toml", "--out", "run")
+    assert (code, error) == (0, "") and "energy " in output and "picture in" in output
+    assert asked == ["(7, 1, 8, 8)", "(1, 1, 8, 8)"]  # all test images, at most 200; the drawn one

@@ -111,7 +111,7 @@ def test_interrupt_says_how_to_continue(program: Program, monkeypatch: pytest.Mo
         poison(patch, 7, _interrupt)
         code, _, error = program("train", "mine.toml", "--out", "run")
     assert code == 130
-    assert error == "stopped: the same command with --resume continues the run in run\n"
+    assert error == "stopped: tsslbp resume run continues the run in run\n"
     # Weights of an epoch that is not over are called that.
     assert accuracies(program("evaluate", "run")[1])["last epoch"][0] == "1 + 2 steps"
     assert program("train", "mine.toml", "--out", "run", "--resume")[0] == 0

@@ -74,7 +74,7 @@ WRONG: list[tuple[str, Any, list[str]]] = [
     ("network", "", ["text", "not empty", "got ''"]),
     ("network", 300, ["text", "got 300"]),
     ("description", ["a"], ["text", "got ['a']"]),
-    ("mean", 0.5, ["list", "number", "got 0.5"]),
+    ("betas", 0.5, ["list", "number", "got 0.5"]),
     ("mean", [], ["list (not empty)", "got []"]),
     ("mean", "0.5", ["list", "got '0.5'"]),
     ("mean", [float("nan")], ["finite number", "got [nan]"]),

@@ -81,6 +81,7 @@ def figures(name: str = "a") -> dict[str, Callable[[], object]]:
             pixels, 0, 1, {name: spikes}, potentials, {name: 1.0}, classes, output=name
         ),
         "histograms": lambda: run.histograms(weights, weights),
+        "raster": lambda: run.raster({name: spikes}),
         "search": lambda: study.parallel_coordinates(trials, [0.5, 0.6, 0.7]),
         "rates": lambda: study.learning_rate_against_epochs([0.1, 1.0], [1, 2], [0.5, 0.6]),
         "latency": lambda: study.latency({name: np.array([[0.1, 0.5], [0.2, 0.6]])}),
@@ -122,7 +123,8 @@ def test_all_that_draws_does_so_under_our_own_settings() -> None:
                     node.name
                 )
                 drawing.append(node.name)
-    assert len(drawing) == len(figures()) + len(["annotate", "svg_text", "save_png", "save_gif"])
+    writing = ["annotate", "svg_text", "save_png", "save_gif", "save"]
+    assert len(drawing) == len(figures()) + len(writing)
 
 
 @pytest.mark.parametrize("what", figures())

@@ -165,7 +165,7 @@ def test_a_step_in_a_cuda_graph(steps: int, rule: TSSLBP, fused: str) -> None:
 
     def step() -> tuple[Tensor, Tensor]:
         output = tsslbp.lif(x, rule=rule, impl=fused)
-        return output, torch.autograd.grad(output, x, grad)[0]
+        return output.detach(), torch.autograd.grad(output, x, grad)[0]  # no graph stays alive
 
     step()  # compiles
     graph = torch.cuda.CUDAGraph()

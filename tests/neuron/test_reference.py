@@ -6,20 +6,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import Function
 
 import tsslbp
-from tsslbp import NA, SLAYER, EventProp, SpikeBP, Surrogate
+from tsslbp import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate
 from tsslbp.rules import DERIVATIVES, Rule
 
 TAU_M, TAU_S, THRESHOLD = 4.0, 2.5, 0.8
 DECAY = 1 - 1 / TAU_M
 
 
+DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+
+
 def normal(*shape: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE)
 
 
 CURRENT = 0.3 + 0.6 * normal(9, 200, seed=0)
@@ -225,7 +230,7 @@ def test_na_scales_hidden_layers_by_the_output_layers_gradient(impl: str) -> Non
         generator = torch.Generator().manual_seed(0)
         nets[normalise] = tsslbp.Network(
             "12", (1, 4, 4), classes=3, rule=NA(normalise), impl=impl, generator=generator
-        ).double()
+        ).to(DEVICE, torch.float64)
         psc = nets[normalise](3 * images)
         psc.backward(normal(*psc.shape, seed=3))
     hidden_raw, raw = _currents_of(nets[False], 3 * images)
@@ -249,3 +254,57 @@ def _currents_of(net: tsslbp.Network, images: Tensor) -> tuple[Tensor, ...]:
     second = output.current(spikes)
     psc = tsslbp.neuron.layer(second, replace(output.neurons, filter_input=False))
     return torch.autograd.grad(psc, (first, second), normal(*psc.shape, seed=3))
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+EVERY_RULE: list[Rule] = [
+    TSSLBP(),
+    TSSLBP.published(),
+    TSSLBP(warm_up="never", intra_neuron="none"),
+    TSSLBP(warm_up="always", surrogate_clamp=16.0, surrogate_width=0.01),
+    *(Surrogate(derivative=shape, through_reset=True) for shape in DERIVATIVES),
+    SLAYER(width=1e-3),
+    EventProp(),
+    EventProp(timing_max=100.0),
+    NA(normalise=False),
+    SpikeBP(),
+]
+
+
+@st.composite
+def edges(draw: st.DrawFn, dtype: torch.dtype) -> Tensor:
+    """Currents ``[T, 40]`` about 0 and the threshold, as close as numbers of a type come."""
+    kind = torch.finfo(dtype)
+    steps = draw(st.integers(1, 5))
+    near = [0.0, kind.tiny, kind.tiny * kind.eps, kind.eps]
+    exact = [1.0, 1 + kind.eps, 1 - kind.eps / 2, 0.2, 0.25, 0.5, 0.8, 5.0, 100.0]
+    numbers = st.sampled_from([*near, *(-x for x in near), *exact, -1.0, -5.0])
+    rows = st.lists(numbers, min_size=40 * steps, max_size=40 * steps)
+    return torch.tensor(draw(rows), dtype=dtype).view(steps, 40)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_no_rule_makes_a_number_none(dtype: torch.dtype, data: st.DataObject) -> None:
+    """Whatever the increment of the potential is: tiny, 0, minus 0, or rounded to one of these."""
+    x = data.draw(edges(dtype))
+    tau_m = data.draw(st.sampled_from([1.0, 1.5, 5.0, 1e9]))
+    for rule in EVERY_RULE:
+        for impl in ("reference", "cpu")[: 1 + (dtype in (torch.float32, torch.float64))]:
+            current = x.clone().requires_grad_()
+            spikes = tsslbp.spikes(current, tau_m=tau_m, rule=rule, impl=impl)
+            spikes.backward(torch.linspace(-1, 1, spikes.numel()).to(dtype).view(spikes.shape))
+            assert current.grad is not None
+            assert torch.isfinite(current.grad).all(), (rule, impl)
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE[:-1], ids=str)
+def test_what_is_no_number_shows(rule: Rule) -> None:
+    """Of all rules but `SpikeBP`, which reads spikes alone."""
+    x = torch.full((4, 3), 0.4)
+    x[1, 1] = math.nan
+    current = x.clone().requires_grad_()
+    tsslbp.spikes(current, rule=rule, impl="reference").sum().backward()
+    assert current.grad is not None
+    assert current.grad[:, 1].isnan().any() and current.grad[:, ::2].isfinite().all()

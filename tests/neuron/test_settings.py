@@ -3,12 +3,14 @@
 import math
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 import torch
 
 import tsslbp
-from tsslbp import TSSLBP, Neuron
+from tsslbp import TSSLBP, Neuron, layers, losses
 from tsslbp.errors import InvalidInput
+from tsslbp.experiment import Experiment
 from tsslbp.neuron import IMPLEMENTATIONS, NeuronLayer
 
 
@@ -60,7 +62,6 @@ def test_constants_that_no_neuron_can_have(constants: dict[str, float], words: s
     [
         ({"neuron": 5.0}, "neuron must be constants such as tsslbp.Neuron"),
         ({"rule": TSSLBP}, "rule must be a learning rule such as tsslbp.TSSLBP"),
-        ({"rule": "TSSLBP"}, "tsslbp.rules.from_config makes one from a name"),
         ({"impl": "cdua"}, "unknown implementation 'cdua' .*did you mean 'cuda'"),
     ],
     ids=str,
@@ -93,3 +94,60 @@ def test_equal_settings_are_one_key() -> None:
 def test_a_rule_that_cannot_be_a_key() -> None:
     with pytest.raises(InvalidInput, match=r"rule must be a learning rule .* got \{'name'"):
         tsslbp.spikes(torch.zeros(2, 3), rule={"name": "TSSLBP"})  # type: ignore[arg-type]
+
+
+NO_NUMBERS = {
+    "a parameter": lambda: torch.nn.Parameter(torch.tensor(2.0)),
+    "a tensor": lambda: torch.tensor(2.0),
+    "one for each neuron": lambda: torch.full((3,), 2.0),
+    "text": lambda: "2.0",
+    "nothing": lambda: None,
+    "a list": lambda: [2.0, 2.0, 2.0],
+}
+CONSTANTS = ("tau_m", "tau_s", "threshold")
+X, LABELS = torch.rand(4, 2, 3), torch.tensor([0, 1])
+PLACES = {  # where a constant of neurons, filters or kernels is given
+    **{
+        f"{function.__name__} {name}": (lambda value, f=function, n=name: f(X, **{n: value}))
+        for function in (tsslbp.spikes, tsslbp.lif)
+        for name in CONSTANTS
+    },
+    **{
+        f"{kind.__name__} {name}": (lambda value, k=kind, n=name: k(**{n: value}))
+        for kind in (Neuron, layers.LIF)
+        for name in CONSTANTS
+    },
+    **{
+        f"recipe {name}": (
+            lambda value, n=name: Experiment.from_table(
+                {"data": "digits", "network": "10", n: value}
+            )
+        )
+        for name in CONSTANTS
+    },
+    "psc tau_s": lambda value: tsslbp.psc(X, value),
+    "LIF pool_scale": lambda value: layers.LIF(pool=2, pool_scale=value),
+    "NeuronLayer pool_scale": lambda value: NeuronLayer(pool=2, pool_scale=value),
+    "BatchNorm threshold": lambda value: layers.BatchNorm(3, threshold=value),
+    "BatchNorm alpha": lambda value: layers.BatchNorm(3, alpha=value),
+    "van_rossum tau_s": lambda value: losses.van_rossum(X, LABELS, tau_s=value),
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_constant_that_would_not_be_trained_is_refused(place: str, kind: str) -> None:
+    """Its gradient would be lost in silence; the message names the constant."""
+    if kind == "nothing" and place.startswith("recipe"):
+        kind = "text"  # a key that is not set has its default
+    name = place.rpartition(" ")[2]
+    with pytest.raises(InvalidInput, match=f"{name} must be ") as caught:
+        PLACES[place](NO_NUMBERS[kind]())
+    if name in CONSTANTS and place.split()[0] in ("spikes", "lif", "psc", "Neuron", "LIF"):
+        assert "tsslbp.layers.LIF(learnable=...) trains constants" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_constant_may_be_any_number(place: str) -> None:
+    for value in (2, 2.0, np.float64(2.0)):
+        PLACES[place](value)

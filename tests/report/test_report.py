@@ -167,10 +167,10 @@ def test_one_run(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
     make_run(tmp_path / "run", recipe("digits", epochs=1), 0.5)
     html, markdown = write(tmp_path, tmp_path / "run")
     assert "<h1>TSSL-BP: 1 run</h1>" in html
-    assert "±" not in markdown.split("## Other runs")[1].split("|", 1)[1]
+    assert "±" not in markdown.split("## Results")[1].split("|", 1)[1]
     assert "Comparisons" not in html
-    assert "- **supported**: 0 claims\n" in markdown
-    assert re.search(r"\*\*undecided\*\*: (\d+) claims \(\1 for lack of runs\)", markdown)
+    assert "- digits, epochs = 1: 50.00 % (1 run; epoch chosen on validation images)\n" in markdown
+    assert "claim" not in markdown and "supported" not in markdown
 
 
 def test_markdown_links_to_figures_of_any_name(study: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_runs_that_only_chose_a_rate_are_no_evidence(written: tuple[str, str, li
     _, markdown, problems = written
     assert "9 finished runs of 3 settings on digits" in markdown
     assert "6 further runs only chose a learning rate." in markdown
-    for title in ("Other runs", "Comparisons over the same seeds", "Figures: digits"):
+    for title in ("Results", "Comparisons over the same seeds", "Figures: digits"):
         assert f"## {title}" not in markdown
     assert "lr-0.001/validated-seed0 |" in part(markdown, "Runs")
     assert "| all runs | 15 |" in part(markdown, "Compute")
@@ -113,8 +113,8 @@ def test_other_runs_beside_a_comparison(
     for seed in (0, 1):
         make_run(tmp_path / "runs" / f"other-{seed}", recipe("digits", seed), 0.9 + seed / 100)
     _, markdown, _ = write(tmp_path / "runs", tmp_path)
-    assert "| digits | 2 |" in part(markdown, "Other runs")
-    assert part(markdown, "Other runs").count("\n| digits") == 1
+    assert "| digits | 2 |" in part(markdown, "Results")
+    assert part(markdown, "Results").count("\n| digits") == 1
     assert "Learning rules side by side" in markdown and "## Figures: digits" in markdown
 
 
@@ -125,4 +125,4 @@ def test_a_comparison_that_cannot_be_read(study: Path, tmp_path: Path) -> None:
     _, markdown, problems = write(tmp_path / "rules", tmp_path)
     assert "cannot read the comparison" in problems[-1]
     assert "Learning rules side by side" not in markdown
-    assert "## Other runs" in markdown
+    assert "## Results" in markdown

@@ -162,10 +162,10 @@ def test_outcome_follows_the_records(tmp_path: Path) -> None:
     planned = study(time_steps=(5,))
     low, middle, high = (planned.runs(tmp_path, "TSSLBP", 5, rate) for rate in RATES)
     assert (outcome(planned, tmp_path).missing, outcome(planned, tmp_path).rate) == (5, None)
-    made(low[0], 0.6, test=0.99)
+    made(low[0], 0.6, test=0.89)
     made(middle[0], 0.8, test=0.70)
     assert outcome(planned, tmp_path).state == "2 of 3 learning rates tried"
-    made(high[0], 0.7, test=0.98)
+    made(high[0], 0.7, test=0.88)
     tuned = outcome(planned, tmp_path)
     assert (tuned.rate, tuned.at_edge, tuned.missing) == (0.002, False, 2)
     assert tuned.validation == {0.001: 0.6, 0.002: 0.8, 0.004: 0.7}
@@ -314,7 +314,7 @@ def test_a_damaged_plan_is_named(text: str, tmp_path: Path) -> None:
         ({"time_steps": (1, 1)}, "time steps: 1 and 1 are the same"),
         ({"time_steps": (0,)}, "time_steps must be"),
         ({"learning_rates": (0.1, -0.1)}, "learning_rate must be"),
-        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": 0}, "seeds must be a whole number of at least 1"),
         ({"experiment": recipe(), "time_steps": (1,)}, "desired_train must have a spike within"),
     ],
 )

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import tsslbp.data
-from tsslbp import training
+from tsslbp import layers, training
 from tsslbp.data import Frames
 from tsslbp.errors import InvalidInput
-from tsslbp.experiment import ProtocolName
+from tsslbp.experiment import Experiment, ProtocolName
 from tsslbp.experiment.seeding import derive, generator
 from tsslbp.layers.dropout import DROPOUT
 from tsslbp.network import Model
@@ -158,3 +158,60 @@ def test_augmentation_of_images_alone(key: str) -> None:
     with pytest.raises(InvalidInput, match=f"{key} is for images, and toy holds recordings"):
         training.check_data(replace(EXPERIMENT, **{key: 0.1}), data)
     training.check_data(replace(EXPERIMENT, **{key: 0.1}), toy())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_frozen_layers_stay_as_they_are(tmp_path: Path, optimizer: str) -> None:
+    """Neither gradient nor decay nor clamp reaches them; the others train as they would."""
+    table = EXPERIMENT.to_table() | {"optimizer": optimizer, "freeze": ["conv1"], "epochs": 1}
+    wanted = Experiment.from_table(table | {"weight_decay": 0.5, "weight_limit": 0.01})
+    ready = training.Training(wanted, toy())
+    before = {key: value.clone() for key, value in ready.net.state_dict().items()}
+    assert before["conv1.weight"].abs().max() > 0.01
+    held = [one for group in ready.state.optimizer.param_groups for one in group["params"]]
+    assert len(held) == len(before) - 1 and not ready.net.conv1.weight.requires_grad
+    ready.fit(None)
+    after = ready.net.state_dict()
+    assert torch.equal(after["conv1.weight"], before["conv1.weight"])
+    assert not torch.equal(after["linear2.weight"], before["linear2.weight"])
+    assert after["linear2.weight"].abs().max() <= 0.01
+
+
+def test_frozen_layers_in_the_middle_pass_gradients_on() -> None:
+    wanted = replace(EXPERIMENT, freeze=("linear2", "output"), epochs=1)
+    ready = training.Training(wanted, toy())
+    before = {key: value.clone() for key, value in ready.net.state_dict().items()}
+    ready.fit(None)
+    equal = {key: torch.equal(value, before[key]) for key, value in ready.net.state_dict().items()}
+    assert equal == {"conv1.weight": False, "linear2.weight": True, "output.weight": True}
+
+
+def test_layers_of_a_module_are_frozen_by_their_paths() -> None:
+    module = torch.nn.Sequential(
+        torch.nn.Sequential(layers.Conv(1, 4, 3), layers.BatchNorm(4), layers.LIF(time_steps=4)),
+        torch.nn.Flatten(-3),
+        layers.Linear(64, 2),
+    )
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    settings = {"epochs": 1, "validation_images": 12, "time_steps": 4, "loss": "tet"}
+    tsslbp.fit(module, toy(), freeze=["0"], **settings)
+    after = module.state_dict()
+    parameters = dict(module.named_parameters())
+    same = [key for key in parameters if torch.equal(after[key], before[key])]
+    assert same == [key for key in parameters if key.startswith("0.")] and len(same) == 3
+    assert not torch.equal(after["0.1.running_mean"], before["0.1.running_mean"])
+    message = r"freeze: the module has no layer '1' with parameters.*; known: 0.0, 0.1, 2$"
+    with pytest.raises(InvalidInput, match=message):
+        tsslbp.fit(module, toy(), freeze=["0", "1"], **settings)
+
+
+def test_layers_that_cannot_be_frozen() -> None:
+    message = (
+        r"freeze: 4C3-P2-12 has no layer 'conv2' with parameters \(did you mean 'conv1'\?\); "
+        "known: conv1, linear2, output$"
+    )
+    with pytest.raises(InvalidInput, match=message):
+        training.Training(replace(EXPERIMENT, freeze=("conv2",)), toy())
+    everything = ("conv1", "linear2", "output")
+    with pytest.raises(InvalidInput, match="leaves nothing of 4C3-P2-12 to train"):
+        training.Training(replace(EXPERIMENT, freeze=everything), toy())

@@ -1,6 +1,7 @@
 """The training loop: the records, and resuming after a kill at any moment."""
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -470,3 +471,25 @@ def test_patience_looks_at_validation_images_where_there_are_some(
     experiment = replace(EXPERIMENT, patience=2, epochs=6)
     run = trained(tmp_path / "test only", experiment)  # test images alone stand still
     assert len(run.epochs()) == 6
+
+
+def test_resume_from_weights_with_frozen_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, also when the weights that the run started from are gone."""
+    first = trained(tmp_path / "first", replace(EXPERIMENT, epochs=1, seed=9))
+    wanted = replace(EXPERIMENT, weights=str(first.folder), freeze=("conv1",), average_weights=0.9)
+    whole = Run.create(tmp_path / "whole", wanted)
+    training.fit(whole, toy())
+    assert whole.experiment.weights_checksum
+    frozen = tsslbp.load(first.folder).state_dict()["conv1.weight"]
+    assert torch.equal(whole.load_checkpoint("last")[0]["weights.conv1.weight"], frozen)
+    monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
+    stopped = Run.create(tmp_path / "stopped", wanted)
+    with monkeypatch.context() as patch:
+        seen(patch, stop=9)
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(stopped, toy())
+    shutil.rmtree(first.folder)
+    training.fit(Run.open(stopped.folder), toy())
+    assert_same_run(Run.open(stopped.folder), whole)

@@ -262,8 +262,8 @@ def test_parts_make_up_the_batch() -> None:
 
 
 def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """First comes the experiment, with whether its code may run, then what tells the data."""
-    first = iter([(FIVE_STEPS, False), (toy().train_images.shape, 1, 2)])
+    """First comes what is known of the run, then what tells the data."""
+    first = iter([(FIVE_STEPS, False, False), (toy().train_images.shape, 1, 2)])
     monkeypatch.setattr(Processes, "broadcast", lambda self, value: next(first))
     with pytest.raises(
         InvalidInput, match="process 1 has other data than the first under the name"

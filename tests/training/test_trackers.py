@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,11 +78,11 @@ def test_unknown_tracker() -> None:
         tracking.check(["tensorboard", "tensorbord"])
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
 def test_missing_package_is_told_before_the_folder_is_made(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("tensorboard", "torch.utils.tensorboard", "wandb"):
+    for module in ("tensorboard", "torch.utils.tensorboard", "wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, module, None)
     tracking.check([])
     out = str(tmp_path / "run")
@@ -225,3 +226,41 @@ def rows(records: list[Any]) -> list[dict[str, Any]]:
                 | {"_step": record.history.step.num}
             )
     return found
+
+
+# MLflow
+
+
+def test_mlflow_of_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In an SQLite file beside the run; each step counts once, the numbers it had first."""
+    pytest.importorskip("mlflow")
+    for variable in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(tracking, "STEPS_EVERY", 2)
+    tracking.check(["mlflow"])
+    fit(tmp_path / "run", "mlflow", stop=STEPS + 5)
+    assert capfd.readouterr() == ("", "")
+    id_ = (tmp_path / "run" / "mlflow-id").read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its packages about each other
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        assert client.get_run(id_).info.status == "FAILED"
+    capfd.readouterr()
+    run = fit(tmp_path / "run", "mlflow")
+    assert capfd.readouterr() == ("", "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        there = client.get_run(id_)
+        losses = client.get_metric_history(id_, "step/loss")
+        epochs = client.get_metric_history(id_, "epoch/test_accuracy")
+        (experiment,) = client.search_experiments(filter_string="name = 'tsslbp'")
+        assert len(client.search_runs([experiment.experiment_id])) == 1
+    assert (there.info.status, there.info.run_name) == ("FINISHED", "run")
+    assert there.data.params["network"] == "12" and there.data.params["rule.name"] == "TSSLBP"
+    assert sorted(one.step for one in losses) == list(range(2, 22, 2))
+    values = {one.step: one.value for one in epochs}
+    assert values == {STEPS * one["epoch"]: one["test_accuracy"] for one in run.epochs()}

@@ -10,7 +10,7 @@ from ..errors import InvalidInput, nearest
 
 SOURCE = (
     'M. Horowitz, "Computing\'s energy problem (and what we can do about it)", ISSCC 2014, '
-    "figure 1.1.9: 45 nm, 0.9 V"
+    "pp. 10-14, doi:10.1109/ISSCC.2014.6757323, figure 1.1.9: 45 nm, 0.9 V"
 )
 WORD = 64  # bits of the memory accesses that the source gives
 
@@ -44,7 +44,11 @@ TABLES: Mapping[str, EnergyTable] = {
         EnergyTable("int8", 8, 0.2 + 0.03, 0.03),
     )
 }
-"""Rows of Horowitz (2014): floating-point numbers of 32 and 16 bits, integers of 8."""
+"""Rows of Horowitz (2014): floating-point numbers of 32 and 16 bits, integers of 8.
+
+In picojoules, a multiplication takes 3.7, 1.1 and 0.2, and an addition 0.9, 0.4 and 0.03. Sums of 8
+bits are the row as it stands; hardware that sums in integers of 32 bits takes 0.1 for an addition.
+"""
 
 MEMORIES: Mapping[str, float] = {"8KB": 10.0, "32KB": 20.0, "1MB": 100.0, "DRAM": 1300.0}
 """Picojoules of an access to 64 bits (Horowitz 2014): caches by size; DRAM takes 1,300 to 2,600."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,61 @@ def confusion_matrix(
     predicted = [predict(net(normalise(split.images[part], mean, std))) for part in parts]
     cells = split.labels * net.classes + torch.cat(predicted)
     return cells.bincount(minlength=net.classes**2).view(net.classes, net.classes)
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of an image.
+
+    Attributes:
+        predicted: the class with the largest score.
+        scores: the output summed over time, by class; of a `tsslbp.Network` the PSC.
+        margin: by how much the class's score is above the next one's.
+        spikes: of the output neuron of that class; None without an output layer of neurons.
+        first_spike: time step of the first of these, from 1; None if there is none.
+    """
+
+    predicted: int
+    scores: tuple[float, ...]
+    margin: float
+    spikes: int | None
+    first_spike: int | None
+
+    @property
+    def score(self) -> float:
+        return self.scores[self.predicted]
+
+
+@torch.no_grad()
+def answers(net: Network | CustomNetwork, x: Tensor) -> list[Answer]:
+    """What `net` says of images, one `Answer` for each.
+
+    Args:
+        net: in evaluation mode.
+        x: normalised ``[N, C, H, W]``, or frames ``[T, N, C, H, W]``.
+    """
+    found: list[Answer] = []
+    size, axis = net.time_steps, 0 if x.ndim == 4 else 1
+    for part in evaluation_batches(x.shape[axis], size):
+        batch = x[part] if axis == 0 else x[:, part]
+        psc = net(batch)
+        trace = list(net.trace(batch).values())[-1] if net.has_output_layer else None
+        scores, chosen = psc.sum(0), predict(psc)
+        for number, (row, one) in enumerate(zip(scores.tolist(), chosen.tolist(), strict=True)):
+            others = [score for name, score in enumerate(row) if name != one]
+            train = trace.spikes[:, number, one] if trace else None
+            steps = [] if train is None else train.nonzero().flatten().tolist()
+            found.append(
+                Answer(
+                    one,
+                    tuple(row),
+                    row[one] - max(others, default=0.0),
+                    None if train is None else len(steps),
+                    1 + steps[0] if steps else None,
+                )
+            )
+    return found
 
 
 def picture(images: Images) -> npt.NDArray[Any]:

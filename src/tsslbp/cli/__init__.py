@@ -12,10 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .._version import __version__
 from ..errors import Error
 from ..studies.jobs import tell_parent, terminated_as_interrupted
-from . import conversion, data, exchange, microscope, output, printing, rules, runs, studies
+from . import (
+    conversion,
+    data,
+    exchange,
+    microscope,
+    output,
+    prediction,
+    printing,
+    rules,
+    runs,
+    studies,
+    tables,
+)
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -25,17 +36,37 @@ app = typer.Typer(
 # The base of the errors in the command line; typer does not export it itself.
 UsageError: Any = typer.BadParameter.__base__
 
+# Options that people type who know other programs, and what to type here.
+OPTIONS = {
+    "--lr": "--set learning_rate=0.001 changes the learning rate",
+    "--learning-rate": "--set learning_rate=0.001 changes the learning rate",
+    "--batch-size": "--set batch_size=100 changes the batch size",
+    "--weight-decay": "--set weight_decay=0.01 changes the weight decay",
+    "--optimizer": "--set optimizer=sgd changes the optimiser",
+    "--network": "--set network=15C5-P2-300 changes the network",
+    "--time-steps": "--set time_steps=10 changes the number of time steps",
+    "--rule": "--set rule=SLAYER changes the learning rule",
+    "--data": "--set data=mine.npz takes other data",
+    "--gpu": "--device cuda trains on a GPU",
+    "--cuda": "--device cuda trains on a GPU",
+    "--seeds": "tsslbp trials RECIPE --seeds 5 trains with several seeds",
+}
+
 VERBS = (
     runs.train,
+    runs.resume,
     studies.trials,
     studies.reproduce,
     studies.sweep,
     rules.compare,
     studies.report,
     microscope.microscope,
+    tables.runs,
+    tables.diff,
     runs.evaluate,
     runs.draw,
     runs.cost,
+    prediction.predict,
     conversion.convert,
     exchange.export,
     runs.recipes,
@@ -65,6 +96,8 @@ def _run(given: list[str]) -> int:
         except UsageError as error:
             where = error.ctx.command_path if error.ctx else "tsslbp"
             reason = f"{error.format_message().rstrip('.')}; see {where} --help"
+            if (option := getattr(error, "option_name", "")) in OPTIONS:
+                reason = f"No such option: {option}; {OPTIONS[option]}"
             printing.complain("error", reason)
             tell_parent(reason)
         except (Error, OSError, MemoryError) as error:
@@ -101,6 +134,8 @@ def program(
     Add --traceback to a command to see where an error comes from.
     """
     if version:
+        from .._version import __version__
+
         printing.say(f"tsslbp {__version__}")
         raise typer.Exit
 

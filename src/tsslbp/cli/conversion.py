@@ -51,16 +51,20 @@ def convert(
     training.trackers.check(how.track or [])
     data_set = options.load_data(wanted, how.data_dir)
     net = analysis.convert.build_relu_network(wanted, data_set)
-    ready = training.Training(
-        analysis.convert.relu_experiment(wanted), data_set, net, device=how.device
-    )
     folder = what.folder(which.out, f"relu-seed{wanted.seed}")
+    ready = training.Training(
+        analysis.convert.relu_experiment(wanted),
+        data_set,
+        net,
+        device=how.device,
+        resumed=which.resume and run_folder.has_begun(folder),
+    )
+    if (folder / RECORD).exists() and not which.resume:
+        raise RunError(
+            f"{folder} holds a conversion already: convert its network again with --resume, or "
+            "give another --out"
+        )
     with run_folder.claim(folder):
-        if (folder / RECORD).exists() and not which.resume:
-            raise RunError(
-                f"{folder} holds a conversion already: convert its network again with --resume, or "
-                "give another --out"
-            )
         run = open_run(folder, ready.experiment, which.resume, what.epochs)
         train_run(ready, run, how.track)
         with printing.working("converting"):

@@ -66,10 +66,11 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
         printing.say(f"\n{entry.layout}")
         local = data.files.locate(entry, data_dir)
         if local is None:
-            raise DataError(
-                f"{name} must be got by hand: put it into a folder DIR as above, and set "
+            printing.say(
+                f"\n{name} must be got by hand: put it into a folder DIR as above, and set "
                 f"--data-dir or {data.files.VARIABLE} to DIR"
             )
+            return
         printing.say(f"\na copy is in {local}: tsslbp data check {name} reads it")
 
 

@@ -123,7 +123,7 @@ def _onnx(
     wanted, dtype = run.experiment, torch.uint8
     frames = data.holds_events(wanted.data)
     if wanted.data.endswith(".npz"):
-        images = training.load_data(wanted, data_dir).test_images
+        images = training.load_run_data(run, data_dir).test_images
         frames = isinstance(images, data.Frames)
         dtype = torch.uint8 if isinstance(images, data.Frames) else images.dtype
     return exports.to_onnx(

@@ -60,7 +60,7 @@ def microscope(
     ),
     trust_code: TrustCode = False,
 ) -> None:
-    """Compare learning rules' gradients with the true effect of moving the weights.
+    """Compare learning rules' gradients with the true effect.
 
     \b
     Examples:
@@ -93,6 +93,8 @@ def microscope(
         training.check_rule(net, one)
         if checkpoint is not None:
             training.load_weights(net, checkpoint, source)
+        else:
+            training.start_from_weights(net, one)
         nets[name] = net.double().eval()
     with printing.working("measuring"):
         layers = analysis.microscope.examine(nets, batch, noise)
@@ -131,7 +133,7 @@ def _opened(
     is_run = (folder / "config.toml").is_file()
     if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):
         wanted = options.experiment_of(recipe, settings, {}, trust_code)
-        return wanted, None, "initial weights"
+        return wanted, None, f"weights of {wanted.weights}" if wanted.weights else "initial weights"
     run = run_folder.Run.open(folder)
     experiment.check_trust(run.experiment, trust_code)
     name = training.default_checkpoint(run)

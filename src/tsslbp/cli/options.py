@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
     from ..data import DataSet
     from ..experiment import Experiment
+    from ..run import Run
 
 T = TypeVar("T")
+
+OF_FOLDERS = ("config.toml", "recipe.toml")  # recipes that the program writes, of runs and studies
 
 
 def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
@@ -50,16 +55,25 @@ def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]
     return complete
 
 
-def _complete_run(incomplete: str) -> list[str]:
-    """Folders of runs whose paths begin so, down to two levels below."""
+def complete_run(incomplete: str) -> list[str]:
+    """Folders of runs whose paths begin so, down to two levels below, and networks that ship."""
     begin = glob.escape(incomplete)
     found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
     folders = {os.path.dirname(path) for paths in found for path in paths}
-    return sorted(path for path in folders if path == printable(path))  # the shell prints them
+    names = (name for name in experiment.trained_names() if name.startswith(incomplete))
+    found_names = folders.union(names)
+    return sorted(path for path in found_names if path == printable(path))  # the shell prints them
 
 
 complete_recipe = completing(lambda: experiment.recipe_names())
-RunFolder = Annotated[Path, argument("RUN", "A run's folder.", autocompletion=_complete_run)]
+RunFolder = Annotated[
+    Path,
+    argument(
+        "RUN",
+        "A run's folder, or the name of a network that ships trained, such as mnist.",
+        autocompletion=complete_run,
+    ),
+]
 Checkpoint = Annotated[
     str | None,
     option(
@@ -77,6 +91,20 @@ DataDir = Annotated[
         "DIR",
         "Folder of the data sets (DIR/mnist/...); without it they are downloaded once.",
         envvar="TSSLBP_DATA",
+    ),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
+]
+Formats = Annotated[
+    list[str] | None,
+    option("pdf|png", "Also write the figures as PDF or PNG; repeatable.", "--format"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say which runs there are to make, their cost and what disk they take.",
     ),
 ]
 TrustCode = Annotated[
@@ -136,7 +164,8 @@ class TrainingOptions:
     data_dir: DataDir = None
     device: Annotated[str, option("cpu|cuda", "Where to train; cuda is an NVIDIA GPU.")] = "cpu"
     track: Annotated[
-        list[str] | None, option("tensorboard|wandb", "Tell a tracker how it goes; repeatable.")
+        list[str] | None,
+        option("tensorboard|wandb|mlflow", "Tell a tracker how it goes; repeatable."),
     ] = None
 
 
@@ -173,6 +202,62 @@ class JobOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """A table as text for another program, alone on the standard output."""
+
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the table as CSV, and all else to standard error.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
+    ] = False
+
+    @property
+    def kind(self) -> str:
+        """One of `tsslbp.report.formats.KINDS`; "" for none."""
+        asked = {"csv": self.as_csv, "json": self.as_json, "latex": self.as_latex}
+        kinds = [kind for kind, is_asked in asked.items() if is_asked]
+        if len(kinds) > 1:
+            raise InvalidInput(f"ask for one of --{' and --'.join(kinds)} at a time")
+        return "".join(kinds)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Print all but the table to the standard error stream, where it is for a program."""
+        return printing.to_stderr() if self.kind else nullcontext()
+
+    def show(
+        self,
+        head: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        records: Sequence[Mapping[str, Any]] | None = None,
+        text: Collection[int] = (0, 1, 2),
+    ) -> None:
+        """Print a table in the form that is asked for.
+
+        Args:
+            head: names of the columns.
+            rows: cells for people, which LaTeX has, too.
+            records: the same rows as values by names, for CSV and JSON; None: `rows` serve.
+            text: numbers of the columns that hold text, on a terminal.
+        """
+        if not self.kind:
+            printing.print_table([head, *rows], text)
+            return
+        from ..report import formats
+
+        if records and self.kind != "latex":
+            head = list(dict.fromkeys(name for one in records for name in one))
+            rows = [[_plain(one.get(name)) for name in head] for one in records]
+        sys.stdout.write(formats.table_text(self.kind, head, rows))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a setting as a cell: lists and tables become text."""
+    return str(value) if isinstance(value, list | tuple | dict) else value
+
+
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Show typer the fields of a verb's option classes as options of the verb itself."""
     signature = inspect.signature(verb, eval_str=True)
@@ -199,6 +284,18 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def figure_formats(asked: Sequence[str] | None) -> list[str]:
+    """The formats of figures beside SVG that are asked for.
+
+    Raises:
+        InvalidInput: there is no such format.
+    """
+    for one in asked or ():
+        if one not in ("svg", "pdf", "png"):
+            raise InvalidInput(f"--format must be pdf or png, got {one!r}")
+    return [one for one in dict.fromkeys(asked or ()) if one != "svg"]
+
+
 def experiment_of(
     recipe: str,
     settings: Sequence[str] | None,
@@ -210,7 +307,10 @@ def experiment_of(
     Raises:
         InvalidInput: it cannot be read, or its network is code that may not be run.
     """
-    wanted = experiment.with_settings(experiment.load_recipe(recipe), settings or [], changes)
+    base = experiment.load_recipe(recipe)
+    if recipe.endswith(".toml") and base.name is None and Path(recipe).name not in OF_FOLDERS:
+        base = replace(base, name=Path(recipe).stem)
+    wanted = experiment.with_settings(base, settings or [], changes)
     experiment.check_trust(wanted, trust_code)
     return wanted
 
@@ -235,6 +335,34 @@ def check(wanted: Experiment, data_set: DataSet) -> None:
     """
     training.check_data(wanted, data_set)
     training.check_network(wanted, data_set, trust_code=True)
+
+
+@dataclass(frozen=True)
+class MovedData:
+    """Where data of one's own lie, of a run that was made elsewhere."""
+
+    settings: Annotated[
+        list[str] | None,
+        option(
+            "data=PATH",
+            "Where data of your own are now; without it they are looked for where they were, in "
+            "--data-dir, and beside the run.",
+            "--set",
+        ),
+    ] = None
+
+    def load(self, run: Run, data_dir: Path | None) -> DataSet:
+        """The data of a run; a terminal shows that they are loaded."""
+        at = None
+        for setting in self.settings or ():
+            key, _, at = (part.strip() for part in setting.partition("="))
+            if key != "data" or not at:
+                raise InvalidInput(
+                    f"--set takes data=PATH here, got {setting!r}: a run keeps its settings, and "
+                    f"tsslbp train {run.folder / 'config.toml'} --set ... trains another one"
+                )
+        with printing.working(f"loading {run.experiment.data}"):
+            return training.load_run_data(run, data_dir, at)
 
 
 def first_batch(wanted: Experiment, data_set: DataSet) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,13 @@ def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str =
     say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
 
 
+def print_plan(names: Sequence[str]) -> None:
+    """The runs that a dry run would make."""
+    say("\nruns to make:" if names else "\nno run is left to make")
+    for name in names:
+        say(f"  {name}")
+
+
 def print_trials(results: Sequence[Result]) -> None:
     """Mean, standard deviation and best of each accuracy, for runs of equal settings together."""
     for group_ in run_folder.results.group(results):
@@ -69,11 +76,17 @@ def print_rules(
     results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
 ) -> None:
     """What learning rules have reached side by side, and how far they lie from the first one."""
-    titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
-    print_table([("rule", "T", *titles), *map(_rule_row, results)])
+    head, rows = rules_table(results)
+    print_table([head, *rows])
     say()
     for pair in comparisons:
         say(f"{pair.first.name}, against {pair.second.rule}: {describe_comparison(pair)}")
+
+
+def rules_table(results: Sequence[RuleResult]) -> tuple[list[str], list[list[object]]]:
+    """Titles and cells of a table of learning rules."""
+    titles = ("rate", "seeds", "test accuracy", "95 % interval", "spikes/image", "training")
+    return ["rule", "T", *titles], [_rule_row(one) for one in results]
 
 
 def describe_comparison(pair: Comparison[RuleResult]) -> str:
@@ -94,10 +107,11 @@ def _rule_row(one: RuleResult) -> list[object]:
     from .. import stats
 
     accuracy = stats.summary(100 * one.accuracies)
+    interval = stats.shown_interval(accuracy, 0.0, 100.0)
     return [
         *row,
         f"{wording.mean_and_deviation(accuracy.mean, accuracy.sd)} %",
-        wording.interval(accuracy.interval) if accuracy.interval else "-",
+        wording.interval(interval) if interval else "-",
         f"{one.spikes.mean():,.0f}" if len(one.spikes) else "-",
         duration(one.seconds.mean()),
     ]
@@ -110,8 +124,12 @@ def print_sweep(outcomes: Sequence[Outcome], objective: str) -> None:
         print_outcome(outcome)
 
 
+def trial_name(outcome: Outcome) -> str:
+    return Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+
+
 def print_outcome(outcome: Outcome) -> None:
-    name = Path(outcome.folder).name or f"trial-{outcome.number:04d}"
+    name = trial_name(outcome)
     values = [
         f"{key} = {f'{value:.4g}' if isinstance(value, float) else studies.space.as_text(value)}"
         for key, value in {**outcome.values, "seed": outcome.seed}.items()
@@ -270,6 +288,24 @@ def _shortened(network: str, width: int = 22) -> str:
     return network[: width - len("...")].rpartition("-")[0] + "-..."
 
 
+def print_trained(name: str, record: Mapping[str, Any]) -> None:
+    """What ships trained under a name: accuracy, where it is from, and its licence."""
+    checkpoint, _, why = record["checkpoint"].partition(": ")
+    data_set = record["data"].partition(":")[0]
+    facts = {
+        "test": f"{percent(record['test_accuracy'])} of the weights as they ship "
+        f"({record['stored']}), {percent(record['trained_accuracy'])} as they were trained",
+        "epoch": f"{record['epoch']}, checkpoint {checkpoint}: {why}",
+        "seed": f"{record['seed']}, {record['seed_chosen']}",
+        "command": f"{record['command']}, commit {record['commit'][:12]}",
+        "licence": f"{record['licence']}; trained on {data_set}, whose images are under "
+        f"{record['data_licence']}",
+    }
+    say(f'\ntrained     tsslbp.load("{name}"), tsslbp predict {name} IMAGE', "bold")
+    for fact, text in facts.items():
+        say(f"{fact:<12}{text}")
+
+
 def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:
     """A table of data sets, with where each has a local copy."""
     titles = ("data set", "train + test", "shape", "classes", "to download")
@@ -314,6 +350,16 @@ def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) 
         say("  ".join(cells).rstrip(), None if index else "bold")
 
 
+@contextmanager
+def to_stderr() -> Iterator[None]:
+    """Print what `say` prints to the standard error stream, for as long as this."""
+    before, console.file = console.file, cast(IO[str], output.ERR)
+    try:
+        yield
+    finally:
+        console.file = before
+
+
 def say(text: str = "", style: str | None = None) -> None:
     """Print text to the standard output stream, in lines as long as they are."""
     console.print(plain(text), style=style, soft_wrap=True)
@@ -342,6 +388,9 @@ class Log(logging.Handler):
     """Prints what the library logs to the standard error stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            complain("caution", record.getMessage())
+            return
         _errors.print(plain(record.getMessage()), soft_wrap=True)
 
 

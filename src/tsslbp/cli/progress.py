@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from .. import run as run_folder
 from ..errors import printable
+from ..training import progress as bars
 from ..wording import duration, percent
 from . import printing
 from .printing import SWEEP_ROW, complain, print_outcome, say
@@ -17,83 +18,24 @@ if TYPE_CHECKING:
     from ..studies.jobs import Job
     from ..studies.sweep import Outcome, Search
     from ..studies.trials import Trial
-    from ..training.history import StepResult
 
 TRIAL_ROW = "{:<{width}}{:>12}{:>12}{:>12}{:>13}"  # 79 characters, unless a name is longer
-EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
-class _Bars:
-    """A heading, and bars on terminals only, whose time left follows the last `seconds`."""
-
-    def __init__(self, seconds: float, text: str = "", heading: str = "") -> None:
-        """`text` is behind a bar; without it there is how much has been downloaded."""
-        from rich import progress as bars
-
-        self.heading = heading
-        self.progress = bars.Progress(
-            bars.TextColumn("{task.description}", markup=False),
-            bars.BarColumn(bar_width=None),
-            bars.TextColumn(text, markup=False) if text else bars.DownloadColumn(),
-            bars.TimeRemainingColumn(),
-            console=printing.console,
-            transient=True,
-            expand=True,
-            disable=not printing.console.is_terminal,
-            speed_estimate_period=seconds,
-        )
-
-    def __enter__(self) -> Self:
-        if self.heading:
-            say(self.heading, "bold")
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-
-class Display(_Bars):
-    """Progress of a training of so many epochs: a bar for the whole run, and a line an epoch."""
+class Display(bars.Display):
+    """Progress of a training of so many epochs, on the program's console."""
 
     def __init__(self, epochs: int) -> None:
-        titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        super().__init__(300, "{task.fields[train]}", EPOCH_ROW.format(*titles))
-        self.epochs = epochs
-        self.seen = self.correct = 0  # in this epoch, by this process
-        self.task = self.progress.add_task("starting", total=None, train="")
-
-    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
-        self.seen += result.images
-        self.correct += result.correct
-        doing = f"step {step}/{steps}" if step < steps else "testing"
-        self.progress.update(
-            self.task,
-            description=f"epoch {epoch}/{self.epochs} {doing}",
-            completed=(epoch - 1) * steps + step,
-            total=self.epochs * steps,
-            train=f"train {percent(self.correct / self.seen)}",
-        )
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        self.seen = self.correct = 0
-        splits = ("train", "validation", "test")
-        say(
-            EPOCH_ROW.format(
-                f"{record['epoch']}/{self.epochs}",
-                f"{record['loss']:.4f}",
-                *(percent(record.get(f"{split}_accuracy")) for split in splits),
-                duration(record["seconds"]),
-                f"{record['images_per_second']:,.0f}",
-            )
-        )
+        super().__init__(epochs, printing.console)
 
 
-class _RunBars(_Bars):
+class _RunBars(bars.Bars):
     """A bar for all runs, and one for each under way, which reads the epochs from its folder."""
 
     def __init__(self, what: str, total: int, unit: str, heading: str) -> None:
-        super().__init__(600, "{task.completed}/{task.total} {task.fields[unit]}", heading)
+        super().__init__(
+            600, "{task.completed}/{task.total} {task.fields[unit]}", heading, printing.console
+        )
         self.all = self.progress.add_task(what, total=total, unit=unit)
         self.bars: dict[str, TaskID] = {}
 
@@ -162,11 +104,11 @@ class SweepDisplay(_RunBars):
         self.ended_trials = sum(outcome.state != "running" for outcome in outcomes)
 
 
-class Download(_Bars):
+class Download(bars.Bars):
     """A bar for the download of one file; see `tsslbp.data.files.download`."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(30)
+        super().__init__(30, console=printing.console)
         self.task = self.progress.add_task(name, total=None)
         self.total = 0
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .. import data, studies, training
+from .. import data, studies, training, wording
 from .. import report as reports
 from ..errors import Diverged, InvalidInput
 from ..storage import hold_folder
 from . import options, printing
-from .options import JobOptions, RecipeOptions, TrainingOptions, option, with_options
-from .trainings import check_failures, engine_of, make, train_arguments
+from .options import (
+    DryRun,
+    JobOptions,
+    RecipeOptions,
+    TableOptions,
+    TrainingOptions,
+    option,
+    with_options,
+)
+from .trainings import check_failures, engine_of, make, say_plan, train_arguments
 
 if TYPE_CHECKING:
     from ..data import DataSet
     from ..experiment import Experiment
+    from ..run.comparison import Comparison
     from ..studies.compare import RuleResult, RuleStudy
     from ..studies.jobs import Engine
     from ..studies.trials import Trial
@@ -60,6 +70,8 @@ def compare(
     what: RecipeOptions,
     *,
     conditions: RuleOptions,
+    dry_run: DryRun = False,
+    form: TableOptions,
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
@@ -79,6 +91,18 @@ def compare(
     """  # noqa: D301
     if any(re.match(r"\s*rule\b", setting) for setting in what.settings or ()):
         raise InvalidInput("--set rule has no effect here: name the rules in --rules")
+    with form.alone():
+        _compare(what, conditions, dry_run, form, how, where)
+
+
+def _compare(
+    what: RecipeOptions,
+    conditions: RuleOptions,
+    dry_run: bool,
+    form: TableOptions,
+    how: TrainingOptions,
+    where: JobOptions,
+) -> None:
     wanted, arguments = what.experiment(), train_arguments(how)
     study = conditions.study(wanted)
     reports.check_packages()
@@ -87,26 +111,36 @@ def compare(
     folder = what.folder(where.out, "compare")
     runs = len(study.pairs) * len(study.learning_rates)
     engine = engine_of(runs, where, how.device, folder, study.experiment)
-    with hold_folder(folder):
-        study = studies.compare.prepare(study, folder)
+    with nullcontext() if dry_run else hold_folder(folder):
+        if not dry_run:
+            study = studies.compare.prepare(study, folder)
         if wanted.patience is not None:
             printing.complain("caution", "patience is ignored: all rules train equally many epochs")
         for caution in studies.compare.cautions(study):
             printing.complain("caution", caution)
         found = studies.compare.read_results(study, folder)
-        _print_plan(study, found, data_sets, engine, how.device)
-        _compare(study, folder, engine, arguments)
+        _print_plan(study, found, data_sets, engine, how.device, dry_run)
+        if dry_run:
+            printing.print_plan([one.name for one in studies.trials.missing(study.tuning(folder))])
+            return
+        _run_comparison(study, folder, engine, arguments, form)
 
 
-def _compare(study: RuleStudy, folder: Path, engine: Engine, options: Sequence[str]) -> None:
+def _run_comparison(
+    study: RuleStudy, folder: Path, engine: Engine, options: Sequence[str], form: TableOptions
+) -> None:
     """Make the runs of a comparison, print what the rules have reached, and report on it."""
     tuning = study.tuning(folder)
     failures = _make(tuning, engine, options)
     finals = studies.compare.finals(study, folder)
     failures |= _make(finals, engine, options)
     results = studies.compare.read_results(study, folder)
-    printing.say()
-    printing.print_rules(results, studies.compare.against_first(results))
+    comparisons = studies.compare.against_first(results)
+    if form.kind:
+        form.show(*printing.rules_table(results), _records(results, comparisons), text=(0,))
+    else:
+        printing.say()
+        printing.print_rules(results, comparisons)
     for caution in studies.compare.cautions(study, results):
         printing.complain("caution", caution)
     if any(trial.result() for trial in tuning):
@@ -149,14 +183,17 @@ def _print_plan(
     data_sets: Mapping[int, DataSet],
     engine: Engine,
     device: str,
+    dry_run: bool,
 ) -> None:
     """Which runs there are, and what those to be made will cost."""
     rates, seeds = len(study.learning_rates), study.seeds
     left = sum(one.missing for one in results)
+    counts = wording.count(len(study.rules), "rule"), wording.count(rates, "learning rate")
+    runs = wording.count(len(results) * (rates + seeds - 1), "run")
     printing.say(
-        f"{len(study.rules)} rules x {len(study.time_steps)} T x ({rates} learning rates with the "
-        f"first seed + {seeds - 1} more seeds at the chosen one) = "
-        f"{len(results) * (rates + seeds - 1)} runs, {left} of them to make"
+        f"{counts[0]} x {len(study.time_steps)} T x ({counts[1]} with the first seed + "
+        f"{wording.count(seeds - 1, 'more seed')} at the chosen one) = {runs}, "
+        f"{left} of them to make"
     )
     with printing.working("estimating the cost"):
         costs = {
@@ -165,6 +202,45 @@ def _print_plan(
             for one in results
         }
     printing.print_costs(costs, engine.workers, "rule")
+    first = study.variant(study.rules[0], study.time_steps[0], study.learning_rates[0])
+    disk = left * training.cost.disk(first, data_sets[study.time_steps[0]])
+    seconds = [one for each in costs.values() for one in each]
+    say_plan(studies.trials.wall_clock(seconds, engine.workers), disk, dry_run)
+
+
+def _records(
+    results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
+) -> list[dict[str, Any]]:
+    """What each rule has reached as values: accuracies are shares, differences points."""
+    from .. import stats
+
+    compared = {(pair.first.rule, pair.first.time_steps): pair for pair in comparisons}
+    records = []
+    for one in results:
+        reached = stats.summary(one.accuracies) if one.results else None
+        low, high = (reached.interval if reached else None) or (None, None)
+        pair = compared.get((one.rule, one.time_steps))
+        difference = pair.difference if pair else None
+        records.append(
+            {
+                "rule": one.rule,
+                "time_steps": one.time_steps,
+                "learning_rate": one.rate,
+                "seeds": len(one.results),
+                "test_accuracy": reached.mean if reached else None,
+                "sd": reached.sd if reached else None,
+                "low": low,
+                "high": high,
+                "spikes_per_image": float(one.spikes.mean()) if len(one.spikes) else None,
+                "seconds": float(one.seconds.mean()) if len(one.seconds) else None,
+                "difference": difference.mean if difference else None,
+                "difference_low": difference.interval.low if difference else None,
+                "difference_high": difference.interval.high if difference else None,
+                "p": pair.p if pair else None,
+                "verdict": pair.verdict if pair else None,
+            }
+        )
+    return records
 
 
 def _seconds(

@@ -1,10 +1,11 @@
-"""The verbs about one run: train, evaluate, draw, cost, recipes, info."""
+"""The verbs about one run: train, resume, evaluate, draw, cost, recipes, info."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,10 +18,14 @@ from ..errors import InvalidInput, RunError, nearest, require
 from ..storage import writing
 from ..toml_files import flat
 from ..wording import duration
-from . import options, printing
+from . import drawing, options, printing
 from .options import (
     Checkpoint,
     DataDir,
+    Deterministic,
+    Epochs,
+    Formats,
+    MovedData,
     RecipeOptions,
     RunFolder,
     RunOptions,
@@ -33,12 +38,10 @@ from .options import (
 from .trainings import open_run, train_run, with_kept_file
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ..analysis.operations import Cost
     from ..data import DataSet
     from ..experiment import Experiment
-    from ..network import CustomNetwork, Model, Network
+    from ..network import Model
     from ..run import Run
     from ..training import Training
 
@@ -57,9 +60,19 @@ def train(
     precision: Annotated[
         str | None, option("float32|tf32|bf16", "Of matrix products; the last two need a GPU.")
     ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
+    weights: Annotated[
+        str | None,
+        option(
+            "RUN|FILE|NAME",
+            "Start from trained weights: of a run, a file of tensors, or a network that ships.",
+            autocompletion=options.complete_run,
+        ),
+    ] = None,
+    weights_partial: Annotated[
+        bool,
+        typer.Option("--weights-partial", help="Take the weights that fit, and say what is left."),
     ] = False,
+    deterministic: Deterministic = False,
     which: RunOptions,
     how: TrainingOptions,
 ) -> None:
@@ -71,11 +84,18 @@ def train(
       tsslbp train mnist --epochs 5 --seed 1 --resume
       tsslbp train mnist --set learning_rate=0.001 --set rule.warm_up=always
       tsslbp train mine.toml --out runs/first
+      tsslbp train digits --weights runs/first --set 'freeze=["conv1"]'
       torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
 
     `tsslbp recipes RECIPE` shows the keys of a recipe, and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
-    wanted = what.experiment(seed=which.seed, protocol=protocol, precision=precision)
+    wanted = what.experiment(
+        seed=which.seed,
+        protocol=protocol,
+        precision=precision,
+        weights=weights,
+        weights_partial=weights_partial or None,
+    )
     with training.parallel.join() as processes:
         device = processes.device(how.device)
         training.configure(device, wanted.precision, deterministic)
@@ -86,34 +106,92 @@ def train(
         folder = what.folder(which.out, f"seed{wanted.seed}")
         with run_folder.claim(folder) if processes.is_first else nullcontext():
             if processes.is_first:
-                wanted = with_kept_file(folder, wanted, which.resume)
+                wanted = with_kept_file(folder, wanted, which.resume, what.epochs)
+            resumed = processes.broadcast(which.resume and run_folder.has_begun(folder))
             ready = training.Training(
-                wanted, data_set, device=device, processes=processes, trust_code=True
+                wanted,
+                data_set,
+                device=device,
+                processes=processes,
+                trust_code=True,
+                resumed=resumed,
             )
             if not processes.is_first:
                 training.keep_freed_memory()
                 ready.fit(None)
                 return
-            run = open_run(folder, wanted, which.resume, what.epochs)
-            train_run(ready, run, how.track)
-            _finish(run, ready)
+            _train_to_end(open_run(folder, wanted, which.resume, what.epochs), ready, how.track)
 
 
-def _finish(run: Run, trained: Training) -> None:
-    """Print what a training has reached, and record and draw what its network does."""
+@options.with_options
+def resume(
+    folder: RunFolder,
+    *,
+    epochs: Epochs = None,
+    moved: MovedData,
+    deterministic: Deterministic = False,
+    how: TrainingOptions,
+    trust_code: TrustCode = False,
+) -> None:
+    """Continue a run with the settings that its folder has.
+
+    \b
+    Examples:
+      tsslbp resume runs/first
+      tsslbp resume runs/first --epochs 20
+      tsslbp resume copied/first --set data=here/mine.npz
+
+    More --epochs train a finished run further. The folder, and data of your own, may have been
+    moved.
+    """  # noqa: D301
+    run = run_folder.Run.open(folder, trust_code)
+    if run.experiment.activation:
+        raise InvalidInput(
+            f"{folder} is a run of tsslbp convert: give that command again, with --resume"
+        )
+    experiment.check_trust(run.experiment, trust_code)
+    with training.parallel.join() as processes:
+        device = processes.device(how.device)
+        training.configure(device, run.experiment.precision, deterministic)
+        training.trackers.check(how.track or [])
+        with processes.first_of_machine_first():
+            data_set = moved.load(run, how.data_dir)
+        with run_folder.claim(folder) if processes.is_first else nullcontext():
+            ready = training.Training(
+                run.experiment,
+                data_set,
+                device=device,
+                processes=processes,
+                trust_code=True,
+                resumed=processes.broadcast(run_folder.has_begun(folder)),
+            )
+            if not processes.is_first:
+                training.keep_freed_memory()
+                ready.fit(None)
+                return
+            reopened = run_folder.results.reopen(folder, run.experiment, epochs)
+            _train_to_end(reopened, ready, how.track)
+
+
+def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> None:
+    """Train a run, and say what it has reached, took and costs."""
+    train_run(ready, run, track)
     epochs = run.epochs()
     if not epochs:
         raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
     printing.say()
     printing.print_accuracies(run_folder.results.measures(epochs))
     printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
-    _record_cost(run, trained)
-    _draw_picture(run, trained)
+    _record_cost(run, ready)
+    drawing.draw_picture(run, ready)
 
 
+@options.with_options
 def evaluate(
     folder: RunFolder,
+    *,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Measure the accuracies of a run again.
@@ -125,8 +203,8 @@ def evaluate(
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
-        raise RunError(f"{folder} holds no checkpoint yet: train it with --resume")
-    data_set = training.load_data(run.experiment, data_dir)
+        raise RunError(f"{folder} holds no checkpoint yet: tsslbp resume {folder} trains it")
+    data_set = moved.load(run, data_dir)
     rows = {}
     with printing.working("measuring"):
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
@@ -138,47 +216,60 @@ def evaluate(
             printing.complain("caution", f"checkpoint {name}: {difference}")
 
 
+@options.with_options
 def draw(
     folder: RunFolder,
+    *,
     image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
     checkpoint: Checkpoint = None,
+    formats: Formats = None,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned into its folder, as figures/*.svg.
+    """Draw what a run has learned, as figures/*.svg.
+
+    The figures of a network that ships, such as mnist, go into mnist-figures. With --format the
+    same as PDF or PNG beside it.
 
     How training accuracy, firing rates and warm-up went (training, layers), which test classes are
     taken for which (confusion), the spikes and membrane potentials that a test image causes
     (image-N), and the weights, with their gradients on a batch of training images (histograms).
     """
+    suffixes = ["svg", *options.figure_formats(formats)]
     run = run_folder.Run.open(folder, trust_code)
     require("figures need", "figures", "matplotlib")
     name = checkpoint or training.default_checkpoint(run)
     net, state = training.read_network(run, name)
-    data_set = training.load_data(run.experiment, data_dir)
+    data_set = moved.load(run, data_dir)
+    place = Path(f"{folder}-figures") if run.is_shipped else folder / "figures"
     if not 0 <= image < len(data_set.test_labels):
         last = len(data_set.test_labels) - 1
         raise InvalidInput(f"--image must be between 0 and {last}, got {image}")
     epoch = epoch_of(state)
     run_name = folder.resolve().name
     with printing.working("drawing"):
-        of_run = _figures_of_run(run)
-        of_net = _figures_of_network(run, net, data_set, image)
+        of_run = {} if run.is_shipped else drawing.figures_of_run(run)
+        of_net = drawing.figures_of_network(run, net, data_set, image)
         for figure in of_run.values():
             figures.svg.annotate(figure, f"{run_name}\n{data_set.note}")
         for figure in of_net.values():
             heading = f"{run_name}, checkpoint {name}, epoch {epoch}"
             figures.svg.annotate(figure, f"{heading}\n{data_set.note}")
-    drawn, place = of_run | of_net, folder / "figures"
+    drawn = of_run | of_net
     with writing(f"figures into {place}"):
         place.mkdir(exist_ok=True)
+    names = [f"{title}.{suffix}" for title in drawn for suffix in suffixes]
     for title, figure in drawn.items():
-        figures.svg.save_svg(figure, place / f"{title}.svg", title)
-    printing.say(f"figures in {place}: {', '.join(f'{title}.svg' for title in drawn)}")
+        for suffix in suffixes:
+            figures.svg.save(figure, place / f"{title}.{suffix}", title)
+    printing.say(f"figures in {place}: {', '.join(names)}")
 
 
+@options.with_options
 def cost(
     folder: RunFolder,
+    *,
     checkpoint: Checkpoint = None,
     images: Annotated[
         int | None, option("N", "Test images to count on, by default 200 or fewer.", min=1)
@@ -194,9 +285,10 @@ def cost(
         bool, typer.Option("--json", help="Print the record instead, by layer, with all tables.")
     ] = False,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Count what a run's network costs on an image, beside the same network with ReLU.
+    """Count what a run's network costs on an image.
 
     \b
     Examples:
@@ -212,7 +304,7 @@ def cost(
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
     net, state = training.read_network(run, name)
-    data_set = training.load_data(run.experiment, data_dir)
+    data_set = moved.load(run, data_dir)
     counted = _count_cost(run, net, data_set, images)
     record = _write_cost(run, name, state["epoch"], counted)
     if as_json:
@@ -236,7 +328,7 @@ def recipes(
         ),
     ] = None,
 ) -> None:
-    """List the shipped recipes, or tell what one promises, with its settings."""
+    """List the shipped recipes, or tell all about one."""
     if recipe is not None:
         wanted = experiment.load_recipe(recipe)
         network = experiment.network_name(wanted.network)
@@ -246,7 +338,9 @@ def recipes(
     loaded = {name: experiment.load_recipe(name) for name in experiment.recipe_names()}
     published = {name: reports.published.of_recipe(name) for name in loaded}
     printing.print_recipes(loaded, experiment.recorded(), published)
-    printing.say("\ntsslbp recipes RECIPE tells all about one.")
+    trained = wording.joined(experiment.trained_names())
+    printing.say(f"\nnetworks that ship trained: {trained}")
+    printing.say("tsslbp recipes RECIPE tells all about one.")
 
 
 def info(
@@ -275,6 +369,8 @@ def info(
 ) -> None:
     """Print a network's layers, shapes and parameters.
 
+    Of a network that ships trained, such as mnist, its record is printed, too.
+
     A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
     5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
     implied. For a recipe this prints its settings as well. Of a network of one's own, or of vgg and
@@ -296,13 +392,17 @@ def info(
     if is_recipe:
         printing.say()
         _print_promise(wanted)
+    if network in experiment.trained_names():
+        printing.print_trained(network, experiment.trained_record(network))
 
 
 def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:
     """The layers of an experiment's network; one of its own has to be made for that."""
     if experiment.is_described(wanted.network):
         layers = networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
-        return networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+        text = networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
+        note = networks.note_on_output(wanted.network, classes)
+        return f"{text}\nnote        {note}" if note else text
     frames = data.holds_events(wanted.data)
     net = training.build_network(wanted, shape, classes, frames=frames, trust_code=trust_code)
     assert isinstance(net, networks.CustomNetwork)
@@ -353,18 +453,18 @@ def epoch_of(state: Mapping[str, Any]) -> int | str:
 
 
 def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> Cost:
-    """On the first test images; by default on as many as an evaluation takes at once."""
+    """On the first test images, by default those of an evaluation's batch, on the net's device."""
     _, _, test = training.splits(run.experiment, data_set)
     (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
     chosen = test.images[first if images is None else slice(images)]
     with printing.working("counting"):
         pixels = data.normalise(chosen, run.experiment.mean, run.experiment.std)
-        return analysis.cost(net, pixels)
+        return analysis.cost(net, pixels.to(training.device_of(net)))
 
 
 def _record_cost(run: Run, trained: Training) -> None:
     """Write down what the network costs that a training has ended with."""
-    net = trained.net.cpu()
+    net = trained.net
     net.set_precision("float32")
     name = training.default_checkpoint(run)
     try:
@@ -381,88 +481,10 @@ def _record_cost(run: Run, trained: Training) -> None:
 def _write_cost(run: Run, checkpoint: str, epoch: int, cost: Cost) -> dict[str, Any]:
     """Keep a record in the run's folder, where it can be written, and return it."""
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
+    if run.is_shipped:
+        return record
     try:
         run.record_cost(record)
     except RunError as error:
         printing.complain("caution", f"{error}; a report will know nothing of the cost")
     return record
-
-
-def _draw_picture(run: Run, trained: Training) -> None:
-    """Draw a test image's spikes and the training curve into the run's folder."""
-    path = run.folder / "picture.png"
-    try:
-        figures.svg.save_png(_picture(run, trained), path, dpi=120)
-    except ImportError:
-        printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
-    except Exception as error:  # whatever it is, the run is trained
-        printing.say(f"no picture: {' '.join(str(error).split()) or type(error).__name__}")
-    else:
-        printing.say(f"picture in {path}")
-
-
-def _picture(run: Run, trained: Training) -> Figure:
-    from ..losses import predict
-
-    net, data_set = trained.net.cpu(), trained.data
-    assert isinstance(net, (networks.Network, networks.CustomNetwork))
-    net.set_precision("float32")
-    image = data_set.test_images[:1]
-    pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
-    return figures.run.run_picture(
-        analysis.inspection.picture(image),
-        int(data_set.test_labels[0]),
-        int(predict(net(pixels).detach())),
-        {name: trace.spikes.numpy() for name, trace in net.trace(pixels).items()},
-        run.epochs(),
-        data_set.class_names,
-    )
-
-
-def _figures_of_run(run: Run) -> dict[str, Figure]:
-    """Figures of the run's records, by name; of an epoch that was broken off there are none."""
-    import numpy as np
-
-    drawn: dict[str, Figure] = {}
-    if steps := run.steps():
-        accuracies = steps["correct"] / steps["images"]
-        name = f"{run_folder.results.label(run.experiment)}, seed {run.experiment.seed}"
-        curve = np.arange(1, len(accuracies) + 1), accuracies
-        drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
-        drawn["training"] = figures.run.training_curves({name: curve}, {name: drops})
-    if epochs := run.epochs():
-        drawn["layers"] = figures.run.layers_over_training(epochs)
-    return drawn
-
-
-def _figures_of_network(
-    run: Run, net: Network | CustomNetwork, data_set: DataSet, number: int
-) -> dict[str, Figure]:
-    """Figures of a checkpoint's weights, by name; one follows the test image of this number."""
-    from ..losses import predict
-
-    wanted = run.experiment
-    _, _, test = training.splits(wanted, data_set)
-    matrix = analysis.inspection.confusion_matrix(net, test, wanted.mean, wanted.std)
-    batch = options.first_batch(wanted, data_set)
-    gradients = analysis.inspection.gradients(net, training.build_loss(wanted), *batch)
-    image = test.images[number : number + 1]
-    pixels = data.normalise(image, wanted.mean, wanted.std)
-    traces = net.trace(pixels)
-    return {
-        "confusion": figures.run.confusion(matrix.numpy(), data_set.class_names),
-        f"image-{number}": figures.run.image_trace(
-            analysis.inspection.picture(image),
-            int(test.labels[number]),
-            int(predict(net(pixels).detach())),
-            {name: trace.spikes[:, 0].numpy() for name, trace in traces.items()},
-            {name: trace.potential[:, 0].numpy() for name, trace in traces.items()},
-            {name: neuron.threshold for name, neuron in net.neurons.items()},
-            data_set.class_names,
-            output="" if not net.has_output_layer else list(traces)[-1],
-        ),
-        "histograms": figures.run.histograms(
-            {name: one.numpy() for name, one in analysis.inspection.weights(net).items()},
-            {name: one.numpy() for name, one in gradients.items()},
-        ),
-    }

@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from .. import experiment, training
+import typer
+
+from .. import experiment, training, wording
 from .. import report as reports
 from .. import studies as study
-from ..errors import InvalidInput, RunError, require
+from ..errors import Diverged, InvalidInput, RunError, require
 from ..storage import hold_folder
 from . import options, printing, progress
 from .options import (
+    DryRun,
     Epochs,
+    Formats,
     JobOptions,
     RecipeOptions,
     Settings,
+    TableOptions,
     TrainingOptions,
     argument,
     completing,
     option,
 )
-from .trainings import check_failures, engine_of, interruptible, make, train_arguments
+from .trainings import (
+    check_failures,
+    engine_of,
+    interruptible,
+    make,
+    say_plan,
+    train_arguments,
+)
 
 if TYPE_CHECKING:
     from ..data import DataSet
     from ..experiment import Experiment
     from ..studies.jobs import Engine
-    from ..studies.sweep import Outcome, Sweep
+    from ..studies.sweep import Outcome, Search, Sweep
     from ..studies.trials import Trial
 
 
@@ -53,9 +66,10 @@ class SeedOptions:
         str | None, option("published|validated|both", "As for train; by default the recipe's.")
     ] = None
 
-    def plan(self, wanted: Experiment, folder: Path) -> list[Trial]:
+    def plan(self, wanted: Experiment, folder: Path, dry_run: bool = False) -> list[Trial]:
         """The runs of an experiment, whose recipe is written into their folder."""
-        wanted = study.trials.prepare(wanted, folder)
+        if not dry_run:
+            wanted = study.trials.prepare(wanted, folder)
         return study.trials.planned(wanted, self.seeds, self.protocols(wanted), folder)
 
     def protocols(self, wanted: Experiment) -> list[experiment.ProtocolName]:
@@ -145,10 +159,11 @@ def reproduce(
     count: SeedOptions,
     settings: Settings = None,
     epochs: Epochs = None,
+    dry_run: DryRun = False,
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
-    """Reproduce a published table: the trials of its recipes, then the report.
+    """Reproduce a published table: its recipes' trials and a report.
 
     First it says what that will cost on this machine, from a few training steps. Interrupted, the
     same command goes on.
@@ -167,10 +182,13 @@ def reproduce(
     data_sets = {name: options.load_checked(one, how.data_dir) for name, one in wanted.items()}
     runs = count.seeds * sum(len(count.protocols(one)) for one in wanted.values())
     engine = engine_of(runs, where, how.device, folder, *wanted.values())
-    with hold_folder(folder):
-        planned = {name: count.plan(one, folder / name) for name, one in wanted.items()}
-        _print_reproduction(planned, data_sets, engine, how.device)
+    with nullcontext() if dry_run else hold_folder(folder):
+        planned = {name: count.plan(one, folder / name, dry_run) for name, one in wanted.items()}
+        _print_reproduction(planned, data_sets, engine, how.device, dry_run)
         every = [trial for trials in planned.values() for trial in trials]
+        if dry_run:
+            printing.print_plan([one.name for one in study.trials.missing(every)])
+            return
         failures = _run_trials(every, engine, arguments)
         if any(trial.result() for trial in every):
             report([folder], folder / "report.html")
@@ -182,6 +200,7 @@ def _print_reproduction(
     data_sets: Mapping[str, DataSet],
     engine: Engine,
     device: str,
+    dry_run: bool,
 ) -> None:
     """Say what the trials that are left will cost, by recipe."""
     with printing.working("measuring what it will cost"):
@@ -195,6 +214,12 @@ def _print_reproduction(
             for name, trials in planned.items()
         }
     printing.print_costs(costs, engine.workers)
+    disk = sum(
+        len(costs[name]) * training.cost.disk(trials[0].experiment, data_sets[name])
+        for name, trials in planned.items()
+    )
+    seconds = [one for each in costs.values() for one in each]
+    say_plan(study.trials.wall_clock(seconds, engine.workers), disk, dry_run)
 
 
 @options.with_options
@@ -203,6 +228,8 @@ def sweep(
     *,
     by: SearchOptions,
     seed: Annotated[int | None, option("N", "Seed of the trials and of the search.")] = None,
+    dry_run: DryRun = False,
+    form: TableOptions,
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
@@ -218,8 +245,26 @@ def sweep(
     further. Each trial is a run in a folder of its own. With one worker the sweep repeats exactly.
     """  # noqa: D301
     require("a sweep needs", "study", "optuna", "scipy")
+    with form.alone():
+        _sweep(what, by, seed, dry_run, form, how, where)
+
+
+def _sweep(
+    what: RecipeOptions,
+    by: SearchOptions,
+    seed: int | None,
+    dry_run: bool,
+    form: TableOptions,
+    how: TrainingOptions,
+    where: JobOptions,
+) -> None:
     wanted, arguments = what.experiment(seed=seed), train_arguments(how)
     searched = study.space.load_space(by.space_name)
+    if what.epochs is not None and "epochs" in searched.parameters:
+        raise InvalidInput(
+            f"--epochs has no effect, the space {by.space_name} searches epochs: leave it out, or "
+            "give --space FILE.toml without epochs"
+        )
     count = by.trials or searched.trials
     if count is None:
         raise InvalidInput(f"{by.space_name} does not say how many trials to make: give --trials")
@@ -244,15 +289,39 @@ def sweep(
     for one in (planned.experiment, *planned.space.variants(planned.experiment)):
         check_trial(one)
     engine = engine_of(1, where, how.device, folder, wanted)
+    if dry_run:
+        _plan_sweep(planned, data_set, engine, how.device)
+        return
     search = study.sweep.Search(planned)
+    if not where.cluster:  # whose machines this one knows nothing of
+        _plan_sweep(planned, data_set, engine, how.device, search)
     _print_caution(planned, wanted)
-    printing.say(f"{engine.workers} at a time, {engine.threads} threads each")
+    printing.say(f"{engine.workers} at a time, {wording.count(engine.threads, 'thread')} each")
     with (
         interruptible("the same command continues the sweep"),
         progress.SweepDisplay(search) as watch,
     ):
         study.driver.Driver(search, engine, watch, check_trial, arguments).work()
-    _print_sweep(search.outcomes(), planned, what)
+    _print_sweep(search.outcomes(), planned, what, form)
+
+
+def _plan_sweep(
+    planned: Sweep, data_set: DataSet, engine: Engine, device: str, search: Search | None = None
+) -> None:
+    """Say what the trials that are left will take; without a `search`, all of them."""
+    ended = sum(one.state != "running" for one in search.outcomes()) if search else 0
+    left = max(0, planned.trials - ended)
+    try:
+        with printing.working("estimating the cost"):
+            each = training.cost.estimate(
+                planned.experiment, data_set, engine.threads, device, trust_code=True
+            )
+    except Diverged as error:
+        printing.complain("caution", f"no estimate, {error}")
+        return
+    disk = left * training.cost.disk(planned.experiment, data_set)
+    total = study.trials.wall_clock([each] * left, engine.workers)
+    say_plan(total, disk, search is None, wording.count(left, "trial"), each)
 
 
 def report(
@@ -263,17 +332,60 @@ def report(
     against: Annotated[
         Path | None, option("FOLDER", "Compare all with the runs in here, instead of every two.")
     ] = None,
+    formats: Formats = None,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Also write each table as CSV, into FILE_tables/.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
+    ] = False,
 ) -> None:
-    """Report on runs: one HTML file that fetches nothing, and the same in Markdown beside it.
+    """Report on runs: one HTML file, and Markdown beside it.
 
     Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
     the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
     """
+    asked = {"csv": as_csv, "json": as_json, "latex": as_latex}
+    kinds = [kind for kind, is_asked in asked.items() if is_asked]
+    suffixes = options.figure_formats(formats)
     with printing.working("reading the records"):
-        problems = reports.write(runs, out, against)
+        problems = reports.write(runs, out, against, formats=suffixes, tables=kinds)
     for problem in problems:
         printing.complain("skipped", problem)
     printing.say(f"report in {out} and {out.with_suffix('.md')}")
+    if kinds:
+        printing.say(f"tables in {out.with_name(f'{out.stem}_tables')}")
+
+
+def _sweep_table(
+    outcomes: Sequence[Outcome], objective: str
+) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
+    """Titles, cells for people and values of a sweep's table."""
+    keys = list(dict.fromkeys(key for one in outcomes for key in one.values))
+    cells = [
+        [
+            printing.trial_name(one),
+            one.state,
+            wording.percent(one.accuracy),
+            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in settings),
+        ]
+        for one in outcomes
+        for settings in [[one.values.get(key, "-") for key in keys]]
+    ]
+    values = [
+        {
+            "trial": one.number,
+            "state": one.state,
+            f"{objective}_accuracy": one.accuracy,
+            **{key: one.values.get(key) for key in keys},
+            "seed": one.seed,
+            "run": one.folder,
+            "reason": one.reason or None,
+        }
+        for one in outcomes
+    ]
+    return ["trial", "state", objective, *keys], cells, values
 
 
 def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:
@@ -297,10 +409,15 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
         printing.say(f"note        {count:,} training images are held out to judge the trials on")
 
 
-def _print_sweep(outcomes: Sequence[Outcome], planned: Sweep, what: RecipeOptions) -> None:
+def _print_sweep(
+    outcomes: Sequence[Outcome], planned: Sweep, what: RecipeOptions, form: TableOptions
+) -> None:
     """Print all trials, the best first, and the command that trains with its settings."""
     printing.say()
-    printing.print_sweep(outcomes, planned.objective)
+    if form.kind:
+        form.show(*_sweep_table(outcomes, planned.objective))
+    else:
+        printing.print_sweep(outcomes, planned.objective)
     ended = [outcome for outcome in outcomes if outcome.state != "running"]
     if len(ended) < planned.trials:
         printing.say(

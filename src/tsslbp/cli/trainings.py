@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import experiment as experiments
+from .. import network as networks
 from .. import run as run_folder
-from .. import studies, toml_files, training
+from .. import studies, toml_files, training, wording
 from ..errors import Diverged, InvalidInput, RunError
 from ..studies.jobs import Cluster, Engine, Local, cores
 from ..studies.jobs import run as run_jobs
@@ -38,10 +40,18 @@ def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None)
         raise RunError(
             f"{folder} holds a run already: continue it with --resume, or give another --out"
         )
-    return run_folder.results.reopen(folder, wanted, epochs)
+    return run_folder.results.reopen(folder, wanted, epochs, _advice(folder, epochs))
 
 
-def with_kept_file(folder: Path, wanted: Experiment, resume: bool) -> Experiment:
+def _advice(folder: Path, epochs: int | None) -> str:
+    """What to do where a run that is to be resumed has other settings than are asked for."""
+    words = ["tsslbp", "resume", str(folder), *(["--epochs", str(epochs)] if epochs else [])]
+    return f"{shlex.join(words)} continues it with its own; or give another --out"
+
+
+def with_kept_file(
+    folder: Path, wanted: Experiment, resume: bool, epochs: int | None = None
+) -> Experiment:
     """What is trained where a run is resumed whose network is a file: the copy in its folder.
 
     It is run only if it has the checksum of the file that is wanted.
@@ -55,7 +65,7 @@ def with_kept_file(folder: Path, wanted: Experiment, resume: bool) -> Experiment
     checksum = experiments.networks.checksum_of(file.source(wanted.network_checksum))
     kept = run_folder.Run.open(folder).experiment
     what, apart = f"{folder} holds a run", ("epochs", "description")
-    run_folder.results.check_settings(what, kept, wanted, apart)
+    run_folder.results.check_settings(what, kept, wanted, apart, _advice(folder, epochs))
     return replace(wanted, network=kept.network, network_checksum=checksum)
 
 
@@ -68,14 +78,14 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
     """
     if len(run.epochs()) >= run.experiment.epochs:
         printing.say(
-            f"{run.folder} has trained its {run.experiment.epochs} epochs; "
+            f"{run.folder} has trained its {wording.count(run.experiment.epochs, 'epoch')}; "
             "a larger --epochs trains it further"
         )
     _print_start(trained, run)
     training.keep_freed_memory()
     try:
         with (
-            interruptible(f"the same command with --resume continues the run in {run.folder}"),
+            interruptible(f"{_resumed(run)} continues the run in {run.folder}"),
             progress.Display(run.experiment.epochs) as shown,
             training.trackers.trackers(
                 track or [], run, trained.steps.per_epoch, shown
@@ -86,6 +96,13 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
         has_kept = run.has_checkpoint("last")
         kept = f"; {run.folder} keeps the last good checkpoint" if has_kept else ""
         raise Diverged(f"{error}{kept}") from error
+
+
+def _resumed(run: Run) -> str:
+    """The command that goes on with a run."""
+    if run.experiment.activation:  # its network is made by `convert` alone
+        return "the same command with --resume"
+    return shlex.join(["tsslbp", "resume", str(run.folder)])
 
 
 @contextmanager
@@ -104,11 +121,20 @@ def _print_start(trained: Training, run: Run) -> None:
     printing.say(
         f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"
     )
+    if experiments.is_described(network):
+        printing.print_note(networks.note_on_output(network, trained.data.classes))
     images = ", ".join(f"{count:,} {name}" for name, count in trained.image_counts.items())
     printing.say(f"images      {trained.data.name}: {images}")
     printing.print_note(trained.data.note)
     if trained.processes.count > 1:
         printing.say(f"processes   {trained.processes.count}")
+    if start := trained.start:
+        taken = len(start.taken)
+        printing.say(f"weights     {start.source}: {wording.count(taken, 'tensor')} taken")
+        for line in start.left:
+            printing.say(f"            left: {line}")
+    if frozen := run.experiment.freeze:
+        printing.say(f"frozen      {', '.join(frozen)}")
     printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
 
 
@@ -154,8 +180,8 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
     missing = studies.trials.missing(planned)
     by_name = {trial.name: trial for trial in missing}
     printing.say(
-        f"{len(planned)} runs, {len(planned) - len(missing)} of them finished; "
-        f"{engine.workers} at a time, {engine.threads} threads each"
+        f"{wording.count(len(planned), 'run')}, {len(planned) - len(missing)} of them finished; "
+        f"{engine.workers} at a time, {wording.count(engine.threads, 'thread')} each"
     )
     with (
         interruptible("the same command goes on with the runs"),
@@ -166,6 +192,34 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
             engine,
             watch,
             lambda job: by_name[job.name].is_finished(),
+        )
+
+
+LONG = 3600.0  # seconds of a plan that says how to stop it
+
+
+def say_plan(
+    seconds: float, disk: int, dry_run: bool, what: str = "", each: float | None = None
+) -> None:
+    """What runs that are to be made will take: time, disk, and how to stop a long plan.
+
+    Args:
+        seconds: of all.
+        disk: bytes of all, about.
+        dry_run: whether none of them is made now.
+        what: they are, such as ``"16 trials"``; "": that has been told.
+        each: seconds of one.
+    """
+    if what:
+        one = f", {wording.duration(each)} a run" if each is not None else ""
+        printing.say(f"{what}{one}: about {wording.duration(seconds)} for all")
+    printing.say(f"disk        about {wording.size(disk)}")
+    if dry_run:
+        printing.say("a dry run: nothing is trained or written")
+    elif seconds > LONG:
+        printing.say(
+            "Ctrl-C stops it at any time, and the same command goes on; smaller --seeds or "
+            "--epochs take less, and --dry-run only tells"
         )
 
 

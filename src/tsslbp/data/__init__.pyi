@@ -7,6 +7,7 @@ from .catalogue import known_shape as known_shape
 from .dataset import DataSet as DataSet
 from .dataset import Images as Images
 from .dataset import batches as batches
+from .dataset import digest as digest
 from .dataset import normalise as normalise
 from .dataset import split_validation as split_validation
 from .dataset import subset as subset
@@ -17,5 +18,6 @@ from .frames import Frames as Frames
 from .loading import EVENT_READERS as EVENT_READERS
 from .loading import IMAGE_READERS as IMAGE_READERS
 from .loading import Binning as Binning
+from .loading import class_names as class_names
 from .loading import load as load
 from .loading import recordings as recordings

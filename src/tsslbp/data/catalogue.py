@@ -33,6 +33,7 @@ class Entry(Checked, called=""):
         train, test: number of samples.
         shape: channels, height and width; of recordings the channels are the two polarities.
         classes: number of classes.
+        class_names: what they are called, in their order; empty: by their numbers.
         citation: the paper to cite.
         homepage: where it is described.
         licence: of the data; empty where it is not known for certain.
@@ -59,6 +60,7 @@ class Entry(Checked, called=""):
     classes: Count
     citation: Text
     homepage: Text
+    class_names: tuple[Text, ...] = ()
     licence: str = ""
     download: Count | None = None
     disk: Count | None = None
@@ -73,6 +75,10 @@ class Entry(Checked, called=""):
         super().__post_init__()
         if not self.folders:
             object.__setattr__(self, "folders", (self.name,))
+        if len(self.class_names) not in (0, self.classes):
+            raise InvalidInput(
+                f"it has {self.classes} classes and {len(self.class_names)} class_names"
+            )
         if self.origin in ("package", "hand") and not self.layout:
             raise InvalidInput(f"it comes by {self.origin}, so its layout must say how")
         if (self.origin == "download") != bool(self.url and self.md5):

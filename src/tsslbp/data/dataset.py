@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final
@@ -259,6 +260,26 @@ def split_test(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
     order = _permutation(count, TEST_SEED)
     by_class = order[torch.argsort(labels[order], stable=True)]
     return _without(count, by_class[torch.arange(held_out) * count // held_out])
+
+
+def digest(data: DataSet) -> str:
+    """SHA-256 of all images and labels of a data set, in their order, whatever file they are of."""
+    hashed = hashlib.sha256()
+    parts: list[Tensor | None] = []
+    for images, labels in (
+        (data.train_images, data.train_labels),
+        (data.test_images, data.test_labels),
+    ):
+        if isinstance(images, Frames):
+            parts += [images.pixels, images.values, images.starts, images.recordings, labels]
+        else:
+            parts += [images, labels]
+    for part in parts:
+        if part is not None:
+            array = part.contiguous().numpy()
+            hashed.update(f"{array.dtype} {array.shape}".encode())
+            hashed.update(array.data)
+    return hashed.hexdigest()
 
 
 def hold_out(

@@ -121,14 +121,37 @@ def _images(path: Path) -> list[Path]:
     return sorted(one for one in found if one.suffix.lower() in SUFFIXES and one.name[0] != ".")
 
 
-def _pixels(file: Path) -> Pixels:
-    """The image in a file, ``[C, H, W]``."""
+def class_names(path: Path) -> tuple[str, ...]:
+    """Names of the classes in the folder `path`, in their order."""
+    parts = _folders(path)
+    return tuple(_folders(path / "train") if "train" in parts else parts)
+
+
+def read_file(file: Path, channels: int) -> Tensor:
+    """The image in a file, ``[channels, H, W]`` uint8.
+
+    A picture in colour becomes grey where `channels` is 1 (its luma, as Pillow has it), and a grey
+    one gets three equal channels where it is 3. Any format that Pillow reads will do.
+
+    Raises:
+        DataError: it cannot be read, is transparent, or has more than 8 bits a channel.
+        InvalidInput: Pillow is missing.
+    """
+    require("an image file needs", "images", "PIL")
+    pixels = _pixels(file, {1: "L", 3: "RGB"}.get(channels))
+    return torch.from_numpy(np.array(pixels))
+
+
+def _pixels(file: Path, wanted: str | None = None) -> Pixels:
+    """The image in a file, ``[C, H, W]``, in the mode that is wanted, by default its own."""
     from PIL import Image
 
     try:
         check_plain(file)
         with Image.open(file) as image:
             mode = CONVERTED.get(image.mode, image.mode)
+            is_opaque = mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255)
+            mode = wanted if wanted and (mode in KEPT or is_opaque) else mode
             pixels = np.asarray(image.convert(mode) if mode != image.mode else image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())

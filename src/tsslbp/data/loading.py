@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ..checked import check_whole
@@ -59,12 +60,29 @@ def load(
         if time_steps is None:
             raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
         time_steps = check_whole("time_steps", time_steps)
-        return frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
+        frames = frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
+        return _with_names(frames, entry)
     if binning is not None:
         raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
     if entry is not None:
-        return IMAGE_READERS[entry.reader](entry, data_dir)
+        return _with_names(IMAGE_READERS[entry.reader](entry, data_dir), entry)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
+
+
+def _with_names(data: DataSet, entry: Entry) -> DataSet:
+    is_whole = len(entry.class_names) == data.classes
+    return replace(data, class_names=entry.class_names) if is_whole else data
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of a data set are called, without reading an image.
+
+    Empty where they have numbers only, or where a folder of images is not there any more.
+    """
+    if entry := catalogue.entries().get(name):
+        return entry.class_names
+    path = Path(name)
+    return folder.class_names(path) if is_path(name) and path.is_dir() else ()
 
 
 def recordings(name: str, data_dir: Path | None = None) -> EventSet:

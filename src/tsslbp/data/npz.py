@@ -7,6 +7,7 @@
 ``labels``       ``[N]`` integers, class numbers from 0
 ``test_images``  optional, with ``test_labels``: images of the same size and type, for testing
 ``test_labels``
+``class_names``  optional, ``[classes]`` texts: what the classes are called, in their order
 ===============  ==============================================================================
 
 Without test images a tenth of the images, at least one, is held out for testing: always the same
@@ -15,6 +16,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import zipfile
@@ -52,6 +54,32 @@ def load(path: Path) -> DataSet:
         raise DataError(f"{path}: {error}") from error
 
 
+def load_images(path: Path) -> Images:
+    """Return the images alone, ``[N, C, H, W]`` or frames: of a ``.npz`` file, or a ``.npy`` array.
+
+    The array has the shapes and types of ``images``, or is one image ``[H, W]``.
+
+    Raises:
+        DataError: the file is missing or damaged, lacks the array, or it is not as above.
+    """
+    array = _read(path, ("images",))["images"] if path.suffix == ".npz" else _read_array(path)
+    try:
+        return _images(array[None] if array.ndim == 2 else array, "images")
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read_array(path: Path) -> _Array:
+    """The array in a ``.npy`` file."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except Exception as error:  # NumPy raises many kinds for damaged files
+        raise DataError(
+            f"cannot read {path}: it is no .npy file, is damaged, or holds Python objects, which "
+            "are refused because they could run code"
+        ) from error
+
+
 def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     images, labels = train = _pair(arrays)
     _warn_of_large_values(name, images)
@@ -68,7 +96,12 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
             )
     else:
         train, test, note = hold_out(name, images, labels)
-    classes = 1 + int(max(labels.max(), test[1].max()))
+    classes, names = 1 + int(max(labels.max(), test[1].max())), _names(arrays)
+    if names and len(names) < classes:
+        raise ValueError(
+            f"'class_names' holds {len(names)} names, and labels go up to {classes - 1}"
+        )
+    classes = len(names) or classes
     empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:
         warnings.warn(
@@ -76,11 +109,20 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
             f"in 'labels', the first is {empty[0]}",
             stacklevel=4,
         )
-    return DataSet(name, *train, *test, classes, note)
+    return DataSet(name, *train, *test, classes, note, names)
 
 
-def _read(path: Path) -> dict[str, _Array]:
-    """Return the arrays that mean something here: two, or with test images four."""
+def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
+    array = arrays.get("class_names", np.empty(0, dtype=str))
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise ValueError(
+            f"'class_names' must be [classes] texts, got {array.dtype} of shape {list(array.shape)}"
+        )
+    return tuple(map(str, array))
+
+
+def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
+    """Return the arrays that are wanted, or by default mean something here: two, or four."""
     if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
     try:
@@ -89,7 +131,11 @@ def _read(path: Path) -> dict[str, _Array]:
                 f"{path} is no .npz file, or is cut short: numpy.savez(file, images=..., "
                 "labels=...) writes one"
             )
-        return read_arrays(path, lambda names: _wanted(path, names))
+        arrays = read_arrays(path, lambda names: _wanted(path, names, wanted))
+        with contextlib.suppress(ValueError):  # none, or Python objects: not read
+            if not wanted:
+                arrays |= read_arrays(path, lambda names: {"class_names"}.intersection(names))
+        return arrays
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -99,9 +145,9 @@ def _read(path: Path) -> dict[str, _Array]:
         ) from error
 
 
-def _wanted(path: Path, names: list[str]) -> tuple[str, ...]:
+def _wanted(path: Path, names: list[str], wanted: tuple[str, ...]) -> tuple[str, ...]:
     with_test = "test_images" in names or "test_labels" in names
-    wanted = ("images", "labels", "test_images", "test_labels")[: 4 if with_test else 2]
+    wanted = wanted or ("images", "labels", "test_images", "test_labels")[: 4 if with_test else 2]
     others = [name for name in names if name not in wanted]
     for name in wanted:
         if name not in names:

@@ -1,4 +1,5 @@
 from . import networks as networks
+from . import weights as weights
 from .binning import Binning as Binning
 from .experiment import Experiment as Experiment
 from .experiment import ProtocolName as ProtocolName
@@ -13,3 +14,7 @@ from .recipe import recorded as recorded
 from .recipe import save as save
 from .recipe import settings_table as settings_table
 from .recipe import with_settings as with_settings
+from .weights import is_shipped as is_shipped
+from .weights import trained_folder as trained_folder
+from .weights import trained_names as trained_names
+from .weights import trained_record as trained_record

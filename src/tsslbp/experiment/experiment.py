@@ -33,6 +33,13 @@ Checksum = Annotated[
         lambda text: len(text) == 64 and set(text) <= set("0123456789abcdef"),
     ),
 ]
+Name = Annotated[
+    str,
+    Allowed(
+        "one line of text, of at most 60 characters",
+        lambda text: text.strip() != "" and text.isprintable() and len(text) <= 60,
+    ),
+]
 RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
 
 NEEDS = {  # keys that one value of another key alone reads: that key, and the values
@@ -53,6 +60,10 @@ class Experiment(Checked, called=""):
     numbers, lists as tuples, and a rule's name or table as the rule.
 
     Attributes:
+        name: what tables and reports call runs of the recipe; None: they are named after the
+            nearest shipped recipe, and those of a recipe of one's own after its file.
+        changed: keys that were changed from the recipe of that name, which tables and reports tell
+            beside it. The program writes them; nothing depends on them.
         description: the recipe's promise: command, hardware, time, expected accuracy.
         data: name of a data set, path to a ``.npz`` file, or path with a slash to a folder of
             images, see `tsslbp.data.load`.
@@ -84,6 +95,14 @@ class Experiment(Checked, called=""):
         network_checksum: SHA-256 of the file, where it is a copy that this program has put beside
             the configuration, in the folder of a run or a study. Its code runs only where it is
             trusted, see `tsslbp.training.build_network`.
+        weights: trained weights to start from, those of the seed being replaced: a run's folder,
+            a file of tensors (safetensors), or the name of a network that ships trained; see
+            `tsslbp.experiment.weights`.
+        weights_partial: whether weights are taken that fit and the others left; otherwise all must
+            fit.
+        weights_checksum: SHA-256 of their file, in the configuration that a run keeps.
+        freeze: layers that are not trained, by their names, such as ``"conv1"``; the optimiser does
+            not know their parameters. Running statistics of a `BatchNorm` still follow the data.
         padding: of the convolutions, one number or one for each.
         time_steps: T.
         tau_m, tau_s: time constants of membrane and synapse, in time steps.
@@ -141,6 +160,8 @@ class Experiment(Checked, called=""):
     data: Text
     network: Text
     description: str = ""
+    name: Name | None = None
+    changed: tuple[Text, ...] | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[Positive, ...] = (1.0,)
     crop_padding: Natural = 0
@@ -196,6 +217,10 @@ class Experiment(Checked, called=""):
     activation: Literal["relu"] | None = None
     network_settings: NetworkSettings = field(default_factory=dict, hash=False)
     network_checksum: Checksum | None = None
+    weights: Text | None = None
+    weights_partial: bool = False
+    weights_checksum: Checksum | None = None
+    freeze: tuple[Text, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -209,6 +234,8 @@ class Experiment(Checked, called=""):
         _check_keys_of(self)
         _check_network(self)
         _check_schedule(self)
+        if self.weights_partial and self.weights is None:
+            raise InvalidInput("weights_partial is for a recipe with weights, and there are none")
 
     def to_table(self) -> dict[str, Any]:
         """Return every key that is set; an empty table is none."""

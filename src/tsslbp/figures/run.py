@@ -59,7 +59,7 @@ def run_picture(
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
     draw_image(left, image)
     left.set_title(_answer(label, prediction, class_names))
-    draw_raster(middle, spikes)
+    draw_raster(middle, spikes, class_names=class_names)
     draw_training(right, epochs)
     notes = dict.fromkeys(one["note"] for one in epochs if one.get("note"))
     if notes:
@@ -234,7 +234,7 @@ def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
 @style.own_settings()
 def image_trace(
     image: Array,
-    label: int,
+    label: int | None,
     prediction: int,
     spikes: Mapping[str, Array],
     potentials: Mapping[str, Array],
@@ -247,7 +247,8 @@ def image_trace(
     Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
 
     Args:
-        image, label, prediction, spikes, class_names: as for `run_picture`.
+        image, label, prediction, spikes, class_names: as for `run_picture`; `label` is None where
+            the true class is not known.
         potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
         thresholds: above which a neuron of the same layers spikes.
         output: the layer whose neurons are the classes, if there is one.
@@ -308,13 +309,27 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
     return figure
 
 
-def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) -> None:
+@style.own_settings()
+def raster(spikes: Mapping[str, Array], class_names: Sequence[str] = ()) -> Figure:
+    """Spikes of all layers over time, as `draw_raster` draws them."""
+    figure, axes = style.new_axes(1.4 + 0.9 * len(spikes))
+    draw_raster(axes, spikes, class_names=class_names)
+    return figure
+
+
+def draw_raster(
+    axes: Axes,
+    spikes: Mapping[str, Array],
+    numbered: bool = True,
+    class_names: Sequence[str] = (),
+) -> None:
     """Spikes over time, a band for each layer, the input's side at the bottom.
 
     Args:
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. Of a layer with more
             than `NEURONS_SHOWN` neurons, so many are drawn.
         numbered: number the last layer's neurons on the right, if they are few enough to read.
+        class_names: in the place of their numbers.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
     gap = (1 - BAND) / 2
@@ -331,7 +346,8 @@ def draw_raster(axes: Axes, spikes: Mapping[str, Array], numbered: bool = True) 
         for neuron in range(count):
             middle = band + BAND * (neuron + 0.4) / count
             beside: Look = {"xycoords": ("axes fraction", "data"), "fontsize": 7, "va": "center"}
-            axes.annotate(str(neuron), (1.01, middle), **beside)
+            text = class_name(neuron, class_names if len(class_names) == count else ())
+            axes.annotate(text, (1.01, middle), **beside)
     step_count = len(trains[0])
     axes.set(xlim=(0.5, step_count + 0.5), ylim=(-gap, len(trains) - gap), xlabel="time step")
     axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))
@@ -401,26 +417,27 @@ def class_name(number: int, class_names: Sequence[str] = ()) -> str:
     return style.label(class_names[number]) if class_names else str(number)
 
 
-def _answer(label: int, prediction: int, class_names: Sequence[str]) -> str:
-    true, predicted = (class_name(one, class_names) for one in (label, prediction))
-    return f"class {true}, predicted {predicted}"
+def _answer(label: int | None, prediction: int, class_names: Sequence[str]) -> str:
+    predicted = f"predicted {class_name(prediction, class_names)}"
+    return predicted if label is None else f"class {class_name(label, class_names)}, {predicted}"
 
 
 def _classes_traced(
-    train: Array, label: int, prediction: int, class_names: Sequence[str]
+    train: Array, label: int | None, prediction: int, class_names: Sequence[str]
 ) -> list[Trace]:
-    """All classes of the output layer, the true and the predicted one in front."""
+    """All classes of the output layer, the true, if known, and the predicted one in front."""
     others = [one for one in range(train[0].size) if one not in (label, prediction)]
     chosen: list[Trace] = [
         (one, {"color": "0.7", "linewidth": 0.8, "label": "_" if index else "others"})
         for index, one in enumerate(others)
     ]
-    true, predicted = (class_name(one, class_names) for one in (label, prediction))
-    in_front = {label: f"{true} true and predicted"}
-    if prediction != label:
-        in_front = {prediction: f"{predicted} predicted", label: f"{true} true"}
+    in_front = {prediction: f"{class_name(prediction, class_names)} predicted"}
+    if label == prediction:
+        in_front = {label: f"{class_name(label, class_names)} true and predicted"}
+    elif label is not None:
+        in_front[label] = f"{class_name(label, class_names)} true"
     for one, name in in_front.items():
-        colour = style.PALETTE[0 if one == label else 1]
+        colour = style.PALETTE[0 if label in (one, None) else 1]
         chosen.append((one, {"color": colour, "linewidth": 1.6, "label": name}))
     return chosen
 

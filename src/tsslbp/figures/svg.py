@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SUFFIXES = (".svg", ".pdf", ".png")
+DPI = 300  # of PNG
+
+
 @own_settings()
 def annotate(figure: Figure, text: str) -> None:
     """Write a heading, such as a caveat of the data, above everything else in a figure."""
@@ -88,6 +92,25 @@ def save_gif(animation: Animation, path: Path) -> None:
         whole = Path(folder) / "animation.gif"  # the writer knows the format by the name
         animation.save(whole, writer="pillow")
         write_file(path, whole.read_bytes())
+
+
+@own_settings()
+def save(figure: Figure, path: Path, title: str = "") -> None:
+    """Write a figure into a file, by the path's suffix one of `SUFFIXES`.
+
+    A PDF has its fonts embedded as TrueType, as publishers ask for; a PNG has `DPI` pixels an inch.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    if path.suffix == ".svg":
+        save_svg(figure, path, title)
+        return
+    metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+    content = io.BytesIO()
+    with own_settings({"pdf.fonttype": 42}):
+        figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    write_file(path, content.getbuffer())
 
 
 def _own_ids(tag: str, prefix: str) -> str:

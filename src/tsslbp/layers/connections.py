@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..checked import check_whole
 from ..errors import InvalidInput
-from ..neuron.tracing import is_exported, is_mapped
+from ..neuron.tracing import import_kernels, is_exported, is_mapped
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,6 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
     return cast(bool, _events().is_faster(x, weight))
 
 
-@torch.compiler.disable
 def _events() -> ModuleType:
     """The event-driven products; importing kernels takes a moment: only when used."""
-    from ..kernels import events
-
-    return events
+    return import_kernels("..kernels.events", __package__)

@@ -1,4 +1,5 @@
 from .custom import CustomNetwork as CustomNetwork
+from .description import note_on_output as note_on_output
 from .description import plan as plan
 from .description import summary as summary
 from .network import Activity as Activity

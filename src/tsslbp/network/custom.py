@@ -15,7 +15,7 @@ from ..layers import LIF, BatchNorm
 from ..layers.lif import sharing
 from ..neuron import Neuron, reference
 from ..neuron.reference import Mean, Shared, Trace
-from .description import check_shape
+from .description import checked_shape
 from .network import Activity, Model, activity_of, check_images
 
 TRIED = 2  # images of the first forward pass, which counts the neurons
@@ -68,7 +68,7 @@ class CustomNetwork(Model):
                 f"{description} must be a torch.nn.Module, got {type(module).__name__}"
             )
         self.module, self.description = module, description
-        self.input_shape, self.classes = check_shape(input_shape), check_whole("classes", classes)
+        self.input_shape, self.classes = checked_shape(input_shape), check_whole("classes", classes)
         self.time_steps, self.frames = check_whole("time_steps", time_steps), frames
         lifs = [part for part in module.modules() if isinstance(part, LIF)]
         if not lifs:
@@ -127,7 +127,7 @@ class CustomNetwork(Model):
             InvalidInput: the input or the module's output does not fit, or a batch that several
                 processes share is to be normalised.
         """
-        check_images(x, self.input_shape, self.time_steps, self._dtype)
+        check_images(x, self.input_shape, self.time_steps, self._dtype, self.statistics)
         if mean and self.training and any(isinstance(p, BatchNorm) for p in self.module.modules()):
             raise InvalidInput(
                 "BatchNorm takes its statistics over the whole batch, which several processes do "

@@ -72,7 +72,7 @@ def plan(
         InvalidInput: a number is not allowed, or a layer cannot be read or does not fit; points at
             the place.
     """
-    input_shape = check_shape(input_shape)
+    input_shape = checked_shape(input_shape)
     classes = check_whole("classes", classes)
     texts = description.split("-")
     matches = [_read(description, texts, index) for index in range(len(texts))]
@@ -107,6 +107,35 @@ def plan(
     return layers
 
 
+def checked_shape(input_shape: Sequence[int]) -> Shape:
+    """Return the shape ``(C, H, W)`` of images with plain numbers.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    sides = tuple(map(as_whole, input_shape)) if isinstance(input_shape, Iterable) else ()
+    if len(sides) != 3:
+        is_row = (as_whole(input_shape) or 0) >= 1
+        row = f", such as (1, 1, {input_shape})" if is_row else ""
+        raise InvalidInput(
+            f"input_shape must be (C, H, W), channels, height and width{row}, got {input_shape!r}"
+        )
+    whole = tuple(side for side in sides if side is not None and side >= 1)
+    if len(whole) != 3:
+        raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+    return whole
+
+
+def note_on_output(description: str, classes: int) -> str:
+    """A note where a description ends in a layer as large as the implied output; else ""."""
+    if description.rpartition("-")[2] != str(classes):
+        return ""
+    return (
+        f"the {classes} at the end of {description} is a hidden layer: the output layer of "
+        f"{classes} classes is implied, and follows it"
+    )
+
+
 def summary(
     description: str, time_steps: int, layers: Sequence[LayerPlan], neunorm: bool = False
 ) -> str:
@@ -128,19 +157,6 @@ def summary(
         for a, b, c, d in rows
     ]
     return "\n".join([f"Network({description!r}, time_steps={time_steps})", *lines])
-
-
-def check_shape(shape: Sequence[int]) -> Shape:
-    """Return the shape ``(C, H, W)`` of images with plain numbers.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    sides = tuple(map(as_whole, shape)) if isinstance(shape, Iterable) else ()
-    whole = tuple(side for side in sides if side is not None and side >= 1)
-    if len(sides) != 3 or len(whole) != 3:
-        raise InvalidInput(f"input_shape must be (C, H, W), got {shape!r}")
-    return whole
 
 
 def _read(description: str, texts: list[str], index: int) -> re.Match[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple, final
 
 import torch
@@ -19,7 +21,7 @@ from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..neuron.tracing import can_look_at
 from ..rules import TSSLBP, Rule
-from .description import LayerPlan, check_shape, plan, summary
+from .description import LayerPlan, checked_shape, plan, summary
 
 OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # numbered, not named
 
@@ -44,8 +46,17 @@ def activity_of(spikes: Tensor, neurons: NeuronLayer, mean: Mean) -> Activity:
     return Activity(rate.item(), warm_up.item())
 
 
-def check_images(x: Tensor, shape: Sequence[int], time_steps: int, dtype: torch.dtype) -> None:
-    """Raise `InvalidInput` where `x` is no batch of images of a shape, or of spike trains."""
+def check_images(
+    x: Tensor,
+    shape: Sequence[int],
+    time_steps: int,
+    dtype: torch.dtype,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> None:
+    """Raise `InvalidInput` where `x` is no batch of images of a shape, or of spike trains.
+
+    `statistics`, of the images that the network was made for, stand in the message about uint8.
+    """
     if not isinstance(x, Tensor):
         raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
     images, trains = tuple(shape), (time_steps, *shape)
@@ -53,7 +64,14 @@ def check_images(x: Tensor, shape: Sequence[int], time_steps: int, dtype: torch.
         sizes = ", ".join(map(str, shape))
         raise InvalidInput(
             f"expected images [N, {sizes}] or spike trains [{time_steps}, N, {sizes}], "
-            f"got shape {list(x.shape)}"
+            f"got shape {list(x.shape)}{_other_shape(x, images, time_steps)}"
+        )
+    if x.dtype == torch.uint8:
+        words = [_numbers(one) for one in statistics] if statistics else ["mean", "std"]
+        hint = "" if statistics else ", with the recipe's mean and std,"
+        raise InvalidInput(
+            f"the input is uint8, pixel values that are not normalised yet: "
+            f"tsslbp.data.normalise(x, {', '.join(words)}){hint} makes it what the network takes"
         )
     if x.dtype != dtype:
         raise InvalidInput(
@@ -62,6 +80,52 @@ def check_images(x: Tensor, shape: Sequence[int], time_steps: int, dtype: torch.
         )
     if can_look_at(x) and not torch.isfinite(x).all():  # for a GPU it would have to wait
         raise InvalidInput("the input holds NaN or infinity")
+    if x.ndim == len(images) + 2 and len(x) == x.shape[1] == time_steps > 1:
+        _warn_of_swapped(x)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    """Such as ``"0.1307"``, or ``"[0.49, 0.48, 0.45]"``."""
+    words = [f"{one:g}" for one in values]
+    return words[0] if len(words) == 1 else f"[{', '.join(words)}]"
+
+
+def _other_shape(x: Tensor, images: tuple[int, ...], time_steps: int) -> str:
+    """What an input of a wrong shape probably is, as the end of a message."""
+    if x.shape == images:
+        return "; of one image make a batch: x[None]"
+    if x.ndim == len(images) + 2 and x.shape[1:] == (time_steps, *images):
+        return ", which seems to be [N, T, ...]: x.transpose(0, 1) puts time first"
+    if x.ndim == 2 and x.shape[1] == prod(images):
+        return f"; x.reshape(-1, {', '.join(map(str, images))}) makes images of rows of pixels"
+    return ""
+
+
+def _warn_of_swapped(x: Tensor) -> None:
+    """Warn, once a program, of N = T recordings that seem to be ``[N, T, ...]``.
+
+    Frames of one recording have events in the same places: they are more like each other than
+    frames of different recordings at one time step.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or _told_of_swapped:
+        return
+    active = (x.detach() != 0).flatten(2).to(torch.float32)
+    if not 0 < active.mean() < 0.5:  # of frames few pixels are active
+        return
+    over_first, over_second = (
+        (active[1:] - active[:-1]).abs().mean(),
+        (active[:, 1:] - active[:, :-1]).abs().mean(),
+    )
+    if over_second < 0.8 * over_first:
+        _told_of_swapped.append(True)
+        warnings.warn(
+            f"the input {list(x.shape)} is taken as [T, N, ...], and looks like [N, T, ...], with "
+            "the frames of a recording in its second dimension: x.transpose(0, 1) puts time first",
+            stacklevel=4,
+        )
+
+
+_told_of_swapped: list[bool] = []
 
 
 @final
@@ -118,11 +182,14 @@ class Model(nn.Module):
         description: what messages call the network.
         waits_for_device: whether a forward pass on a GPU asks for values on the host, which a CUDA
             graph cannot hold.
+        statistics: mean and standard deviation by which its images are normalised, where that is
+            known: as a recipe has them. Messages name them.
     """
 
     time_steps: int
     description: str = "a network"
     waits_for_device: bool = False
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None
 
     @property
     def neuron_counts(self) -> dict[str, int]:
@@ -269,7 +336,7 @@ class Network(LayeredModel):
             )
         hidden = NeuronLayer(neuron, rule, impl)
         output = replace(hidden, output_psc=True)
-        self.description, self.input_shape = description, check_shape(input_shape)
+        self.description, self.input_shape = description, checked_shape(input_shape)
         self.classes, self.neunorm = check_whole("classes", classes), neunorm
         self.time_steps = check_whole("time_steps", time_steps)
         self.plan = plan(description, self.input_shape, classes, padding, neunorm)
@@ -382,7 +449,8 @@ class Network(LayeredModel):
 
     def _constant_steps(self, x: Tensor) -> int | None:
         """Return T for static images, None for spike trains."""
-        check_images(x, self.input_shape, self.time_steps, next(self.parameters()).dtype)
+        dtype = next(self.parameters()).dtype
+        check_images(x, self.input_shape, self.time_steps, dtype, self.statistics)
         return self.time_steps if x.ndim == 4 else None
 
     def __repr__(self) -> str:

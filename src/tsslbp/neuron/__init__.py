@@ -11,7 +11,6 @@ that it has, with `MOST_STEPS` where a rule takes a limited number of time steps
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import math
 import os
@@ -30,7 +29,7 @@ from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
 from .settings import check_implementation, check_number, check_time_constant
-from .tracing import is_exported, is_mapped
+from .tracing import import_kernels, is_exported, is_mapped
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
@@ -212,7 +211,7 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
             "impl='cuda' needs the package triton, which is not installed; "
             f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
         )
-    module: ModuleType = reference if name == "reference" else _load(name)
+    module: ModuleType = reference if name == "reference" else import_kernels(f".{name}", __name__)
     if rule is None or steps <= _most_steps(module, rule):
         return module
     if impl == "auto" and type(rule) in reference.BACKWARD:
@@ -229,12 +228,6 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
     raise InvalidInput(
         f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
     )
-
-
-@torch.compiler.disable
-def _load(name: str) -> ModuleType:
-    """Import kernels, which takes a moment: only when used, and not as a part of a graph."""
-    return importlib.import_module(f".{name}", __name__)
 
 
 def _learning(impl: str, x: Tensor) -> str:

@@ -7,6 +7,7 @@ the spikes that the backward pass recomputes those of the forward pass, in every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -223,8 +224,9 @@ def output_scale(magnitude: Tensor, shared: Shared | None, is_output: bool) -> T
 
 def surrogate(potential: Tensor, threshold: float, width: float, clamp: float) -> Tensor:
     """Derivative of a logistic function of ``(potential - threshold) / width``."""
-    f = torch.exp(torch.clamp((threshold - potential) / width, -clamp, clamp))
-    return f / (width * (1 + f) ** 2)
+    exact = potential.float() if potential.dtype == torch.float16 else potential  # f^2 overflows
+    f = torch.exp(torch.clamp((threshold - exact) / width, -clamp, clamp))
+    return (f / (width * (1 + f) ** 2)).to(potential.dtype)
 
 
 def in_warm_up(rule: TSSLBP, rate: Tensor, psc: Tensor, tau_s: float) -> Tensor:
@@ -319,7 +321,9 @@ def eventprop_backward(
     rule: EventProp, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
     """dL/d(current) by the adjoint of a neuron with events, the spikes' times being moved."""
-    timing = (1 / trace.increment).clamp(max=rule.timing_max) * trace.spikes
+    # Chosen and not multiplied, since `inf * 0` is no number; what is none shall show.
+    timing = (1 / trace.increment).masked_fill(trace.increment <= 0, math.inf)
+    timing = timing.clamp(max=rule.timing_max).masked_fill(trace.potential <= neuron.threshold, 0)
     kept = 1 + timing * neuron.threshold / neuron.tau_m
     return _carried(timing * (grad_spikes - _later(grad_spikes)), (1 - 1 / neuron.tau_m) * kept)
 

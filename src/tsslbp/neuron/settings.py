@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from ..errors import InvalidInput, nearest
-from ..rules import TSSLBP, Rule
+from ..rules import TSSLBP, Rule, from_config
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 
@@ -26,10 +26,9 @@ def check_number(name: str, value: object) -> None:
     Its gradient would be lost without a word.
     """
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise InvalidInput(
-            f"{name} must be a number, got {type(value).__name__}; "
-            "tsslbp.layers.LIF(learnable=...) trains constants"
-        )
+        trained = name in ("tau_m", "tau_s", "threshold")
+        hint = "; tsslbp.layers.LIF(learnable=...) trains constants" if trained else ""
+        raise InvalidInput(f"{name} must be a number, got {type(value).__name__}{hint}")
 
 
 def check_time_constant(name: str, value: float) -> None:
@@ -92,7 +91,7 @@ class NeuronLayer:
 
     Attributes:
         neuron: constants of every neuron.
-        rule: learning rule.
+        rule: learning rule, or its name as in a recipe, such as ``"SLAYER"``.
         impl: implementation, see `tsslbp.spikes`.
         filter_input: whether the synaptic filter stands before the neurons.
         pool: side of the window of the sum pooling behind the neurons; 1: none.
@@ -100,7 +99,8 @@ class NeuronLayer:
         output_psc: whether a second synaptic filter follows, so that the layer returns a PSC.
 
     Raises:
-        InvalidInput: `neuron` or `rule` is something else, or there is no such implementation.
+        InvalidInput: `neuron`, `rule` or `pool_scale` is something else, or there is no such
+            implementation.
     """
 
     neuron: Neuron = Neuron()
@@ -116,11 +116,14 @@ class NeuronLayer:
             raise InvalidInput(
                 f"neuron must be constants such as tsslbp.Neuron(tau_m=5.0), got {self.neuron!r}"
             )
+        if isinstance(self.rule, str):
+            object.__setattr__(self, "rule", from_config(self.rule))
         if not isinstance(self.rule, Rule):
             raise InvalidInput(
-                f"rule must be a learning rule such as tsslbp.TSSLBP(), got {self.rule!r}; "
-                "tsslbp.rules.from_config makes one from a name"
+                "rule must be a learning rule such as tsslbp.TSSLBP(), or its name, "
+                f"got {self.rule!r}"
             )
+        check_number("pool_scale", self.pool_scale)
         check_implementation(self.impl)
 
     def __hash__(self) -> int:

@@ -6,7 +6,8 @@ Text is plain; the templates escape it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 
@@ -40,7 +41,9 @@ class Figure:
     caption: str  # how to read it
     svg: str = ""  # the drawing, an element of HTML; empty where `image` is given
     image: bytes = b""  # the content of a file of SVG
+    file: Path | None = None  # that file, beside which the same may lie in other formats
     interactive: dict[str, Any] | None = None  # the same as plotly's ``data`` and ``layout``
+    drawing: Any = field(default=None, repr=False)  # matplotlib's, for files of other formats
     webgl: bool = False  # whether the interactive one needs WebGL
 
 
@@ -66,6 +69,7 @@ class Page:
     verdicts: Sequence[tuple[str, str, str]]  # of claims that were tested: verdict, claim, reason
     made_by: str  # the program and its version
     sections: Sequence[Section] = ()  # in order, those without blocks left out
+    results: Sequence[tuple[str, str]] = ()  # the first ones: settings, and what they have reached
 
     @property
     def figures(self) -> list[Figure]:

@@ -79,7 +79,7 @@ def figure(
 ) -> Figure:
     """Matplotlib's drawing as a block of the report; `table`: the same from `interactive`."""
     svg = svg_text(drawing, name, title)
-    return Figure(name, title, caption, svg=svg, interactive=table, webgl=webgl)
+    return Figure(name, title, caption, svg=svg, interactive=table, drawing=drawing, webgl=webgl)
 
 
 def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def _energy(prefix: str, groups: Sequence[Group]) -> Iterator[Figure]:
         accuracies = np.array([cost.test_accuracy for cost in costs])
         energies = np.array([cost.energy / 1000 for cost in costs])
         steps = one.experiment.time_steps
-        return Point(steps, _estimate(accuracies), _estimate(energies))
+        return Point(steps, _estimate(accuracies, 1.0), _estimate(energies))
 
     caption = (
         "Test accuracy against the energy of an image's operations in numbers of 32 bits (45 nm), "
@@ -191,7 +191,7 @@ def _time_steps(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[
     """Where some settings differ in nothing but the number of time steps."""
 
     def point(one: Group) -> Point:
-        return Point(one.experiment.time_steps, _estimate(one.accuracies(measure)))
+        return Point(one.experiment.time_steps, _estimate(one.accuracies(measure), 1.0))
 
     curves = _by_time_steps(groups, point)
     curves = {name: points for name, points in curves.items() if len(points) > 1}
@@ -225,9 +225,9 @@ def _by_time_steps(
     return curves
 
 
-def _estimate(values: Array) -> Estimate:
+def _estimate(values: Array, high: float = math.inf) -> Estimate:
     summary = stats.summary(values)
-    return Estimate(summary.mean, summary.interval)
+    return Estimate(summary.mean, stats.shown_interval(summary, 0.0, high))
 
 
 def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
@@ -251,6 +251,7 @@ def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
             f"{file.stem.replace('-', ' ').capitalize()}: {label}",
             f"From the folder of the best run, seed {run.experiment.seed}.",
             image=image,
+            file=file,
         )
         for number, (label, run) in enumerate(best.items(), 1)
         for file in _own_files(run.folder / "figures")

@@ -7,17 +7,28 @@ shown, but left out of all statistics.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..errors import InvalidInput, require
+from ..figures.svg import save
+from ..reading import read_whole
 from ..storage import write_file, writing
+from .blocks import Figure, Page, Table
 from .evidence import gather
+from .formats import table_text
 from .render import svg, to_html, to_markdown
 from .sections import TITLE, compose
 
 
-def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list[str]:
+def write(
+    paths: Sequence[Path],
+    out: Path,
+    against: Path | None = None,
+    *,
+    formats: Collection[str] = (),
+    tables: Collection[str] = (),
+) -> list[str]:
     """Report on all runs at or below `paths`.
 
     Args:
@@ -25,6 +36,9 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
         out: the HTML file; ``.md`` and the folder ``_figures`` of the same name lie beside it.
         against: folder of the runs that the others are compared with, and nothing else; without it
             every pair of settings is compared, and Holm's correction goes over all of them.
+        formats: of the figures' files beside SVG, ``"pdf"`` and ``"png"``.
+        tables: formats of the tables' files, in the folder ``_tables``: some of
+            `tsslbp.report.formats.KINDS`.
 
     Returns:
         A line for each folder that could not be read.
@@ -49,9 +63,38 @@ def write(paths: Sequence[Path], out: Path, against: Path | None = None) -> list
         folder.mkdir(parents=True, exist_ok=True)
     for figure in page.figures:  # first, as the pages refer to them
         write_file(folder / f"{figure.name}.svg", svg(figure))
+        for suffix in formats:
+            _write_figure(figure, folder / f"{figure.name}.{suffix}")
+    if tables:
+        _write_tables(page, out.with_name(f"{out.stem}_tables"), tables)
     write_file(beside, to_markdown(page, folder.name))
     write_file(out, to_html(page))
     return list(evidence.problems)
+
+
+def _write_figure(figure: Figure, path: Path) -> None:
+    """A figure in another format than SVG; of a run's own file the one that lies beside it."""
+    if figure.drawing is not None:
+        save(figure.drawing, path)
+        return
+    beside = figure.file.with_suffix(path.suffix) if figure.file else path
+    is_own = figure.file and beside.resolve().parent == figure.file.resolve().parent
+    if is_own and beside.is_file():  # and no link to elsewhere
+        write_file(path, read_whole(beside))
+
+
+def _write_tables(page: Page, folder: Path, kinds: Collection[str]) -> None:
+    """Each table of a page in files, which are named after their sections."""
+    with writing(f"tables into {folder}"):
+        folder.mkdir(exist_ok=True)
+    for section in page.sections:
+        found = [block for block in section.blocks if isinstance(block, Table)]
+        for number, table in enumerate(found, 1):
+            name = section.name if len(found) == 1 else f"{section.name}-{number}"
+            for kind in kinds:
+                text = table_text(kind, table.head, table.rows, table.caption)
+                suffix = {"latex": "tex"}.get(kind, kind)
+                write_file(folder / f"{name}.{suffix}", text)
 
 
 def check_packages() -> None:

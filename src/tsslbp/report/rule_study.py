@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -197,10 +198,10 @@ def _curves(
     for one in results:
         if one.results:
             spent = _estimate(cost(one)) if cost and len(cost(one)) else None
-            curves[one.rule].append(Point(one.time_steps, _estimate(one.accuracies), spent))
+            curves[one.rule].append(Point(one.time_steps, _estimate(one.accuracies, 1.0), spent))
     return curves
 
 
-def _estimate(values: Array) -> Estimate:
+def _estimate(values: Array, high: float = math.inf) -> Estimate:
     summary = stats.summary(values)
-    return Estimate(summary.mean, summary.interval)
+    return Estimate(summary.mean, stats.shown_interval(summary, 0.0, high))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from .. import stats
 from .._version import __version__
-from ..run.results import Group, Result
+from ..run.results import MEASURES, Group, Result
 from ..training import drops
 from ..wording import count, duration, joined
 from . import figures, published, rule_study, tables
@@ -15,6 +16,7 @@ from .evidence import Evidence
 from .verdicts import Judgement
 
 SHOWN_CLAIMS = 8  # of a verdict, in the summary
+SHOWN_RESULTS = 6  # in the summary
 TITLE = "TSSL-BP: "  # how a report begins
 SHOWN_LINES = 40  # of a list of problems or commands
 
@@ -30,6 +32,7 @@ def compose(evidence: Evidence, command: str) -> Page:
         title=f"{TITLE}{count(len(evidence.results), 'run')}",
         lead=_lead(evidence),
         tallies=_tallies(evidence),
+        results=_best(evidence.others),
         verdicts=_summary(evidence.judgements),
         made_by=f"Made by tsslbp {__version__} from the records in the runs' folders.",
         sections=[one for one in _sections(evidence, command) if one.blocks],
@@ -40,12 +43,14 @@ def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
     results, others = evidence.results, evidence.others
     for number, study in enumerate(evidence.studies, 1):
         yield rule_study.section(number, study, results)
-    yield Section("claims", "Claims and verdicts", tables.claims_tables(evidence.judgements))
-    yield Section("published", "Published tables", _published(others))
-    yield Section("groups", "Other runs", tables.other_tables(others, _measure(others)))
+    yield Section("groups", "Results", tables.other_tables(others, _measure(others)))
+    yield Section("published", "Results beside the published ones", _published(others))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(evidence))
     yield Section("costs", "What the networks cost", tables.cost_tables(evidence.finished))
     yield from _figures(evidence)
+    if any(one.seen for one in evidence.judgements):
+        found = tables.claims_tables(evidence.judgements)
+        yield Section("claims", "The paper's claims and verdicts", found)
     yield Section("drops", "Unstable runs", _drops(evidence))
     yield Section("compute", "Compute", [tables.compute_table(evidence.groups)])
     yield Section("runs", "Runs", [tables.run_table(evidence.groups, evidence.names)])
@@ -65,7 +70,7 @@ def _published(groups: Sequence[Group]) -> list[Block]:
         for text in (*row.caveats, *(f"at the same network, {other}" for other in row.others))
     )
     if not found:
-        return [Lines("paragraph", ("None of the runs has the settings of a published row.",))]
+        return []
     return [*found, *([Lines("list", lines)] if lines else [])]
 
 
@@ -148,17 +153,30 @@ def _tallies(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _summary(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
-    """How many claims have which verdict, and those among them that a run can test."""
+    """Of the claims that a run can test, how many have which verdict, and which these are."""
     lines = []
     for verdict in tables.VERDICTS:
-        all_of_it = [one for one in judgements if one.verdict == verdict]
-        seen = [one.claim for one in all_of_it if one.seen]
-        unseen = len(all_of_it) - len(seen)
-        claims = "; ".join([*seen[:SHOWN_CLAIMS], *(["..."] if len(seen) > SHOWN_CLAIMS else [])])
-        more = " more" if seen else ""
-        without = f"{unseen}{more} for lack of runs" if unseen else ""
-        lines.append((verdict, count(len(all_of_it), "claim"), f"{claims}; {without}".strip("; ")))
+        if seen := [one.claim for one in judgements if one.verdict == verdict and one.seen]:
+            more = ["..."] if len(seen) > SHOWN_CLAIMS else []
+            claims = "; ".join([*seen[:SHOWN_CLAIMS], *more])
+            lines.append(
+                (verdict, count(len(seen), "claim of the paper", "claims of the paper"), claims)
+            )
     return lines
+
+
+def _best(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """The first results in one glance: the settings, and what their runs have reached."""
+    measure = _measure(groups)
+    ordered = sorted(groups, key=lambda one: (one.experiment.data, -one.accuracies(measure).mean()))
+    shown = []
+    for group in ordered[:SHOWN_RESULTS]:
+        reached = tables.reached(stats.summary(100 * group.accuracies(measure)))
+        first, _, interval = reached.partition("\n")
+        ends = f", 95 % interval {interval}" if interval else ""
+        runs = count(len(group.results), "run")
+        shown.append((group.label, f"{first} % ({runs}{ends}; {MEASURES[measure]})"))
+    return shown
 
 
 def _measure(groups: Sequence[Group]) -> str:

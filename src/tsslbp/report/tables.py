@@ -205,17 +205,21 @@ def machine(result: Result) -> str:
     return f"GPU beside {words}" if "device_peak_memory" in result.epochs[-1] else words
 
 
-def reached(summary: Summary) -> str:
-    """Such as ``"99.40 ± 0.04"`` and, on a line of its own, the interval."""
+def reached(summary: Summary, low: float = 0.0, high: float = 100.0) -> str:
+    """Such as ``"99.40 ± 0.04"`` and, on a line of its own, the interval, within the bounds."""
     words = wording.mean_and_deviation(summary.mean, summary.sd)
-    return f"{words}\n{wording.interval(summary.interval)}" if summary.interval else words
+    interval = stats.shown_interval(summary, low, high)
+    return f"{words}\n{wording.interval(interval)}" if interval else words
 
 
 def difference_cells(comparison: Comparison[Any]) -> tuple[str, str, str]:
     """Shared seeds, the difference with its interval, and p."""
     words = NONE
     if difference := comparison.difference:
-        words = f"{difference.mean:+.2f}\n{wording.interval(difference.interval, '+')}"
+        words = f"{difference.mean:+.2f}"
+        if comparison.seeds >= stats.SHOWN_RUNS:
+            low, high = difference.interval
+            words += f"\n{wording.interval((max(low, -100), min(high, 100)), '+')}"
     return (str(comparison.seeds), words, p_value(comparison.p))
 
 
@@ -252,7 +256,7 @@ def _group_line(name: str, group: Group) -> tuple[str, ...]:
     cells = [reached(stats.summary(complete[one])) if one in complete else NONE for one in MEASURES]
     bias = NONE
     if "best-validation" in complete:
-        bias = reached(stats.selection_bias(values["best-test"], values["best-validation"]))
+        bias = reached(stats.selection_bias(values["best-test"], values["best-validation"]), -100)
     best = f"{values['best-test'].max():.2f}"
     return (name, str(len(group.results)), *cells, best, bias)
 

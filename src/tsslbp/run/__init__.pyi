@@ -5,5 +5,7 @@ from .run import CHECKPOINTS as CHECKPOINTS
 from .run import Run as Run
 from .run import claim as claim
 from .run import count_epochs as count_epochs
+from .run import has_begun as has_begun
+from .run import read_weights as read_weights
 from .run import to_json as to_json
 from .run import write_json as write_json

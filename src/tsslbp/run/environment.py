@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import distributed
 
 from .. import _version
 
@@ -26,9 +24,12 @@ def describe_environment() -> dict[str, Any]:
     checkout that this package is run from, None where it is installed otherwise. ``threads`` is
     the number that PyTorch uses now, ``processes`` that of the processes that train together.
     """
+    import torch
+    from torch import distributed
+
     commit, dirty = _source_state(Path(_version.__file__))
     return {
-        "tsslbp": _installed("tsslbp") or _version.__version__,
+        "tsslbp": _version.__version__,
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import Error, RunError, printable
+from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
+from ..experiment.recipe import is_path
 from ..reading import folders_with
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
 from .run import AVERAGED, Run, claim
+
+if TYPE_CHECKING:
+    import pandas
 
 MEASURES = {
     "last": "last epoch",
@@ -28,8 +33,14 @@ MEASURES = {
 }
 AVERAGED_MEASURES = {AVERAGED: "averaged weights, last epoch"}  # also, of runs that have them
 MAY_DIFFER = ("seed", "description")  # between runs of equal settings
+STATES = ("running", "finished", "diverged", "interrupted")
+COLUMNS = (  # of a table of runs
+    *("run", "settings", "state", "seed", "epochs", "of"),
+    *("last", "best_validation", "best_test", "seconds"),
+)
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
+_NUMBERS = (int, float)  # a union would be made anew for each of many numbers
 _NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # of every epoch
 
 
@@ -146,15 +157,12 @@ class Result:
             RunError: it is no run, or has not finished an epoch, or cannot be read.
         """
         run = Run.open(folder)
-        epochs = run.epochs()
+        epochs = _epochs(run)
         if not epochs:
             why = "has not finished an epoch yet"
             if reason := run.divergence():
                 why = f"diverged in its first epoch: {reason}"
             raise RunError(f"{folder} {why}")
-        needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys())}
-        for record in epochs:
-            _check(record, needed, run)
         return cls(folder, run.experiment, _environment(run), epochs, Costs.read(run, epochs))
 
     @cached_property
@@ -199,6 +207,101 @@ def runs_out_of_patience(experiment: Experiment, epoch: int, best_epoch: Mapping
 
 
 @dataclass(frozen=True)
+class Overview:
+    """A run in a table of runs, also one that has not finished an epoch."""
+
+    folder: Path
+    experiment: Experiment
+    epochs: Sequence[dict[str, Any]]
+    state: str  # one of `STATES`
+    label: str  # its recipe and what differs from it, as in `labels`
+
+    def record(self) -> dict[str, Any]:
+        """What a table says of the run, by `COLUMNS`; None where it has nothing to say."""
+        reached = measures(self.epochs) if self.epochs else {}
+        accuracies = {
+            name.replace("-", "_"): reached[name]["test_accuracy"] if name in reached else None
+            for name in MEASURES
+        }
+        return {
+            "run": str(self.folder),
+            "settings": self.label,
+            "state": self.state,
+            "seed": self.experiment.seed,
+            "epochs": len(self.epochs),
+            "of": self.experiment.epochs,
+            **accuracies,
+            "seconds": float(sum(one["seconds"] for one in self.epochs)),
+        }
+
+
+def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
+    """Look at every run in folders of runs, at any depth, sorted by path.
+
+    Returns:
+        The runs, and one line for each folder that could not be read.
+    """
+    found: list[tuple[Run, Sequence[dict[str, Any]]]] = []
+    problems: list[str] = []
+
+    def look(folder: Path) -> None:
+        run = Run.open(folder)
+        found.append((run, _epochs(run)))
+
+    _each_run(paths, look, problems)
+    names = labels([run.experiment for run, _ in found])
+    return [
+        Overview(run.folder, run.experiment, epochs, state(run, epochs), name)
+        for (run, epochs), name in zip(found, names, strict=True)
+    ], problems
+
+
+def state(run: Run, epochs: Sequence[dict[str, Any]]) -> str:
+    """How it is with a run that has these records, one of `STATES`."""
+    if epochs and is_finished(epochs, run.experiment):
+        return "finished"
+    if run.is_training:
+        return "running"
+    return "interrupted" if run.divergence() is None else "diverged"
+
+
+def table(folder: Path | str) -> pandas.DataFrame:
+    """All runs at or below a folder, as a pandas DataFrame.
+
+    A row a run, with the columns `COLUMNS`; accuracies are those on test images, 0 to 1. Then a
+    column for each key of the settings in which the runs differ, by the key's name, such as
+    ``learning_rate`` or ``rule.warm_up``. What a run does not have is None or NaN.
+
+        runs = tsslbp.results.table("runs")
+        runs.groupby("learning_rate")["best_validation"].agg(["mean", "std"])
+
+    Raises:
+        InvalidInput: pandas is missing.
+        RunError: there is no run; those that cannot be read are left out with a warning.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise InvalidInput("a DataFrame needs pandas: pip install pandas") from None
+    found, problems = overviews([Path(folder)])
+    for problem in problems if found else ():
+        warnings.warn(problem, stacklevel=2)
+    if not found:
+        raise RunError(problems[0])
+    return pandas.DataFrame(records(found))
+
+
+def records(runs: Sequence[Overview]) -> list[dict[str, Any]]:
+    """`Overview.record` of each run, and behind it the settings in which they differ."""
+    tables = [settings_of(one.experiment) for one in runs]
+    keys = [key for key in varying(tables) if key not in COLUMNS]
+    return [
+        one.record() | {key: settings.get(key) for key in keys}
+        for one, settings in zip(runs, tables, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs of equal settings but for the seed."""
 
@@ -234,6 +337,12 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
     """
     results: list[Result] = []
     problems: list[str] = []
+    _each_run(paths, lambda folder: results.append(Result.read(folder)), problems)
+    return results, problems
+
+
+def _each_run(paths: Iterable[Path], read: Callable[[Path], None], problems: list[str]) -> None:
+    """Read the folders of runs at or below paths; a line for each that cannot be is a problem."""
     for path in paths:
         folders = _run_folders(path)
         if not folders:
@@ -241,12 +350,11 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
             problems.append(printable(f"{path} {what}"))
         for folder in folders:
             try:
-                results.append(Result.read(folder))
+                read(folder)
             except Error as error:
                 problems.append(str(error))
             except OSError as error:  # a name that is too long, a disk that fails
                 problems.append(f"{folder} cannot be read: {printable(str(error))}")
-    return results, problems
 
 
 def group(results: Iterable[Result]) -> list[Group]:
@@ -255,25 +363,56 @@ def group(results: Iterable[Result]) -> list[Group]:
     for result in results:
         key = json.dumps(settings_of(result.experiment), sort_keys=True)
         by_settings.setdefault(key, []).append(result)
+    names = labels([members[0].experiment for members in by_settings.values()])
     return [
-        Group(
-            label(members[0].experiment),
-            tuple(sorted(members, key=lambda one: one.experiment.seed)),
-        )
-        for members in by_settings.values()
+        Group(name, tuple(sorted(members, key=lambda one: one.experiment.seed)))
+        for name, members in zip(names, by_settings.values(), strict=True)
     ]
 
 
 def label(experiment: Experiment) -> str:
-    """Name an experiment as the nearest shipped recipe and what differs from it.
+    """Name an experiment as its recipe and what differs from it.
 
-    Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``.
+    Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``. The recipe is that of the
+    experiment's `name`, or else the nearest one that ships.
     """
     table = settings_of(experiment)
+    if experiment.name is not None:
+        keys = [*(experiment.changed or ()), *["activation"] * bool(experiment.activation)]
+        return _named(experiment.name, {key: table.get(key) for key in keys})
     candidates = {name: changes(table, base) for name, base in shipped().items()}
     name = min(candidates, key=lambda one: (len(candidates[one]), len(one), one))
-    differing = (f"{key} = {value!r}" for key, (value, _) in candidates[name].items())
-    return ", ".join([name, *differing])
+    return _named(name, {key: value for key, (value, _) in candidates[name].items()})
+
+
+def labels(experiments: Sequence[Experiment]) -> list[str]:
+    """`label` of each experiment; those of one label and other settings say what differs."""
+    tables = [settings_of(one) for one in experiments]
+    keys = [json.dumps(table, sort_keys=True) for table in tables]
+    found = {key: label(one) for key, one in dict(zip(keys, experiments, strict=True)).items()}
+    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, table in zip(keys, tables, strict=True):
+        alike.setdefault(found[key], {})[key] = table
+    for name, those in alike.items():
+        for key, table in those.items() if len(those) > 1 else ():
+            differ = varying(list(those.values()))
+            found[key] = _named(name, {one: table.get(one) for one in differ})
+    return [found[key] for key in keys]
+
+
+def varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which several tables differ, in the order of their first appearance."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
+
+
+def _named(name: str, differing: Mapping[str, Any]) -> str:
+    return ", ".join([name, *(f"{key} = {_shown(key, one)}" for key, one in differing.items())])
+
+
+def _shown(key: str, value: Any) -> str:
+    """A setting's value for people: of data of one's own the name, without the folder."""
+    return repr(Path(value).name if key == "data" and is_path(value) else value)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -303,7 +442,13 @@ def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> lis
     return [f"{key} is {old} there, {new} here" for key, (old, new) in words.items()]
 
 
-def check_settings(what: str, there: Experiment, asked: Experiment, apart: Collection[str]) -> None:
+def check_settings(
+    what: str,
+    there: Experiment,
+    asked: Experiment,
+    apart: Collection[str],
+    advice: str = "ask for the same, or give another --out",
+) -> None:
     """Raise `RunError` where what is in a folder has other settings than are asked for.
 
     Of different learning rules the message says the names alone: their fields have nothing to do
@@ -313,6 +458,7 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
         what: such as ``"runs/a holds a run"``.
         there, asked: the two experiments.
         apart: keys that may differ.
+        advice: what to do.
     """
     tables = [settings_table(one) for one in (there, asked)]
     if type(there.rule) is not type(asked.rule):
@@ -321,27 +467,28 @@ def check_settings(what: str, there: Experiment, asked: Experiment, apart: Colle
         {key: value for key, value in flat(table).items() if key not in apart} for table in tables
     ]
     if differences := table_differences(*kept):
-        raise RunError(
-            f"{what} of other settings ({'; '.join(differences)}): ask for the same, or give "
-            "another --out"
-        )
+        raise RunError(f"{what} of other settings ({'; '.join(differences)}): {advice}")
 
 
-def reopen(folder: Path, wanted: Experiment, epochs: int | None = None) -> Run:
+def reopen(
+    folder: Path, wanted: Experiment, epochs: int | None = None, advice: str | None = None
+) -> Run:
     """Open the run in a folder to go on with it, which is noted in its environment.
 
     Args:
         folder: of the run.
         wanted: what it should train.
         epochs: how many it is to have; None: as many as it has.
+        advice: what to do where it has other settings.
 
     Raises:
         RunError: it has other settings, or cannot be read, or has more epochs already, or is in
             use.
     """
+    apart, more = ("epochs", "description"), {"advice": advice} if advice else {}
     with claim(folder):
         run = Run.open(folder)
-        check_settings(f"{folder} holds a run", run.experiment, wanted, ("epochs", "description"))
+        check_settings(f"{folder} holds a run", run.experiment, wanted, apart, **more)
         run = run.extended(epochs) if epochs else run
         run.record_resume()
         return run
@@ -386,8 +533,22 @@ _FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
         isinstance(value, list)
         and all(isinstance(one, dict) and _is_amount(one.get("step")) for one in value)
     ),
+    "warnings": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "note": _is_text,
 }
+
+
+def _epochs(run: Run) -> list[dict[str, Any]]:
+    """The records of a run's epochs, checked; perhaps none.
+
+    Raises:
+        RunError: a record is damaged.
+    """
+    epochs = run.epochs()
+    needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys() if epochs else ())}
+    for record in epochs:
+        _check(record, needed, run)
+    return epochs
 
 
 def _check(record: Mapping[str, Any], needed: set[str], run: Run) -> None:
@@ -398,10 +559,10 @@ def _check(record: Mapping[str, Any], needed: set[str], run: Run) -> None:
         if key in record and not fits(record[key]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
     steps = record.get("test_accuracy_by_step", ())
-    if len(steps) not in (0, run.experiment.time_steps):
+    time_steps = 1 if run.experiment.activation else run.experiment.time_steps
+    if len(steps) not in (0, time_steps):
         raise RunError(
-            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is "
-            f"{run.experiment.time_steps}"
+            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is {time_steps}"
         )
 
 

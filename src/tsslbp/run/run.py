@@ -7,6 +7,7 @@
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
 ``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
+``data.json``                digest of the data, where they are the user's own
 ``cost.json``                what the trained network costs on an image
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
@@ -23,20 +24,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, final
+from typing import IO, TYPE_CHECKING, Any, final
 
 import numpy as np
-import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
-from ..experiment import Experiment, network_file
+from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
 from ..reading import parse_json, read_arrays, read_table, read_whole
 from ..storage import (
     DAMAGED,
@@ -44,6 +42,7 @@ from ..storage import (
     digest,
     digest_of_rest,
     hold_folder,
+    is_held,
     read_header,
     remove_leftovers,
     sealed_header,
@@ -52,6 +51,9 @@ from ..storage import (
     writing,
 )
 from .environment import describe_environment
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AVERAGED = "averaged"  # of the averaged weights
 CHECKPOINTS = ("last", "best-validation", "best-test", AVERAGED)
@@ -62,8 +64,10 @@ _METRICS = "metrics.jsonl"
 _STEPS = "steps.npz"
 _DIVERGED = "diverged.json"
 _COST = "cost.json"
+_DATA = "data.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
+_TRIES = 100  # to read a checkpoint that is replaced meanwhile
 
 
 @final
@@ -115,12 +119,18 @@ class Run:
     def open(cls, folder: Path, trust_code: bool = False) -> Run:
         """Open the run in `folder`; `trust_code`, as of the class, for files that you know.
 
+        The name of a network that ships trained means that one, unless a folder of this name holds
+        a run (`tsslbp.experiment.trained_folder`).
+
         Raises:
             RunError: `folder` holds no run, or its configuration cannot be used.
         """
+        named, folder = str(folder), trained_folder(folder)
         config = folder / _CONFIG
         if not os.path.isfile(config):
-            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}")
+            is_name = not os.path.lexists(folder) and folder.name == named
+            known = nearest(named, trained_names()) if is_name else ""
+            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}{known}")
         try:
             experiment = experiments.load_recipe(config)
         except Error as error:
@@ -131,6 +141,11 @@ class Run:
                 "so this program has not written it"
             )
         return cls(folder, experiment, trust_code)
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is that of a network that ships, in whose folder nothing is written."""
+        return is_shipped(self.folder)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -189,8 +204,7 @@ class Run:
             lines = read_whole(path).splitlines() if os.path.lexists(path) else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-        records = (_parse_record(line) for line in lines)
-        by_epoch = {record["epoch"]: record for record in records if record is not None}
+        by_epoch = {record["epoch"]: record for record in _parse_records(lines)}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def truncate_epochs(self, count: int) -> None:
@@ -269,6 +283,33 @@ class Run:
         path = self.folder / _COST
         return read_table(path) if os.path.lexists(path) else None
 
+    def record_data(self, digest: str) -> None:
+        """Write down which data the run trains on, data of the user's own, as `data.digest` says.
+
+        Raises:
+            RunError: it has trained on others.
+        """
+        if (there := self.data_digest()) is None:
+            write_json(self.folder / _DATA, {"data": self.experiment.data, "sha256": digest})
+        elif there != digest:
+            raise RunError(
+                f"{self.folder} has trained on other data: their SHA-256 is {there[:12]}..., that "
+                f"of those at hand {digest[:12]}...; put the original back"
+            )
+
+    def data_digest(self) -> str | None:
+        """Return what `record_data` wrote; None where it was never called.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.folder / _DATA
+        if not os.path.lexists(path):
+            return None
+        if not isinstance(digest := read_table(path).get("sha256"), str):
+            raise RunError(f"cannot read {path}: it holds no 'sha256'")
+        return digest
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Keep other processes from the run while the context lasts, as `claim` does.
@@ -278,6 +319,11 @@ class Run:
         """
         with _hold(self.folder):
             yield
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a process is training this run now."""
+        return is_held(self.folder)
 
     def has_checkpoint(self, name: str) -> bool:
         """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
@@ -296,6 +342,9 @@ class Run:
         Raises:
             InvalidInput: an unknown name, or contents that the file cannot hold.
         """
+        import safetensors.torch
+        import torch
+
         path = self._checkpoint(name)
         copies = {
             key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -318,18 +367,19 @@ class Run:
             InvalidInput: an unknown name.
             RunError: there is no such checkpoint, or it is damaged or not one of this program.
         """
-        while True:
+        for _ in range(_TRIES):
             with self._opened(name) as (file, metadata, expected):
                 if expected not in (None, digest_of_rest(file)):
                     raise ValueError(
                         f"{DAMAGED}: its tensors have another digest than when written"
                     )
                 with safe_open(self._checkpoint(name), framework="pt") as opened:
-                    if opened.metadata() == metadata:  # it has not been replaced since
+                    if (opened.metadata() or {}) == metadata:  # it has not been replaced since
                         names = opened.keys()
                         # Cloned, because the file is mapped into memory.
                         tensors = {key: opened.get_tensor(key).clone() for key in names}
                         return tensors, _parse_state(metadata)
+        raise RunError(f"cannot load {self._checkpoint(name)}: it changes while it is read")
 
     def checkpoint_state(self, name: str) -> dict[str, Any]:
         """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
@@ -355,6 +405,36 @@ class Run:
             hint = f"{nearest(name, CHECKPOINTS)}; known: {', '.join(CHECKPOINTS)}"
             raise InvalidInput(f"unknown checkpoint {name!r}{hint}")
         return self.folder / _CHECKPOINT_FOLDER / f"{name}.safetensors"
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a folder holds a run that has a checkpoint to go on from."""
+    return (folder / _CHECKPOINT_FOLDER / "last.safetensors").is_file()
+
+
+def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The weights in a file of tensors, by the keys of a network's state, on the CPU.
+
+    Those of a checkpoint, or all tensors of a file (safetensors) that another program has written.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        RunError: it is no such file, is damaged, or holds no tensors.
+    """
+    import safetensors.torch
+
+    try:
+        tensors = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
+    prefix = "weights."
+    ours = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
+    if not (ours or tensors):
+        raise RunError(f"{path} holds no tensors")
+    return ours or tensors
 
 
 @contextlib.contextmanager
@@ -424,13 +504,24 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _parse_record(line: bytes) -> dict[str, Any] | None:
-    """Return the record of one line, or None where the line is torn."""
+def _parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    """The records of the lines that hold one; others are torn."""
     try:
-        record = parse_json(line)
+        values = parse_json(b"[" + b",".join(lines) + b"]")  # in one call, which is much faster
+    except ValueError:
+        values = []
+    if len(values) != len(lines):
+        values = map(_parse_line, lines)
+    for record in values:
+        if isinstance(record, dict) and _is_epoch(record.get("epoch")):
+            yield record
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return parse_json(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and _is_epoch(record.get("epoch")) else None
 
 
 def _is_epoch(value: object) -> bool:

@@ -19,7 +19,17 @@ from ..experiment import Experiment, with_settings
 
 TABLES = ("rule", "weight_scale", "network_settings")  # keys of a recipe that have parts
 # Another value would change what is measured, so that trials could not be compared.
-FIXED = ("data", "binning", "description", "protocol", "seed", "validation_images", "train_images")
+FIXED = (
+    "data",
+    "binning",
+    "description",
+    "name",
+    "changed",
+    "protocol",
+    "seed",
+    "validation_images",
+    "train_images",
+)
 _SHIPPED = Path(__file__).parent / "spaces"
 
 

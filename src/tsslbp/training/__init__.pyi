@@ -1,6 +1,7 @@
 from . import cost as cost
 from . import loop as loop
 from . import parallel as parallel
+from . import progress as progress
 from . import step as step
 from . import trackers as trackers
 from .build import Split as Split
@@ -11,13 +12,16 @@ from .build import build_optimizer as build_optimizer
 from .build import check_data as check_data
 from .build import check_network as check_network
 from .build import load_data as load_data
+from .build import load_run_data as load_run_data
 from .build import splits as splits
 from .checkpoint import Progress as Progress
 from .checkpoint import default_checkpoint as default_checkpoint
 from .checkpoint import load as load
 from .checkpoint import load_weights as load_weights
 from .checkpoint import read_network as read_network
+from .checkpoint import start_from_weights as start_from_weights
 from .device import configure as configure
+from .device import device_of as device_of
 from .device import gpus as gpus
 from .loop import Observer as Observer
 from .loop import Training as Training

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import data as data_sets
 from .. import losses
-from ..data import DataSet, split_validation, subset
+from ..data import DataSet, digest, split_validation, subset
 from ..data.dataset import Images, channel_statistics
 from ..data.frames import Frames
-from ..errors import InvalidInput
+from ..errors import DataError, InvalidInput, nearest
 from ..experiment import Experiment, is_described
+from ..experiment.recipe import is_path
 from ..experiment.seeding import generator
 from ..losses import Loss
 from ..network import CustomNetwork, Model, Network, plan
 from ..neuron import Neuron
+from ..run import Run
 from .own import build_custom
 
 IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation, not of recordings
@@ -39,6 +42,50 @@ class Split(NamedTuple):
 def load_data(experiment: Experiment, data_dir: Path | None = None) -> DataSet:
     """The experiment's data; recordings binned into its time steps, see `tsslbp.data.load`."""
     return data_sets.load(experiment.data, data_dir, experiment.time_steps, experiment.binning)
+
+
+def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None = None) -> DataSet:
+    """The data that a run has trained on, which may have been moved since, and the run's folder.
+
+    Data of the user's own are looked for where they were, in `data_dir`, in the run's folder and in
+    the folder that this lies in. Those of the recorded digest are taken.
+
+    Args:
+        run: what has been trained.
+        data_dir: folder of the data sets, and perhaps of data of one's own.
+        at: path of data of one's own; they are looked for nowhere else.
+
+    Raises:
+        DataError: the data are nowhere, or are others.
+        InvalidInput: `at` is given, and the run has trained on a data set of the catalogue.
+    """
+    wanted = run.experiment
+    if not is_path(wanted.data):
+        if at is not None:
+            raise InvalidInput(
+                f"{run.folder} trains on the data set {wanted.data}, which --data-dir or "
+                "TSSLBP_DATA finds; --set data=PATH is for data of one's own"
+            )
+        return load_data(wanted, data_dir)
+    was = Path(wanted.data)
+    folders = [*([data_dir] if data_dir else []), run.folder, run.folder.resolve().parent]
+    places = [was, *(folder / was.name for folder in folders)] if at is None else [Path(at)]
+    there = [place.resolve() for place in places if place.exists()]
+    if not there:
+        tried = ", ".join(str(place) for place in dict.fromkeys(places))
+        raise DataError(
+            f"the data of {run.folder} are not there (tried {tried}): say where they are by "
+            "--set data=PATH, or put them beside the run"
+        )
+    expected = run.data_digest()
+    for place in there:
+        found = load_data(replace(wanted, data=str(place)))
+        if expected is None or digest(found) == expected:
+            return found
+    raise DataError(
+        f"{there[0]} holds other data than {run.folder} has trained on, whose SHA-256 is "
+        f"{expected and expected[:12]}...: say where they are by --set data=PATH"
+    )
 
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
@@ -84,8 +131,18 @@ def build_network(
             f"activation = {experiment.activation!r} is a network without spikes, for "
             "`tsslbp convert` alone"
         )
-    if not is_described(experiment.network):
-        return build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
+    net: Network | CustomNetwork
+    if is_described(experiment.network):
+        net = _described(experiment, input_shape, classes, impl)
+    else:
+        net = build_custom(experiment, input_shape, classes, frames=frames, trust_code=trust_code)
+    net.statistics = experiment.mean, experiment.std
+    return net
+
+
+def _described(
+    experiment: Experiment, input_shape: Sequence[int], classes: int, impl: str
+) -> Network:
     neuron = Neuron(experiment.tau_m, experiment.tau_s, experiment.threshold)
     return Network(
         experiment.network,
@@ -140,16 +197,25 @@ def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
 def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
     """The experiment's optimiser; parameters of fewer than two dimensions do not decay.
 
+    It does not hold those of frozen layers, which from then on ask for no gradient.
+
     Raises:
-        InvalidInput: the network has no parameters.
+        InvalidInput: the network has no parameters, or none that is trained; or a layer to freeze
+            is unknown.
     """
     if not any(True for _ in net.parameters()):
         raise InvalidInput(f"{net.description} has no parameters, so there is nothing to train")
-    decaying = [weight for weight in net.parameters() if weight.dim() > 1]
-    others = [weight for weight in net.parameters() if weight.dim() <= 1]
+    frozen = freeze(net, experiment.freeze or ())
+    trained = [weight for weight in net.parameters() if weight not in frozen]
+    if not trained:
+        raise InvalidInput(
+            f"freeze = {list(experiment.freeze or ())} leaves nothing of {net.description} to train"
+        )
+    decaying = [weight for weight in trained if weight.dim() > 1]
+    others = [weight for weight in trained if weight.dim() <= 1]
     weights: list[dict[str, Any]] = [{"params": decaying}] if decaying else []
     weights += [{"params": others, "weight_decay": 0.0}] if others else []
-    device = next(net.parameters()).device
+    device = trained[0].device
     is_cuda = device.type == "cuda"
     rate: float | Tensor = experiment.learning_rate
     if is_cuda and rate_moves(experiment):
@@ -165,6 +231,36 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
         fused=True,
         capturable=is_cuda,
     )
+
+
+def freeze(net: Model, layers: Sequence[str]) -> set[nn.Parameter]:
+    """Let the parameters of some layers stay as they are, and return them.
+
+    Args:
+        net: whose layers they are.
+        layers: names of modules, those in them included: ``"conv1"`` of a network that is
+            described, ``"0"`` or ``"blocks.1"`` of a module of one's own.
+
+    Raises:
+        InvalidInput: a layer is unknown, or has no parameters; names those that have some.
+    """
+    parameters = {
+        key.removeprefix("module.") if isinstance(net, CustomNetwork) else key: one
+        for key, one in net.named_parameters()
+    }
+    frozen: set[nn.Parameter] = set()
+    for layer in layers:
+        found = {one for key, one in parameters.items() if key.startswith(f"{layer}.")}
+        if not found:
+            known = list(dict.fromkeys(key.rpartition(".")[0] for key in parameters))
+            raise InvalidInput(
+                f"freeze: {net.description} has no layer {layer!r} with parameters"
+                f"{nearest(layer, known)}; known: {', '.join(known)}"
+            )
+        frozen |= found
+    for one in frozen:
+        one.requires_grad_(False)
+    return frozen
 
 
 def rate_moves(experiment: Experiment) -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..checked import Checked, Natural, NonNegative
 from ..errors import Diverged, InvalidInput, RunError
 from ..experiment import Experiment, check_trust, is_described
+from ..experiment.weights import PREFERRED, weights_source
 from ..network import CustomNetwork, Model, Network, plan
-from ..run import AVERAGED, Run
+from ..run import AVERAGED, Run, read_weights
 from .averaging import AveragedWeights
 from .build import build_network
 from .history import History
@@ -30,6 +31,8 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
     best_epoch: dict[str, int] = field(default_factory=dict)
     finished: bool = False
+    told: list[str] = field(default_factory=list)  # warnings, see `tsslbp.training.symptoms`
+    still: list[str] = field(default_factory=list)  # parameters without gradient in this epoch
 
     @property
     def steps_taken(self) -> bool:
@@ -69,7 +72,11 @@ class TrainingState:
         if isinstance(self.net, CustomNetwork) and self.net.frames:
             state["frames"] = True
         if name == "last":
-            state["progress"] = asdict(self.progress)
+            progress = asdict(self.progress)
+            lists = ("told", "still")  # which earlier versions do not know
+            state["progress"] = {
+                key: value for key, value in progress.items() if value or key not in lists
+            }
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
             if self.averaged:
@@ -131,6 +138,76 @@ def _weights(
     for key, value in weights.items():
         _check_tensor(f"{prefix}{key}", value, expected[key], source)
     return weights
+
+
+def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with those in float32 that are stored in half of that, as networks that ship are."""
+    return {
+        key: value.float() if value.dtype == torch.float16 else value
+        for key, value in weights.items()
+    }
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """Which trained weights a network starts from, of those that `source` names.
+
+    Attributes:
+        source: the recipe's `weights`.
+        taken: keys of the network's state whose values were taken.
+        left: the other keys of the network and those of the file, with the reason.
+    """
+
+    source: str
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
+    """Give `net` the trained weights that an experiment starts from; None where there are none.
+
+    Raises:
+        InvalidInput: they cannot be read, are not those of the checksum, or do not fit; names what
+            differs.
+        RunError: their file is damaged.
+    """
+    if experiment.weights is None:
+        return None
+    file, content = weights_source(experiment.weights, experiment.weights_checksum)
+    found = _whole(net.with_present_keys(read_weights(content, file)))
+    if isinstance(net, CustomNetwork) and not any(key.startswith("module.") for key in found):
+        found = {f"module.{key}": value for key, value in found.items()}  # of the module by itself
+    state = net.state_dict()
+    taken = {
+        key: value
+        for key, value in found.items()
+        if key in state and value.shape == state[key].shape
+    }
+    left = tuple(_difference(key, found, state) for key in (state | found) if key not in taken)
+    if left and not experiment.weights_partial:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise InvalidInput(
+            f"weights = {experiment.weights!r} do not fit {net.description}: "
+            f"{'; '.join(left[:3])}{more}; weights_partial = true (--weights-partial) takes what "
+            "fits"
+        )
+    if not taken:
+        raise InvalidInput(
+            f"weights = {experiment.weights!r} hold nothing that fits {net.description}: "
+            f"{'; '.join(left[:3])}"
+        )
+    net.load_state_dict(state | taken)
+    return Start(experiment.weights, tuple(taken), left)
+
+
+def _difference(key: str, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Such as ``"output.weight is 10 x 300 there and 26 x 300 here"``."""
+    there, here = (
+        " x ".join(map(str, one[key].shape)) or "a number" if key in one else "missing"
+        for one in (found, state)
+    )
+    return f"{key} is {there} there and {here} here"
 
 
 def _check_tensor(name: str, found: Tensor, expected: Tensor, source: str) -> None:
@@ -209,14 +286,15 @@ def _history(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
 def _progress(table: Any, source: str) -> Progress:
     """Where the run stands, of what a checkpoint says; `RunError` where it cannot be."""
     try:
-        return Progress(**asdict(_Known.from_table(table)))
+        known = asdict(_Known.from_table(table))
+        return Progress(**{**known, "told": list(known["told"]), "still": list(known["still"])})
     except (InvalidInput, AttributeError, TypeError) as error:
         raise RunError(f"{source} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
 class _Known(Checked, called="progress: "):
-    """The keys of `Progress`, all of which a checkpoint holds, and what they may be."""
+    """The keys of `Progress`, and what a checkpoint may say of them."""
 
     epochs: Natural
     step: Natural
@@ -224,11 +302,13 @@ class _Known(Checked, called="progress: "):
     best: Mapping[str, NonNegative]
     best_epoch: Mapping[str, Natural]
     finished: bool
+    told: tuple[str, ...] = ()
+    still: tuple[str, ...] = ()
 
 
 def default_checkpoint(run: Run) -> str:
     """The one chosen on validation images where there is one, otherwise the last."""
-    return "best-validation" if run.has_checkpoint("best-validation") else "last"
+    return next((name for name in PREFERRED if run.has_checkpoint(name)), PREFERRED[-1])
 
 
 def load(
@@ -244,7 +324,8 @@ def load(
     (`tsslbp.data.normalise`).
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, or the name of a network that ships trained, such as ``"mnist"``
+            (`tsslbp.experiment.trained_names`); a folder of that name that holds a run comes first.
         checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, of a run that averages
             its weights, ``"averaged"``; by default `default_checkpoint`.
         module: made like the one that was trained, to be filled with the weights. No code of the
@@ -284,7 +365,7 @@ def read_network(
     else:
         steps, called = run.experiment.time_steps, "the module"
         net = CustomNetwork(module, shape, classes, steps, frames=frames, description=called)
-    load_weights(net, tensors, source)
+    load_weights(net, _whole(tensors) if run.is_shipped else tensors, source)
     return net.eval(), state
 
 

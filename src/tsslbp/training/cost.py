@@ -15,6 +15,7 @@ from .step import evaluate, train_step
 
 MEASURED_STEPS, MEASURED_SECONDS = 5, 10.0  # of an estimate, at most
 MEASURED_IMAGES = 200  # of its evaluation
+STEP_BYTES, EPOCH_BYTES = 40, 1000
 
 
 def estimate(
@@ -51,6 +52,23 @@ def estimate(
     evaluations = tested * evaluation / len(few.labels)
     evaluations *= 1 if experiment.average_weights is None else 2
     return experiment.epochs * (steps * statistics.median(times) + evaluations)
+
+
+def disk(experiment: Experiment, data: DataSet) -> int:
+    """Bytes that one run's folder will take, about: its checkpoints and records.
+
+    The checkpoint ``last`` has the optimiser's moments beside the weights, and those averaged; the
+    others have the weights. A step's numbers take `STEP_BYTES`, an epoch's `EPOCH_BYTES`.
+    """
+    net = build_for(experiment, data, trust_code=True)
+    weights = sum(4 * int(one.numel()) for one in net.state_dict().values())
+    moments = 1 if experiment.optimizer == "sgd" else 2
+    averaged = 0 if experiment.average_weights is None else 2
+    chosen = 2 if experiment.protocol == "validated" else 1  # best-test, best-validation
+    train, _, _ = splits(experiment, data)
+    steps = experiment.epochs * -(-len(train.labels) // experiment.batch_size)
+    records = experiment.epochs * EPOCH_BYTES + 2 * steps * STEP_BYTES
+    return (1 + moments + averaged + chosen) * weights + records
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -22,9 +22,9 @@ from ..data.images import augment
 from ..errors import InvalidInput
 from ..experiment import Experiment
 from ..experiment.seeding import derive, generator
-from ..network import Activity, CustomNetwork
+from ..network import Activity, CustomNetwork, Model
 from .history import StepResult
-from .step import Parts, Steps, clamp_weights, clip_gradient
+from .step import Parts, Steps, clamp_weights, clip_gradient, trained_weights
 
 ACTIVITY_EVERY = 200  # steps between two measurements of firing rate and warm-up
 READ_EVERY = 200  # steps between two looks at the results
@@ -65,6 +65,11 @@ def configure(device: str, precision: str, deterministic: bool = False) -> None:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
+def device_of(net: Model) -> torch.device:
+    """Where a network lies; on the CPU if it has no parameters."""
+    return next((one.device for one in net.parameters()), torch.device("cpu"))
+
+
 def gpus() -> list[str]:
     """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -90,12 +95,13 @@ class DeviceSteps(Steps):
     """
 
     activity_every, read_every = ACTIVITY_EVERY, READ_EVERY
+    keeps_gradients = False  # a graph's are its own
 
     def __init__(self, *parts: *Parts, capture: bool) -> None:
         super().__init__(*parts)
         assert isinstance(self.split.images, Tensor)  # recordings take `HostSteps`
         self.images, self.labels, self.capture = self.split.images, self.split.labels, capture
-        self.weights: list[Tensor] = list(self.net.parameters())
+        self.weights = trained_weights(self.net)
         self.size = min(self.experiment.batch_size, len(self.labels))
         device, whole = self.labels.device, torch.int64
         self.batch_rows = torch.arange(self.size, device=device)

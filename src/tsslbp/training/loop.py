@@ -6,6 +6,7 @@ It knows a network as a `tsslbp.network.Model`, and the way its steps are taken 
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Mapping
@@ -17,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import DataSet
+from ..data import DataSet, digest
+from ..data.dataset import channel_statistics, normalised
 from ..errors import Diverged, InvalidInput
 from ..experiment import Experiment
-from ..network import Model
+from ..experiment.recipe import is_path
+from ..network import Activity, Model
 from ..run import AVERAGED, Run
 from ..run.environment import peak_memory
 from ..run.results import runs_out_of_patience
-from . import drops
+from . import drops, symptoms
 from .averaging import AveragedWeights
 from .build import (
     Split,
@@ -37,11 +40,13 @@ from .build import (
     set_learning_rate,
     splits,
 )
-from .checkpoint import TrainingState, load_weights
+from .checkpoint import TrainingState, load_weights, start_from_weights
 from .device import DeviceSteps, has_device_steps
 from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
-from .step import HostSteps, Steps, evaluate
+from .step import HostSteps, Steps, evaluate, evaluation_batches
+
+logger = logging.getLogger("tsslbp")
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 
@@ -93,9 +98,10 @@ def fit(
         InvalidInput: the data do not fit the experiment.
         RunError: the run's folder cannot be read or written, or another process trains the run.
     """
-    known = (run.experiment, run.trust_code) if run else None
-    experiment, trust = processes.broadcast(known)
+    known = (run.experiment, run.trust_code, run.has_checkpoint("last")) if run else None
+    experiment, trust, resumed = processes.broadcast(known)
     settings: dict[str, Any] = {"device": device, "processes": processes, "trust_code": trust}
+    settings["resumed"] = resumed
     return Training(experiment, data, net, **settings).fit(run, observer)
 
 
@@ -108,9 +114,12 @@ class Training:
         data: of the experiment.
         net, device, processes: as for `fit`.
         trust_code: as for `tsslbp.training.build_network`.
+        resumed: whether a run is gone on with from a checkpoint, so that the weights that the
+            experiment starts from need not be there any more.
 
     Attributes:
         net: the network, on its device.
+        start: which trained weights it has been given; None where it starts from those of its seed.
         train, validation, test: the images, on the device.
 
     Raises:
@@ -126,6 +135,7 @@ class Training:
         device: str = "cpu",
         processes: Processes = ONE_PROCESS,
         trust_code: bool = False,
+        resumed: bool = False,
     ) -> None:
         check_data(experiment, data)
         _check_same(data, processes)
@@ -134,6 +144,7 @@ class Training:
         self.train, self.test = train.to(device), test.to(device)
         self.validation = validation.to(device) if validation else None
         net = build_for(experiment, data, trust_code=trust_code) if net is None else net
+        self.start = None if resumed else start_from_weights(net, experiment)
         self.net = net.to(device)
         decay = experiment.average_weights
         averaged = None if decay is None else AveragedWeights(self.net, decay)
@@ -187,6 +198,8 @@ class Training:
             source = f"checkpoint 'last' of {run.folder if run else 'the first process'}"
             self.state.restore(*checkpoint, source)
         if run:
+            if is_path(run.experiment.data):
+                run.record_data(digest(self.data))
             run.truncate_epochs(self.state.progress.epochs)
             run.record_divergence(None)
 
@@ -200,9 +213,13 @@ class Training:
         steps.begin(epoch, progress.step)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for step in range(progress.step, steps.per_epoch):
-                if step % steps.activity_every == 0:
+                if measured := step % steps.activity_every == 0:
                     history.add_activity(steps.activity(step))
                 self._take(step)
+                if (measured and steps.keeps_gradients) or step + 1 == steps.per_epoch:
+                    first = step == 0 or not steps.keeps_gradients
+                    among = None if first else progress.still
+                    progress.still = symptoms.without_gradient(self.net, among)
                 if (step + 1) % steps.read_every and step + 1 < steps.per_epoch:
                     continue
                 self._record(epoch, steps.read(step + 1))
@@ -242,6 +259,8 @@ class Training:
         averaged = self._averaged_accuracies()
         evaluation = {"evaluation_seconds": time.perf_counter() - started}
         record = self._epoch_record(epoch, accuracies | averaged, by_step) | evaluation
+        if found := self._warnings(epoch):
+            record["warnings"] = found
         progress.epochs, progress.step, progress.seconds = epoch, 0, 0.0
         for name, accuracy in accuracies.items():
             if accuracy > progress.best.get(name, -1.0):
@@ -257,6 +276,32 @@ class Training:
         self._save("last")
         if self.observer:
             self.observer.on_epoch(record)
+        for text in found if self.processes.is_first else ():
+            logger.warning("epoch %d: %s", epoch, text)
+
+    def _warnings(self, epoch: int) -> list[str]:
+        """What `symptoms` says of an epoch's layers and of the data, each time once."""
+        progress, history, layers = self.state.progress, self.state.history, self.net.neuron_counts
+        still, progress.still = progress.still, []
+        lines = symptoms.of_labels(self.train.labels) if epoch == 1 else []
+        if len(history.rows["loss"]) < symptoms.LEAST_STEPS:
+            return lines
+        found = symptoms.suspects(history, epoch, layers)
+        if symptoms.is_new(found, progress.told):
+            found = symptoms.confirmed(found, self._activity())
+        return lines + symptoms.warnings(found, still, progress.told)
+
+    def _activity(self) -> Mapping[str, Activity]:
+        """What the layers do now on the first training images, with no dropout."""
+        statistics = channel_statistics(
+            self.train.images, self.experiment.mean, self.experiment.std
+        )
+        first = evaluation_batches(len(self.train.labels), self.net.time_steps)[0]
+        images = normalised(self.train.images[first], *statistics)
+        self.net.eval()
+        found = self.net.activity(images, self.processes.mean)
+        self.net.train()
+        return found
 
     def _epoch_record(
         self, epoch: int, accuracies: Mapping[str, float], by_step: list[float]

@@ -16,8 +16,9 @@ from ..experiment import Experiment
 from ..experiment.networks import AT_HAND
 from ..layers import LIF
 from ..network import CustomNetwork
-from ..run import Run, claim, results
+from ..run import Run, claim, has_begun, results
 from .loop import Observer, Training
+from .progress import Display
 
 OF_MODULE = ("data", "network", "rule", "network_settings", "network_checksum", "activation")
 
@@ -32,12 +33,13 @@ def fit(
     device: str = "cpu",
     data_dir: Path | None = None,
     observer: Observer | None = None,
+    progress: bool = False,
     **changes: Any,
 ) -> CustomNetwork:
     """Train a module of one's own by the settings of an experiment, in a loop like ``train``'s.
 
-    The module is trained in place, from the weights that it has. It is a network as
-    `tsslbp.network.CustomNetwork` takes it, with at least one `tsslbp.layers.LIF`.
+    The module is trained in place, from the weights that it has unless `weights` names others. It
+    is a network as `tsslbp.network.CustomNetwork` takes it, with at least one `tsslbp.layers.LIF`.
 
         net = tsslbp.fit(module, "mnist", time_steps=4, loss="tet", epochs=10, out="runs/mine")
 
@@ -51,7 +53,12 @@ def fit(
             of its last checkpoint.
         device: where to train; for a GPU see `tsslbp.training.configure`.
         data_dir: folder of the data sets.
-        observer: is told of every step and epoch.
+        observer: is told of every step and epoch: an object with two methods,
+            ``on_step(epoch, step, steps, result)`` after each step (`step` of `steps` in the epoch,
+            both from 1; `result.loss` summed as the loss sums it, `result.correct` of
+            `result.images`, `result.gradient_norm`), and ``on_epoch(record)`` with the epoch's
+            record, as it stands in a run's ``metrics.jsonl``.
+        progress: show a bar in a terminal or a notebook, and a line an epoch.
         changes: keys of an `Experiment` that differ from `settings`; not those that the module or
             `data` decide. The run's configuration has the class of the module as its network
             (``"module:Sequential"``), and as its rule that of the module's first `LIF`.
@@ -77,9 +84,15 @@ def fit(
     fits = data.input_shape, data.classes, wanted.time_steps
     frames = isinstance(data.train_images, Frames)
     net = CustomNetwork(module, *fits, frames=frames, description="the module")
-    training = Training(wanted, data, net, device=device)
     with claim(Path(out)) if out is not None else nullcontext():
-        training.fit(_run(Path(out), wanted, resume) if out is not None else None, observer)
+        resumed = resume and out is not None and has_begun(Path(out))
+        training = Training(wanted, data, net, device=device, resumed=resumed)
+        run = _run(Path(out), wanted, resume) if out is not None else None
+        if not progress:
+            training.fit(run, observer)
+            return net
+        with Display(wanted.epochs, then=observer) as display:
+            training.fit(run, display)
     return net
 
 

@@ -29,7 +29,14 @@ from ..network import CustomNetwork, Model
 from ..neuron import Neuron
 
 CALL = "make(input_shape, classes, settings)"
-UNREAD = ("weight_scale", "conv_init", "pool_scale", "neunorm", "dropout_kind")  # by `models`
+UNREAD = (
+    "padding",
+    "weight_scale",
+    "conv_init",
+    "pool_scale",
+    "neunorm",
+    "dropout_kind",
+)  # by `models`
 
 
 def build_custom(

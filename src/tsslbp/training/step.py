@@ -59,7 +59,7 @@ def train_step(
     Raises:
         Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
     """
-    weights: list[Tensor] = list(net.parameters())
+    weights = trained_weights(net)
     optimizer.zero_grad()
     parts = chain([Part(images, labels, loss_function)], more)
     totals, suspect = _add_gradients(net, parts, processes)
@@ -100,6 +100,11 @@ def _add_gradients(
     for one in others:
         first = first[0] + one[0], first[1] + one[1], first[2] + one[2]
     return first, suspect
+
+
+def trained_weights(net: Model) -> list[Tensor]:
+    """The parameters that a step changes: all but those that are frozen."""
+    return [weight for weight in net.parameters() if weight.requires_grad]
 
 
 @torch.no_grad()
@@ -145,10 +150,13 @@ class Steps(ABC):
         per_epoch: number of steps in an epoch; the last may take fewer images.
         activity_every: steps between two measurements of the layers' activity.
         read_every: steps after which results are asked for; a checkpoint can follow.
+        keeps_gradients: whether the parameters have the gradients of each step behind it, and not
+            of an epoch's last step alone.
     """
 
     activity_every: int
     read_every: int
+    keeps_gradients: bool
 
     def __init__(
         self, net: Model, optimizer: torch.optim.Optimizer, split: Split, experiment: Experiment
@@ -189,6 +197,7 @@ class HostSteps(Steps):
 
     activity_every = ACTIVITY_EVERY
     read_every = 1
+    keeps_gradients = True
 
     def __init__(self, *parts: *Parts, processes: Processes = ONE_PROCESS) -> None:
         super().__init__(*parts)

@@ -4,6 +4,8 @@
 ``tensorboard``  ``tensorboard/`` in the run's folder, for TensorBoard
 ``wandb``        Weights & Biases: to its server, or with ``WANDB_MODE=offline`` into
                  ``WANDB_DIR``, by default the run's folder
+``mlflow``       MLflow: to ``MLFLOW_TRACKING_URI``, by default into ``mlflow.db``, an SQLite file
+                 beside the run's folder, in the experiment ``MLFLOW_EXPERIMENT_NAME`` or tsslbp
 ===============  ==================================================================================
 
 No code of ours reads what they write: a run's own records are those of `tsslbp.run`. Steps count
@@ -15,10 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import math
 import os
+import re
 import secrets
 import textwrap
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +34,17 @@ import tomli_w
 
 from ..errors import InvalidInput, RunError, nearest
 from ..run import Run
-from ..storage import write_file, writing
+from ..storage import hold, write_file, writing
+from ..toml_files import flat
 from .build import loss_per_image
 from .history import StepResult
 from .loop import Observer
 
 STEPS_EVERY = 25  # steps between two points of a curve
+MLFLOW_CHARACTERS = 500  # of a setting's value, at most
 WANDB_SECONDS = 30  # to wait for Weights & Biases' server, unless WANDB_INIT_TIMEOUT says it
 
-_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 NAMES = tuple(_MODULES)
 
 Log = Callable[[dict[str, float], int], None]  # takes numbers by tag, and the step of the run
@@ -50,7 +58,11 @@ def check(names: Iterable[str]) -> None:
                 f"unknown tracker {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}"
             )
         try:
-            importlib.import_module(_MODULES[name])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(_MODULES[name])
+            if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+                importlib.import_module("sqlalchemy")
         except ImportError as error:
             raise InvalidInput(
                 f"--track {name} needs a package that is missing: pip install 'tsslbp[{name}]'"
@@ -166,6 +178,76 @@ def _wandb(run: Run, since: int) -> Iterator[Log]:
     there.finish(exit_code=0)
 
 
+@contextlib.contextmanager
+def _mlflow(run: Run, since: int) -> Iterator[Log]:
+    """A resume continues the same run there, whose id is kept in the run's folder.
+
+    Of a step that is trained again MLflow keeps the numbers that it had first.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    beside = run.folder.resolve().parent
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
+    last: dict[str, int] = {}  # step that MLflow knows, by name
+
+    def log(numbers: dict[str, float], step: int) -> None:
+        named = {re.sub(r"[^\w./: -]", "_", tag): value for tag, value in numbers.items()}
+        with _quiet_mlflow():
+            for name in named.keys() - last.keys():
+                known = client.get_metric_history(id_, name)
+                last[name] = max((one.step for one in known), default=-1)
+            now = round(1000 * time.time())
+            new = [Metric(name, x, now, step) for name, x in named.items() if step > last[name]]
+            client.log_batch(id_, new)
+        last.update({name: max(last[name], step) for name in named})
+
+    try:
+        with _quiet_mlflow(), hold(beside / ".mlflow.lock", wait=True):  # one makes the tables
+            client = MlflowClient(place)
+            id_ = _mlflow_run(client, run)
+        yield log
+    except MlflowException as error:
+        raise RunError(f"MLflow at {place}: {' '.join(str(error).split())}") from error
+    except BaseException:
+        with _quiet_mlflow():
+            client.set_terminated(id_, "FAILED")
+        raise
+    with _quiet_mlflow():
+        client.set_terminated(id_, "FINISHED")
+
+
+def _mlflow_run(client: Any, run: Run) -> str:
+    """The id of a run's run there, which is made, with its settings, where there is none."""
+    path = run.folder / "mlflow-id"
+    if path.exists() and (known := path.read_text().strip()):
+        client.update_run(known, status="RUNNING")
+        return known
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "tsslbp")
+    there = client.get_experiment_by_name(name)
+    experiment = there.experiment_id if there else client.create_experiment(name)
+    made: str = client.create_run(experiment, run_name=run.folder.resolve().name).info.run_id
+    for key, value in flat(run.experiment.to_table()).items():
+        client.log_param(made, key, str(value)[:MLFLOW_CHARACTERS])
+    write_file(path, made)
+    return made
+
+
+@contextlib.contextmanager
+def _quiet_mlflow() -> Iterator[None]:
+    """Keep what MLflow says of its tables, and its packages of each other, from the user."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _log_in() -> None:
     """Let Weights & Biases verify its account, unless it is told to stay offline."""
     import wandb
@@ -208,4 +290,4 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {tag: float(value) for tag, value in numbers.items() if math.isfinite(value)}
 
 
-_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
+_TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}

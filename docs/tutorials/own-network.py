@@ -1,0 +1,79 @@
+# %% [markdown]
+# # Your own network
+#
+# `tsslbp.layers` has modules that work in `torch.nn.Sequential` or in the `forward` of a class of your own. Signals have time as their first axis, `[T, N, ...]`. Nothing keeps state between calls, so there is nothing to reset.
+#
+# ## The modules
+#
+# A block is a connection, then neurons. The first `LIF` is told the number of time steps: what stands before it sees the image once, and everything behind it has a time axis.
+
+# %%
+import torch
+from torch import nn
+
+import tsslbp
+from tsslbp.layers import LIF, BatchNorm, Conv, Linear, MaxPool, Residual
+
+torch.manual_seed(0)
+
+
+def neurons(**settings):
+    return LIF(tau_m=2.0, tau_s=1.0, rule=tsslbp.Surrogate("arctangent"), **settings)
+
+
+def make():
+    return nn.Sequential(
+        *(Conv(1, 16, 3, padding=1), BatchNorm(16), neurons(time_steps=4, learnable=("tau_m",))),
+        Residual(nn.Sequential(Conv(16, 16, 3, padding=1), BatchNorm(16), neurons())),
+        *(MaxPool(2), nn.Flatten(-3)),
+        Linear(16 * 4 * 4, 10, bias=True),
+    )
+
+
+module = make()
+print(module(torch.randn(20, 1, 8, 8)).shape)  # logits of every time step
+
+# %% [markdown]
+# `BatchNorm` is threshold-dependent batch normalisation (tdBN), and `Residual` adds spikes element by element (SEW). `learnable=("tau_m",)` trains the membrane time constant together with the weights, as PLIF neurons do.
+#
+# ## The training
+#
+# `tsslbp.fit` trains a module as a recipe's network is trained. Its keywords are the keys of a recipe, and `out` names a run folder.
+
+# %%
+net = tsslbp.fit(
+    module,
+    "digits",
+    time_steps=4,
+    mean=[0.305],
+    std=[0.376],
+    loss="tet",
+    schedule="cosine",
+    learning_rate=0.005,
+    epochs=3,
+    validation_images=150,
+    out="runs/mine",
+)
+
+# %%
+digits = tsslbp.data.load("digits")
+images = tsslbp.data.normalise(digits.test_images, [0.305], [0.376])
+correct = tsslbp.predict(net(images)) == digits.test_labels
+print(f"test accuracy {correct.double().mean():.1%}")
+print(module[2].neurons.neuron)  # the trained constants
+for name, layer in net.activity(images).items():
+    print(f"layer {name}: {layer.firing_rate:.3f} spikes per neuron and time step")
+
+# %% [markdown]
+# ## Load it again
+#
+# The run folder holds weights, not code. To load them, build the module again and give it to `tsslbp.load`. Batch normalisation can then be folded into the convolutions:
+
+# %%
+again = tsslbp.load("runs/mine", module=make())
+print(torch.equal(again(images), net(images)))
+folded = tsslbp.layers.fold_batch_norms(again.module)
+print(torch.allclose(folded(images), net(images), atol=1e-4))
+
+# %% [markdown]
+# To use such a network with all commands of the program (`trials`, `sweep`, `compare`), put a function that builds it into a file and name it in a recipe: the [guide](../guide.md#a-network-of-your-own-in-a-recipe) shows how.

@@ -1,0 +1,228 @@
+"""The verbs that put runs side by side: runs, diff."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from .. import run as run_folder
+from .. import toml_files
+from ..errors import InvalidInput, RunError, nearest
+from ..wording import count, duration, percent
+from . import printing
+from .options import RunFolder, TableOptions, argument, option, with_options
+
+if TYPE_CHECKING:
+    from ..run.results import Overview
+
+TITLES = {"best_validation": "validation", "best_test": "best test", "seconds": "time"}
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@with_options
+def runs(
+    folder: Annotated[Path, argument("[FOLDER]", "Of runs, at any depth.")] = Path("runs"),
+    *,
+    where: Annotated[
+        list[str] | None,
+        option(
+            "CONDITION",
+            "Only runs for which it holds, such as state=finished, last>0.98 or any setting: "
+            "rule.warm_up=always; repeatable.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        option("COLUMN", "A column or a setting, such as best_test; -COLUMN: the largest first."),
+    ] = None,
+    form: TableOptions,
+) -> None:
+    """List all runs below a folder, with what they have reached.
+
+    \b
+    Examples:
+      tsslbp runs
+      tsslbp runs runs/digits --sort -best_validation
+      tsslbp runs --where state=interrupted
+      tsslbp runs --where "best_test>0.98" --csv > runs.csv
+
+    Settings are the recipe and what differs from it. The columns are run, settings, state (running,
+    finished, diverged or interrupted), seed, epochs, of (how many it shall have), last,
+    best_validation, best_test (accuracies on test images, 0 to 1) and seconds. CSV and JSON have
+    these, and every setting in which the runs differ.
+    """  # noqa: D301
+    with form.alone():
+        if not folder.is_dir():
+            raise RunError(f"there is no folder {folder}: `tsslbp train RECIPE` makes the first")
+        found, problems = run_folder.results.overviews([folder])
+        for problem in problems:
+            printing.complain("skipped", problem)
+        if not found:
+            return
+        values = {id(one): _values(one) for one in found}
+        chosen = [
+            one for one in found if all(_holds(text, values[id(one)]) for text in where or [])
+        ]
+        if sort:
+            chosen = _sorted(chosen, sort, values)
+        if not chosen:
+            printing.say(f"none of {count(len(found), 'run')} is such")
+            return
+        form.show(_head(), [_cells(one) for one in chosen], run_folder.results.records(chosen))
+        if not form.kind:
+            printing.say(f"\n{count(len(chosen), 'run')}{_states(chosen)}")
+
+
+@with_options
+def diff(
+    first: RunFolder,
+    second: RunFolder,
+    *,
+    form: TableOptions,
+) -> None:
+    """Put two runs side by side: what differs, and their records.
+
+    \b
+    Examples:
+      tsslbp diff runs/a runs/b
+    """  # noqa: D301
+    with form.alone():
+        sides = [run_folder.results.overviews([one]) for one in (first, second)]
+        for folder, (found, problems) in zip((first, second), sides, strict=True):
+            if len(found) != 1:
+                raise RunError(
+                    problems[0]
+                    if problems
+                    else f"{folder} holds {count(len(found), 'run')}: name one"
+                )
+        pair = [found[0] for found, _ in sides]
+        parts = {
+            "settings": run_folder.results.changes(*map(_settings, pair)),
+            "environment": run_folder.results.changes(*map(_environment, pair)),
+            "records": _side_by_side(*map(_record, pair)),
+        }
+        titles = str(first), str(second)
+        if form.kind:
+            cells = [
+                (part, key, *both) for part, table in parts.items() for key, both in table.items()
+            ]
+            form.show(("part", "key", *titles), cells)
+            return
+        for part, table in parts.items():
+            rows = [(key, *map(_word, both)) for key, both in table.items()]
+            if rows:
+                printing.print_table([(part, *titles), *rows], text=(0, 1, 2))
+            else:
+                printing.say(f"the {part} do not differ" if part[-1] == "s" else f"the same {part}")
+            printing.say()
+
+
+def _values(one: Overview) -> dict[str, Any]:
+    """What a condition or an order may ask of a run: its columns, and all of its settings."""
+    return {**_settings(one), **one.record()}
+
+
+def _settings(one: Overview) -> dict[str, Any]:
+    settings = run_folder.results.settings_of(one.experiment)
+    return {**settings, "seed": one.experiment.seed}
+
+
+def _environment(one: Overview) -> dict[str, Any]:
+    table = run_folder.Run.open(one.folder).environment
+    return {key: value for key, value in table.items() if key not in ("command", "resumed")}
+
+
+def _record(one: Overview) -> dict[str, Any]:
+    """The numbers of a run: its accuracies and time, and those of its last epoch."""
+    own = {key: value for key, value in one.record().items() if key not in ("run", "seed")}
+    last = toml_files.flat(one.epochs[-1]) if one.epochs else {}
+    known = ("epoch", "seconds", "test_accuracy", "test_accuracy_by_step", "drops", "note")
+    return own | {f"{key} (last epoch)": one for key, one in last.items() if key not in known}
+
+
+def _side_by_side(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    return {key: (first.get(key), second.get(key)) for key in dict.fromkeys((*first, *second))}
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _holds(condition: str, values: Mapping[str, Any]) -> bool:
+    """Whether a condition, such as ``"last>0.9"``, holds of a run's values."""
+    parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*)", condition)
+    if parts is None:
+        raise InvalidInput(
+            f"--where expects a condition such as state=finished or last>0.98, got {condition!r}"
+        )
+    key, sign, text = parts.groups()
+    value, wanted = _value(key, values), toml_files.parse_value(text)
+    if isinstance(value, str):
+        wanted = text.strip().strip("\"'")
+    if isinstance(value, tuple | list):
+        value, wanted = list(value), list(wanted) if isinstance(wanted, list) else [wanted]
+    try:
+        return COMPARE[sign](value, wanted)
+    except TypeError:  # one of them is none, or of another kind
+        return False
+
+
+def _value(key: str, values: Mapping[str, Any]) -> Any:
+    """What a run has for a key; None where only others have it."""
+    if key not in values and key not in _known():
+        raise InvalidInput(f"unknown column or setting {key!r}{nearest(key, [*values, *_known()])}")
+    return values.get(key)
+
+
+def _known() -> list[str]:
+    from ..checked import type_hints
+    from ..experiment import Experiment
+
+    return [*type_hints(Experiment)]
+
+
+def _sorted(
+    found: Sequence[Overview], order: str, values: Mapping[int, Mapping[str, Any]]
+) -> list[Overview]:
+    """The runs in the order of a column; those without a value last."""
+    key = order.removeprefix("-")
+    keyed = [(_value(key, values[id(one)]), one) for one in found]
+    some = [pair for pair in keyed if pair[0] is not None]
+    are_numbers = all(isinstance(value, int | float) for value, _ in some)
+    some.sort(key=lambda pair: pair[0] if are_numbers else str(pair[0]), reverse=order != key)
+    return [one for _, one in some] + [one for value, one in keyed if value is None]
+
+
+def _head() -> list[str]:
+    columns = [name for name in run_folder.results.COLUMNS if name != "of"]
+    return [TITLES.get(name, name) for name in columns]
+
+
+def _cells(one: Overview) -> list[str]:
+    record = one.record()
+    shares = (percent(record[name]) for name in ("last", "best_validation", "best_test"))
+    epochs = f"{record['epochs']}/{record['of']}"
+    own = (record["run"], record["settings"], record["state"], str(record["seed"]), epochs)
+    return [*own, *shares, duration(record["seconds"])]
+
+
+def _states(found: Sequence[Overview]) -> str:
+    """How many runs are in which state, where they are not all finished."""
+    states = [one.state for one in found]
+    counts = {name: states.count(name) for name in run_folder.results.STATES}
+    words = [f"{number} {name}" for name, number in counts.items() if number]
+    return f": {', '.join(words)}" if counts["finished"] < len(found) else ""

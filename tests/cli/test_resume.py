@@ -1,0 +1,137 @@
+"""tsslbp resume, and runs whose folder or data have been moved to another place."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsslbp import training
+from tsslbp.errors import DataError, RunError
+from tsslbp.run import Run
+
+from .conftest import Program, accuracies, arrays, records
+
+pytestmark = pytest.mark.usefixtures("folder")
+CHANGED = ["--set", "learning_rate=0.02", "--seed", "3"]
+
+
+def test_a_run_goes_on_with_what_its_folder_says(program: Program) -> None:
+    """As the uninterrupted run does, although settings had been changed by --set."""
+    assert program("train", "mine.toml", *CHANGED, "--epochs", "3", "--out", "whole")[0] == 0
+    assert program("train", "mine.toml", *CHANGED, "--epochs", "2", "--out", "run")[0] == 0
+    code, output, error = program("resume", "run", "--epochs", "3")
+    assert (code, error) == (0, "")
+    assert "run folder  run, resumed after epoch 2" in output
+    assert records("run") == records("whole")
+    weights = [Run.open(Path(one)).load_checkpoint("last")[0] for one in ("run", "whole")]
+    assert all(bool((weights[0][key] == weights[1][key]).all()) for key in weights[1])
+    assert len(Run.open(Path("run")).environment["resumed"]) == 1
+
+
+def test_a_finished_run_says_how_it_is_trained_further(program: Program) -> None:
+    program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    code, output, _ = program("resume", "run")
+    assert code == 0
+    assert "run has trained its 1 epoch; a larger --epochs trains it further" in output
+
+
+def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> None:
+    program("train", "mine.toml", *CHANGED, "--epochs", "1", "--out", "a run")
+    error = refused("train", "mine.toml", "--out", "a run", "--resume", "--epochs", "2")
+    assert "learning_rate is 0.02 there, 0.01 here" in error
+    command = "tsslbp resume 'a run' --epochs 2 continues it with its own"
+    assert command in error
+    assert program("resume", "a run", "--epochs", "2")[0] == 0
+    for typed in ("a run", "a run/"):
+        assert "a run is the folder of a run: tsslbp resume a run continues" in refused(
+            "train", typed, "--resume"
+        )
+    assert "nowhere is not a run folder" in refused("resume", "nowhere")
+    assert "--set takes data=PATH here, got 'epochs=3'" in refused(
+        "resume", "a run", "--set", "epochs=3"
+    )
+
+
+def test_a_conversion_is_resumed_by_its_own_command(
+    program: Program, refused: Callable[..., str]
+) -> None:
+    program("convert", "mine.toml", "--epochs", "1", "--time-steps", "2", "--out", "relu")
+    assert "relu is a run of tsslbp convert: give that command again" in refused("resume", "relu")
+
+
+@pytest.fixture
+def moved(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run on data of one's own, moved to another machine without the data, which are `data`."""
+    assert program("train", "mine.toml", "--epochs", "1", "--out", "run")[0] == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("run", elsewhere / "run")
+    (elsewhere / "data").mkdir()
+    shutil.move("mine.npz", elsewhere / "data" / "mine.npz")
+    monkeypatch.chdir(elsewhere)
+    return elsewhere
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ["--data-dir", "data"],
+        ["--set", "data=data/mine.npz"],
+        "run/mine.npz",
+        "mine.npz",
+    ],
+)
+def test_a_moved_run_finds_its_data(
+    place: list[str] | str, moved: Path, program: Program, refused: Callable[..., str]
+) -> None:
+    options = place if isinstance(place, list) else []
+    for verb in ("evaluate", "resume", "draw", "cost"):
+        assert "the data of run are not there (tried " in refused(verb, "run")
+    if isinstance(place, str):
+        shutil.copy("data/mine.npz", place)
+    code, output, error = program("evaluate", "run", *options)
+    assert (code, error) == (0, "")
+    share = f"{100 * Run.open(Path('run')).epochs()[-1]['test_accuracy']:.2f} %"
+    assert accuracies(output)["last epoch"][-1] == share
+    assert program("draw", "run", "--format", "pdf", *options)[0] == 0
+    assert Path("run/figures/training.pdf").read_bytes().startswith(b"%PDF-")
+    assert program("cost", "run", *options)[0] == 0
+    assert program("resume", "run", "--epochs", "2", *options)[0] == 0
+    assert len(Run.open(Path("run")).epochs()) == 2
+
+
+def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> None:
+    """By the digest in the record, whatever the file is called; the right ones are taken."""
+    np.savez("mine.npz", **(arrays() | {"labels": 1 - arrays()["labels"]}))
+    digest = Run.open(Path("run")).data_digest()
+    assert digest is not None and re.fullmatch("[0-9a-f]{64}", digest)
+    for verb in ("evaluate", "resume"):
+        error = refused(verb, "run")
+        assert f"holds other data than run has trained on, whose SHA-256 is {digest[:12]}" in error
+    run = Run.open(Path("run"))
+    found = training.load_run_data(run, moved / "data")  # where both are found
+    assert found.train_labels[0] == 0
+    with pytest.raises(DataError, match="other data"):
+        training.load_run_data(run, at="mine.npz")
+    with pytest.raises(RunError, match="run has trained on other data"):
+        run.record_data("0" * 64)
+
+
+def test_an_unknown_format(moved: Path, refused: Callable[..., str]) -> None:
+    assert "--format must be pdf or png, got 'jpeg'" in refused("draw", "run", "--format", "jpeg")
+
+
+def test_a_set_of_the_catalogue_is_no_path(program: Program, refused: Callable[..., str]) -> None:
+    assert program("train", "digits", "--epochs", "1", "--out", "digits")[0] == 0
+    assert Run.open(Path("digits")).data_digest() is None
+    error = refused("evaluate", "digits", "--set", "data=mine.npz")
+    assert "digits trains on the data set digits" in error
+
+
+def test_an_older_run_has_no_digest(program: Program) -> None:
+    program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    Path("run/data.json").unlink()
+    assert program("evaluate", "run")[0] == 0

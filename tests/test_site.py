@@ -1,0 +1,200 @@
+"""The documentation's site: prepared, built and looked at in a browser; its tutorials are run."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tests.report.test_browser import CHROMIUM, DESKTOP, PATIENCE, PHONE, Browser
+
+ROOT = Path(__file__).resolve().parents[1]
+TUTORIALS = sorted(path.stem for path in (ROOT / "docs" / "tutorials").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[ModuleType]:
+    """docs/site.py as a module."""
+    spec = importlib.util.spec_from_file_location("tsslbp_site", ROOT / "docs" / "site.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site, built as ``make docs`` builds it, which runs every tutorial."""
+    if importlib.util.find_spec("zensical") is None:
+        pytest.skip("zensical is not installed: make .venv/docs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, ROOT / "docs" / "site.py", "--out", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "site"
+
+
+def test_cells_and_what_they_give(tool: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text(
+        "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 2\nprint('two')\n\n# %%\nx + 1\n"
+        "\n# %%\n# !tsslbp --version\n"
+    )
+    found = tool.run(script)
+    assert [cell.kind for cell in found] == ["markdown", "code", "code", "code"]
+    assert [cell.printed for cell in found[:3]] == ["", "two", "3"]
+    assert found[3].printed.startswith("tsslbp ")
+    page = tool.as_markdown(found, "page", tmp_path)
+    assert page.startswith(
+        "# Title\n\nText.\n\n```python\nx = 2\nprint('two')\n```\n\n```text\ntwo"
+    )
+    assert "```sh\ntsslbp --version\n```" in page
+    notebook = json.loads(tool.as_notebook(found))
+    assert notebook["cells"][1]["outputs"][0]["text"] == ["two"]
+    assert notebook["cells"][3]["source"] == ["!tsslbp --version"]
+
+
+def test_a_tutorial_that_fails_ends_the_build(tool: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text("# %%\n1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        tool.run(script)
+    script.write_text("# %%\n# !tsslbp train nonsense\n")
+    with pytest.raises(RuntimeError, match=r"page\.py: tsslbp train nonsense ended with:\nerror"):
+        tool.run(script)
+
+
+def test_broken_links_and_fetched_files_are_found(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<p id="here"></p><a href="#here"></a><a href="a.html#gone"></a><a href="b.html"></a>'
+        '<a href="https://example.invalid"></a><script src="https://example.invalid/x.js"></script>'
+        '<link rel="canonical" href="https://example.invalid"><img src="//example.invalid/i.png">'
+    )
+    (tmp_path / "a.css").write_text("a { background: url(https://example.invalid/f.png) }")
+    assert tool.problems(tmp_path) == [
+        "a.html fetches https://example.invalid/x.js",
+        "a.html fetches //example.invalid/i.png",
+        "a.html links to a.html#gone, where there is no such place",
+        "a.html links to b.html, which does not exist",
+        "a.css fetches https://example.invalid/f.png",
+    ]
+
+
+def test_a_public_name_without_a_docstring_is_refused(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tsslbp.losses
+
+    assert "::: tsslbp.losses.van_rossum" in tool.api_page("tsslbp.losses")
+    monkeypatch.setattr(tsslbp.losses.van_rossum, "__doc__", None)
+    with pytest.raises(RuntimeError, match=r"tsslbp\.losses\.van_rossum is public and has no doc"):
+        tool.api_page("tsslbp.losses")
+
+
+def test_formulas_and_links_are_prepared(tool: ModuleType) -> None:
+    pytest.importorskip("latex2mathml")
+    outside: set[Path] = set()
+    text = "$a_1$ and `$b$` [recipe](../src/tsslbp/experiment/recipes/mnist.toml) [x](../results)"
+    page = tool.prepare(text, ROOT / "docs" / "guide.md", outside)
+    assert "<msub>" in page and "`$b$`" in page
+    assert page.endswith("[recipe](source/src/tsslbp/experiment/recipes/mnist.toml) x")
+    assert outside == {ROOT / "src/tsslbp/experiment/recipes/mnist.toml"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_tutorial(name: str, site: Path) -> None:
+    """The page shows what running it has printed or drawn, and the notebook holds the same."""
+    page = (site / "tutorials" / f"{name}.html").read_text()
+    assert f'href="{name}.ipynb"' in page
+    notebook = json.loads((site / "tutorials" / f"{name}.ipynb").read_text())
+    outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
+    assert len(outputs) >= 2  # what a reader sees of it: own-rule, the shortest, has two
+    for output in outputs:
+        if output["output_type"] == "stream":
+            words = "".join(output["text"]).split()
+            assert words and words[0].strip("[]'\"<>&") in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_site_holds_together(tool: ModuleType, site: Path) -> None:
+    assert len(TUTORIALS) == 8
+    assert tool.problems(site) == []
+    pages = {path.stem for path in (site / "api").glob("*.html")}
+    assert set(tool.API) == pages
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The site behind a local web server."""
+    handler = functools.partial(_Silent, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+def test_in_a_browser(site: Path, address: str, tmp_path: Path) -> None:
+    """Every page, at two widths: no error in the console, nothing from outside, none too wide."""
+    browser = Browser(tmp_path / "profile")
+    shots = Path(folder) if (folder := os.environ.get("TSSLBP_SCREENSHOTS")) else None
+    try:
+        pages = sorted(path.relative_to(site) for path in site.rglob("*.html"))
+        target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = browser.call("Target.attachToTarget", targetId=target, flatten=True)
+        browser.session = attached["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            browser.call(f"{domain}.enable")
+        for width in (DESKTOP, PHONE):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.call("Emulation.setDeviceMetricsOverride", **size)
+            for page in pages:
+                _look(browser, f"{address}{page}")
+                asked = [one["request"]["url"] for one in browser.told("Network.requestWillBeSent")]
+                assert [url for url in asked if not url.startswith((address, "data:"))] == []
+                entries = [one["entry"] for one in browser.told("Log.entryAdded")]
+                assert [one for one in entries if one["level"] == "error"] == [], page
+                assert browser.told("Runtime.exceptionThrown") == [], page
+                assert browser.evaluate("document.documentElement.scrollWidth") <= width, page
+                if shots:
+                    _shoot(browser, shots / f"{page.stem}-{width}.png")
+    finally:
+        browser.close()
+
+
+def _look(browser: Browser, url: str) -> None:
+    browser.events.clear()
+    browser.call("Page.navigate", url=url)
+    end = time.monotonic() + PATIENCE
+    while not browser.told("Page.loadEventFired"):
+        assert time.monotonic() < end, f"{url} does not load"
+        browser.evaluate("1")
+        time.sleep(0.02)
+
+
+def _shoot(browser: Browser, file: Path) -> None:
+    import base64
+
+    file.write_bytes(base64.b64decode(browser.call("Page.captureScreenshot")["data"]))
