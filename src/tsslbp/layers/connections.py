@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
 from typing import cast, final
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from ..checked import check_whole
 from ..errors import InvalidInput
-from ..neuron.tracing import import_kernels, is_exported, is_mapped
+from ..neuron.tracing import is_exported, is_mapped
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,9 @@ class Conv(nn.Module):
             )
         is_plain = self.stride == self.dilation == self.groups == 1
         if is_plain and x.ndim == 5 and _event_driven(self.impl, x, self.weight):
-            out = cast(Tensor, _events().conv2d(x, self.weight, self.padding))
+            from ..kernels import events
+
+            out = cast(Tensor, events.conv2d(x, self.weight, self.padding))
         else:
             images, weight = _rounded(x, self.weight, self.dtype)
             if not is_mapped(weight):
@@ -190,7 +191,9 @@ class Linear(nn.Module):
                 f"Linear expected a signal [T, N, {features}], got shape {list(x.shape)}{hint}"
             )
         if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
-            out = cast(Tensor, _events().linear(x, self.weight))
+            from ..kernels import events
+
+            out = cast(Tensor, events.linear(x, self.weight))
         else:
             out = functional.linear(*_rounded(x, self.weight, self.dtype))
         return out if self.bias is None else out + self.bias
@@ -258,9 +261,6 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
     """
     if impl not in ("auto", "cpu") or x.device.type != "cpu" or is_exported():
         return False
-    return cast(bool, _events().is_faster(x, weight))
+    from ..kernels import events  # importing kernels takes a moment: only when used
 
-
-def _events() -> ModuleType:
-    """The event-driven products; importing kernels takes a moment: only when used."""
-    return import_kernels("..kernels.events", __package__)
+    return cast(bool, events.is_faster(x, weight))

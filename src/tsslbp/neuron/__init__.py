@@ -29,7 +29,7 @@ from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
 from .settings import check_implementation, check_number, check_time_constant
-from .tracing import import_kernels, is_exported, is_mapped
+from .tracing import is_exported, is_mapped
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
@@ -211,7 +211,7 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
             "impl='cuda' needs the package triton, which is not installed; "
             f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
         )
-    module: ModuleType = reference if name == "reference" else import_kernels(f".{name}", __name__)
+    module = _module(name)
     if rule is None or steps <= _most_steps(module, rule):
         return module
     if impl == "auto" and type(rule) in reference.BACKWARD:
@@ -228,6 +228,22 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
     raise InvalidInput(
         f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
     )
+
+
+def _module(name: str) -> ModuleType:
+    """Import an implementation, which takes a moment: only when used.
+
+    By statements, which torch.compile carries out; it would trace what import_module does.
+    """
+    if name == "cpu":
+        from . import cpu
+
+        return cpu
+    if name == "cuda":
+        from . import cuda
+
+        return cuda
+    return reference
 
 
 def _learning(impl: str, x: Tensor) -> str:

@@ -6,8 +6,6 @@ rule that reads the whole layer, its firing rate or mean gradient, is none of on
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,16 +13,6 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..rules import Rule
-
-
-def import_kernels(name: str, package: str | None) -> ModuleType:
-    """Import a module of kernels, which takes a moment; it becomes no part of a graph."""
-    load: Any = importlib.import_module
-    if torch.compiler.is_compiling():
-        load = torch.compiler.disable(load)
-    module: ModuleType = load(name, package)
-    return module
-
 
 
 def is_traced() -> bool:
