@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from .checked import SHARE, check_number, check_whole
 from .errors import InvalidInput
+from .neuron.settings import check_dense
 from .neuron.tracing import can_look_at
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
@@ -215,6 +216,7 @@ def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None
         tensor = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"labels must be class numbers [N], got {labels!r:.80}") from error
+    check_dense("labels", tensor)
     if tensor.dtype == torch.int64 or tensor.numel() == 0:
         return tensor.long()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -224,6 +226,7 @@ def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None
 
 def _checked(psc: Tensor, labels: Tensor | Sequence[int]) -> Tensor:
     """Return the labels as int64; raise `InvalidInput` where they do not fit the PSC."""
+    check_dense("the PSC", psc)
     labels = as_labels(labels, psc.device)
     if psc.ndim != 3 or labels.shape != psc.shape[1:2]:
         raise InvalidInput(

@@ -378,7 +378,7 @@ def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.Mon
 def test_a_picture_that_cannot_be_drawn_fails_no_run(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no such\nfont")
 
     monkeypatch.setattr(figures.run, "draw_raster", fails)

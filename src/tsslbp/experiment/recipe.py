@@ -267,7 +267,13 @@ def is_path(data: str) -> bool:
 
 
 def _absolute(data: str, folder: Path) -> str:
-    return str((folder / data).resolve()) if is_path(data) else data
+    """The absolute path to data: of a link that of its target, unless it alone ends in ``.npz``."""
+    if not is_path(data):
+        return data
+    path = folder / data
+    whole = os.path.realpath(path)
+    is_named = path.suffix == ".npz" and not whole.endswith(".npz")
+    return os.path.join(os.path.realpath(path.parent), path.name) if is_named else whole
 
 
 def _placed(network: str, folder: Path) -> str:

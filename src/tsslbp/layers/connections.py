@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ..checked import check_whole
 from ..errors import InvalidInput
+from ..neuron.settings import COMPILES, check_dense
 from ..neuron.tracing import is_exported, is_mapped
 
 
@@ -119,6 +120,7 @@ class Conv(nn.Module):
         self.bias = _bias(self.weight, bias, initial)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         channels = self.weight.shape[1] * self.groups
         if x.ndim not in (4, 5) or x.shape[-3] != channels:
             raise InvalidInput(
@@ -183,6 +185,7 @@ class Linear(nn.Module):
         self.bias = _bias(self.weight, bias, initial)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         features = self.weight.shape[1]
         if x.shape[-1:] != (features,):
             images = x.ndim in (4, 5) and math.prod(x.shape[-3:]) == features
@@ -259,7 +262,7 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
 
     The sums are the same but for rounding; a weight that meets no spike is not even read.
     """
-    if impl not in ("auto", "cpu") or x.device.type != "cpu" or is_exported():
+    if impl not in ("auto", "cpu") or x.device.type != "cpu" or is_exported() or not COMPILES:
         return False
     from ..kernels import events  # importing kernels takes a moment: only when used
 

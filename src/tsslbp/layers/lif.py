@@ -17,6 +17,7 @@ from ..checked import check_number, check_whole
 from ..errors import InvalidInput, nearest
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Shared
+from ..neuron.settings import check_dense
 from ..neuron.tracing import is_exported, is_mapped
 from ..rules import TSSLBP, Rule
 
@@ -135,6 +136,7 @@ class LIF(nn.Module):
         return replace(self.start, neuron=Neuron(*self._constants().tolist()))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         time_steps, shared = self._steps_of_constant(x), _SHARED.get()
         if not self.learnable:
             return neuron.layer(x, self.start, time_steps, shared)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ..checked import POSITIVE, PROBABILITY, SHARE, check_number, check_whole
 from ..errors import InvalidInput
 from ..neuron.reference import psc
+from ..neuron.settings import check_dense
 from ..neuron.tracing import is_mapped
 from .connections import Conv, Linear
 
@@ -72,6 +73,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         has_time = x.ndim in (3, 5)
         if x.ndim not in (2, 3, 4, 5) or x.shape[1 + has_time] != len(self.weight):
             raise InvalidInput(
@@ -181,6 +183,7 @@ class NeuNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros([check_whole("shape", side) for side in shape]))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         if x.ndim != 5 or x.shape[2:] != self.weight.shape:
             maps, height, width = self.weight.shape
             raise InvalidInput(

@@ -25,10 +25,10 @@ from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule
 from . import reference
 from .reference import Shared as Shared
+from .settings import COMPILES, check_dense, check_implementation, check_number, check_time_constant
 from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
-from .settings import check_implementation, check_number, check_time_constant
 from .tracing import is_exported, is_mapped
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
@@ -211,6 +211,11 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
             "impl='cuda' needs the package triton, which is not installed; "
             f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
         )
+    if name == "cpu" and not COMPILES:
+        raise InvalidInput(
+            "impl='cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off; "
+            f"impl={able!r} does without"
+        )
     module = _module(name)
     if rule is None or steps <= _most_steps(module, rule):
         return module
@@ -274,8 +279,8 @@ def _check_shared(rule: Rule, shared: Shared | None) -> None:
 
 def _fitting(x: Tensor) -> str:
     """The fastest implementation that takes `x` and is installed; the GPU's cannot be mapped."""
-    installed = (name for name in DTYPES if name != "cuda" or (_HAS_TRITON and not is_mapped(x)))
-    return next((name for name in installed if _fits(name, x)), "reference")
+    can_run = {"cpu": COMPILES, "cuda": _HAS_TRITON and not is_mapped(x)}
+    return next((name for name in DTYPES if can_run[name] and _fits(name, x)), "reference")
 
 
 def _fits(name: str, x: Tensor) -> bool:
@@ -286,7 +291,7 @@ def _fits(name: str, x: Tensor) -> bool:
 
 
 def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
-    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > x.shape[-1])):
+    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > min(x.shape[-2:]))):
         raise InvalidInput(
             f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
             f"got pool={pool} for an input of shape {tuple(x.shape)}"
@@ -294,9 +299,12 @@ def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
 
 
 def _check_input(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype.itemsize < 2:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise InvalidInput(f"{name} must be a floating-point tensor [T, ...], got {got}")
+        raise InvalidInput(
+            f"{name} must be a floating-point tensor [T, ...] of at least 16 bits, got {got}"
+        )
+    check_dense(name, x)
     if x.ndim == 0 or len(x) == 0:
         raise InvalidInput(
             f"{name} must be [T, ...] with at least one time step, got shape {tuple(x.shape)}"
