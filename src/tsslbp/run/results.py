@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..experiment.recipe import is_path
+from ..reading import folders_with
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
@@ -345,7 +347,8 @@ def _each_run(paths: Iterable[Path], read: Callable[[Path], None], problems: lis
     for path in paths:
         folders = _run_folders(path)
         if not folders:
-            problems.append(f"{path} holds no run" if path.is_dir() else f"{path} is no folder")
+            what = "holds no run" if os.path.isdir(path) else "is no folder"
+            problems.append(printable(f"{path} {what}"))
         for folder in folders:
             try:
                 read(folder)
@@ -618,6 +621,6 @@ def _environment(run: Run) -> dict[str, Any]:
 
 def _run_folders(path: Path) -> list[Path]:
     """Folders at or below `path` with a file that only a run's folder has."""
-    if any((path / name).is_file() for name in _RUN_FILES):
+    if any(os.path.isfile(path / name) for name in _RUN_FILES):
         return [path]
-    return sorted({file.parent for name in _RUN_FILES for file in path.rglob(name)})
+    return folders_with(path, _RUN_FILES)
