@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def load(
         DataError: a file is missing, damaged or of another data set, or cannot be downloaded.
     """
     others = ", or the path of a .npz file, or of a folder of images that ends in a slash"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         others = f"; the folder of that name is {name}/"
     entry = None if is_path(name) else catalogue.find(name, others)
     if entry is not None and entry.kind == "events":

@@ -18,6 +18,7 @@ is unpickled.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from ..storage import read_arrays
+from ..reading import read_arrays
 from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
@@ -123,7 +124,7 @@ def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
 
 def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
     """Return the arrays in `wanted`, by default the two or four that this format defines."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
     try:
         if not zipfile.is_zipfile(path):

@@ -11,7 +11,6 @@ that it supports. If a rule supports only a limited number of time steps, `MOST_
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import math
 import os
@@ -26,10 +25,11 @@ from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule
 from . import reference
 from .reference import Shared as Shared
+from .settings import COMPILES, check_dense, check_implementation, check_number, check_time_constant
 from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
-from .settings import check_implementation, check_number, check_time_constant
+from .tracing import is_exported, is_mapped
 
 DTYPES = {  # that the fused kernels support; an implementation is named after its device
     "cpu": (torch.float32, torch.float64),
@@ -157,6 +157,8 @@ def layer(
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
     _check_input(x if time_steps is None else x[None], name)
     _check_shared(neurons.rule, shared)
+    if constants is not None and is_mapped(x, constants):
+        raise InvalidInput("torch.func.vmap cannot map neurons whose constants are learned")
     _check_pool(x.ndim + (time_steps is not None), x, neurons.pool)
     steps = time_steps or len(x)
     if constants is None:
@@ -192,7 +194,7 @@ _kept = functools.lru_cache(maxsize=256)(_without_filter)  # checking takes 10 %
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
     """Choose the implementation; an error names one that supports the input and the rule."""
-    able = _fitting(x)
+    able = "reference" if is_exported() else _fitting(x)
     name = able if impl == "auto" else impl
     if name != "reference" and not _fits(name, x):
         *most, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
@@ -200,14 +202,24 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
             f"impl={name!r} supports {', '.join(most)} or {last} on device {name}, "
             f"got {x.dtype} on {x.device}; use impl={able!r}"
         )
+    if name == "cuda" and is_mapped(x):
+        raise InvalidInput("torch.func.vmap cannot map impl='cuda'; use impl='reference'")
+    if name != "reference" and is_exported():
+        raise InvalidInput(
+            f"impl={name!r} cannot be exported, since its kernels exist only in tsslbp; use "
+            "impl='auto', which selects plain PyTorch for an export"
+        )
     if name == "cuda" and not _HAS_TRITON:
         raise InvalidInput(
             "impl='cuda' needs the package triton, which is not installed; "
             f"install it by pip install 'tsslbp[gpu]', or use impl={able!r}"
         )
-    module: ModuleType = reference
-    if name != "reference":  # importing and compiling kernels takes time: import on first use
-        module = importlib.import_module(f".{name}", __name__)
+    if name == "cpu" and not COMPILES:
+        raise InvalidInput(
+            "impl='cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or "
+            f"use impl={able!r}"
+        )
+    module = _module(name)
     if rule is None or steps <= _most_steps(module, rule):
         return module
     if impl == "auto" and type(rule) in reference.BACKWARD:
@@ -225,6 +237,22 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
         f"impl={name!r} does not support the learning rule {type(rule).__name__}{many}; "
         f"it supports: {known}{hint}"
     )
+
+
+def _module(name: str) -> ModuleType:
+    """Import an implementation on first use, since importing kernels takes time.
+
+    It uses import statements, which torch.compile executes; it would trace import_module.
+    """
+    if name == "cpu":
+        from . import cpu
+
+        return cpu
+    if name == "cuda":
+        from . import cuda
+
+        return cuda
+    return reference
 
 
 def _learning(impl: str, x: Tensor) -> str:
@@ -254,9 +282,9 @@ def _check_shared(rule: Rule, shared: Shared | None) -> None:
 
 
 def _fitting(x: Tensor) -> str:
-    """Return the fastest installed implementation that supports `x`."""
-    installed = (name for name in DTYPES if name != "cuda" or _HAS_TRITON)
-    return next((name for name in installed if _fits(name, x)), "reference")
+    """Return the fastest installed implementation for `x`; `vmap` cannot map the GPU's."""
+    can_run = {"cpu": COMPILES, "cuda": _HAS_TRITON and not is_mapped(x)}
+    return next((name for name in DTYPES if can_run[name] and _fits(name, x)), "reference")
 
 
 def _fits(name: str, x: Tensor) -> bool:
@@ -267,7 +295,7 @@ def _fits(name: str, x: Tensor) -> bool:
 
 
 def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
-    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > x.shape[-1])):
+    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > min(x.shape[-2:]))):
         raise InvalidInput(
             f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
             f"got pool={pool} for an input of shape {tuple(x.shape)}"
@@ -275,9 +303,12 @@ def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
 
 
 def _check_input(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype.itemsize < 2:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise InvalidInput(f"{name} must be a floating-point tensor [T, ...], got {got}")
+        raise InvalidInput(
+            f"{name} must be a floating-point tensor [T, ...] of at least 16 bits, got {got}"
+        )
+    check_dense(name, x)
     if x.ndim == 0 or len(x) == 0:
         raise InvalidInput(
             f"{name} must be [T, ...] with at least one time step, got shape {tuple(x.shape)}"
