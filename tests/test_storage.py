@@ -254,6 +254,12 @@ def test_leftovers_where_there_are_no_locks(
     assert sorted(tmp_path.iterdir()) == [young, tmp_path / "a"]
 
 
+def test_a_folder_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot write .*No such file or directory"):
+        replace_file(tmp_path / "no" / "a", lambda new: new.write_bytes(b"1"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_replaced_file_has_the_usual_mode(tmp_path: Path) -> None:
     replace_file(tmp_path / "a", lambda new: new.write_bytes(b"1"))
     (tmp_path / "b").touch()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 import zipfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import RunError
 
@@ -25,7 +24,8 @@ MOST_TEXT = 1 << 26  # largest size in bytes of a file of records, settings or c
 TOO_DEEP = "it is nested too deeply"
 
 _DEEPEST = 32  # levels of nested tables and lists
-_LONG_NUMBER = re.compile(rb"\d{19}")  # shorter numbers fit into 64 bits
+_LONG_NUMBER = b"0" * 19  # after replacing digits by zeros; shorter numbers fit into 64 bits
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 _LARGE, _PACKED = 1 << 30, 250  # bytes of arrays; how many of them one compressed byte may yield
 
 
@@ -68,14 +68,36 @@ def parse_json(content: bytes) -> Any:
     Raises:
         ValueError: it is not JSON, or is nested too deeply.
     """
-    parse_int = _whole if _LONG_NUMBER.search(content) else None
-    try:
-        value = json.loads(content, parse_int=parse_int)
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    if content.count(b"[") + content.count(b"{") > _DEEPEST:
+    value = _parse(content)
+    if not _is_shallow(content):
         check_depth(value)
     return value
+
+
+def parse_json_lines(lines: Sequence[bytes]) -> list[Any]:
+    """Parse lines of JSON in one call, which is much faster; return a value for each line.
+
+    Raises:
+        ValueError: a line is not one JSON value, or is nested too deeply.
+    """
+    values = _parse(b"[" + b",".join(lines) + b"]")
+    if len(values) != len(lines):
+        raise ValueError("a line holds more than one value")
+    if not all(map(_is_shallow, lines)):
+        check_depth(values)
+    return cast("list[Any]", values)
+
+
+def _parse(content: bytes) -> Any:
+    parse_int = _whole if _LONG_NUMBER in content.translate(_AS_ZEROS) else None
+    try:
+        return json.loads(content, parse_int=parse_int)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
+def _is_shallow(content: bytes) -> bool:
+    return content.count(b"[") + content.count(b"{") < _DEEPEST
 
 
 def check_depth(value: Any) -> None:

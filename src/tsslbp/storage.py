@@ -320,6 +320,8 @@ def _in_use(temporary: Path) -> Iterator[None]:
         yield
         return
     is_new = not temporary.exists()
+    if is_new:
+        temporary.touch()  # the lock would make the folder as well
     lock = filelock.FileLock(temporary, -1 if is_new else 0, fallback_to_soft=False)
     try:
         lock.acquire()
