@@ -151,7 +151,7 @@ def test_a_file_system_without_locks(
     monkeypatch.setattr(fcntl, "flock", refuse)
     path = tmp_path / ".lock"
     path.touch()  # of an earlier version, which went on without a lock
-    message = r"if there is none, remove .*\.lock-holder"
+    message = r"if there is no such process, remove .*\.lock-holder"
     with hold(path), pytest.raises(RunError, match=message), hold(path):
         pass
     assert [file.name for file in tmp_path.iterdir()] == [".lock"]

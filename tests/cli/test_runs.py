@@ -98,7 +98,7 @@ def test_evaluate_says_where_it_differs_from_the_records(
     code, _, error = program("evaluate", "run")
     assert (code, error.count("\n")) == (0, 3)  # of all three checkpoints, of which this is one:
     shares = [f"{100 * (record['test_accuracy'] + more):.2f} %" for more in (0, 0.125)]
-    line = f"caution: checkpoint last: test accuracy {shares[0]}, and the run recorded {shares[1]} "
+    line = f"caution: checkpoint last: test accuracy {shares[0]}, but the run recorded {shares[1]} "
     assert line + "after epoch 1" in error
     damaged = bytearray(path.read_bytes())
     damaged[-3] ^= 0x40
@@ -451,7 +451,7 @@ AVERAGE, SPLITS = "average_weights=0.9", ("validation", "test")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["label_smoothing=0.1"], "label_smoothing is for loss = 'softmax' and 'tet'"),
+        (["label_smoothing=0.1"], "label_smoothing applies only with loss = 'softmax' and 'tet'"),
         (["label_smoothng=0.1"], "did you mean 'label_smoothing'?"),
         (["schedule=cosin"], "did you mean 'cosine'?"),
         (["schedule=step"], "missing key 'step_epochs'"),
@@ -501,7 +501,7 @@ def test_resume_from_weights_that_are_gone(program: Program, refused: Callable[.
     again = ("train", "second/config.toml", "--out", "second", "--resume", "--epochs", "3")
     code, _, error = program(*again)
     assert (code, error) == (0, "") and len(records("second")) == 3
-    assert "neither a run's folder" in refused("train", "second/config.toml", "--out", "new")
+    assert "neither a run folder" in refused("train", "second/config.toml", "--out", "new")
 
 
 def test_names_of_networks_that_ship(program: Program, refused: Callable[..., str]) -> None:
