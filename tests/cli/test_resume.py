@@ -120,7 +120,7 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
     run = Run.open(Path("run"))
     found = training.load_run_data(run, moved / "data")  # where both are found
     assert found.train_labels[0] == 0
-    with pytest.raises(DataError, match="other data"):
+    with pytest.raises(DataError, match="differs from the data"):
         training.load_run_data(run, at="mine.npz")
     with pytest.raises(RunError, match="run was trained on different data"):
         run.record_data("0" * 64)
