@@ -84,7 +84,7 @@ def test_fetch_downloads_once(
         assert f"{place / 'mnist' / file}: ok" in output
     assert sorted(served.requests) == sorted(tiny.files)
     code, output, _ = program("fetch", "mnist", *options)
-    assert code == 0 and f"nothing to download: {place / 'mnist'} is whole" in output
+    assert code == 0 and f"nothing to download: {place / 'mnist'} is complete" in output
     assert len(served.requests) == len(tiny.files)
 
 
@@ -158,7 +158,7 @@ def test_fetch_refuses_a_download_that_would_not_be_read(
     monkeypatch.setitem(catalogue.entries(), "cifar10", entry)
     folder = tmp_path / "cifar10" / cifar10.FOLDER
     folder.mkdir(parents=True)
-    assert f"{folder} is not whole" in refused("fetch", "cifar10", "--data-dir", tmp_path)
+    assert f"{folder} is incomplete" in refused("fetch", "cifar10", "--data-dir", tmp_path)
     assert server.requests == []
 
 
@@ -213,7 +213,7 @@ def test_show_refuses_what_is_not_there(refused: Callable[..., str], folder: Pat
     assert "--out must end in .png, .svg, .gif, got a.pdf" in refused(
         "show", "mine.npz", 0, "--out", "a.pdf"
     )
-    assert "does not move" in refused("show", "mine.npz", 0, "--out", "a.gif")
+    assert "has no animation" in refused("show", "mine.npz", 0, "--out", "a.gif")
     assert "(did you mean 'mnist'?)" in refused("show", "mnits", 0)
     (folder / "file").write_text("")
     assert "cannot write" in refused("show", "mine.npz", 0, "--out", "file/a.png")

@@ -332,7 +332,7 @@ def test_cost_of_a_run(program: Program) -> None:
     ]
     energies = [wording.energy(one.energy().total) for one in (total.spiking, total.relu)]
     assert rows["total"][-2:] == energies
-    assert f"energy        {energies[0]} an image, {energies[1]} with ReLU" in trained
+    assert f"energy        {energies[0]} per image, {energies[1]} with ReLU" in trained
     assert "Horowitz" in output and "tested on 7 of the 70 images" in output
 
 
@@ -512,7 +512,7 @@ def test_names_of_networks_that_ship(program: Program, refused: Callable[..., st
         check(f"digits.{kind}")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     told = program("info", "digits")[1]
-    assert f"{wording.percent(record['test_accuracy'])} of the weights as they ship" in told
+    assert f"{wording.percent(record['test_accuracy'])} with the weights as shipped" in told
     assert record["seed_chosen"] in told and "CC BY 4.0" in told
     assert "digits, fashion-mnist-mlp and mnist" in program("recipes")[1]
     assert "did you mean 'digits'" in refused("evaluate", "digitss")

@@ -92,7 +92,7 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
         patch.setattr(progress, "TrialsDisplay", Interrupting)
         code, _, error = program(*command)
     assert code == 130
-    assert "the same command goes on" in error
+    assert "the same command continues" in error
     run = Run.open(Path("out/validated-seed0"))
     assert 0 < len(run.epochs()) < 40
     with monkeypatch.context() as patch:

@@ -503,8 +503,8 @@ def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> No
     for number in range(2):
         (first, second) = [line for line in output.splitlines() if f"trial-{number:04d} " in line]
         assert first == second and " finished " in first
-    folder = next(line for line in output.splitlines() if line.startswith("best settings, in "))
-    best = Run.open(Path(folder.removeprefix("best settings, in ").partition(";")[0]))
+    folder = next(line for line in output.splitlines() if line.startswith("best trial: "))
+    best = Run.open(Path(folder.removeprefix("best trial: ").partition(";")[0]))
     assert best.folder.parent == Path("runs/mine-sweep")
     assert best.experiment.seed == 3
     assert "study.log" not in json.dumps(best.environment)  # it might hold a password
