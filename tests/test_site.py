@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -32,18 +33,6 @@ def tool() -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole site, built as ``make docs`` builds it, which runs every tutorial."""
-    if importlib.util.find_spec("zensical") is None:
-        pytest.skip("zensical is not installed: make .venv/docs")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, ROOT / "docs" / "site.py", "--out", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "site"
 
 
 def test_cells_and_what_they_give(tool: ModuleType, tmp_path: Path) -> None:
@@ -115,31 +104,39 @@ def test_formulas_and_links_are_prepared(tool: ModuleType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_tutorial(name: str, site: Path) -> None:
+def test_site(tool: ModuleType, tmp_path: Path) -> None:
+    """Built once as ``make docs`` builds it, which runs every tutorial, for all that is checked."""
+    if importlib.util.find_spec("zensical") is None:
+        pytest.skip("zensical is not installed: make .venv/docs")
+    command = [sys.executable, ROOT / "docs" / "site.py", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = tmp_path / "site"
+    assert tool.problems(site) == []
+    assert {path.stem for path in (site / "api").glob("*.html")} == set(tool.API)
+    assert len(TUTORIALS) == 8
+    for name in TUTORIALS:
+        check_tutorial(site / "tutorials", name)
+    if CHROMIUM:
+        with served(site) as address:
+            look_at_pages(site, address, tmp_path / "profile")
+
+
+def check_tutorial(folder: Path, name: str) -> None:
     """The page shows what running it has printed or drawn, and the notebook holds the same."""
-    page = (site / "tutorials" / f"{name}.html").read_text()
+    page = (folder / f"{name}.html").read_text()
     assert f'href="{name}.ipynb"' in page
-    notebook = json.loads((site / "tutorials" / f"{name}.ipynb").read_text())
+    notebook = json.loads((folder / f"{name}.ipynb").read_text())
     outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
-    assert len(outputs) >= 2  # what a reader sees of it: own-rule, the shortest, has two
+    assert len(outputs) >= 2, name  # what a reader sees of it: own-rule, the shortest, has two
     for output in outputs:
         if output["output_type"] == "stream":
             words = "".join(output["text"]).split()
-            assert words and words[0].strip("[]'\"<>&") in page
+            assert words and words[0].strip("[]'\"<>&") in page, name
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_site_holds_together(tool: ModuleType, site: Path) -> None:
-    assert len(TUTORIALS) == 8
-    assert tool.problems(site) == []
-    pages = {path.stem for path in (site / "api").glob("*.html")}
-    assert set(tool.API) == pages
-
-
-@pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def served(site: Path) -> Iterator[str]:
     """The site behind a local web server."""
     handler = functools.partial(_Silent, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -153,12 +150,9 @@ class _Silent(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-def test_in_a_browser(site: Path, address: str, tmp_path: Path) -> None:
+def look_at_pages(site: Path, address: str, profile: Path) -> None:
     """Every page, at two widths: no error in the console, nothing from outside, none too wide."""
-    browser = Browser(tmp_path / "profile")
+    browser = Browser(profile)
     shots = Path(folder) if (folder := os.environ.get("TSSLBP_SCREENSHOTS")) else None
     try:
         pages = sorted(path.relative_to(site) for path in site.rglob("*.html"))

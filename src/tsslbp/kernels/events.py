@@ -49,7 +49,7 @@ GROUPS = 8  # of lines for each worker, or more, where there are enough lines
 
 
 class Sizes(NamedTuple):
-    """Sizes of a convolution of stride 1, and how its output channels are cut into blocks."""
+    """Sizes of a convolution, and how its output channels are cut into blocks."""
 
     height: int
     width: int
@@ -57,6 +57,7 @@ class Sizes(NamedTuple):
     kernel_height: int
     kernel_width: int
     padding: int
+    stride: int
     out_height: int
     out_width: int
     out_channels: int
@@ -83,7 +84,7 @@ def _list_by_column(x, first, lines, s, events):
     count = 0
     for i in range(lines):
         frame, line = divmod(first + i, s.out_height)
-        top = line - s.padding
+        top = line * s.stride - s.padding
         for column in range(s.width):
             starts[i, column] = count
             for row in range(max(0, -top), min(s.kernel_height, s.height - top)):
@@ -116,7 +117,7 @@ def _forward_kernel(vectors: int) -> Any:
                 size = min(s.block, s.out_channels - channel)
                 for i in range(members):
                     for column in range(s.out_width):
-                        left = column - s.padding
+                        left = column * s.stride - s.padding
                         start = starts[i, min(max(left, 0), s.width)]
                         end = starts[i, min(max(left + s.kernel_width, 0), s.width)]
                         base = channel * s.rows - left * reach * s.block
@@ -131,38 +132,66 @@ def _forward_kernel(vectors: int) -> Any:
 
 @kernel(forceinline=True)
 def _grid(s):
-    """Of the grid that holds the output's gradient: pixels before the first line, and of a line."""
-    return s.kernel_width - 1, s.out_width + s.kernel_width - 1
+    """Of the grid that holds the output's gradient: pixels before the first line, lines, of a line.
+
+    A gradient lies where its window begins, so with a stride there are zeros between.
+    """
+    height = s.height + 2 * s.padding - s.kernel_height + 1
+    return s.kernel_width - 1, height, s.width + 2 * s.padding
+
+
+@kernel()
+def _lines_that_meet(s):
+    """First and last line of events, in the order of `_list_by_channel`, for each kernel row.
+
+    A kernel row meets every `stride`-th line, and these stand together.
+    """
+    first, last = np.empty(s.kernel_height, np.intp), np.empty(s.kernel_height, np.intp)
+    _, height, _ = _grid(s)
+    for i in range(s.kernel_height):
+        top = i - s.padding
+        rest = top % s.stride
+        before = 0  # lines that leave a smaller rest
+        for smaller in range(rest):
+            before += max(s.height - smaller + s.stride - 1, 0) // s.stride
+        begin, end = max(top, 0), max(min(top + height, s.height), 0)
+        first[i] = before + (begin - rest + s.stride - 1) // s.stride
+        last[i] = max(before + (end - rest + s.stride - 1) // s.stride, first[i])
+    return first, last
 
 
 @kernel()
 def _list_by_channel(x, frame, first, s, events, ends, found):
     """List the events of a frame sorted by channel, from `first` on, then by line.
 
-    Those of channel c begin at ``c * area``; they meet the grid at ``line * pitch + column``. Each
-    line's are found pixel by pixel, whose channels lie side by side, and then sorted.
+    Lines are in the order of the rest that the stride leaves of them. Events of channel c begin at
+    ``c * area``; they meet the grid at ``line * pitch + column``. Each line's are found pixel by
+    pixel, whose channels lie side by side, and then sorted.
     """
-    area, channels, (_, pitch) = s.height * s.width, len(ends), _grid(s)
+    area, channels, (_, _, pitch) = s.height * s.width, len(ends), _grid(s)
     numbers, values = found
     bits = 0  # of a channel's number, which stands below a column's in 32 bits
     while (channels - 1) >> bits:
         bits += 1
     for c in range(channels):
         ends[c] = c * area
-    for row in range(s.height):
-        for c in range(channels):
-            events.starts[c, row] = ends[c]
-        count = 0
-        for column in range(s.width):
-            start = (frame * area + row * s.width + column) * s.channels + first
-            for c in range(0, channels, s.lanes):
-                some, number = min(s.lanes, channels - c), (column << bits) + c
-                count = simd.compress(x, start + c, some, number, numbers, values, count)
-        for i in range(count):
-            c = numbers[i] & ((1 << bits) - 1)
-            to = ends[c]
-            events.rows[to], events.values[to] = row * pitch + (numbers[i] >> bits), values[i]
-            ends[c] = to + 1
+    line = 0
+    for rest in range(min(s.stride, s.height)):
+        for row in range(rest, s.height, s.stride):
+            for c in range(channels):
+                events.starts[c, line] = ends[c]
+            line += 1
+            count = 0
+            for column in range(s.width):
+                start = (frame * area + row * s.width + column) * s.channels + first
+                for c in range(0, channels, s.lanes):
+                    some, number = min(s.lanes, channels - c), (column << bits) + c
+                    count = simd.compress(x, start + c, some, number, numbers, values, count)
+            for i in range(count):
+                c = numbers[i] & ((1 << bits) - 1)
+                to = ends[c]
+                events.rows[to], events.values[to] = row * pitch + (numbers[i] >> bits), values[i]
+                ends[c] = to + 1
     for c in range(channels):
         events.starts[c, s.height] = ends[c]
 
@@ -170,11 +199,12 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
 @kernel()
 def _copy_to_grid(grad_out, frame, channel, s, grid):
     """Put a block of a frame's gradient on a grid that holds zeros between its lines."""
-    (margin, pitch), channels = _grid(s), min(s.block, s.out_channels - channel)
+    (margin, _, pitch), channels = _grid(s), min(s.block, s.out_channels - channel)
     for line in range(s.out_height):
         for column in range(s.out_width):
             pixel = (frame * s.out_height + line) * s.out_width + column
-            at, to = pixel * s.out_channels + channel, (margin + line * pitch + column) * s.block
+            at = pixel * s.out_channels + channel
+            to = (margin + (line * pitch + column) * s.stride) * s.block
             for j in range(0, s.block, s.lanes):
                 some = max(min(s.lanes, channels - j), 0)
                 simd.move(grad_out, at + j, some, grid, to + j, s.lanes)
@@ -193,14 +223,15 @@ def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
         """
         x, grad_out, grads, frames, s = arguments[0]
         first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
-        margin, pitch = _grid(s)
+        margin, height, pitch = _grid(s)
+        first_lines, last_lines = _lines_that_meet(s)
         channels, area = last - first, s.height * s.width
         rows, values = np.empty(channels * area, np.int32), np.empty(channels * area, x.dtype)
         starts, ends = np.empty((channels, s.height + 1), np.intp), np.empty(channels, np.intp)
         events = EventLists(rows, values, starts)
         room = channels * s.width + s.lanes
         found = np.empty(room, np.int32), np.empty(room, x.dtype)
-        grid = simd.scratch((margin + s.out_height * pitch) * s.block, x)
+        grid = simd.scratch((margin + height * pitch) * s.block, x)
         grid[:] = 0
         for frame in range(frames):
             _list_by_channel(x, frame, first, s, events, ends, found)
@@ -209,8 +240,7 @@ def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
                 for c in range(channels):
                     for i in range(s.kernel_height):
                         top = i - s.padding
-                        start = starts[c, min(max(top, 0), s.height)]
-                        end = starts[c, min(max(top + s.out_height, 0), s.height)]
+                        start, end = starts[c, first_lines[i]], starts[c, last_lines[i]]
                         row = ((first + c) * s.kernel_height + i) * s.kernel_width
                         for tap in range(0, s.kernel_width, taps):
                             base = (margin + s.padding - top * pitch - tap) * s.block
@@ -315,19 +345,19 @@ def crossover(weight: Tensor) -> float:
     return by_dimensions[weight.ndim]
 
 
-def _sizes(x: Tensor, weight: Tensor, padding: int) -> Sizes:
+def _sizes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> Sizes:
     """Sizes for ``x [F, C, H, W]`` and ``weight [C', C, K, K]``."""
     out_channels, *window = weight.shape
     lanes = simd.lanes(x.element_size())
     vectors = -(-out_channels // lanes)
     block = -(-vectors // -(-vectors // simd.MOST_VECTORS)) * lanes
-    images = *x.shape[-2:], *window, padding, *_out_sides(x, weight, padding)
+    images = *x.shape[-2:], *window, padding, stride, *_out_sides(x, weight, padding, stride)
     return Sizes._make([*images, out_channels, math.prod(window), lanes, block])
 
 
-def _out_sides(x: Tensor, weight: Tensor, padding: int) -> list[int]:
+def _out_sides(x: Tensor, weight: Tensor, padding: int, stride: int) -> list[int]:
     sides = zip(x.shape[-2:], weight.shape[-2:], strict=True)
-    return [side + 2 * padding - kernel + 1 for side, kernel in sides]
+    return [(side + 2 * padding - kernel) // stride + 1 for side, kernel in sides]
 
 
 def _blocks(packed: Tensor, s: Sizes) -> Iterator[tuple[slice, Tensor]]:
@@ -362,10 +392,12 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().resolve_neg()
 
 
-def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
+def _weight_gradient(
+    x: Tensor, weight: Tensor, grad_out: Tensor, padding: int, stride: int
+) -> Tensor:
     if x.shape[-2:] == weight.shape[-2:] == (1, 1) and padding == 0:  # a linear layer
         x, grad_out = (part.transpose(0, 3) for part in (x, grad_out))  # as one image
-    s = _sizes(x, weight, padding)
+    s = _sizes(x, weight, padding, stride)
     packed = _new_packed(weight, s)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)
     signals = _channels_last(x), _channels_last(grad_out)
@@ -379,11 +411,17 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad_out: Tensor, padding: int) 
     return grad
 
 
-def _input_gradient(weight: Tensor, grad_out: Tensor, padding: int) -> Tensor:
+def _input_gradient(
+    x: Tensor, weight: Tensor, grad_out: Tensor, padding: int, stride: int
+) -> Tensor:
     """Dense: every neuron in front, silent ones too, has a gradient."""
     sizes = weight.shape[2], weight.shape[3]
-    if padding or sizes not in OWN_INPUT_GRADIENTS:  # PyTorch's is as fast then
-        return functional.conv_transpose2d(grad_out, weight, padding=padding)
+    if padding or stride > 1 or sizes not in OWN_INPUT_GRADIENTS:  # PyTorch's is as fast then
+        rest = [
+            (side + 2 * padding - kernel) % stride
+            for side, kernel in zip(x.shape[-2:], sizes, strict=True)
+        ]
+        return functional.conv_transpose2d(grad_out, weight, None, stride, padding, rest)
     height, width = (a + b - 1 for a, b in zip(grad_out.shape[-2:], sizes, strict=True))
     grad_x = grad_out.new_empty(len(grad_out), height, width, weight.shape[1])
     s = _sizes(grad_x.permute(0, 3, 1, 2), weight, padding)
@@ -400,16 +438,18 @@ class _Product(torch.autograd.Function):
     """Both products: to a linear layer, each row of features is a frame of one pixel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.padding = padding
+        ctx.settings = padding, stride
         frames, kernels = _frames(x, weight)
         if weight.ndim == 2:
             out = values = x.new_empty(*x.shape[:-1], len(weight))
         else:
-            out = new_images(x, (*x.shape[:-3], len(weight), *_out_sides(x, weight, padding)))
+            out = new_images(
+                x, (*x.shape[:-3], len(weight), *_out_sides(x, weight, padding, stride))
+            )
             values = out.movedim(-3, -1)
-        s = _sizes(frames, kernels, padding)
+        s = _sizes(frames, kernels, padding, stride)
         lines, workers = len(frames) * s.out_height, workers_for(x.numel() + out.numel())
         forward_kernel = _forward_kernel(s.block // s.lanes)
         signals = _channels_last(frames), _pack(kernels, s), values
@@ -426,11 +466,12 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0] and weight.ndim == 2:
             grad_x = grad_out @ weight
         elif ctx.needs_input_grad[0]:
-            grad_x = _input_gradient(kernels, grad_frames, ctx.padding).view(x.shape)
+            grad_x = _input_gradient(frames, kernels, grad_frames, *ctx.settings)
+            grad_x = grad_x.reshape(x.shape)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(frames, kernels, grad_frames, ctx.padding)
+            grad_weight = _weight_gradient(frames, kernels, grad_frames, *ctx.settings)
             grad_weight = grad_weight.view(weight.shape)
-        return grad_x, grad_weight, None
+        return grad_x, grad_weight, None, None
 
 
 def _frames(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -440,18 +481,18 @@ def _frames(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.flatten(0, -4), weight
 
 
-# The functions of `torch.nn.functional` of these names, without bias, stride and dilation, for what
+# The functions of `torch.nn.functional` of these names, without bias and dilation, for what
 # `is_faster`; results are stored channels last. torch.compile cannot look into the kernels, so a
 # compiled module runs them as they are.
 
 
 @torch.compiler.disable
-def conv2d(x: Tensor, weight: Tensor, padding: int = 0) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, padding: int = 0, stride: int = 1) -> Tensor:
     """Convolution ``x [..., C, H, W], weight [C', C, K, K] -> [..., C', H', W']``."""
-    return cast(Tensor, _Product.apply(x, weight, padding))
+    return cast(Tensor, _Product.apply(x, weight, padding, stride))
 
 
 @torch.compiler.disable
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Linear layer ``x [..., features], weight [out, features] -> [..., out]``."""
-    return cast(Tensor, _Product.apply(x, weight, 0))
+    return cast(Tensor, _Product.apply(x, weight, 0, 1))

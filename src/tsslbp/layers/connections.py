@@ -58,8 +58,8 @@ class Conv(nn.Module):
 
     Time is folded into the batch. Results are stored channels last. On a CPU an input with a time
     axis of which few values are not zero, as spikes are, is computed event by event
-    (`tsslbp.kernels.events`), except for ``impl="reference"`` and where stride, dilation or groups
-    are not 1. With `dtype` input and weights are rounded to it first.
+    (`tsslbp.kernels.events`), except for ``impl="reference"`` and where dilation or groups are not
+    1. With `dtype` input and weights are rounded to it first.
 
     Args:
         in_channels, out_channels: C and C'.
@@ -124,11 +124,11 @@ class Conv(nn.Module):
                 f"Conv expected a signal [T, N, {channels}, H, W] or images [N, {channels}, H, W], "
                 f"got shape {list(x.shape)}"
             )
-        is_plain = self.stride == self.dilation == self.groups == 1
+        is_plain = self.dilation == self.groups == 1
         if is_plain and x.ndim == 5 and _event_driven(self.impl, x, self.weight):
             from ..kernels import events
 
-            out = cast(Tensor, events.conv2d(x, self.weight, self.padding))
+            out = cast(Tensor, events.conv2d(x, self.weight, self.padding, self.stride))
         else:
             images, weight = _rounded(x, self.weight, self.dtype)
             weight = weight.to(memory_format=torch.channels_last)
