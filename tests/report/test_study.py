@@ -274,7 +274,9 @@ def test_claims_are_decided_by_their_parts(whole: Records) -> None:
     by_text = {one.judgement.claim: one for one in found}
     assert by_text["MNIST: 99.50 % with the published settings"].claim == 1
     assert by_text["MNIST: 99.50 % with the published settings"].judgement.verdict == "supported"
-    explained = "MNIST: the published settings explain why the study's accuracy is below the paper's"
+    explained = (
+        "MNIST: the published settings explain why the study's accuracy is below the paper's"
+    )
     assert by_text[explained].claim == 0
     steps = [one for one in found if one.claim == 2 and one.judgement.seen]
     assert [one.judgement.verdict for one in steps] == ["supported"]

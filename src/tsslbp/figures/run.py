@@ -33,7 +33,7 @@ CURVES = {
 Trace = tuple[int, Look]  # a neuron whose potential is drawn: its number, its line and its name
 PANELS = {  # of the layers: name of the axis, factor
     "firing_rate": ("firing rate\n(spikes per neuron and time step)", 1),
-    "warm_up": ("share in warm-up (%)", 100),
+    "warm_up": ("fraction in warm-up (%)", 100),
 }
 
 
@@ -155,7 +155,7 @@ def training_panels(
 
 
 def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
-    """Firing rate and share in warm-up of every layer, over the epochs of a run.
+    """Firing rate and fraction in warm-up of every layer, over the epochs of a run.
 
     Args:
         epochs: the records of a run's epochs, with ``"firing_rate"`` and ``"warm_up"`` by layer;

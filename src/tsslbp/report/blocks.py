@@ -41,7 +41,7 @@ class Figure:
     caption: str  # how to read it
     svg: str = ""  # the drawing, an element of HTML; empty where `image` is given
     image: bytes = b""  # the content of a file of SVG
-    file: Path | None = None  # that file, beside which the same may lie in other formats
+    file: Path | None = None  # that file; next to it there may be the same in other formats
     interactive: dict[str, Any] | None = None  # the same as plotly's ``data`` and ``layout``
     drawing: Any = field(default=None, repr=False)  # matplotlib's, for files of other formats
     webgl: bool = False  # whether the interactive one needs WebGL

@@ -203,7 +203,7 @@ def machine(result: Result) -> str:
     cpu = environment.get("cpu") or "unknown processor"
     threads, cores = environment.get("threads"), environment.get("cores")
     words = f"{cpu}, {threads} of {cores} cores" if threads and cores else cpu
-    return f"GPU beside {words}" if "device_peak_memory" in result.epochs[-1] else words
+    return f"GPU, with {words}" if "device_peak_memory" in result.epochs[-1] else words
 
 
 def reached(summary: Summary, low: float = 0.0, high: float = 100.0) -> str:

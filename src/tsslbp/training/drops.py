@@ -26,7 +26,7 @@ SIGMAS = 6.0  # standard errors; chance exceeds them once in 10^9 steps
 MINIMUM = 0.03  # of all images; ordinary runs on digits and MNIST fall by less
 RECOVERED = 0.75  # share of the loss of accuracy that has to be regained
 LEAD = 3  # steps before the drop, whose updates may have caused it
-SHARE_FLOOR = 1e-3  # smaller firing rates and shares in warm-up count as this in a ratio
+SHARE_FLOOR = 1e-3  # smaller firing rates and fractions in warm-up count as this in a ratio
 
 _CERTAIN = 2 * AFTER - 1  # steps from a drop on, until no later step can be the deeper cut
 _CONTEXT = 2 * BEFORE + _CERTAIN  # steps that must be known before the first that is judged
@@ -55,7 +55,7 @@ class Drop(Checked):
             the drop. Their updates may be its cause, while `gradient_norm` shows its effect.
         firing_rate: by layer, the last measurement before and the first from the step on, which
             may be 25 steps later (200 on a GPU); empty where it was not made yet.
-        warm_up: share in warm-up likewise, of layers that have one.
+        warm_up: fraction in warm-up likewise, of layers that have one.
         recovery: the first step from which on, over `AFTER` steps, `RECOVERED` of what was lost is
             back; None where that has not happened in the steps given.
     """
@@ -107,7 +107,7 @@ def describe(drop: Drop) -> str:
         "gradient norm": drop.gradient_norm,
         f"largest gradient norm of the {LEAD} steps before": drop.preceding_norm,
         **{f"firing rate of {layer}": change for layer, change in drop.firing_rate.items()},
-        **{f"share in warm-up of {layer}": change for layer, change in drop.warm_up.items()},
+        **{f"fraction in warm-up of {layer}": change for layer, change in drop.warm_up.items()},
     }
     name, change = max(causes.items(), key=lambda item: abs(math.log(_ratio(item[1]))))
     return (
