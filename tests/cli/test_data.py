@@ -136,7 +136,7 @@ def test_check_names_every_wrong_file(
     assert lines[idx.TEST_IMAGES].endswith("is missing")
     assert "MD5" in lines[idx.TEST_LABELS]
     assert lines[idx.TRAIN_IMAGES].endswith(": ok")
-    assert "(2 wrong); tsslbp data fetch mnist gets it again" in error
+    assert "(problems: 2); tsslbp data fetch mnist downloads it again" in error
 
 
 def test_check_of_a_folder(
@@ -165,7 +165,7 @@ def test_fetch_refuses_a_download_that_would_not_be_read(
 def test_check_of_the_reencoded_copy_says_what_is_missing(program: Program, tmp_path: Path) -> None:
     code, output, error = program("check", "cifar10-reencoded", "--data-dir", tmp_path)
     assert code == 2 and output.count("is missing") == len(cifar10.FILES)
-    assert "cifar10-reencoded is not whole (6 wrong)" in error
+    assert "cifar10-reencoded is damaged or incomplete (problems: 6)" in error
 
 
 def test_show_names_the_class_of_an_image_in_a_folder(folder: Path, program: Program) -> None:

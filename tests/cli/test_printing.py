@@ -48,9 +48,9 @@ def test_rules_and_their_differences(capsys: Printed) -> None:
     assert fourth.split() == ["D", "5", "-", "0", "-", "-", "-", "-"]
     assert len(first) == len(second) and not empty
     assert lines == [
-        "B, T = 5, against A: +5.03 points (95 % interval +4.89 to +5.18), p < 0.001: higher",
-        "C, T = 5, against A: undecided, a test needs two seeds of both",
-        "D, T = 5, against A: undecided, a test needs two seeds of both",
+        "B, T = 5, compared with A: +5.03 points (95 % interval +4.89 to +5.18), p < 0.001: higher",
+        "C, T = 5, compared with A: undecided, a test needs two seeds of each",
+        "D, T = 5, compared with A: undecided, a test needs two seeds of each",
     ]
 
 

@@ -124,7 +124,7 @@ def test_a_run_that_fails_otherwise_is_made_again(
     blocked.unlink()
     code, output, error = program(*command)
     assert (code, error) == (0, "")
-    assert "NA, T = 2, against TSSLBP: undecided, a test needs two seeds of both" in output
+    assert "NA, T = 2, compared with TSSLBP: undecided, a test needs two seeds of each" in output
 
 
 @pytest.mark.parametrize(

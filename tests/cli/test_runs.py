@@ -346,7 +346,7 @@ def test_cost_by_other_tables(program: Program, refused: Callable[..., str]) -> 
     ).total
     energy = total.spiking.energy(analysis.energy.table_of("int8"), "DRAM")
     assert f"DRAM {wording.energy(energy.memory)}" in output
-    assert "int8: 0.23 pJ a multiply-add, 0.03 pJ an addition" in output
+    assert "int8: 0.23 pJ per multiply-add, 0.03 pJ per addition" in output
     code, output, error = program("cost", "run", "--json", "--images", "2")
     assert (code, error) == (0, "")
     assert json.loads(output) == json.loads(Path("run/cost.json").read_text())

@@ -75,7 +75,7 @@ def test_one_published_number_of_a_rival_allows_no_test(groups: Callable) -> Non
     claim = Exceeds("better", "mnist-published", 99.3)
     judgement = judge(claim, groups(("mnist-published", {}, [99.49, 99.50, 99.51])))
     assert judgement.verdict == "undecided" and judgement.p is None
-    assert judgement.reason.startswith("+0.20 points (ours 95 % interval 99.48 to 99.52), but one")
+    assert judgement.reason.startswith("+0.20 points (95 % interval of ours 99.48 to 99.52), but a")
 
 
 def test_recipes_are_compared_over_the_same_seeds(groups: Callable) -> None:

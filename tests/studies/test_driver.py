@@ -565,7 +565,7 @@ def test_the_program_names_a_space_without_trials(
     Path("space.toml").write_text("[parameters]\nepochs = [1, 2]\n")
     assert cli.main(["sweep", "mine.toml", "--space", "space.toml"]) == 2
     assert capsys.readouterr().err == (
-        "error: space.toml does not say how many trials to make: give --trials\n"
+        "error: space.toml does not set the number of trials: give --trials\n"
     )
     assert not Path("runs").exists()
 

@@ -177,7 +177,7 @@ def reproduce(
         if not row.recipes:
             printing.say(f"{row.title}, T = {row.time_steps}: omitted, there is no recipe yet")
     if not names:
-        raise InvalidInput("no row of the table has a recipe, so there is nothing to reproduce")
+        raise InvalidInput("nothing to reproduce: no row of the table has a recipe")
     reports.check_packages()
     folder = where.out or Path("runs") / "reproduce"
     wanted = {name: options.experiment_of(name, settings, {"epochs": epochs}) for name in names}
