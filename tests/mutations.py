@@ -73,7 +73,12 @@ def mutated_json(content: bytes, draw: random.Random) -> bytes:
     """Another value somewhere, or a key that is missing, renamed or there twice; or other bytes."""
     if draw.random() < 0.2:
         return mutated_bytes(content, draw)
-    return _mutated(json.loads(content), draw, json.dumps, ODD_JSON).encode(errors="surrogatepass")
+    return mutated_values(json.loads(content), draw).encode(errors="surrogatepass")
+
+
+def mutated_values(value: Any, draw: random.Random, odd: list[str] = ODD_JSON) -> str:
+    """A value as JSON, with other values from `odd` in some places."""
+    return _mutated(value, draw, json.dumps, odd)
 
 
 def mutated_lines(content: bytes, draw: random.Random) -> bytes:

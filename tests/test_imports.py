@@ -19,11 +19,11 @@ import tsslbp
 PACKAGE = Path(tsslbp.__file__).parent
 FLOORS = [  # from the ground up; a room may import from the floors below its own
     {"errors", "wording", "_version"},
-    {"storage"},
+    {"storage", "reading"},
     {"checked", "toml_files", "stats", "kernels", "figures"},
-    {"rules", "losses"},
+    {"rules"},
     {"neuron", "experiment"},
-    {"layers"},
+    {"layers", "losses"},
     {"network", "models", "data", "run"},
     {"training", "studies", "export"},
     {"analysis", "report"},
@@ -31,7 +31,7 @@ FLOORS = [  # from the ground up; a room may import from the floors below its ow
     {"cli"},
     {"__main__"},
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 # Packages that are loaded for whatever is printed.
 LIGHT = {"annotated_doc", "click", "lazy_loader", "rich", "shellingham", "tsslbp", "typer"}
 EXPERIMENTS = LIGHT | {"tomli_w"}  # also for recipes

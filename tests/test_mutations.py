@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import tarfile
@@ -25,15 +27,16 @@ from tests import mutations
 from tests.data.events import event_files
 from tests.report.conftest import cost, make
 
-from tsslbp import data, toml_files, training
+from tsslbp import data, report, storage, toml_files, training
 from tsslbp.cli.drawing import figures_of_run
+from tsslbp.data import catalogue, files, frame_cache
 from tsslbp.data.events import aedat, dvs_gesture, nmnist
 from tsslbp.data.events.recording import EventSet
 from tsslbp.data.images import cifar10, idx
 from tsslbp.errors import Error, printable
 from tsslbp.experiment import Binning, Experiment, load_recipe, save
 from tsslbp.run import Run
-from tsslbp.run.results import Result
+from tsslbp.run.results import Result, read_all
 from tsslbp.studies import compare
 from tsslbp.studies.space import load_space
 from tsslbp.training.build import build_network, build_optimizer
@@ -96,6 +99,40 @@ def load_checkpoint(path: Path) -> None:
     state.restore(*run.load_checkpoint("last"), "last")
 
 
+def header_of(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header of a file of tensors, without the digests, and the bytes behind it."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    for name in storage.DIGESTS:
+        header["__metadata__"].pop(name, None)
+    return header, content[end:]
+
+
+def resealed(content: bytes, draw: random.Random) -> bytes:
+    """A file of tensors that somebody has made on purpose: its digests are right."""
+    header, rest = header_of(content)
+    metadata = header["__metadata__"]
+    key = draw.choice(sorted(metadata) + sorted(header.keys() - {"__metadata__"}) * 2)
+    if key in metadata:
+        metadata[key] = mutations.mutated_json(metadata[key].encode(), draw).decode("latin-1")
+    elif draw.random() < 0.5:
+        some = ["null", "-1", "0", "[]", "[2, 2]", '"F64"', '"I32"', '"BOOL"', "1e9", "[8, 16]"]
+        header = json.loads(mutations.mutated_values(header, draw, some))
+    else:
+        rest = mutations.mutated_bytes(rest, draw)
+    try:
+        return storage.sealed_header(header, storage.digest(rest)) + rest
+    except (KeyError, TypeError):
+        return content[:8] + json.dumps(header).encode() + rest
+
+
+def unsealed(content: bytes, draw: random.Random) -> bytes:
+    """A file of tensors as earlier versions wrote it, damaged."""
+    header, rest = header_of(content)
+    text = json.dumps(header).encode()
+    return mutations.mutated_bytes(len(text).to_bytes(8, "little") + text + rest, draw)
+
+
 def make_recipe(folder: Path) -> Path:
     save(
         replace(load_recipe("digits"), weight_scale={"conv": 2.0, "linear": 1.0}), folder / "a.toml"
@@ -156,8 +193,8 @@ def read_packed(decode: Callable[[bytes], object]) -> Callable[[Path], object]:
 
     def read(path: Path) -> object:
         md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest()}
-        entry = replace(data.catalogue.find("mnist"), md5=md5)
-        return data.files.read_packed(path, entry, 10**6, decode)
+        entry = replace(catalogue.find("mnist"), md5=md5)
+        return files.read_packed(path, entry, 10**6, decode)
 
     return read
 
@@ -212,7 +249,7 @@ def event_set() -> EventSet:
 def make_frames(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSLBP_CACHE", str(folder))
-        data.frame_cache.load(event_set(), 3, Binning(values="count"))
+        frame_cache.load(event_set(), 3, Binning(values="count"))
     (path,) = (folder / "binned").glob("*.safetensors")
     return path
 
@@ -221,7 +258,7 @@ def read_frames(path: Path) -> None:
     """A damaged cache is made again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSLBP_CACHE", str(path.parent.parent))
-        found = data.frame_cache.load(event_set(), 3, Binning(values="count"))
+        found = frame_cache.load(event_set(), 3, Binning(values="count"))
     assert found.train_images.shape == (2, 3, 2, 4, 4) and len(found.test_labels) == 1
     found.train_images.trains(), found.test_images.trains()
 
@@ -241,6 +278,44 @@ def read_nir(path: Path) -> None:
     from_nir(path)
 
 
+def mutated_nodes(content: bytes, draw: random.Random) -> bytes:
+    """A NIR file with another value, or none, or a link in some place, or another edge."""
+    import h5py
+
+    stream = io.BytesIO(content)
+    with h5py.File(stream, "r+") as file:
+        places: list[str] = []
+        file.visit(places.append)
+        for _ in range(draw.randint(1, 2)):
+            name = draw.choice([one for one in places if one in file] or ["version"])
+            old = file[name][()] if isinstance(file.get(name), h5py.Dataset) else None
+            if name in file:
+                del file[name]
+            value = draw.choice(odd_nodes())
+            if isinstance(old, np.ndarray) and old.dtype.kind in "if" and draw.random() < 0.5:
+                value = draw.choice([old[..., :1], old[None], -old, old * 1e300, old * np.nan])
+            if isinstance(old, bytes) and draw.random() < 0.5:
+                value = mutations.mutated_bytes(old, draw).replace(b"\0", b"")
+                with contextlib.suppress(ValueError):
+                    value = mutations.mutated_json(old, draw).replace(b"\0", b"")
+            file[name] = value
+    return stream.getvalue()
+
+
+def odd_nodes() -> list[Any]:
+    h5py = pytest.importorskip("h5py")
+    links = [
+        h5py.SoftLink("/"),
+        h5py.SoftLink("/node/nodes"),
+        h5py.ExternalLink("/etc/passwd", "/"),
+        h5py.ExternalLink("net.nir", "/node"),
+    ]
+    numbers = [0, -1, 1, 3, 2**62, 1e300, np.nan, np.inf, True]
+    texts = ["", "x", "\x1b[31m", "CubaLIF", "Flatten", "NIRGraph", "Conv1d", "same", "[" * 10_000]
+    arrays = [[], [0], [1, 2], [[1.0]], np.zeros((2, 0, 3)), [2**40, 2**40], ["a", "b"]]
+    return [*links, *numbers, *texts, *map(np.array, arrays[:-1]), arrays[-1]]
+
+
 def make_identity(folder: Path) -> Path:
     (folder / "sweep.json").write_text(json.dumps({"id": "a", "study": "b", "storage": "study.db"}))
     return folder / "sweep.json"
@@ -254,6 +329,12 @@ KINDS: dict[str, Kind] = {
     "diverged.json": Kind(file_of_run("diverged.json"), read_result, mutations.mutated_json),
     "steps.npz": Kind(file_of_run("steps.npz"), read_steps),
     "checkpoint": Kind(file_of_run("checkpoints/last.safetensors"), load_checkpoint),
+    "checkpoint resealed": Kind(
+        file_of_run("checkpoints/last.safetensors"), load_checkpoint, resealed
+    ),
+    "checkpoint of old": Kind(
+        file_of_run("checkpoints/last.safetensors"), load_checkpoint, unsealed
+    ),
     "recipe": Kind(make_recipe, load_recipe, mutations.mutated_toml),
     "space": Kind(make_space, read_space, mutations.mutated_toml),
     "compare.json": Kind(make_comparison, read_comparison, mutations.mutated_json),
@@ -273,6 +354,7 @@ KINDS: dict[str, Kind] = {
     "list of recordings": Kind(make_list, dvs_gesture._listed),
     "frames": Kind(make_frames, read_frames),
     "nir": Kind(make_nir, read_nir),
+    "nir within": Kind(make_nir, read_nir, mutated_nodes),
 }
 
 
@@ -306,3 +388,62 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(
 def check_line(text: str) -> None:
     assert text and "\n" not in text and len(text) < 2100
     assert text == printable(text)
+
+
+OF_RUN = ["config.toml", "environment.json", "metrics.jsonl", "cost.json", "diverged.json"]
+
+
+def test_no_run_ends_a_report_for_all(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """Runs with a damaged file each, of which many can still be read, in one report."""
+    pytest.importorskip("jinja2")
+    pytest.importorskip("scipy")
+    count, draw = min(300, pytestconfig.getoption("--mutations")), random.Random(0)
+    good = make_run(tmp_path / "runs" / "good").folder
+    for number in range(count):
+        folder = tmp_path / "runs" / str(number)
+        shutil.copytree(good, folder)
+        config = (folder / "config.toml").read_text()
+        (folder / "config.toml").write_text(config.replace("seed = 0", f"seed = {number + 1}"))
+        name = OF_RUN[number % len(OF_RUN)]
+        path = folder / name
+        path.write_bytes(KINDS[name].mutate(path.read_bytes(), draw))
+    out = tmp_path / "report.html"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        problems = report.write([tmp_path / "runs"], out)
+    assert count / 5 < len(problems) < count
+    for problem in problems:
+        check_line(problem)
+        assert str(tmp_path) in problem
+    for written in (out, out.with_suffix(".md")):
+        assert printable(written.read_text()) == written.read_text()
+
+
+def test_odd_things_in_the_place_of_files(tmp_path: Path) -> None:
+    """Folders, pipes, devices, links in a circle, holes, and names that are too long."""
+    good = make_run(tmp_path / "good").folder
+    for name in OF_RUN:
+        for kind, put in ODD_THINGS.items():
+            folder = tmp_path / f"{kind} as {name}"
+            shutil.copytree(good, folder)
+            (folder / name).unlink()
+            put(folder / name)
+            try:
+                read_result(folder / name)
+            except Error as error:
+                check_line(str(error))
+    results, problems = read_all([tmp_path, tmp_path / ("x" * 300), tmp_path / "none"])
+    assert good in [one.folder for one in results]
+    for problem in problems:
+        check_line(problem)
+
+
+ODD_THINGS: dict[str, Callable[[Path], object]] = {
+    "folder": lambda path: path.mkdir(),
+    "pipe": lambda path: os.mkfifo(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "circle": lambda path: path.symlink_to(path.name),
+    "link to nothing": lambda path: path.symlink_to("x" * 300),
+    "hole": lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 40),
+    "memory": lambda path: path.symlink_to("/proc/self/mem"),
+}

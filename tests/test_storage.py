@@ -186,3 +186,75 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(set(names) - {names[1]})
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.1.tmp", "a.tmp"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tsslbp.storage import replace_file
+folder = Path(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    replace_file(folder / "a", lambda new: new.write_bytes(b"x" * (1 + number % 5000)))
+"""
+
+
+def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    def write(new: Path) -> None:
+        new.write_bytes(b"1")
+        remove_leftovers(tmp_path)
+        assert new.read_bytes() == b"1"
+
+    replace_file(tmp_path / "a", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@needs_flock
+def test_who_looks_for_leftovers_takes_none_from_another_process(tmp_path: Path) -> None:
+    """Hundreds of writes under as many looks as fit: a file taken away would end the writer."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path), "600"]
+    looks = 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as writer:
+        while writer.poll() is None:
+            remove_leftovers(tmp_path)
+            looks += 1
+        assert writer.stderr is not None
+        assert writer.returncode == 0, writer.stderr.read()
+    assert looks > 100
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@needs_flock
+def test_what_a_killed_writer_leaves_is_removed(tmp_path: Path) -> None:
+    code = WRITER.replace("new.write_bytes(", "print(new, flush=True) or sys.stdin.read() or (")
+    command = [sys.executable, "-c", code, str(tmp_path), "1"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as writer:
+        assert writer.stdout is not None
+        left = Path(writer.stdout.readline().strip())
+        remove_leftovers(tmp_path)
+        assert left.exists()
+        writer.kill()
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_flock
+def test_leftovers_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: object, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    replace_file(tmp_path / "a", lambda new: new.write_bytes(b"1"))
+    young, old = (tmp_path / f".a.{number}.tsslbp-tmp" for number in (1, 2))
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [young, tmp_path / "a"]
+
+
+def test_a_replaced_file_has_the_usual_mode(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a", lambda new: new.write_bytes(b"1"))
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from tsslbp.figures.style import own_settings
 from tsslbp.figures.svg import svg_text
 
 if TYPE_CHECKING:
@@ -18,11 +19,9 @@ Drawing = Callable[[], "Figure"]
 
 def files(drawings: Mapping[str, Drawing]) -> dict[str, bytes]:
     """SVG and PDF of every figure, by file name."""
-    from matplotlib import rc_context
-
     found: dict[str, bytes] = {}
     for name, draw in drawings.items():
-        with rc_context({"font.size": FONT, "axes.linewidth": 0.6, "pdf.fonttype": 42}):
+        with own_settings({"font.size": FONT, "axes.linewidth": 0.6, "pdf.fonttype": 42}):
             text = svg_text(draw(), name, name.replace("-", " "))
             content = io.BytesIO()
             # The date would make other bytes each time; the figure is drawn anew for each format.

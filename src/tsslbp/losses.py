@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from .checked import SHARE, check_number, check_whole
 from .errors import InvalidInput
+from .neuron.settings import check_dense
+from .neuron.tracing import can_look_at
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
 MEANS = ("softmax", "tet")  # losses that are means over the batch; the others are sums
@@ -214,6 +216,7 @@ def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None
         tensor = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"labels must be class numbers [N], got {labels!r:.80}") from error
+    check_dense("labels", tensor)
     if tensor.dtype == torch.int64 or tensor.numel() == 0:
         return tensor.long()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -223,13 +226,14 @@ def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None
 
 def _checked(psc: Tensor, labels: Tensor | Sequence[int]) -> Tensor:
     """Return the labels as int64; raise `InvalidInput` where they do not fit the PSC."""
+    check_dense("the PSC", psc)
     labels = as_labels(labels, psc.device)
     if psc.ndim != 3 or labels.shape != psc.shape[1:2]:
         raise InvalidInput(
             f"expected a PSC [T, N, classes] and labels [N], "
             f"got {tuple(psc.shape)} and {tuple(labels.shape)}"
         )
-    if labels.device.type == "cpu" and len(labels):  # on a GPU the check would stall the queue
+    if can_look_at(labels) and len(labels):  # on a GPU the check would stall the queue
         low, high = cast("tuple[Tensor, Tensor]", labels.aminmax())
         if low < 0 or high >= psc.shape[2]:
             wrong = int(low if low < 0 else high)

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and read within bounds; digests; locks.
+"""Files that are replaced whole or not at all, their digests, and locks between processes.
 
 All that the program writes goes through `write_file`, `replace_file` or `append_lines`, so that a
 kill or a full disk at any moment leaves either the earlier contents or the new ones.
@@ -13,23 +13,16 @@ import hashlib
 import json
 import mmap
 import os
-import re
 import secrets
-import stat
 import sys
 import threading
-import zipfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from .errors import RunError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-MOST_TEXT = 1 << 26  # bytes of a file of records, of settings or of code that is read
 
 _LOCK = ".lock"  # in a folder that one process at a time may write to
 _HELD: set[tuple[int, Path]] = set()  # folders that threads of this process hold
@@ -39,16 +32,14 @@ PART = 1 << 22  # bytes that are digested in one go
 
 _METADATA = "__metadata__"
 _LENGTH = 8  # bytes that hold the header's length
+_LONGEST_HEADER = 10**8  # bytes, as safetensors has it
 _BLOCK = 1 << 16  # bytes in which the end of a line is looked for
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+_YOUNG = 3600  # seconds in which a temporary file may be under way that cannot be locked
 _PATIENCE = 0.05  # seconds: whoever looks whether a lock is held has it for an instant
 _EVERYONE = 0o666  # a lock file is empty, and users who share a folder take turns
-TOO_DEEP = "it is nested too deeply"
-_DEEPEST = 32  # tables and lists within each other
-_LONG_NUMBER = re.compile(rb"\d{19}")  # of digits; others fit into 64 bits
-_LARGE, _PACKED = 1 << 30, 250  # bytes of arrays, and of how many of them one packed byte may speak
 
 
 @contextlib.contextmanager
@@ -177,10 +168,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     own = f"{os.getpid()}-{secrets.token_hex(4)}"  # processes of other machines may have the number
     temporary = path.with_name(f".{path.name}.{own}{_TEMPORARY_SUFFIX}")
     try:
-        write(temporary)
-        _put_on_disk(temporary)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with _in_use(temporary):
+            write(temporary)
+            _put_on_disk(temporary)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     except OSError as error:
         raise RunError(write_error(path, error)) from error
     finally:
@@ -265,7 +257,7 @@ def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     length = int.from_bytes(file.read(_LENGTH), "little")
-    if not 0 < length <= size - _LENGTH:
+    if not 0 < length <= min(size - _LENGTH, _LONGEST_HEADER):
         raise ValueError(f"{DAMAGED}, or no safetensors file")
     try:
         header: dict[str, Any] = json.loads(file.read(length))
@@ -279,119 +271,6 @@ def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
     if own != digest(_canonical({**header, _METADATA: unsealed})):
         raise ValueError(f"{DAMAGED}: its header has another digest than it says")
     return header, data_digest
-
-
-def read_whole(path: Path, most: int = MOST_TEXT) -> bytes:
-    """Return the content of a file of at most `most` bytes, since a hole costs nothing on a disk.
-
-    Raises:
-        OSError: it cannot be read, holds more, or is a device, which may have no end.
-    """
-    check_plain(path)
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise OSError(errno.EFBIG, f"it holds {size:,} bytes, more than {most:,}", str(path))
-        return file.read(size)
-
-
-def check_plain(path: Path) -> None:
-    """Raise `OSError` where there is no such file, or it is a device or pipe, which never ends."""
-    try:
-        mode = path.stat().st_mode
-    except ValueError as error:  # a name that no file can have
-        raise OSError(errno.EINVAL, str(error), str(path)) from None
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says that it is one
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-
-
-def parse_json(content: bytes) -> Any:
-    """Return a value of JSON; a whole number of more than 64 bits is a float, perhaps infinite.
-
-    Raises:
-        ValueError: it is no JSON, or nested too deeply.
-    """
-    parse_int = _whole if _LONG_NUMBER.search(content) else None
-    try:
-        value = json.loads(content, parse_int=parse_int)
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    if content.count(b"[") + content.count(b"{") > _DEEPEST:
-        check_depth(value)
-    return value
-
-
-def check_depth(value: Any) -> None:
-    """Raise `ValueError` where tables and lists lie in each other deeper than anything needs."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        inner = (one.values() if isinstance(one, dict) else one for one in level)
-        level = [one for some in inner for one in some if isinstance(one, (dict, list))]
-    if level:
-        raise ValueError(TOO_DEEP)
-
-
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) < 20 else float(digits)
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """Return the object that a file of JSON holds, as `parse_json` reads it.
-
-    Raises:
-        RunError: it cannot be read, or holds no object.
-    """
-    try:
-        value = parse_json(read_whole(path))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise RunError(f"cannot read {path}: {reason or error}") from error
-    if not isinstance(value, dict):
-        raise RunError(f"cannot read {path}: expected a JSON object")
-    return value
-
-
-def read_arrays(
-    path: Path, choose: Callable[[list[str]], Iterable[str]] = list
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Return arrays of a ``.npz`` file, from which nothing is unpickled.
-
-    Args:
-        path: of the file.
-        choose: which of the names in it are meant.
-
-    Raises:
-        ValueError: it is damaged, holds anything but arrays of numbers, or more than it can.
-        OSError: it cannot be opened. `choose` may raise its own.
-    """
-    import numpy as np
-
-    check_plain(path)
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            raise ValueError("it does not begin as an archive of arrays does")
-        try:
-            archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
-        except Exception as error:  # of many kinds, NumPy's and zipfile's
-            raise ValueError(_in_line(error)) from error
-        with archive:
-            held = os.fstat(file.fileno()).st_size
-            members: list[zipfile.ZipInfo] = archive.zip.infolist()  # type: ignore[union-attr]
-            size = sum(member.file_size for member in members)
-            if size > max(_LARGE, _PACKED * held):
-                raise ValueError(f"it speaks of {size:,} bytes, and holds {held:,}")
-            names = choose(archive.files)
-            try:
-                arrays = {name: archive[name] for name in names}
-            except Exception as error:
-                raise ValueError(_in_line(error)) from error
-    if not all(isinstance(values, np.ndarray) for values in arrays.values()):
-        raise ValueError("it holds something that is not an array")
-    return arrays
-
-
-def _in_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -413,12 +292,45 @@ def write_error(path: Path, error: OSError) -> str:
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files that killed writers of the file `name`, or of any, have left.
 
-    Only for who holds the lock of these files, since other processes may be writing them.
+    Those that a process is writing stay: it holds their locks, which end with it.
     """
+    import filelock
+
     file = "*" if name is None else glob.escape(name)
     for path in folder.glob(f".{file}.*{_TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, filelock.Timeout), _in_use(path):
             path.unlink()
+
+
+@contextlib.contextmanager
+def _in_use(temporary: Path) -> Iterator[None]:
+    """Hold the lock of a temporary file, which is made where there is none, until this ends.
+
+    To make and to lock it are two steps; who finds it gone between them makes it again. Windows
+    removes no file that is open, and without locks the youngest leftovers are left alone.
+
+    Raises:
+        filelock.Timeout: a process is writing it.
+        OSError: it cannot be made.
+    """
+    import filelock
+
+    if sys.platform == "win32":
+        yield
+        return
+    is_new = not temporary.exists()
+    lock = filelock.FileLock(temporary, -1 if is_new else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        if not is_new and time.time() - temporary.stat().st_mtime < _YOUNG:
+            raise filelock.Timeout(str(temporary)) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _put_on_disk(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import InvalidInput, nearest
-from .storage import TOO_DEEP, check_depth, read_whole
+from .reading import TOO_DEEP, check_depth, read_whole
 
 MOST = 1 << 20  # bytes of a file
 _MOST_PARTS = 32  # of a key

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 import tsslbp
-from tsslbp import analysis, data, experiment, storage, training, wording
+from tsslbp import analysis, data, experiment, figures, storage, training, wording
 from tsslbp.cli import printing
 from tsslbp.data import DataSet, Frames, Images, catalogue
 from tsslbp.data.images import cifar10
@@ -373,6 +373,17 @@ def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.Mon
     assert code == 0
     assert "pip install 'tsslbp[figures]'" in output
     assert not Path("run/picture.png").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_fails_no_run(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no such\nfont")
+
+    monkeypatch.setattr(figures.run, "draw_raster", fails)
+    code, output, _ = program("train", "mine.toml", "--epochs", "1", "--out", "run")
+    assert code == 0 and "no picture: no such font\n" in output
 
 
 def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,15 @@ class TestLoadRecipe:
         path = self.write(tmp_path, 'data = "mine.npz"\nnetwork = "300"\n')
         assert load_recipe(path).data == str(tmp_path / "mine.npz")
 
+    def test_a_link_to_images_has_its_own_name(self, tmp_path: Path) -> None:
+        """A store may call files by their digests; the suffix says what they are."""
+        (tmp_path / "store").mkdir()
+        for name, target in (("mine", "store/1f3a"), ("second", "store/a.npz")):
+            (tmp_path / f"{name}.npz").symlink_to(tmp_path / target)
+            path = self.write(tmp_path, f'data = "{name}.npz"\nnetwork = "300"\n')
+            expected = target if target.endswith(".npz") else f"{name}.npz"
+            assert load_recipe(path).data == str(tmp_path / expected)
+
     def test_an_absolute_path_stays(self, tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere" / "mine.npz"
         path = self.write(tmp_path, f"data = '{elsewhere}'\nnetwork = '300'\n")

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from numba.core import caching
 from numba.core.caching import NullCache
 from numba.core.registry import cpu_target
 
@@ -262,6 +263,21 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
     compiled._warn_no_cache.cache_clear()
     with pytest.warns(RuntimeWarning, match="each process compiles them again"):
         assert kernel()(double)(2) == 4
+
+
+def test_without_a_home_the_current_folder_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither ``HOME`` nor an entry of the user's: as in many containers."""
+    for name in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    monkeypatch.setattr(caching.InTreeCacheLocator, "from_function", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    compiled._warn_no_cache.cache_clear()
+    with pytest.warns(RuntimeWarning, match="each process compiles them again"):
+        assert kernel()(double)(2) == 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_of_earlier_states_are_removed_but_for_the_last(cache: Path) -> None:

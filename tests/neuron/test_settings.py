@@ -1,17 +1,20 @@
 """A neuron's constants and a layer's settings as checked values."""
 
 import math
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import tsslbp
-from tsslbp import TSSLBP, Neuron, layers, losses
+from tsslbp import TSSLBP, Neuron, data, layers, losses, neuron
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment
-from tsslbp.neuron import IMPLEMENTATIONS, NeuronLayer
+from tsslbp.layers import LIF, connections
+from tsslbp.neuron import IMPLEMENTATIONS, NeuronLayer, reference
 
 
 def test_the_defaults_are_those_of_the_public_functions() -> None:
@@ -41,7 +44,8 @@ def test_values_do_not_change() -> None:
     ("constants", "words"),
     [
         ({"tau_m": 0.5}, "tau_m must be at least 1 time step .* got 0.5"),
-        ({"tau_m": math.inf}, "tau_m must be finite, got inf .a neuron without leak."),
+        ({"tau_m": math.inf}, "tau_m must be finite, got inf; 1e9 is a neuron"),
+        ({"tau_s": math.inf}, "tau_s must be finite, got inf: such a synapse passes nothing on"),
         ({"tau_s": 0.99}, "tau_s must be at least 1 time step .* got 0.99"),
         ({"tau_s": math.nan}, "tau_s must be at least 1 time step .* got nan"),
         ({"threshold": 0.0}, "threshold must be a positive number, got 0.0"),
@@ -151,3 +155,48 @@ def test_a_constant_that_would_not_be_trained_is_refused(place: str, kind: str) 
 def test_a_constant_may_be_any_number(place: str) -> None:
     for value in (2, 2.0, np.float64(2.0)):
         PLACES[place](value)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference", "cpu"])
+def test_a_window_that_is_higher_than_the_picture(impl: str) -> None:
+    with pytest.raises(InvalidInput, match=r"its window fit into images .* pool=3"):
+        LIF(pool=3, impl=impl)(torch.ones(2, 1, 1, 2, 8))
+
+
+SPARSE: list[Callable[[Tensor], object]] = [
+    tsslbp.lif,
+    tsslbp.spikes,
+    tsslbp.psc,
+    LIF(pool=2),
+    layers.Conv(2, 3, 3),
+    layers.Linear(8, 3),
+    layers.BatchNorm(2),
+    layers.NeuNorm((2, 8, 8)),
+    layers.SumPool(2),
+    layers.AvgPool(),
+    layers.MaxPool(2),
+    layers.RowDropout(0.5),
+    tsslbp.Network("4", (2, 8, 8), 2, time_steps=3),
+    lambda x: losses.softmax(x, torch.tensor([0])),
+    lambda x: losses.as_labels(x),
+    lambda x: data.DataSet("mine", x[:, 0], [0] * 3, x[:, 0], [0] * 3, 2),
+    lambda x: data.normalise(x[:, 0], 0.5, 0.5),
+]
+
+
+@pytest.mark.parametrize("call", SPARSE)
+def test_tensors_that_are_not_dense(call: Callable[[Tensor], object]) -> None:
+    with pytest.raises(InvalidInput, match="must be a dense tensor, got layout sparse_coo"):
+        call(torch.ones(3, 1, 2, 8, 8).to_sparse())
+
+
+def test_numba_that_may_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NUMBA_DISABLE_JIT=1 the reference stands in; who asks for the kernels is told."""
+    net, x = nn.Sequential(layers.Linear(8, 3), LIF()), torch.ones(2, 1, 8)
+    expected = net(x)
+    monkeypatch.setattr(neuron, "COMPILES", False)
+    monkeypatch.setattr(connections, "COMPILES", False)
+    monkeypatch.setattr(neuron, "_module", lambda name: {"reference": reference}[name])
+    assert torch.equal(net(x), expected)
+    with pytest.raises(InvalidInput, match=r"NUMBA_DISABLE_JIT.*impl='reference' does without"):
+        LIF(impl="cpu")(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -11,7 +10,7 @@ import typer
 
 from .. import data, figures
 from ..errors import DataError, InvalidInput, require
-from ..storage import write_file, writing
+from ..storage import writing
 from . import printing, progress
 from .options import DataDir, argument, completing, option
 
@@ -155,7 +154,6 @@ def show(
     printing.print_note(note)
     for line in facts:
         printing.say(line)
-    title = title.replace("$", r"\$")  # no formula
     if facts:
         _save(
             path,
@@ -244,14 +242,12 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
     """Write the picture, unless only the animation is wanted, and the animation next to it."""
     moving = path.with_suffix(".gif")
     written = [path] if animation is None or path == moving else [path, moving]
-    with writing(path), tempfile.TemporaryDirectory() as folder:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
             figures.svg.save_svg(figure, path, path.stem)
         elif path.suffix == ".png":
             figures.svg.save_png(figure, path, dpi=150)
         if animation is not None:
-            whole = Path(folder) / "animation.gif"  # the writer knows the format by the name
-            animation.save(whole, writer="pillow")
-            write_file(moving, whole.read_bytes())
+            figures.svg.save_gif(animation, moving)
     printing.say(f"picture in {' and '.join(map(str, written))}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from .. import analysis, data, figures, training
 from .. import network as networks
 from .. import run as run_folder
-from ..errors import RunError
 from . import options, printing
 
 if TYPE_CHECKING:
@@ -23,6 +22,18 @@ if TYPE_CHECKING:
 
 def draw_picture(run: Run, trained: Training) -> None:
     """Draw a test image's spikes and the training curve into the run's folder."""
+    path = run.folder / "picture.png"
+    try:
+        figures.svg.save_png(_picture(run, trained), path, dpi=120)
+    except ImportError:
+        printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
+    except Exception as error:  # whatever it is, the run is trained
+        printing.say(f"no picture: {' '.join(str(error).split()) or type(error).__name__}")
+    else:
+        printing.say(f"picture in {path}")
+
+
+def _picture(run: Run, trained: Training) -> Figure:
     from ..losses import predict
 
     net, data_set = trained.net, trained.data
@@ -31,23 +42,14 @@ def draw_picture(run: Run, trained: Training) -> None:
     image = data_set.test_images[:1]
     pixels = data.normalise(image, run.experiment.mean, run.experiment.std)
     pixels = pixels.to(training.device_of(net))
-    path = run.folder / "picture.png"
-    try:
-        figure = figures.run.run_picture(
-            analysis.inspection.picture(image),
-            int(data_set.test_labels[0]),
-            int(predict(net(pixels).detach())),
-            {name: trace.spikes.cpu().numpy() for name, trace in net.trace(pixels).items()},
-            run.epochs(),
-            data_set.class_names,
-        )
-        figures.svg.save_png(figure, path, dpi=120)
-    except ImportError:
-        printing.say("no picture, because matplotlib is missing: pip install 'tsslbp[figures]'")
-    except RunError as error:
-        printing.say(f"no picture: {error}")
-    else:
-        printing.say(f"picture in {path}")
+    return figures.run.run_picture(
+        analysis.inspection.picture(image),
+        int(data_set.test_labels[0]),
+        int(predict(net(pixels).detach())),
+        {name: trace.spikes.cpu().numpy() for name, trace in net.trace(pixels).items()},
+        run.epochs(),
+        data_set.class_names,
+    )
 
 
 def figures_of_run(run: Run) -> dict[str, Figure]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checked import as_whole, check_whole
 from ..errors import InvalidInput
 from ..losses import as_labels
+from ..neuron.settings import check_dense
 from .frames import Frames
 
 Images = Tensor | Frames
@@ -61,6 +62,8 @@ class DataSet:
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
             if isinstance(images, np.ndarray):
                 images = torch.from_numpy(images)
+            if isinstance(images, Tensor):
+                check_dense(f"{self.name}: {part}_images", images)
             labels = as_labels(labels)
             if labels.ndim != 1 or len(labels) != len(images):
                 raise InvalidInput(
@@ -175,6 +178,7 @@ def channel_statistics(
                 f"{std}"
             )
         return shift.reshape(-1, 1, 1), scale.reshape(-1, 1, 1)
+    check_dense("images", images)
     if images.dim() != 4:
         raise InvalidInput(f"images must be [N, C, H, W], got shape {list(images.shape)}")
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -326,7 +330,7 @@ def _items(what: str, items: Any) -> tuple[Tensor, Tensor]:
 def _image(image: Any) -> Tensor:
     """An image as a tensor ``[C, H, W]``, uint8 or float32."""
     if isinstance(image, Tensor):
-        tensor = image
+        check_dense("an image", tensor := image)
     else:
         pixels = np.array(image)
         tensor = torch.from_numpy(np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else pixels)

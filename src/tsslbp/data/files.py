@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError
-from ..storage import read_whole
+from ..reading import read_whole
 from .catalogue import Entry
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def require_file(entry: Entry, file: str, data_dir: Path | None) -> Path:
     if folder is None:
         return download(entry, file, cache_folder())
     path = folder / entry.folder / file
-    if not path.exists():
-        missing = path if folder.is_dir() else f"the folder {folder}"
+    if not os.path.lexists(path):
+        missing = path if os.path.isdir(folder) else f"the folder {folder}"
         raise DataError(
             f"{missing} is missing: put {entry.url}{file} into {path.parent}, or leave out "
             f"--data-dir and {VARIABLE}, and tsslbp downloads the data"
@@ -104,7 +104,7 @@ def find_folder(entry: Entry, data_dir: Path | None, part: str = "") -> Path | N
     """Return the folder of a set in the folder given, or a part of it; None where there is none."""
     given = given_folder(data_dir)
     folders = (given / name / part for name in entry.folders) if given else ()
-    return next((folder for folder in folders if folder.is_dir()), None)
+    return next((folder for folder in folders if os.path.isdir(folder)), None)
 
 
 def require_folder(entry: Entry, data_dir: Path | None) -> Path:
@@ -141,7 +141,7 @@ def locate(entry: Entry, data_dir: Path | None) -> Path | None:
     if entry.origin == "hand" and given_folder(data_dir) is None:
         return None
     sums = _sums(entry, data_dir)
-    if not all(path.is_file() for path in sums):
+    if not all(os.path.isfile(path) for path in sums):
         return None
     path, (algorithm, expected) = list(sums.items())[-1]
     if algorithm == "sha1" and checksum(read(path), algorithm) != expected:
@@ -244,7 +244,7 @@ def checksum(content: bytes, algorithm: Literal["md5", "sha1"]) -> str:
 def check_files(entry: Entry, data_dir: Path | None) -> Iterator[Finding]:
     """Compare the files of a set of images with the official checksums, one after the other."""
     for path, (algorithm, expected) in _sums(entry, data_dir).items():
-        problem = None if path.is_file() else "is missing"
+        problem = None if os.path.isfile(path) else "is missing"
         try:
             if not problem:
                 verify(read(path), algorithm, expected)

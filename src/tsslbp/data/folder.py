@@ -16,6 +16,7 @@ Pillow reads the files (extra ``images``; matplotlib brings it along).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest, require
-from ..storage import check_plain
+from ..reading import check_plain
 from .dataset import DataSet, hold_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -43,7 +44,7 @@ def load(path: Path) -> DataSet:
         InvalidInput: Pillow is missing.
     """
     require("a folder of images needs", "images", "PIL")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(f"there is no folder {path}")
     parts = _folders(path)
     if not {"train", "test"} & set(parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def load(
         DataError: a file is missing, damaged or not what its name says, or cannot be downloaded.
     """
     others = ", or the path of a .npz file, or of a folder of images with a slash at its end"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         others = f"; the folder of that name is {name}/"
     entry = None if is_path(name) else catalogue.find(name, others)
     if entry is not None and entry.kind == "events":

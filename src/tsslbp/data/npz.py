@@ -17,6 +17,7 @@ ones, and of every class its share. Arrays of other names are ignored. Nothing i
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from ..storage import read_arrays
+from ..reading import read_arrays
 from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
@@ -122,7 +123,7 @@ def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
 
 def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
     """Return the arrays that are wanted, or by default mean something here: two, or four."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
     try:
         if not zipfile.is_zipfile(path):

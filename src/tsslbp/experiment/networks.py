@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, final
 
 from ..checked import as_number, as_whole
 from ..errors import InvalidInput
-from ..storage import read_whole
+from ..reading import read_whole
 
 SHIPPED = ("sew_resnet", "vgg")  # functions of `tsslbp.models`
 AT_HAND = "module:"  # and the name of a class: a module that a script gave to `tsslbp.fit`

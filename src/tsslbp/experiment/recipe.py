@@ -61,12 +61,12 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
             or the key), or the network's file lies outside of its folder.
     """
     path = Path(name_or_path)
-    if (path / "config.toml").is_file():
+    if os.path.isfile(path / "config.toml"):
         raise InvalidInput(
             f"{path} is the folder of a run: tsslbp resume {path} continues it, tsslbp train "
             f"{path / 'config.toml'} trains another one by its settings"
         )
-    is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and path.is_dir()
+    is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and os.path.isdir(path)
     if path.suffix == ".npz" or is_folder:
         raise InvalidInput(
             f"{path} holds data, not a recipe: write a .toml file with the line "
@@ -267,7 +267,13 @@ def is_path(data: str) -> bool:
 
 
 def _absolute(data: str, folder: Path) -> str:
-    return str((folder / data).resolve()) if is_path(data) else data
+    """The absolute path to data: of a link that of its target, unless it alone ends in ``.npz``."""
+    if not is_path(data):
+        return data
+    path = folder / data
+    whole = os.path.realpath(path)
+    is_named = path.suffix == ".npz" and not whole.endswith(".npz")
+    return os.path.join(os.path.realpath(path.parent), path.name) if is_named else whole
 
 
 def _placed(network: str, folder: Path) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, InvalidInput, require
+from ..checked import check_whole
+from ..errors import DataError, Error, InvalidInput, require
 from ..layers import LIF, AvgPool, Conv, Linear, SumPool
-from ..network import Network
+from ..network import Network, plan
 from ..neuron import Neuron
+from ..reading import check_claim, check_plain, parse_json
 from ..rules import TSSLBP, Rule, from_config
 from .nir_writer import DT, NETWORK, OUTPUT, POOL, POOL_SCALE, Array, spread
 
@@ -68,17 +70,48 @@ def from_nir(
     require("NIR needs", "exchange", "nir")
     graph = source if not isinstance(source, str | Path) else _read(Path(source))
     metadata = dict(graph.metadata)
-    recorded = json.loads(metadata[NETWORK]) if NETWORK in metadata else {}
-    if time_steps is None and "time_steps" in metadata:
-        time_steps = int(metadata["time_steps"])
-    if rule is None:
-        rule = from_config(recorded["rule"]) if recorded else TSSLBP()
-    reader = _Reader(graph, dt, time_steps, rule)
+    with _naming("the graph's metadata"):
+        recorded = _recorded(metadata)
+        if time_steps is None and "time_steps" in metadata:
+            time_steps = check_whole("time_steps", int(metadata["time_steps"]))
+        if rule is None:
+            rule = from_config(recorded["rule"]) if recorded else TSSLBP()
+    with _naming("the graph"):
+        reader = _Reader(graph, dt, time_steps, rule)
     for name in reader.order:
-        reader.read(name, metadata.get(OUTPUT) == "psc")
-    if recorded and (net := reader.network(recorded)):
-        return net
-    return reader.module()
+        with _naming(f"node {name!r}"):
+            reader.read(name, metadata.get(OUTPUT) == "psc")
+    with _naming("the graph's metadata"):
+        net = reader.network(recorded) if recorded else None
+    return net or reader.module()
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Raise `InvalidInput` that names a part of a graph whose values are of other kinds than NIR's.
+
+    A file may hold anything under any name.
+    """
+    try:
+        yield
+    except Error:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError) as error:
+        raise InvalidInput(f"{what} cannot be read: {type(error).__name__}: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidInput(f"{what} cannot be read: {reason}") from error
+
+
+def _recorded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_nir` has written of a `Network`; empty for other graphs."""
+    if NETWORK not in metadata:
+        return {}
+    text = metadata[NETWORK]
+    recorded = parse_json(text if isinstance(text, bytes) else str(text).encode())
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{NETWORK} is no table")
+    return recorded
 
 
 @final
@@ -176,6 +209,12 @@ class _Reader:
         if len(neurons) != 1:
             return None
         changed = {"rule": self.rule, "time_steps": self.time_steps}
+        layers = ("description", "input_shape", "classes", "padding")
+        described = plan(**{key: recorded[key] for key in layers if key in recorded})
+        if sum(one.parameters for one in described) > sum(
+            one.weight.numel() for one in self.connections
+        ):
+            return None
         net = Network(**recorded | changed, neuron=neurons.pop())
         connections = [layer.connection for layer in net.spiking_layers]
         shapes = [[one.weight.shape for one in each] for each in (connections, self.connections)]
@@ -335,6 +374,8 @@ def _read(path: Path) -> NIRGraph:
     import nir
 
     try:
+        check_plain(path)
+        _check_size(path)
         graph = nir.read(path, type_check=False)  # peers' files may leave shapes out
     except Exception as error:  # h5py's and nir's own, of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -342,6 +383,28 @@ def _read(path: Path) -> NIRGraph:
     if not isinstance(graph, nir.NIRGraph):
         raise DataError(f"{path} holds a {type(graph).__name__}, not a NIR graph")
     return graph
+
+
+def _check_size(path: Path) -> None:
+    """Raise `ValueError` where a file leads to others, or speaks of far more than it holds."""
+    import h5py
+
+    with h5py.File(path) as file:
+        sizes: list[int] = []
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Group):
+                for key in item:
+                    if not isinstance(item.get(key, getlink=True), h5py.HardLink):
+                        raise ValueError(f"{name}/{key} is a link")
+            elif item.external or item.is_virtual:
+                raise ValueError(f"{name} lies in another file")
+            else:
+                sizes.append(item.nbytes)
+
+        visit("", file)
+        file.visititems(visit)
+    check_claim(sum(sizes), path.stat().st_size)
 
 
 def _shape_of(node: Any) -> Shape:

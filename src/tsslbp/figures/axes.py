@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import Array, lowest_shown
+from .style import Array, label, lowest_shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,9 @@ def hyperparameter_axis(
     axes.set_yscale("log" if log else "linear")
     _set_range(axes, numbers, log, 0.2 if len(given) < len(values) else 0.05)
     if names:
-        shortened = [textwrap.shorten(name, CATEGORY_CHARACTERS, placeholder="…") for name in names]
+        shortened = [
+            label(textwrap.shorten(name, CATEGORY_CHARACTERS, placeholder="…")) for name in names
+        ]
         axes.set_yticks(range(len(names)), shortened)
     else:
         number_axis(axes, numbers, log)

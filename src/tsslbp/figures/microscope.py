@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import PALETTE, Array, colour, new_figure, place_legend, write_cell
+from .style import (
+    PALETTE,
+    Array,
+    colour,
+    label,
+    new_figure,
+    own_settings,
+    place_legend,
+    write_cell,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 PANELS = 4  # layers side by side
 
 
+@own_settings()
 def microscope(
     widths: Sequence[float],
     truth: Mapping[str, Mapping[str, Array]],
@@ -52,7 +62,7 @@ def microscope(
         above, below = panels[2 * band, column], panels[2 * band + 1, column]
         _draw_truth(above, widths, truth[layer])
         above.set_ylim(max(low, -1) - 0.05, min(high, 1.5) + 0.05)  # equal, to compare layers
-        above.set_title(f"{layer}\ncontrol {control[layer]:.3f}", fontsize="medium")
+        above.set_title(f"{label(layer)}\ncontrol {control[layer]:.3f}", fontsize="medium")
         _draw_between(below, between[layer])
         if column == 0:
             above.set_ylabel("cosine with the truth")
@@ -78,7 +88,7 @@ def _draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array
             marker="o",
             markersize=3,
             linewidth=1,
-            label=f"{index + 1}  {rule}",
+            label=label(f"{index + 1}  {rule}"),
         )
     axes.axhline(1, color="0.7", linewidth=0.8)
     axes.set_xticks(widths, [f"{width:g}" for width in widths])

@@ -37,6 +37,7 @@ PANELS = {  # of the layers: name of the axis, factor
 }
 
 
+@style.own_settings()
 def run_picture(
     image: Array,
     label: int,
@@ -62,10 +63,11 @@ def run_picture(
     draw_training(right, epochs)
     notes = dict.fromkeys(one["note"] for one in epochs if one.get("note"))
     if notes:
-        figure.suptitle("; ".join(notes), fontsize="medium")
+        figure.suptitle(style.label("; ".join(notes)), fontsize="medium")
     return figure
 
 
+@style.own_settings()
 def training_curves(
     curves: Mapping[str, tuple[Array, Array]], drops: Mapping[str, Sequence[float]] | None = None
 ) -> Figure:
@@ -91,7 +93,7 @@ def training_curves(
         for index, (name, (steps, values)) in enumerate(averaged.items()):
             marker = "o" if len(steps) == 1 else None  # a line of one point cannot be seen
             look = style.line_style(index) | {"marker": marker, "linewidth": 1.3}
-            axes.plot(steps, values, label=name, **look)
+            axes.plot(steps, values, label=style.label(name), **look)
     else:
         _draw_coloured(figure, list(averaged.values()))
     marks = [
@@ -111,6 +113,7 @@ def training_curves(
     return figure
 
 
+@style.own_settings()
 def training_panels(
     curves: Mapping[str, tuple[Array, Array]],
     drops: Mapping[str, Sequence[tuple[float, float]]] | None = None,
@@ -142,7 +145,7 @@ def training_panels(
             axes.plot([step], [depth], "v", color="black", markersize=4, markerfacecolor="white")
         lowest = min(lowest, *percent[len(percent) // 20 :], *depths)
         highest = max(highest, *percent)
-        axes.set_title(name, fontsize="small")
+        axes.set_title(style.label(name), fontsize="small")
         axes.xaxis.set_major_locator(MaxNLocator(3))
         style.quiet(axes)
     for axes in panels.flat[len(curves) :]:
@@ -154,6 +157,7 @@ def training_panels(
     return figure
 
 
+@style.own_settings()
 def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     """Firing rate and fraction in warm-up of every layer, over the epochs of a run.
 
@@ -169,7 +173,8 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         for index, layer in enumerate(layers):
             raw = [(one.get(key) or {}).get(layer) for one in epochs]
             values = factor * np.array(raw, float)  # None becomes NaN
-            axes.plot(numbers, values, label=layer, marker=marker, **style.line_style(index))
+            look = style.line_style(index)
+            axes.plot(numbers, values, label=style.label(layer), marker=marker, **look)
         if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
             axes.set_axis_off()
             style.write_in_middle(axes, f"no {key.replace('_', ' ')} in these records")
@@ -180,6 +185,7 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@style.own_settings()
 def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
     """How often each class was taken for which; the errors are coloured, the diagonal is not.
 
@@ -225,6 +231,7 @@ def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
     return figure
 
 
+@style.own_settings()
 def image_trace(
     image: Array,
     label: int | None,
@@ -264,12 +271,13 @@ def image_trace(
             else _most_active(train, potentials[layer])
         )
         _draw_potentials(axes, train, potentials[layer], chosen, thresholds[layer])
-        axes.set_ylabel(f"{layer}\npotential")
+        axes.set_ylabel(f"{style.label(layer)}\npotential")
     for axes in figure.axes[-2:]:
         axes.set_xlabel("time step (dots: spikes, dashed: threshold)")
     return figure
 
 
+@style.own_settings()
 def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> Figure:
     """Weights, and the magnitudes of their gradients, of every layer.
 
@@ -290,7 +298,7 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
             title = f"{np.size(values):,} weights, sd {finite.std():.3g}"
         else:
             title = "no finite weights"
-        left.set_title(f"{layer}: {title}", fontsize="medium")
+        left.set_title(f"{style.label(layer)}: {title}", fontsize="medium")
         left.set_ylabel("weights")
         _draw_magnitudes(right, layer, np.ravel(gradients[layer]))
     for axes in panels.flat:
@@ -301,6 +309,7 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
     return figure
 
 
+@style.own_settings()
 def raster(spikes: Mapping[str, Array], class_names: Sequence[str] = ()) -> Figure:
     """Spikes of all layers over time, as `draw_raster` draws them."""
     figure, axes = style.new_axes(1.4 + 0.9 * len(spikes))
@@ -342,7 +351,7 @@ def draw_raster(
     step_count = len(trains[0])
     axes.set(xlim=(0.5, step_count + 0.5), ylim=(-gap, len(trains) - gap), xlabel="time step")
     axes.set_xticks(range(1, step_count + 1, max(1, step_count // 10)))
-    axes.set_yticks(np.arange(len(trains)) + BAND / 2, list(spikes))
+    axes.set_yticks(np.arange(len(trains)) + BAND / 2, [style.label(name) for name in spikes])
     axes.tick_params(axis="y", length=0)
     axes.set_title(f"spikes (up to {NEURONS_SHOWN} neurons of each layer)")
 
@@ -404,8 +413,8 @@ def _most_active(train: Array, potentials: Array) -> list[Trace]:
 
 
 def class_name(number: int, class_names: Sequence[str] = ()) -> str:
-    """What figures call a class: its name, in which a dollar sign is no formula, or its number."""
-    return class_names[number].replace("$", r"\$") if class_names else str(number)
+    """What figures call a class: its name, or its number."""
+    return style.label(class_names[number]) if class_names else str(number)
 
 
 def _answer(label: int | None, prediction: int, class_names: Sequence[str]) -> str:
@@ -463,8 +472,11 @@ def _draw_magnitudes(axes: Axes, layer: str, gradient: Array) -> None:
     share = 100 * zeros / max(1, len(gradient))
     others = len(gradient) - zeros - len(magnitudes)
     infinite = f", {others:,} not finite" if others else ""
-    axes.set_title(f"{layer}: {share:.0f} % zero ({zeros:,}){infinite}", fontsize="medium")
+    axes.set_title(
+        f"{style.label(layer)}: {share:.0f} % zero ({zeros:,}){infinite}", fontsize="medium"
+    )
     axes.set_xscale("log")
+    style.plain_powers(axes)
     if not magnitudes.size:
         style.write_in_middle(axes, "no gradient but 0")
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import PALETTE, Array, new_axes, new_figure
+from .style import PALETTE, Array, label, new_axes, new_figure, own_settings
 
 if TYPE_CHECKING:
     from matplotlib.animation import Animation
@@ -21,6 +21,7 @@ FULL_COLOUR = 0.95  # share of a recording's pixels that have no more than the f
 MILLISECONDS = 150  # that an animation shows a frame
 
 
+@own_settings()
 def image_figure(image: Array, title: str) -> Figure:
     """One image.
 
@@ -30,10 +31,11 @@ def image_figure(image: Array, title: str) -> Figure:
     """
     figure, axes = new_axes(4.4, 4)
     draw_image(axes, image)
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(label(title), fontsize="medium")
     return figure
 
 
+@own_settings()
 def frames_figure(frames: Array, title: str) -> Figure:
     """The frames of a recording side by side, each with its number and the sum of its values.
 
@@ -51,16 +53,17 @@ def frames_figure(frames: Array, title: str) -> Figure:
         axes = panels[step]
         draw_colours(axes, picture)
         axes.set_title(f"{step + 1}: {frames[step].sum():g}", fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(label(title), fontsize="medium")
     return figure
 
 
+@own_settings()
 def animation(frames: Array, title: str) -> Animation:
     """The frames of a recording one after the other; arguments as for `frames_figure`."""
     from matplotlib.animation import FuncAnimation
 
     figure, axes = new_axes(4.4, 4)
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(label(title), fontsize="medium")
     pictures = colour_frames(frames)
     shown = draw_colours(axes, pictures[0])
 

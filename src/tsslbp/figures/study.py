@@ -52,6 +52,7 @@ class Line(NamedTuple):
     filled: bool = True  # whether the point of the mean is
 
 
+@style.own_settings()
 def parallel_coordinates(
     trials: Sequence[Mapping[str, Any]],
     accuracies: Sequence[float],
@@ -100,12 +101,13 @@ def parallel_coordinates(
         if len(names) > NAMES_AN_INCH * size[1]
         else {"rotation": 0, "ha": "center"}
     )
-    host.set_xticks(range(len(shown)), [*names, "accuracy (%)"], **look)
+    host.set_xticks(range(len(shown)), [*map(style.label, names), "accuracy (%)"], **look)
     host.tick_params(axis="x", length=0, pad=8)
     host.spines[:].set_visible(False)
     return figure
 
 
+@style.own_settings()
 def learning_rate_against_epochs(
     learning_rates: Sequence[float],
     epochs: Sequence[float],
@@ -153,6 +155,7 @@ def learning_rate_against_epochs(
     return figure
 
 
+@style.own_settings()
 def latency(curves: Mapping[str, Array]) -> Figure:
     """Accuracy against the time step after which the output is read.
 
@@ -167,7 +170,7 @@ def latency(curves: Mapping[str, Array]) -> Figure:
         mean, low, high = percent.mean(0), percent.min(0), percent.max(0)
         look = style.line_style(index)
         marker = style.marker_of(index) if len(steps) <= 20 else None
-        label = f"{name}: {mean[-1]:.2f} %"
+        label = style.label(f"{name}: {mean[-1]:.2f} %")
         axes.plot(steps, mean, marker=marker, markersize=4, label=label, **look)
         if len(percent) > 1:
             # A band of one step has no width; its edge can be seen.
@@ -178,6 +181,7 @@ def latency(curves: Mapping[str, Array]) -> Figure:
     return figure
 
 
+@style.own_settings()
 def accuracy_against_spikes(points: Mapping[str, tuple[Array, Array]]) -> Figure:
     """Accuracy against the spikes that an image causes.
 
@@ -188,13 +192,16 @@ def accuracy_against_spikes(points: Mapping[str, tuple[Array, Array]]) -> Figure
     figure, axes = style.new_axes(3.6)
     for index, (name, (spikes, accuracies)) in enumerate(points.items()):
         look: Look = {"color": style.colour(index), "marker": style.marker_of(index), **DISC}
-        axes.plot(spikes, 100 * np.asarray(accuracies), linestyle="", label=name, **look)
+        axes.plot(
+            spikes, 100 * np.asarray(accuracies), linestyle="", label=style.label(name), **look
+        )
     values = np.concatenate([np.ravel(spikes) for spikes, _ in points.values()])
     _set_cost_axis(axes, values)
     style.label_axes(figure, "spikes per image, all layers and time steps", ACCURACY)
     return figure
 
 
+@style.own_settings()
 def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure:
     """Accuracy against the number of time steps T, on a logarithmic axis, with intervals.
 
@@ -208,7 +215,10 @@ def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure
     for index, (name, points) in enumerate(curves.items()):
         shift = APART ** (index - (len(curves) - 1) / 2)
         x = [shift * point.time_steps for point in points]
-        look = style.line_style(index) | {"marker": style.marker_of(index), "label": name}
+        look = style.line_style(index) | {
+            "marker": style.marker_of(index),
+            "label": style.label(name),
+        }
         _draw_intervals(axes, points, x, look)
     steps = sorted({point.time_steps for points in curves.values() for point in points})
     axes.set_xlim(steps[0] / APART ** (len(curves) + 4), steps[-1] * APART ** (len(curves) + 4))
@@ -218,6 +228,7 @@ def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure
     return figure
 
 
+@style.own_settings()
 def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> Figure:
     """Accuracy against what it costs, with the intervals of both; each T has a marker of its own.
 
@@ -237,7 +248,7 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
     markers = {number: style.marker_of(index) for index, number in enumerate(steps)}
     for index, (one, points) in enumerate(known.items()):
         look = style.line_style(index)
-        axes.plot([], [], label=one, **look)
+        axes.plot([], [], label=style.label(one), **look)
         costs = [point.cost.mean for point in points if point.cost]
         axes.plot(costs, [100 * point.accuracy.mean for point in points], **look)
         for point, cost in zip(points, costs, strict=True):
@@ -251,6 +262,7 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
     return figure
 
 
+@style.own_settings()
 def intervals(
     lines: Sequence[Line], name: str, zero: bool = False, width: float = style.WIDTH
 ) -> Figure:
@@ -272,7 +284,7 @@ def intervals(
         axes.plot(line.values, [place + 0.3] * len(line.values), "|", **strokes)
     if zero:
         axes.axvline(0, color="0.35", linestyle="--", linewidth=0.9)
-    axes.set_yticks(range(len(lines)), [line.name for line in lines])
+    axes.set_yticks(range(len(lines)), [style.label(line.name) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlabel(name)
     axes.ticklabel_format(axis="x", useOffset=False, style="plain")

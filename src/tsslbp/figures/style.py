@@ -1,4 +1,4 @@
-"""What all figures share: their width, colours, lines, legends and axes of accuracies.
+"""What all figures share: settings of matplotlib, width, colours, lines, legends and axes.
 
 Figures are as wide as a page of text, with accuracies in percent, in colours that colour-blind
 readers can tell apart; where accuracy is a colour, darker is better.
@@ -6,13 +6,21 @@ readers can tell apart; where accuracy is a colour, darker is better.
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
+import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +38,62 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LEGEND_COLUMNS = {20: 4, 30: 3, 48: 2}  # characters of the longest label: columns
 LEGEND_CHARACTERS = 100
 LEGEND_ROW = 0.2  # inches
+SETTINGS: Look = {"text.parse_math": False}  # names are text, also ``$x$``
+_IS_OWN: ContextVar[bool] = ContextVar("is_own", default=False)
+
+
+@contextmanager
+def own_settings(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw with matplotlib's defaults and ours, whatever the user's settings say, within this.
+
+    Every function that makes or writes a figure does so in here. The user's settings are as before
+    when it ends.
+
+    Args:
+        changes: of matplotlib's settings, for what is within.
+    """
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A letter that the font lacks is a box in a PNG; in an SVG the reader's font has it. Beside
+        # a very long name nothing has its place.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font|constrained_layout not app")
+        if not _IS_OWN.get():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(changes or {})
+        token = _IS_OWN.set(True)
+        try:
+            yield
+        finally:
+            _IS_OWN.reset(token)
+
+
+def _matplotlib() -> Any:
+    """Matplotlib, also where the user's settings would keep it from being imported.
+
+    Such are MPLBACKEND as Jupyter sets it for its kernels, and a matplotlibrc that is no text.
+    """
+    try:
+        return importlib.import_module("matplotlib")
+    except (ImportError, MemoryError):
+        raise
+    except Exception:
+        before = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
+        os.environ["MATPLOTLIBRC"] = os.devnull
+        for part in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[part]  # half of a package
+        try:
+            with chdir(os.path.dirname(__file__)):  # a file in the current folder comes first
+                return importlib.import_module("matplotlib")
+        finally:
+            del os.environ["MATPLOTLIBRC"]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def label(name: str) -> str:
+    """A name from data as a figure shows it; matplotlib leaves out those that begin with ``_``."""
+    name = printable(name)
+    return f" {name}" if name.startswith("_") else name
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -82,6 +146,14 @@ def whole_numbers(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def plain_powers(axes: Axes) -> None:
+    """Numbers of a logarithmic horizontal axis as text, ``1e-05``: powers would be formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter())
 
 
 def lowest_shown(percent: Array) -> float:

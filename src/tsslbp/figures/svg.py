@@ -1,21 +1,21 @@
-"""Figures as files: as SVG, which reads nothing from elsewhere, and as PDF and PNG.
-
-The same figure gives the same SVG.
-"""
+"""Figures as files: SVG, which reads nothing else, PNG, GIF; the same bytes for the same figure."""
 
 from __future__ import annotations
 
 import io
 import re
+import tempfile
 import textwrap
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import printable
 from ..storage import write_file
-from .style import LEGEND_CHARACTERS
+from .style import LEGEND_CHARACTERS, label, own_settings
 
 if TYPE_CHECKING:
+    from matplotlib.animation import Animation
     from matplotlib.figure import Figure
 
 
@@ -23,13 +23,15 @@ SUFFIXES = (".svg", ".pdf", ".png")
 DPI = 300  # of PNG
 
 
+@own_settings()
 def annotate(figure: Figure, text: str) -> None:
     """Write a heading, such as a caveat of the data, above everything else in a figure."""
     if text:
-        lines = [textwrap.fill(line, LEGEND_CHARACTERS) for line in text.splitlines()]
+        lines = [textwrap.fill(label(line), LEGEND_CHARACTERS) for line in text.splitlines()]
         figure.suptitle("\n".join(lines), fontsize="medium")
 
 
+@own_settings()
 def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
     """A figure as an SVG element, to stand among others in one page of HTML, or in a file.
 
@@ -41,11 +43,10 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
         prefix: of all ids, which must be unique in a page; a letter, then letters, digits, ``-``.
         title: what a screen reader says in the place of the figure.
     """
-    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     content = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix, "svg.image_inline": True}):
+    with own_settings({"svg.fonttype": "none", "svg.hashsalt": prefix}):
         canvas: Any = FigureCanvasSVG(figure)  # matplotlib leaves it untyped
         canvas.print_svg(content, metadata={"Date": None})
     text = content.getvalue()
@@ -53,7 +54,7 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<[^>]+>", lambda tag: _own_ids(tag[0], prefix), text)
     text = text.replace("*{stroke", f"#{prefix} *{{stroke", 1)  # the style of this figure alone
-    spoken = escape(title, quote=False).replace('"', "&quot;")
+    spoken = escape(printable(title), quote=False).replace('"', "&quot;")
     label = f' role="img" aria-label="{spoken}"' if title else ""
     return text.replace("<svg", f'<svg id="{prefix}"{label}', 1)
 
@@ -68,6 +69,7 @@ def save_svg(figure: Figure, path: Path, title: str = "") -> None:
     write_file(path, svg_text(figure, prefix, title))
 
 
+@own_settings()
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as pixels, so many an inch, whole or not at all.
 
@@ -79,19 +81,34 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
     write_file(path, content.getbuffer())
 
 
+@own_settings()
+def save_gif(animation: Animation, path: Path) -> None:
+    """Write an animation, whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "animation.gif"  # the writer knows the format by the name
+        animation.save(whole, writer="pillow")
+        write_file(path, whole.read_bytes())
+
+
+@own_settings()
 def save(figure: Figure, path: Path, title: str = "") -> None:
     """Write a figure into a file, by the path's suffix one of `SUFFIXES`.
 
     A PDF has its fonts embedded as TrueType, as publishers ask for; a PNG has `DPI` pixels an inch.
+
+    Raises:
+        RunError: it cannot be written.
     """
     if path.suffix == ".svg":
         save_svg(figure, path, title)
         return
-    from matplotlib import rc_context
-
     metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-    with rc_context({"pdf.fonttype": 42}):
-        content = io.BytesIO()
+    content = io.BytesIO()
+    with own_settings({"pdf.fonttype": 42}):
         figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
     write_file(path, content.getbuffer())
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import logging
+import os
 import pickle
 import struct
 import sys
@@ -23,12 +24,13 @@ import torch
 from llvmlite import ir
 from numba import prange
 from numba.core import sigutils, types
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.ccallback import CFunc
 from numba.core.errors import NumbaError
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.extending import intrinsic
+from numba.misc.appdirs import AppDirs
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
@@ -53,12 +55,24 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return decorate
 
 
+class _Places(CompileResultCacheImpl):
+    """Where Numba keeps what it compiles; of an unknown home it would make a folder named ``~``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not os.path.isabs(AppDirs("numba", False).user_cache_dir):
+            known = CompileResultCacheImpl._locator_classes
+            self._locator_classes = [one for one in known if "UserWide" not in one.__name__]
+        super().__init__(function)
+
+
 class _Cache(FunctionCache):
     """Numba's cache on disk, in files of our own: `_Files`.
 
     What a kernel is compiled to depends on all that it calls, on versions, and on the processor.
     Numba looks at the file of the kernel alone; here all of it is in the files' names.
     """
+
+    _impl_class = _Places
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)

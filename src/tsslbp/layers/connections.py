@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from ..checked import check_whole
 from ..errors import InvalidInput
+from ..neuron.settings import COMPILES, check_dense
+from ..neuron.tracing import is_exported, is_mapped
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Conv(nn.Module):
         self.bias = _bias(self.weight, bias, initial)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         channels = self.weight.shape[1] * self.groups
         if x.ndim not in (4, 5) or x.shape[-3] != channels:
             raise InvalidInput(
@@ -131,7 +134,8 @@ class Conv(nn.Module):
             out = cast(Tensor, events.conv2d(x, self.weight, self.padding, self.stride))
         else:
             images, weight = _rounded(x, self.weight, self.dtype)
-            weight = weight.to(memory_format=torch.channels_last)
+            if not is_mapped(weight):
+                weight = weight.to(memory_format=torch.channels_last)
             settings = self.stride, self.padding, self.dilation, self.groups
             out = functional.conv2d(images.flatten(0, -4), weight, None, *settings)
             out = out.view(*x.shape[:-3], *out.shape[1:])
@@ -181,6 +185,7 @@ class Linear(nn.Module):
         self.bias = _bias(self.weight, bias, initial)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         features = self.weight.shape[1]
         if x.shape[-1:] != (features,):
             images = x.ndim in (4, 5) and math.prod(x.shape[-3:]) == features
@@ -257,7 +262,7 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
 
     The sums are the same but for rounding; a weight that meets no spike is not even read.
     """
-    if impl not in ("auto", "cpu") or x.device.type != "cpu":
+    if impl not in ("auto", "cpu") or x.device.type != "cpu" or is_exported() or not COMPILES:
         return False
     from ..kernels import events  # importing kernels takes a moment: only when used
 

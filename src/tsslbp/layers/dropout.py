@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checked import PROBABILITY, check_number
 from ..errors import InvalidInput
+from ..neuron.settings import check_dense
 
 
 class _Dropout(nn.Module):
@@ -22,6 +23,7 @@ class _Dropout(nn.Module):
         self.p = check_number("dropout", p, PROBABILITY)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         if not self.training or self.p == 0:
             return x
         if x.ndim not in (3, 5):

@@ -17,6 +17,8 @@ from ..checked import check_number, check_whole
 from ..errors import InvalidInput, nearest
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Shared
+from ..neuron.settings import check_dense
+from ..neuron.tracing import is_exported, is_mapped
 from ..rules import TSSLBP, Rule
 
 CONSTANTS = ("tau_m", "tau_s", "threshold")
@@ -134,10 +136,18 @@ class LIF(nn.Module):
         return replace(self.start, neuron=Neuron(*self._constants().tolist()))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         time_steps, shared = self._steps_of_constant(x), _SHARED.get()
         if not self.learnable:
             return neuron.layer(x, self.start, time_steps, shared)
+        if is_exported():
+            raise InvalidInput(
+                "a graph for other programs cannot hold constants that are learned; "
+                "tsslbp.export.to_plain makes them numbers"
+            )
         constants = self._constants()
+        if is_mapped(x, constants):
+            raise InvalidInput("torch.func.vmap cannot map neurons whose constants are learned")
         neurons = replace(self.start, neuron=Neuron(*constants.tolist()))
         return neuron.layer(x, neurons, time_steps, shared, constants=constants)
 

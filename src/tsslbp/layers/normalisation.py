@@ -13,6 +13,8 @@ from torch.nn import functional
 from ..checked import POSITIVE, PROBABILITY, SHARE, check_number, check_whole
 from ..errors import InvalidInput
 from ..neuron.reference import psc
+from ..neuron.settings import check_dense
+from ..neuron.tracing import is_mapped
 from .connections import Conv, Linear
 
 
@@ -71,6 +73,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         has_time = x.ndim in (3, 5)
         if x.ndim not in (2, 3, 4, 5) or x.shape[1 + has_time] != len(self.weight):
             raise InvalidInput(
@@ -78,6 +81,11 @@ class BatchNorm(nn.Module):
                 f"got shape {list(x.shape)}"
             )
         frames = x.flatten(0, 1) if has_time else x
+        if self.training and is_mapped(x, self.weight):
+            raise InvalidInput(
+                "torch.func.vmap cannot map a BatchNorm in training, which takes the whole batch's "
+                "mean and variance; .eval() takes the running ones"
+            )
         if self.training and frames.numel() == len(self.weight):
             raise InvalidInput(
                 f"BatchNorm needs more than one value a channel in training, got {list(x.shape)}"
@@ -175,6 +183,7 @@ class NeuNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros([check_whole("shape", side) for side in shape]))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense("the input", x)
         if x.ndim != 5 or x.shape[2:] != self.weight.shape:
             maps, height, width = self.weight.shape
             raise InvalidInput(

@@ -10,6 +10,7 @@ from torch.nn import functional
 from ..checked import check_number, check_whole
 from ..errors import InvalidInput
 from ..neuron.reference import sum_pool
+from ..neuron.settings import check_dense
 
 
 class _Pool(nn.Module):
@@ -20,6 +21,7 @@ class _Pool(nn.Module):
         self.size = check_whole("size", size)
 
     def check(self, x: Tensor) -> None:
+        check_dense("the input", x)
         if x.ndim not in (4, 5) or min(x.shape[-2:]) < self.size:
             raise InvalidInput(
                 f"{type(self).__name__} expected images [T, N, C, H, W] of at least {self.size} x "

@@ -19,6 +19,8 @@ from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
 from ..layers.dropout import DROPOUT
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
+from ..neuron.settings import check_dense
+from ..neuron.tracing import can_look_at
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, checked_shape, plan, summary
 
@@ -58,6 +60,7 @@ def check_images(
     """
     if not isinstance(x, Tensor):
         raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
+    check_dense("the input", x)
     images, trains = tuple(shape), (time_steps, *shape)
     if x.shape[1:] != images and (x.shape[:1] + x.shape[2:]) != trains:
         sizes = ", ".join(map(str, shape))
@@ -77,7 +80,7 @@ def check_images(
             f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
             f"convert it with x.to({dtype})"
         )
-    if x.device.type == "cpu" and not torch.isfinite(x).all():  # a GPU would have to wait
+    if can_look_at(x) and not torch.isfinite(x).all():  # for a GPU it would have to wait
         raise InvalidInput("the input holds NaN or infinity")
     if x.ndim == len(images) + 2 and len(x) == x.shape[1] == time_steps > 1:
         _warn_of_swapped(x)

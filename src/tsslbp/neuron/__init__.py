@@ -11,7 +11,6 @@ that it has, with `MOST_STEPS` where a rule takes a limited number of time steps
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import math
 import os
@@ -26,10 +25,11 @@ from ..errors import InvalidInput
 from ..rules import TSSLBP, Rule
 from . import reference
 from .reference import Shared as Shared
+from .settings import COMPILES, check_dense, check_implementation, check_number, check_time_constant
 from .settings import IMPLEMENTATIONS as IMPLEMENTATIONS
 from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
-from .settings import check_implementation, check_number, check_time_constant
+from .tracing import is_exported, is_mapped
 
 DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
     "cpu": (torch.float32, torch.float64),
@@ -157,6 +157,8 @@ def layer(
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")
     _check_input(x if time_steps is None else x[None], name)
     _check_shared(neurons.rule, shared)
+    if constants is not None and is_mapped(x, constants):
+        raise InvalidInput("torch.func.vmap cannot map neurons whose constants are learned")
     _check_pool(x.ndim + (time_steps is not None), x, neurons.pool)
     steps = time_steps or len(x)
     if constants is None:
@@ -189,7 +191,7 @@ _kept = functools.lru_cache(maxsize=256)(_without_filter)  # the checks cost a s
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
     """Choose the implementation once; what it cannot do is an error that names one that can."""
-    able = _fitting(x)
+    able = "reference" if is_exported() else _fitting(x)
     name = able if impl == "auto" else impl
     if name != "reference" and not _fits(name, x):
         *most, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
@@ -197,14 +199,24 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
             f"impl={name!r} takes {', '.join(most)} or {last} on device {name}, "
             f"got {x.dtype} on {x.device}; impl={able!r} takes it"
         )
+    if name == "cuda" and is_mapped(x):
+        raise InvalidInput("torch.func.vmap cannot map impl='cuda'; impl='reference' it can")
+    if name != "reference" and is_exported():
+        raise InvalidInput(
+            f"a graph of impl={name!r} holds kernels that no other program has; impl='auto' takes "
+            "plain PyTorch while it is traced"
+        )
     if name == "cuda" and not _HAS_TRITON:
         raise InvalidInput(
             "impl='cuda' needs the package triton, which is not installed; "
             f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
         )
-    module: ModuleType = reference
-    if name != "reference":  # importing and compiling kernels takes a moment: only when used
-        module = importlib.import_module(f".{name}", __name__)
+    if name == "cpu" and not COMPILES:
+        raise InvalidInput(
+            "impl='cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off; "
+            f"impl={able!r} does without"
+        )
+    module = _module(name)
     if rule is None or steps <= _most_steps(module, rule):
         return module
     if impl == "auto" and type(rule) in reference.BACKWARD:
@@ -221,6 +233,22 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
     raise InvalidInput(
         f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
     )
+
+
+def _module(name: str) -> ModuleType:
+    """Import an implementation, which takes a moment: only when used.
+
+    By statements, which torch.compile carries out; it would trace what import_module does.
+    """
+    if name == "cpu":
+        from . import cpu
+
+        return cpu
+    if name == "cuda":
+        from . import cuda
+
+        return cuda
+    return reference
 
 
 def _learning(impl: str, x: Tensor) -> str:
@@ -250,9 +278,9 @@ def _check_shared(rule: Rule, shared: Shared | None) -> None:
 
 
 def _fitting(x: Tensor) -> str:
-    """The fastest implementation that takes `x` and is installed."""
-    installed = (name for name in DTYPES if name != "cuda" or _HAS_TRITON)
-    return next((name for name in installed if _fits(name, x)), "reference")
+    """The fastest implementation that takes `x` and is installed; the GPU's cannot be mapped."""
+    can_run = {"cpu": COMPILES, "cuda": _HAS_TRITON and not is_mapped(x)}
+    return next((name for name in DTYPES if can_run[name] and _fits(name, x)), "reference")
 
 
 def _fits(name: str, x: Tensor) -> bool:
@@ -263,7 +291,7 @@ def _fits(name: str, x: Tensor) -> bool:
 
 
 def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
-    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > x.shape[-1])):
+    if pool < 1 or (pool > 1 and (dimensions != 5 or pool > min(x.shape[-2:]))):
         raise InvalidInput(
             f"pool must be at least 1 and its window fit into images [T, N, C, H, W], "
             f"got pool={pool} for an input of shape {tuple(x.shape)}"
@@ -271,9 +299,12 @@ def _check_pool(dimensions: int, x: Tensor, pool: int) -> None:
 
 
 def _check_input(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype.itemsize < 2:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise InvalidInput(f"{name} must be a floating-point tensor [T, ...], got {got}")
+        raise InvalidInput(
+            f"{name} must be a floating-point tensor [T, ...] of at least 16 bits, got {got}"
+        )
+    check_dense(name, x)
     if x.ndim == 0 or len(x) == 0:
         raise InvalidInput(
             f"{name} must be [T, ...] with at least one time step, got shape {tuple(x.shape)}"

@@ -53,6 +53,7 @@ from .cpu_rules import (
 )
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
+from .tracing import check_rule, fold, unfold
 
 SUMS = 4  # that the backward kernel makes, of each worker
 
@@ -387,6 +388,10 @@ class _Psc(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return cast(Tensor, _Psc.apply(grad, ctx.tau_s, not ctx.reverse)), None, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> Any:
+        return _Psc.apply(x.movedim(in_dims[0], 1), *settings), 1
+
 
 class _Layer(Function):
     """`images` are worked on with channels last, as `Conv` stores them."""
@@ -424,6 +429,8 @@ class _Layer(Function):
     def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
         x, total = ctx.saved_tensors
         r = ctx.r
+        check_rule(ctx.rule, x)
+        check_rule(ctx.rule, grad_out)
         if ctx.rule.reads_rate:
             told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
@@ -435,6 +442,15 @@ class _Layer(Function):
         k = LearnedConstants._make(ctx.k)
         grad_x, grad_constants = _Gradient.apply(*arguments, k, r, ctx.shared)
         return grad_x, *5 * (None,), grad_constants
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> Any:
+        axis, size = 0 if settings[3].static else 1, info.batch_size
+        folded = fold(x, in_dims[0], size, axis)
+        output, total = _Layer.apply(folded, *settings)
+        if folded.ndim == x.ndim - 1:
+            output = unfold(output, size, 1)
+        return (output, total), (1, None)
 
 
 class _Gradient(Function):
@@ -467,6 +483,17 @@ class _Gradient(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
         raise NotImplementedError("a learning rule has no second derivative")
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, grad_out: Tensor, *settings: Any
+    ) -> Any:
+        axis, size = 0 if settings[1].static else 1, info.batch_size
+        folded = fold(x, in_dims[0], size, axis), fold(grad_out, in_dims[1], size, 1)
+        grad_x = _Gradient.apply(*folded, *settings)
+        if folded[0].ndim == x.ndim - (in_dims[0] is not None):
+            grad_x = unfold(grad_x, size, axis)
+        return grad_x, axis
 
 
 def _last(x: Tensor, images: bool) -> Tensor:

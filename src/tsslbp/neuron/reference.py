@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
+from . import tracing
 from .settings import Neuron, NeuronLayer
 
 Mean = Callable[[Tensor, int], Tensor]  # over processes, of values with this sum and number here
@@ -102,8 +103,11 @@ def layer(
         x = x.expand(time_steps, *x.shape)
     tau_s = neurons.neuron.tau_s if constants is None else constants[1]
     current = psc(x, tau_s) if neurons.filter_input else x
-    function: Any = _Spikes.apply  # PyTorch leaves it untyped
-    output: Tensor = function(current, neurons, shared, constants)
+    if tracing.is_exported():  # a graph for other programs has no backward pass of ours
+        output = simulate(current, neurons.neuron).spikes
+    else:
+        function: Any = _Spikes.apply  # PyTorch leaves it untyped
+        output = function(current, neurons, shared, constants)
     if neurons.pool > 1:
         output = sum_pool(output, neurons.pool, neurons.pool_scale)
     return psc(output, tau_s) if neurons.output_psc else output
@@ -125,18 +129,64 @@ class _Spikes(torch.autograd.Function):
         ctx.save_for_backward(current)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor | None, ...]:
         (current,) = ctx.saved_tensors
-        neuron, rule = ctx.neurons.neuron, ctx.neurons.rule
+        tracing.check_rule(ctx.neurons.rule, current)
+        function: Any = _Gradient.apply
+        arguments = current, grad_spikes, ctx.neurons, ctx.shared, ctx.rate, ctx.learns
+        grad_current, learned = function(*arguments)
+        return grad_current, None, None, learned
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], current: Tensor, *rest: Any) -> Any:
+        function: Any = _Spikes.apply
+        folded = tracing.fold(current, in_dims[0], info.batch_size, 1)
+        output = function(folded, *rest)
+        is_joined = folded.ndim == current.ndim - 1
+        return tracing.unfold(output, info.batch_size, 1) if is_joined else output, 1
+
+
+class _Gradient(torch.autograd.Function):
+    """The rule; a function of its own so that `torch.func` can map it."""
+
+    @staticmethod
+    def forward(
+        current: Tensor,
+        grad_spikes: Tensor,
+        neurons: NeuronLayer,
+        shared: Shared | None,
+        known_rate: Tensor | None,
+        learns: bool,
+    ) -> Any:
+        neuron, rule = neurons.neuron, neurons.rule
         trace = simulate(current, neuron)
-        rate = trace.spikes.mean() if ctx.rate is None else ctx.rate
+        rate = trace.spikes.mean() if known_rate is None else known_rate
         grad_current = BACKWARD[type(rule)](rule, trace, rate, grad_spikes, neuron)
         if rule.is_normalised:
             magnitude = grad_current.abs().mean()
-            grad_current *= output_scale(magnitude, ctx.shared, ctx.neurons.output_psc)
-        learned = grad_constants(rule, trace, rate, grad_current, neuron) if ctx.learns else None
-        return grad_current, None, None, learned
+            grad_current *= output_scale(magnitude, shared, neurons.output_psc)
+        learned = grad_constants(rule, trace, rate, grad_current, neuron) if learns else None
+        return grad_current, learned
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError("a learning rule has no second derivative")
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], current: Tensor, grad_spikes: Tensor, *rest: Any
+    ) -> Any:
+        function: Any = _Gradient.apply
+        size, pairs = info.batch_size, zip((current, grad_spikes), in_dims, strict=False)
+        folded = [tracing.fold(one, dim, size, 1) for one, dim in pairs]
+        grad_current, _ = function(*folded, *rest)
+        is_joined = folded[0].ndim == current.ndim - (in_dims[0] is not None)
+        mapped = tracing.unfold(grad_current, size, 1) if is_joined else grad_current
+        return (mapped, None), (1, None)
 
 
 def grad_constants(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from numbers import Real
+
+import torch
+from torch import Tensor
 
 from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule, from_config
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
+COMPILES = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")  # whether Numba may; kernels must
 
 
 def check_implementation(impl: str) -> None:
@@ -18,6 +23,15 @@ def check_implementation(impl: str) -> None:
         known = ", ".join(IMPLEMENTATIONS)
         hint = nearest(str(impl), IMPLEMENTATIONS)
         raise InvalidInput(f"unknown implementation {impl!r}{hint}; known: {known}")
+
+
+def check_dense(name: str, x: Tensor) -> None:
+    """Raise `InvalidInput` where a tensor is sparse, nested, or in another library's layout."""
+    if x.is_nested or x.layout is not torch.strided:
+        layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+        raise InvalidInput(
+            f"{name} must be a dense tensor, got layout {layout}; x.to_dense() is one"
+        )
 
 
 def check_number(name: str, value: object) -> None:
@@ -35,11 +49,11 @@ def check_time_constant(name: str, value: float) -> None:
     """Raise `InvalidInput` for a time constant that no filter can have."""
     check_number(name, value)
     if value == math.inf:
-        what = {"tau_m": "a neuron without leak", "tau_s": "a synapse that never passes on"}
-        raise InvalidInput(
-            f"{name} must be finite, got inf ({what.get(name, 'no filter')}); without a leak to "
-            "seven digits is 1e9"
-        )
+        why = {
+            "tau_m": "; 1e9 is a neuron whose leak float32 cannot show",
+            "tau_s": ": such a synapse passes nothing on",
+        }
+        raise InvalidInput(f"{name} must be finite, got inf{why.get(name, '')}")
     if not value >= 1:
         raise InvalidInput(
             f"{name} must be at least 1 time step (below 1 the filter would overshoot), got {value}"

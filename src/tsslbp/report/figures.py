@@ -20,8 +20,8 @@ from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
 from ..figures.style import Array
 from ..figures.svg import svg_text
+from ..reading import read_whole
 from ..run.results import MEASURES, Group, Result, measures
-from ..storage import read_whole
 from ..toml_files import flat
 from . import interactive
 from .blocks import Figure
@@ -254,10 +254,18 @@ def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
             file=file,
         )
         for number, (label, run) in enumerate(best.items(), 1)
-        for pattern in OWN_FIGURES
-        for file in sorted((run.folder / "figures").glob(f"{pattern}.svg"))[:OWN_IMAGES]
+        for file in _own_files(run.folder / "figures")
         if (image := _image(file, run.folder))
     ]
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a run's own figures; of images the first."""
+    try:
+        found = [sorted(folder.glob(f"{pattern}.svg"))[:OWN_IMAGES] for pattern in OWN_FIGURES]
+    except OSError:
+        return []
+    return [file for some in found for file in some]
 
 
 def _image(file: Path, folder: Path) -> bytes:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..errors import InvalidInput, require
 from ..figures.svg import save
-from ..storage import read_whole, write_file, writing
+from ..reading import read_whole
+from ..storage import write_file, writing
 from .blocks import Figure, Page, Table
 from .evidence import gather
 from .formats import table_text

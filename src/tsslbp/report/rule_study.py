@@ -14,6 +14,7 @@ from ..experiment import network_name
 from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
 from ..figures.style import Array
+from ..reading import folders_with
 from ..run.comparison import Comparison
 from ..run.results import Result
 from ..studies import compare
@@ -55,9 +56,7 @@ class StudyRecord:
 def find(paths: Iterable[Path]) -> tuple[list[StudyRecord], list[str]]:
     """Studies at or below `paths`, and a line for each that could not be read."""
     folders = {
-        file.parent.resolve(): file.parent
-        for path in paths
-        for file in sorted(path.rglob(compare.FILE))
+        folder.resolve(): folder for path in paths for folder in folders_with(path, [compare.FILE])
     }
     found, problems = [], []
     for folder in folders.values():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..experiment.recipe import is_path
+from ..reading import folders_with
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
@@ -344,7 +347,8 @@ def _each_run(paths: Iterable[Path], read: Callable[[Path], None], problems: lis
     for path in paths:
         folders = _run_folders(path)
         if not folders:
-            problems.append(f"{path} holds no run" if path.is_dir() else f"{path} is no folder")
+            what = "holds no run" if os.path.isdir(path) else "is no folder"
+            problems.append(printable(f"{path} {what}"))
         for folder in folders:
             try:
                 read(folder)
@@ -495,10 +499,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
 def _is_amount(value: Any) -> bool:
     """Whether a value may be one of seconds, bytes, spikes or images."""
     return _is_number(value) and 0 <= value <= _MOST
@@ -513,25 +513,54 @@ def _is_fact(value: Any) -> bool:
     return value is None or _is_text(value) or isinstance(value, bool) or _is_number(value)
 
 
-def _by_layer(value: Any) -> bool:
-    return isinstance(value, dict) and all(one is None or _is_number(one) for one in value.values())
-
-
 _MOST, _LONGEST = 10**15, 10_000  # of a number, and of the characters of a text, in a record
-_FITS: dict[str, Callable[[Any], bool]] = {  # what readers of a record rely on
-    "epoch": lambda value: 1 <= value <= 10**9,
-    **dict.fromkeys(("test_accuracy", "train_accuracy", "validation_accuracy"), _is_share),
-    **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _is_share),
-    **dict.fromkeys(("seconds", "evaluation_seconds", "images_per_second"), _is_amount),
-    **dict.fromkeys(("peak_memory", "spikes_per_image"), _is_amount),
-    **dict.fromkeys(("firing_rate", "warm_up"), _by_layer),
-    "test_accuracy_by_step": lambda value: isinstance(value, list) and all(map(_is_share, value)),
-    "drops": lambda value: (
-        isinstance(value, list)
-        and all(isinstance(one, dict) and _is_amount(one.get("step")) for one in value)
-    ),
-    "warnings": lambda value: isinstance(value, list) and all(map(_is_text, value)),
-    "note": _is_text,
+
+# What the values of a key may be, of one record or of all records at once. The sum of numbers is
+# finite where all of them are, and takes no step of Python a number.
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) <= {int, float} and math.isfinite(sum(values, 0.0))
+
+
+def _are_shares(values: Sequence[Any]) -> bool:
+    return not values or (_are_numbers(values) and min(values) >= 0 and max(values) <= 1)
+
+
+def _are_amounts(values: Sequence[Any]) -> bool:
+    return not values or (_are_numbers(values) and min(values) >= 0 and max(values) <= _MOST)
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return all(map(_is_text, values))
+
+
+def _are_by_layer(values: Sequence[Any]) -> bool:
+    if any(type(one) is not dict for one in values):
+        return False
+    numbers = chain.from_iterable(one.values() for one in values)
+    return _are_numbers([one for one in numbers if one is not None])
+
+
+def _are_lists(fit: Callable[[Sequence[Any]], bool], values: Sequence[Any]) -> bool:
+    return all(type(one) is list for one in values) and fit(list(chain.from_iterable(values)))
+
+
+def _are_drops(values: Sequence[Any]) -> bool:
+    return all(isinstance(one, dict) and _is_amount(one.get("step")) for one in values)
+
+
+_FIT: dict[str, Callable[[Sequence[Any]], bool]] = {  # what readers of a record rely on
+    "epoch": lambda values: not values or (min(values) >= 1 and max(values) <= 10**9),
+    **dict.fromkeys(("test_accuracy", "train_accuracy", "validation_accuracy"), _are_shares),
+    **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _are_shares),
+    **dict.fromkeys(("seconds", "evaluation_seconds", "images_per_second"), _are_amounts),
+    **dict.fromkeys(("peak_memory", "spikes_per_image"), _are_amounts),
+    **dict.fromkeys(("firing_rate", "warm_up"), _are_by_layer),
+    "test_accuracy_by_step": partial(_are_lists, _are_shares),
+    "drops": partial(_are_lists, _are_drops),
+    "warnings": partial(_are_lists, _are_texts),
+    "note": _are_texts,
 }
 
 
@@ -543,20 +572,30 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
     """
     epochs = run.epochs()
     needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys() if epochs else ())}
-    for record in epochs:
-        _check(record, needed, run)
+    time_steps = 1 if run.experiment.activation else run.experiment.time_steps
+    if not _fit(epochs, needed, time_steps):
+        for record in epochs:
+            _check(record, needed, time_steps, run)
     return epochs
 
 
-def _check(record: Mapping[str, Any], needed: set[str], run: Run) -> None:
+def _fit(records: Sequence[Mapping[str, Any]], needed: set[str], time_steps: int) -> bool:
+    """Whether `_check` has nothing to say of any record, found for all at once."""
+    return (
+        all(needed <= record.keys() for record in records)
+        and all(fit([one[key] for one in records if key in one]) for key, fit in _FIT.items())
+        and all(len(one.get("test_accuracy_by_step", ())) in (0, time_steps) for one in records)
+    )
+
+
+def _check(record: Mapping[str, Any], needed: set[str], time_steps: int, run: Run) -> None:
     where = f"{run.folder}: the record of epoch {record['epoch']}"
     if missing := needed - record.keys():
         raise RunError(f"{where} holds no {min(missing)!r}")
-    for key, fits in _FITS.items():
-        if key in record and not fits(record[key]):
+    for key, fit in _FIT.items():
+        if key in record and not fit([record[key]]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
     steps = record.get("test_accuracy_by_step", ())
-    time_steps = 1 if run.experiment.activation else run.experiment.time_steps
     if len(steps) not in (0, time_steps):
         raise RunError(
             f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is {time_steps}"
@@ -582,6 +621,6 @@ def _environment(run: Run) -> dict[str, Any]:
 
 def _run_folders(path: Path) -> list[Path]:
     """Folders at or below `path` with a file that only a run's folder has."""
-    if any((path / name).is_file() for name in _RUN_FILES):
+    if any(os.path.isfile(path / name) for name in _RUN_FILES):
         return [path]
-    return sorted({file.parent for name in _RUN_FILES for file in path.rglob(name)})
+    return folders_with(path, _RUN_FILES)

@@ -23,6 +23,7 @@ import contextlib
 import io
 import json
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from safetensors import SafetensorError, safe_open
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
+from ..reading import parse_json, read_arrays, read_table, read_whole
 from ..storage import (
     DAMAGED,
     append_lines,
@@ -41,11 +43,7 @@ from ..storage import (
     digest_of_rest,
     hold_folder,
     is_held,
-    parse_json,
-    read_arrays,
     read_header,
-    read_table,
-    read_whole,
     remove_leftovers,
     sealed_header,
     write_error,
@@ -129,8 +127,8 @@ class Run:
         """
         named, folder = str(folder), trained_folder(folder)
         config = folder / _CONFIG
-        if not config.is_file():
-            is_name = not folder.exists() and folder.name == named
+        if not os.path.isfile(config):
+            is_name = not os.path.lexists(folder) and folder.name == named
             known = nearest(named, trained_names()) if is_name else ""
             raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}{known}")
         try:
@@ -203,7 +201,7 @@ class Run:
         """
         path = self.folder / _METRICS
         try:
-            lines = read_whole(path).splitlines() if path.exists() else []
+            lines = read_whole(path).splitlines() if os.path.lexists(path) else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
         by_epoch = {record["epoch"]: record for record in _parse_records(lines)}
@@ -236,7 +234,7 @@ class Run:
             RunError: the file is damaged, or holds anything but arrays of numbers.
         """
         path = self.folder / _STEPS
-        if not path.exists():
+        if not os.path.lexists(path):
             return {}
         try:
             return read_arrays(path)
@@ -261,7 +259,7 @@ class Run:
             RunError: the file cannot be read.
         """
         path = self.folder / _DIVERGED
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         if "reason" not in (table := read_table(path)):
             raise RunError(f"cannot read {path}: it holds no 'reason'")
@@ -283,7 +281,7 @@ class Run:
             RunError: the file is damaged.
         """
         path = self.folder / _COST
-        return read_table(path) if path.exists() else None
+        return read_table(path) if os.path.lexists(path) else None
 
     def record_data(self, digest: str) -> None:
         """Write down which data the run trains on, data of the user's own, as `data.digest` says.
@@ -306,7 +304,7 @@ class Run:
             RunError: the file is damaged.
         """
         path = self.folder / _DATA
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         if not isinstance(digest := read_table(path).get("sha256"), str):
             raise RunError(f"cannot read {path}: it holds no 'sha256'")
@@ -329,7 +327,7 @@ class Run:
 
     def has_checkpoint(self, name: str) -> bool:
         """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
-        return self._checkpoint(name).is_file()
+        return os.path.isfile(self._checkpoint(name))
 
     def save_checkpoint(
         self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
@@ -392,7 +390,7 @@ class Run:
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, Any], str | None]]:
         """A checkpoint's file, which stands before the tensors, its metadata, and their digest."""
         path = self._checkpoint(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
             raise RunError(f"{self.folder} has no checkpoint {name!r}; saved: {saved or 'none'}")
         try:

@@ -26,11 +26,12 @@ from .. import experiment as experiments
 from ..checked import check_number, check_whole
 from ..errors import Error, InvalidInput, RunError
 from ..experiment import Experiment
+from ..reading import read_table
 from ..rules import from_config
 from ..run import write_json
 from ..run.comparison import Comparison, compare, correct
 from ..run.results import Result, check_settings, measures
-from ..storage import hold_folder, read_table
+from ..storage import hold_folder
 from . import trials
 from .trials import RECIPE, Trial
 

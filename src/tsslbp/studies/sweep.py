@@ -23,10 +23,11 @@ from ..checked import check_whole
 from ..errors import InvalidInput, RunError, nearest
 from ..experiment import Experiment
 from ..experiment.seeding import derive
+from ..reading import read_table
 from ..rules import EARLIER_NAMES
 from ..run import Run, write_json
 from ..run.results import table_differences
-from ..storage import hold, hold_folder, read_table, writing
+from ..storage import hold, hold_folder, writing
 from ..toml_files import flat
 from . import optuna_study
 from .optuna_study import PRUNERS, SAMPLERS, storage_errors

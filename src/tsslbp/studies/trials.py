@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class Trial:
         Raises:
             RunError: the folder holds a run of other settings, or cannot be read.
         """
-        if not (self.folder / "config.toml").exists():
+        if not os.path.lexists(self.folder / "config.toml"):
             return None
         run = Run.open(self.folder)
         what = f"{self.folder} holds a run"
@@ -59,7 +60,7 @@ class Trial:
 
     def divergence(self) -> str | None:
         """Why the run diverged; None where it has not."""
-        there = (self.folder / "config.toml").exists()
+        there = os.path.lexists(self.folder / "config.toml")
         return Run.open(self.folder).divergence() if there else None
 
     def job(self, options: Sequence[str] = ()) -> Job:

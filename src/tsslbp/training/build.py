@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
     was = Path(wanted.data)
     folders = [*([data_dir] if data_dir else []), run.folder, run.folder.resolve().parent]
     places = [was, *(folder / was.name for folder in folders)] if at is None else [Path(at)]
-    there = [place.resolve() for place in places if place.exists()]
+    there = [os.path.abspath(place) for place in places if place.exists()]
     if not there:
         tried = ", ".join(str(place) for place in dict.fromkeys(places))
         raise DataError(
@@ -79,7 +80,7 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
         )
     expected = run.data_digest()
     for place in there:
-        found = load_data(replace(wanted, data=str(place)))
+        found = load_data(replace(wanted, data=place))
         if expected is None or digest(found) == expected:
             return found
     raise DataError(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..checked import Checked, Natural, NonNegative
 from ..errors import Diverged, InvalidInput, RunError
-from ..experiment import Experiment, check_trust
+from ..experiment import Experiment, check_trust, is_described
 from ..experiment.weights import PREFERRED, weights_source
-from ..network import CustomNetwork, Model, Network
+from ..network import CustomNetwork, Model, Network, plan
 from ..run import AVERAGED, Run, read_weights
 from .averaging import AveragedWeights
 from .build import build_network
@@ -359,6 +359,7 @@ def read_network(
     frames = bool(state.get("frames"))
     net: Network | CustomNetwork
     if module is None:
+        _check_size(run.experiment, shape, classes, tensors, source)
         trust = run.trust_code
         net = build_network(run.experiment, shape, classes, frames=frames, trust_code=trust)
     else:
@@ -366,6 +367,28 @@ def read_network(
         net = CustomNetwork(module, shape, classes, steps, frames=frames, description=called)
     load_weights(net, _whole(tensors) if run.is_shipped else tensors, source)
     return net.eval(), state
+
+
+def _check_size(
+    experiment: Experiment,
+    shape: tuple[int, ...],
+    classes: int,
+    tensors: Mapping[str, Tensor],
+    source: str,
+) -> None:
+    """Raise `RunError` where the configuration speaks of a network too large for the weights.
+
+    Building it first could take all memory.
+    """
+    if is_described(experiment.network):
+        layers = plan(experiment.network, shape, classes, experiment.padding, experiment.neunorm)
+        wanted = sum(layer.parameters for layer in layers)
+        held = sum(one.numel() for one in _under("weights.", tensors).values())
+        if wanted > held:
+            raise RunError(
+                f"{source} belongs to another network than {experiment.network!r}: it holds "
+                f"{held:,} weights, and that has {wanted:,}"
+            )
 
 
 def _input_shape(state: Mapping[str, Any], source: str) -> tuple[int, int, int]:
