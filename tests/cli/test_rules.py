@@ -74,7 +74,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     command += ["--learning-rates", f"0.01,{LOST}", "--out", "out"]
     code, output, error = program(*command, "--seeds", "2")
     assert code == 0, error
-    plan = "2 rules x 2 T x (2 learning rates with the first seed + 1 more seed at the chosen one)"
+    plan = "2 rules x 2 T x (2 learning rates with the first seed + 1 more seed at the chosen rate)"
     assert f"{plan} = 12 runs, 12 of them to make\n" in output
     assert re.search(r"TSSLBP\(warm_up=always\), T = 2 +3 +[\d.]+ s", output)
     assert output.index("about ") < output.index("TSSLBP/T1/lr-0.01/validated-seed0")
