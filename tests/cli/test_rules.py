@@ -94,7 +94,9 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned.seeds == 2
     assert error.count("diverged at learning rate 0.02 (epoch 1, step 1: training div") == 2
     assert "is at the edge of those tried" in error
-    assert re.search(r"TSSLBP\(warm_up=always\), T = 1, against TSSLBP: .* points .*: \w+", output)
+    assert re.search(
+        r"TSSLBP\(warm_up=always\), T = 1, compared with TSSLBP: .* points .*: \w+", output
+    )
     assert "Learning rules side by side" in Path("out/report.html").read_text()
 
     code, output, error = program(*command, "--seeds", "3")
