@@ -1,12 +1,12 @@
 """Reading and binning event files: ``python benchmarks/event_files.py [--files N] [--json FILE]``.
 
-First reads one file of each format many times, from memory: the timed region holds the decoding of
-its bytes into events with all checks, and not the file system. Then makes N files of N-MNIST's
-form, 4,300 events each at random places and times (about the official set's mean; random places
-leave more pixels to keep than its edges do), and bins them into T = 30 and T = 100 frames of 3 ms,
-stabilised: the timed region holds finding the files, reading, stabilising, binning and writing the
-cache file, in one process; and then reading all frames once, in batches of 50 in random order.
-The official set has 70,000 files.
+First, one file of each format is read many times from memory: the timed region includes decoding
+its bytes into events with all checks, but not the file system. Then N files in the format of
+N-MNIST are made, with 4,300 events each at random positions and times. This is about the mean of
+the official set, but random positions leave more nonzero pixels than the set's edges do. The files
+are binned into T = 30 and T = 100 frames of 3 ms, stabilised. The timed region includes finding the
+files, reading, stabilising, binning and writing the cache file, in one process. Finally all frames
+are read once, in batches of 50 in random order. The official set has 70,000 files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tsslbp.data.events import aedat, nmnist
 from tsslbp.run.environment import describe_environment, peak_memory
 
 OFFICIAL = 70_000
-EVENTS = 4300  # of a file of N-MNIST
+EVENTS = 4300  # per file of N-MNIST
 LENGTH = 315_000  # microseconds
 ROUNDS = 15
 BATCH = 50
@@ -39,9 +39,9 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure, print, write the record where asked to."""
+    """Measure, print, and write the record if requested."""
     parser = argparse.ArgumentParser(description="Reading and binning event files.")
-    parser.add_argument("--files", type=int, default=7000, help="of N-MNIST's form (default 7000)")
+    parser.add_argument("--files", type=int, default=7000, help="number of files (default 7000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def formats() -> dict[str, tuple[bytes, Callable[[bytes], object], int]]:
-    """Content, decoder and number of events of a file of each format."""
+    """Return content, decoder and number of events of a file of each format."""
     small, large = events(EVENTS, nmnist.SIDE), events(500_000, aedat.SIDE)
     return {
         "N-MNIST": (nmnist_bytes(small), nmnist.decode, EVENTS),
@@ -69,7 +69,7 @@ def formats() -> dict[str, tuple[bytes, Callable[[bytes], object], int]]:
 
 
 def decoding(name: str, content: bytes, decode: Callable[[bytes], object], count: int) -> Row:
-    """Events a second, the median of some rounds of about 50 ms."""
+    """Return the events per second, the median of several rounds of about 50 ms."""
     repeats = max(1, 2_000_000 // count)
     rates = []
     for _ in range(ROUNDS):
@@ -81,7 +81,7 @@ def decoding(name: str, content: bytes, decode: Callable[[bytes], object], count
 
 
 def binning(folder: Path, time_steps: int, files: int) -> Row:
-    """Seconds for all files of a folder, and for one pass over their frames."""
+    """Return the seconds for all files of a folder, and for one pass over their frames."""
     how = Binning(window=3.0, stabilise=True)
     start = time.perf_counter()
     found = load("nmnist", folder, time_steps, how)
@@ -106,7 +106,7 @@ def binning(folder: Path, time_steps: int, files: int) -> Row:
 
 
 def make_files(folder: Path, count: int) -> None:
-    """A seventh of the files test; 500 different recordings take turns."""
+    """Write files, a seventh of them for testing; 500 different recordings are repeated."""
     contents = [nmnist_bytes(events(EVENTS, nmnist.SIDE, seed)) for seed in range(500)]
     for number in range(count):
         part = "Test" if number % 7 == 0 else "Train"
@@ -138,7 +138,7 @@ def aedat_2_bytes(some: Events) -> bytes:
 
 
 def aedat_3_bytes(some: Events, size: int = 1000) -> bytes:
-    """Packets of `size` events."""
+    """Return a file with packets of `size` events."""
     content = [b"#!AER-DAT3.1\r\n#!END-HEADER\r\n"]
     x, y, t, p = (column.astype(np.int64) for column in some)
     words = np.stack([x << 17 | y << 2 | p << 1 | 1, t], 1).astype("<u4")

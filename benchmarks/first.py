@@ -1,6 +1,6 @@
 """Print the seconds of a case's first training step: ``first.py CASE``.
 
-A process of its own, started by `timing.first_step`.
+It runs in a separate process, started by `timing.first_step`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Print the peak memory of a case's training step in bytes: ``peak.py CASE T BATCH CHANNELS``.
 
-A process of its own for each case, started by `timing.peak_memory`.
+It runs in a separate process for each case, started by `timing.peak_memory`.
 """
 
 from __future__ import annotations

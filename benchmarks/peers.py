@@ -1,10 +1,10 @@
-"""The MNIST network 15C5-P2-40C5-P2-300 and 10 outputs, in tsslbp and in its peers.
+"""The MNIST network 15C5-P2-40C5-P2-300 with 10 outputs, in tsslbp and in other libraries.
 
-No biases, no padding, static images presented for T steps, LIF neurons with decay ``1 - 1/5``,
-threshold 1 and hard reset. Each peer runs as fast as its interface allows on a CPU: time is folded
-into the batch for convolutions, pooling and linear layers, the first convolution is computed once,
-images are stored channels last, and time runs only inside the neurons. Those have no synaptic
-filter, which tsslbp's have.
+It has no biases and no padding, presents static images for T steps, and has LIF neurons with decay
+``1 - 1/5``, threshold 1 and hard reset. Each peer runs as fast as its interface allows on a CPU:
+time is folded into the batch for convolutions, pooling and linear layers, the first convolution is
+computed once, images are stored channels last, and only the neurons loop over time. The peers'
+neurons have no synaptic filter; those of tsslbp do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Step = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True)
 class Size:
-    """What the growth of time and memory is measured over."""
+    """The quantities over which the growth of time and memory is measured."""
 
     time_steps: int = 5
     batch: int = 50
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Images ``[N, 1, 28, 28]`` to ``[N, 10]``, with ReLU instead of neurons."""
+    """Maps images ``[N, 1, 28, 28]`` to ``[N, 10]``, with ReLU instead of neurons."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ConvNet(nn.Module):
 
 
 class SpikingNet(ConvNet):
-    """The same with `neurons()`, which map currents ``[T, N, ...]`` to spikes, behind each layer.
+    """The same with `neurons()` after each layer, which map currents ``[T, N, ...]`` to spikes.
 
     Returns the output neurons' spike counts ``[N, 10]``.
     """
@@ -109,7 +109,7 @@ class SnnTorchNeurons(nn.Module):
 
 
 class NorseNeurons(nn.Module):
-    """Norse multiplies the current by ``1 / tau_m``: a threshold of ``1 / tau_m`` undoes that."""
+    """Norse multiplies the current by ``1 / tau_m``; a threshold of ``1 / tau_m`` cancels that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class SpikingJellyNeurons(nn.Module):
 
 
 def _classifier(model: nn.Module) -> Case:
-    """Train `model` with the cross-entropy of what it returns."""
+    """Train `model` with the cross-entropy of its outputs."""
     weights: list[Tensor] = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)
 
@@ -174,7 +174,7 @@ def _peer(neurons: Callable[[], nn.Module], size: Size) -> Case:
 
 
 def _connections(size: Size) -> Case:
-    """Convolutions and linear layers alone, forward and backward, as dense products."""
+    """Only the convolutions and linear layers, forward and backward, as dense products."""
     model = ConvNet(size.channels)
     frames = size.time_steps * size.batch
     shapes: dict[nn.Conv2d | nn.Linear, tuple[int, ...]] = {
@@ -208,7 +208,7 @@ def _tsslbp(size: Size) -> Case:
 
 
 def _trained(model: tsslbp.network.Model) -> Case:
-    """Train `model` by this library's step."""
+    """Train `model` by the training step of this library."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(images: Tensor, labels: Tensor) -> float:
@@ -226,7 +226,7 @@ def _trained(model: tsslbp.network.Model) -> Case:
 
 
 def _modules(size: Size) -> Case:
-    """The MNIST network of `_tsslbp` made of `tsslbp.layers`."""
+    """The MNIST network of `_tsslbp`, built from `tsslbp.layers`."""
     neurons: dict[str, Any] = {"tau_m": TAU_M}
     pooled = {**neurons, "pool": 2, "pool_scale": 1.1}
     model = nn.Sequential(
@@ -258,7 +258,7 @@ SEW_CHANNELS, SEW_STEPS = (32, 64), 4
 class SewNet(nn.Module):
     """``tsslbp.models.sew_resnet(channels=(32, 64), blocks=1)`` with a peer's neurons.
 
-    Parameters come in the same order. Convolutions and normalisation fold time into the batch, the
+    Parameters are in the same order. Convolutions and normalisation fold time into the batch, the
     first of them are computed once, and images are stored channels last.
     """
 
@@ -338,7 +338,7 @@ SEW_CASES: dict[str, Callable[[], Case]] = {  # all with the derivative of an ar
 
 
 def dense_layer(layer: LayerPlan) -> nn.Conv2d | nn.Linear:
-    """A planned layer's connection in PyTorch, channels last, without bias."""
+    """Return a planned layer's connection in PyTorch, channels last, without bias."""
     if layer.kind == "linear":
         return nn.Linear(math.prod(layer.in_shape), layer.units, bias=False)
     channels, *_ = layer.in_shape
@@ -358,7 +358,7 @@ def make(name: str, size: Size = Size()) -> Case:
 
 
 def make_sew(name: str) -> Case:
-    """Build a case of `SEW_CASES` with the weights of ours.
+    """Build a case of `SEW_CASES` with the same weights as ours.
 
     Raises:
         ImportError: the library is not installed.
@@ -373,9 +373,10 @@ def make_sew(name: str) -> Case:
 
 
 def batch(size: Size = Size()) -> tuple[Tensor, Tensor]:
-    """Images ``[N, 1, 28, 28]`` and labels ``[N]`` that can be learned.
+    """Return images ``[N, 1, 28, 28]`` and labels ``[N]`` that can be learned.
 
-    A fifth of the pixels is lit as in MNIST, most of them by the class and some at random.
+    A fifth of the pixels is nonzero, as in MNIST; most of them depend on the class, the others are
+    random.
     """
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(CLASSES, (size.batch,), generator=generator)

@@ -1,7 +1,7 @@
 """Benchmark: ``python benchmarks/run.py [--quick] [--rules] [--json FILE]``.
 
-Checks first: a wrong result is not timed. All timings come from this one process, in which the
-cases take turns; memory is measured in a process for each case.
+Checks come first: a wrong result is not timed. All times are measured in this process, in which the
+cases take turns; memory is measured in a separate process for each case.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tsslbp.run.environment import describe_environment
 BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
 PARAMETERS = 210_375
-TIME_STEPS = (1, 2, 5, 30, 100)  # of the neuron operation alone
+TIME_STEPS = (1, 2, 5, 30, 100)  # for the neuron operation alone
 COMPARED_RULES = (
     "TSSLBP",
     "TSSLBP.published",
@@ -73,16 +73,16 @@ console = Console(width=100)
 
 
 def main() -> None:
-    """Run the checks and the sections, print them, write them to a file where asked to."""
+    """Run the checks and the sections, print them, and write them to a file if requested."""
     parser = argparse.ArgumentParser(description="Benchmark of one training step and of its parts.")
     parser.add_argument("--quick", action="store_true", help="few repetitions, small sizes")
-    parser.add_argument("--rules", action="store_true", help="learning rules alone")
-    parser.add_argument("--threads", type=int, help="of PyTorch and of the kernels")
+    parser.add_argument("--rules", action="store_true", help="only the learning rules")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch and of the kernels")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    training.keep_freed_memory()  # as training does; the peers have it too
+    training.keep_freed_memory()  # as in training; this also benefits the peers
 
     result: dict[str, Any] = {"environment": _environment(), "quick": arguments.quick}
     console.print(_machine(result["environment"]))
@@ -128,7 +128,7 @@ def _machine(environment: Row) -> str:
 
 
 def _available_cases() -> tuple[dict[str, Case], dict[str, str]]:
-    """All cases that can be built, and the reason for each that cannot."""
+    """Return all cases that can be built, and the reason for each that cannot."""
     cases, unavailable = {}, {}
     for name in peers.CASES:
         try:
@@ -143,7 +143,7 @@ def _available_cases() -> tuple[dict[str, Case], dict[str, str]]:
 
 
 def check(cases: Mapping[str, Case]) -> list[str]:
-    """Stop where a case is not what its name says; return what was checked."""
+    """Stop if a case is not what its name says; return what was checked."""
     passed = []
     images, labels = peers.batch()
     for name, case in cases.items():
@@ -203,7 +203,7 @@ def _require(condition: bool, complaint: str) -> None:
 
 
 def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
-    """One training step of every case."""
+    """Measure one training step of every case."""
     images, labels = peers.batch()
     steps = {name: partial(case.step, images, labels) for name, case in cases.items()}
     timings = interleave(steps, 3 if quick else 40, 1 if quick else 3)
@@ -224,7 +224,7 @@ def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
 
 
 def trained_section(quick: bool) -> list[Row]:
-    """The step of a network that fires as a trained one, and the evaluation, beside ReLU's."""
+    """Compare step and evaluation with ReLU's, at the firing rates of a trained network."""
     images, labels = peers.batch()
     cases = {name: peers.make(name) for name in (BASELINE, OURS)}
     _fire_as_trained(cases[OURS].model, images)
@@ -262,15 +262,15 @@ def _fire_as_trained(model: nn.Module, images: Tensor) -> None:
 
 
 def sew_section(quick: bool) -> list[Row]:
-    """One training step of a residual network of two blocks, here and in its peers.
+    """Measure one training step of a residual network with two blocks, here and in its peers.
 
-    All start with the same weights and have the same neurons and surrogate derivative, so that
-    their first losses must agree.
+    All networks have the same initial weights, neurons and surrogate derivative, so their first
+    losses must agree.
     """
     images, labels = peers.batch()
     cases: dict[str, Case] = {}
     for name in peers.SEW_CASES:
-        with suppress(ImportError):  # said already
+        with suppress(ImportError):  # already reported
             cases[name] = peers.make_sew(name)
     losses = {name: case.step(images, labels) for name, case in cases.items()}
     for name, loss in losses.items():
@@ -296,7 +296,7 @@ def sew_section(quick: bool) -> list[Row]:
 
 
 def first_step_section() -> list[Row]:
-    """The first step of a process: with kernels still to compile, and with kept ones."""
+    """Measure the first step of a process, with kernels to compile and with cached kernels."""
     with TemporaryDirectory() as cache:
         seconds = [first_step(OURS, cache) for _ in range(2)]
     rows = [{"kernels": kind, "s": of} for kind, of in zip(("new", "kept"), seconds, strict=True)]
@@ -305,7 +305,7 @@ def first_step_section() -> list[Row]:
 
 
 def neuron_section(quick: bool) -> list[Row]:
-    """The neuron alone: forward moves two arrays, backward three, a copy two."""
+    """Measure the neuron alone: forward moves two arrays, backward three, a copy two."""
     values = 1 << (20 if quick else 22)
     rows = []
     for time_steps in TIME_STEPS:
@@ -325,12 +325,12 @@ def neuron_section(quick: bool) -> list[Row]:
             row[f"{name} ms"] = timings[name].median * 1e3
             row[f"{name} GB/s"] = arrays * current.nbytes / timings[name].median / 1e9
         rows.append(row)
-    _show("LIF neurons and synaptic filter alone (float32), beside a copy", rows)
+    _show("LIF neurons and synaptic filter alone (float32), compared with a copy", rows)
     return rows
 
 
 def rules_section(quick: bool) -> list[Row]:
-    """The backward pass of every learning rule, beside TSSL-BP's on the same values."""
+    """Compare the backward pass of every learning rule with TSSL-BP's on the same values."""
     values = 1 << (18 if quick else 21)
     rows = []
     for time_steps in (5, 30):
@@ -354,10 +354,10 @@ def rules_section(quick: bool) -> list[Row]:
 
 
 def inference_section(net: nn.Module, quick: bool) -> list[Row]:
-    """Inference of the MNIST network: our kernels, plain PyTorch, and onnxruntime where it is.
+    """Measure inference of the MNIST network: our kernels, plain PyTorch, and onnxruntime if there.
 
-    The network is the one that has learned a batch in the checks, so that all layers fire. All take
-    as many threads, and their outputs must agree.
+    The network has learned a batch in the checks, so that all layers fire. All use the same number
+    of threads, and their outputs must agree.
     """
     assert isinstance(net, tsslbp.Network)
     plain = to_plain(net.eval())
@@ -370,7 +370,9 @@ def inference_section(net: nn.Module, quick: bool) -> list[Row]:
             images, _ = peers.batch(Size(batch=batch))
             for name, run in runs.items():
                 agree = (run(images) - net(images)).abs() < 1e-4
-                _require(agree.float().mean().item() > 0.99, f"{name}: other outputs than ours")
+                _require(
+                    agree.float().mean().item() > 0.99, f"{name}: its outputs differ from ours"
+                )
             cases = {name: partial(run, images) for name, run in runs.items()}
             timings = interleave(cases, 5 if quick else 60)
             rows += [
@@ -398,7 +400,7 @@ def _onnxruntime(net: tsslbp.Network) -> Callable[[Tensor], Tensor]:
 
 
 def growth_section(quick: bool) -> list[Row]:
-    """Time and memory of tsslbp's step over T, batch and width (channels of the first layer)."""
+    """Measure time and memory of tsslbp's step over T, batch and width (first channels)."""
     doublings = 2 if quick else 4
     axes = {
         "T": [replace(Size(), time_steps=5 << i) for i in range(doublings)],
@@ -432,7 +434,7 @@ def _growth(
 
 
 def events_section(quick: bool) -> list[Row]:
-    """A connection forward and backward (both gradients): events beside dense products."""
+    """Compare event-driven connections with dense products, forward and backward."""
     rows = []
     for name, shape, outputs, window, padding in EVENT_LAYERS[::3] if quick else EVENT_LAYERS:
         weight = torch.randn(outputs, shape[1], window, window).div_(shape[1])
@@ -455,12 +457,12 @@ def events_section(quick: bool) -> list[Row]:
 
 
 def _layer(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """As a network has them: with a time axis, and windows of one pixel as a linear layer."""
+    """Return them as in a network: with a time axis, and 1 x 1 windows as a linear layer."""
     return (x.flatten(1)[None], weight.flatten(1)) if weight.shape[-1] == 1 else (x[None], weight)
 
 
 def _products(x: Tensor, weight: Tensor, padding: int) -> dict[str, Callable[[], object]]:
-    """Both ways through a layer."""
+    """Return both ways to compute a layer."""
 
     def conv2d(x: Tensor, weight: Tensor) -> Tensor:
         weight = weight.to(memory_format=torch.channels_last)
@@ -479,10 +481,10 @@ def _products(x: Tensor, weight: Tensor, padding: int) -> dict[str, Callable[[],
 
 
 def cifar10_section(quick: bool) -> list[Row]:
-    """CNN1's step beside its convolutions and linear layers as dense products, both at batch 50.
+    """Compare CNN1's step with its connections as dense products, both at batch 50.
 
-    The first layer is computed once, the others for all time steps, forward and backward. Crops
-    and mirror images, which a training adds, are timed apart.
+    The first layer is computed once, the others for all time steps, forward and backward. Crops and
+    mirroring, which a training adds, are timed separately.
     """
     recipe = load_recipe("cifar10-cnn1")
     if quick:
@@ -517,7 +519,7 @@ def _augment(recipe: Experiment, pixels: Tensor) -> None:
 def _dense_layers(
     recipe: Experiment, layers: Sequence[LayerPlan]
 ) -> list[tuple[nn.Module, Tensor]]:
-    """PyTorch's layers, channels last, and an input each, of 0s and 1s."""
+    """Return PyTorch's layers, channels last, each with an input of 0s and 1s."""
     found: list[tuple[nn.Module, Tensor]] = []
     for index, layer in enumerate(layers):
         frames = recipe.batch_size * (recipe.time_steps if index else 1)
@@ -541,7 +543,7 @@ def _step_of(size: Size) -> Callable[[], object]:
 
 
 def _currents(time_steps: int, neurons: int) -> tuple[Tensor, Tensor]:
-    """Input currents ``[T, neurons]`` that make some neurons fire, and a gradient for the PSC."""
+    """Return currents ``[T, neurons]`` that make some neurons fire, and a gradient for the PSC."""
     generator = torch.Generator().manual_seed(0)
     current = torch.randn(time_steps, neurons, generator=generator).mul_(0.5).add_(0.3)
     return current.requires_grad_(), torch.randn(time_steps, neurons, generator=generator)

@@ -1,4 +1,4 @@
-"""Time by interleaved repetitions, memory by a fresh process."""
+"""Measures time by interleaved repetitions, and memory in a fresh process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 from peers import Size
 
-WARM_UP = 3  # calls before the first that counts
+WARM_UP = 3  # calls before the first measured call
 
 
 class Timing(NamedTuple):
@@ -30,12 +30,12 @@ class Timing(NamedTuple):
 def interleave(
     cases: Mapping[str, Callable[[], object]], repetitions: int, calls: int = 1
 ) -> dict[str, Timing]:
-    """Time all cases in turn, `repetitions` times round, so that all see the same machine.
+    """Time all cases in turn, `repetitions` times, so that all run under the same conditions.
 
     Args:
-        cases: what to call, by name.
+        cases: functions to call, by name.
         repetitions: number of rounds.
-        calls: of one case in a round, timed together.
+        calls: calls of one case per round, timed together.
     """
     for run in cases.values():
         for _ in range(WARM_UP):
@@ -51,9 +51,10 @@ def interleave(
 
 
 def peak_memory(name: str, size: Size) -> int:
-    """Bytes that the training step of case `name` adds to a process at its peak.
+    """Return the bytes that the training step of case `name` adds to a process at its peak.
 
-    Counted in a fresh process, above the peak of importing, building and a step with one image.
+    They are measured in a fresh process, above the peak of importing, building, and a step with one
+    image.
     """
     command = [sys.executable, str(Path(__file__).with_name("peak.py")), name]
     command += [str(number) for number in astuple(size)]
@@ -62,9 +63,9 @@ def peak_memory(name: str, size: Size) -> int:
 
 
 def first_step(name: str, cache: str) -> float:
-    """Seconds of the first training step of case `name` in a fresh process.
+    """Return the seconds of the first training step of case `name` in a fresh process.
 
-    `cache` is the folder of the compiled kernels; an empty one makes the step compile them.
+    `cache` is the folder of the compiled kernels; if it is empty, the step compiles them.
     """
     command = [sys.executable, str(Path(__file__).with_name("first.py")), name]
     threads = str(torch.get_num_threads())
@@ -80,9 +81,9 @@ def _output(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def per_doubling(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Factor by which `values` grow when the size doubles: 2 where they are proportional.
+    """Return the factor by which `values` grow when the size doubles: 2 if proportional.
 
-    The least-squares line through the logarithms.
+    It is computed from the least-squares line through the logarithms.
     """
     slope = np.polyfit(np.log2(sizes), np.log2(values), 1)[0]
     return float(2**slope)

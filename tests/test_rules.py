@@ -112,7 +112,7 @@ def test_rules_of_different_types_differ() -> None:
         ({"name": "TSSLBP.publised"}, ["'TSSLBP.publised'", "did you mean 'TSSLBP.published'?"]),
         ({"warm_up": "never"}, ["needs a name", "TSSLBP, TSSLBP.published"]),
         ("slayer", ["'slayer'", "did you mean 'SLAYER'?"]),
-        ("SLAYER(width=1, height=2, width=3)", ["width stands twice", "SLAYER(width=1,"]),
+        ("SLAYER(width=1, height=2, width=3)", ["width is given twice", "SLAYER(width=1,"]),
         (
             {"name": "TSSLBP", "warmup": "never"},
             ["TSSLBP: unknown key 'warmup'", "did you mean 'warm_up'?"],

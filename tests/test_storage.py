@@ -151,7 +151,7 @@ def test_a_file_system_without_locks(
     monkeypatch.setattr(fcntl, "flock", refuse)
     path = tmp_path / ".lock"
     path.touch()  # of an earlier version, which went on without a lock
-    message = r"if there is none, remove .*\.lock-holder"
+    message = r"if there is no such process, remove .*\.lock-holder"
     with hold(path), pytest.raises(RunError, match=message), hold(path):
         pass
     assert [file.name for file in tmp_path.iterdir()] == [".lock"]
@@ -252,6 +252,12 @@ def test_leftovers_where_there_are_no_locks(
     os.utime(old, (0, 0))
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == [young, tmp_path / "a"]
+
+
+def test_a_folder_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot write .*No such file or directory"):
+        replace_file(tmp_path / "no" / "a", lambda new: new.write_bytes(b"1"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_replaced_file_has_the_usual_mode(tmp_path: Path) -> None:

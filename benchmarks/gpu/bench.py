@@ -1,10 +1,10 @@
 """GPU benchmark: ``python benchmarks/gpu/bench.py [--json FILE] [--quick]``.
 
-Checks first, then: the card itself, the neuron alone, training steps of whole networks, and one
-linear layer over many steps; each beside its peers where they are installed. Every measurement is
-repeated and given by its median; the device is waited for before and after each repetition. About
-eight minutes on one GPU. Without a GPU it runs on the CPU with small sizes (``--quick``), which
-shows that it runs, and nothing else.
+Checks come first, then the card itself, the neuron alone, training steps of whole networks, and one
+linear layer over many steps. Each is compared with other libraries if they are installed. Every
+measurement is repeated, and the median is reported; the host waits for the device before and after
+each repetition. The benchmark takes about eight minutes on one GPU. Without a GPU it runs on the
+CPU with small sizes (``--quick``), which only shows that it works.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from tsslbp.network.description import LayerPlan, plan
 from tsslbp.run.environment import describe_environment
 from tsslbp.training.device import WARM_UP, DeviceSteps, configure
 
-RECIPES = {  # what the training step is measured for, and the shape of its images
+RECIPES = {  # for which the training step is measured, and the shape of their images
     "mnist": (1, 28, 28),
     "fashion-mnist-cnn": (1, 28, 28),
     "cifar10-cnn1": (3, 32, 32),
     "cifar10-cnn2": (3, 32, 32),
 }
 PRECISIONS = ("float32", "tf32", "bf16")
-PEERS = ("snntorch", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x")  # and what they may use
+PEERS = ("snntorch", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x")  # with optional packages
 Row = dict[str, Any]
 console = Console(width=120)
 
@@ -64,7 +64,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds(self, run: Callable[[], object], calls: int = 1) -> float:
-        """Median time of a call, in rounds of `calls` between two waits."""
+        """Return the median time of a call, in rounds of `calls` between two waits."""
         for _ in range(3):
             run()
         times = []
@@ -85,7 +85,7 @@ class Bench:
 
 
 def check(bench: Bench) -> list[str]:
-    """Stop where a result is wrong; return what was checked."""
+    """Stop if a result is wrong; return what was checked."""
     for time_steps in (5, 100):
         current = (bench.normal(time_steps, 5000) * 0.5 + 0.3).requires_grad_()
         grad = bench.normal(time_steps, 5000)
@@ -119,7 +119,7 @@ def _train(steps: DeviceSteps, first: int, last: int) -> list[Any]:
 
 
 def card_section(bench: Bench) -> Row:
-    """Bandwidth of a copy, and rate of a square matrix product in each precision."""
+    """Measure the bandwidth of a copy, and the rate of a matrix product in each precision."""
     values, size = (1 << 20, 512) if bench.quick else (1 << 28, 8192)
     source = torch.zeros(values, device=bench.device)
     target = torch.empty_like(source)
@@ -139,7 +139,7 @@ def card_section(bench: Bench) -> Row:
 
 
 def neuron_section(bench: Bench, card: Row) -> Iterator[Row]:
-    """PSC of LIF neurons, forward and backward, as a share of the copy's bandwidth."""
+    """Measure the PSC of LIF neurons, forward and backward, relative to the copy's bandwidth."""
     values = 1 << (16 if bench.quick else 26)
     dtypes = [torch.float32, torch.bfloat16] if bench.gpu else [torch.float32]
     for steps in (5, 30, 100, 500):
@@ -150,7 +150,7 @@ def neuron_section(bench: Bench, card: Row) -> Iterator[Row]:
                 row: Row = {"T": steps, "dtype": str(dtype)[6:], "neuron": name}
                 try:
                     row |= _neuron_row(bench, run, current.requires_grad_(), card)
-                except Exception as error:  # a peer that cannot do it
+                except Exception as error:  # a peer that does not support it
                     if name == "tsslbp":
                         raise
                     row |= {"failed": type(error).__name__}
@@ -178,9 +178,9 @@ def _fresh(cell: Any, x: Tensor) -> Tensor:
 def _neuron_row(
     bench: Bench, run: Callable[[Tensor], Tensor], current: Tensor, card: Row
 ) -> dict[str, float]:
-    """Forward moves two arrays, backward three."""
+    """Return times and rates; forward moves two arrays, backward three."""
     source = current.detach()
-    calls = 3 if bench.gpu else 1  # the host's work for the next call hides behind this one's
+    calls = 3 if bench.gpu else 1  # hides the host's work for the next call
     forward = bench.seconds(partial(run, source), calls)
     output = run(current)
     grad = torch.ones_like(output)
@@ -199,7 +199,7 @@ def _neuron_row(
 
 
 def step_section(bench: Bench, card: Row) -> Iterator[Row]:
-    """Steps of the study's networks at batch 50, on random images."""
+    """Measure steps of the study's networks at batch 50, on random images."""
     for name in ("mnist", "cifar10-cnn1") if bench.quick else RECIPES:
         for precision in PRECISIONS if bench.gpu else ("float32",):
             row: Row = {"network": name, "by": "tsslbp", "precision": precision}
@@ -208,7 +208,7 @@ def step_section(bench: Bench, card: Row) -> Iterator[Row]:
             row = {"network": name, "by": peer, "precision": "tf32" if bench.gpu else "float32"}
             try:
                 row |= _peer_row(bench, name, peer)
-            except Exception as error:  # not installed, or it cannot do it
+            except Exception as error:  # not installed, or not supported
                 row |= {"failed": type(error).__name__}
             yield row
 
@@ -248,7 +248,7 @@ def _step_row(bench: Bench, name: str, precision: str, card: Row) -> Row:
 
 
 def _recipe(bench: Bench, name: str) -> Experiment:
-    """A recipe, with a thin network where CIFAR-10's would take too long."""
+    """Return a recipe, with a narrow network if CIFAR-10's would take too long."""
     recipe = load_recipe(name)
     if bench.quick and recipe.data == "cifar10":
         return replace(recipe, network="4C3-P2-16", padding=1)
@@ -256,7 +256,7 @@ def _recipe(bench: Bench, name: str) -> Experiment:
 
 
 def _augmentation(bench: Bench, steps: DeviceSteps) -> float:
-    """Seconds that a step's crops and mirror images take on the device."""
+    """Return the seconds that a step's crops and mirroring take on the device."""
     padding = steps.experiment.crop_padding
     drawn = augment.draw(steps.size, padding, True, torch.Generator().manual_seed(0))
     placement = augment.Placement(*(part.to(bench.device) for part in drawn))
@@ -278,7 +278,7 @@ def _device_steps(
     images: int,
     precision: str = "float32",
 ) -> DeviceSteps:
-    """The recipe's training step on random images, the brighter by class the further right."""
+    """Return the recipe's training step on random images, whose brightness depends on the class."""
     torch.manual_seed(0)
     labels = torch.arange(images) % peers.CLASSES
     pictures = torch.rand(images, *shape)
@@ -293,7 +293,7 @@ def _device_steps(
 
 
 def step_operations(recipe: Experiment, shape: tuple[int, int, int]) -> float:
-    """Floating-point operations of the products of a step: forward, and twice that backward.
+    """Return the floating-point operations of a step's products: forward, and twice that backward.
 
     The first layer is computed once for all time steps, and its input has no gradient.
     """
@@ -305,14 +305,14 @@ def step_operations(recipe: Experiment, shape: tuple[int, int, int]) -> float:
 
 
 def _places(layer: LayerPlan) -> int:
-    """Positions at which a convolution's kernel is applied."""
+    """Return the number of positions at which a convolution's kernel is applied."""
     if layer.kind != "conv":
         return 1
     return math.prod(side + 2 * layer.padding - layer.kernel + 1 for side in layer.in_shape[1:])
 
 
 class PeerNet(nn.Module):
-    """The same layers with a peer's neurons, pooling by averages, time folded into the batch."""
+    """The same layers with a peer's neurons, average pooling, and time folded into the batch."""
 
     def __init__(self, layers: list[LayerPlan], neurons: Callable[[], nn.Module], steps: int):
         super().__init__()
@@ -368,7 +368,7 @@ def _peer_row(bench: Bench, name: str, peer: str) -> Row:
 
 
 def linear_section(bench: Bench) -> Iterator[Row]:
-    """``Linear(n, n)`` and LIF, batch 16, T = 500: forward, and backward of the output's sum."""
+    """Measure ``Linear(n, n)`` and LIF, batch 16, T = 500: forward, and backward of the sum."""
     configure(bench.device, "float32")
     steps = 50 if bench.quick else 500
     for features in (64,) if bench.quick else (4096, 8192, 16384):
@@ -395,7 +395,7 @@ def linear_section(bench: Bench) -> Iterator[Row]:
 def _passes(
     layer: nn.Module, x: Tensor, fire: Callable[[Tensor], Tensor]
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward alone, and forward with backward."""
+    """Return the forward pass alone, and forward with backward."""
     return lambda: fire(layer(x)).sum(), lambda: fire(layer(x)).sum().backward()
 
 
@@ -426,7 +426,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     arguments = parser.parse_args()
     if not (torch.cuda.is_available() or arguments.quick):
-        raise SystemExit("PyTorch finds no GPU here; --quick runs small sizes on the CPU")
+        raise SystemExit("PyTorch finds no GPU; use --quick for small sizes on the CPU")
     bench = Bench("cuda" if torch.cuda.is_available() else "cpu", arguments.quick)
     name = torch.cuda.get_device_name() if bench.gpu else "CPU"
     console.print(f"{name}, PyTorch {torch.__version__}")
@@ -434,7 +434,7 @@ def main() -> None:
     result: Row = {"device": name, "quick": bench.quick, "environment": describe_environment()}
     result["peers"] = {peer: of for peer in PEERS if (of := _version(peer))}
 
-    def save() -> None:  # after every row, so that a time limit costs only what is left
+    def save() -> None:  # after every row, so that a time limit loses only the remaining rows
         if arguments.json:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")

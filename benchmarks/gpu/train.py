@@ -1,9 +1,9 @@
 """One whole training on a GPU, in pieces: ``python benchmarks/gpu/train.py RECIPE --minutes 9``.
 
-Calls ``tsslbp train --resume`` and stops it after so many minutes, so that the same command again
-goes on where it was. Options behind ``--`` go to ``tsslbp train``. The record (configuration,
-environment, metrics) is copied to a folder after every piece. Exit status: 0 the training is
-finished, 75 it is not, others as the training's own.
+It calls ``tsslbp train --resume`` and stops it after the given minutes, so that the same command
+continues it later. Options after ``--`` are passed to ``tsslbp train``. The record (configuration,
+environment, metrics) is copied to a folder after every piece. The exit status is 0 if the training
+is finished, 75 if it is not, and otherwise that of the training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 RECORD = ("config.toml", "environment.json", "metrics.jsonl")
 UNFINISHED = 75  # EX_TEMPFAIL
-PATIENCE = 60  # seconds that a stopped training has to end by itself
+PATIENCE = 60  # seconds in which a stopped training must end by itself
 
 
 def main() -> int:
@@ -36,8 +36,8 @@ def main() -> int:
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description="Train on a GPU, a few minutes at a time.")
     parser.add_argument("recipe")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--record", type=Path, metavar="DIR", help="where to copy the record")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run folder")
+    parser.add_argument("--record", type=Path, metavar="DIR", help="folder for the record")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--device", default="cuda")
     given = sys.argv[1:]
@@ -46,7 +46,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
 
 
 def _within(command: list[str], seconds: float) -> int:
-    """Run a command, interrupted as by Ctrl-C when its time is over."""
+    """Run a command, and interrupt it like Ctrl-C when its time is over."""
     process = subprocess.Popen(command)
     try:
         return process.wait(seconds)

@@ -1,4 +1,4 @@
-"""``python -m tsslbp``: the program."""
+"""``python -m tsslbp`` starts the program."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Checked dataclasses: frozen ones whose values are checked against the types of their fields."""
+"""Checked dataclasses: frozen, with values that are checked against the types of the fields."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from typing import (
 
 from .errors import InvalidInput, nearest
 
-_BEYOND = 2**63  # what 64 bits do not hold
+_BEYOND = 2**63  # the smallest number that 64 bits cannot represent
 
 
 def as_whole(value: object) -> int | None:
-    """Return a whole number of any integer type as an int; None for all else, true and false too.
+    """Return a whole number of any integer type as an int, or None for other values and booleans.
 
-    NumPy's and PyTorch's numbers count as well, and their arrays without dimensions.
+    Numbers of NumPy and PyTorch are accepted, and their arrays without dimensions.
     """
     if type(value) is int:
         return value
@@ -45,9 +45,9 @@ def as_whole(value: object) -> int | None:
 
 
 def as_number(value: object) -> float | None:
-    """Return a number of any integer or real type as a finite float; None for all else.
+    """Return a number of any integer or real type as a finite float, or None for other values.
 
-    True and false are no numbers, and neither is a tensor, whose gradient would be lost.
+    Booleans are not numbers, and neither is a tensor, whose gradient would be lost.
     """
     if type(value) is float:
         number = value
@@ -65,7 +65,7 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
     """Return a whole number of any integer type as an int.
 
     Raises:
-        InvalidInput: it is none, or below `least`, or one that 64 bits do not hold.
+        InvalidInput: it is not a whole number, is below `least`, or does not fit into 64 bits.
     """
     whole = as_whole(value)
     if whole is None or not least <= whole < _BEYOND:
@@ -77,13 +77,13 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
 
 
 def _is_bool_of_numpy(value: object) -> bool:
-    """Whether a value is NumPy's true or false, or PyTorch's."""
+    """Whether a value is a boolean of NumPy or PyTorch."""
     dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
     return dtype == "bool" and not getattr(value, "ndim", None)
 
 
 class Allowed(NamedTuple):
-    """The values of a type that a field allows: in words, and as a test."""
+    """The values of a type that a field accepts: in words, and as a test."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -99,7 +99,7 @@ def check_number(name: str, value: object, allowed: Allowed = FINITE) -> float:
     """Return a number of any integer or real type as a float.
 
     Raises:
-        InvalidInput: it is none, or not finite, or none of those that are allowed.
+        InvalidInput: it is not a number, not finite, or not allowed.
     """
     number = as_number(value)
     if number is None or not allowed.holds(number):
@@ -108,13 +108,13 @@ def check_number(name: str, value: object, allowed: Allowed = FINITE) -> float:
 
 
 class OneOf(NamedTuple):
-    """A field's text is one of some names, which are looked up when it is checked."""
+    """A field's text must be one of some names, which are determined when it is checked."""
 
     names: Callable[[], Iterable[str]]
 
 
 class Parsed(NamedTuple):
-    """How a field is made from text or a table: what it takes, in words, and the function."""
+    """How a field is made from text or a table: the accepted input, in words, and the function."""
 
     text: str
     parse: Callable[[Any], Any]
@@ -130,19 +130,19 @@ Positive = Annotated[float, Allowed("a number above 0", lambda x: x > 0)]
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of frozen dataclasses whose values are checked, and brought to their types, when made.
+    """Base class of frozen dataclasses that check and convert their values when constructed.
 
-    A whole number serves as a number, a list or array as a tuple, a number as a list of one, and a
-    table as another such class; numbers may be NumPy's. A field's type may be a plain type, a
-    union, a ``Literal``, a tuple, a mapping, another such class, or one of these ``Annotated`` with
-    `Allowed`, `OneOf` or `Parsed`. The default of a field is not checked.
+    A whole number is accepted as a number, a list or array as a tuple, a number as a list with one
+    item, and a table as another such class; NumPy's numbers are accepted. The type of a field may
+    be a plain type, a union, a ``Literal``, a tuple, a mapping, another such class, or one of these
+    ``Annotated`` with `Allowed`, `OneOf` or `Parsed`. The default of a field is not checked.
 
-    The class argument `called` is what messages begin with, by default the name of the class:
+    The class argument `called` is the beginning of messages, by default the name of the class:
     ``class Binning(Checked, called="binning: ")``.
 
     Raises:
-        InvalidInput: a value is not of its field's type; the message says what is expected, and of
-            words the nearest known one.
+        InvalidInput: a value does not have the type of its field; the message says what is
+            expected, and for a word suggests the nearest known one.
     """
 
     called: ClassVar[str] = ""
@@ -165,11 +165,11 @@ class Checked:
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """Make one from a table of its fields, as TOML holds it.
+        """Make an object from a table of its fields, as in TOML.
 
         Raises:
-            InvalidInput: a key is unknown (the nearest known one is named) or missing, or its
-                value is not allowed.
+            InvalidInput: a key is unknown (the message suggests the nearest one) or missing, or
+                its value is not allowed.
         """
         hints = type_hints(cls)
         check_keys(table, hints, cls.called)
@@ -182,13 +182,13 @@ class Checked:
         return cls(**table)
 
     def to_table(self) -> dict[str, Any]:
-        """Return every key that is set, as a table that TOML can hold and `from_table` reads."""
+        """Return every key that is set, as a TOML table that `from_table` reads."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
 def check_keys(table: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
-    """Raise `InvalidInput` for a key that is not known; the nearest known one is named."""
+    """Raise `InvalidInput` for an unknown key, and suggest the nearest known one."""
     names = list(known)
     for key in table:
         if key not in names:
@@ -196,7 +196,7 @@ def check_keys(table: Iterable[str], known: Iterable[str], prefix: str = "") -> 
 
 
 def _type_hints(cls: Any) -> dict[str, Any]:
-    """Return the types of a checked dataclass's fields, in their order."""
+    """Return the types of a checked dataclass's fields, in order."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
 
@@ -205,7 +205,7 @@ type_hints: Callable[[Any], dict[str, Any]] = cache(_type_hints)
 
 
 def expected(hint: Any) -> str:
-    """Say in words which values a field of a type takes."""
+    """Describe in words the values that a field of a type accepts."""
     origin, args = get_origin(hint), get_args(hint)
     if names := _names(hint) if origin in (Literal, Annotated) else ():
         return f"one of {', '.join(names)}"
@@ -223,7 +223,7 @@ def expected(hint: Any) -> str:
 
 
 def _names(hint: Any) -> tuple[str, ...]:
-    """Return the names of which a field's value is one; empty where it takes other values."""
+    """Return the names of which a field's value must be one; empty for other fields."""
     args = get_args(hint)
     if get_origin(hint) is Literal:
         return args
@@ -233,13 +233,13 @@ def _names(hint: Any) -> tuple[str, ...]:
 
 
 def _too_large(value: object) -> str:
-    """What is wrong with a number that no computer counts to; "" for all others."""
+    """Return the problem of a number that does not fit into 64 bits; "" for other values."""
     whole = as_whole(value)
     return "" if whole is None or abs(whole) < _BEYOND else "must be below 2^63"
 
 
 def _wanted(value: object, hint: Any) -> str:
-    """Say what a field's value must be, where it is `value`."""
+    """Describe what a field's value must be, given that it is `value`."""
     if too_large := _too_large(value):
         return too_large
     words = expected(hint)
@@ -248,11 +248,11 @@ def _wanted(value: object, hint: Any) -> str:
 
 
 class _Misfit(Exception):
-    """A value is not of the type that is asked for."""
+    """A value does not have the requested type."""
 
 
 def _listed(value: Any, hint: Any) -> Any:
-    """A number as a list of one, where a field takes lists of any length and nothing else."""
+    """Return a number as a list with one item, if a field accepts only lists of any length."""
     is_list = get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
     return (value,) if is_list and type(value) in (int, float) else value
 
@@ -307,7 +307,7 @@ def _fit_annotated(value: Any, hint: Any, extra: Allowed | OneOf | Parsed) -> An
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a value is of a class; true and false are no whole numbers, though Python differs."""
+    """Whether a value has a class; unlike in Python, booleans are not whole numbers."""
     return (
         isinstance(hint, type)
         and isinstance(value, hint)

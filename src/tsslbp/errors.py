@@ -1,6 +1,6 @@
-"""The errors that tsslbp raises on purpose. Their text is one line a user can act on.
+"""The errors that tsslbp raises deliberately. Their text is one line that a user can act on.
 
-What they quote may come from anybody's file, so it is made `printable`.
+Quoted text may come from untrusted files, so it is made `printable`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import re
 from collections.abc import Iterable
 
-# What people type who know other programs, and what it is called here: keys, values or options.
+# Terms of other programs, and the corresponding keys, values or options of this one.
 SYNONYMS = {
     "adam": ("adamw", "optimizer"),
     "arch": ("network",),
@@ -37,17 +37,17 @@ SYNONYMS = {
 }
 
 _LONGEST = 2000  # characters of an error's text
-# Control characters, those that turn the direction of writing, line ends of other systems, and
-# what stands for bytes that are no text.
+# Control characters, characters that change the direction of writing, line ends of other systems,
+# and surrogates for bytes that are not text.
 _UNPRINTABLE = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    """Return a text that no terminal obeys: control characters are written out in hexadecimals.
+    """Return a text that is safe to print: control characters are replaced by hexadecimal codes.
 
-    Line breaks and tabulators stay.
+    Line breaks and tabs are kept.
     """
     return _UNPRINTABLE.sub(_written_out, text)
 
@@ -58,7 +58,7 @@ def _written_out(match: re.Match[str]) -> str:
 
 
 class Error(Exception):
-    """Base of all errors below; the program prints it without a traceback."""
+    """Base class of all errors below; the program prints it without a traceback."""
 
     def __str__(self) -> str:
         text = printable(super().__str__())
@@ -68,11 +68,11 @@ class Error(Exception):
 
 
 class InvalidInput(Error, ValueError):
-    """An argument, tensor, configuration or network description that the caller can correct."""
+    """An invalid argument, tensor, configuration or network description; the caller can fix it."""
 
 
 class DataError(Error):
-    """A data file that is missing, truncated, or not what its name says."""
+    """A data file that is missing, truncated, or different from what its name says."""
 
 
 class RunError(Error):
@@ -84,23 +84,25 @@ class Diverged(Error):
 
 
 def require(what: str, extra: str, *packages: str) -> None:
-    """Raise `InvalidInput` where a package is missing that one of our optional extras brings.
+    """Raise `InvalidInput` if a package of one of our optional extras is not installed.
 
     Args:
-        what: needs them, such as ``"reports need"``.
-        extra: the extra's name.
-        packages: as they are imported.
+        what: what needs the package, such as ``"reports need"``.
+        extra: name of the extra.
+        packages: import names of the packages.
     """
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise InvalidInput(f"{what} {name}: pip install 'tsslbp[{extra}]'")
+            raise InvalidInput(
+                f"{what} {name}, which is not installed: pip install 'tsslbp[{extra}]'"
+            )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known word closest to `word`, or ``""``.
 
-    What `SYNONYMS` says goes first. Capitals and small letters count as equal only where nothing is
-    close otherwise.
+    `SYNONYMS` take precedence. Upper and lower case are considered equal only if no word is close
+    otherwise.
     """
     words = list(known)
     if same := [one for one in SYNONYMS.get(word.casefold().replace("-", "_"), ()) if one in words]:

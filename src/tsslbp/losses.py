@@ -16,18 +16,20 @@ from .errors import InvalidInput
 from .neuron.settings import check_dense
 from .neuron.tracing import can_look_at
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # of the output PSC and the labels
-MEANS = ("softmax", "tet")  # losses that are means over the batch; the others are sums
+Loss = Callable[[Tensor, Tensor], Tensor]  # takes the output PSC and the labels
+MEANS = ("softmax", "tet")  # losses that average over the batch; the others sum over it
 
 
 def predict(psc: Tensor) -> Tensor:
-    """Class with the largest PSC summed over time, ``[N]`` int64; ties go to the lower class.
+    """Return the class with the largest PSC summed over time, ``[N]`` int64.
+
+    If several classes have the largest sum, the lowest of them is returned.
 
     Args:
         psc: ``[T, N, classes]``, a network's output.
 
     Raises:
-        InvalidInput: another shape.
+        InvalidInput: `psc` is not a tensor of three dimensions.
     """
     if not isinstance(psc, Tensor) or psc.ndim != 3:
         got = f"shape {list(psc.shape)}" if isinstance(psc, Tensor) else type(psc).__name__
@@ -47,31 +49,31 @@ def van_rossum(
 ) -> Tensor:
     """Van Rossum distance ``1/2 sum (psc - target)^2`` over steps, batch and classes.
 
-    The target of the true class is a desired spike train through the synaptic filter, that of the
-    others is 0.
+    The target of the true class is the desired spike train, passed through the synaptic filter. The
+    target of all other classes is 0.
 
     Args:
         psc: ``[T, N, classes]``.
         labels: ``[N]``, integers.
         tau_s: synaptic time constant of the target's filter, in time steps.
-        target_filters: how often the desired train is filtered: once as in the paper, or twice as
-            in the revised code, whose target no spike train reaches.
-        pattern: the desired train, 0s and 1s, repeated and cut to T steps. By default
-            ``0, 1, 1, 1, 1`` for T < 10 and ``0, 1`` from there on.
+        target_filters: how many times the desired train is filtered: once as in the paper, or twice
+            as in the revised code, whose target no spike train can match exactly.
+        pattern: the desired train, a sequence of 0 and 1, repeated and cut to T steps. The default
+            is ``0, 1, 1, 1, 1`` for T < 10 and ``0, 1`` for longer trains.
 
     Returns:
         A scalar: a sum over the batch, not a mean.
 
     Raises:
-        InvalidInput: a label out of range, `tau_s` below 1 or no number, or a desired train
-            without a spike.
+        InvalidInput: a label is out of range, `tau_s` is below 1 or is not a number, or the desired
+            train has no spike.
 
     Source: Zhang & Li (2020), the loss; docs/reproduction.md on the filters.
     """
     labels = _checked(psc, labels)
     if not isinstance(tau_s, Real):
         raise InvalidInput(
-            f"tau_s must be a number, got {type(tau_s).__name__}: the target is not trained"
+            f"tau_s must be a number, got {type(tau_s).__name__}: the target cannot be trained"
         )
     if pattern is None:
         pattern = (0, 1, 1, 1, 1) if len(psc) < 10 else (0, 1)
@@ -83,7 +85,7 @@ def van_rossum(
     return 0.5 * functional.mse_loss(psc, target, reduction="sum")
 
 
-@functools.cache  # nothing is ever dropped: a CUDA graph may go on reading it
+@functools.cache  # never cleared: a captured CUDA graph may still read a target
 def _desired(
     steps: int,
     pattern: tuple[int, ...],
@@ -92,16 +94,16 @@ def _desired(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """The true class's desired PSC; kept, since a CUDA graph cannot take numbers from the host."""
+    """Return the true class's target; cached, since a CUDA graph cannot copy it from the host."""
     if not pattern or any(spike not in (0, 1) for spike in pattern):
-        raise InvalidInput(f"the desired train must hold 0s and 1s, got {list(pattern)}")
+        raise InvalidInput(f"the desired train must consist of 0 and 1, got {list(pattern)}")
     if tau_s < 1:
         raise InvalidInput(f"tau_s must be at least 1, got {tau_s}")
     target = [float(pattern[t % len(pattern)]) for t in range(steps)]
     if not any(target):
         raise InvalidInput(
             f"the desired train {list(pattern)} has no spike within T = {steps} steps, so there is "
-            "nothing to learn; give another pattern, more time steps or the softmax loss"
+            "nothing to learn; choose another pattern, more time steps or the softmax loss"
         )
     for _ in range(target_filters):
         state = 0.0
@@ -111,22 +113,22 @@ def _desired(
 
 
 def count(psc: Tensor, labels: Tensor, *, desired: float, undesired: float) -> Tensor:
-    """Squared error of the PSC's sum over time, zero where the error is on the harmless side.
+    """Squared error of the PSC summed over time; errors in the harmless direction count as 0.
 
-    With ``delta = (sum_t psc - target) / T``, set to 0 where the true class exceeds its target or
-    another class stays below its own, the loss is ``T/2 sum delta^2``. It counts PSC sums, which
-    are not spike counts.
+    ``delta = (sum_t psc - target) / T`` is set to 0 where the true class exceeds its target or
+    another class stays below its target. The loss is ``T/2 sum delta^2``. It compares sums of the
+    PSC, which are not spike counts.
 
     Args:
         psc: ``[T, N, classes]``.
         labels: ``[N]``, integers.
-        desired, undesired: target of the true class and of the others, in units of summed PSC.
+        desired, undesired: targets of the true class and of the others, in units of summed PSC.
 
     Returns:
         A scalar: a sum over the batch, not a mean.
 
     Raises:
-        InvalidInput: a label out of range.
+        InvalidInput: a label is out of range.
     """
     labels = _checked(psc, labels)
     true_class = functional.one_hot(labels, psc.shape[2]).bool()
@@ -138,15 +140,23 @@ def count(psc: Tensor, labels: Tensor, *, desired: float, undesired: float) -> T
 
 
 def softmax(psc: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of the PSC summed over time, as logits; `psc` is ``[T, N, classes]``.
+    """Mean cross-entropy whose logits are the PSC summed over time.
 
-    With label smoothing s the target of the true class is ``1 - s + s / classes``, that of the
-    others ``s / classes``. Of no images the loss is 0.
+    With label smoothing s, the target of the true class is ``1 - s + s / classes`` and that of
+    every other class is ``s / classes``.
+
+    Args:
+        psc: ``[T, N, classes]``.
+        labels: ``[N]``, integers.
+        label_smoothing: s, from 0 to 1.
+
+    Returns:
+        A scalar: the mean over the batch, or 0 for an empty batch.
 
     Raises:
-        InvalidInput: a label out of range, or `label_smoothing` below 0 or above 1.
+        InvalidInput: a label is out of range, or `label_smoothing` is below 0 or above 1.
 
-    Source: of label smoothing, Szegedy et al., "Rethinking the Inception architecture for computer
+    Source: label smoothing: Szegedy et al., "Rethinking the Inception architecture for computer
     vision" (CVPR 2016), section 7.
     """
     labels = _checked(psc, labels)
@@ -162,26 +172,30 @@ def tet(
     target: float = 1.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy at every time step (temporal efficient training), with its regularisation.
+    """Cross-entropy at every time step (temporal efficient training), plus a regularisation term.
 
-    ``(1 - weight) mean_t CE(psc[t], labels) + weight mean (psc - target)^2``: the first mean over
-    steps and batch, with the outputs of each step as its logits, the second over all outputs.
+    ``(1 - weight) mean_t CE(psc[t], labels) + weight mean (psc - target)^2``. The first mean is
+    over steps and batch, and the logits of a step are its outputs. The second mean is over all
+    outputs.
 
-    The paper's outputs are currents without bounds. A PSC of spikes lies between 0 and 1, so that
-    with 10 classes the cross-entropy of a step stays above 1.46 even where all are right.
+    The paper's outputs are unbounded currents. The PSC of a spike train lies between 0 and 1, so
+    with 10 classes the cross-entropy of a step cannot fall below 1.46, even if all images are
+    classified correctly.
 
     Args:
         psc: ``[T, N, classes]``.
         labels: ``[N]``, integers.
-        weight: share of the regularisation term, lambda in the paper.
-        target: of every output in the regularisation term, phi in the paper: the threshold.
+        weight: weight of the regularisation term, lambda in the paper, from 0 to 1.
+        target: value to which the regularisation term pulls every output, phi in the paper: the
+            threshold.
         label_smoothing: as for `softmax`.
 
     Returns:
-        A scalar: a mean over the batch; of no images 0.
+        A scalar: the mean over the batch, or 0 for an empty batch.
 
     Raises:
-        InvalidInput: a label out of range, or `weight` or `label_smoothing` below 0 or above 1.
+        InvalidInput: a label is out of range, or `weight` or `label_smoothing` is below 0 or above
+            1.
 
     Source: Deng, Li, Zhang & Gu, "Temporal efficient training of spiking neural network via
     gradient re-weighting" (ICLR 2022), equations of L_TET, L_MSE and L_TOTAL. The defaults of
@@ -203,14 +217,14 @@ def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Te
 
 
 def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None) -> Tensor:
-    """Return class numbers of any integer type as a tensor int64.
+    """Return class numbers of any integer type as an int64 tensor.
 
     Args:
-        labels: ``[N]``, a tensor, an array of NumPy's, or a list.
-        device: of the tensor, by default its own.
+        labels: ``[N]``, a tensor, a NumPy array or a list.
+        device: device of a tensor made from an array or a list; a tensor stays on its own.
 
     Raises:
-        InvalidInput: they are no whole numbers.
+        InvalidInput: the labels are not whole numbers.
     """
     try:
         tensor = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device=device)
@@ -220,12 +234,14 @@ def as_labels(labels: Tensor | Sequence[int], device: torch.device | None = None
     if tensor.dtype == torch.int64 or tensor.numel() == 0:
         return tensor.long()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise InvalidInput(f"labels must be class numbers, whole and from 0, got {tensor.dtype}")
+        raise InvalidInput(
+            f"labels must be class numbers (whole numbers from 0), got {tensor.dtype}"
+        )
     return tensor.long()
 
 
 def _checked(psc: Tensor, labels: Tensor | Sequence[int]) -> Tensor:
-    """Return the labels as int64; raise `InvalidInput` where they do not fit the PSC."""
+    """Return the labels as int64; raise `InvalidInput` if they do not match the PSC."""
     check_dense("the PSC", psc)
     labels = as_labels(labels, psc.device)
     if psc.ndim != 3 or labels.shape != psc.shape[1:2]:

@@ -1,9 +1,9 @@
-"""Networks made of `tsslbp.layers`, for small images: a plain one and a residual one.
+"""Networks made of `tsslbp.layers` for small images: a plain and a residual one.
 
-Each is an ordinary module from images ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``, to
-``[T, N, classes]``. The results of the last connection are the outputs of each step, logits for a
-cross-entropy, unless `spiking_output` puts neurons behind it, as in `tsslbp.Network`, whose PSC is
-what TSSL-BP's own loss takes.
+Each is an ordinary module that maps images ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``,
+to ``[T, N, classes]``. By default the last connection returns the outputs of each step, which serve
+as logits for a cross-entropy. With `spiking_output` a layer of neurons follows, as in
+`tsslbp.Network`, and the output is their PSC, on which TSSL-BP's own loss is defined.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ def vgg(
     impl: str = "auto",
     spiking_output: bool = False,
 ) -> nn.Sequential:
-    """A plain deep network: stages of convolutions, maximum pooling behind each, linear layers.
+    """Return a plain deep network: stages of convolutions with max pooling, then linear layers.
 
-    Each convolution is followed by `tsslbp.layers.BatchNorm` and `LIF`.
+    `tsslbp.layers.BatchNorm` and `LIF` follow each convolution.
 
     Args:
-        input_shape: ``(C, H, W)``, with sides large enough for the convolutions and poolings.
+        input_shape: ``(C, H, W)``, large enough for the convolutions and poolings.
         classes: number of outputs.
         time_steps: T.
-        channels: output channels of the convolutions of each stage.
-        hidden: neurons of the linear layers before the last.
+        channels: output channels of the convolutions, one sequence per stage.
+        hidden: numbers of neurons of the linear layers before the last one.
         kernel: side of the convolutions' kernels.
-        padding: zeros around the input of each convolution; by default half the kernel, rounded
-            down, which keeps the size of the image where the kernel is odd.
+        padding: zeros around the input of each convolution; by default half the kernel size,
+            rounded down, which keeps the size of the image if the kernel size is odd.
         dropout: probability of dropout before each linear layer.
-        neuron, rule, learnable, impl: of every `tsslbp.layers.LIF`.
-        spiking_output: whether neurons stand behind the last layer.
+        neuron, rule, learnable, impl: settings of every `tsslbp.layers.LIF`.
+        spiking_output: whether a layer of neurons follows the last connection.
 
     Raises:
-        InvalidInput: a setting does not fit.
+        InvalidInput: an argument is invalid, or the images are too small.
 
-    Source: Simonyan & Zisserman (ICLR 2015) for the plan; batch normalisation as in Zheng et al.
+    Source: Simonyan & Zisserman (ICLR 2015) for the layout; batch normalisation as in Zheng et al.
     (AAAI 2021).
     """
     make = _Maker(neuron, rule, learnable, impl, time_steps)
@@ -77,7 +77,7 @@ def vgg(
             raise InvalidInput(
                 f"images of {input_shape[1]} x {input_shape[2]} pixels are too small for "
                 f"{len(channels)} stages of {kernel} x {kernel} convolutions with a padding of "
-                f"{padding}: nothing is left of them"
+                f"{padding}: no pixel is left; use larger images, fewer stages or more padding"
             )
     parts.append(nn.Flatten(-3))
     features = width * math.prod(sides)
@@ -102,25 +102,25 @@ def sew_resnet(
     impl: str = "auto",
     spiking_output: bool = False,
 ) -> nn.Sequential:
-    """A residual network of spike-element-wise addition, as for CIFAR images.
+    """Return a residual network with spike-element-wise addition (SEW ResNet) for small images.
 
-    A convolution, then stages of `tsslbp.layers.Residual` blocks of two convolutions each. The
-    first block of every stage but the first halves the image by a stride of 2, and its shortcut is
-    a convolution of 1 x 1. The mean over the image goes to the last connection.
+    A convolution is followed by stages of `tsslbp.layers.Residual` blocks with two convolutions
+    each. The first block of every stage but the first halves the image by a stride of 2; its
+    shortcut is a 1 x 1 convolution. The last connection takes the mean over the image.
 
     Args:
-        input_shape: ``(C, H, W)``, with sides of at least 2 to the number of stages.
+        input_shape: ``(C, H, W)``; H and W are at least 2 to the power of the number of stages.
         classes: number of outputs.
         time_steps: T.
-        channels: of each stage.
-        blocks: of a stage.
+        channels: number of channels of each stage.
+        blocks: number of blocks of each stage.
         dropout: probability of dropout before the last connection.
         neuron, rule, learnable, impl, spiking_output: as for `vgg`.
 
     Raises:
-        InvalidInput: a setting does not fit.
+        InvalidInput: an argument is invalid, or the images are too small.
 
-    Source: Fang et al. (NeurIPS 2021), SEW ResNet with ADD; He et al. (CVPR 2016) for the plan.
+    Source: Fang et al. (NeurIPS 2021), SEW ResNet with ADD; He et al. (CVPR 2016) for the layout.
     """
     make = _Maker(neuron, rule, learnable, impl, time_steps)
     blocks = check_whole("blocks", blocks)
@@ -141,7 +141,7 @@ def sew_resnet(
 
 
 class _Maker:
-    """Makes the parts of a network, whose neurons are all alike."""
+    """Makes the layers of a network in which all neurons share their settings."""
 
     def __init__(
         self, neuron: Neuron, rule: Rule, learnable: Sequence[str], impl: str, time_steps: int
@@ -152,7 +152,7 @@ class _Maker:
         self.is_first = True
 
     def lif(self, **settings: Any) -> LIF:
-        if self.is_first:  # static images become time there
+        if self.is_first:  # this layer repeats static images over time
             settings, self.is_first = {"time_steps": self.time_steps, **settings}, False
         return LIF(*self.settings, **settings)
 
@@ -178,11 +178,11 @@ class _Maker:
 
 
 def _image(input_shape: Sequence[int], stages: int) -> tuple[int, tuple[int, ...]]:
-    """Channels and sides of the images, which `stages` halve, or fewer."""
+    """Return channels and sides of the images; each stage may halve the sides once."""
     if len(input_shape) != 3 or stages < 1 or min(input_shape[1:]) < 2**stages:
         raise InvalidInput(
             f"expected images (C, H, W) of at least {2**stages} x {2**stages} pixels for "
-            f"{stages} stages, at least one, got {tuple(input_shape)}"
+            f"{stages} stages (at least one stage), got {tuple(input_shape)}"
         )
     channels, height, width = input_shape
     return channels, (height, width)

@@ -1,7 +1,7 @@
 """Statistics of a few runs: means with intervals, differences with tests.
 
-All functions take arrays and return numbers. A run is one observation: the results hold for
-training with other seeds, not for other test images. Nothing depends on the unit, so accuracies may
+All functions take arrays and return numbers. A run is one observation: conclusions apply to
+training with other seeds, not to other test images. Nothing depends on the unit, so accuracies may
 be between 0 and 1 or in percent.
 """
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 CONFIDENCE = 0.95
 LEVEL = 0.05  # the largest p at which a difference is significant
-BOOTSTRAP_RUNS = 20  # at least: of 5 normal values it covers the mean in 85 %, of 20 in 92 %
+BOOTSTRAP_RUNS = 20  # at least; with 5 normal values it covers the mean in 85 %, with 20 in 92 %
 RESAMPLES = 9999
 SHOWN_RUNS = 3  # at least, for an interval to be shown
 RESAMPLING_SEED = 0  # so that the same runs always give the same interval
@@ -37,14 +37,14 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of what several runs reached.
+    """Summary of the results of several runs.
 
     Attributes:
-        runs: their number.
-        mean: over the runs.
+        runs: number of runs.
+        mean: mean over the runs.
         sd: sample standard deviation, with n - 1; None for one run.
-        best: the highest value. It grows with the number of runs, so do not compare it.
-        interval: of the mean; None for one run.
+        best: highest value. It grows with the number of runs, so do not compare it.
+        interval: confidence interval of the mean; None for one run.
     """
 
     runs: int
@@ -56,11 +56,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one mean lies above another.
+    """Difference between two means.
 
     Attributes:
         mean: first minus second.
-        interval: of this difference.
+        interval: confidence interval of the difference.
         p: two-sided p-value, before a correction by `holm`.
     """
 
@@ -70,23 +70,23 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first is higher or lower; undecided where the interval contains zero."""
+        """Whether the first is higher or lower; undecided if the interval contains zero."""
         if self.interval.low <= 0 <= self.interval.high:
             return "undecided"
         return "higher" if self.mean > 0 else "lower"
 
 
 def summary(values: npt.ArrayLike) -> Summary:
-    """Mean, sample standard deviation, best, and the mean's interval.
+    """Return mean, sample standard deviation, best value, and the interval of the mean.
 
-    The interval is Student's t. For `BOOTSTRAP_RUNS` runs or more it is the bias-corrected and
+    The interval is Student's t. With at least `BOOTSTRAP_RUNS` runs it is the bias-corrected and
     accelerated bootstrap (Efron 1987), which assumes no normal distribution but needs more values.
 
     Args:
-        values: ``[runs]``, one for each run.
+        values: ``[runs]``, one per run.
 
     Raises:
-        InvalidInput: no values, or some that are not finite; SciPy is missing.
+        InvalidInput: there are no values, or some are not finite; or SciPy is not installed.
     """
     array = _values(values, "values")
     runs, best = len(array), float(array.max())
@@ -101,14 +101,14 @@ def summary(values: npt.ArrayLike) -> Summary:
 def shown_interval(
     summary: Summary, low: float = -math.inf, high: float = math.inf
 ) -> Interval | None:
-    """The interval of a mean as tables and figures show it: within what can be measured.
+    """Return the interval of a mean for tables and figures, clipped to the possible range.
 
-    None of fewer than `SHOWN_RUNS` runs, where Student's t with one degree of freedom spans more
-    than anybody has measured: their points say more.
+    It is None with fewer than `SHOWN_RUNS` runs: with one degree of freedom, Student's t interval
+    is wider than any plausible range, and the individual values say more.
 
     Args:
-        summary: of the runs.
-        low, high: bounds of the quantity, such as 0 and 100 of accuracies in percent.
+        summary: summary of the runs.
+        low, high: bounds of the quantity, such as 0 and 100 for accuracies in percent.
     """
     if summary.interval is None or summary.runs < SHOWN_RUNS:
         return None
@@ -116,10 +116,15 @@ def shown_interval(
 
 
 def t_interval(mean: float, sd: float, runs: int) -> Interval:
-    """Student's t interval of a mean, such as a published one, from its sample deviation.
+    """Return Student's t interval of a mean, for example a published one, from its deviation.
+
+    Args:
+        mean: the mean.
+        sd: sample standard deviation, in the same unit.
+        runs: number of runs.
 
     Raises:
-        InvalidInput: fewer than two runs; SciPy is missing.
+        InvalidInput: there are fewer than two runs; or SciPy is not installed.
     """
     if runs < 2:
         raise InvalidInput(f"an interval needs at least 2 runs, got {runs}")
@@ -129,13 +134,13 @@ def t_interval(mean: float, sd: float, runs: int) -> Interval:
 def paired(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
     """Paired t test of two recipes over the same seeds: `first` minus `second`.
 
-    Where all differences are equal the interval is that point, and p is 0, or 1 if they are zero.
+    If all differences are equal, the interval is a point, and p is 0, or 1 if they are zero.
 
     Args:
         first, second: ``[runs]``, in the same order of seeds; at least two.
 
     Raises:
-        InvalidInput: other lengths, or values that are not finite; SciPy is missing.
+        InvalidInput: the lengths differ, or values are not finite; or SciPy is not installed.
     """
     differences = _differences(first, second, ("first", "second"))
     runs = len(differences)
@@ -146,7 +151,7 @@ def paired(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
 
 
 def paired_accuracies(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference:
-    """`paired`, but p is 1 where all differences are equal, since these show no spread.
+    """Like `paired`, but p is 1 if all differences are equal, since these show no spread.
 
     Accuracies on few test images often differ by equal amounts.
     """
@@ -156,18 +161,18 @@ def paired_accuracies(first: npt.ArrayLike, second: npt.ArrayLike) -> Difference
 
 
 def welch(values: npt.ArrayLike, mean: float, sd: float, runs: int) -> Difference:
-    """Welch's t test of our runs against published numbers: our mean minus theirs.
+    """Welch's t test of our runs against published numbers: our mean minus the published mean.
 
-    Where neither varies the interval is a point, and p is 0, or 1 if the means are equal.
+    If neither varies, the interval is a point, and p is 0, or 1 if the means are equal.
 
     Args:
-        values: ``[runs]``, ours; at least two.
+        values: ``[runs]``, our values; at least two.
         mean, sd: published mean and sample standard deviation, in the unit of `values`.
         runs: number of published runs; at least two.
 
     Raises:
-        InvalidInput: fewer runs on either side, which leave a spread unknown; numbers that are not
-            finite; a negative `sd`; SciPy is missing.
+        InvalidInput: there are fewer than two runs on either side, so a spread is unknown; numbers
+            are not finite; `sd` is negative; or SciPy is not installed.
     """
     array = _values(values, "values")
     for name, count in (("own", len(array)), ("published", runs)):
@@ -181,7 +186,7 @@ def welch(values: npt.ArrayLike, mean: float, sd: float, runs: int) -> Differenc
     if error == 0:
         return _test(ours - mean, 0.0, 1.0)
     shares = (errors / error) ** 2
-    # Welch and Satterthwaite's degrees of freedom, from shares because squared variances underflow
+    # Welch-Satterthwaite degrees of freedom, from shares, because squared variances underflow.
     freedom = 1 / float((shares**2 / [len(array) - 1, runs - 1]).sum())
     return _test(ours - mean, error, freedom)
 
@@ -196,7 +201,7 @@ def holm(p_values: npt.ArrayLike) -> Array:
         p_values: ``[comparisons]``, between 0 and 1.
 
     Raises:
-        InvalidInput: anything else.
+        InvalidInput: `p_values` is not such a list.
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
@@ -209,24 +214,24 @@ def holm(p_values: npt.ArrayLike) -> Array:
 
 
 def selection_bias(best_test: npt.ArrayLike, validation_chosen: npt.ArrayLike) -> Summary:
-    """How much accuracy a run seems to gain when its epoch is chosen on the test images.
+    """Return the apparent gain in accuracy when a run's epoch is chosen on the test images.
 
     This summarises the differences between the best test epoch and the epoch chosen on validation
-    images. None of them is negative, because the best epoch has the highest accuracy; so the bias
-    is not negative either, even where its interval reaches below zero.
+    images. None of them is negative, because the best epoch has the highest accuracy. The bias is
+    therefore not negative either, even if its interval extends below zero.
 
     Args:
         best_test, validation_chosen: ``[runs]``, test accuracies in the same order of runs.
 
     Raises:
-        InvalidInput: other lengths, values that are not finite, or a negative difference.
+        InvalidInput: the lengths differ, values are not finite, or a difference is negative.
     """
     names = ("best_test", "validation_chosen")
     differences = _differences(best_test, validation_chosen, names)
     if (differences < 0).any():
         raise InvalidInput(
-            "a best test epoch cannot be below the epoch chosen on validation images: are these "
-            "the accuracies of the same runs?"
+            "the best test epoch cannot have a lower accuracy than the epoch chosen on validation "
+            "images: give the accuracies of the same runs in the same order"
         )
     return summary(differences)
 
@@ -234,7 +239,7 @@ def selection_bias(best_test: npt.ArrayLike, validation_chosen: npt.ArrayLike) -
 def _values(values: npt.ArrayLike, name: str) -> Array:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0:
-        raise InvalidInput(f"{name}: expected one number of each run, got shape {array.shape}")
+        raise InvalidInput(f"{name}: expected one number per run, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise InvalidInput(f"{name}: expected finite numbers, got {array.tolist()!r:.80}")
     return array
@@ -244,14 +249,15 @@ def _differences(first: npt.ArrayLike, second: npt.ArrayLike, names: tuple[str, 
     ours, theirs = _values(first, names[0]), _values(second, names[1])
     if len(ours) != len(theirs):
         raise InvalidInput(
-            f"{names[0]} and {names[1]} must be of the same runs, got {len(ours)} and {len(theirs)}"
+            f"{names[0]} and {names[1]} must have one value per run each, got {len(ours)} and "
+            f"{len(theirs)}"
         )
     return ours - theirs
 
 
 def _moments(values: Array) -> tuple[float, float]:
-    """Mean and sample standard deviation, which is 0 of one value and of equal ones."""
-    shifted = values - values[0]  # so that rounding makes no spread
+    """Return mean and sample standard deviation, which is 0 for one value or equal values."""
+    shifted = values - values[0]  # so that rounding causes no spread
     sd = float(shifted.std(ddof=1)) if len(values) > 1 else 0.0
     return float(values[0] + shifted.mean()), sd
 

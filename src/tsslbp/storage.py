@@ -1,7 +1,7 @@
-"""Files that are replaced whole or not at all, their digests, and locks between processes.
+"""Files that are replaced atomically, their digests, and locks between processes.
 
-All that the program writes goes through `write_file`, `replace_file` or `append_lines`, so that a
-kill or a full disk at any moment leaves either the earlier contents or the new ones.
+The program writes all files through `write_file`, `replace_file` or `append_lines`. A kill or a
+full disk at any moment therefore leaves either the earlier contents or the new ones.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from typing import IO, Any
 
 from .errors import RunError
 
-_LOCK = ".lock"  # in a folder that one process at a time may write to
+_LOCK = ".lock"  # in a folder to which one process at a time may write
 _HELD: set[tuple[int, Path]] = set()  # folders that threads of this process hold
-DIGESTS = ("digest", "data_digest")  # in a safetensors file's metadata: of the header, of the rest
+DIGESTS = ("digest", "data_digest")  # of the header and of the rest, in a safetensors file
 DAMAGED = "it is truncated, damaged, or changed by another program"
-PART = 1 << 22  # bytes that are digested in one go
+PART = 1 << 22  # bytes per part of a digest
 
 _METADATA = "__metadata__"
-_LENGTH = 8  # bytes that hold the header's length
-_LONGEST_HEADER = 10**8  # bytes, as safetensors has it
-_BLOCK = 1 << 16  # bytes in which the end of a line is looked for
+_LENGTH = 8  # bytes of the number that gives the header's length
+_LONGEST_HEADER = 10**8  # bytes, the limit of safetensors
+_BLOCK = 1 << 16  # bytes per read when searching for the end of a line
 _TEMPORARY_SUFFIX = ".tsslbp-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-_YOUNG = 3600  # seconds in which a temporary file may be under way that cannot be locked
-_PATIENCE = 0.05  # seconds: whoever looks whether a lock is held has it for an instant
-_EVERYONE = 0o666  # a lock file is empty, and users who share a folder take turns
+_YOUNG = 3600  # seconds for which a temporary file without a lock may still be in use
+_PATIENCE = 0.05  # seconds; checking whether a lock is held takes it for an instant
+_EVERYONE = 0o666  # a lock file is empty, and users who share a folder use it in turn
 
 
 @contextlib.contextmanager
 def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, made where there is none, until the context ends.
+    """Hold the lock file `path`, created if missing, until the context ends.
 
-    Locks of the system keep out other processes and threads, and end with the process. On file
-    systems without them a second file, ``path`` and ``-holder``, names the process that holds the
-    lock; one that is killed on another machine leaves it behind.
+    Locks of the operating system keep out other processes and threads, and end with the process. On
+    file systems without them, a second file, ``path`` and ``-holder``, names the process that holds
+    the lock; a process that is killed on another machine leaves it behind.
 
     Args:
-        path: of the lock file, which stays; what it holds does not matter.
-        wait: until whoever holds it lets go.
+        path: path of the lock file, which remains; its content is irrelevant.
+        wait: whether to wait until another holder releases it.
 
     Raises:
-        RunError: another process, or thread, holds it, or it cannot be made.
+        RunError: another process or thread holds it, or it cannot be created.
     """
     import filelock
 
@@ -71,7 +71,7 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
             if error.errno not in _NO_LOCKS:
                 raise
             holder = path.with_name(f"{path.name}-holder")
-            hint = f"; if there is none, remove {holder}"
+            hint = f"; if there is no such process, remove {holder}"
             lock = filelock.SoftFileLock(holder, timeout, thread_local=False)
             lock.acquire()
     except filelock.Timeout:
@@ -85,7 +85,7 @@ def hold(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds a folder, see `hold_folder`; nothing is made."""
+    """Whether a process holds a folder, see `hold_folder`; nothing is created."""
     import filelock
 
     path = folder / _LOCK
@@ -98,7 +98,7 @@ def is_held(folder: Path) -> bool:
         lock.acquire()
     except filelock.Timeout:
         return True
-    except OSError:  # it is another user's, or there are no locks here
+    except OSError:  # another user's file, or a system without locks
         return False
     lock.release()
     return False
@@ -106,14 +106,15 @@ def is_held(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where there is none, from before the first look at it to the end.
+    """Hold a folder, created if missing, from before the first look at it until the end.
 
-    Whoever prepares a folder holds it, so that of two commands that are started together only one
-    finds it as it was, writes into it, and works there. Within the context the same thread may
-    hold it again. A folder that was made here and stayed empty is removed again.
+    A command holds a folder while it prepares and uses it. If two commands are started together,
+    only one of them can find the folder in its initial state, write to it, and work there. Within
+    the context, the same thread may hold it again. A folder that was created here and is still
+    empty is removed at the end.
 
     Raises:
-        RunError: another process, or thread, holds it, or it cannot be made.
+        RunError: another process or thread holds it, or it cannot be created.
     """
     mine = threading.get_ident(), folder.resolve()
     if mine in _HELD:
@@ -133,19 +134,19 @@ def hold_folder(folder: Path) -> Iterator[None]:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, the innermost first, which holds its lock file and nothing else."""
+    """Remove folders that are empty, the innermost first, which may contain its lock file."""
     with contextlib.suppress(OSError):
         for number, folder in enumerate(folders):
             if number == 0:
-                (folder / _LOCK).unlink()  # whoever waits for it sees that it is gone
+                (folder / _LOCK).unlink()  # waiting processes notice that it is gone
             folder.rmdir()
 
 
 def write_file(path: Path, *parts: bytes | memoryview | str) -> None:
-    """Replace the file `path` atomically by what the parts are together, text in UTF-8.
+    """Replace the file `path` atomically by the concatenated parts, text in UTF-8.
 
     Raises:
-        RunError: as of `replace_file`.
+        RunError: as for `replace_file`.
     """
 
     def write(new: Path) -> None:
@@ -156,16 +157,16 @@ def write_file(path: Path, *parts: bytes | memoryview | str) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace the file `path` atomically by what `write` puts into the file it is given.
+    """Replace the file `path` atomically by the file that `write` writes at a given path.
 
-    The new contents are on the disk before they take the old ones' place. Whatever goes wrong,
-    the old file stays whole and no temporary file is left; only a kill can leave one, which
-    `remove_leftovers` clears.
+    The new contents are on the disk before they replace the old ones. Whatever goes wrong, the old
+    file remains intact and no temporary file is left. Only a kill can leave one, which
+    `remove_leftovers` removes.
 
     Raises:
         RunError: the file cannot be written.
     """
-    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # processes of other machines may have the number
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # other machines may use the same number
     temporary = path.with_name(f".{path.name}.{own}{_TEMPORARY_SUFFIX}")
     try:
         with _in_use(temporary):
@@ -181,10 +182,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def append_lines(path: Path, lines: bytes) -> None:
-    """Append whole lines to a file, made where there is none; on the disk when this returns.
+    """Append complete lines to a file, created if missing; they are on the disk on return.
 
-    A last line without its end was torn by a kill: it is cut off first. Where the disk is full,
-    what was written is cut off again. One process at a time may append.
+    An incomplete last line, left by a kill, is first cut off. If the disk is full, what was written
+    is cut off again. Only one process at a time may append.
 
     Raises:
         RunError: the file cannot be written; the earlier lines are kept.
@@ -204,9 +205,9 @@ def append_lines(path: Path, lines: bytes) -> None:
 
 
 def digest(content: bytes | bytearray | memoryview) -> str:
-    """BLAKE2b of BLAKE2b of each part of `PART` bytes, the last shorter, in hexadecimal digits.
+    """Return the BLAKE2b of the BLAKE2b of each part of `PART` bytes, in hexadecimal digits.
 
-    Parts of one content are read side by side, on all cores. Against accidents, not attacks.
+    The parts are read in parallel, on all cores. It detects accidents, not attacks.
     """
     view = memoryview(content)
     parts = [view[start : start + PART] for start in range(0, len(view), PART)]
@@ -221,20 +222,20 @@ def digest(content: bytes | bytearray | memoryview) -> str:
 
 
 def digest_of_rest(file: IO[bytes]) -> str:
-    """`digest` of what a file holds from where it stands; that need not fit into memory."""
+    """Return the `digest` of a file from its present position; it need not fit into memory."""
     whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with whole, memoryview(whole) as content, content[file.tell() :] as rest:
         return digest(rest)
 
 
 def sealed_header(header: Mapping[str, Any], data_digest: str, length: int | None = None) -> bytes:
-    """The first bytes of a safetensors file, with digests of the header and of what follows it.
+    """Return the start of a safetensors file, with digests of the header and of the data.
 
     Args:
-        header: names, types, shapes and places of the tensors, and ``"__metadata__"``, to which
+        header: names, types, shapes and positions of the tensors, and ``"__metadata__"``, to which
             `DIGESTS` are added.
-        data_digest: of all that follows.
-        length: of the result; by default the next multiple of 8 bytes.
+        data_digest: digest of everything that follows.
+        length: length of the result; by default the next multiple of 8 bytes.
     """
     metadata = {**header[_METADATA], DIGESTS[1]: data_digest}
     unsealed = {**header, _METADATA: metadata}
@@ -247,9 +248,9 @@ def sealed_header(header: Mapping[str, Any], data_digest: str, length: int | Non
 
 
 def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
-    """The header of a safetensors file, and the digest of what follows, where the file stands then.
+    """Return the header of a safetensors file and the digest of its data; stops before the data.
 
-    None, and nothing is checked: the file has no digests.
+    The digest is None, and nothing is verified, if the file has no digests.
 
     Raises:
         ValueError: the header is damaged.
@@ -258,24 +259,24 @@ def read_header(file: IO[bytes]) -> tuple[dict[str, Any], str | None]:
     file.seek(0)
     length = int.from_bytes(file.read(_LENGTH), "little")
     if not 0 < length <= min(size - _LENGTH, _LONGEST_HEADER):
-        raise ValueError(f"{DAMAGED}, or no safetensors file")
+        raise ValueError(f"{DAMAGED}, or not a safetensors file")
     try:
         header: dict[str, Any] = json.loads(file.read(length))
         metadata = header.setdefault(_METADATA, {})
         own, data_digest = (metadata.get(name) for name in DIGESTS)
     except (AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{DAMAGED}, or no safetensors file") from error
+        raise ValueError(f"{DAMAGED}, or not a safetensors file") from error
     if own is None and data_digest is None:
         return header, None
     unsealed = {key: value for key, value in metadata.items() if key != DIGESTS[0]}
     if own != digest(_canonical({**header, _METADATA: unsealed})):
-        raise ValueError(f"{DAMAGED}: its header has another digest than it says")
+        raise ValueError(f"{DAMAGED}: the digest of its header does not match")
     return header, data_digest
 
 
 @contextlib.contextmanager
 def writing(what: object) -> Iterator[None]:
-    """Raise `RunError`, that `what` cannot be written, for an `OSError` in the context."""
+    """Convert an `OSError` in the context to a `RunError`: `what` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -290,9 +291,9 @@ def write_error(path: Path, error: OSError) -> str:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files that killed writers of the file `name`, or of any, have left.
+    """Remove temporary files that killed writers of the file `name`, or of any file, have left.
 
-    Those that a process is writing stay: it holds their locks, which end with it.
+    Files that a process is still writing are kept: it holds their locks, which end with it.
     """
     import filelock
 
@@ -319,6 +320,8 @@ def _in_use(temporary: Path) -> Iterator[None]:
         yield
         return
     is_new = not temporary.exists()
+    if is_new:
+        temporary.touch()  # the lock would make the folder as well
     lock = filelock.FileLock(temporary, -1 if is_new else 0, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -346,7 +349,7 @@ def _append(file: FileIO, lines: bytes) -> None:
 
 
 def _whole_lines(file: FileIO) -> int:
-    """Bytes of a file up to the end of its last whole line."""
+    """Return the number of bytes up to the end of the last complete line."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - _BLOCK)
@@ -366,7 +369,7 @@ def _canonical(header: Mapping[str, Any]) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the system and the file system can."""
+    """Write a folder's entries to the disk, if system and file system support it."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""TOML: values as text, and files, those that ship with the package and the user's own."""
+"""TOML: values as text, and files, either shipped with the package or the user's own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .errors import InvalidInput, nearest
 from .reading import TOO_DEEP, check_depth, read_whole
 
 MOST = 1 << 20  # bytes of a file
-_MOST_PARTS = 32  # of a key
-_STRING = re.compile(  # each to its end, or the text's or line's, so that none is looked at twice
+_MOST_PARTS = 32  # of a dotted key
+_STRING = re.compile(  # each alternative consumes an unclosed string, so matching is linear
     r'"{3}(?:[^\\]|\\.)*?(?:"{3}|\Z)'
     r"|'{3}.*?(?:'{3}|\Z)"
     r'|"(?:[^"\\\n]|\\.)*+"?'
@@ -21,18 +21,18 @@ _STRING = re.compile(  # each to its end, or the text's or line's, so that none 
     re.DOTALL,
 )
 _COMMENT = re.compile("#[^\n]*")
-_APART = re.compile(r"[=,\[\]{}\n]")  # what stands between keys
+_APART = re.compile(r"[=,\[\]{}\n]")  # separators between keys
 
 T = TypeVar("T")
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return the table that a text of TOML is.
+    """Parse a TOML document.
 
     Raises:
-        ValueError: it is no TOML, or nested too deeply, or holds a number of thousands of digits.
+        ValueError: it is not TOML, is nested too deeply, or has a number of thousands of digits.
     """
-    # Of a key of many parts `tomllib` takes time that grows with their number's square.
+    # `tomllib` takes time that grows with the square of the number of a key's parts.
     plain = _COMMENT.sub("", _STRING.sub("", text))
     if max(part.count(".") for part in _APART.split(plain)) > _MOST_PARTS:
         raise ValueError(TOO_DEEP)
@@ -45,7 +45,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return the TOML value that a text is; other text as it is."""
+    """Return the TOML value that a text represents, or the text itself if it is not TOML."""
     try:
         return parse(f"value = {text}")["value"]
     except ValueError:
@@ -53,7 +53,7 @@ def parse_value(text: str) -> Any:
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a table with the keys of its tables as ``"table.key"``."""
+    """Flatten a table: the keys of nested tables become ``"table.key"``."""
     result: dict[str, Any] = {}
     for key, value in table.items():
         inner = value.items() if isinstance(value, Mapping) else ()
@@ -62,7 +62,7 @@ def flat(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shipped_names(folder: Path) -> list[str]:
-    """Names of the TOML files in a folder of the package, sorted."""
+    """Return the sorted names of the TOML files in a folder of the package."""
     names = (file.name for file in folder.iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
@@ -73,14 +73,14 @@ def load(
     """Read a TOML file that ships with the package, or one whose path ends in ``.toml``.
 
     Args:
-        kind: of file, for messages, such as ``"recipe"``.
-        name_or_path: one of the names that ship, or a path.
-        folder: of the files that ship.
-        make: what is returned, of the file's table.
+        kind: kind of the file in messages, such as ``"recipe"``.
+        name_or_path: the name of a shipped file, or a path.
+        folder: folder of the shipped files.
+        make: makes the result from the file's table.
 
     Raises:
-        InvalidInput: there is no such file, or it cannot be read, or `make` raises it; names the
-            file, and the line or the key.
+        InvalidInput: there is no such file, it cannot be read, or `make` raises this error; the
+            message names the file, and the line or the key.
     """
     name = str(name_or_path)
     if name.endswith(".toml"):

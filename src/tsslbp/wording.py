@@ -1,4 +1,4 @@
-"""Numbers in words, the same in the program and in reports."""
+"""Numbers in words, written in the same way in the program and in reports."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 
 def percent(share: float | None) -> str:
-    """Return such as ``"98.50 %"``, and ``"-"`` for None."""
+    """Return text such as ``"98.50 %"``, or ``"-"`` for None."""
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def duration(seconds: float) -> str:
-    """Return such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``, ``"2 d 5 h"``."""
+    """Return text such as ``"9.3 s"``, ``"12 min 5 s"``, ``"1 h 3 min"``, ``"2 d 5 h"``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -24,14 +24,14 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes, such as ``"11.6 MB"``."""
+    """Return a number of bytes as text, such as ``"11.6 MB"``."""
     from rich.filesize import decimal
 
     return decimal(count)
 
 
 def energy(picojoules: float) -> str:
-    """Return such as ``"4.81 µJ"``, with three digits."""
+    """Return text such as ``"4.81 µJ"``, with three digits."""
     units = ("pJ", "nJ", "µJ", "mJ", "J")
     power = 0
     while abs(picojoules) >= 999.5 and power < len(units) - 1:
@@ -41,33 +41,33 @@ def energy(picojoules: float) -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """Return such as ``"1 run"`` or ``"1,200 runs"``; `plural` of a noun that does not end so."""
+    """Return text such as ``"1 run"`` or ``"1,200 runs"``; `plural` is for irregular nouns."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def joined(words: Sequence[str]) -> str:
-    """Return such as ``"a, b and c"``."""
+    """Return text such as ``"a, b and c"``."""
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def mean_and_deviation(mean: float, sd: float | None) -> str:
-    """Return such as ``"99.40 ± 0.04"``, or the mean alone for None."""
+    """Return text such as ``"99.40 ± 0.04"``, or only the mean if `sd` is None."""
     return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
 
 
 def interval(ends: tuple[float, float], sign: str = "") -> str:
-    """Such as ``"88.52 to 93.48"``, or ``"-0.02 to +0.22"`` where `sign` is ``"+"``."""
+    """Return text such as ``"88.52 to 93.48"``, or ``"-0.02 to +0.22"`` if `sign` is ``"+"``."""
     return f"{ends[0]:{sign}.2f} to {ends[1]:{sign}.2f}"
 
 
 def difference(points: float, ends: tuple[float, float]) -> str:
-    """Return such as ``"+0.10 points (95 % interval -0.02 to +0.22)"``."""
+    """Return text such as ``"+0.10 points (95 % interval -0.02 to +0.22)"``."""
     return f"{points:+.2f} points (95 % interval {interval(ends, '+')})"
 
 
 def p_value(p: float | None) -> str:
-    """Return such as ``"0.013"``, ``"< 0.001"``, and ``"-"`` for None."""
+    """Return text such as ``"0.013"`` or ``"< 0.001"``, or ``"-"`` for None."""
     if p is None:
         return "-"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -319,7 +319,9 @@ def test_nothing_takes_the_run_for_a_spiking_one(trained: Digits, tmp_path: Path
         lambda: training.build_network(run.experiment, data.input_shape, data.classes),
         lambda: training.fit(Run.create(tmp_path / "run", run.experiment), data),
     ):
-        with pytest.raises(InvalidInput, match="without spikes, for `tsslbp convert` alone"):
+        with pytest.raises(
+            InvalidInput, match="without spikes, which only `tsslbp convert` trains"
+        ):
             network()
     spiking = Result.read(run.folder)
     spiking = replace(spiking, experiment=replace(spiking.experiment, activation=None))

@@ -318,7 +318,7 @@ def refusals() -> list[tuple[str, dict]]:
         ("float64", {"nets": {"a": network("5").float()}}),
         ("evaluation mode", {"nets": {"a": network("5").train()}}),
         ("the same weights", {"nets": nets | {"b": network("6")}}),
-        ("at most 2,000 weights, the network has 2,028: .*directions", {"nets": {"a": wide()}}),
+        ("at most 2,000 weights, but the network has 2,028: .*directions", {"nets": {"a": wide()}}),
     ]
 
 

@@ -395,7 +395,7 @@ def test_a_connection_that_is_called_twice_has_its_parameters_once() -> None:
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (nn.LayerNorm(9), "cost cannot count what 1 does, a LayerNorm"),
+        (nn.LayerNorm(9), "cost cannot count the operations of 1, a LayerNorm"),
         (nn.Sequential(nn.Unflatten(-1, (1, 3, 3)), nn.Flatten(-3), nn.PReLU()), "a PReLU"),
     ],
 )
@@ -419,5 +419,5 @@ def test_what_cannot_be_counted() -> None:
         energy.table_of("float23")
     circular = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
     module = nn.Sequential(circular, LIF(time_steps=2), nn.Flatten(-3))
-    with pytest.raises(InvalidInput, match="other padding than zeros"):
+    with pytest.raises(InvalidInput, match="non-zero padding mode"):
         cost(CustomNetwork(module, (1, 3, 3), 18, 2), images(2, 1, 3, 3))

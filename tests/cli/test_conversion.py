@@ -92,7 +92,10 @@ def test_the_program_says_what_the_run_is(program: Program, capsys) -> None:
     program("mine.toml", "--time-steps", "2", "--out", "relu")
     for verb in ("evaluate", "draw"):
         assert cli.main([verb, "relu"]) == 2
-        assert "a network without spikes, for `tsslbp convert` alone" in capsys.readouterr().err
+        assert (
+            "a network without spikes, which only `tsslbp convert` trains"
+            in capsys.readouterr().err
+        )
     assert cli.main(["report", "relu", "--out", "report.html"]) == 0
     text = Path("report.md").read_text()
     assert "activation = 'relu'" in text

@@ -271,7 +271,7 @@ def test_show_of_an_empty_recording_and_of_none(
 def test_check_counts_recordings(recordings: None, program: Program) -> None:
     code, output, _ = program("check", "nmnist-sample")
     assert code == 2
-    assert "3 training recordings of 15 events are not 1,000" in output
+    assert "3 training recordings of 15 events were found, but the data set has 1,000" in output
 
 
 def test_show_writes_the_animation_alone(recordings: None, program: Program, folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_another_network_takes_its_padding_along(program: Program) -> None:
     """`--set network=64` on a recipe with convolutions: the rest fits, and it is said."""
     code, _, error = program("train", "digits", "--set", "network=64", "--epochs", "1")
     assert code == 0
-    assert error == "padding = 1 belongs to the recipe's network, and is left out\n"
+    assert error == "padding = 1 belongs to the recipe's network and is left out\n"
     recipe = load_recipe("digits")
     assert with_settings(recipe, ["network=64", "padding=0"]).padding == 0
     assert recipe.padding == (1, 1)
@@ -92,9 +92,7 @@ def test_uint8_images() -> None:
     """The message has the numbers of the recipe, where they are known."""
     net = tsslbp.training.build_network(load_recipe("mnist"), (1, 28, 28), 10)
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    with pytest.raises(
-        InvalidInput, match=r"tsslbp\.data\.normalise\(x, 0\.1307, 0\.3081\) makes it"
-    ):
+    with pytest.raises(InvalidInput, match=r"tsslbp\.data\.normalise\(x, 0\.1307, 0\.3081\)"):
         net(images)
     plain = tsslbp.Network("30", (1, 28, 28))
     with pytest.raises(
@@ -109,9 +107,9 @@ def test_uint8_images() -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((1, 8, 8), "of one image make a batch: x[None]"),
-        ((7, 64), "x.reshape(-1, 1, 8, 8) makes images of rows of pixels"),
-        ((9, 5, 1, 8, 8), "which seems to be [N, T, ...]: x.transpose(0, 1) puts time first"),
+        ((1, 8, 8), "make a batch of a single image by x[None]"),
+        ((7, 64), "turn rows of pixels into images by x.reshape(-1, 1, 8, 8)"),
+        ((9, 5, 1, 8, 8), "which looks like [N, T, ...]: put time first by x.transpose(0, 1)"),
         ((9, 3, 8, 8), "expected images [N, 1, 8, 8] or spike trains [5, N, 1, 8, 8], got shape"),
     ],
 )
@@ -129,7 +127,9 @@ def test_recordings_whose_axes_are_swapped(monkeypatch: pytest.MonkeyPatch) -> N
     places = torch.rand(5, 1, 2, 8, 8) < 0.2  # each recording has pixels of its own
     recordings = (places & (torch.rand(5, 5, 2, 8, 8) < 0.8)).float()  # [N, T, ...]
     net(recordings.transpose(0, 1))
-    with pytest.warns(UserWarning, match=r"is taken as \[T, N, \.\.\.\], and looks like \[N, T"):
+    with pytest.warns(
+        UserWarning, match=r"is interpreted as \[T, N, \.\.\.\] but looks like \[N, T"
+    ):
         net(recordings)
     net(recordings)  # told once
     monkeypatch.setattr(networks, "_told_of_swapped", [])
@@ -207,7 +207,7 @@ def test_class_names_of_a_file(program: Program) -> None:
     figure = tsslbp.figures.run.raster({"output": np.ones((3, 2))}, data.class_names)
     assert {"left", "right"} <= {text.get_text() for text in figure.axes[0].texts}
     np.savez("few.npz", **arrays(), class_names=["left"])
-    with pytest.raises(tsslbp.data.npz.DataError, match="holds 1 names, and labels go up to 1"):
+    with pytest.raises(tsslbp.data.npz.DataError, match="holds 1 names, but labels go up to 1"):
         tsslbp.data.load("few.npz")
     np.savez("odd.npz", **arrays(), class_names=[1, 2])
     with pytest.raises(tsslbp.data.npz.DataError, match="'class_names' must be"):

@@ -128,13 +128,13 @@ def test_a_changed_copy_is_refused(program: Program, refused: Callable[..., str]
     with Path("run/nets.py").open("a") as file:
         file.write("\nprint('changed')\n")
     for command in (("evaluate", "run"), ("draw", "run"), ("info", "run/config.toml")):
-        assert "has changed since it was put beside" in refused(*command, "--trust-code")
+        assert "has changed since it was copied next to" in refused(*command, "--trust-code")
     resume = ("train", "mine.toml", "--epochs", "2", "--out", "run", "--resume")
-    assert "has changed since it was put beside" in refused(*resume)
+    assert "has changed since it was copied next to" in refused(*resume)
     assert not ran()
     config = Path("run/config.toml")
     config.write_text(config.read_text().replace('"nets.py:make"', '"../nets.py:make"'))
-    assert "lies outside of the recipe's folder" in refused("evaluate", "run", "--trust-code")
+    assert "is outside of the recipe's folder" in refused("evaluate", "run", "--trust-code")
 
 
 def test_resume_runs_the_kept_file(
@@ -180,7 +180,7 @@ def test_trials(program: Program, refused: Callable[..., str]) -> None:
     (group,) = results.group(found)
     assert group.seeds == (0, 1)
     Path("nets.py").write_text(Path("nets.py").read_text() + "\n")
-    assert "out holds trials of other settings (network is" in refused(*command, "--seeds", "3")
+    assert "out holds trials with other settings (network is" in refused(*command, "--seeds", "3")
     Path("nets.py").unlink()
     shutil.move("out", "moved")
     again = ("trials", "moved/recipe.toml", "--epochs", "1", "--seeds", "3", "--out", "moved")
@@ -222,7 +222,7 @@ def test_sweep(program: Program) -> None:
     assert program(*best.split()[1:], "--epochs", "1", "--out", "best")[0] == 0
     Path("nets.py").write_text(Path("nets.py").read_text() + "\n")
     code, _, error = program(*command, "--trials", "4")
-    assert code == 2 and "holds a sweep 'out' of other settings (recipe: network is" in error
+    assert code == 2 and "holds a sweep 'out' with other settings (recipe: network is" in error
 
 
 @pytest.mark.usefixtures("jobs_here")
@@ -242,11 +242,11 @@ def test_compare(program: Program, refused: Callable[..., str]) -> None:
     fixed = Path("nets.py").read_text().replace("settings.rule", "__import__('tsslbp').NA()")
     Path("fixed.py").write_text(fixed)
     error = refused(*command[:-1], "other", "--set", "network=fixed.py:make")
-    assert "fixed.py:make has neurons of the rule NA whatever" in error
+    assert "the neurons of fixed.py:make use the rule NA, not" in error
     constant = Path("nets.py").read_text().replace("settings.time_steps", "1")
     Path("fixed.py").write_text(constant)
     error = refused(*command[:-1], "other", "--set", "network=fixed.py:make")
-    assert "got [1, 2, 2]; is time_steps=3 that of its first LIF?" in error
+    assert "got [1, 2, 2]; does its first LIF have time_steps=3?" in error
     assert not Path("other").exists()
 
 
@@ -294,7 +294,7 @@ def test_networks_that_ship(name: str, program: Program) -> None:
 
 def test_convert_takes_networks_of_layers(refused: Callable[..., str]) -> None:
     error = refused("convert", "mine.toml", "--epochs", "1")
-    assert "conversion takes a network that is described by its layers" in error
+    assert "conversion requires a network described by its layers" in error
     assert "'nets.py:make'" in error and not ran()
 
 
@@ -334,7 +334,7 @@ def test_bad_input(program: Program, refused: Callable[..., str]) -> None:
             assert words in error, error
     Path("nets.py").write_text(own)
     error = refused("train", "mine.toml", "--set", "network_settings.widht=3")
-    assert "nets.py:make does not take 'widht' (did you mean 'width'?)" in error
+    assert "nets.py:make does not use 'widht' (did you mean 'width'?)" in error
     Path("mine.toml").write_text(OWN.replace("nets.py:make", "../nets.py:make"))
-    assert "lies outside of the recipe's folder" in refused("train", "mine.toml")
+    assert "is outside of the recipe's folder" in refused("train", "mine.toml")
     assert not Path("runs").exists()

@@ -162,7 +162,7 @@ def test_what_is_refused(refused: Callable[..., str], run: str) -> None:
     assert "without transparency" in refused("predict", run, "glass.png")
     assert "cannot be read as an image" in refused("predict", run, "nothing.png")
     Path("no.npy").write_text("text")
-    assert "Python objects, which are refused" in refused("predict", run, "no.npy")
+    assert "Python objects, which are not loaded" in refused("predict", run, "no.npy")
     np.savez("other.npz", pixels=np.zeros((2, 8, 8)))
     assert "no array 'images'" in refused("predict", run, "other.npz")
     assert "must end in .svg, .png, .pdf" in refused("predict", run, "large.png", "--out", "x.jpg")

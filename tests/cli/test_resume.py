@@ -46,7 +46,7 @@ def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> Non
     assert command in error
     assert program("resume", "a run", "--epochs", "2")[0] == 0
     for typed in ("a run", "a run/"):
-        assert "a run is the folder of a run: tsslbp resume a run continues" in refused(
+        assert "a run is a run folder: resume the run by tsslbp resume a run" in refused(
             "train", typed, "--resume"
         )
     assert "nowhere is not a run folder" in refused("resume", "nowhere")
@@ -89,7 +89,7 @@ def test_a_moved_run_finds_its_data(
 ) -> None:
     options = place if isinstance(place, list) else []
     for verb in ("evaluate", "resume", "draw", "cost"):
-        assert "the data of run are not there (tried " in refused(verb, "run")
+        assert "the data of run were not found (tried " in refused(verb, "run")
     if isinstance(place, str):
         shutil.copy("data/mine.npz", place)
     code, output, error = program("evaluate", "run", *options)
@@ -113,7 +113,10 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
     assert digest is not None and re.fullmatch("[0-9a-f]{64}", digest)
     for verb in ("evaluate", "resume"):
         error = refused(verb, "run")
-        assert f"holds other data than run has trained on, whose SHA-256 is {digest[:12]}" in error
+        assert (
+            f"differs from the data on which run was trained, whose SHA-256 is {digest[:12]}"
+            in error
+        )
     run = Run.open(Path("run"))
     found = training.load_run_data(run, moved / "data")  # where both are found
     assert found.train_labels[0] == 0

@@ -93,7 +93,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"{mean:.2f} ± {sd:.2f} %" in output
     assert planned.seeds == 2
     assert error.count("diverged at learning rate 0.02 (epoch 1, step 1: training div") == 2
-    assert "is at the edge of those tried" in error
+    assert "is the lowest or highest of those tried" in error
     assert re.search(
         r"TSSLBP\(warm_up=always\), T = 1, compared with TSSLBP: .* points .*: \w+", output
     )
@@ -107,7 +107,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(Path("out").rglob("metrics.jsonl"))) == 16
 
     code, _, error = program(*command, "--set", "tau_s=4")
-    assert code == 2 and "out holds a comparison of other settings (tau_s is 3.0" in error
+    assert code == 2 and "out holds a comparison with other settings (tau_s is 3.0" in error
 
 
 def test_a_run_that_fails_otherwise_is_made_again(

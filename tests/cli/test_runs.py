@@ -98,7 +98,7 @@ def test_evaluate_says_where_it_differs_from_the_records(
     code, _, error = program("evaluate", "run")
     assert (code, error.count("\n")) == (0, 3)  # of all three checkpoints, of which this is one:
     shares = [f"{100 * (record['test_accuracy'] + more):.2f} %" for more in (0, 0.125)]
-    line = f"caution: checkpoint last: test accuracy {shares[0]}, and the run recorded {shares[1]} "
+    line = f"caution: checkpoint last: test accuracy {shares[0]}, but the run recorded {shares[1]} "
     assert line + "after epoch 1" in error
     damaged = bytearray(path.read_bytes())
     damaged[-3] ^= 0x40
@@ -364,7 +364,7 @@ def test_cost_that_cannot_be_kept(program: Program, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Run, "record_cost", full)
     code, output, error = program("train", "mine.toml", "--epochs", "1", "--out", "run")
     assert code == 0 and "with ReLU" in output
-    assert "caution: cannot write run/cost.json: No space left on device; a report" in error
+    assert "caution: cannot write run/cost.json: No space left on device; reports" in error
 
 
 def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,7 +451,7 @@ AVERAGE, SPLITS = "average_weights=0.9", ("validation", "test")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["label_smoothing=0.1"], "label_smoothing is for loss = 'softmax' and 'tet'"),
+        (["label_smoothing=0.1"], "label_smoothing applies only with loss = 'softmax' and 'tet'"),
         (["label_smoothng=0.1"], "did you mean 'label_smoothing'?"),
         (["schedule=cosin"], "did you mean 'cosine'?"),
         (["schedule=step"], "missing key 'step_epochs'"),
@@ -473,7 +473,7 @@ def test_train_from_weights(program: Program, refused: Callable[..., str]) -> No
     same = ("train", "mine.toml", "--weights", "first", "--out")
     code, output, error = program(*same, "second", "--set", 'freeze=["conv1"]')
     assert (code, error) == (0, "")
-    assert "weights     first: 3 tensors taken\n" in output.replace(f"{Path.cwd()}/", "")
+    assert "weights     first: 3 tensors loaded\n" in output.replace(f"{Path.cwd()}/", "")
     assert "frozen      conv1\n" in output
     weights = tsslbp.load("second").state_dict()
     assert torch.equal(weights["conv1.weight"], first.state_dict()["conv1.weight"])
@@ -487,8 +487,8 @@ def test_train_from_weights(program: Program, refused: Callable[..., str]) -> No
     assert "linear2.weight is 8 x 36 there and 9 x 36 here" in error
     assert "--weights-partial" in error and not Path("third").exists()
     output = program(*same, "third", *other, "--weights-partial")[1]
-    assert "1 tensor taken\n" in output
-    assert "left: output.weight is 2 x 8 there and 2 x 9 here\n" in output
+    assert "1 tensor loaded\n" in output
+    assert "not loaded: output.weight is 2 x 8 there and 2 x 9 here\n" in output
     assert "known: conv1, linear2, output" in refused(*same, "fourth", "--set", 'freeze=["conv2"]')
     assert "did you mean 'mnist'" in refused("train", "mine.toml", "--weights", "mnits")
     assert "--out" in refused(*same[:2], "--weights", "digits", "--out", "second", "--resume")
@@ -501,7 +501,7 @@ def test_resume_from_weights_that_are_gone(program: Program, refused: Callable[.
     again = ("train", "second/config.toml", "--out", "second", "--resume", "--epochs", "3")
     code, _, error = program(*again)
     assert (code, error) == (0, "") and len(records("second")) == 3
-    assert "neither a run's folder" in refused("train", "second/config.toml", "--out", "new")
+    assert "neither a run folder" in refused("train", "second/config.toml", "--out", "new")
 
 
 def test_names_of_networks_that_ship(program: Program, refused: Callable[..., str]) -> None:

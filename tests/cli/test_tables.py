@@ -239,7 +239,9 @@ def test_a_data_frame(four: None) -> None:
 
 def test_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ValueError, match="a DataFrame needs pandas: pip install pandas"):
+    with pytest.raises(
+        ValueError, match="a DataFrame needs pandas, which is not installed: pip install pandas"
+    ):
         results.table("runs")
 
 

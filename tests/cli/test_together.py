@@ -109,13 +109,13 @@ IN_USE = ("is in use by another process",)
 WRITERS = {  # by command: more of its arguments, where it keeps the recipe, why one is refused
     "train": ([], "config.toml", (*IN_USE, "already contains a run", "holds a run already")),
     "convert": (["--time-steps", "2"], "config.toml", (*IN_USE, "already")),
-    "trials": (["--seeds", "1"], "recipe.toml", (*IN_USE, "of other settings")),
+    "trials": (["--seeds", "1"], "recipe.toml", (*IN_USE, "with other settings")),
     "compare": (
         ["--rules", "TSSLBP", "--learning-rates", "0.01", "--seeds", "1"],
         "recipe.toml",
-        (*IN_USE, "of other settings"),
+        (*IN_USE, "with other settings"),
     ),
-    "sweep": (["--space", "space.toml"], "recipe.toml", (*IN_USE, "of other settings")),
+    "sweep": (["--space", "space.toml"], "recipe.toml", (*IN_USE, "with other settings")),
 }
 
 

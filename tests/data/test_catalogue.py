@@ -93,12 +93,12 @@ def test_every_entry_can_be_cited_and_got() -> None:
         (ENTRY.replace('"images"', '"image"'), "got 'image' (did you mean 'images'?)"),
         (
             ENTRY.replace('"download"', '"hand"'),
-            "tiny: it comes by hand, so its layout must",
+            "tiny: origin is 'hand', so layout must",
         ),
         (ENTRY.replace("[1, 5, 4]", "[5, 4]"), "shape must be a list (of 3), each item a whole"),
         (ENTRY.replace("test = 3", "test = 0"), "test must be a whole number of at least 1, got 0"),
         (ENTRY.replace('"idx"', '"idy"'), "got 'idy' (did you mean 'idx'?)"),
-        (ENTRY.replace('md5 = { a = "0123" }', ""), "url and md5 are those of a set that"),
+        (ENTRY.replace('md5 = { a = "0123" }', ""), "url and md5 must be set if"),
     ],
 )
 def test_wrong_entries_are_refused(text: str, message: str) -> None:
@@ -113,5 +113,5 @@ def test_a_name_cannot_be_given_twice() -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(InvalidInput, match=r"called 'mnits' \(did you mean 'mnist'"):
+    with pytest.raises(InvalidInput, match=r"no data set 'mnits' \(did you mean 'mnist'"):
         catalogue.find("mnits")

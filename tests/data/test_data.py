@@ -38,7 +38,7 @@ def test_names_that_cannot_be_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", images=np.zeros((4, 2, 2), np.uint8), labels=np.arange(4) % 2)
     with pytest.raises(InvalidInput, match=r"'minst' \(did you mean 'mnist'\?\)"):
         data.load("minst")
-    with pytest.raises(InvalidInput, match="binning is for recordings"):
+    with pytest.raises(InvalidInput, match="binning applies to recordings"):
         data.load(str(tmp_path / "mine.npz"), binning=Binning())
-    with pytest.raises(InvalidInput, match="need a number of time_steps"):
+    with pytest.raises(InvalidInput, match="so time_steps must be given"):
         data.load("moving-digits")

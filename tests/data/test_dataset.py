@@ -83,9 +83,9 @@ def test_normalise_strided() -> None:
     ("shape", "mean", "std", "message"),
     [
         ((2, 3, 4), (0.0,), (1.0,), r"\[N, C, H, W\], got shape \[2, 3, 4\]"),
-        ((2, 3, 4, 4), (0.0, 0.0), (1.0,), "mean must be one number or 3"),
-        ((2, 3, 4, 4), (0.0,), (1.0, 1.0), "std must be one number or 3"),
-        ((2, 3, 4, 4), (), (1.0,), "mean must be one number or 3"),
+        ((2, 3, 4, 4), (0.0, 0.0), (1.0,), "mean must be one number, or 3"),
+        ((2, 3, 4, 4), (0.0,), (1.0, 1.0), "std must be one number, or 3"),
+        ((2, 3, 4, 4), (), (1.0,), "mean must be one number, or 3"),
         ((2, 3, 4, 4), (0.0,), (0.0,), "std must be positive"),
         ((2, 3, 4, 4), 0.0, (1.0, float("nan"), 1.0), "std must be positive"),
     ],
@@ -209,9 +209,19 @@ def test_from_an_iterable() -> None:
     ("images", "labels", "options", "message"),
     [
         ([], [], {}, "mine, training set is empty"),
-        ([torch.zeros(1, 2, 2)], [0], {}, "one image only"),
-        ([torch.zeros(1, 2, 2)] * 2, [0, -1], {}, "training set, item 1: labels are whole numbers"),
-        ([torch.zeros(1, 2, 2)] * 2, [0, "cat"], {}, "item 1: labels are whole numbers .* 'cat'"),
+        ([torch.zeros(1, 2, 2)], [0], {}, "only one image"),
+        (
+            [torch.zeros(1, 2, 2)] * 2,
+            [0, -1],
+            {},
+            "training set, item 1: labels must be whole numbers",
+        ),
+        (
+            [torch.zeros(1, 2, 2)] * 2,
+            [0, "cat"],
+            {},
+            "item 1: labels must be whole numbers .* 'cat'",
+        ),
         (
             [torch.zeros(1, 2, 2), torch.zeros(1, 2, 3)],
             [0, 1],
@@ -224,7 +234,7 @@ def test_from_an_iterable() -> None:
             [torch.zeros(1, 2, 2)] * 2,
             [0, 2],
             {"class_names": ["a", "b"]},
-            "up to 2, and 2 class_na",
+            "up to 2, but only 2 class_na",
         ),
     ],
 )
@@ -236,11 +246,13 @@ def test_from_torch_refuses(images: list, labels: list, options: dict, message: 
 
 def test_from_torch_refuses_other_test_images() -> None:
     train, test = Items(list(colours(4)), [0, 1] * 2), Items(list(colours(4)[..., 1:]), [0, 1] * 2)
-    with pytest.raises(InvalidInput, match=r"are \[3, 4, 5\] uint8, test images \[3, 4, 4\] uint8"):
+    with pytest.raises(
+        InvalidInput, match=r"are \[3, 4, 5\] uint8, but test images \[3, 4, 4\] uint8"
+    ):
         data.DataSet.from_torch("mine", train, test)
 
 
 def test_as_many_names_as_classes() -> None:
     images, labels = colours(2), torch.tensor([0, 1])
-    with pytest.raises(InvalidInput, match="toy has 2 classes and 1 class_names"):
+    with pytest.raises(InvalidInput, match="toy has 2 classes but 1 class_names"):
         data.DataSet("toy", images, labels, images, labels, 2, class_names=("a",))

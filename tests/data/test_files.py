@@ -83,7 +83,7 @@ def test_a_folder_got_by_hand_may_have_several_names(
     assert find_folder(entry, None) is None and find_folder(entry, tmp_path) is None
     with pytest.raises(DataError) as caught:
         require_folder(entry, tmp_path)
-    for words in (entry.layout, entry.homepage, f"DIR is {tmp_path} now"):
+    for words in (entry.layout, entry.homepage, f"DIR is now {tmp_path}"):
         assert words in str(caught.value)
     with pytest.raises(DataError, match="set TSSLBP_DATA or --data-dir to DIR"):
         require_folder(entry, None)
@@ -286,7 +286,7 @@ def test_recordings_are_read_and_counted() -> None:
     entry = replace(catalogue.find("nmnist-sample"), train=4, test=1)
     assert list(files.check_recordings(entry, source)) == [
         ("bad", "bad: odd length"),
-        ("3 training recordings of 6 events", "are not 4, as the set has"),
+        ("3 training recordings of 6 events", "were found, but the data set has 4"),
         ("1 test recordings of 2 events", None),
     ]
 

@@ -124,7 +124,11 @@ def sixteen_bits() -> Image.Image:
 MISTAKES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "another size": (
         with_image("train/cat/c.png", lambda: Image.fromarray(pixels(0, 6, 4))),
-        ("cat/c.png is 6 x 4 pixels, grey", "ape/x.png is 5 x 4 pixels, grey", "one size and mode"),
+        (
+            "cat/c.png is 6 x 4 pixels, grey",
+            "ape/x.png is 5 x 4 pixels, grey",
+            "the same size and mode",
+        ),
     ),
     "another mode": (
         with_image("test/cat/c.png", lambda: Image.fromarray(pixels(0, channels=3))),
@@ -132,16 +136,22 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     ),
     "transparency": (
         with_image("train/cat/c.png", lambda: Image.fromarray(pixels(0, channels=4))),
-        ("cat/c.png has mode RGBA", "grey image (L)", "(RGB)", "convert it"),
+        ("cat/c.png has mode RGBA", "grey (L) or colour (RGB) image", "(RGB)", "convert it"),
     ),
     "16 bits": (with_image("train/cat/c.png", sixteen_bits), ("c.png has mode I;16", "8 bits")),
     "damaged": (broken, ("c.png cannot be read as an image",)),
-    "class without an image": (with_folder("train/dog"), ("train/dog holds no image (.png, .jpg",)),
+    "class without an image": (
+        with_folder("train/dog"),
+        ("train/dog contains no image (.png, .jpg",),
+    ),
     "unknown class": (
         with_image("test/cta/1.png", lambda: Image.fromarray(pixels(0))),
-        ("test/cta is no class of train (did you mean 'cat'?)",),
+        ("test/cta is not a class of train (did you mean 'cat'?)",),
     ),
-    "a class beside train": (with_folder("dog"), ("must hold train and test, or", "dog, test, tr")),
+    "a class beside train": (
+        with_folder("dog"),
+        ("must contain the folders train and test, or", "dog, test, tr"),
+    ),
 }
 
 
@@ -157,12 +167,12 @@ def test_mistakes(tmp_path: Path, name: str) -> None:
 def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     expect_error(f"{tmp_path}/none/", f"there is no folder {tmp_path}/none")
     (tmp_path / "empty").mkdir()
-    expect_error(f"{tmp_path}/empty/", "empty holds no images in folders of classes")
+    expect_error(f"{tmp_path}/empty/", "empty contains no images in folders of classes")
     (tmp_path / "no-train" / "test").mkdir(parents=True)
-    expect_error(f"{tmp_path}/no-train/", "must hold train and test")
-    expect_error(write(tmp_path / "one", {"a/0.png": pixels(0)}), "there is one image only")
+    expect_error(f"{tmp_path}/no-train/", "must contain the folders train and test")
+    expect_error(write(tmp_path / "one", {"a/0.png": pixels(0)}), "there is only one image")
     (tmp_path / "empty-train" / "train").mkdir(parents=True)
-    expect_error(f"{tmp_path}/empty-train/", "train holds no images in folders of classes")
+    expect_error(f"{tmp_path}/empty-train/", "train contains no images in folders of classes")
 
 
 def test_the_name_of_a_folder_needs_a_slash(
@@ -170,17 +180,20 @@ def test_the_name_of_a_folder_needs_a_slash(
 ) -> None:
     write(tmp_path / "pets", SPLIT)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidInput, match=r"no data set is called 'pets'.*; the folder .* pets/$"):
+    with pytest.raises(InvalidInput, match=r"there is no data set 'pets'.*; the folder .* pets/$"):
         data.load("pets")
-    with pytest.raises(InvalidInput, match=r"or of a folder of images with a slash at its end$"):
+    with pytest.raises(InvalidInput, match=r"or of a folder of images that ends in a slash$"):
         data.load("pest")
     assert data.load("pets/").class_names == ("ape", "cat")
-    with pytest.raises(InvalidInput, match="binning is for recordings of events"):
+    with pytest.raises(InvalidInput, match="binning applies to recordings of events"):
         data.load("pets/", binning=data.Binning())
 
 
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "pets", SPLIT)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(InvalidInput, match=r"a folder of images needs PIL: pip install 'tsslbp\["):
+    with pytest.raises(
+        InvalidInput,
+        match=r"a folder of images needs PIL, which is not installed: pip install 'tsslbp\[",
+    ):
         data.load(path)

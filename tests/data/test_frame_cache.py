@@ -170,7 +170,7 @@ def test_a_bad_recording_leaves_no_file(cache: Path) -> None:
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_part_without_recordings(part: str) -> None:
-    with pytest.raises(DataError, match="toy holds no recording"):
+    with pytest.raises(DataError, match="toy contains no recording"):
         frame_cache.load(replace(SOURCE, **{part: ()}), STEPS, HOW[0])
 
 
@@ -227,5 +227,7 @@ def test_a_users_reader_is_checked(bad: Any, message: str) -> None:
 
 
 def test_only_nmnist_is_stabilised() -> None:
-    with pytest.raises(InvalidInput, match="stabilise is for N-MNIST's recordings, toy"):
+    with pytest.raises(
+        InvalidInput, match="stabilise applies only to N-MNIST, got recordings of toy"
+    ):
         frame_cache.load(SOURCE, STEPS, Binning(stabilise=True))

@@ -78,8 +78,8 @@ def test_own_test_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "test_label", "expected"),
     [
-        ([0, 1, 3], 0, "of the 4 classes, .* 1 have .* the first is 2"),
-        ([1, 2, 3], 5, "of the 6 classes, .* 3 have .* the first is 0"),
+        ([0, 1, 3], 0, "1 of the 4 classes .* have .* the first of them is 2"),
+        ([1, 2, 3], 5, "3 of the 6 classes .* have .* the first of them is 0"),
     ],
 )
 def test_classes_without_training_images(
@@ -109,7 +109,7 @@ def test_floating_point_becomes_float32(tmp_path: Path, dtype: str) -> None:
 
 def test_floats_that_look_like_pixels(tmp_path: Path) -> None:
     values = IMAGES.astype(np.float32)
-    with pytest.warns(UserWarning, match=r"^mine.npz: 'images' are 255 at most.*divided by 255$"):
+    with pytest.warns(UserWarning, match=r"^mine.npz: 'images' reach 255.*divided by 255$"):
         found = data.load(write(tmp_path, images=values, labels=LABELS))
     assert set(found.train_images.unique().tolist()) <= set(values.flatten().tolist())
 
@@ -178,19 +178,19 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "lengths differ": (
         {"images": IMAGES, "labels": LABELS[:39]},
-        ("'images' holds 40 images, but 'labels' 39 labels",),
+        ("'images' holds 40 images, but 'labels' has 39 labels",),
     ),
     "NaN": (
         {"images": with_value(np.nan, (3, 2, 1)), "labels": LABELS},
-        ("'images' holds 2 values of 1200", "NaN or infinite", "first at index [3, 2, 1]"),
+        ("'images' contains NaN or infinity", "2 of 1200", "first at index [3, 2, 1]"),
     ),
     "infinity": (
         {"images": with_value(-np.inf, (0, 0, 0)), "labels": LABELS},
-        ("'images' holds 2 values of 1200", "first at index [0, 0, 0]"),
+        ("2 of 1200 values", "first at index [0, 0, 0]"),
     ),
     "beyond float32": (
         {"images": with_value(1e300, (0, 0, 4), "float64"), "labels": LABELS},
-        ("infinite in float32", "first at index [0, 0, 4]"),
+        ("NaN or infinity (in float32)", "first at index [0, 0, 4]"),
     ),
     "real labels": (
         {"images": IMAGES, "labels": LABELS + 0.5},
@@ -214,9 +214,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "objects": (
         {"images": IMAGES, "labels": LABELS.astype(object)},
-        ("cannot read", "Python objects, which are refused"),
+        ("cannot read", "Python objects, which are not loaded"),
     ),
-    "single image": ({"images": IMAGES[:1], "labels": LABELS[:1]}, ("one image only",)),
+    "single image": ({"images": IMAGES[:1], "labels": LABELS[:1]}, ("only one image",)),
     "other size": (
         {
             "images": IMAGES,
@@ -242,7 +242,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "test_images": IMAGES * np.nan,
             "test_labels": LABELS,
         },
-        ("'test_images' holds 1200 values",),
+        ("'test_images' contains NaN or infinity (in float32) in 1200 of",),
     ),
 }
 
@@ -286,10 +286,12 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     trap = np.empty(40, dtype=object)
     trap[:] = [Trap(sprung)] * 40
-    expect_error(write(tmp_path, images=IMAGES, labels=trap), "Python objects, which are refused")
+    expect_error(
+        write(tmp_path, images=IMAGES, labels=trap), "Python objects, which are not loaded"
+    )
     bare = tmp_path / "bare.npz"
     bare.write_bytes(pickle.dumps(Trap(sprung)))
-    expect_error(str(bare), "is no .npz file")
+    expect_error(str(bare), "is not a .npz file")
     bare.write_bytes(pickle.dumps(Trap(sprung)) + as_member(npy(IMAGES)))
     expect_error(str(bare), "cannot read")
     assert not sprung.exists()
@@ -352,5 +354,5 @@ def test_frames_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_frames_must_be_as_many_as_steps(tmp_path: Path) -> None:
     frames = RNG.integers(0, 2, (40, 4, 2, 6, 5), dtype=np.uint8)
     wanted = Experiment(data="x", network="8", time_steps=5, validation_images=5)
-    with pytest.raises(InvalidInput, match="recordings of 4 frames, and time_steps is 5"):
+    with pytest.raises(InvalidInput, match="recordings of 4 frames, but time_steps is 5"):
         training.check_data(wanted, data.load(write(tmp_path, images=frames, labels=LABELS)))

@@ -204,15 +204,30 @@ def test_what_is_not_set_is_not_in_the_table() -> None:
     [
         (
             {"label_smoothing": 0.1},
-            "label_smoothing is for loss = 'softmax' and 'tet', got loss = 'kernel'",
+            "label_smoothing applies only with loss = 'softmax' and 'tet', got loss = 'kernel'",
         ),
-        ({"tet_weight": 0.1, "loss": "softmax"}, "tet_weight is for loss = 'tet', got loss = "),
-        ({"momentum": 0.5}, "momentum is for optimizer = 'sgd', got optimizer = 'adamw'"),
-        ({"final_learning_rate": 1e-5}, "final_learning_rate is for schedule = 'cosine', got"),
-        ({"step_factor": 0.5}, "step_factor is for schedule = 'step', got schedule = 'constant'"),
-        ({"step_epochs": 5, "schedule": "cosine"}, "step_epochs is for schedule = 'step', got"),
-        ({"schedule": "step", "step_epochs": [3, 2]}, "step_epochs must rise, got [3, 2]"),
-        ({"schedule": "step"}, "missing key 'step_epochs', which schedule = 'step' needs"),
+        (
+            {"tet_weight": 0.1, "loss": "softmax"},
+            "tet_weight applies only with loss = 'tet', got loss = ",
+        ),
+        (
+            {"momentum": 0.5},
+            "momentum applies only with optimizer = 'sgd', got optimizer = 'adamw'",
+        ),
+        (
+            {"final_learning_rate": 1e-5},
+            "final_learning_rate applies only with schedule = 'cosine', got",
+        ),
+        (
+            {"step_factor": 0.5},
+            "step_factor applies only with schedule = 'step', got schedule = 'constant'",
+        ),
+        (
+            {"step_epochs": 5, "schedule": "cosine"},
+            "step_epochs applies only with schedule = 'step', got",
+        ),
+        ({"schedule": "step", "step_epochs": [3, 2]}, "step_epochs must increase, got [3, 2]"),
+        ({"schedule": "step"}, "missing key 'step_epochs', which schedule = 'step' requires"),
     ],
 )
 def test_keys_that_nothing_would_read(changes: dict[str, Any], message: str) -> None:

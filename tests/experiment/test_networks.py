@@ -75,7 +75,9 @@ def test_a_file_outside(recipe: Path, file: str) -> None:
     recipe.write_text(RECIPE.replace("nets.py", file))
     with pytest.raises(InvalidInput) as caught:
         load_recipe(recipe)
-    assert_one_line(caught.value, [f"'{file}:make' lies outside of the recipe's folder", "beside"])
+    assert_one_line(
+        caught.value, [f"'{file}:make' is outside of the recipe's folder", "into that folder"]
+    )
 
 
 def test_a_recipe_is_saved_with_its_file(recipe: Path, tmp_path: Path) -> None:
@@ -104,8 +106,8 @@ def test_a_file_that_changed_is_not_saved(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text("import os\n")
     with pytest.raises(InvalidInput) as caught:
         save(copy, recipe.parent / "other.toml")
-    assert_one_line(caught.value, ["nets.py has changed", "SHA-256", "put the original back"])
-    with pytest.raises(RunError, match=r"another file nets.py is in"):
+    assert_one_line(caught.value, ["nets.py has changed", "SHA-256", "restore the original"])
+    with pytest.raises(RunError, match=r"contains another file nets.py"):
         save(load_recipe(recipe), tmp_path / "config.toml")
     assert (tmp_path / "nets.py").read_text() == "import os\n"
 
@@ -144,7 +146,11 @@ def test_settings_of_the_command_line(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "settings", "words"),
     [
-        ("300", {"width": 8}, ["network_settings is for a function", "got network = '300'"]),
+        (
+            "300",
+            {"width": 8},
+            ["network_settings applies only to a function", "got network = '300'"],
+        ),
         ("vgg", {"width": {"a": 1}}, ["network_settings.width must be a number", "{'a': 1}"]),
         ("vgg", {"width": float("nan")}, ["network_settings.width must be a number", "nan"]),
         ("vgg", {"width": [1, None]}, ["network_settings.width must be", "got None"]),

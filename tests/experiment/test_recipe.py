@@ -83,7 +83,7 @@ class TestLoadRecipe:
         (tmp_path / "flowers").mkdir()
         with pytest.raises(InvalidInput) as caught:
             load_recipe(f"{tmp_path}/flowers/")
-        words = ["holds data, not a recipe", 'data = "flowers/"']
+        words = ["contains data and is not a recipe", 'data = "flowers/"']
         assert_one_line(caught.value, words)
 
     def test_a_folder(self, tmp_path: Path) -> None:

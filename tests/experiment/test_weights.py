@@ -84,7 +84,7 @@ def test_a_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.Mo
         tsslbp.load("digits")
     with pytest.raises(RunError, match=r"no config.toml \(did you mean 'digits'\?\)"):
         tsslbp.load("digit")
-    with pytest.raises(InvalidInput, match=r"no network 'minst' ships trained .*'mnist'"):
+    with pytest.raises(InvalidInput, match=r"there is no trained network 'minst' .*'mnist'"):
         trained_record("minst")
 
 
@@ -94,9 +94,9 @@ def test_the_file_that_weights_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert weights_file("digits") == weights_file(str(SHIPPED / "digits")) == best
     assert weights_file(str(best)) == best
     Path("empty").mkdir()
-    with pytest.raises(InvalidInput, match="holds no checkpoint best-validation or last"):
+    with pytest.raises(InvalidInput, match="has no checkpoint best-validation or last"):
         weights_file("empty")
-    with pytest.raises(InvalidInput, match=r"neither a run's folder .* \(did you mean 'mnist'"):
+    with pytest.raises(InvalidInput, match=r"neither a run folder .* \(did you mean 'mnist'"):
         weights_file(str(tmp_path / "mnits"))
 
 
@@ -133,6 +133,6 @@ def test_relative_weights_start_from_the_recipe(tmp_path: Path) -> None:
 
 
 def test_keys_that_nothing_reads() -> None:
-    with pytest.raises(InvalidInput, match="weights_partial is for a recipe with weights"):
+    with pytest.raises(InvalidInput, match="weights_partial needs weights"):
         Experiment("digits", "8", weights_partial=True)
     assert {"weights", "freeze", "weights_checksum"}.isdisjoint(EXPERIMENT.to_table())

@@ -247,14 +247,14 @@ REFUSED = {
         nn.Sequential(layers.Linear(198, CLASSES), nn.GELU()),
         LIF(time_steps=5),
     ),
-    "neurons 1 need a connection right before": lambda: custom(
+    "neurons 1 must directly follow a connection": lambda: custom(
         *(nn.Flatten(-3), LIF(time_steps=5), layers.Linear(198, CLASSES))
     ),
-    "within 2 neurons of this network return a PSC": lambda: custom(
+    "neurons in 2 return a PSC": lambda: custom(
         *(nn.Flatten(-3), layers.Linear(198, 5), LIF(time_steps=5, output_psc=True)),
         layers.Linear(5, CLASSES),
     ),
-    "without groups alone, 0 has 2": lambda: custom(
+    "without groups, but 0 has 2": lambda: custom(
         *(layers.Conv(2, 4, 9, groups=2), LIF(time_steps=5), nn.Flatten(-3)),
         layers.Linear(4 * 3, CLASSES),
     ),
@@ -265,7 +265,7 @@ REFUSED = {
         *(layers.Conv(2, 4, 3), LIF(time_steps=5), layers.AvgPool(), nn.Flatten(-3)),
         layers.Linear(4, CLASSES),
     ),
-    "the two sides of 2": lambda: custom(
+    "the two branches of 2": lambda: custom(
         *(nn.Flatten(-3), layers.Linear(198, CLASSES), layers.Residual(nn.Identity())),
         *(layers.Linear(CLASSES, CLASSES), LIF(time_steps=5)),
     ),
@@ -363,7 +363,7 @@ def test_a_recurrent_file_of_snntorch_is_refused(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(3, 4), snn.RLeaky(beta=0.9, linear_features=4, init_hidden=True))
     with quiet():
         nir.write(tmp_path / "peer.nir", export(net, torch.zeros(1, 3), ignore_dims=[0]))
-    with pytest.raises(InvalidInput, match=r"'1.lif' takes part in a recurrent"):
+    with pytest.raises(InvalidInput, match=r"'1.lif' is part of a recurrent"):
         from_nir(tmp_path / "peer.nir")
 
 
@@ -389,17 +389,17 @@ LINEAR = nir.Linear(np.ones((4, 3)))
     ("nodes", "message"),
     [
         ([nir.IF(np.ones(3), np.ones(3))], "node0': IF, neurons without a leak"),
-        ([nir.Delay(np.ones(3))], "nothing for node 'node0': Delay"),
+        ([nir.Delay(np.ones(3))], "cannot represent node 'node0': Delay"),
         ([graph_of(LINEAR)], "'node0': NIRGraph, a graph within the graph"),
-        ([LINEAR, lif(v_leak=0.1)], "'node1' has v_leak other than 0"),
-        ([LINEAR, lif(v_reset=-0.1)], "'node1' has v_reset other than 0"),
+        ([LINEAR, lif(v_leak=0.1)], "'node1' must have v_leak = 0"),
+        ([LINEAR, lif(v_reset=-0.1)], "'node1' must have v_reset = 0"),
         ([LINEAR, lif(tau=5e-5)], "'node1' with dt = 0.0001 s: tau_m must be at least 1"),
-        ([lif(3, r=1.0)], "'node0' multiplies its input by 0.2, and there is no connection"),
+        ([lif(3, r=1.0)], "'node0' multiplies its input by 0.2, but no connection"),
         (
             [nir.Conv2d((4, 4), np.ones((1, 1, 2, 3)), 1, 0, 1, 1, np.zeros(1))],
-            "'node0' has a kernel of 2 x 3",
+            "'node0' must have a square kernel, got 2 x 3",
         ),
-        ([nir.AvgPool2d(np.array([2, 2]), np.array([1, 1]), np.array([0, 0]))], "that overlap"),
+        ([nir.AvgPool2d(np.array([2, 2]), np.array([1, 1]), np.array([0, 0]))], "windows overlap"),
         ([nir.SumPool2d(np.array([2, 3]), np.array([2, 3]), np.array([0, 0]))], "several values"),
         ([nir.Flatten({"input": None}, 1, -1)], "'node0' flattens dimensions 1 to 2"),
     ],
@@ -422,7 +422,7 @@ def test_neurons_of_several_thresholds_are_refused() -> None:
 def test_a_cycle_is_refused() -> None:
     graph = graph_of(LINEAR, lif(), nir.Linear(np.ones((4, 4))))
     graph.edges.append(("node2", "node1"))
-    with pytest.raises(InvalidInput, match="'node1' takes part in a recurrent connection"):
+    with pytest.raises(InvalidInput, match="'node1' is part of a recurrent connection"):
         from_nir(graph)
 
 
@@ -450,5 +450,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nir", None)
     for call in (lambda: to_nir(network()), lambda: from_nir("net.nir")):
-        with pytest.raises(InvalidInput, match=r"NIR needs nir: pip install 'tsslbp\[exchange\]'"):
+        with pytest.raises(
+            InvalidInput,
+            match=r"NIR needs nir, which is not installed: pip install 'tsslbp\[exchange\]'",
+        ):
             call()

@@ -90,7 +90,7 @@ def test_frames_and_their_time() -> None:
     sizes = [one.dim_param or one.dim_value for one in dimensions]
     assert sizes == [4, "batch", 2, 8, 7]
     torch.testing.assert_close(outputs(model, x), net(x).detach())
-    with pytest.raises(InvalidInput, match="nothing to normalise"):
+    with pytest.raises(InvalidInput, match="frames of events are not normalised"):
         to_onnx(net, frames=True, pixels=torch.uint8)
 
 
@@ -137,6 +137,6 @@ def test_a_module_that_cannot_be_traced_is_told_in_a_line() -> None:
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_without_the_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"ONNX needs {package}: pip install 'tsslbp\[exchange\]'"
+    message = rf"ONNX needs {package}, which is not installed: pip install 'tsslbp\[exchange\]'"
     with pytest.raises(InvalidInput, match=message):
         to_onnx(network())

@@ -264,7 +264,7 @@ def test_histograms_count_every_weight_and_gradient() -> None:
 def test_histograms_of_a_network_that_does_not_learn() -> None:
     zeros = {"conv1": np.zeros((2, 3)), "output": np.zeros((4, 2))}
     figure = drawn(figures.histograms(zeros, zeros))
-    assert all(text.get_text() == "no gradient but 0" for one in figure.axes for text in one.texts)
+    assert all(text.get_text() == "the gradient is 0" for one in figure.axes for text in one.texts)
 
 
 def test_training_panels_share_their_axes_and_reach_down_to_the_drops() -> None:

@@ -74,7 +74,7 @@ def test_whole_numbers_serve_as_floats() -> None:
     "broken", [torch.ones(4, 4).t(), torch._neg_view(torch.ones(4)), torch._efficientzerotensor(4)]
 )
 def test_tensors_that_a_pointer_does_not_describe(broken: torch.Tensor) -> None:
-    with pytest.raises(InvalidInput, match="lie in memory as they are"):
+    with pytest.raises(InvalidInput, match="with ordinary memory"):
         _affine(broken, torch.zeros(4), 1.0, 0, Numbers(1.0, 0, False), workers=1)
 
 
@@ -97,7 +97,7 @@ def test_compiling_is_told_once(
     for dtype in (torch.float32, torch.float64):
         x = torch.zeros(1, dtype=dtype)
         again(x, x, 1.0, 0, Numbers(1.0, 0, False), workers=1)
-    assert caplog.messages == ["compiling kernels, once; this takes some seconds"]
+    assert caplog.messages == ["compiling kernels (only once); this takes some seconds"]
 
 
 def test_scratch_memory_begins_where_a_vector_may() -> None:

@@ -129,9 +129,7 @@ def test_residual_adds_spikes_and_passes_them_on() -> None:
 
 
 def test_residual_refuses_other_shapes() -> None:
-    with pytest.raises(
-        InvalidInput, match=r"\[4, 2, 7\] of its body and \[4, 2, 30\] of its short"
-    ):
+    with pytest.raises(InvalidInput, match=r"\[4, 2, 7\] to its shortcut.s output"):
         Residual(Linear(30, 7))(spikes(4, 2, 30))
 
 
@@ -141,11 +139,14 @@ def test_residual_refuses_other_shapes() -> None:
         (lambda: Conv(3, 16, 0), "kernel must be a whole number of at least 1, got 0"),
         (lambda: Conv(3, 16, 3, stride=0), "stride must be a whole number of at least 1, got 0"),
         (lambda: Conv(3, 16, 3, padding=-1), "padding must be a whole number of at least 0"),
-        (lambda: Conv(3, 16, 3, groups=2), "groups must divide the channels, got groups=2"),
+        (
+            lambda: Conv(3, 16, 3, groups=2),
+            "groups must divide both numbers of channels, got groups=2",
+        ),
         (lambda: Linear(3.0, 16), r"in_features must be a whole number of at least 1, got 3\.0"),
-        (lambda: Conv(3, 16, 3)(spikes(3, 5, 5)), r"Conv expected a signal \[T, N, 3, H, W\] or"),
+        (lambda: Conv(3, 16, 3)(spikes(3, 5, 5)), r"Conv expects a signal \[T, N, 3, H, W\] or"),
         (lambda: Linear(75, 9)(spikes(4, 2, 3, 5, 5)), r"got shape \[4, 2, 3, 5, 5\]; put nn.Fla"),
-        (lambda: Linear(30, 9)(spikes(4, 2, 29)), r"expected a signal \[T, N, 30\], got shape"),
+        (lambda: Linear(30, 9)(spikes(4, 2, 29)), r"expects a signal \[T, N, 30\], got shape"),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(make, words: str) -> None:

@@ -98,7 +98,9 @@ def test_dropout_refuses(p: float) -> None:
 def test_images_without_time_are_refused() -> None:
     """All of a batch would share one mask."""
     for kind in DROPOUT.values():
-        with pytest.raises(InvalidInput, match=r"got shape \[2, 3, 4, 6\]; images without time"):
+        with pytest.raises(
+            InvalidInput, match=r"got shape \[2, 3, 4, 6\]; the first LIF turns images without time"
+        ):
             kind(0.5)(signal(2, 3, 4, 6))
 
 

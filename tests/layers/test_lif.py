@@ -246,13 +246,13 @@ class OwnRule(Rule):
         (lambda: LIF(learnable=("tau",)), r"among tau_m, tau_s, threshold, got 'tau' \(did you me"),
         (
             lambda: LIF(tau_s=1.0, learnable=("tau_s",)),
-            r"a learned tau_s must start above 1, which",
+            r"a learnable tau_s must start above 1",
         ),
         (
             lambda: LIF(rule=OwnRule(), learnable=("threshold",)),
-            "learned by the rule OwnRule: whic",
+            "OwnRule cannot train the threshold",
         ),
-        (lambda: LIF()(currents(3, 4, 6, 8)), r"LIF expected a signal \[T, N, .* takes time_steps"),
+        (lambda: LIF()(currents(3, 4, 6, 8)), r"LIF expects a signal \[T, N, .* images time_steps"),
         (
             lambda: LIF(time_steps=4)(currents(5, 3, 8)),
             r"\[4, N, features\] or \[4, N, C, H, W\], ",

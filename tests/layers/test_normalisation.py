@@ -96,7 +96,7 @@ def test_batch_norm_in_the_state() -> None:
         (lambda: BatchNorm(3, alpha=math.inf), "alpha must be a positive number, got inf"),
         (lambda: BatchNorm(3, momentum=2.0), r"momentum must be from 0 to 1, got 2\.0"),
         (lambda: BatchNorm(3)(torch.zeros(2, 2, 4)), r"\[T, N, 3, ...\], got shape \[2, 2, 4\]"),
-        (lambda: BatchNorm(3)(torch.zeros(1, 1, 3)), "more than one value a channel in training"),
+        (lambda: BatchNorm(3)(torch.zeros(1, 1, 3)), "more than one value per channel in training"),
     ],
 )
 def test_batch_norm_refuses(make, words: str) -> None:
@@ -209,7 +209,7 @@ def test_neunorm_of_silence_is_silence_and_of_no_weights_nothing() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 2, 2), (5, 2, 4, 2, 2), (5, 2, 3, 2, 1)])
 def test_neunorm_refuses_other_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInput, match=r"expected a signal \[T, N, 3, 2, 2\], got shape"):
+    with pytest.raises(InvalidInput, match=r"expects a signal \[T, N, 3, 2, 2\], got shape"):
         neunorm((3, 2, 2))(signal(*shape))
 
 

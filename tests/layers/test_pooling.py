@@ -57,7 +57,7 @@ def test_the_maximum_of_spikes_is_spikes() -> None:
 def test_windows_that_do_not_fit(kind) -> None:
     with pytest.raises(InvalidInput, match="size must be a whole number of at least 1, got 0"):
         kind(0)
-    with pytest.raises(InvalidInput, match=f"{kind.__name__} expected images .* 4 x 4 pixels, got"):
+    with pytest.raises(InvalidInput, match=f"{kind.__name__} expects images .* 4 x 4 pixels, got"):
         kind(4)(signal(2, 2, 3, 3, 8))
     with pytest.raises(InvalidInput, match=r"got shape \[2, 3, 8\]"):
         kind(2)(signal(2, 3, 8))

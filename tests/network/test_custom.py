@@ -221,7 +221,7 @@ def test_na_without_an_output_layer_scales_each_layer_by_itself() -> None:
 
 def test_batch_norm_over_several_processes_is_refused() -> None:
     net, x = small(), images(7, 1, 6, 6)
-    with pytest.raises(InvalidInput, match="several processes do not share: train in one process"):
+    with pytest.raises(InvalidInput, match="cannot be split over processes"):
         net(x, torch.div)
     assert net.eval()(x, torch.div).shape == (4, 7, 2)
 
@@ -241,7 +241,10 @@ class Failing(nn.Module):
     ("module", "words"),
     [
         (3, "the network must be a torch.nn.Module, got int"),
-        (nn.Linear(36, 2), "the network has no tsslbp.layers.LIF, so it has no spikes"),
+        (
+            nn.Linear(36, 2),
+            "the network contains no tsslbp.layers.LIF, so it has no spiking neurons",
+        ),
         (
             Failing(lambda spikes: spikes[..., :2].sum(0)),
             r"must return \[T, N, classes\] = \[4, 2, 2\], got \[2, 2\]; return the outputs of",
@@ -252,17 +255,17 @@ class Failing(nn.Module):
         ),
         (
             Failing(lambda spikes: spikes[:3, :, :2]),
-            r"got \[3, 2, 2\]; is time_steps=4 that of its first LIF\?",
+            r"got \[3, 2, 2\]; does its first LIF have time_steps=4\?",
         ),
         (Failing(lambda spikes: (spikes, 1)), "got tuple$"),
         (
             Failing(lambda spikes: spikes @ torch.zeros(3, 2)),
             r"input \[2, 1, 6, 6\]: RuntimeError: ",
         ),
-        (Failing(lambda spikes: {}["a\nb"]), r"failed on an input \[2, 1, 6, 6\]: KeyError: 'a"),
+        (Failing(lambda spikes: {}["a\nb"]), r"failed for an input \[2, 1, 6, 6\]: KeyError: 'a"),
         (
             nn.Sequential(nn.Flatten(-3), Linear(36, 2), LIF()),
-            r"on an input \[2, 1, 6, 6\]: LIF expected .* static images takes time_steps",
+            r"for an input \[2, 1, 6, 6\]: LIF expects .* static images time_steps",
         ),
         (
             nn.Sequential(Conv(1, 4, 3), LIF(time_steps=4), Linear(64, 2)),
@@ -297,7 +300,7 @@ def test_neurons_that_are_not_called() -> None:
     [
         (images(7, 1, 6, 5), r"expected images \[N, 1, 6, 6\] or spike trains \[4, N, 1, 6, 6\]"),
         (images(7, 1, 6, 6).double(), "weights' dtype torch.float32, got torch.float64"),
-        (images(7, 1, 6, 6) * torch.nan, "the input holds NaN or infinity"),
+        (images(7, 1, 6, 6) * torch.nan, "the input contains NaN or infinity"),
         ([1.0], "expected a tensor of images, got list"),
     ],
 )

@@ -99,8 +99,8 @@ def test_typos_point_at_the_place(description: str, place: str) -> None:
 @pytest.mark.parametrize(
     ("description", "input_shape", "words"),
     [
-        ("300-15C5", (1, 28, 28), "only linear layers can follow a linear layer, '15C5' at char"),
-        ("300-P2", (1, 28, 28), "only linear layers can follow a linear layer, 'P2' at char"),
+        ("300-15C5", (1, 28, 28), "only a linear layer can follow a linear layer, '15C5' at char"),
+        ("300-P2", (1, 28, 28), "only a linear layer can follow a linear layer, 'P2' at char"),
         (
             "15C5-P2-40C5",
             (1, 10, 28),
@@ -130,7 +130,7 @@ def test_padding_that_does_not_fit(padding: int | list[int], words: str) -> None
 
 
 def test_mistyped_number() -> None:
-    with pytest.raises(InvalidInput, match="more than 10,000,000,000: is a number mistyped"):
+    with pytest.raises(InvalidInput, match="more than 10,000,000,000: check its numbers"):
         plan("999999999999", (1, 28, 28), 10)
 
 

@@ -254,7 +254,7 @@ def test_neunorm_stands_behind_every_convolution() -> None:
 
 
 def test_neunorm_needs_a_convolution() -> None:
-    with pytest.raises(InvalidInput, match="neunorm needs a convolution, '7-5' has none"):
+    with pytest.raises(InvalidInput, match="neunorm follows convolutions, and '7-5' has none"):
         network("7-5", neunorm=True)
 
 
@@ -518,7 +518,7 @@ def test_first_nonfinite_current() -> None:
     [
         ({"description": "15C5-P2-4OC5"}, "cannot read '4OC5' at character 9"),
         ({"description": ""}, "cannot read ''"),
-        ({"description": "300-15C5"}, "only linear layers can follow .* '15C5' at character 5"),
+        ({"description": "300-15C5"}, "only a linear layer can follow .* '15C5' at character 5"),
         ({"description": "4C3-"}, "cannot read '' at character 5"),
         ({"input_shape": (2, 1, 1), "padding": 0}, "images are too small"),
         ({"input_shape": (9, 8)}, r"input_shape must be \(C, H, W\), .*, got \(9, 8\)"),
@@ -558,7 +558,7 @@ def test_settings_that_do_not_fit(settings: dict, words: str) -> None:
         (torch.zeros(6, 3, 9, 8), r"got shape \[6, 3, 9, 8\]"),
         (torch.zeros(6, 2, 8, 9), r"got shape \[6, 2, 8, 9\]"),
         (torch.zeros(6, 2, 9, 8).double(), r"dtype torch.float32, got torch.float64; convert"),
-        (torch.zeros(6, 2, 9, 8).byte(), "pixel values that are not normalised yet"),
+        (torch.zeros(6, 2, 9, 8).byte(), "pixel values that are not normalised"),
         (torch.full((6, 2, 9, 8), float("nan")), "NaN or infinity"),
         (torch.full((6, 2, 9, 8), float("-inf")), "NaN or infinity"),
     ],

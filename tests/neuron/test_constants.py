@@ -272,7 +272,7 @@ def test_a_tensor_is_no_constant(name: str) -> None:
 
 
 def test_constants_are_those_of_neurons_behind_a_filter() -> None:
-    with pytest.raises(InvalidInput, match="of neurons behind a filter; tau_s = 1 is none"):
+    with pytest.raises(InvalidInput, match="only if a synaptic filter precedes the neurons"):
         gradients(TSSLBP(), filter_input=False)
 
 

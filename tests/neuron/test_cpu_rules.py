@@ -132,7 +132,7 @@ class Scaled(Triangle):
 
 def test_learned_constants_need_to_know_what_a_spike_carries(added) -> None:
     neurons = tsslbp.layers.LIF(rule=Triangle(), learnable=("tau_m",), impl="cpu")
-    with pytest.raises(InvalidInput, match=r"under Triangle: give .*add its through_spike"):
+    with pytest.raises(InvalidInput, match=r"with the rule Triangle: pass through_spike to .*add"):
         neurons(torch.randn(5, 2, 45))
 
     def through_spike(r, t, gradient, later, history, k):
@@ -146,7 +146,7 @@ def test_learned_constants_need_to_know_what_a_spike_carries(added) -> None:
 
 def test_steps_that_cannot_be_used(added) -> None:
     cpu_rules.add(Scaled, triangle_step, states=2)
-    with pytest.raises(InvalidInput, match=r"gradient of a layer, as Scaled does; use impl="):
+    with pytest.raises(InvalidInput, match=r"gradient of a layer, as Scaled does: use impl="):
         tsslbp.lif(torch.randn(5, 45), rule=Scaled(), impl="cpu")
     with pytest.raises(InvalidInput, match=r"through_spike of Triangle must take r, t, gradient"):
         cpu_rules.add(Triangle, triangle_step, 2, triangle_step)
@@ -154,7 +154,7 @@ def test_steps_that_cannot_be_used(added) -> None:
         cpu_rules.add(Triangle, lambda r, k: None)
     with pytest.raises(InvalidInput, match="states must be 1, 2 or 3, got 4"):
         cpu_rules.add(Triangle, triangle_step, states=4)
-    with pytest.raises(InvalidInput, match=r"take numbers, and Triangle\.kind is 'x'; use impl="):
+    with pytest.raises(InvalidInput, match=r"need numbers, but Triangle\.kind is 'x': use impl="):
         gradient(Triangle(kind="x"), torch.randn(5, 45))
 
     def mistaken(r, t, grad, state, history, k):

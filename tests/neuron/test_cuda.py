@@ -245,5 +245,5 @@ def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_asked_for_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neuron, "_HAS_TRITON", False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(InvalidInput, match=r"needs the package triton.*impl='cpu' does without"):
+    with pytest.raises(InvalidInput, match=r"needs the package triton.*or use impl='cpu'"):
         tsslbp.spikes(torch.zeros(5, 3), impl="cuda")

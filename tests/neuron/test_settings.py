@@ -44,8 +44,8 @@ def test_values_do_not_change() -> None:
     ("constants", "words"),
     [
         ({"tau_m": 0.5}, "tau_m must be at least 1 time step .* got 0.5"),
-        ({"tau_m": math.inf}, "tau_m must be finite, got inf; 1e9 is a neuron"),
-        ({"tau_s": math.inf}, "tau_s must be finite, got inf: such a synapse passes nothing on"),
+        ({"tau_m": math.inf}, "tau_m must be finite, got inf; use 1e9"),
+        ({"tau_s": math.inf}, "tau_s must be finite, got inf: such a synapse transmits nothing"),
         ({"tau_s": 0.99}, "tau_s must be at least 1 time step .* got 0.99"),
         ({"tau_s": math.nan}, "tau_s must be at least 1 time step .* got nan"),
         ({"threshold": 0.0}, "threshold must be a positive number, got 0.0"),
@@ -198,5 +198,5 @@ def test_numba_that_may_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "COMPILES", False)
     monkeypatch.setattr(neuron, "_module", lambda name: {"reference": reference}[name])
     assert torch.equal(net(x), expected)
-    with pytest.raises(InvalidInput, match=r"NUMBA_DISABLE_JIT.*impl='reference' does without"):
+    with pytest.raises(InvalidInput, match=r"NUMBA_DISABLE_JIT.*impl='reference'"):
         LIF(impl="cpu")(x)

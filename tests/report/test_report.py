@@ -218,7 +218,9 @@ def test_a_missing_package_is_named(
     name: str, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InvalidInput, match=rf"need {name}: pip install 'tsslbp\[study\]'"):
+    with pytest.raises(
+        InvalidInput, match=rf"need {name}, which is not installed: pip install 'tsslbp\[study\]'"
+    ):
         write(study.parent)
 
 
@@ -230,7 +232,7 @@ def test_what_cannot_be_reported_is_one_line(
     blocked = study.parent / "file"
     blocked.write_text("")
     for arguments, message in (
-        ([str(empty)], "no run to report on: .* holds no run"),
+        ([str(empty)], "no run to report on: .* contains no run"),
         ([str(study.parent / "none")], "no run to report on: .* is no folder"),
         ([str(study), "-o", "report.pdf"], "such as report.html; got report.pdf"),
         ([str(study), "-o", str(blocked / "report.html")], "cannot write the report"),

@@ -66,7 +66,7 @@ def test_table(written: tuple[str, str, list[str]]) -> None:
     lost = "| TSSLBP(warm\\_up=always)<br>diverged at every learning rate | - | 0 | - | - | - |"
     assert lost in section
     assert section.index("**T = 2**") < section.index("**T = 5**") < section.index(lost)
-    assert "is at the edge of those tried" in section
+    assert "is the lowest or highest of those tried" in section
 
 
 def test_differences(written: tuple[str, str, list[str]]) -> None:

@@ -148,7 +148,7 @@ def test_of_different_rules_the_names_differ_and_no_field() -> None:
     with pytest.raises(RunError) as caught:
         results.check_settings("here", surrogate, digits, ())
     assert str(caught.value).startswith(
-        "here of other settings (rule.name is 'Surrogate' there, 'TSSLBP' here): ask for"
+        "here with other settings (rule.name is 'Surrogate' there, 'TSSLBP' here): ask for"
     )
     with pytest.raises(RunError, match=r"rule\.warm_up is 'layer' there, 'neuron' here"):
         results.check_settings("here", published, digits, ())

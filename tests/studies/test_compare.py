@@ -195,7 +195,7 @@ def test_a_learning_rate_at_which_the_training_diverged_is_lost(tmp_path: Path) 
     lost = outcome(planned, tmp_path, 1)
     assert (lost.rate, lost.missing, lost.state) == (None, 0, "diverged at every learning rate")
     lines = compare.cautions(planned, [found, lost])
-    assert f"{found.name}: the chosen learning rate, 0.001, is at the edge of those" in lines[0]
+    assert f"{found.name}: the chosen learning rate, 0.001, is the lowest or highest" in lines[0]
     assert f"{lost.name}: diverged at learning rate 0.001 (epoch 1, step 3: NaN)" in lines
     assert f"{lost.name}: diverged at every learning rate" in lines
 
@@ -205,7 +205,7 @@ def test_every_rule_has_the_same_budget(epochs: int, finished: bool | None, tmp_
     planned = study(time_steps=(5,))
     made(planned.tuning(tmp_path)[0], 0.5, epochs=epochs)
     if finished is None:
-        with pytest.raises(RunError, match="trained for 3 epochs, the comparison is of 2"):
+        with pytest.raises(RunError, match="trained for 3 epochs, but the comparison has 2"):
             outcome(planned, tmp_path)
     else:
         assert outcome(planned, tmp_path).validation == {}
@@ -279,7 +279,10 @@ def test_a_comparison_may_grow_and_nothing_else(tmp_path: Path) -> None:
     assert compare.read(tmp_path) == larger
     for change, message in [
         ({"rules": RULES}, r"more rules \(NA\)"),
-        ({"rules": (*RULES, "NA(normalise=true)")}, r"rule NA\(normalise=true\) is written NA:"),
+        (
+            {"rules": (*RULES, "NA(normalise=true)")},
+            r"that has the rule NA\(normalise=true\) as NA:",
+        ),
         ({"time_steps": (1, 5)}, r"more time steps \(2\)"),
         ({"learning_rates": RATES}, r"more learning rates \(0.008\)"),
         ({"experiment": recipe(loss="softmax", tau_s=4.0)}, "tau_s is 3.0 there, 4.0 here"),

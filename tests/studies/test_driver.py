@@ -307,7 +307,7 @@ def test_a_trial_that_kills_its_processes_is_given_up(planned: Planned) -> None:
     (outcome,) = work(planned(trials=1), engine)
     assert len(engine.started) == driver.KILLS
     assert outcome.state == "failed"
-    assert outcome.reason.startswith("5 processes that trained it ended early; last: ")
+    assert outcome.reason.startswith("5 processes that trained it ended early, the last one: ")
     assert "SIGKILL" in outcome.reason and "memory" in outcome.reason
 
 

@@ -187,7 +187,7 @@ def test_a_job_that_its_cluster_ends_says_so(tmp_path: Path) -> None:
     while (status := task.poll()) is None:
         time.sleep(0.1)
     assert status == 1
-    assert "error: the cluster ended it: " in job.log.read_text()
+    assert "error: the cluster ended the job: " in job.log.read_text()
 
 
 def test_a_job_taken_off_its_machine_is_queued_again(tmp_path: Path) -> None:

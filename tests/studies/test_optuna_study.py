@@ -101,7 +101,7 @@ def test_numbers_of_a_range_are_readable_and_inside() -> None:
         ("sqlite:////none/study.db", "unable to open database file"),
         ("none/study.log", "No such file or directory"),
         ("unknown://host/x", "Can't load plugin"),
-        ("study.txt", "storage must be a database's URL"),
+        ("study.txt", "storage must be the URL of a database"),
     ],
 )
 def test_a_storage_that_cannot_be_used(planned: Planned, where: str, words: str) -> None:

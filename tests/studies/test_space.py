@@ -48,7 +48,9 @@ def test_keys_of_a_function_that_makes_the_network(tmp_path: Path) -> None:
     assert apply(base, {"network_settings.hidden": [32, 16]}).network_settings == {
         "hidden": (32, 16)
     }
-    with pytest.raises(InvalidInput, match="does not fit: network_settings is for a function"):
+    with pytest.raises(
+        InvalidInput, match="does not fit the recipe: network_settings applies only to a function"
+    ):
         space.fitted(DIGITS)
 
 
@@ -109,20 +111,20 @@ def test_all_forms(tmp_path: Path) -> None:
         ("epochs = { low = 5, high = 5 }", "low must be below high, got 5 and 5"),
         ("epochs = { low = 1, hihg = 5 }", "unknown key 'hihg' (did you mean 'high'?)"),
         ("epochs = { low = 1 }", "epochs: missing key 'high', a finite number"),
-        ("epochs = { low = 1, high = 6, step = 2 }", "high must be low and a multiple of step"),
+        ("epochs = { low = 1, high = 6, step = 2 }", "high must be low plus a multiple of step"),
         ("epochs = { low = 1, high = 5, step = 2, log = true }", "no step"),
         ("epochs = { low = 1, high = 5, log = 1 }", "log must be true or false, got 1"),
-        ("tau_m = { low = 1, high = 5, step = 2 }", "only whole numbers have a step"),
+        ("tau_m = { low = 1, high = 5, step = 2 }", "only whole numbers can have a step"),
         ("dropout = { low = 0, high = 0.5, log = true }", "low above 0"),
         ("horizontal_flip = { low = 0, high = 1 }", "true or false, got 0"),
         ("epochs = 5", "epochs must be a list of values, or a table such as"),
         ("epochs = []", "epochs must be a list of values"),
-        ("epochs = [5, 5]", "a value stands twice in [5, 5]"),
+        ("epochs = [5, 5]", "a value occurs twice in [5, 5]"),
         ("time_steps = [1, 5]", "desired_train must have a spike within time_steps = 1"),
         ("seed = [1, 2]", "seed cannot be searched"),
         ('"binning.window" = [1.0, 2.0]', "binning.window cannot be searched"),
         ("protocol = ['published', 'validated']", "protocol cannot be searched"),
-        ("", "a table [parameters] of at least one key is missing"),
+        ("", "the space needs a table [parameters] with at least one key"),
         ("epochs = [1", "is not valid TOML"),
     ],
 )
@@ -137,7 +139,7 @@ def test_mistakes_around_the_parameters(tmp_path: Path) -> None:
     for head, words in (
         ("trails = 3", r"unknown key 'trails' \(did you mean 'trials'\?\)"),
         ("trials = 0", "trials must be a whole number of at least 1, got 0"),
-        ("epochs = [1, 2]", r"keys of a recipe stand below \[parameters\]"),
+        ("epochs = [1, 2]", r"keys of a recipe belong below \[parameters\]"),
     ):
         with pytest.raises(InvalidInput, match=words):
             read(tmp_path, "epochs = [1, 2]", head)
@@ -225,5 +227,8 @@ def test_keys_of_newer_recipes(tmp_path: Path) -> None:
     assert space.parameters["average_weights"] == Choice((0.99, 0.999))
     found = apply(base, {"warm_up_epochs": 1.5, "cutout": 4, "mixup": 0.3})
     assert (found.warm_up_epochs, found.cutout, found.mixup) == (1.5, 4, 0.3)
-    with pytest.raises(InvalidInput, match="does not fit: label_smoothing is for loss = 'softmax'"):
+    with pytest.raises(
+        InvalidInput,
+        match="does not fit the recipe: label_smoothing applies only with loss = 'softmax'",
+    ):
         read(tmp_path, "label_smoothing = [0.1, 0.2]").fitted(DIGITS)

@@ -170,7 +170,7 @@ def test_a_study_of_an_earlier_version_goes_on(planned: Planned) -> None:
         ({"objective": "test"}, "objective is 'validation' there, 'test' here"),
         ({"sampler": "random"}, "sampler is 'gp' there, 'random' here"),
         ({"pruner": "median"}, "pruner is 'none' there, 'median' here"),
-        ({"storage": "other.log"}, "is kept in study.db, not in other.log"),
+        ({"storage": "other.log"}, "is stored in study.db, not in other.log"),
     ],
 )
 def test_a_sweep_of_other_settings_is_refused(

@@ -155,7 +155,9 @@ def test_augmentation_of_images_alone(key: str) -> None:
     frames = Frames.from_dense((images > 1).float()[:, None].expand(-1, 4, -1, -1, -1))
     data = replace(toy(), train_images=frames, test_images=frames[:20])
     training.check_data(replace(EXPERIMENT, roll=2, cutout=3, horizontal_flip=True), data)
-    with pytest.raises(InvalidInput, match=f"{key} is for images, and toy holds recordings"):
+    with pytest.raises(
+        InvalidInput, match=f"{key} applies only to images, but toy holds recordings"
+    ):
         training.check_data(replace(EXPERIMENT, **{key: 0.1}), data)
     training.check_data(replace(EXPERIMENT, **{key: 0.1}), toy())
 
@@ -213,5 +215,5 @@ def test_layers_that_cannot_be_frozen() -> None:
     with pytest.raises(InvalidInput, match=message):
         training.Training(replace(EXPERIMENT, freeze=("conv2",)), toy())
     everything = ("conv1", "linear2", "output")
-    with pytest.raises(InvalidInput, match="leaves nothing of 4C3-P2-12 to train"):
+    with pytest.raises(InvalidInput, match="leaves no parameters of 4C3-P2-12 to train"):
         training.Training(replace(EXPERIMENT, freeze=everything), toy())

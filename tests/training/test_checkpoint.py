@@ -103,7 +103,7 @@ def test_start_from_weights(tmp_path: Path) -> None:
     assert training.Training(EXPERIMENT, toy()).start is None
     # A run that is gone on with does not need them any more.
     gone = replace(EXPERIMENT, weights=str(tmp_path / "gone"))
-    with pytest.raises(InvalidInput, match="neither a run's folder nor a file"):
+    with pytest.raises(InvalidInput, match="neither a run folder nor a file"):
         training.Training(gone, toy())
     assert training.Training(gone, toy(), resumed=True).start is None
 
@@ -135,7 +135,7 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
     assert all(torch.equal(value, fresh[key]) for key, value in state.items())
     save_file({"other": torch.ones(2)}, tmp_path / "other.safetensors")
     other = replace(wanted, weights=str(tmp_path / "other.safetensors"), weights_partial=True)
-    with pytest.raises(InvalidInput, match="hold nothing that fits"):
+    with pytest.raises(InvalidInput, match="contain nothing that fits"):
         training.Training(other, toy())
 
 
@@ -145,7 +145,7 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"looks like a file of torch\.save"):
         training.Training(replace(EXPERIMENT, weights=str(file)), toy())
     save_file({}, file)
-    with pytest.raises(RunError, match="holds no tensors"):
+    with pytest.raises(RunError, match="contains no tensors"):
         training.Training(replace(EXPERIMENT, weights=str(file)), toy())
 
 

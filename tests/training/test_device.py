@@ -319,9 +319,9 @@ def test_crops_are_drawn_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ("device", "precision", "message"),
     [
         ("gpu", "float32", "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
-        ("cpu", "bf16", "precision 'bf16' needs a GPU: --device cuda"),
-        ("cpu", "tf32", "precision 'tf32' needs a GPU: --device cuda"),
-        ("cuda:99", "float32", "no device 'cuda:99': PyTorch finds"),
+        ("cpu", "bf16", "precision 'bf16' needs a GPU: add --device cuda"),
+        ("cpu", "tf32", "precision 'tf32' needs a GPU: add --device cuda"),
+        ("cuda:99", "float32", "there is no device 'cuda:99': PyTorch finds"),
     ],
 )
 def test_devices_that_cannot_be(device: str, precision: str, message: str) -> None:

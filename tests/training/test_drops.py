@@ -72,7 +72,7 @@ def test_what_has_not_been_seen_is_not_said() -> None:
     arrays = history(fallen(at=151, length=99, before=0.99, after=0.6, steps=171))
     [drop] = drops.find(arrays)
     assert (drop.recovery, drop.firing_rate, drop.warm_up) == (None, {}, {})
-    assert "not back yet" in drops.describe(drop)
+    assert "not recovered yet" in drops.describe(drop)
     [drop] = drops.find(history(fallen(at=151, length=99, before=0.99, after=0.6)))
     assert list(drop.firing_rate) == ["layer 1", "layer 2"]
 

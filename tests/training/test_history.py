@@ -67,4 +67,4 @@ def test_a_network_without_spikes() -> None:
 def test_a_step_is_finite_where_both_numbers_are(loss: float, norm: float, finite: bool) -> None:
     result = StepResult(loss, 1, norm, 2)
     assert result.finite is finite
-    assert f"the loss is {loss}, the gradient's norm {norm}" in result.divergence
+    assert f"the loss is {loss}, the gradient norm {norm}" in result.divergence

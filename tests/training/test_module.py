@@ -65,7 +65,7 @@ def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         seen(patch, stop=9)
         with pytest.raises(KeyboardInterrupt):
             tsslbp.fit(module(), toy(), SETTINGS, out=str(tmp_path / "run"), resume=True)
-    with pytest.raises(RunError, match=r"continue it with resume=True"):
+    with pytest.raises(RunError, match=r"resume it with resume=True"):
         tsslbp.fit(module(), toy(), SETTINGS, out=tmp_path / "run")
     with pytest.raises(RunError, match=r"learning_rate is 0.01 there, 0.1 here"):
         tsslbp.fit(
@@ -92,10 +92,10 @@ def test_data_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"network": "300"}, "network is not for fit to change"),
-        ({"rule": "NA"}, "rule is not for fit to change"),
+        ({"network": "300"}, "fit cannot change network"),
+        ({"rule": "NA"}, "fit cannot change rule"),
         ({"learning_rat": 0.1}, "unknown key 'learning_rat' .did you mean 'learning_rate'"),
-        ({"time_steps": 5}, r"the module must return .* is time_steps=5 that of its first LIF\?"),
+        ({"time_steps": 5}, r"the module must return .* does its first LIF have time_steps=5\?"),
     ],
 )
 def test_what_does_not_fit(change: dict[str, Any], words: str) -> None:
@@ -106,5 +106,5 @@ def test_what_does_not_fit(change: dict[str, Any], words: str) -> None:
             tsslbp.fit(module(), toy(), settings, **change)
     with pytest.raises(InvalidInput, match=r"the module must be a torch.nn.Module, got int"):
         tsslbp.fit(3, toy(), SETTINGS)  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match=r"the module has no tsslbp.layers.LIF"):
+    with pytest.raises(InvalidInput, match=r"the module contains no tsslbp.layers.LIF"):
         tsslbp.fit(nn.Linear(3, 4), toy(), SETTINGS)

@@ -87,11 +87,14 @@ def test_networks_that_ship(name: str) -> None:
         ({"network_settings": {"rule": "NA"}}, "unknown key 'rule'"),
         (
             {"network_settings": {"channels": 3}},
-            r"network = 'vgg' does not take network_settings = {'channels': 3}: .*tsslbp.models",
+            r"network = 'vgg' does not accept network_settings = {'channels': 3}: .*tsslbp.models",
         ),
         ({"network_settings": {"channels": [[1]] * 9}}, "expected images .* of at least 512 x 512"),
-        ({"neunorm": True}, "neunorm is for a network that is described by its layers"),
-        ({"weight_scale": 2.0}, "weight_scale is for a network .* leave it at 1.0"),
+        ({"neunorm": True}, "neunorm applies only to a network described by its layers"),
+        (
+            {"weight_scale": 2.0},
+            "weight_scale applies only to a network .* leave weight_scale at 1.0",
+        ),
     ],
 )
 def test_settings_that_a_network_that_ships_does_not_take(changes: Any, words: str) -> None:
@@ -115,9 +118,15 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
         ),
         ("def mke(): ...\n", r"mine.py has no function 'make' \(did you mean 'mke'\?\)"),
         ("make = 3\n", "mine.py: make must be a function, got 3"),
-        ("def make(): ...", r"called as make\(input_shape, classes, settings\).* too many pos"),
-        ("def make(a, b, c, d): ...", "does not take that: missing a required argument: 'd'"),
-        ("def make(a, b, c): ...", "make must return a torch.nn.Module, got NoneType; is its last"),
+        (
+            "def make(): ...",
+            r"accept the call make\(input_shape, classes, settings\).* too many pos",
+        ),
+        ("def make(a, b, c, d): ...", "but does not: missing a required argument: 'd'"),
+        (
+            "def make(a, b, c): ...",
+            "make must return a torch.nn.Module, got NoneType; end it with 'return",
+        ),
         ("def make(a, b, c): return 3", "make must return a torch.nn.Module, got int$"),
         ("def make(a, b, c):\n    return c.epoch\n", "mine.py, line 2: AttributeError: .*'epoch'"),
         (
@@ -126,16 +135,16 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return Conv(1, 8, 3, groups=3)\n",
-            "mine.py, line 4: groups must divide the channels",
+            "mine.py, line 4: groups must divide both numbers of channels",
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return nn.Linear(1, 2)\n",
-            "mine.py:make has no tsslbp.layers.LIF, so it has no spikes",
+            "mine.py:make contains no tsslbp.layers.LIF, so it has no spiking neurons",
         ),
         (
             f"{HEAD}def make(a, b, c):\n    return nn.Sequential(nn.Flatten(-3), Linear(36, 2), "
             "LIF(time_steps=7))\n",
-            r"mine.py:make must return \[T, N, classes\] = \[4, 2, 2\], got \[7, 2, 2\]; is time_s",
+            r"mine.py:make must return \[T, N, classes\] = \[4, 2, 2\], got \[7, 2, 2\]",
         ),
         (
             f"{HEAD}class Mine(nn.Sequential):\n    def forward(self, x):\n"
@@ -147,7 +156,7 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
             f"{HEAD}class Mine(nn.Sequential):\n    def forward(self, x):\n"
             "        return super().forward(x)[9]\n\n\ndef make(a, b, c):\n"
             "    return Mine(nn.Flatten(-3), Linear(36, 2), LIF(time_steps=4))\n",
-            r"failed on an input \[2, 1, 6, 6\]: IndexError: .* \(.*mine.py, line 5\)",
+            r"failed for an input \[2, 1, 6, 6\]: IndexError: .* \(.*mine.py, line 5\)",
         ),
     ],
 )
@@ -174,7 +183,7 @@ def test_settings_that_nothing_reads(function: str) -> None:
     """Neither taken by their names nor read from the table."""
     table = {"width": 4, "widht": 4} if function != "frames" else {"widht": 4}
     wanted = replace(OWN, network=f"{NETS}:{function}", network_settings=table)
-    with pytest.raises(InvalidInput, match=f"nets.py:{function} does not take 'widht'") as caught:
+    with pytest.raises(InvalidInput, match=f"nets.py:{function} does not use 'widht'") as caught:
         build(wanted)
     assert ("did you mean 'width'" in str(caught.value)) == (function == "make")
 
@@ -203,14 +212,16 @@ def test_copies_run_only_where_they_are_trusted(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     save(own, tmp_path / "run" / "config.toml")
     copy = load_recipe(tmp_path / "run" / "config.toml")
-    with pytest.raises(InvalidInput, match="is not run unasked"):
+    with pytest.raises(InvalidInput, match="is not executed automatically"):
         build(copy)
     assert not (tmp_path / "seen").exists()
     build(copy, trust_code=True)
     assert (tmp_path / "seen").exists()
     (tmp_path / "seen").unlink()
     (tmp_path / "run" / "mine.py").write_text(source + "\n")
-    with pytest.raises(InvalidInput, match="has changed since it was put beside its configuration"):
+    with pytest.raises(
+        InvalidInput, match="has changed since it was copied next to its configuration"
+    ):
         build(copy, trust_code=True)
     assert not (tmp_path / "seen").exists()
 
@@ -220,7 +231,7 @@ def test_rules_that_make_no_difference(tmp_path: Path) -> None:
     fixed = written(
         tmp_path, NETS.read_text().replace("settings.rule", "__import__('tsslbp').NA()")
     )
-    with pytest.raises(InvalidInput, match=r"of the rule NA whatever .* rule=settings\.rule"):
+    with pytest.raises(InvalidInput, match=r"use the rule NA, not .* rule=settings\.rule"):
         training.check_rule(build(fixed), fixed)
     training.check_rule(training.build_network(EXPERIMENT, SHAPE, CLASSES), replace(OWN, seed=3))
 
@@ -263,7 +274,7 @@ class TestRuns:
                 training.fit(run, toy())
         mine.unlink()
         os.rename(run.folder, tmp_path / "moved")
-        with pytest.raises(InvalidInput, match="is not run unasked"):
+        with pytest.raises(InvalidInput, match="is not executed automatically"):
             training.fit(Run.open(tmp_path / "moved"), toy())
         run = Run.open(tmp_path / "moved", trust_code=True)
         training.fit(run, toy())

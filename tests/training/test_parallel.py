@@ -205,7 +205,7 @@ def test_an_error_of_one_ends_all(two) -> None:
     _, ended = two
     assert ended.returncode != 0
     told = re.findall(r"^\[rank(\d)\]: (\S*(?:Error|Input): .*)", ended.stderr, re.M)
-    assert told == [("1", "tsslbp.errors.InvalidInput: the input holds NaN or infinity")]
+    assert told == [("1", "tsslbp.errors.InvalidInput: the input contains NaN or infinity")]
 
 
 RECIPE = """
@@ -266,7 +266,7 @@ def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     first = iter([(FIVE_STEPS, False, False), (toy().train_images.shape, 1, 2)])
     monkeypatch.setattr(Processes, "broadcast", lambda self, value: next(first))
     with pytest.raises(
-        InvalidInput, match="process 1 has other data than the first under the name"
+        InvalidInput, match="process 1 has different data than the first process under the name"
     ):
         training.fit(None, toy(), processes=Processes(1, 2))
 
@@ -275,7 +275,7 @@ def test_gpus_are_taken_in_the_order_of_the_processes() -> None:
     assert ONE_PROCESS.device("cuda:3") == "cuda:3"
     assert Processes(5, 8, local_rank=1).device("cuda") == "cuda:1"
     assert Processes(5, 8, local_rank=1).device("cpu") == "cpu"
-    with pytest.raises(InvalidInput, match="give cuda, not 'cuda:3'"):
+    with pytest.raises(InvalidInput, match="use device cuda, not 'cuda:3'"):
         Processes(5, 8, local_rank=1).device("cuda:3")
 
 

@@ -91,7 +91,7 @@ def test_data_of_one_class(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", replace(EXPERIMENT, epochs=2))
     training.fit(run, data)
     first, second = told(run)
-    assert first == ["all 48 training images are of class 0, so there is nothing to tell apart"]
+    assert first == ["all 48 training images are of class 0, so there is nothing to classify"]
     assert second == []
 
 

@@ -101,7 +101,7 @@ def test_without_trackers_the_observer_is_alone(tmp_path: Path) -> None:
 def test_tracker_that_cannot_write(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", EXPERIMENT)
     (run.folder / "tensorboard").write_text("a file in the way")
-    with pytest.raises(RunError, match="cannot write what --track asks for"):
+    with pytest.raises(RunError, match="cannot write what --track needs"):
         fit(run.folder, "tensorboard")
 
 
@@ -182,7 +182,7 @@ def test_wandb_offline(
         monkeypatch.delenv(variable)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    with pytest.raises(InvalidInput, match=r"API key.*WANDB_MODE=offline records without"):
+    with pytest.raises(InvalidInput, match=r"API key.*WANDB_MODE=offline to record without"):
         tracking.check(["wandb"])
     wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -1,4 +1,4 @@
-"""What a trained network does: confusions, gradients beside the truth, conversion from ReLU."""
+"""Analysis of trained networks: confusion, gradients compared with the truth, conversion, cost."""
 
 import lazy_loader
 

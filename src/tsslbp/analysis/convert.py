@@ -1,17 +1,18 @@
 """ANN-to-SNN conversion: a network trained with ReLU, run with integrate-and-fire neurons.
 
 The ReLU twin of an experiment's network (`build_relu_network`) is trained under the experiment's
-conditions (`relu_experiment`) by `tsslbp.training.fit`. `plain` converts it once for every number
-of time steps: each layer's threshold is a high percentile of its activations on training images
-(Rueckauer et al. 2017), and potentials start at zero. `calibrated` converts it for one T, without
-training anything:
+conditions (`relu_experiment`) by `tsslbp.training.fit`. `plain` converts it once for any number of
+time steps: each layer's threshold is a high percentile of its activations on training images
+(Rueckauer et al. 2017), and potentials start at zero. `calibrated` converts it for one T, also
+without further training:
 
-1. The threshold is that at which T steps represent the layer's activations with the least mean
+1. The threshold is the one at which T steps represent the layer's activations with the least mean
    squared error (Li et al. 2021).
-2. Potentials start at half the threshold, which rounds what T steps can express to the nearest
-   number of spikes instead of down (Deng & Gu 2021).
+2. Potentials start at half the threshold. Activations are then rounded to the nearest number of
+   spikes in T steps, instead of down (Deng & Gu 2021).
 
-Thresholds are balanced into the weights (Diehl et al. 2015), so that all are 1 and a spike is 1.
+Thresholds are merged into the weights (weight balancing, Diehl et al. 2015), so that all thresholds
+and spikes are 1.
 
 Sources: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks through weight and
 threshold balancing" (IJCNN 2015). Rueckauer et al., "Conversion of continuous-valued deep networks
@@ -42,13 +43,13 @@ from ..neuron.reference import sum_pool
 from ..training import Split, build_network, evaluation_batches, splits
 
 PERCENTILE = 99.9  # of a layer's activations, zeros included; within the range of Rueckauer et al.
-CALIBRATION_IMAGES = 500  # training images that thresholds are taken from
-CANDIDATES = 100  # thresholds tried, at equal distances up to the largest activation
-SPIKING_KEYS = (  # of an experiment, without a meaning for a ReLU network
+CALIBRATION_IMAGES = 500  # training images that determine the thresholds
+CANDIDATES = 100  # thresholds to try, at equal distances up to the largest activation
+SPIKING_KEYS = (  # keys of an experiment that are meaningless for a ReLU network
     *("time_steps", "tau_m", "tau_s", "threshold", "rule"),
     *("target_filters", "desired_train", "desired_count", "undesired_count", "tet_weight"),
 )
-SAMPLE = 100_000  # activations of a layer that a threshold is tried on
+SAMPLE = 100_000  # activations of a layer on which thresholds are tried
 
 
 @final
@@ -68,28 +69,28 @@ class ReLULayer:
         return self.passed_on(self.activation(x))
 
     def activation(self, x: Tensor) -> Tensor:
-        """What the layer computes before its pooling."""
+        """Return the layer's activations before its pooling."""
         current: Tensor = self.connection(x)
         return current if self.is_output else current.relu()
 
     def passed_on(self, x: Tensor) -> Tensor:
-        """What the next layer receives of activations, or of spikes."""
+        """Return what the next layer receives for given activations or spikes."""
         return x if self.pool == 1 else sum_pool(x, self.pool, self.pool_scale)
 
 
 @final
 class ReLUNetwork(LayeredModel):
-    """The twin of a spiking network, with ReLU in the place of its neurons, and no time.
+    """The twin of a spiking network, with ReLU instead of its neurons and without time.
 
-    It has the connections, the pooling and the dropout of `net`, and starts with its weights, which
-    it copies. There are no biases.
+    It has the connections, pooling and dropout of `net` and starts with a copy of its weights.
+    There are no biases.
 
     Shape:
-        In: images ``[N, C, H, W]``. Out: ``[1, N, classes]``, one step of time, so that losses,
-        `tsslbp.predict` and `tsslbp.training` take it as they take a spiking network's.
+        Input: images ``[N, C, H, W]``. Output: ``[1, N, classes]``, a single time step, so that
+        losses, `tsslbp.predict` and `tsslbp.training` handle it like that of a spiking network.
 
     Raises:
-        InvalidInput: `net` has NeuNorm, whose state lives in time.
+        InvalidInput: `net` has NeuNorm, whose state depends on time.
     """
 
     time_steps = 1
@@ -97,7 +98,9 @@ class ReLUNetwork(LayeredModel):
     def __init__(self, net: Network) -> None:
         super().__init__()
         if any(isinstance(layer, NeuNorm) for layer in net.layers):
-            raise InvalidInput("NeuNorm has no counterpart without time: set neunorm=false")
+            raise InvalidInput(
+                "a ReLU network has no time steps, which NeuNorm needs: set neunorm=false"
+            )
         self.input_shape, self.description = net.input_shape, f"{net.description} with ReLU"
         for name, layer in copy.deepcopy(net).named_layers():
             self.append(name, _twin(layer))
@@ -114,7 +117,7 @@ class ReLUNetwork(LayeredModel):
 
     @torch.no_grad()
     def activations(self, x: Tensor) -> dict[str, Tensor]:
-        """What every layer computes before its pooling, ``[N, ...]``, by its name."""
+        """Return every layer's activations before its pooling, ``[N, ...]``, by name."""
         found, x = {}, self.with_time(x)
         for layer in self.layers:
             if isinstance(layer, ReLULayer):
@@ -145,11 +148,11 @@ def _twin(layer: SpikingLayer | nn.Module) -> ReLULayer | nn.Module:
 
 
 def relu_experiment(experiment: Experiment) -> Experiment:
-    """What the ReLU twin of an experiment's network is trained by.
+    """Return the experiment that trains the ReLU twin of an experiment's network.
 
     Initial weights, order, crops, dropout, optimiser, clipping, epochs and patience are those of
-    the spiking network; the loss is the cross-entropy of the outputs. What does not matter without
-    spikes has its default value, so that runs are of equal settings where they train alike.
+    the spiking network; the loss is the cross-entropy of the outputs. Keys without a meaning in a
+    network without spikes have their defaults, so that runs that train alike have equal settings.
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(Experiment)}
     without = {name: defaults[name] for name in SPIKING_KEYS}
@@ -157,18 +160,20 @@ def relu_experiment(experiment: Experiment) -> Experiment:
 
 
 def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
-    """The ReLU twin of an experiment's network, or of what `relu_experiment` made of it.
+    """Build the ReLU twin of an experiment's network, or of the result of `relu_experiment`.
 
-    On a GPU ``precision = "bf16"`` gives it only what tf32 does.
+    On a GPU, ``precision = "bf16"`` has the same effect as tf32.
 
     Raises:
         InvalidInput: the network cannot be converted, or the data are recordings.
     """
     if isinstance(data.train_images, Frames):
-        raise InvalidInput(f"a ReLU network takes images, and {data.name} holds recordings")
+        raise InvalidInput(
+            f"a ReLU network takes images, but {data.name} holds recordings of events"
+        )
     if not is_described(experiment.network):
         raise InvalidInput(
-            "conversion takes a network that is described by its layers, such as '16C3-P2-128', "
+            "conversion requires a network described by its layers, such as '16C3-P2-128', "
             f"got {network_name(experiment.network)!r}"
         )
     net = build_network(replace(experiment, activation=None), data.input_shape, data.classes)
@@ -178,14 +183,14 @@ def build_relu_network(experiment: Experiment, data: DataSet) -> ReLUNetwork:
 
 @torch.no_grad()
 def balanced(net: ReLUNetwork, scales: Mapping[str, float]) -> ReLUNetwork:
-    """Divide every layer's activations by its scale, and leave what the network computes alone.
+    """Divide every layer's activations by its scale; the network's function stays the same.
 
-    Layer l's weights become ``W_l scale[l-1] / scale[l]``; since ReLU commutes with positive
+    Layer l's weights become ``W_l scale[l-1] / scale[l]``. Since ReLU commutes with positive
     factors, its activations become ``a_l / scale[l]``. The outputs are divided by their own scale.
 
     Args:
-        net: left as it is.
-        scales: positive, by the layers' names; 1 where a name is missing.
+        net: the network; it is not changed.
+        scales: positive, by layer name; 1 for missing names.
 
     Source: Diehl et al. (2015), weight normalisation.
     """
@@ -199,26 +204,27 @@ def balanced(net: ReLUNetwork, scales: Mapping[str, float]) -> ReLUNetwork:
 
 @final
 class ConvertedNetwork(Model):
-    """A ReLU network whose activations are firing rates; for inference only.
+    """A ReLU network whose activations are represented by firing rates; for inference only.
 
-    Integrate-and-fire neurons without leak, with reset by subtraction:
-    ``u[t] = u[t-1] + I[t]``, ``s[t] = 1`` where ``u[t] >= 1``, then ``u[t] -= s[t]``. I is what
-    the connection makes of the spikes that arrive in the same step, or, in the first layer, of the
-    image, at every step. The output layer does not spike: its outputs are its currents. A constant
-    current x between 0 and 1 gives ``floor(x T + u[-1])`` spikes in T steps, so spikes per step
-    approach the activations, where these are at most 1.
+    The neurons integrate and fire without leak, with reset by subtraction:
+    ``u[t] = u[t-1] + I[t]``, ``s[t] = 1`` where ``u[t] >= 1``, then ``u[t] -= s[t]``. I is the
+    connection's result for the spikes that arrive in the same step or, in the first layer, for the
+    image at every step. The output layer does not spike: its outputs are its currents. A constant
+    current x between 0 and 1 gives ``floor(x T + u[-1])`` spikes in T steps, so the spikes per step
+    approach the activations if these are at most 1.
 
     Not to be confused with `tsslbp.Network`, whose neurons leak, filter their input, are reset to
     zero, and spike strictly above the threshold.
 
     Args:
-        relu: its activations in units of the thresholds (`balanced`); taken over, not copied.
+        relu: a network whose activations are in units of the thresholds (`balanced`); it is used,
+            not copied.
         time_steps: T.
         initial: potential before the first step, in thresholds.
 
     Shape:
-        In: images ``[N, C, H, W]``. Out: ``[T, N, classes]``, for `tsslbp.predict`; their mean over
-        time approaches the ReLU network's outputs. No state is kept between calls.
+        Input: images ``[N, C, H, W]``. Output: ``[T, N, classes]``, for `tsslbp.predict`; the mean
+        over time approaches the ReLU network's outputs. No state is kept between calls.
     """
 
     def __init__(self, relu: ReLUNetwork, time_steps: int, initial: float = 0.0) -> None:
@@ -232,7 +238,7 @@ class ConvertedNetwork(Model):
         return torch.cat([list(emitted.values())[-1] for emitted in self.simulate(x)])
 
     def simulate(self, x: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Go through the T steps.
+        """Run the T time steps.
 
         Yields:
             For each step, by the layers' names, the spikes of the hidden layers, ``[1, N, ...]``,
@@ -259,17 +265,17 @@ class ConvertedNetwork(Model):
 def plain(
     net: ReLUNetwork, images: Tensor, time_steps: int, percentile: float = PERCENTILE
 ) -> ConvertedNetwork:
-    """Convert without calibration, the same for every T.
+    """Convert without calibration, in the same way for every T.
 
     Args:
-        net: in evaluation mode; left as it is.
+        net: in evaluation mode; it is not changed.
         images: normalised ``[N, C, H, W]``, training images.
-        time_steps: how many steps the network takes.
-        percentile: the threshold of a layer is its smallest activation that so many percent do not
-            exceed; 100 is the largest activation.
+        time_steps: number of time steps T.
+        percentile: a layer's threshold is its smallest activation that this percentage of its
+            activations does not exceed; 100 is the largest activation.
 
     Raises:
-        InvalidInput: `percentile` is not above 0 and at most 100, or an argument does not fit.
+        InvalidInput: `percentile` is not above 0 and at most 100, or another argument is invalid.
     """
     if not 0 < percentile <= 100:
         raise InvalidInput(f"percentile must be above 0 and at most 100, got {percentile}")
@@ -278,12 +284,12 @@ def plain(
 
 
 def calibrated(net: ReLUNetwork, images: Tensor, time_steps: int) -> ConvertedNetwork:
-    """Convert for `time_steps`, as this module's beginning says.
+    """Convert for `time_steps`, as described at the beginning of this module.
 
-    With more or fewer steps the thresholds would be others.
+    Other numbers of steps would need other thresholds.
 
     Args:
-        net: in evaluation mode; left as it is.
+        net: in evaluation mode; it is not changed.
         images: normalised ``[N, C, H, W]``, training images.
         time_steps: T.
     """
@@ -299,28 +305,28 @@ def _thresholds(
 
 
 def _percentile(activation: Tensor, percentile: float) -> float:
-    """The smallest value that so many percent do not exceed; the largest, or 1, instead of 0."""
+    """Return the percentile of the activations; instead of 0 the largest activation, or 1."""
     values = activation.flatten()
     rank = math.ceil(len(values) * percentile / 100)
     return values.kthvalue(rank).values.item() or values.max().item() or 1.0
 
 
 def expressible(activation: Tensor, threshold: float | Tensor, time_steps: int) -> Tensor:
-    """The nearest activation that T steps express: a number of spikes, 0 to T, times threshold/T.
+    """Return the nearest activation that T steps can represent: n threshold / T, n from 0 to T.
 
-    ``threshold/T clamp(floor(T a/threshold + 1/2), 0, T)``: what a neuron with a constant current
-    passes on whose potential starts at half the threshold.
+    ``threshold/T clamp(floor(T a/threshold + 1/2), 0, T)``: the output of a neuron with a constant
+    current whose potential starts at half the threshold.
     """
     spikes = (activation * (time_steps / threshold) + 0.5).floor().clamp(0, time_steps)
     return spikes * (threshold / time_steps)
 
 
 def least_error_threshold(activation: Tensor, time_steps: int) -> float:
-    """The threshold with the least mean squared error of `expressible`, of `CANDIDATES`; 1 if none.
+    """Return the threshold, of `CANDIDATES`, with the least squared error of `expressible`, or 1.
 
     Source: Li et al. (2021), on the choice of the threshold.
     """
-    values = activation[activation > 0]  # zero is always expressible
+    values = activation[activation > 0]  # zero can always be represented
     if not len(values):
         return 1.0
     values = values[:: len(values) // SAMPLE + 1]
@@ -337,11 +343,11 @@ def least_error_threshold(activation: Tensor, time_steps: int) -> float:
 def measure(
     net: ConvertedNetwork, split: Split, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, list[float]]:
-    """What `net` does on a split, normalised by `mean` and `std`, stopped after 1, 2, ..., T steps.
+    """Return the accuracy of `net` on a split when it stops after 1, 2, ..., T steps.
 
     Returns:
-        ``"test_accuracy_by_step"``, between 0 and 1, and ``"spikes_per_image_by_step"``, of all
-        hidden neurons until then.
+        ``"test_accuracy_by_step"``, between 0 and 1, and ``"spikes_per_image_by_step"``, the spikes
+        of all hidden neurons up to that step.
     """
     correct = torch.zeros(net.time_steps, dtype=torch.int64, device=split.labels.device)
     spikes = torch.zeros(net.time_steps, dtype=torch.float64, device=split.labels.device)
@@ -363,17 +369,17 @@ def measure(
 def by_steps(
     experiment: Experiment, data: DataSet, net: ReLUNetwork, time_steps: Sequence[int]
 ) -> dict[str, Any]:
-    """Test accuracy and spikes of `net` converted plainly and calibrated, by the number of steps.
+    """Return test accuracy and spikes of `net`, converted plainly and calibrated, by step.
 
     Args:
-        experiment: says which images train and how they are normalised.
-        data: of the experiment.
+        experiment: determines the training images and their normalisation.
+        data: data of the experiment.
         net: its trained ReLU network.
-        time_steps: numbers of steps. The plain network is run once, for the largest, and read
-            after each; a calibrated one is made for each.
+        time_steps: numbers of steps. The plain network runs once, for the largest number, and is
+            read after each number; calibration is repeated for each number.
 
     Returns:
-        JSON values: ``"plain"``, and ``"calibrated"`` by T, each as `measure` returns it.
+        JSON values: ``"plain"``, and ``"calibrated"`` by T, each as returned by `measure`.
     """
     device = str(next(net.parameters()).device)
     statistics = experiment.mean, experiment.std

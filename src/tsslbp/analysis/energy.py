@@ -1,4 +1,4 @@
-"""What operations take in energy: named tables with their source."""
+"""Energy of operations: named tables with their source."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WORD = 64  # bits of the memory accesses that the source gives
 @final
 @dataclass(frozen=True)
 class EnergyTable:
-    """What one operation on numbers of some width takes, in picojoules.
+    """Energy of one operation on numbers of a certain width, in picojoules.
 
     Attributes:
-        name: of the numbers.
-        bits: of each.
-        multiply_add: a multiplication and an addition.
-        add: an addition.
-        source: where the figures are from.
+        name: name of the number format.
+        bits: bits per number.
+        multiply_add: energy of a multiplication and an addition.
+        add: energy of an addition.
+        source: publication of the figures.
     """
 
     name: str
@@ -46,22 +46,23 @@ TABLES: Mapping[str, EnergyTable] = {
 }
 """Rows of Horowitz (2014): floating-point numbers of 32 and 16 bits, integers of 8.
 
-In picojoules, a multiplication takes 3.7, 1.1 and 0.2, and an addition 0.9, 0.4 and 0.03. Sums of 8
-bits are the row as it stands; hardware that sums in integers of 32 bits takes 0.1 for an addition.
+In picojoules, a multiplication takes 3.7, 1.1 and 0.2, and an addition 0.9, 0.4 and 0.03. The 8-bit
+row assumes sums of 8 bits, as in the source; hardware that accumulates in 32-bit integers takes 0.1
+for an addition.
 """
 
 MEMORIES: Mapping[str, float] = {"8KB": 10.0, "32KB": 20.0, "1MB": 100.0, "DRAM": 1300.0}
-"""Picojoules of an access to 64 bits (Horowitz 2014): caches by size; DRAM takes 1,300 to 2,600."""
+"""Picojoules of a 64-bit access (Horowitz 2014): caches by size; DRAM takes 1,300 to 2,600."""
 
 
 @final
 @dataclass(frozen=True)
 class Energy:
-    """Energy in picojoules, by what takes it."""
+    """Energy in picojoules, by its use."""
 
     connections: float  # multiplications and additions of the connections
     neurons: float  # updates of the neurons' state
-    memory: float  # accesses; 0 where no memory was named
+    memory: float  # accesses; 0 if no memory is chosen
 
     @property
     def total(self) -> float:
@@ -71,13 +72,13 @@ class Energy:
 @final
 @dataclass(frozen=True)
 class Operations:
-    """What computing a layer or a network on one image takes; a mean over images.
+    """Operations for computing a layer or a network on one image; a mean over images.
 
     Attributes:
         multiplications: multiply-adds of real numbers in the connections.
-        additions: of weights for spikes, and of biases.
-        updates: of membrane potentials, one a neuron and step.
-        update_multiplications: multiply-adds in them, one for each decay.
+        additions: additions of weights for spikes, and of biases.
+        updates: updates of membrane potentials, one per neuron and step.
+        update_multiplications: multiply-adds in the updates, one for each decay.
         accesses: numbers read from memory or written to it, see `tsslbp.analysis.cost`.
     """
 
@@ -92,16 +93,16 @@ class Operations:
         return Operations(*(mine + theirs for mine, theirs in pairs))
 
     def traffic(self, table: EnergyTable = FLOAT32) -> float:
-        """Bytes read from memory or written to it."""
+        """Return the bytes read from memory or written to it."""
         return self.accesses * table.bits / 8
 
     def energy(self, table: EnergyTable = FLOAT32, memory: str | None = None) -> Energy:
-        """``multiply_add`` (multiplications) + ``add`` (additions), and the same for the updates.
+        """Return ``multiply_add`` (multiplications) + ``add`` (additions), likewise for updates.
 
         Args:
-            table: what each operation takes.
-            memory: one of `MEMORIES`, which every access goes to: each takes ``bits / 64`` of its
-                energy. None: accesses take nothing, as most papers count.
+            table: energy of each operation.
+            memory: one of `MEMORIES`, used by all accesses; an access takes ``bits / 64`` of its
+                energy. None: accesses take no energy, as most papers assume.
 
         Raises:
             InvalidInput: there is no such memory.
@@ -120,7 +121,7 @@ class Operations:
 
 
 def table_of(name: str) -> EnergyTable:
-    """One of `TABLES`.
+    """Return one of `TABLES`.
 
     Raises:
         InvalidInput: there is no such table.

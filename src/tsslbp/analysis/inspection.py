@@ -1,4 +1,4 @@
-"""What a trained network does with images: its confusions, its gradients, one image's activity."""
+"""What a trained network does with images: confusion, gradients, activity for one image."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..training import Split, evaluation_batches
 def confusion_matrix(
     net: Network | CustomNetwork, split: Split, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """How often `net` takes the images of each class for which.
+    """Count how often `net` assigns images of each class to each class.
 
     Returns:
         ``[classes, classes]`` int64, rows the true classes, columns the predicted ones.
 
     Raises:
-        InvalidInput: a label that the network does not know.
+        InvalidInput: a label is not a class of the network.
     """
     if (highest := int(split.labels.max())) >= net.classes:
         raise InvalidInput(
-            f"the images have labels up to {highest}, the network was trained for {net.classes} "
-            "classes: are these the data it was trained on?"
+            f"the images have labels up to {highest}, but the network was trained for "
+            f"{net.classes} classes: use the data on which it was trained"
         )
     parts = evaluation_batches(len(split.labels), net.time_steps)
     predicted = [predict(net(normalise(split.images[part], mean, std))) for part in parts]
@@ -44,14 +44,15 @@ def confusion_matrix(
 @final
 @dataclass(frozen=True)
 class Answer:
-    """What a network says of an image.
+    """The answer of a network to an image.
 
     Attributes:
         predicted: the class with the largest score.
-        scores: the output summed over time, by class; of a `tsslbp.Network` the PSC.
-        margin: by how much the class's score is above the next one's.
-        spikes: of the output neuron of that class; None without an output layer of neurons.
-        first_spike: time step of the first of these, from 1; None if there is none.
+        scores: the output summed over time, by class; for a `tsslbp.Network` the PSC.
+        margin: difference between the largest score and the next one.
+        spikes: number of spikes of that class's output neuron; None without an output layer of
+            neurons.
+        first_spike: time step of the first of these spikes, from 1; None if there is none.
     """
 
     predicted: int
@@ -67,10 +68,10 @@ class Answer:
 
 @torch.no_grad()
 def answers(net: Network | CustomNetwork, x: Tensor) -> list[Answer]:
-    """What `net` says of images, one `Answer` for each.
+    """Return the answers of `net` to images, one `Answer` each.
 
     Args:
-        net: in evaluation mode.
+        net: the network, in evaluation mode.
         x: normalised ``[N, C, H, W]``, or frames ``[T, N, C, H, W]``.
     """
     found: list[Answer] = []
@@ -97,25 +98,25 @@ def answers(net: Network | CustomNetwork, x: Tensor) -> list[Answer]:
 
 
 def picture(images: Images) -> npt.NDArray[Any]:
-    """The first of some images ``[C, H, W]``; of recordings all events together ``[1, H, W]``."""
+    """Return the first of some images ``[C, H, W]``, or all events of a recording ``[1, H, W]``."""
     if isinstance(images, Frames):
         return images[:1].trains().sum((0, 1, 2)).unsqueeze(0).numpy()
     return np.asarray(images[0])
 
 
 def weights(net: Network | CustomNetwork) -> dict[str, Tensor]:
-    """The weights of every connection, by the names that the network gives them."""
+    """Return the weights of every connection, by the names that the network gives them."""
     return {name: weight.detach() for name, weight in net.weights.items()}
 
 
 def gradients(
     net: Network | CustomNetwork, loss: Loss, images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    """Gradients of `weights` on one batch, before clipping; the network stays as it is.
+    """Return the gradients of `weights` on one batch, before clipping; `net` is not changed.
 
     Args:
-        net: in evaluation mode without dropout.
-        loss: as `tsslbp.training.build_loss` makes it; most are sums over the batch.
+        net: in evaluation mode, without dropout.
+        loss: as returned by `tsslbp.training.build_loss`; most losses are sums over the batch.
         images: normalised ``[N, C, H, W]``.
         labels: ``[N]`` int64.
     """

@@ -1,6 +1,6 @@
-"""What a network costs on an image: neurons, parameters, operations, energy, layer by layer.
+"""The cost of a network per image: neurons, parameters, operations and energy, layer by layer.
 
-`cost` counts them, and the same network's with ReLU in the place of the neurons.
+`cost` counts them, also for the same network with ReLU instead of the neurons.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ PASSING = (
     MaxPool,
     NeuronDropout,
     RowDropout,
-)  # a spike on as it is
+)  # pass a spike on unchanged
 LISTENED = (LIF, BatchNorm, NeuNorm, SumPool, AvgPool, *PASSING)
 FRAMES = 200  # images times steps that are counted at once
-ROUNDING = 1e-5  # relative, of a sum of scaled spikes in float32
+ROUNDING = 1e-5  # relative error of a sum of scaled spikes in float32
 ADDITION, MULTIPLICATION, STATE = 3, 2, 2  # accesses: weight, sum twice; two factors; read, write
 
 
 @final
 @dataclass(frozen=True)
 class LayerCost:
-    """What a layer costs: a connection, and what follows until the next one.
+    """Cost of a layer: a connection and everything up to the next one.
 
     Attributes:
-        name: the connection's, as in the keys of the network's state; of all layers, ``"total"``.
-        neurons: spiking ones.
-        parameters: numbers that are trained, batch normalisation folded into its connection.
-        bytes: that they take, as they are stored.
-        dense_multiplications: multiply-adds of one pass, every input being taken for nonzero.
-            Zeros of the padding are not multiplied.
-        spikes: that its neurons emit on an image, over all steps.
-        spiking: operations of the spiking network on an image, over all steps.
-        relu: those of the same connection with ReLU behind it, on the image, once.
+        name: name of the connection in the network's state; ``"total"`` for all layers together.
+        neurons: number of spiking neurons.
+        parameters: number of trained parameters; batch normalisation is folded into its connection.
+        bytes: bytes of the parameters as stored.
+        dense_multiplications: multiply-adds of one pass if every input is nonzero. Zeros of the
+            padding are not multiplied.
+        spikes: spikes that its neurons emit for an image, over all steps.
+        spiking: operations of the spiking network for an image, over all steps.
+        relu: operations of the same connection with ReLU after it, for one pass over the image.
     """
 
     name: str
@@ -93,7 +93,7 @@ class LayerCost:
 @final
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs on an image, as the mean over `images`."""
+    """Cost of a network per image, as the mean over `images`."""
 
     images: int
     time_steps: int
@@ -105,11 +105,11 @@ class Cost:
         return sum(self.layers, LayerCost("total", 0, 0, 0, 0, 0.0, nothing, nothing))
 
     def to_table(self) -> dict[str, Any]:
-        """All of it as JSON takes it, with the energies by table and memory, in picojoules.
+        """Return all values for JSON, with the energies by table and memory, in picojoules.
 
-        ``"energy"`` has for each of `tsslbp.analysis.energy.TABLES` the spiking network's and that
-        with ReLU: ``"connections"``, ``"neurons"``, and under ``"memory"`` what accesses to each
-        kind of memory take in addition.
+        ``"energy"`` has, for each of `tsslbp.analysis.energy.TABLES`, the energy of the spiking
+        network and of that with ReLU: ``"connections"``, ``"neurons"``, and in ``"memory"`` the
+        additional energy of the accesses for each kind of memory.
         """
         total = self.total
         energy = {
@@ -131,50 +131,50 @@ class Cost:
 
 @torch.no_grad()
 def cost(net: Model, images: Tensor) -> Cost:
-    """Count what a network's layers do on images, event by event.
+    """Count the operations of a network's layers on images, event by event.
 
-    A layer is a connection with all that follows until the next one. By layer, summed over the T
-    steps, and as the mean over the images:
+    A layer is a connection with everything up to the next one. Per layer, summed over the T steps
+    and averaged over the images:
 
     - A spike is added to each neuron that it reaches: ``additions = sum_i spikes_i fan_out_i``,
-      where ``fan_out_i`` is the number of nonzero weights from input i to an output that exists. At
-      the border of an image it is smaller; stride, dilation and groups count as they are.
-    - A sum of n spikes, as sum pooling, average pooling and `tsslbp.layers.Residual` make it,
-      counts as the n spikes that it stands for, since its factor can be part of the weights.
-    - A static image is multiplied, once: ``multiplications = dense_multiplications``.
-    - Other signals of real numbers, as NeuNorm makes them or recordings hold them, are multiplied
-      at every step where they are not zero, by the same fan-out.
-    - A bias is one addition an output and step. A `BatchNorm` behind a connection is folded into it
-      (`tsslbp.layers.fold_batch_norms`); elsewhere it is one multiplication a value. NeuNorm adds
-      every spike once and multiplies at each position once a map and once for its own decay.
-    - A neuron is updated at every step, whether it receives spikes or not:
-      ``updates = neurons T``, with a multiply-add for each decay that is not 0, those of the
-      membrane (``tau_m > 1``), of the synapse (``tau_s > 1``), and of an output layer's PSC.
-    - Memory is taken to be read at every use, without any cache: ``accesses`` is 1 for each spike
-      that arrives, 3 an addition (the weight; the sum, read and written), 2 a multiplication, 1 for
-      each output of multiplications, and 2 for each decaying state and update.
+      where ``fan_out_i`` is the number of nonzero weights from input i to existing outputs. It is
+      smaller at the border of an image; stride, dilation and groups are taken into account.
+    - A sum of n spikes, as produced by sum pooling, average pooling and `tsslbp.layers.Residual`,
+      counts as n spikes, since its factor can be merged into the weights.
+    - A static image is multiplied once: ``multiplications = dense_multiplications``.
+    - Other real-valued signals, such as those of NeuNorm or of recordings, are multiplied at every
+      step where they are not zero, with the same fan-out.
+    - A bias is one addition per output and step. A `BatchNorm` after a connection is folded into it
+      (`tsslbp.layers.fold_batch_norms`); elsewhere it is one multiplication per value. NeuNorm adds
+      every spike once, and per position multiplies once per map and once for its own decay.
+    - A neuron is updated at every step, even if it receives no spikes: ``updates = neurons T``,
+      with a multiply-add for each decay that is not 0: those of the membrane (``tau_m > 1``), of
+      the synapse (``tau_s > 1``), and of an output layer's PSC.
+    - Every use of a number is assumed to access memory, without a cache: ``accesses`` is 1 per
+      spike that arrives, 3 per addition (the weight; the sum, read and written), 2 per
+      multiplication, 1 per output of multiplications, and 2 per decaying state and update.
 
     The same network with ReLU takes ``dense_multiplications`` once, and its biases. Pooling, ReLU
-    and comparisons with the threshold count as nothing.
+    and comparisons with the threshold are not counted.
 
-    Not to be confused with `tsslbp.training.cost.estimate`, the time that a training takes.
+    Not to be confused with `tsslbp.training.cost.estimate`, the time of a training.
 
     Args:
-        net: a `tsslbp.Network` or `tsslbp.network.CustomNetwork`; it stays as it is. A module of
-            one's own may hold what `tsslbp.layers` has, `nn.Linear` and `nn.Conv2d`.
+        net: a `tsslbp.Network` or `tsslbp.network.CustomNetwork`; it is not changed. A custom
+            module may contain the modules of `tsslbp.layers`, `nn.Linear` and `nn.Conv2d`.
         images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``, on its device.
 
     Raises:
-        InvalidInput: there are no images, they do not fit, or a part of the network is unknown.
+        InvalidInput: there are no images, they are invalid, or a part of the network is unknown.
 
     Source: Yik et al., "The NeuroBench framework for benchmarking neuromorphic computing algorithms
-    and systems" (Nature Communications 2025) for effective operations, which a test compares. It
-    counts a pooled sum as a multiplication. Rueckauer et al. (Frontiers in Neuroscience 2017) for
-    additions as spikes times fan-out.
+    and systems" (Nature Communications 2025) for effective operations, with which a test compares
+    them; NeuroBench counts a pooled sum as a multiplication. Rueckauer et al. (Frontiers in
+    Neuroscience 2017) for additions as spikes times fan-out.
     """
     if not isinstance(net, Network | CustomNetwork):
         raise InvalidInput(
-            f"cost expected a tsslbp.Network or CustomNetwork, got {type(net).__name__}"
+            f"cost expects a tsslbp.Network or CustomNetwork, got {type(net).__name__}"
         )
     dtypes = (weight.dtype for weight in net.parameters())
     dtype = next(dtypes, torch.get_default_dtype())
@@ -198,24 +198,24 @@ def cost(net: Model, images: Tensor) -> Cost:
 
 @final
 class Tally:
-    """Sums of what layers did on all images so far, by the layers' names."""
+    """Sums of the layers' operations on all images so far, by layer name."""
 
     def __init__(self) -> None:
         self.images = 0
-        self._batch, self._has_fired = 0, False  # images under way, and whether any layer fired
+        self._batch, self._has_fired = 0, False  # images in this batch; whether a layer has fired
         self._sums: dict[str, Counter[str]] = {}
-        self._known: dict[str, set[nn.Module]] = {}  # whose parameters are counted
+        self._known: dict[str, set[nn.Module]] = {}  # modules whose parameters are counted
         self._name = ""
 
     def begin(self, images: int) -> None:
-        """The next batch."""
+        """Start the next batch."""
         self.images += images
         self._batch, self._has_fired, self._name = images, False, ""
 
     def connect(self, name: str, connection: Connection, x: Tensor, unit: float | None) -> None:
-        """A connection receives `x`, of which a spike is `unit`, or None where that is unknown.
+        """Count a connection that receives `x`, in which a spike has the value `unit`, if known.
 
-        An image is the same at every step; behind neurons there is none. Time may be folded into
+        An image is the same at every step; after neurons there is none. Time may be folded into
         the batch.
         """
         self._name = name
@@ -246,7 +246,7 @@ class Tally:
         sums["relu_accesses"] += images * (MULTIPLICATION * dense + outputs + ADDITION * biases)
 
     def fire(self, neurons: NeuronLayer, spikes: Tensor) -> None:
-        """Neurons of the layer emit `spikes` ``[T, N, ...]``, before their pooling."""
+        """Count neurons of the layer that emit `spikes` ``[T, N, ...]``, before their pooling."""
         constants, sums, self._has_fired = neurons.neuron, self._sums[self._name], True
         filters = constants.tau_s > 1
         decays = (constants.tau_m > 1) + filters + (filters and neurons.output_psc)
@@ -257,7 +257,7 @@ class Tally:
         sums["spikes"] += int(spikes.sum(dtype=torch.float64))
 
     def normalise(self, name: str, norm: BatchNorm | NeuNorm, x: Tensor) -> None:
-        """A normalisation that stays receives `x`; it belongs to the layer before it."""
+        """Count a normalisation that is not folded; it belongs to the layer before it."""
         self._name = self._name or name
         self._own(norm)
         sums, products = self._sums[self._name], x.numel()
@@ -270,7 +270,7 @@ class Tally:
         sums["accesses"] += MULTIPLICATION * products
 
     def own(self, name: str, module: nn.Module) -> None:
-        """The parameters of a module belong to the layer under way, or else to its own."""
+        """Assign the parameters of a module to the current layer, or else to its own layer."""
         self._name = self._name or name
         self._own(module)
 
@@ -306,7 +306,7 @@ class Tally:
 
 
 def _walk(net: Network, x: Tensor, tally: Tally) -> None:
-    """Count what the layers of a network do on images `x`."""
+    """Count the operations of a network's layers on images `x`."""
     time_steps = net.time_steps if x.ndim == 4 else None
     unit: float | None = None
     for name, layer in net.named_layers():
@@ -324,8 +324,8 @@ def _walk(net: Network, x: Tensor, tally: Tally) -> None:
 
 
 def _listen(net: CustomNetwork, x: Tensor, tally: Tally) -> None:
-    """Count what the modules of a network of one's own do on images `x`."""
-    units = WeakTensorKeyDictionary()  # of signals: what a spike is
+    """Count the operations of a custom network's modules on images `x`."""
+    units = WeakTensorKeyDictionary()  # by signal: the value of a spike
     with ExitStack() as stack:
         for path, part in net.module.named_modules():
             _check_known(path, part)
@@ -355,21 +355,21 @@ def _is_connection(module: nn.Module) -> TypeGuard[Connection]:
 
 
 def _check_known(path: str, part: nn.Module) -> None:
-    """Raise `InvalidInput` where a module has parameters of its own and is none that is counted."""
+    """Raise `InvalidInput` if a module has parameters of its own but cannot be counted."""
     own = list(part.parameters(recurse=False))
     known = _is_connection(part) or isinstance(part, LIF | BatchNorm | NeuNorm)
     padded = getattr(part, "padding_mode", "zeros") != "zeros"
     if (own and not known) or padded:
-        kind = f"{type(part).__name__} with other padding than zeros" if padded else type(part)
+        kind = f"{type(part).__name__} with non-zero padding mode" if padded else type(part)
         name = kind if isinstance(kind, str) else kind.__name__
         raise InvalidInput(
-            f"cost cannot count what {path or 'the network'} does, a {name}: it knows the modules "
-            "of tsslbp.layers, nn.Linear and nn.Conv2d"
+            f"cost cannot count the operations of {path or 'the network'}, a {name}: it supports "
+            "the modules of tsslbp.layers, nn.Linear and nn.Conv2d"
         )
 
 
 def _unit_behind(module: nn.Module, unit: float | None, x: Tensor) -> float | None:
-    """What a spike of `x` is behind a module without weights; None where that is unknown."""
+    """Return the value of a spike after a module without weights; None if unknown."""
     if unit is None:
         return None
     if isinstance(module, SumPool):
@@ -381,9 +381,9 @@ def _unit_behind(module: nn.Module, unit: float | None, x: Tensor) -> float | No
 
 
 def _spikes(x: Tensor, unit: float | None) -> Tensor | None:
-    """The number of spikes behind each value of a signal; None where they are real numbers.
+    """Return the number of spikes in each value of a signal; None if they are real numbers.
 
-    They are spikes where all are whole multiples of `unit`; by default of the smallest of them.
+    They are spikes if all values are whole multiples of `unit`, by default of the smallest one.
     """
     sizes = x.abs()
     if unit is None:
@@ -395,22 +395,22 @@ def _spikes(x: Tensor, unit: float | None) -> Tensor | None:
 
 
 def _products(connection: Connection, values: Tensor, dense: bool = False) -> int:
-    """``sum_i values_i fan_out_i`` of values ``[C, H, W]`` or ``[features]``, float64, whole.
+    """Return ``sum_i values_i fan_out_i``; whole values ``[C, H, W]`` or ``[features]``, float64.
 
-    Without the weights that are zero, unless `dense`.
+    Weights that are zero are excluded, unless `dense`.
     """
     weight = connection.weight.detach()
     kept = (torch.ones_like(weight) if dense else weight != 0).double()
     if isinstance(connection, Linear | nn.Linear):
         return int(values @ kept.sum(0))
-    # A window adds up to the same over all outputs of a group: one output stands for them.
+    # The sum over a window is the same for all outputs of a group, so one output represents them.
     groups = connection.groups
     window = kept.view(groups, -1, *kept.shape[1:]).sum(1)
     return int(_convolved(connection, values[None], window).sum())
 
 
 def _dense(connection: Connection, one: Tensor) -> tuple[int, int]:
-    """Multiply-adds for an input of the shape ``[1, ...]`` of `one`, and its outputs."""
+    """Return the multiply-adds for an input ``[1, ...]`` shaped like `one`, and its outputs."""
     products = _products(connection, torch.ones_like(one[0]), dense=True)
     if isinstance(connection, Linear | nn.Linear):
         return products, len(connection.weight)

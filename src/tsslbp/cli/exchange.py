@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from .. import data, training
 from .. import export as exports
 from .. import run as run_folder
 from ..errors import InvalidInput, nearest
-from ..storage import replace_file, write_file
+from ..storage import write_file
 from . import printing
 from .options import Checkpoint, DataDir, RunFolder, TrustCode, option
 from .runs import epoch_of
@@ -76,7 +76,7 @@ def export(
     with printing.working(f"writing {out}"):
         if to == "nir":
             graph = exports.to_nir(net, fold_pooling=fold_pooling, metadata=facts)
-            replace_file(out, partial(_write_nir, graph))
+            write_file(out, _nir(graph))
         else:
             model = _onnx(run, net, facts, with_normalisation, data_dir)
             write_file(out, model.SerializeToString())
@@ -104,10 +104,13 @@ def describe(run: Run, name: str, epoch: int | str) -> dict[str, Any]:
     }
 
 
-def _write_nir(graph: Any, path: Path) -> None:
+def _nir(graph: Any) -> memoryview:
+    """The content of a file of NIR, in memory: HDF5 would lock a file that is locked already."""
     import nir
 
-    nir.write(path, graph)
+    content = io.BytesIO()
+    nir.write(content, graph)
+    return content.getbuffer()
 
 
 def _onnx(

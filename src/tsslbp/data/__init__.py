@@ -1,7 +1,7 @@
 """Data sets as tensors, and the batches made from them.
 
-`load` finds a set by its name in `tsslbp.data.catalogue`, which ``tsslbp data list`` prints, or by
-the path of a ``.npz`` file or a folder of images of the user's own, see `tsslbp.data.npz` and
+`load` finds a data set by its name in `tsslbp.data.catalogue`, which ``tsslbp data list`` prints,
+or by the path of your own ``.npz`` file or folder of images; see `tsslbp.data.npz` and
 `tsslbp.data.folder`.
 """
 

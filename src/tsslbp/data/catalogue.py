@@ -1,4 +1,4 @@
-"""The data sets that tsslbp knows, and all that is known about them: `catalogue.toml`, read."""
+"""The data sets that tsslbp knows, and all facts about them, read from `catalogue.toml`."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ Reader = Literal[
 @final
 @dataclass(frozen=True)
 class Entry(Checked, called=""):
-    """What is known about one data set.
+    """The facts about one data set.
 
     Attributes:
-        name: by which `tsslbp.data.load` finds it.
-        title: what it shows, in some words.
-        kind: ``"images"``, or ``"events"`` of recordings.
-        reader: the module in ``images/`` or ``events/`` that reads its files.
-        origin: how it is got: it comes with a ``"package"``, tsslbp ``"download"`` s it, it is
-            downloaded by ``"hand"``, or it is ``"generated"``.
+        name: name by which `tsslbp.data.load` finds it.
+        title: short description of its content.
+        kind: ``"images"``, or ``"events"`` for recordings.
+        reader: module in ``images/`` or ``events/`` that reads its files.
+        origin: how to obtain it: it is part of a ``"package"``, tsslbp ``"download"`` s it, the
+            user downloads it by ``"hand"``, or it is ``"generated"``.
         train, test: number of samples.
-        shape: channels, height and width; of recordings the channels are the two polarities.
+        shape: channels, height and width; the channels of recordings are the two polarities.
         classes: number of classes.
-        class_names: what they are called, in their order; empty: by their numbers.
+        class_names: names of the classes, in order; empty: their numbers are used.
         citation: the paper to cite.
-        homepage: where it is described.
-        licence: of the data; empty where it is not known for certain.
-        download, disk: bytes to download, and that the files take; None where that is not known.
-        folders: what its folder may be called, in the folder of all data; by default as the set.
-        layout: how it is got or laid out, where that is not tsslbp's work.
-        url: address of the folder with the files to download, with a slash at its end.
+        homepage: address of its description.
+        licence: licence of the data; empty if it is not known for certain.
+        download, disk: bytes to download, and bytes that the files take; None if unknown.
+        folders: possible names of its folder in the data folder; by default the set's name.
+        layout: how to obtain or arrange the files, if tsslbp does not do so.
+        url: address of the folder with the files to download; it ends in a slash.
         md5: official MD5 sum of each file to download.
         sha1: SHA-1 sum of each file that is unpacked from these.
-        note: a caveat that every result made with the data must carry, or nothing.
+        note: a caveat that every result made with the data must carry, or an empty text.
 
     Raises:
-        InvalidInput: a value is not one of these.
+        InvalidInput: a value is not allowed.
     """
 
     name: Text
@@ -77,25 +77,25 @@ class Entry(Checked, called=""):
             object.__setattr__(self, "folders", (self.name,))
         if len(self.class_names) not in (0, self.classes):
             raise InvalidInput(
-                f"it has {self.classes} classes and {len(self.class_names)} class_names"
+                f"it has {self.classes} classes but {len(self.class_names)} class_names"
             )
         if self.origin in ("package", "hand") and not self.layout:
-            raise InvalidInput(f"it comes by {self.origin}, so its layout must say how")
+            raise InvalidInput(f"origin is {self.origin!r}, so layout must say how to obtain it")
         if (self.origin == "download") != bool(self.url and self.md5):
-            raise InvalidInput("url and md5 are those of a set that tsslbp downloads")
+            raise InvalidInput("url and md5 must be set if, and only if, origin is 'download'")
 
     @property
     def folder(self) -> str:
-        """What its folder is called where tsslbp makes it, and in messages."""
+        """Name of its folder in messages, and where tsslbp creates it."""
         return self.folders[0]
 
 
 @cache
 def entries(text: str = "") -> dict[str, Entry]:
-    """All data sets by name, in their order; or those in another `text` than `catalogue.toml`'s.
+    """Return all data sets by name, in order, from `catalogue.toml` or another `text`.
 
     Raises:
-        InvalidInput: a key or value that is not allowed.
+        InvalidInput: a key or value is not allowed.
     """
     text = text or (Path(__file__).parent / "catalogue.toml").read_text(encoding="utf-8")
     result: dict[str, Entry] = {}
@@ -108,26 +108,26 @@ def entries(text: str = "") -> dict[str, Entry]:
 
 
 def find(name: str, others: str = "") -> Entry:
-    """The data set of that name.
+    """Return the data set called `name`.
 
     Raises:
-        InvalidInput: there is none; the message ends in `others`, what else may be given.
+        InvalidInput: there is none; the message ends in `others`, which lists other accepted names.
     """
     if name not in entries():
         raise InvalidInput(
-            f"no data set is called {name!r}{nearest(name, entries())}; "
+            f"there is no data set {name!r}{nearest(name, entries())}; "
             f"known: {', '.join(entries())}{others}"
         )
     return entries()[name]
 
 
 def holds_events(name: str) -> bool:
-    """Whether a data set of that name is known, and one of recordings of events."""
+    """Whether `name` is a known data set of event recordings."""
     return name in entries() and entries()[name].kind == "events"
 
 
 def known_shape(name: str, binning: Binning | None) -> tuple[tuple[int, int, int], int] | None:
-    """Shape of an image or a frame of the set called `name`, and its classes; None: not known."""
+    """Return the shape of an image or frame of a data set, and its classes; None if unknown."""
     entry = entries().get(name)
     if entry is None or entry.kind == "images":
         return entry and (entry.shape, entry.classes)
@@ -135,16 +135,15 @@ def known_shape(name: str, binning: Binning | None) -> tuple[tuple[int, int, int
 
 
 def of_folder(name: str) -> str:
-    """Return the name of the set whose folder is called `name`.
+    """Return the name of the data set whose folder is called `name`.
 
     Raises:
-        InvalidInput: none is.
+        InvalidInput: there is none.
     """
     for entry in entries().values():
         if name in (entry.name, *entry.folders):
             return entry.name
     known = sorted({folder for entry in entries().values() for folder in entry.folders})
     raise InvalidInput(
-        f"no data set lies in a folder called {name!r}{nearest(name, known)}; known: "
-        f"{', '.join(known)}"
+        f"no data set has a folder called {name!r}{nearest(name, known)}; known: {', '.join(known)}"
     )

@@ -1,4 +1,4 @@
-"""A data set in memory, its splits, and what turns it into the batches of a training run."""
+"""A data set in memory, its splits, and the batches of a training run."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ SUBSET_SEED = 20201201
 @final
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images, or binned recordings, and their labels for training and testing.
+    """Training and test images, or binned recordings, with their labels.
 
-    Arrays of NumPy's become tensors, and labels of any integer type, or in a list, int64.
+    NumPy arrays are converted to tensors, and labels of any integer type, or in a list, to int64.
 
     Attributes:
-        name: what messages and records call it.
+        name: name of the data set in messages and records.
         train_images: ``[N, C, H, W]``, uint8 with pixel values 0..255, or float32; or the `Frames`
             of recordings, ``[N, T, C, H, W]``.
         train_labels: ``[N]`` int64, class numbers from 0.
-        test_images: ``[M, ...]``, of the kind and size of `train_images`.
+        test_images: ``[M, ...]``, of the same type and size as `train_images`.
         test_labels: ``[M]`` int64.
         classes: number of classes; every label is below it.
-        note: a caveat that every result made with the data must carry, or nothing.
-        class_names: what figures call the classes, in their order; empty: by their numbers.
+        note: a caveat that every result made with the data must carry, or an empty text.
+        class_names: names of the classes in figures, in order; empty: their numbers are used.
 
     Raises:
-        InvalidInput: labels that are no class numbers, another number of them than of images, or
-            another number of names than of classes.
+        InvalidInput: labels are not class numbers, or the number of labels differs from that of the
+            images, or the number of names from that of the classes.
     """
 
     name: str
@@ -67,48 +67,53 @@ class DataSet:
             labels = as_labels(labels)
             if labels.ndim != 1 or len(labels) != len(images):
                 raise InvalidInput(
-                    f"{self.name}: {part}_labels must be [N], one for each of the {len(images)} "
-                    f"images, got shape {list(labels.shape)}"
+                    f"{self.name}: {part}_labels must be [N] with one label for each of the "
+                    f"{len(images)} images, got shape {list(labels.shape)}"
                 )
             object.__setattr__(self, f"{part}_images", images)
             object.__setattr__(self, f"{part}_labels", labels)
         if len(self.class_names) not in (0, self.classes):
             raise InvalidInput(
-                f"{self.name} has {self.classes} classes and {len(self.class_names)} class_names"
+                f"{self.name} has {self.classes} classes but {len(self.class_names)} class_names: "
+                "name every class, or none"
             )
 
     @classmethod
     def from_torch(
         cls, name: str, train: Any, test: Any = None, class_names: Sequence[str] | None = None
     ) -> Self:
-        """Make one from data sets of PyTorch's, which are read once, from their first to last item.
+        """Convert PyTorch data sets, which are read once, from the first item to the last.
 
-        Whatever such a data set draws at random is drawn once; a recipe's augmentation is drawn
-        anew in every epoch.
+        Random transformations in such a data set are applied only once. A recipe's augmentation, in
+        contrast, is drawn anew in every epoch.
 
         Args:
-            name: what messages and records call it.
-            train, test: a ``torch.utils.data.Dataset`` each, whose items are an image and its
-                label, a whole number from 0. An image is a tensor ``[C, H, W]`` or ``[H, W]``, or
-                an image of Pillow's or array ``[H, W]`` or ``[H, W, C]``; uint8 with pixel values
-                0..255, or floating point, used as it is. Without `test` a tenth is held out.
-            class_names: of all classes, in their order; by default those in ``train.classes``, as
-                torchvision has them, if there are any.
+            name: name of the data set in messages and records.
+            train, test: each a ``torch.utils.data.Dataset`` whose items are an image and its label,
+                a whole number from 0. An image is a tensor ``[C, H, W]`` or ``[H, W]``, or a Pillow
+                image or array ``[H, W]`` or ``[H, W, C]``. Values are uint8, 0..255, or floating
+                point, which is used unchanged. Without `test`, a tenth of the images is held out.
+            class_names: names of all classes, in order; by default those in ``train.classes``,
+                which torchvision provides, if there are any.
+
 
         Raises:
-            InvalidInput: an item is not as above, or of another size or type than the first.
+            InvalidInput: an item is invalid, or differs in size or type from the first.
         """
         images, labels = _items(f"{name}, training set", train)
         tested = None if test is None else _items(f"{name}, test set", test)
         if tested is not None and _kind(tested[0]) != _kind(images):
             raise InvalidInput(
-                f"{name}: training images are {_kind(images)}, test images {_kind(tested[0])}"
+                f"{name}: training images are {_kind(images)}, but test images "
+                f"{_kind(tested[0])}: give both the same size and type"
             )
         given = getattr(train, "classes", ()) if class_names is None else class_names
         names = tuple(map(str, given))
         largest = max(int(one.max()) for _, one in ((images, labels), tested or (images, labels)))
         if names and largest >= len(names):
-            raise InvalidInput(f"{name} has labels up to {largest}, and {len(names)} class_names")
+            raise InvalidInput(
+                f"{name} has labels up to {largest}, but only {len(names)} class_names"
+            )
         classes = len(names) or largest + 1
         if tested is not None:
             return cls(name, images, labels, *tested, classes, class_names=names)
@@ -120,15 +125,15 @@ class DataSet:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image, or of one frame of a recording."""
+        """Channels, height and width of an image, or of a frame of a recording."""
         channels, height, width = self.train_images.shape[-3:]
         return channels, height, width
 
 
 def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Return the indices 0..count-1 in a fresh random order, `batch_size` at a time.
+    """Return the indices 0..count-1 in a new random order, `batch_size` at a time.
 
-    Each item is ``[batch_size]`` int64; the last one holds what is left.
+    Each item is ``[batch_size]`` int64; the last one contains the remaining indices.
 
     Raises:
         InvalidInput: `count` or `batch_size` is below 1.
@@ -148,16 +153,16 @@ def normalise(
     """Return ``(x / 255 - mean) / std`` for uint8 images, ``(x - mean) / std`` for real ones.
 
     Args:
-        images: ``[N, C, H, W]``, uint8 or floating point; left as they are. Or the frames of
-            recordings, which become spike trains of their own values.
-        mean, std: one number for all channels, or C numbers; for frames 0 and 1.
+        images: ``[N, C, H, W]``, uint8 or floating point; they are not changed. Or the frames of
+            recordings, which become spike trains with unchanged values.
+        mean, std: one number for all channels, or C numbers; for frames they must be 0 and 1.
 
     Returns:
         ``[N, C, H, W]``, for frames ``[T, N, C, H, W]``, float32, on the device of `images`.
 
     Raises:
-        InvalidInput: another shape or dtype, another number of means or standard deviations, or a
-            standard deviation that is not positive.
+        InvalidInput: the shape or dtype is wrong, the number of means or standard deviations is
+            neither 1 nor C, or a standard deviation is not positive.
     """
     return normalised(images, *channel_statistics(images, mean, std))
 
@@ -165,16 +170,16 @@ def normalise(
 def channel_statistics(
     images: Images, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, checked as `normalise` says, for `normalised`.
+    """Return mean and standard deviation as tensors, checked as for `normalise`.
 
     Returns:
-        ``[1, 1, 1]`` or ``[C, 1, 1]`` float32 each, on the device of `images`.
+        Each ``[1, 1, 1]`` or ``[C, 1, 1]`` float32, on the device of `images`.
     """
     if isinstance(images, Frames):
         shift, scale = (torch.tensor(value, device=images.device) for value in (mean, std))
         if shift.any() or (scale != 1).any():
             raise InvalidInput(
-                f"frames of events are taken as they are: mean must be 0 and std 1, got {mean} and "
+                f"frames of events are not normalised: mean must be 0 and std 1, got {mean} and "
                 f"{std}"
             )
         return shift.reshape(-1, 1, 1), scale.reshape(-1, 1, 1)
@@ -191,7 +196,7 @@ def channel_statistics(
 
 
 def normalised(images: Images, shift: Tensor, scale: Tensor) -> Tensor:
-    """`normalise` by what `channel_statistics` returned."""
+    """Normalise by the tensors that `channel_statistics` returned."""
     if isinstance(images, Frames):
         return images.trains()
     result = images.to(torch.float32, copy=True)
@@ -206,20 +211,20 @@ def _per_channel(name: str, value: float | Sequence[float], images: Tensor) -> T
     channels = images.shape[1]
     if len(numbers) not in (1, channels):
         raise InvalidInput(
-            f"{name} must be one number or {channels}, one per channel of the images, "
+            f"{name} must be one number, or {channels} numbers, one per channel of the images, "
             f"got {len(numbers)}"
         )
     return numbers
 
 
 def split_validation(count: int, held_out: int) -> tuple[Tensor, Tensor]:
-    """Split the indices 0..count-1 at random into training and validation, the same every time.
+    """Split the indices 0..count-1 at random into training and validation; always the same split.
 
     The split does not depend on the seed of a run, so that all runs choose their best epoch on the
     same images.
 
     Returns:
-        ``[count - held_out]`` and ``[held_out]`` int64, each in rising order.
+        ``[count - held_out]`` and ``[held_out]`` int64, each in increasing order.
 
     Raises:
         InvalidInput: `held_out` leaves one of the two empty.
@@ -232,15 +237,15 @@ def split_validation(count: int, held_out: int) -> tuple[Tensor, Tensor]:
 
 
 def subset(count: int, kept: int) -> Tensor:
-    """Choose some of the indices 0..count-1 at random, the same every time, for less training.
+    """Choose some of the indices 0..count-1 at random, always the same ones, to train on fewer.
 
-    A smaller subset is a part of a larger one.
+    A smaller subset is contained in a larger one.
 
     Returns:
-        ``[kept]`` int64, in rising order.
+        ``[kept]`` int64, in increasing order.
 
     Raises:
-        InvalidInput: there are not so many, or none shall be kept.
+        InvalidInput: `kept` is below 1 or above `count`.
     """
     if not 0 < kept <= count:
         raise InvalidInput(f"train_images must be between 1 and {count}, got {kept}")
@@ -248,17 +253,17 @@ def subset(count: int, kept: int) -> Tensor:
 
 
 def split_test(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
-    """Split a set without test images of its own; every class gives its share, within one image.
+    """Split images without an official test set; each class contributes its share within 1 image.
 
-    The images are put in random order, the same every time, sorted by class, and picked at equal
-    distances.
+    The images are put in a random order, which is always the same, sorted by class, and selected
+    at equal distances.
 
     Args:
         labels: ``[N]``.
-        held_out: how many images test, from 1 to N - 1.
+        held_out: number of test images, from 1 to N - 1.
 
     Returns:
-        Indices ``[N - held_out]`` for training and ``[held_out]`` for testing, in rising order.
+        Indices ``[N - held_out]`` for training and ``[held_out]`` for testing, in increasing order.
     """
     count = len(labels)
     order = _permutation(count, TEST_SEED)
@@ -267,7 +272,7 @@ def split_test(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
 
 
 def digest(data: DataSet) -> str:
-    """SHA-256 of all images and labels of a data set, in their order, whatever file they are of."""
+    """Return the SHA-256 of all images and labels of a data set, in order, whatever their file."""
     hashed = hashlib.sha256()
     parts: list[Tensor | None] = []
     for images, labels in (
@@ -289,16 +294,16 @@ def digest(data: DataSet) -> str:
 def hold_out(
     name: str, images: Images, labels: Tensor
 ) -> tuple[tuple[Images, Tensor], tuple[Images, Tensor], str]:
-    """Hold a tenth of the images out for testing, at least one, by `split_test`.
+    """Hold out a tenth of the images, at least one, for testing, by `split_test`.
 
     Returns:
         Images and labels for training, those for testing, and a note that says so.
 
     Raises:
-        ValueError: there is one image only.
+        ValueError: there is only one image.
     """
     if len(labels) == 1:
-        raise ValueError("there is one image only: nothing can be held out for testing")
+        raise ValueError("there is only one image, so none can be held out for testing")
     kept, held_out = split_test(labels, max(1, len(labels) // 10))
     count = f"{len(held_out)} of the {len(labels)}"
     note = f"tested on {count} images in {name}, held out by tsslbp"
@@ -306,7 +311,7 @@ def hold_out(
 
 
 def _items(what: str, items: Any) -> tuple[Tensor, Tensor]:
-    """Images ``[N, C, H, W]`` and labels ``[N]`` of a data set of PyTorch's."""
+    """Return images ``[N, C, H, W]`` and labels ``[N]`` of a PyTorch data set."""
     images, labels = list[Tensor](), list[int]()
     numbers = range(len(items)) if hasattr(items, "__len__") else None
     for item in items if numbers is None else (items[number] for number in numbers):
@@ -318,32 +323,35 @@ def _items(what: str, items: Any) -> tuple[Tensor, Tensor]:
             raise InvalidInput(f"{where}: expected an image and its label ({error})") from error
         number = as_whole(label)
         if number is None or number < 0:
-            raise InvalidInput(f"{where}: labels are whole numbers from 0, got {label!r:.80}")
+            raise InvalidInput(f"{where}: labels must be whole numbers from 0, got {label!r:.80}")
         labels.append(number)
         if _kind(images[-1]) != _kind(images[0]):
-            raise InvalidInput(f"{where} is {_kind(images[-1])}, the first {_kind(images[0])}")
+            raise InvalidInput(
+                f"{where} is {_kind(images[-1])}, but the first is {_kind(images[0])}: all images "
+                "must have the same size and type"
+            )
     if not images:
         raise InvalidInput(f"{what} is empty")
     return torch.stack(images), torch.tensor(labels)
 
 
 def _image(image: Any) -> Tensor:
-    """An image as a tensor ``[C, H, W]``, uint8 or float32."""
+    """Return an image as a tensor ``[C, H, W]``, uint8 or float32."""
     if isinstance(image, Tensor):
         check_dense("an image", tensor := image)
     else:
         pixels = np.array(image)
         tensor = torch.from_numpy(np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else pixels)
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
-        raise ValueError(f"images are uint8 or floating point, got {tensor.dtype}")
+        raise ValueError(f"images must be uint8 or floating point, got {tensor.dtype}")
     if tensor.dim() not in (2, 3):
-        raise ValueError(f"an image has 2 or 3 dimensions, got shape {list(tensor.shape)}")
+        raise ValueError(f"an image must have 2 or 3 dimensions, got shape {list(tensor.shape)}")
     tensor = tensor[None] if tensor.dim() == 2 else tensor
     return tensor if tensor.dtype == torch.uint8 else tensor.float()
 
 
 def _kind(images: Tensor) -> str:
-    """Size and type of images, in words."""
+    """Describe size and type of images in words."""
     channels, height, width = images.shape[-3:]
     return f"[{channels}, {height}, {width}] {str(images.dtype).removeprefix('torch.')}"
 

@@ -1,17 +1,18 @@
-"""The user's own images as they lie on disk: a folder of classes, each a folder of image files.
+"""Your own image files: a folder with one subfolder of images per class.
 
 ::
 
     flowers/train/daisy/1.png   flowers/train/rose/7.png   ...
     flowers/test/daisy/3.png    ...
 
-or ``flowers/daisy/1.png`` and so on, without ``train`` and ``test``: then, and where ``test`` is
-missing, a tenth of the images is held out for testing, always the same ones, and of every class its
-share. All images have one size, and are grey or in colour, 8 bits a channel. Classes are numbered
-in the order of their names, or of their numbers where all names are whole numbers. What is no
-folder and no image by its suffix is not looked at, nor is what begins with a dot.
+or ``flowers/daisy/1.png`` and so on, without ``train`` and ``test``. In that case, or if ``test``
+is missing, a tenth of the images is held out for testing. These are always the same images, and
+every class contributes its share. All images must have the same size, and be grey or in colour with
+8 bits per channel. Classes are numbered in the order of their names, or of their numbers if all
+names are whole numbers. Files that do not have an image's suffix are ignored, and so is every name
+that begins with a dot.
 
-Pillow reads the files (extra ``images``; matplotlib brings it along).
+Pillow reads the files (extra ``images``; matplotlib also installs it).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..reading import check_plain
 from .dataset import DataSet, hold_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-KEPT = {"L": "grey", "RGB": "in colour"}  # modes of Pillow's
+KEPT = {"L": "grey", "RGB": "in colour"}  # modes of Pillow
 CONVERTED = {"1": "L", "P": "RGB"}  # two colours, palette
 
 Pixels = npt.NDArray[np.uint8]
@@ -39,9 +40,9 @@ def load(path: Path) -> DataSet:
     """Return the images in the folder `path`, ``[N, 1, H, W]`` or ``[N, 3, H, W]`` uint8.
 
     Raises:
-        DataError: there is no such folder, or it is not as above; or an image cannot be read, or
-            has another size or mode than the first. Names the folder or file.
-        InvalidInput: Pillow is missing.
+        DataError: the folder is missing or has another layout; or an image cannot be read, or
+            differs in size or mode from the first. The message names the folder or file.
+        InvalidInput: Pillow is not installed.
     """
     require("a folder of images needs", "images", "PIL")
     if not os.path.isdir(path):
@@ -52,7 +53,7 @@ def load(path: Path) -> DataSet:
         return _with_test(path, parts, images, labels)
     if "train" not in parts or set(parts) - {"train", "test"}:
         raise DataError(
-            f"{path} must hold train and test, or the folders of the classes, got "
+            f"{path} must contain the folders train and test, or one folder per class, got "
             f"{', '.join(parts)}"
         )
     classes = _folders(path / "train")
@@ -65,7 +66,7 @@ def load(path: Path) -> DataSet:
 
 
 def _with_test(path: Path, classes: list[str], images: Tensor, labels: Tensor) -> DataSet:
-    """The data set with some of the images held out for testing."""
+    """Return the data set with some of the images held out for testing."""
     try:
         kept, held_out, note = hold_out(path.name, images, labels)
     except ValueError as error:
@@ -74,34 +75,34 @@ def _with_test(path: Path, classes: list[str], images: Tensor, labels: Tensor) -
 
 
 def _folders(path: Path) -> list[str]:
-    """Names of the folders in a folder, in the order of their classes."""
+    """Return the names of the folders in a folder, in the order of the classes."""
     names = [one.name for one in path.iterdir() if one.is_dir() and one.name[0] != "."]
     are_numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name)) if are_numbers else sorted(names)
 
 
 def _read(path: Path, classes: list[str], like: Path | None = None) -> tuple[Tensor, Tensor, Path]:
-    """Images and labels of the classes in a folder, and the file of the first image.
+    """Return images and labels of the classes in a folder, and the file of the first image.
 
     Args:
-        path: of the folder.
-        classes: that there may be.
-        like: an image whose size and mode those here must have; None: there may be no other
-            classes, and each needs an image.
+        path: the folder.
+        classes: the classes that are allowed.
+        like: an image whose size and mode these images must have; None: every class must be present
+            with an image.
     """
     for name in _folders(path):
         if name not in classes:
-            raise DataError(f"{path / name} is no class of train{nearest(name, classes)}")
+            raise DataError(f"{path / name} is not a class of train{nearest(name, classes)}")
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = _images(path / name) if (path / name).is_dir() else []
         if not found and like is None:
-            raise DataError(f"{path / name} holds no image ({', '.join(SUFFIXES)})")
+            raise DataError(f"{path / name} contains no image ({', '.join(SUFFIXES)})")
         files += found
         labels += [label] * len(found)
     if not files:
-        raise DataError(f"{path} holds no images in folders of classes")
+        raise DataError(f"{path} contains no images in folders of classes")
     first = like or files[0]
     expected = _pixels(first)
     images = np.empty((len(files), *expected.shape), np.uint8)
@@ -109,8 +110,8 @@ def _read(path: Path, classes: list[str], like: Path | None = None) -> tuple[Ten
         pixels = _pixels(file)
         if pixels.shape != expected.shape:
             raise DataError(
-                f"{file} is {_describe(pixels)}, and {first} is {_describe(expected)}: all images "
-                "must have one size and mode"
+                f"{file} is {_describe(pixels)}, but {first} is {_describe(expected)}: all images "
+                "must have the same size and mode"
             )
         images[number] = pixels
     return torch.from_numpy(images), torch.tensor(labels), first
@@ -122,20 +123,20 @@ def _images(path: Path) -> list[Path]:
 
 
 def class_names(path: Path) -> tuple[str, ...]:
-    """Names of the classes in the folder `path`, in their order."""
+    """Return the names of the classes in the folder `path`, in order."""
     parts = _folders(path)
     return tuple(_folders(path / "train") if "train" in parts else parts)
 
 
 def read_file(file: Path, channels: int) -> Tensor:
-    """The image in a file, ``[channels, H, W]`` uint8.
+    """Return the image in a file, ``[channels, H, W]`` uint8.
 
-    A picture in colour becomes grey where `channels` is 1 (its luma, as Pillow has it), and a grey
-    one gets three equal channels where it is 3. Any format that Pillow reads will do.
+    If `channels` is 1, a colour image is converted to grey (its luma, as in Pillow); if it is 3, a
+    grey image gets three equal channels. Any format that Pillow reads is accepted.
 
     Raises:
-        DataError: it cannot be read, is transparent, or has more than 8 bits a channel.
-        InvalidInput: Pillow is missing.
+        DataError: the image cannot be read, is transparent, or has more than 8 bits per channel.
+        InvalidInput: Pillow is not installed.
     """
     require("an image file needs", "images", "PIL")
     pixels = _pixels(file, {1: "L", 3: "RGB"}.get(channels))
@@ -143,7 +144,7 @@ def read_file(file: Path, channels: int) -> Tensor:
 
 
 def _pixels(file: Path, wanted: str | None = None) -> Pixels:
-    """The image in a file, ``[C, H, W]``, in the mode that is wanted, by default its own."""
+    """Return the image in a file, ``[C, H, W]``, in the mode `wanted`, by default its own."""
     from PIL import Image
 
     try:
@@ -158,8 +159,8 @@ def _pixels(file: Path, wanted: str | None = None) -> Pixels:
         raise DataError(f"{file} cannot be read as an image: {reason}") from error
     if mode not in KEPT:
         raise DataError(
-            f"{file} has mode {mode}, expected a grey image (L) or one in colour (RGB), without "
-            "transparency and with 8 bits a channel: convert it"
+            f"{file} has mode {mode}, expected a grey (L) or colour (RGB) image without "
+            "transparency and with 8 bits per channel: convert it"
         )
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 

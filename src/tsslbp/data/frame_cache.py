@@ -1,18 +1,18 @@
-"""Event sets as frames in a file that is mapped into memory, made once for each way of binning.
+"""Event data sets as frames in a memory-mapped file, made once for each binning.
 
-The file lies in ``binned/`` of the cache folder (`tsslbp.data.files.cache_folder`). Its name ends
-in a hash of all that decides its contents: the recordings' fingerprint, the binning and T. It is a
-safetensors file, all recordings for training before those for testing:
+The file is in ``binned/`` of the cache folder (`tsslbp.data.files.cache_folder`). Its name ends in
+a hash of everything that determines its content: the recordings' fingerprint, the binning and T. It
+is a safetensors file with all training recordings before the test recordings:
 
 =============  ==========================================================================
-``pixels``     ``[K]`` uint16 or int32, the pixels that are not zero, see `Frames`
-``values``     ``[K]`` float32, where they are not all 1
+``pixels``     ``[K]`` uint16 or int32, the nonzero pixels, see `Frames`
+``values``     ``[K]`` float32, unless all are 1
 ``starts``     ``[R * T + 1]`` int64
 ``labels``     ``[R]`` int64
 =============  ==========================================================================
 
-and in its metadata the number of recordings for training, the size of a frame, and the digests of
-`tsslbp.storage`: a file that is damaged, or has none, is made again.
+Its metadata hold the number of training recordings, the size of a frame, and the digests of
+`tsslbp.storage`. A file that is damaged or has no digests is made again.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ from .events.recording import Events, EventSet
 from .files import CACHE_VARIABLE, cache_folder
 from .frames import Frames
 
-FORMAT = 2  # of the file; another number makes all of them again
-HEADER = 1024  # bytes kept free for the safetensors header, which is known last
+FORMAT = 2  # version of the file; a new version makes all files again
+HEADER = 1024  # bytes reserved for the safetensors header, which is written last
 ALIGNMENT = 8  # bytes; each array begins at a multiple of it
-OUTSIDE = "have no event within the frames: is the window right, and do times start at 0?"
-_LETTERS = {"u": "U", "i": "I", "f": "F"}  # of safetensors' names for types
+OUTSIDE = "have no event within the frames: check binning.window, and that times start at 0"
+_LETTERS = {"u": "U", "i": "I", "f": "F"}  # safetensors' letters for types
 
 
 def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
-    """Return the frames of an event set, binned now, or at an earlier time into the same file.
+    """Return the frames of an event data set; they are binned now or read from an earlier file.
 
-    Several processes may ask at once: one makes the file, and the others wait for it.
+    If several processes call this at once, one makes the file and the others wait for it.
 
     Args:
         source: the recordings.
@@ -72,12 +72,15 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
 
     Raises:
         DataError: a recording cannot be read, there is none, or the file cannot be written.
-        InvalidInput: the recordings are none that can be stabilised.
+        InvalidInput: `how` stabilises recordings that are not those of N-MNIST.
     """
     if how.stabilise:
         entry = catalogue.entries().get(source.name)
         if entry is None or entry.reader != "nmnist":
-            raise InvalidInput(f"stabilise is for N-MNIST's recordings, {source.name} holds others")
+            raise InvalidInput(
+                f"stabilise applies only to N-MNIST, got recordings of {source.name}: set "
+                "binning.stabilise to false"
+            )
     path = _path(source, time_steps, how, FORMAT)
     if data_set := _open(path, source):
         return data_set
@@ -91,7 +94,7 @@ def load(source: EventSet, time_steps: int, how: Binning) -> DataSet:
                 _remove_earlier(source, time_steps, how)
                 data_set = _open(path, source)
     except (OSError, RunError) as error:
-        raise DataError(f"{error}; {CACHE_VARIABLE} names another folder for it") from error
+        raise DataError(f"{error}; set {CACHE_VARIABLE} to another folder") from error
     assert data_set is not None
     return data_set
 
@@ -104,14 +107,14 @@ def _path(source: EventSet, time_steps: int, how: Binning, file_format: int) -> 
 
 
 def _remove_earlier(source: EventSet, time_steps: int, how: Binning) -> None:
-    """Remove the files of earlier formats, which no one reads any more."""
+    """Remove the files of earlier formats, which are no longer read."""
     for earlier in range(1, FORMAT):
         with suppress(OSError):
             _path(source, time_steps, how, earlier).unlink(missing_ok=True)
 
 
 def _open(path: Path, source: EventSet) -> DataSet | None:
-    """Return the data set in a file, or None where it is missing or damaged."""
+    """Return the data set in a file, or None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             header, expected = read_header(file)
@@ -132,7 +135,7 @@ def _open(path: Path, source: EventSet) -> DataSet | None:
 
 
 def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
-    """Bin all recordings into a file, one after the other; memory holds one of them at a time."""
+    """Bin all recordings into a file; only one of them is in memory at a time."""
     size = (time_steps, *how.shape(source.height, source.width))
     kind = np.dtype(np.uint16 if math.prod(size[1:]) <= 1 << 16 else np.int32)
     source.oddities.clear()
@@ -153,7 +156,7 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
                 if active.values is not None:
                     values.write(active.values.data)
             if len(labels) == before:
-                raise DataError(f"{source.name} holds no recording to train or to test with")
+                raise DataError(f"{source.name} contains no recording for training or for testing")
         for what, count in source.oddities.items():
             if count:
                 warnings.warn(f"{source.name}: {count:,} recordings {what}", stacklevel=1)
@@ -171,11 +174,13 @@ def _write(path: Path, source: EventSet, time_steps: int, how: Binning) -> None:
 
 
 def _read(source: EventSet, item: Any) -> Iterator[tuple[int, Events]]:
-    """Yield the recordings of an item, checked, since the user's own function may read them."""
+    """Yield the recordings of an item, checked, since a user's function may read them."""
     try:
         for label, events in source.read(item):
             if not isinstance(events, Events):
-                raise DataError(f"{source.name}: item {item!r} gave no Events: data.as_events does")
+                raise DataError(
+                    f"{source.name}: item {item!r} gave no Events: convert it by data.as_events"
+                )
             if not 0 <= label < source.classes:
                 raise DataError(
                     f"{source.name}: item {item!r} has label {label}, expected 0 to "
@@ -187,13 +192,13 @@ def _read(source: EventSet, item: Any) -> Iterator[tuple[int, Events]]:
 
 
 class _Arrays:
-    """The arrays of a safetensors file that are written one after the other, its header last."""
+    """The arrays of a safetensors file, written one after the other; the header comes last."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.begin, self.headers = file, HEADER, dict[str, Any]()
 
     def end(self, name: str, kind: np.dtype[Any]) -> None:
-        """Say that what was written since the last array is one, and fill it up with zeros."""
+        """End the array that was written since the last one, and pad it with zeros."""
         self.file.write(bytes(-self.file.tell() % ALIGNMENT))
         end = self.file.tell()
         self.headers[name] = {
@@ -204,8 +209,8 @@ class _Arrays:
         self.begin = end
 
     def describe(self, metadata: dict[str, str]) -> None:
-        """Write the header, with the digests."""
-        self.file.seek(HEADER)  # which also writes what has not been written yet
+        """Write the header with the digests."""
+        self.file.seek(HEADER)  # this also flushes buffered data
         header = {"__metadata__": metadata, **self.headers}
         content = sealed_header(header, digest_of_rest(self.file), HEADER)
         self.file.seek(0)

@@ -1,4 +1,4 @@
-"""Binned recordings: frames of which only the pixels that are not zero are kept."""
+"""Binned recordings: frames that store only their nonzero pixels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 @final
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The frames of N recordings; behaves as a tensor ``[N, T, C, H, W]`` where the data do.
+    """The frames of N recordings; for data purposes it behaves as a tensor ``[N, T, C, H, W]``.
 
-    Indexing by a slice or by a tensor of N' numbers gives `Frames` of these recordings, which
-    share the pixels with all others; so they may lie in a file that is mapped into memory, of
-    which only what a batch needs is read. The frames of one recording lie one after the other.
+    Indexing by a slice, or by a tensor of N' numbers, gives `Frames` of these recordings, which
+    share the stored pixels. These may therefore be in a memory-mapped file, of which only the part
+    that a batch needs is read. The frames of one recording are stored one after the other.
 
     Attributes:
         pixels: ``[K]`` int32 or uint16: number of each pixel within its frame.
-        values: ``[K]`` float32, or None where all are 1.
+        values: ``[K]`` float32, or None if all are 1.
         starts: ``[R * T + 1]`` int64: where the pixels of each frame of all R recordings begin.
-        recordings: ``[N]`` int64: which of the R recordings these are.
+        recordings: ``[N]`` int64: the numbers of these recordings among the R.
         size: T, C, H, W.
     """
 
@@ -35,7 +35,7 @@ class Frames:
 
     @classmethod
     def from_dense(cls, frames: Tensor) -> Frames:
-        """Return the frames ``[N, T, C, H, W]``, any dtype, with the values they have."""
+        """Convert frames ``[N, T, C, H, W]`` of any dtype; the values are kept."""
         count, steps, *pixel_shape = frames.shape
         flat = frames.reshape(count * steps, -1)
         frame, pixels = flat.nonzero(as_tuple=True)

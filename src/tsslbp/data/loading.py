@@ -1,4 +1,4 @@
-"""Data sets by name: which module reads which, and how it is asked."""
+"""Loads data sets by name, through the module that reads each of them."""
 
 from __future__ import annotations
 
@@ -40,30 +40,33 @@ def load(
     """Return the data set called `name`: images in memory, or recordings as frames in a file.
 
     Args:
-        name: of the catalogue, the path of a ``.npz`` file (`tsslbp.data.npz`), or that of a
-            folder of images (`tsslbp.data.folder`), which has a slash: ``flowers/``.
-        data_dir: the folder with the files of downloaded sets, ``mnist/train-images-idx3-ubyte.gz``
-            and so on. Without it the environment variable ``TSSLBP_DATA`` names the folder; with
-            neither, the files are downloaded into the user's cache folder on first use.
-        time_steps: T, into which recordings are binned.
-        binning: of recordings, by default `Binning()`.
+        name: a name in the catalogue, the path of a ``.npz`` file (`tsslbp.data.npz`), or the path
+            of a folder of images (`tsslbp.data.folder`), which must have a slash: ``flowers/``.
+        data_dir: folder with the files of downloaded data sets, such as
+            ``mnist/train-images-idx3-ubyte.gz``. By default the environment variable
+            ``TSSLBP_DATA`` names the folder. Without both, the files are downloaded into the user's
+            cache folder on first use.
+        time_steps: T, the number of frames into which recordings are binned.
+        binning: how recordings are binned, by default `Binning()`.
 
     Raises:
-        InvalidInput: no data set has this name, or it is none that can be binned so.
-        DataError: a file is missing, damaged or not what its name says, or cannot be downloaded.
+        InvalidInput: no data set has this name, or `binning` does not apply to it.
+        DataError: a file is missing, damaged or of another data set, or cannot be downloaded.
     """
-    others = ", or the path of a .npz file, or of a folder of images with a slash at its end"
+    others = ", or the path of a .npz file, or of a folder of images that ends in a slash"
     if os.path.isdir(name):
         others = f"; the folder of that name is {name}/"
     entry = None if is_path(name) else catalogue.find(name, others)
     if entry is not None and entry.kind == "events":
         if time_steps is None:
-            raise InvalidInput(f"{name} holds recordings, which need a number of time_steps")
+            raise InvalidInput(f"{name} holds recordings, so time_steps must be given")
         time_steps = check_whole("time_steps", time_steps)
         frames = frame_cache.load(recordings(name, data_dir), time_steps, binning or Binning())
         return _with_names(frames, entry)
     if binning is not None:
-        raise InvalidInput(f"binning is for recordings of events, and {name} holds images")
+        raise InvalidInput(
+            f"binning applies to recordings of events, but {name} holds images: leave it out"
+        )
     if entry is not None:
         return _with_names(IMAGE_READERS[entry.reader](entry, data_dir), entry)
     return npz.load(Path(name)) if name.endswith(".npz") else folder.load(Path(name))
@@ -75,9 +78,9 @@ def _with_names(data: DataSet, entry: Entry) -> DataSet:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """What the classes of a data set are called, without reading an image.
+    """Return the names of a data set's classes without reading an image.
 
-    Empty where they have numbers only, or where a folder of images is not there any more.
+    Empty if the classes have only numbers, or if a folder of images no longer exists.
     """
     if entry := catalogue.entries().get(name):
         return entry.class_names
@@ -86,10 +89,10 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def recordings(name: str, data_dir: Path | None = None) -> EventSet:
-    """Return the recordings of a set of events, none of which has been read yet.
+    """Return the recordings of an event data set; none of them is read yet.
 
     Raises:
-        InvalidInput: no set of events has this name.
+        InvalidInput: no event data set has this name.
         DataError: a file is missing.
     """
     entry = catalogue.find(name)

@@ -1,17 +1,18 @@
-"""The user's own images: a ``.npz`` file as ``numpy.savez`` writes it.
+"""Your own images in a ``.npz`` file, as written by ``numpy.savez``.
 
 ===============  ==============================================================================
 ``images``       ``[N, H, W]`` or ``[N, C, H, W]``; uint8 with pixel values 0..255, or floating
-                 point (used as it is, in float32); or frames of recordings, ``[N, T, C, H, W]``,
-                 of these types or booleans, all used as they are
+                 point (used unchanged, in float32); or frames of recordings, ``[N, T, C, H, W]``,
+                 of these types or bool, all used unchanged
 ``labels``       ``[N]`` integers, class numbers from 0
-``test_images``  optional, with ``test_labels``: images of the same size and type, for testing
+``test_images``  optional, with ``test_labels``: test images of the same size and type
 ``test_labels``
-``class_names``  optional, ``[classes]`` texts: what the classes are called, in their order
+``class_names``  optional, ``[classes]`` texts: names of the classes, in order
 ===============  ==============================================================================
 
-Without test images a tenth of the images, at least one, is held out for testing: always the same
-ones, and of every class its share. Arrays of other names are ignored. Nothing is unpickled.
+Without test images, a tenth of the images, at least one, is held out for testing. These are always
+the same images, and every class contributes its share. Arrays of other names are ignored. Nothing
+is unpickled.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
 MAX_CLASSES = 100_000
-LARGE = 10.0  # above what normalised pixels reach: floats that are still 0..255
+LARGE = 10.0  # more than normalised pixels reach: larger floats are probably still 0..255
 
 _Array = npt.NDArray[Any]
 
 
 def load(path: Path) -> DataSet:
-    """Return the data set in the file `path`; its classes are the largest label plus one.
+    """Return the data set in the file `path`; the number of classes is the largest label plus one.
 
-    Warns of what trains, but is rarely meant: classes without an image, floats up to 255.
+    Warns if the data are probably not as intended: classes without an image, floats up to 255.
 
     Raises:
-        DataError: the file is missing or damaged, lacks an array, or one is not as above.
+        DataError: the file is missing or damaged, lacks an array, or has an invalid array.
     """
     arrays = _read(path)
     try:
@@ -55,12 +56,12 @@ def load(path: Path) -> DataSet:
 
 
 def load_images(path: Path) -> Images:
-    """Return the images alone, ``[N, C, H, W]`` or frames: of a ``.npz`` file, or a ``.npy`` array.
+    """Return only the images, ``[N, C, H, W]`` or frames, of a ``.npz`` file or ``.npy`` array.
 
-    The array has the shapes and types of ``images``, or is one image ``[H, W]``.
+    The array has the shapes and types of ``images``, or is a single image ``[H, W]``.
 
     Raises:
-        DataError: the file is missing or damaged, lacks the array, or it is not as above.
+        DataError: the file is missing or damaged, lacks the array, or the array is invalid.
     """
     array = _read(path, ("images",))["images"] if path.suffix == ".npz" else _read_array(path)
     try:
@@ -70,13 +71,13 @@ def load_images(path: Path) -> Images:
 
 
 def _read_array(path: Path) -> _Array:
-    """The array in a ``.npy`` file."""
+    """Return the array in a ``.npy`` file."""
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except Exception as error:  # NumPy raises many kinds for damaged files
+    except Exception as error:  # NumPy raises many types for damaged files
         raise DataError(
-            f"cannot read {path}: it is no .npy file, is damaged, or holds Python objects, which "
-            "are refused because they could run code"
+            f"cannot read {path}: it is not a .npy file, or is damaged, or contains Python "
+            "objects, which are not loaded because they could run code"
         ) from error
 
 
@@ -99,14 +100,14 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     classes, names = 1 + int(max(labels.max(), test[1].max())), _names(arrays)
     if names and len(names) < classes:
         raise ValueError(
-            f"'class_names' holds {len(names)} names, and labels go up to {classes - 1}"
+            f"'class_names' holds {len(names)} names, but labels go up to {classes - 1}"
         )
     classes = len(names) or classes
     empty = (torch.bincount(labels, minlength=classes) == 0).nonzero().flatten().tolist()
     if empty:
         warnings.warn(
-            f"{name}: of the {classes} classes, 0 to the largest label, {len(empty)} have no image "
-            f"in 'labels', the first is {empty[0]}",
+            f"{name}: {len(empty)} of the {classes} classes (0 to the largest label) have no image "
+            f"in 'labels'; the first of them is {empty[0]}",
             stacklevel=4,
         )
     return DataSet(name, *train, *test, classes, note, names)
@@ -122,17 +123,17 @@ def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
 
 
 def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
-    """Return the arrays that are wanted, or by default mean something here: two, or four."""
+    """Return the arrays in `wanted`, by default the two or four that this format defines."""
     if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(
-                f"{path} is no .npz file, or is cut short: numpy.savez(file, images=..., "
-                "labels=...) writes one"
+                f"{path} is not a .npz file, or is cut short: write one by numpy.savez(file, "
+                "images=..., labels=...)"
             )
         arrays = read_arrays(path, lambda names: _wanted(path, names, wanted))
-        with contextlib.suppress(ValueError):  # none, or Python objects: not read
+        with contextlib.suppress(ValueError):  # absent, or Python objects: not read
             if not wanted:
                 arrays |= read_arrays(path, lambda names: {"class_names"}.intersection(names))
         return arrays
@@ -140,8 +141,8 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise DataError(
-            f"cannot read {path}: {error} (the file is damaged, or holds Python objects, which are "
-            "refused because they could run code)"
+            f"cannot read {path}: {error} (the file is damaged, or contains Python objects, which "
+            "are not loaded because they could run code)"
         ) from error
 
 
@@ -163,7 +164,8 @@ def _pair(arrays: dict[str, _Array], part: str = "") -> tuple[Images, Tensor]:
     labels = _labels(arrays[f"{part}labels"], f"{part}labels")
     if len(images) != len(labels):
         raise ValueError(
-            f"'{part}images' holds {len(images)} images, but '{part}labels' {len(labels)} labels"
+            f"'{part}images' holds {len(images)} images, but '{part}labels' has {len(labels)} "
+            "labels"
         )
     return images, labels
 
@@ -185,8 +187,8 @@ def _images(array: _Array, name: str) -> Images:
         raise ValueError(f"{name!r} is empty: shape {list(array.shape)}")
     if array.ndim == 4 and array.shape[3] <= 4 < min(array.shape[1:3]):
         raise ValueError(
-            f"{name!r} of shape {list(array.shape)} seems to be [N, H, W, C], expected "
-            "[N, C, H, W]: numpy.moveaxis(images, 3, 1) reorders it"
+            f"{name!r} of shape {list(array.shape)} looks like [N, H, W, C], expected "
+            "[N, C, H, W]: reorder it by numpy.moveaxis(images, 3, 1)"
         )
     kind = np.uint8 if array.dtype == np.uint8 else np.float32
     with np.errstate(over="ignore"):
@@ -195,8 +197,9 @@ def _images(array: _Array, name: str) -> Images:
     if not finite.all():
         first = [int(i) for i in np.unravel_index(np.argmin(finite), values.shape)]
         raise ValueError(
-            f"{name!r} holds {values.size - np.count_nonzero(finite)} values of {values.size} that "
-            f"are NaN or infinite in float32, the first at index {first}"
+            f"{name!r} contains NaN or infinity (in float32) in "
+            f"{values.size - np.count_nonzero(finite)} of {values.size} values, the first at index "
+            f"{first}"
         )
     images = torch.from_numpy(values)
     if images.dim() == 5:
@@ -211,26 +214,26 @@ def _labels(array: _Array, name: str) -> Tensor:
             f"{name!r} must be [N], one class number per image, got shape {list(array.shape)}"
         )
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name!r} must be integers, class numbers from 0, got {array.dtype}")
+        raise ValueError(f"{name!r} must be integers (class numbers from 0), got {array.dtype}")
     if array.size == 0:
         raise ValueError(f"{name!r} is empty")
     wrong = (array < 0) | (array >= MAX_CLASSES)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ValueError(
-            f"{name!r} holds {np.count_nonzero(wrong)} values outside 0..{MAX_CLASSES - 1}, the "
+            f"{name!r} holds {np.count_nonzero(wrong)} values outside 0..{MAX_CLASSES - 1}; the "
             f"first is {array[first]} at index {first}: labels are class numbers 0, 1, 2, ..."
         )
     return torch.from_numpy(array.astype(np.int64))
 
 
 def _warn_of_large_values(name: str, images: Images) -> None:
-    """Warn of floating-point images that are probably pixel values 0..255."""
+    """Warn if floating-point images probably still have pixel values 0..255."""
     if isinstance(images, Frames) or not images.is_floating_point():
         return
     if (largest := float(images.max())) > LARGE:
         warnings.warn(
-            f"{name}: 'images' are {largest:g} at most, and floats are taken as they are, so mean "
-            "and std must fit; uint8 would be divided by 255",
+            f"{name}: 'images' reach {largest:g}; floats are used unchanged, so mean and std must "
+            "match them, whereas uint8 images are divided by 255",
             stacklevel=5,
         )

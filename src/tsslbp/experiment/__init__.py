@@ -1,4 +1,4 @@
-"""An experiment as data: one checked record, recipes, and random numbers from its seed."""
+"""An experiment as data: one checked record, recipes, and random numbers derived from its seed."""
 
 import lazy_loader
 

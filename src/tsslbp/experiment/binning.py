@@ -1,4 +1,4 @@
-"""Binning: how the events of a recording become frames, one for each time step."""
+"""Binning: how the events of a recording are divided into frames, one for each time step."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ class Binning(Checked, called="binning: "):
     """How a recording becomes T frames ``[C, H, W]``.
 
     Attributes:
-        by: ``"time"``: frame k holds the events with k <= t / window < k + 1; later ones are
-            dropped. ``"count"``: every frame holds equally many events, as many as T of them can;
-            the remainder, fewer than T at the end, is dropped.
-        window: milliseconds of a frame; None, the default: the recording's length divided by T,
-            counted from its first event. Only for frames of equal time.
-        values: of a pixel: ``"binary"``: 1 where it has an event; ``"count"``: its number of
-            events; ``"surface"``: the time of its last event, in seconds.
+        by: ``"time"``: frame k holds the events with k <= t / window < k + 1; later events are
+            dropped. ``"count"``: all frames hold the same number of events, as large as possible;
+            the remaining events at the end, fewer than T, are dropped.
+        window: length of a frame in milliseconds; None, the default: the recording's length from
+            its first event, divided by T. Only with ``by="time"``.
+        values: value of a pixel: ``"binary"``: 1 if it has an event; ``"count"``: number of its
+            events; ``"surface"``: time of its last event, in seconds.
         normalise: whether a frame is divided by its largest value.
-        polarities: 2: events of darker pixels are channel 0, of brighter ones channel 1; 1: all
-            are one channel.
-        down_sample: so many columns, and rows, of the sensor are one of the frame.
-        stabilise: whether the motion of N-MNIST's camera is taken out of its recordings, see
+        polarities: 2: events of darker pixels are channel 0, of brighter pixels channel 1; 1: all
+            events are in one channel.
+        down_sample: number of columns, and of rows, of the sensor that become one of the frame.
+        stabilise: whether the camera motion is removed from recordings of N-MNIST, see
             `tsslbp.data.events.nmnist.stabilise`.
-        original_edges: frames of equal time as the published code has them for N-MNIST: frame k
-            holds the events with k < t / window <= k + 1, the last frame none but those at t = 0.
+        original_edges: frames by time as in the published code for N-MNIST: frame k holds the
+            events with k < t / window <= k + 1, and the last frame only those at t = 0.
 
     Raises:
-        InvalidInput: a value is not one of these, or two do not fit.
+        InvalidInput: a value is not allowed, or two values contradict each other.
 
     Source: the public TSSL-BP code and the study of it, see docs/reproduction.md.
     """
@@ -53,14 +53,14 @@ class Binning(Checked, called="binning: "):
         super().__post_init__()
         if self.by == "count" and (self.window is not None or self.original_edges):
             raise InvalidInput(
-                "binning: window and original_edges are for frames by time, not by count; a table "
-                "of its own, --set 'binning={by=\"count\"}', leaves them out"
+                "binning: window and original_edges apply to frames by time, not by count; leave "
+                "them out by giving the whole table, --set 'binning={by=\"count\"}'"
             )
         if self.original_edges and self.window is None:
-            raise InvalidInput("binning: original_edges needs a window")
+            raise InvalidInput("binning: original_edges needs a window: set binning.window")
         if self.normalise and self.values == "binary":
             raise InvalidInput(
-                "binning: normalise is for values count and surface: binary ones are 0 and 1"
+                "binning: normalise applies to values count and surface: binary values are 0 and 1"
             )
 
     def to_table(self) -> dict[str, Any]:
@@ -70,5 +70,5 @@ class Binning(Checked, called="binning: "):
         return {name: table[name] for name in table if name in kept | {"by", "values"}}
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Channels, height and width of a frame, for a sensor's."""
+        """Return channels, height and width of a frame for a sensor of this height and width."""
         return self.polarities, -(-height // self.down_sample), -(-width // self.down_sample)

@@ -1,4 +1,4 @@
-"""An experiment as data: everything that a training run depends on, as one checked record."""
+"""An experiment as data: everything that determines a training run, as one checked record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Name = Annotated[
 ]
 RuleOrName = Annotated[Rule, Parsed("a rule's name or table", from_config)]
 
-NEEDS = {  # keys that one value of another key alone reads: that key, and the values
+NEEDS = {  # keys that apply only with certain values of another key: that key, and the values
     "label_smoothing": ("loss", ("softmax", "tet")),
     "tet_weight": ("loss", ("tet",)),
     "momentum": ("optimizer", ("sgd",)),
@@ -56,103 +56,106 @@ NEEDS = {  # keys that one value of another key alone reads: that key, and the v
 class Experiment(Checked, called=""):
     """One training run, described completely. The defaults are those of the revised code.
 
-    Values are checked and brought to the types below at construction: whole numbers serve as
-    numbers, lists as tuples, and a rule's name or table as the rule.
+    Values are checked and converted to the types below at construction: whole numbers are accepted
+    as numbers, lists as tuples, and a rule's name or table as the rule.
 
     Attributes:
-        name: what tables and reports call runs of the recipe; None: they are named after the
-            nearest shipped recipe, and those of a recipe of one's own after its file.
-        changed: keys that were changed from the recipe of that name, which tables and reports tell
-            beside it. The program writes them; nothing depends on them.
-        description: the recipe's promise: command, hardware, time, expected accuracy.
-        data: name of a data set, path to a ``.npz`` file, or path with a slash to a folder of
+        name: name of the recipe's runs in tables and reports; None: they are named after the
+            nearest shipped recipe, and those of a user's recipe after its file.
+        changed: keys that were changed from the recipe of that name, which tables and reports show
+            next to it. The program writes them; nothing depends on them.
+        description: what the recipe promises: command, hardware, time, expected accuracy.
+        data: name of a data set, path of a ``.npz`` file, or path with a slash of a folder of
             images, see `tsslbp.data.load`.
         binning: how the recordings of an event camera become T frames, a table of the fields of
             `tsslbp.data.Binning`; None for images, and for the defaults.
-        mean, std: normalisation of the pixel values (in 0..1), per channel or one for all.
-        crop_padding: each training image is cropped at random, to its own size, from itself with
-            so many black pixels on each side; 0: not at all.
-        horizontal_flip: whether each training image is mirrored left to right with odds 1:1.
-        roll: each training image, or all frames of a recording, are shifted at random by up to so
-            many pixels along both sides; what leaves on one side comes back on the other.
-        cutout: side of a square that is set to the mean (after normalisation, 0) around a random
-            pixel of each training image, or of all frames of a recording; 0: none.
-        rotate: largest angle in degrees by which each training image is turned.
-        translate: largest distance by which each training image is shifted, as a share of its
+        mean, std: normalisation of the pixel values (in 0..1): one number per channel, or one for
+            all channels.
+        crop_padding: each training image is padded with this many black pixels on each side and
+            cropped at random to its own size; 0: no crop.
+        horizontal_flip: whether each training image is mirrored left to right with probability 1/2.
+        roll: each training image, or all frames of a recording, are shifted at random by up to this
+            many pixels along both axes; pixels that leave on one side return on the other.
+        cutout: side of a square around a random pixel that is set to the mean (0 after
+            normalisation), in each training image or in all frames of a recording; 0: none.
+        rotate: largest angle, in degrees, by which each training image is rotated.
+        translate: largest distance by which each training image is shifted, as a fraction of its
             sides.
         brightness: pixels of each training image are multiplied by a number between 1 minus this
             and 1 plus this.
-        mixup: alpha of the distribution Beta(alpha, alpha) of the share at which each training
-            image of a batch is mixed with another one, as are their losses; 0: none.
-        protocol: ``"published"``: train on all training images, report the best test epoch;
-            ``"validated"``: hold `validation_images` of them out and let these choose the epoch.
-        train_images: train on so many of those that are left, always the same; None: on all.
+        mixup: parameter alpha of the distribution Beta(alpha, alpha), from which the weight is
+            drawn at which each training image of a batch, and its loss, is mixed with another
+            image; 0: no mixing.
+        protocol: ``"published"``: train on all training images and report the best test epoch;
+            ``"validated"``: hold out `validation_images` of them, which choose the epoch.
+        train_images: number of the remaining images to train on, always the same ones; None: all.
         network: layers such as ``"15C5-P2-40C5-P2-300"``, see `tsslbp.network.description`; or
-            ``"nets.py:make"``, a function in a file of one's own; or a network that ships, one of
-            `tsslbp.models`, by its name. What a script has trained by `tsslbp.fit` is
-            ``"module:"`` and the name of its class.
-        network_settings: what such a function takes beside the experiment, a flat table.
-        network_checksum: SHA-256 of the file, where it is a copy that this program has put beside
-            the configuration, in the folder of a run or a study. Its code runs only where it is
+            ``"nets.py:make"``, a function in your own file; or the name of a network in
+            `tsslbp.models`. A network that a script trained by `tsslbp.fit` is ``"module:"`` and
+            the name of its class.
+        network_settings: keyword arguments of such a function, a flat table.
+        network_checksum: SHA-256 of the file, if it is a copy that this program has put next to the
+            configuration, in the folder of a run or a study. Its code is executed only if it is
             trusted, see `tsslbp.training.build_network`.
-        weights: trained weights to start from, those of the seed being replaced: a run's folder,
-            a file of tensors (safetensors), or the name of a network that ships trained; see
+        weights: trained weights to start from, instead of random ones: a run folder, a file of
+            tensors (safetensors), or the name of a network that ships trained; see
             `tsslbp.experiment.weights`.
-        weights_partial: whether weights are taken that fit and the others left; otherwise all must
-            fit.
-        weights_checksum: SHA-256 of their file, in the configuration that a run keeps.
-        freeze: layers that are not trained, by their names, such as ``"conv1"``; the optimiser does
-            not know their parameters. Running statistics of a `BatchNorm` still follow the data.
-        padding: of the convolutions, one number or one for each.
+        weights_partial: whether weights that do not fit are ignored; otherwise all must fit.
+        weights_checksum: SHA-256 of the file of weights, in the configuration that a run keeps.
+        freeze: names of layers that are not trained, such as ``"conv1"``; the optimiser excludes
+            their parameters. Running statistics of a `BatchNorm` still follow the data.
+        padding: padding of the convolutions: one number, or one for each.
         time_steps: T.
         tau_m, tau_s: time constants of membrane and synapse, in time steps.
-        threshold: membrane potential above which a neuron spikes.
-        weight_scale: factor on the initial weights, or one each for ``conv`` and ``linear``.
+        threshold: membrane potential that a neuron must exceed to fire.
+        weight_scale: factor on the initial weights: one number, or one each for ``conv`` and
+            ``linear``.
         conv_init: distribution of the initial convolution weights.
         pool_scale: factor on the sums of the pooling.
-        neunorm: whether `tsslbp.layers.NeuNorm` stands behind every convolution.
-        dropout: probability of dropout behind every hidden layer.
-        dropout_kind: what is dropped from images, ``"rows"`` or single ``"neurons"``, see
-            `tsslbp.layers`; from linear layers it is neurons.
+        neunorm: whether `tsslbp.layers.NeuNorm` follows every convolution.
+        dropout: probability of dropout after every hidden layer.
+        dropout_kind: what dropout drops in images, ``"rows"`` or single ``"neurons"``, see
+            `tsslbp.layers`; in linear layers it drops neurons.
         rule: learning rule.
         loss: ``"kernel"`` (van Rossum), ``"count"``, ``"softmax"`` or ``"tet"`` (cross-entropy at
             each time step), see `tsslbp.losses`.
-        target_filters, desired_train: of the kernel loss; None is its default train.
-        desired_count, undesired_count: of the count loss, which needs both.
-        label_smoothing: share of the target that all classes get alike, of the losses softmax and
-            tet.
-        tet_weight: share of the regularisation term in the tet loss, lambda in the paper.
+        target_filters, desired_train: settings of the kernel loss; None selects its default train.
+        desired_count, undesired_count: targets of the count loss, which needs both.
+        label_smoothing: fraction of the target that is shared equally by all classes, for the
+            losses softmax and tet.
+        tet_weight: weight of the regularisation term in the tet loss, lambda in the paper.
         epochs: passes over the training images.
-        batch_size: images in a batch.
-        accumulate: batches whose gradients are added up for a training step. So many times the
-            batch size of images take the step that they would take in one batch, in less memory.
+        batch_size: images per batch.
+        accumulate: number of batches whose gradients are added for one training step. The step is
+            the same as with one batch of all their images, but needs less memory.
         optimizer: ``"adamw"``, or ``"sgd"``, stochastic gradient descent with momentum.
-        learning_rate: of the optimiser, at its largest.
-        weight_decay: of the optimiser; where it is sgd, of its gradients. Parameters of fewer than
-            two dimensions (norms, biases, constants of neurons) do not decay.
-        betas: of AdamW.
-        momentum: of sgd.
-        schedule: how the learning rate goes after the warm-up: ``"constant"``; ``"cosine"``: down
-            to `final_learning_rate` along half a cosine; ``"step"``: times `step_factor` after
-            every so many, or after each of a list of `step_epochs`, counted from the first. See
-            `tsslbp.training.build.learning_rate`.
-        warm_up_epochs: in which the learning rate rises in equal steps; may be a fraction. Not to
+        learning_rate: largest learning rate of the optimiser.
+        weight_decay: weight decay of the optimiser; for sgd it is added to the gradients.
+            Parameters of fewer than two dimensions (normalisation, biases, constants of neurons) do
+            not decay.
+        betas: betas of AdamW.
+        momentum: momentum of sgd.
+        schedule: learning rate after the warm-up: ``"constant"``; ``"cosine"``: decreasing to
+            `final_learning_rate` along half a cosine; ``"step"``: multiplied by `step_factor`
+            every `step_epochs` epochs, or after each epoch in a list of them, counted from the
+            first. See `tsslbp.training.build.learning_rate`.
+        warm_up_epochs: epochs in which the learning rate rises linearly; may be a fraction. Not to
             be confused with the warm-up of a learning rule.
-        average_weights: decay, per step, of the exponential moving average of the weights that is
-            evaluated beside the weights themselves; None: there is none.
-        gradient_clip: bound of the gradient's norm over all weights.
+        average_weights: decay, per step, of the exponential moving average of the weights, which is
+            evaluated in addition to the weights themselves; None: no average.
+        gradient_clip: bound of the norm of the gradient over all weights.
         weight_limit: bound of every weight's magnitude after a step. Parameters of fewer than two
-            dimensions have none.
-        patience: epochs without a better accuracy after which training stops; None: never. It is
-            the accuracy on validation images where some are held out, otherwise on test images.
-        precision: of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs rounded to 11
-            bits) or ``"bf16"``, see `Network.set_precision`.
-        seed: of initialisation, order, augmentation and dropout.
-        activation: ``"relu"``: what is trained is the network with ReLU in the place of its
-            neurons, see `tsslbp.analysis.convert`; None: the spiking network.
+            dimensions are not bounded.
+        patience: epochs without a better accuracy after which training stops; None: never. The
+            accuracy is that on validation images if some are held out, otherwise on test images.
+        precision: precision of matrix products: ``"float32"``, or on a GPU ``"tf32"`` (inputs
+            rounded to 11 bits) or ``"bf16"``, see `Network.set_precision`.
+        seed: seed of initialisation, order, augmentation and dropout.
+        activation: ``"relu"``: train the network with ReLU instead of its neurons, see
+            `tsslbp.analysis.convert`; None: train the spiking network.
 
     Raises:
-        InvalidInput: a value is of the wrong type or outside its range, or two do not fit.
+        InvalidInput: a value has the wrong type, is out of range, or contradicts another value.
 
     Source: the public TSSL-BP code, see docs/reproduction.md.
     """
@@ -227,18 +230,18 @@ class Experiment(Checked, called=""):
         means, stds = len(self.mean), len(self.std)
         if means != stds and 1 not in (means, stds):
             raise InvalidInput(
-                "mean and std must have one number, or one for each channel, "
-                f"got {means} and {stds}"
+                "mean and std must have one number, or one number per channel, "
+                f"got {means} and {stds} numbers"
             )
         _check_loss(self)
         _check_keys_of(self)
         _check_network(self)
         _check_schedule(self)
         if self.weights_partial and self.weights is None:
-            raise InvalidInput("weights_partial is for a recipe with weights, and there are none")
+            raise InvalidInput("weights_partial needs weights, but none are given: set weights")
 
     def to_table(self) -> dict[str, Any]:
-        """Return every key that is set; an empty table is none."""
+        """Return every key that is set; an empty table counts as not set."""
         table = super().to_table()
         if not self.network_settings:
             del table["network_settings"]
@@ -247,7 +250,7 @@ class Experiment(Checked, called=""):
 
 def _check_loss(experiment: Experiment) -> None:
     if experiment.loss == "kernel":
-        train = experiment.desired_train or (0, 1)  # how every default train begins
+        train = experiment.desired_train or (0, 1)  # every default train begins like this
         if not any(train[: experiment.time_steps]):
             raise InvalidInput(
                 f"desired_train must have a spike within time_steps = {experiment.time_steps}, "
@@ -258,7 +261,7 @@ def _check_loss(experiment: Experiment) -> None:
         desired, undesired = experiment.desired_count, experiment.undesired_count
         if desired is None or undesired is None:
             missing = "desired_count" if desired is None else "undesired_count"
-            raise InvalidInput(f"missing key {missing!r}, which loss = 'count' needs")
+            raise InvalidInput(f"missing key {missing!r}, which loss = 'count' requires")
         if desired <= undesired:
             raise InvalidInput(
                 f"desired_count must be above undesired_count, got {desired} and {undesired}"
@@ -266,27 +269,28 @@ def _check_loss(experiment: Experiment) -> None:
 
 
 def _check_keys_of(experiment: Experiment) -> None:
-    """Raise `InvalidInput` for a key that is set, and that nothing reads."""
+    """Raise `InvalidInput` for a key that is set but has no effect."""
     defaults = {field.name: field.default for field in fields(Experiment)}
     for key, (other, values) in NEEDS.items():
         if getattr(experiment, key) != defaults[key] and getattr(experiment, other) not in values:
             allowed = " and ".join(map(repr, values))
             raise InvalidInput(
-                f"{key} is for {other} = {allowed}, got {other} = {getattr(experiment, other)!r}"
+                f"{key} applies only with {other} = {allowed}, got {other} = "
+                f"{getattr(experiment, other)!r}"
             )
 
 
 def _check_network(experiment: Experiment) -> None:
     if is_described(experiment.network) and experiment.network_settings:
         raise InvalidInput(
-            "network_settings is for a function that makes the network, such as network = "
-            f"'nets.py:make' or 'vgg', got network = {experiment.network!r}"
+            "network_settings applies only to a function that builds the network, such as network "
+            f"= 'nets.py:make' or 'vgg', got network = {experiment.network!r}"
         )
 
 
 def _check_schedule(experiment: Experiment) -> None:
     steps = experiment.step_epochs
     if experiment.schedule == "step" and steps is None:
-        raise InvalidInput("missing key 'step_epochs', which schedule = 'step' needs")
+        raise InvalidInput("missing key 'step_epochs', which schedule = 'step' requires")
     if isinstance(steps, tuple) and list(steps) != sorted(set(steps)):
-        raise InvalidInput(f"step_epochs must rise, got {list(steps)}")
+        raise InvalidInput(f"step_epochs must increase, got {list(steps)}")

@@ -1,7 +1,7 @@
-"""How a recipe names its network: by layers, by a file of one's own, or one that ships.
+"""How a recipe names its network: by its layers, by your own file, or by a name in `models`.
 
-A file is code. Beside a configuration that this program has written, in a run's or a study's
-folder, lies a copy of it, whose checksum stands in the configuration.
+A file is code. The folder of a run or a study has a copy of it next to the configuration, which
+contains the checksum of the copy.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from ..errors import InvalidInput
 from ..reading import read_whole
 
 SHIPPED = ("sew_resnet", "vgg")  # functions of `tsslbp.models`
-AT_HAND = "module:"  # and the name of a class: a module that a script gave to `tsslbp.fit`
+AT_HAND = "module:"  # prefix of the class of a module that a script gave to `tsslbp.fit`
 
 
 @final
 class NetworkFile(NamedTuple):
-    """A function in a file of Python, which makes a network: ``"nets.py:make"``."""
+    """A function in a Python file that builds a network: ``"nets.py:make"``."""
 
     path: Path
     function: str
 
     @property
     def name(self) -> str:
-        """The network as a recipe beside the file has it."""
+        """The network as a recipe in the file's folder names it."""
         return f"{self.path.name}:{self.function}"
 
     def source(self, checksum: str | None = None) -> bytes:
-        """What the file holds.
+        """Return the content of the file.
 
         Raises:
-            InvalidInput: it cannot be read, or is another file than that of `checksum`.
+            InvalidInput: it cannot be read, or differs from `checksum`.
         """
         try:
             source = read_whole(self.path)
@@ -46,42 +46,42 @@ class NetworkFile(NamedTuple):
             ) from None
         if checksum is not None and (found := checksum_of(source)) != checksum:
             raise InvalidInput(
-                f"{self.path} has changed since it was put beside its configuration: its SHA-256 "
-                f"is {found[:12]}..., expected {checksum[:12]}...; put the original back"
+                f"{self.path} has changed since it was copied next to its configuration: its "
+                f"SHA-256 is {found[:12]}..., expected {checksum[:12]}...; restore the original"
             )
         return source
 
 
 def checksum_of(source: bytes) -> str:
-    """SHA-256 of a network's file, as a configuration has it."""
+    """Return the SHA-256 of a network's file, as in a configuration."""
     return hashlib.sha256(source).hexdigest()
 
 
 def network_file(network: str) -> NetworkFile | None:
-    """The file and the function that a network's text names; None for other networks.
+    """Return the file and function that a network's text names; None for other networks.
 
     Raises:
-        InvalidInput: it names a file and no function.
+        InvalidInput: it names a file but no function.
     """
     path, _, function = network.rpartition(":")
     if network.endswith(".py") or (path.endswith(".py") and not function.isidentifier()):
         file = path if path.endswith(".py") else network
         raise InvalidInput(
-            f"network = {network!r} names no function of the file: expected such as "
+            f"network = {network!r} names no function in the file: expected for example "
             f"'{Path(file).name}:make'"
         )
     return NetworkFile(Path(path), function) if path.endswith(".py") else None
 
 
 def is_described(network: str) -> bool:
-    """Whether a network's text describes its layers, as `tsslbp.network.plan` reads it."""
+    """Whether a network's text describes its layers, as `tsslbp.network.plan` parses it."""
     return not (
         network in SHIPPED or network.startswith(AT_HAND) or network_file(network) is not None
     )
 
 
 def network_name(network: str) -> str:
-    """A network's text for people: of a file its name, without the folder."""
+    """Return a network's text for display; a file is shown without its folder."""
     file = network_file(network)
     return file.name if file else network
 
@@ -90,7 +90,7 @@ def settings_of_network(table: Any) -> Mapping[str, Any]:
     """Return the table ``[network_settings]`` with its lists as tuples.
 
     Raises:
-        InvalidInput: it is no flat table; names the key.
+        InvalidInput: it is not a flat table; the message names the key.
     """
     if not isinstance(table, Mapping):
         raise InvalidInput(f"network_settings must be a table, got {table!r}")

@@ -1,7 +1,7 @@
-"""Recipes: an experiment as a TOML file, and as settings ``key=value`` of another one.
+"""Recipes: experiments as TOML files, and changes ``key=value`` to them.
 
-Some ship with the package (`recipe_names`); a file of the user's own, and the configuration in a
-run's folder, are read in the same way.
+Some recipes ship with the package (`recipe_names`). A user's file, and the configuration in a run
+folder, are read in the same way.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .weights import placed_weights, weights_source
 
 _log = logging.getLogger(__name__)
 _SHIPPED = Path(__file__).parent / "recipes"
-NAMES = ("name", "changed")  # keys that say how runs are called, and nothing of what is trained
+NAMES = ("name", "changed")  # keys that name runs, and do not affect the training
 CHECKSUMS = ("network_checksum", "weights_checksum")
-UNCHANGED = (*NAMES, *CHECKSUMS, "seed", "description")  # never among the `changed` ones
+UNCHANGED = (*NAMES, *CHECKSUMS, "seed", "description")  # keys never listed in `changed`
 
 
 @final
 @dataclass(frozen=True)
 class Recorded(Checked):
-    """What recorded runs of a recipe took and reached: `recorded.toml`, which explains the keys."""
+    """What recorded runs of a recipe needed and reached; `recorded.toml` explains the keys."""
 
     runs: tuple[Text, ...]
     seconds: Positive
@@ -53,23 +53,23 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_path: str | Path) -> Experiment:
     """Read a recipe that ships with the package, or a file whose path ends in ``.toml``.
 
-    A relative path to data in a user's recipe starts from the recipe's folder, and so does that of
-    the network's file and of weights, which are not read here.
+    In a user's recipe, relative paths of data, of the network's file and of weights start from the
+    recipe's folder. The network's file and the weights are not read here.
 
     Raises:
-        InvalidInput: there is no such recipe, or it cannot be read (names the file, and the line
-            or the key), or the network's file lies outside of its folder.
+        InvalidInput: there is no such recipe, or it cannot be read (the message names the file and
+            the line or the key), or the network's file is outside of its folder.
     """
     path = Path(name_or_path)
     if os.path.isfile(path / "config.toml"):
         raise InvalidInput(
-            f"{path} is the folder of a run: tsslbp resume {path} continues it, tsslbp train "
-            f"{path / 'config.toml'} trains another one by its settings"
+            f"{path} is a run folder: resume the run by tsslbp resume {path}, or train another "
+            f"run with its settings by tsslbp train {path / 'config.toml'}"
         )
     is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and os.path.isdir(path)
     if path.suffix == ".npz" or is_folder:
         raise InvalidInput(
-            f"{path} holds data, not a recipe: write a .toml file with the line "
+            f"{path} contains data and is not a recipe: write a .toml file with the line "
             f'data = "{path.name}{"/" if is_folder else ""}", see docs/guide.md'
         )
     experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
@@ -78,9 +78,9 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
         network = _placed(network, path.parent)
         if file.path.is_absolute() or os.path.normpath(file.path).startswith(os.pardir):
             raise InvalidInput(
-                f"{path}: the file of network = {experiment.network!r} lies outside of the "
-                "recipe's folder, with which it is to be kept: put it beside the recipe, and give "
-                "its path from there"
+                f"{path}: the file of network = {experiment.network!r} is outside of the recipe's "
+                "folder, where its copy must be kept: move it into that folder, and give its path "
+                "relative to it"
             )
     data, weights = (
         _absolute(experiment.data, path.parent),
@@ -93,20 +93,21 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
 
 @cache
 def recorded() -> dict[str, Recorded]:
-    """What recorded runs took and reached, by name of the recipe; not every recipe has some."""
+    """Return what recorded runs needed and reached, by recipe; some recipes have no records."""
     text = (Path(__file__).parent / "recorded.toml").read_text(encoding="utf-8")
     return {name: Recorded.from_table(table) for name, table in tomllib.loads(text).items()}
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the experiment as a recipe, whole or not at all; a path to data becomes absolute.
+    """Write the experiment as a recipe, atomically; a path of data becomes absolute.
 
-    The network's file is put beside it, and its checksum into it, as is that of the weights.
+    The network's file is copied next to it. The recipe contains the checksums of the file and of
+    the weights.
 
     Raises:
-        InvalidInput: a file cannot be read, or is not that of the checksum, or a path holds bytes
-            that are no text.
-        RunError: one of them cannot be written, or another file of its name is there.
+        InvalidInput: a file cannot be read, or differs from its checksum, or a path contains bytes
+            that are not text.
+        RunError: a file cannot be written, or another file with the name of the network's exists.
     """
     table = experiment.to_table()
     table["data"] = _absolute(experiment.data, Path())
@@ -121,18 +122,20 @@ def save(experiment: Experiment, path: Path) -> None:
         content = tomli_w.dumps(table, multiline_strings=True).encode()
     except UnicodeEncodeError as error:
         part = error.object[max(0, error.start - 20) : error.end]
-        raise InvalidInput(f"a recipe is text, and {part!r} holds bytes that are none") from None
+        raise InvalidInput(
+            f"a recipe must be text, but {part!r} contains bytes that are not"
+        ) from None
     write_file(Path(path), content)
 
 
 def settings_table(experiment: Experiment) -> dict[str, Any]:
-    """`Experiment.to_table` for comparisons: files by their names and checksums alone.
+    """Return `Experiment.to_table` for comparisons, where files count by name and checksum.
 
-    These are the network's and that of weights. So copies of a file are the same, in whatever
-    folder they lie. How runs are called is left out.
+    These files are the network's and that of weights. Copies of a file are therefore equal in any
+    folder. Keys that only name runs are left out.
 
     Raises:
-        InvalidInput: a file cannot be read, where the experiment does not know its checksum.
+        InvalidInput: a file cannot be read, and the experiment does not have its checksum.
     """
     table = experiment.to_table()
     for key in NAMES:
@@ -153,22 +156,23 @@ def _checksum_of_weights(experiment: Experiment) -> str:
 
 
 def check_trust(experiment: Experiment, trust_code: bool) -> None:
-    """Raise `InvalidInput` where an experiment's network is code that may not be run.
+    """Raise `InvalidInput` if an experiment's network is code that may not be executed.
 
-    That is a copy which lies beside a configuration, in a folder that may be somebody else's,
-    unless `trust_code`; the file that a user's own recipe names may be run. Nor can anything but
-    the script run that had a module at hand.
+    This is a copy next to a configuration, in a folder that may come from somebody else, unless
+    `trust_code`. A file that the user's own recipe names may be executed. A module that a script
+    gave to `tsslbp.fit` can be rebuilt only by that script.
     """
     network = experiment.network
     if network.startswith(AT_HAND):
         raise InvalidInput(
-            f"the network ({network}) is a module that a script gave to tsslbp.fit, and is not "
-            "kept: in Python, tsslbp.load(folder, module=...) fills it with the weights"
+            f"the network ({network}) is a module that a script gave to tsslbp.fit and is not "
+            "stored: build it in Python and load its weights by tsslbp.load(folder, module=...)"
         )
     if experiment.network_checksum is not None and network_file(network) and not trust_code:
         raise InvalidInput(
-            f"{network.rpartition(':')[0]} is code, which came with the folder and is not run "
-            "unasked: read it and, if you trust it, add --trust-code (in Python, trust_code=True)"
+            f"{network.rpartition(':')[0]} is code that came with the folder, so it is not "
+            "executed automatically: read it and, if you trust it, add --trust-code (in Python, "
+            "trust_code=True)"
         )
 
 
@@ -177,14 +181,14 @@ def with_settings(
 ) -> Experiment:
     """Return the experiment with ``"key=value"`` settings applied in order, then `changes`.
 
-    Values are TOML; text may go without quotation marks. A dotted key sets a part of a
-    table: ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``; another
-    ``rule.name`` brings its own fields. A relative path to data, to the network's file, or to
-    weights, starts from the current folder and becomes absolute. Of the changes, values by key,
-    those that are None are left out.
+    Values are TOML; text may be given without quotation marks. A dotted key sets a part of a table:
+    ``rule.warm_up=always``, ``weight_scale.conv=5``, ``binning.window=3``. Setting another
+    ``rule.name`` resets the rule's fields to its defaults. A relative path of data, of the
+    network's file, or of weights starts from the current folder and becomes absolute. `changes` are
+    values by key; those that are None are ignored.
 
     Raises:
-        InvalidInput: a setting cannot be read, or the experiment does not allow it.
+        InvalidInput: a setting cannot be parsed, or the experiment does not allow it.
     """
     table, given = experiment.to_table(), set[str]()
     for setting in settings:
@@ -221,10 +225,10 @@ def with_settings(
 
 
 def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """The settings of another network without what belonged to the old one, which is told.
+    """Return the settings of another network without those of the old one, and log these.
 
-    That is the padding and NeuNorm of convolutions that it has not, or not as many, and the
-    settings of a function. What is `given` with the new network stays.
+    These are padding and NeuNorm, if the new network has no convolutions or another number of them,
+    and the settings of a function. Settings `given` together with the new network are kept.
     """
     network = table["network"]
     if not isinstance(network, str) or network_file(network):
@@ -233,9 +237,9 @@ def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[s
     padding = table["padding"]
     gone: dict[str, Any] = {}
     if isinstance(padding, list) and len(padding) != convolutions and len({*padding}) == 1:
-        padding = padding[0]  # of any number of convolutions
+        padding = padding[0]  # valid for any number of convolutions
         table |= {} if "padding" in given else {"padding": padding}
-    if not is_described(network):  # one that ships, which has paddings of its own
+    if not is_described(network):  # built by a function, which has its own paddings
         convolutions = 0
     fits = len(padding) == convolutions if isinstance(padding, list) else convolutions
     if padding and not fits:
@@ -246,12 +250,12 @@ def _without_belongings(table: dict[str, Any], given: Collection[str]) -> dict[s
         gone["network_settings"] = {}
     gone = {key: value for key, value in gone.items() if key not in given}
     for key in gone:
-        _log.info("%s = %s belongs to the recipe's network, and is left out", key, table[key])
+        _log.info("%s = %s belongs to the recipe's network and is left out", key, table[key])
     return table | gone
 
 
 def _changed(before: Experiment, after: Experiment) -> tuple[str, ...] | None:
-    """The keys in which an experiment differs from its recipe, from those of one before."""
+    """Return the keys that differ from the recipe, given the changes before."""
     tables = [flat(one.to_table()) for one in (before, after)]
     keys = tables[0].keys() | tables[1].keys()
     differing = {key for key in keys if tables[0].get(key) != tables[1].get(key)}
@@ -259,9 +263,9 @@ def _changed(before: Experiment, after: Experiment) -> tuple[str, ...] | None:
 
 
 def is_path(data: str) -> bool:
-    """Whether the data of an experiment are a file or a folder, not a set of the catalogue.
+    """Whether the data of an experiment are a file or folder, not a data set of the catalogue.
 
-    A folder's path has a slash, since a folder may have the name of a set.
+    The path of a folder has a slash, since a folder may have the name of a data set.
     """
     return data.endswith(".npz") or "/" in data or os.sep in data
 
@@ -277,18 +281,18 @@ def _absolute(data: str, folder: Path) -> str:
 
 
 def _placed(network: str, folder: Path) -> str:
-    """A network whose file has an absolute path; links stay, so that the file keeps its name."""
+    """Return a network with the absolute path of its file; symbolic links are kept."""
     file = network_file(network)
     return f"{os.path.abspath(folder / file.path)}:{file.function}" if file else network
 
 
 def _put(copy: Path, source: bytes) -> None:
-    """Write a network's file into a folder, in which it may lie already."""
+    """Write a network's file into a folder, unless it is already there."""
     if copy.exists():
         if copy.read_bytes() != source:
             raise RunError(
-                f"another file {copy.name} is in {copy.parent}, where the network's file is to be "
-                "kept: remove it, or give another --out"
+                f"{copy.parent} contains another file {copy.name}, where a copy of the network's "
+                "file must be kept: remove it, or choose another --out"
             )
         return
     write_file(copy, source)
@@ -303,4 +307,4 @@ def _as_table(name: str, value: Any) -> dict[str, Any]:
         return as_table(value)
     if isinstance(value, dict):
         return value
-    raise InvalidInput(f"{name} is not a table, so no part of it can be set")
+    raise InvalidInput(f"{name} is not a table, so no part of it can be set: set {name} itself")

@@ -1,7 +1,7 @@
-"""Random numbers from (seed, purpose, epoch, step), made on the CPU.
+"""Random numbers derived from (seed, purpose, epoch, step), generated on the CPU.
 
-Nothing depends on what was drawn before, so a run can stop and resume anywhere, and two runs that
-differ in rule, time steps or implementation see the same initialisation, order and masks.
+Nothing depends on earlier draws. A run can therefore stop and resume anywhere, and two runs that
+differ in rule, time steps or implementation use the same initialisation, order and masks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 
 
 def derive(seed: int, purpose: str, epoch: int = 0, step: int = 0) -> int:
-    """Return the seed, 63 bits, for one purpose at one place of a run."""
+    """Return a seed of 63 bits for one purpose at one point of a run."""
     entropy = [seed, *purpose.encode(), epoch, step]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

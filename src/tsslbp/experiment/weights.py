@@ -1,8 +1,8 @@
-"""Which trained weights a name, a run's folder or a file means; networks that ship trained.
+"""Finds trained weights by a network's name, a run folder or a file; networks that ship trained.
 
-A network that ships is the folder of a run (``trained/NAME/``) without what only training needs:
-configuration, environment, the record of the epoch that was chosen, the weights, and
-``trained.json``, which says where they come from and under what licence they are.
+A network that ships is a run folder (``trained/NAME/``) without the parts that only training needs.
+It contains the configuration, the environment, the record of the chosen epoch, the weights, and
+``trained.json``, which gives their origin and licence.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..errors import InvalidInput, nearest
 from .networks import checksum_of
 
 SHIPPED = Path(__file__).parent / "trained"
-CONFIG = "config.toml"  # a folder with this file is a run's
-FACTS = "trained.json"  # and one with this file too is that of a network that ships
-PREFERRED = ("best-validation", "last")  # checkpoints, the first that a run has
+CONFIG = "config.toml"  # in every run folder
+FACTS = "trained.json"  # also in the folder of a network that ships
+PREFERRED = ("best-validation", "last")  # checkpoints, in order of preference
 
 
 def trained_names() -> list[str]:
@@ -27,9 +27,9 @@ def trained_names() -> list[str]:
 
 
 def trained_folder(name_or_folder: str | Path) -> Path:
-    """The run's folder that is meant: of a network that ships, by its name, or the path as it is.
+    """Return the folder of a network that ships, given its name, or else the path unchanged.
 
-    A folder of such a name that holds a run is meant before the network.
+    A folder of such a name that contains a run takes precedence over the network.
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
     is_name = name in trained_names() and not (folder / CONFIG).is_file()
@@ -37,31 +37,31 @@ def trained_folder(name_or_folder: str | Path) -> Path:
 
 
 def trained_record(name: str) -> dict[str, Any]:
-    """What is known of a network that ships, by its name.
+    """Return the facts about a network that ships, by its name.
 
-    ``"recipe"``, ``"seed"`` and ``"seed_chosen"`` (why this one), ``"checkpoint"`` (and how its
-    epoch was chosen), ``"epoch"``, ``"command"``, ``"commit"``, ``"stored"`` (the type of its
-    numbers), ``"test_accuracy"`` (0 to 1, of what is stored), ``"trained_accuracy"`` (of the
-    weights as they were trained), ``"licence"``, and ``"data"`` and ``"data_licence"`` of the
-    images that trained it.
+    ``"recipe"``, ``"seed"`` and ``"seed_chosen"`` (the reason for this seed), ``"checkpoint"`` (and
+    how its epoch was chosen), ``"epoch"``, ``"command"``, ``"commit"``, ``"stored"`` (the type of
+    its numbers), ``"test_accuracy"`` (0 to 1, of the stored weights), ``"trained_accuracy"`` (of
+    the weights before storing), ``"licence"``, and ``"data"`` and ``"data_licence"`` of the
+    training images.
 
     Raises:
         InvalidInput: there is no such network.
     """
     if name not in (names := trained_names()):
-        raise InvalidInput(f"no network {name!r} ships trained{nearest(name, names)}")
+        raise InvalidInput(f"there is no trained network {name!r}{nearest(name, names)}")
     text = (SHIPPED / name / FACTS).read_text(encoding="utf-8")
     record: dict[str, Any] = json.loads(text)
     return record
 
 
 def is_shipped(folder: Path) -> bool:
-    """Whether a run's folder is that of a network that ships, in which nothing is written."""
+    """Whether a run folder is that of a network that ships; nothing is written into it."""
     return (folder / FACTS).is_file()
 
 
 def weights_file(weights: str) -> Path:
-    """The file of tensors that a recipe's `weights` means.
+    """Return the file of tensors that a recipe's `weights` refers to.
 
     Raises:
         InvalidInput: there is none.
@@ -72,23 +72,23 @@ def weights_file(weights: str) -> Path:
             return path
         known = nearest(path.name, trained_names())
         raise InvalidInput(
-            f"weights = {weights!r} is neither a run's folder nor a file nor a network that "
-            f"ships{known}; these are {', '.join(trained_names())}"
+            f"weights = {weights!r} is neither a run folder nor a file nor a network that ships"
+            f"{known}; the networks are {', '.join(trained_names())}"
         )
     files = [path / "checkpoints" / f"{name}.safetensors" for name in PREFERRED]
     if found := next((file for file in files if file.is_file()), None):
         return found
     raise InvalidInput(
-        f"weights = {weights!r} holds no checkpoint {' or '.join(PREFERRED)}: name a run that has "
-        "trained an epoch, or a file of tensors"
+        f"weights = {weights!r} has no checkpoint {' or '.join(PREFERRED)}: name a run that has "
+        "finished an epoch, or a file of tensors"
     )
 
 
 def weights_source(weights: str, checksum: str | None = None) -> tuple[Path, bytes]:
-    """The file that `weights` means, and what it holds.
+    """Return the file that `weights` refers to, and its content.
 
     Raises:
-        InvalidInput: it cannot be read, or is another file than that of `checksum`.
+        InvalidInput: it cannot be read, or differs from `checksum`.
     """
     file = weights_file(weights)
     try:
@@ -97,15 +97,15 @@ def weights_source(weights: str, checksum: str | None = None) -> tuple[Path, byt
         raise InvalidInput(f"cannot read the weights {file}: {error.strerror}") from None
     if checksum is not None and (found := checksum_of(content)) != checksum:
         raise InvalidInput(
-            f"{file} has changed since the run was made that starts from it: its SHA-256 is "
-            f"{found[:12]}..., expected {checksum[:12]}...; put the original back, or name other "
+            f"{file} has changed since the creation of the run that starts from it: its SHA-256 is "
+            f"{found[:12]}..., expected {checksum[:12]}...; restore the original, or choose other "
             "weights"
         )
     return file, content
 
 
 def placed_weights(weights: str | None, folder: Path) -> str | None:
-    """`weights` with an absolute path, if it is a path; a relative one starts from `folder`."""
+    """Return `weights` with an absolute path, if it is a path; a relative one is in `folder`."""
     if weights is None:
         return None
     is_name = weights in trained_names() and not (folder / weights / CONFIG).is_file()

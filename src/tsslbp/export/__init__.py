@@ -1,4 +1,4 @@
-"""Networks that leave for other programs, and come in: NIR, ONNX, plain PyTorch."""
+"""Exchange of networks with other programs: NIR, ONNX and plain PyTorch."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What an exported file says of its network, besides weights."""
+"""The facts about a network that an exported file contains besides its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..network import CustomNetwork, Network
 def facts(
     net: Network | CustomNetwork, prediction: str, more: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Version, network, T, classes, and how its prediction is read; then what the caller knows."""
+    """Return version, network, T, classes, how to read the prediction, and the caller's facts."""
     return {
         "tsslbp": __version__,
         "network": net.description,
@@ -25,5 +25,5 @@ def facts(
 
 
 def as_text(value: Any) -> str:
-    """A value of `facts` for a format that holds text alone: what is no text as JSON."""
+    """Return a value of `facts` for a format that only has text; other values become JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`from_nir`: a graph of the Neuromorphic Intermediate Representation as a network."""
+"""`from_nir`: converts a graph of the Neuromorphic Intermediate Representation to a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .nir_writer import DT, NETWORK, OUTPUT, POOL, POOL_SCALE, Array, spread
 if TYPE_CHECKING:
     from nir import NIRGraph
 
-CLOSE = 1e-5  # relative: constants that float32 has rounded
+CLOSE = 1e-5  # relative tolerance for constants that float32 has rounded
 CONNECTIONS = ("Conv2d", "Linear", "Affine")
 NEURONS = ("LIF", "CubaLIF")
 
@@ -38,33 +38,33 @@ def from_nir(
     time_steps: int | None = None,
     rule: Rule | None = None,
 ) -> Network | nn.Module:
-    """A network from a NIR file or graph, of this or another library, under forward Euler.
+    """Read a network from a NIR file or graph, of this or another library, under forward Euler.
 
-    A `Network` that `to_nir` wrote comes back as such, with the same weights to the last bit, and
-    any other network as a module of `tsslbp.layers`: an `nn.Sequential`, or, where the graph
-    branches, a `Branching` module, which adds up what meets. Nodes may be Affine, Linear, Conv2d,
-    LIF, CubaLIF (with ``v_leak = v_reset = 0`` and the same constants for all neurons of a node),
-    SumPool2d, AvgPool2d and Flatten. Factors that NIR has before the current, ``w_in``, ``r dt /
-    tau``, go into the weights before the neurons.
+    A `Network` that `to_nir` wrote is returned as such, with weights that are identical to the last
+    bit. Any other network becomes a module of `tsslbp.layers`: an `nn.Sequential` or, if the graph
+    branches, a `Branching` module, which adds signals that meet. Nodes may be Affine, Linear,
+    Conv2d, LIF, CubaLIF (with ``v_leak = v_reset = 0`` and the same constants for all neurons of a
+    node), SumPool2d, AvgPool2d and Flatten. Factors that NIR has before the current, ``w_in`` and
+    ``r dt / tau``, are merged into the weights before the neurons.
 
     Args:
         source: path of the file, or the graph.
-        dt: seconds a time step, by which the graph's time constants are divided: 1e-4 for files of
-            this library, snnTorch and SpikingJelly; for Norse's the ``dt`` of its cells divided by
-            that of its export, in whose unit time constants are.
-        time_steps: T, for static images; by default what the file says, if it does. Without it, the
-            module takes signals with time alone.
-        rule: learning rule of the neurons, by default that of the file, if it says one, or
+        dt: seconds per time step, by which the graph's time constants are divided: 1e-4 for files
+            of this library, snnTorch and SpikingJelly. For Norse it is the ``dt`` of the cells
+            divided by that of the export, since its time constants are in that unit.
+        time_steps: T, for static images; by default that of the file, if it has one. Otherwise the
+            module accepts only signals with time.
+        rule: learning rule of the neurons; by default that of the file, if it has one, or
             `TSSLBP`.
 
     Returns:
-        What maps signals ``[T, N, ...]``, or static ones ``[N, ...]``, to spikes ``[T, N, ...]``,
-        to PSCs where `to_nir` wrote a network that ends in those, or to what the last connection
-        returns.
+        A network that maps signals ``[T, N, ...]``, or static ones ``[N, ...]``, to spikes
+        ``[T, N, ...]``; to PSCs, if `to_nir` wrote a network that ends in those; or to the outputs
+        of the last connection.
 
     Raises:
-        InvalidInput: the package ``nir`` is missing, or `tsslbp.layers` cannot hold a node, which
-            is named.
+        InvalidInput: the package ``nir`` is not installed, or `tsslbp.layers` cannot represent a
+            node, which the message names.
         DataError: the file cannot be read.
     """
     require("NIR needs", "exchange", "nir")
@@ -116,12 +116,12 @@ def _recorded(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 @final
 class Branching(nn.Module):
-    """Modules between which signals branch and meet again, where they are added up.
+    """Modules whose signals branch and meet again, where they are added.
 
     Args:
-        parts: modules by name, each behind all those that it takes signals from.
+        parts: modules by name, each after all those from which it receives signals.
         sources: by name of a part, the names of these; ``""`` is the module's input.
-        ends: names of the parts whose outputs, added up, are the module's.
+        ends: names of the parts whose outputs are added to give the module's output.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ def _sum(signals: Sequence[Tensor]) -> Tensor:
 
 
 class _Reader:
-    """Makes modules of a graph's nodes, each behind those that it takes from."""
+    """Builds modules from a graph's nodes, each after those from which it receives signals."""
 
     def __init__(self, graph: NIRGraph, dt: float, time_steps: int | None, rule: Rule) -> None:
         if not (math.isfinite(dt) and dt > 0):
@@ -170,7 +170,7 @@ class _Reader:
         self.shapes: dict[str, Shape] = {self.input: _shape_of(self.nodes[self.input])}
 
     def read(self, name: str, ends_in_psc: bool) -> None:
-        """Make the module of a node; those before it have been made."""
+        """Build the module of a node; those before it have been built."""
         node, kind = self.nodes[name], self.kinds[name]
         shape = self.shapes[self.before[name][0]]
         if kind == "Conv2d":
@@ -188,10 +188,12 @@ class _Reader:
         self.parts[name], self.shapes[name] = part, shape
 
     def module(self) -> nn.Module:
-        """A sequence where each part takes what the one before gave, or else `Branching`."""
+        """Return a sequence if each part takes the output of the one before, else `Branching`."""
         names = {name: name.replace(".", "_") for name in self.order} | {self.input: ""}
         if len(set(names.values())) < len(names):
-            raise InvalidInput("two nodes of the graph have names that are equal but for dots")
+            raise InvalidInput(
+                "two nodes of the graph have names that differ only in dots: rename one of them"
+            )
         parts = {names[name]: part for name, part in self.parts.items()}
         chain = [self.input, *self.order, self.output]
         if all(self.before[name] == [chain[i]] for i, name in enumerate(chain[1:])):
@@ -204,7 +206,7 @@ class _Reader:
         return Branching(parts, sources, ends).eval()
 
     def network(self, recorded: dict[str, Any]) -> Network | None:
-        """The `Network` that the graph was; None where nodes have been changed since."""
+        """Return the `Network` that was written; None if nodes have changed since."""
         neurons = {part.start.neuron for part in self.parts.values() if isinstance(part, LIF)}
         if len(neurons) != 1:
             return None
@@ -231,28 +233,30 @@ class _Reader:
         return found[0]
 
     def _sorted(self) -> list[str]:
-        """The nodes between Input and Output, each behind all that it takes from."""
+        """Return the nodes between Input and Output, each after those that feed it."""
         order, ends = [self.input], (self.input, self.output)
         left = [name for name in self.nodes if name not in ends]
         while left:
             ready = [name for name in left if set(self.before[name]) <= set(order)]
             if not ready:
                 raise InvalidInput(
-                    f"node {left[0]!r} takes part in a recurrent connection, which a module of "
-                    "tsslbp.layers cannot hold"
+                    f"node {left[0]!r} is part of a recurrent connection, which a module of "
+                    "tsslbp.layers cannot represent"
                 )
             order.append(ready[0])
             left.remove(ready[0])
         for name in [*order[1:], self.output]:
             if not self.before[name]:
-                raise InvalidInput(f"nothing leads to node {name!r}")
+                raise InvalidInput(f"node {name!r} has no input")
         return order[1:]
 
     def _conv(self, name: str, node: Any, shape: Shape) -> tuple[nn.Module, Shape]:
         weight = np.asarray(node.weight, np.float64)
         side = weight.shape[-1]
         if weight.shape[-2] != side:
-            raise InvalidInput(f"node {name!r} has a kernel of {weight.shape[-2]} x {side}")
+            raise InvalidInput(
+                f"node {name!r} must have a square kernel, got {weight.shape[-2]} x {side}"
+            )
         stride, dilation = _one(name, "stride", node.stride), _one(name, "dilation", node.dilation)
         padding = _padding(name, node, stride, dilation, side)
         beyond = 2 * padding - dilation * (side - 1) - 1
@@ -276,7 +280,9 @@ class _Reader:
     def _linear(self, name: str, node: Any) -> nn.Module:
         weight = np.asarray(node.weight, np.float64)
         if weight.ndim != 2:
-            raise InvalidInput(f"node {name!r} has weights of {weight.ndim} dimensions, not 2")
+            raise InvalidInput(
+                f"node {name!r} must have weights of 2 dimensions, got {weight.ndim}"
+            )
         pool, before = int(node.metadata.get(POOL, 1)), self.before[name][0]
         if pool > 1 and self.kinds[before] == "Flatten":
             shape = self.shapes[self.before[before][0]]
@@ -294,7 +300,7 @@ class _Reader:
         return linear
 
     def _fill(self, name: str, node: Any, part: Conv | Linear, weight: Array, pool: int) -> None:
-        """Give a connection its weights, with the factors of the neurons that it feeds."""
+        """Set a connection's weights, including the factors of the neurons that it feeds."""
         gain, scale = self._gain_behind(name), 1.0
         if pool > 1:
             scale = _scale(node)
@@ -307,7 +313,7 @@ class _Reader:
         self.connections.append(part)
 
     def _pool_before(self, name: str) -> SumPool | None:
-        """The sum pooling that leads to a connection, also through a Flatten."""
+        """Return the sum pooling before a connection, possibly with a Flatten in between."""
         before = self.before[name][0]
         if self.kinds[before] == "Flatten":
             before = self.before[before][0]
@@ -315,7 +321,7 @@ class _Reader:
         return part if isinstance(part, SumPool) else None
 
     def _gain_behind(self, name: str) -> float:
-        """What the neurons behind a connection multiply with, where they are all that is there."""
+        """Return the factor of the neurons that follow a node, if only they do."""
         behind = self.behind[name]
         if len(behind) == 1 and self.kinds[behind[0]] in NEURONS:
             return self._constants(behind[0])[1]
@@ -327,20 +333,20 @@ class _Reader:
         alone = all(self.behind[one] == [name] for one in fed)
         if gain != 1 and (fed != self.before[name] or not alone):
             raise InvalidInput(
-                f"node {name!r} multiplies its input by {gain:g}, and there is no connection right "
-                "before it alone whose weights could take the factor"
+                f"node {name!r} multiplies its input by {gain:g}, but no connection feeds only it, "
+                "so no weights can include the factor"
             )
         constants = neuron.tau_m, neuron.tau_s, neuron.threshold
         steps = self.time_steps
         return LIF(*constants, rule=self.rule, time_steps=steps, output_psc=output_psc)
 
     def _constants(self, name: str) -> tuple[Neuron, float]:
-        """The neuron of a node, and the factor on its input that our neuron does not have."""
+        """Return the neuron of a node, and the factor on its input, which our neuron lacks."""
         node: Any = self.nodes[name]
         cuba = self.kinds[name] == "CubaLIF"
         for zero in ("v_leak", "v_reset"):
             if np.any(np.asarray(getattr(node, zero))):
-                raise InvalidInput(f"node {name!r} has {zero} other than 0")
+                raise InvalidInput(f"node {name!r} must have {zero} = 0")
         r, threshold = _one(name, "r", node.r), _one(name, "v_threshold", node.v_threshold)
         tau_m = self._steps(
             _one(name, "tau_mem" if cuba else "tau", node.tau_mem if cuba else node.tau), r
@@ -355,7 +361,7 @@ class _Reader:
             raise InvalidInput(f"node {name!r} with dt = {self.dt:g} s: {error}") from error
 
     def _steps(self, seconds: float, written: float) -> float:
-        """A time constant in steps: `written`, a factor that most libraries set to it, if close."""
+        """Return a time constant in steps; `written`, to which most libraries set it, if close."""
         steps = seconds / self.dt
         return written if math.isclose(steps, written, rel_tol=CLOSE) else steps
 
@@ -365,7 +371,10 @@ class _Reader:
             _one(name, "stride", node.stride),
         )
         if size != stride or np.any(np.asarray(node.padding)):
-            raise InvalidInput(f"node {name!r} has windows that overlap, leave gaps or are padded")
+            raise InvalidInput(
+                f"node {name!r} must pool over adjacent windows: its windows overlap, leave gaps "
+                "or are padded"
+            )
         part = SumPool(size) if kind == "SumPool2d" else AvgPool(size)
         return part, shape and (shape[0], *(side // size for side in shape[1:]))
 
@@ -376,12 +385,12 @@ def _read(path: Path) -> NIRGraph:
     try:
         check_plain(path)
         _check_size(path)
-        graph = nir.read(path, type_check=False)  # peers' files may leave shapes out
-    except Exception as error:  # h5py's and nir's own, of many kinds
+        graph = nir.read(path, type_check=False)  # files of other libraries may omit shapes
+    except Exception as error:  # h5py and nir raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path} as a NIR file: {reason}") from error
     if not isinstance(graph, nir.NIRGraph):
-        raise DataError(f"{path} holds a {type(graph).__name__}, not a NIR graph")
+        raise DataError(f"{path} contains a {type(graph).__name__}, not a NIR graph")
     return graph
 
 
@@ -413,10 +422,12 @@ def _shape_of(node: Any) -> Shape:
 
 
 def _one(name: str, key: str, values: Any) -> Any:
-    """The one value of an array; int where it is a whole number's type."""
+    """Return the only value of an array; int if its type is one of whole numbers."""
     found = np.unique(np.asarray(values))
     if len(found) != 1:
-        raise InvalidInput(f"node {name!r} has several values of {key}; expected one for all")
+        raise InvalidInput(
+            f"node {name!r} has several values of {key}; expected the same value for all"
+        )
     return found[0].item()
 
 
@@ -425,7 +436,7 @@ def _padding(name: str, node: Any, stride: int, dilation: int, side: int) -> int
     if isinstance(padding, bytes | str):
         text = padding.decode() if isinstance(padding, bytes) else padding
         if text == "same" and (stride != 1 or dilation * (side - 1) % 2):
-            raise InvalidInput(f"node {name!r} has padding 'same' that is not equal on both sides")
+            raise InvalidInput(f"node {name!r} has padding 'same' that differs between the sides")
         return dilation * (side - 1) // 2 if text == "same" else 0
     return int(_one(name, "padding", padding))
 
@@ -435,7 +446,7 @@ def _scale(node: Any) -> float:
 
 
 def _unfolded(weight: Array, shape: tuple[int, ...], pool: int) -> Array | None:
-    """Weights over windows from weights over pixels; None where they differ within a window."""
+    """Return weights over windows from those over pixels; None if they differ in a window."""
     channels, *sides = shape
     images = weight.reshape(len(weight), channels, *sides)
     height, width = (side // pool for side in sides)
@@ -446,23 +457,23 @@ def _unfolded(weight: Array, shape: tuple[int, ...], pool: int) -> Array | None:
 
 
 def _flatten(name: str, node: Any, shape: Shape) -> tuple[nn.Module, Shape]:
-    """A flattening of whole images; NIR counts dimensions without batch and time."""
+    """Flatten whole images; NIR counts dimensions without batch and time."""
     dimensions = 3 if shape is None else len(shape)
     start, end = (int(one) % dimensions for one in (node.start_dim, node.end_dim))
     if dimensions == 1:
         return nn.Identity(), shape
     if (start, end) != (0, dimensions - 1) or dimensions != 3:
         raise InvalidInput(
-            f"node {name!r} flattens dimensions {start} to {end} of a signal of {dimensions}; "
-            "expected images [C, H, W] as a whole"
+            f"node {name!r} flattens dimensions {start} to {end} of a signal with {dimensions} "
+            "dimensions; expected all dimensions of images [C, H, W]"
         )
     return nn.Flatten(-3), None if shape is None else (math.prod(shape),)
 
 
 def _refusal(name: str, kind: str) -> str:
     reasons = {
-        "NIRGraph": "a graph within the graph, as recurrent layers are written",
+        "NIRGraph": "a graph within the graph, such as a recurrent layer",
         "IF": "neurons without a leak",
     }
     reason = f", {reasons[kind]}" if kind in reasons else ""
-    return f"tsslbp.layers have nothing for node {name!r}: {kind}{reason}"
+    return f"tsslbp.layers cannot represent node {name!r}: {kind}{reason}"

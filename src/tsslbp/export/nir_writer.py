@@ -1,12 +1,12 @@
-"""`to_nir`: a network as a graph of the Neuromorphic Intermediate Representation.
+"""`to_nir`: converts a network to a graph of the Neuromorphic Intermediate Representation.
 
-With forward Euler of step dt, which its importers use, NIR's CubaLIF
+NIR's importers use forward Euler with a step dt. With it, NIR's CubaLIF
 
 - ``tau_syn dI/dt = -I + w_in x`` and ``tau_mem dv/dt = (v_leak - v) + r I``
 
-is our neuron where ``tau_syn = tau_s dt``, ``tau_mem = tau_m dt``, ``w_in = tau_s``, ``r = tau_m``,
-``v_leak = v_reset = 0`` and the weights that make x are divided by `tau_s`. So is no factor left
-before x and I, which SpikingJelly demands and snnTorch would put into the threshold.
+is our neuron if ``tau_syn = tau_s dt``, ``tau_mem = tau_m dt``, ``w_in = tau_s``, ``r = tau_m``,
+``v_leak = v_reset = 0`` and the weights that make x are divided by `tau_s`. Then no factor remains
+before x and I. SpikingJelly requires this, and snnTorch would merge a factor into the threshold.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from .plain import as_modules
 if TYPE_CHECKING:
     from nir import NIRGraph, NIRNode
 
-DT = 1e-4  # seconds; snnTorch has this number built in
+DT = 1e-4  # seconds; a constant in snnTorch
 NETWORK = "tsslbp_network"  # metadata: arguments of `Network`
 POOL, POOL_SCALE, OUTPUT = "pool", "pool_scale", "output"  # metadata, see `to_nir`
 
@@ -53,13 +53,13 @@ Named = tuple[str, nn.Module]
 
 @dataclass(frozen=True)
 class Signal:
-    """What leaves some nodes, added up, and what is still to be done to it, in this order."""
+    """The summed output of some nodes, and the operations that are still due, in this order."""
 
     nodes: tuple[str, ...]
-    shape: tuple[int, ...]  # before it is done
+    shape: tuple[int, ...]  # before these operations
     pool: int = 1
-    scale: float = 1.0  # goes into the next connection's weights
-    flatten: str = ""  # name of the node to be
+    scale: float = 1.0  # merged into the next connection's weights
+    flatten: str = ""  # name of the future node
 
 
 def to_nir(
@@ -68,34 +68,36 @@ def to_nir(
     fold_pooling: bool = True,
     metadata: Mapping[str, Any] | None = None,
 ) -> NIRGraph:
-    """A network as a NIR graph, for time steps of 0.1 ms.
+    """Convert a network to a NIR graph with time steps of 0.1 ms.
 
-    Its nodes are Input, Conv2d, Linear or Affine, CubaLIF, SumPool2d, Flatten and Output; static
-    images are the same input at every step. Weights are float64, in which their division by `tau_s`
-    can be undone: `from_nir` returns the same bits. `BatchNorm` is folded, dropout left out, and
-    learned constants are written as they are now. What two nodes pass to a third is added up, as
-    behind a `Residual`.
+    Its nodes are Input, Conv2d, Linear or Affine, CubaLIF, SumPool2d, Flatten and Output. Static
+    images are the same input at every step. Weights are float64, so that their division by `tau_s`
+    can be undone exactly: `from_nir` returns identical bits. `BatchNorm` is folded, dropout is left
+    out, and learned constants have their present values. The outputs of two nodes that feed a third
+    are added, as after a `Residual`.
 
     The graph's output is the last layer's spikes. A `Network` predicts by the sum over time of
-    their PSC, not by counting them; the entry ``prediction`` of the graph's metadata says so,
-    others T, classes, version and what `metadata` adds.
+    their PSC, not by counting spikes; the entry ``prediction`` of the graph's metadata says so.
+    Other entries are T, classes, the version and those in `metadata`.
 
     Args:
-        net: the network; of a `CustomNetwork` the module has to be made of `tsslbp.layers`,
+        net: the network; the module of a `CustomNetwork` must consist of `tsslbp.layers`,
             `nn.Sequential`, `nn.Identity` and `nn.Flatten`.
-        fold_pooling: sum and mean pooling become a part of the next connection, exactly: a kernel
-            pool times as wide and high with a stride of pool times the old one, or a linear layer
-            with the weights of a window for each of its pixels. Norse has no mean pooling, and no
-            importer a factor. Otherwise, and where a fold would not be exact (padding around images
-            that windows do not fill, dilation), pooling is a SumPool2d, and its factor goes into
-            the next connection.
-        metadata: more entries; text, numbers and lists of numbers.
+        fold_pooling: merge sum and mean pooling into the next connection, exactly. A kernel and its
+            stride are enlarged by the size of the pooling window; a linear layer repeats the
+            weights of a window for each of its pixels. (Norse has no mean pooling, and no importer
+            supports a factor.) If false, or if this would not be exact (padding around images that
+            windows do not fill, dilation), pooling becomes a SumPool2d, and its factor is merged
+            into the next connection.
+        metadata: further entries; text, numbers and lists of numbers.
+
 
     Returns:
-        The graph; ``nir.write("net.nir", graph)`` writes it.
+        The graph; write it by ``nir.write("net.nir", graph)``.
 
     Raises:
-        InvalidInput: the package ``nir`` is missing, or NIR cannot hold a part, which is named.
+        InvalidInput: the package ``nir`` is not installed, or NIR cannot represent a part, which
+            the message names.
 
     Source: Pedersen et al., "Neuromorphic intermediate representation" (Nature Communications,
     2024).
@@ -136,17 +138,17 @@ class _Writer:
         end = self._done(end, OUTPUT)
         if end.scale != 1:
             raise InvalidInput(
-                f"NIR has no node for the factor {end.scale:g} of the last pooling, and there is "
-                "no connection behind it that could take it"
+                f"NIR cannot represent the factor {end.scale:g} of the last pooling, because no "
+                "connection follows that could include it"
             )
         self._add("output", self.nir.Output({"output": np.array(end.shape)}), end)
         try:
             return self.nir.NIRGraph(self.nodes, self.edges, metadata)
         except ValueError as error:
-            raise InvalidInput(f"NIR refuses the network: {error}") from error
+            raise InvalidInput(f"NIR rejects the network: {error}") from error
 
     def write(self, parts: list[Named], x: Signal) -> Signal:
-        """Write parts one after the other; returns what leaves the last."""
+        """Write parts one after the other; return the signal after the last one."""
         for index, (path, part) in enumerate(parts):
             following = parts[index + 1][1] if index + 1 < len(parts) else None
             before = parts[index - 1][1] if index else None
@@ -184,8 +186,8 @@ class _Writer:
         if isinstance(part, Conv):
             if part.groups > 1:
                 raise InvalidInput(
-                    f"NIR knows shapes of convolutions without groups alone, {path} has "
-                    f"{part.groups}"
+                    f"NIR supports only convolutions without groups, but {path} has "
+                    f"{part.groups} groups"
                 )
             bias = np.zeros(len(weight)) if bias is None else bias
             padding, stride = part.padding * pool, part.stride * pool
@@ -212,8 +214,8 @@ class _Writer:
         neuron = settings.neuron
         if not behind_connection and (neuron.tau_s != 1 or x.scale != 1):
             raise InvalidInput(
-                f"the neurons {path} need a connection right before them, whose weights take a "
-                "factor for which NIR's importers have no place"
+                f"the neurons {path} must directly follow a connection, whose weights can include "
+                "a factor that NIR's importers do not support"
             )
         x = self._done(x, _name(path, lif))
         constants = {
@@ -238,12 +240,13 @@ class _Writer:
             height, size = x.shape[1:]
             if height != size:
                 raise InvalidInput(
-                    f"the mean {path} over images of {height} x {size} is no pooling over squares"
+                    f"the mean {path} over images of {height} x {size} is not a pooling over "
+                    "squares, which NIR requires"
                 )
         return replace(x, pool=size, scale=x.scale / size**2)
 
     def _residual(self, path: str, part: Residual, x: Signal) -> Signal:
-        """Body and shortcut from the same nodes; what follows has an edge from each of both."""
+        """Write body and shortcut from the same nodes; the next part has an edge from each."""
         ends = [
             self.write(_flat(f"{path}.{side}", module), x)
             for side, module in (("body", part.body), ("shortcut", part.shortcut))
@@ -252,13 +255,13 @@ class _Writer:
         nodes = ends[0].nodes + ends[1].nodes
         if ends[0].scale != ends[1].scale or len(set(nodes)) < len(nodes):
             raise InvalidInput(
-                f"NIR adds up what nodes send, and cannot add what the two sides of {path} are: "
-                "they share a node, or a pooling leaves one of them with a factor"
+                f"NIR adds the outputs of nodes, but cannot add the two branches of {path}: they "
+                "share a node, or a pooling leaves a factor in one of them"
             )
         return replace(ends[0], nodes=nodes)
 
     def _done(self, x: Signal, before: str) -> Signal:
-        """Write the pooling and flattening that a signal waits for, as nodes of their own."""
+        """Write a signal's due pooling and flattening as separate nodes."""
         if x.pool > 1:
             pair = np.array([x.pool, x.pool])
             node = self.nir.SumPool2d(pair, pair, np.array([0, 0]))
@@ -275,30 +278,30 @@ class _Writer:
         self, name: str, node: NIRNode, x: Signal, shape: tuple[int, ...] | None = None
     ) -> Signal:
         if name in self.nodes:
-            raise InvalidInput(f"two parts would be the node {name!r}: rename one of them")
+            raise InvalidInput(f"two parts would have the node name {name!r}: rename one of them")
         self.nodes[name] = node
         self.edges += [(before, name) for before in x.nodes]
         return Signal((name,), shape or x.shape)
 
 
 def _flat(path: str, module: nn.Module) -> list[Named]:
-    """The parts of nested sequences in order, without what inference does not need."""
+    """Return the parts of nested sequences in order, without those that inference ignores."""
     if isinstance(module, nn.Identity | NeuronDropout | RowDropout):
         return []
     if not isinstance(module, nn.Sequential):
         return [(path or type(module).__name__.lower(), module)]
     parts: list[Named] = []
-    for name, child in module._modules.items():  # a module may stand in several places
+    for name, child in module._modules.items():  # a module may occur in several places
         if child is not None:
             parts += _flat(f"{path}.{name}" if path else name, child)
     return parts
 
 
 def _psc_at_end(parts: list[Named]) -> float | None:
-    """`tau_s` of the PSC that a network returns; None where it returns something else.
+    """Return `tau_s` of the PSC that a network returns; None if it returns something else.
 
     Raises:
-        InvalidInput: neurons within the network return PSCs, and not spikes.
+        InvalidInput: neurons before the end of the network return PSCs instead of spikes.
     """
     for index, (path, part) in enumerate(parts):
         for lif in part.modules():
@@ -306,14 +309,14 @@ def _psc_at_end(parts: list[Named]) -> float | None:
                 if lif is part and index == len(parts) - 1:
                     return lif.neurons.neuron.tau_s
                 raise InvalidInput(
-                    f"NIR's neurons send spikes, and within {path} neurons of this network return "
-                    "a PSC (output_psc=True)"
+                    f"NIR's neurons emit spikes, but neurons in {path} return a PSC: only the last "
+                    "layer may have output_psc=True"
                 )
     return None
 
 
 def _name(path: str, part: nn.Module) -> str:
-    """The name of a part's node: other than NIR's own, and one that Python could have."""
+    """Return the name of a part's node: a valid Python name that differs from NIR's own."""
     name = path.replace(".", "_")
     if name[0].isdigit() or name in ("input", "output"):
         return f"{type(part).__name__.lower()}_{name}"
@@ -328,14 +331,14 @@ def _refusal(path: str, part: nn.Module) -> str:
     }
     kind = type(part).__name__
     other = (
-        f"NIR cannot be written from a module of type {kind}, only from tsslbp.layers, "
+        f"a module of type {kind} cannot be written as NIR, only tsslbp.layers, "
         "torch.nn.Sequential and torch.nn.Flatten(-3)"
     )
     return f"{reasons.get(type(part), other)}: {path}"
 
 
 def _folds(part: Conv | Linear, x: Signal) -> bool:
-    """Whether the pooling before a connection can become a part of it exactly."""
+    """Whether the pooling before a connection can be merged into it exactly."""
     if isinstance(part, Linear):
         return True
     fills = all(side % x.pool == 0 for side in x.shape[1:])
@@ -343,7 +346,7 @@ def _folds(part: Conv | Linear, x: Signal) -> bool:
 
 
 def _folded(weight: Array, x: Signal) -> Array:
-    """Weights over pixels instead of windows; of pixels outside all windows 0."""
+    """Return weights over pixels instead of windows; 0 for pixels outside all windows."""
     if weight.ndim == 4:
         return spread(weight, x.pool)
     channels, *sides = x.shape
@@ -355,7 +358,7 @@ def _folded(weight: Array, x: Signal) -> Array:
 
 
 def spread(weight: Array, pool: int) -> Array:
-    """``[..., H, W]`` to ``[..., H pool, W pool]``, each value for a whole window."""
+    """Map ``[..., H, W]`` to ``[..., H pool, W pool]``, repeating each value over a window."""
     return weight.repeat(pool, -2).repeat(pool, -1)
 
 
@@ -365,7 +368,7 @@ def _array(weight: Tensor) -> Array:
 
 
 def _arguments(net: Network) -> dict[str, Any]:
-    """What `Network` is made of again, but for its weights and what training alone asks for."""
+    """Return the arguments of `Network`, except weights and settings only used in training."""
     settings = [layer.neurons for layer in net.spiking_layers]
     scales = [layer.scale for layer in net.layers if isinstance(layer, SumPool)]
     scales += [one.pool_scale for one in settings if one.pool > 1]
@@ -381,7 +384,7 @@ def _arguments(net: Network) -> dict[str, Any]:
 
 
 def _entry(value: Any) -> Any:
-    """A value of the metadata as the file holds it."""
+    """Return a value of the metadata in the form stored in the file."""
     if isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value):

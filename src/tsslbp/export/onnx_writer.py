@@ -1,4 +1,4 @@
-"""`to_onnx`: a network as an ONNX model, through `torch.export`."""
+"""`to_onnx`: converts a network to an ONNX model through `torch.export`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "output", "batch"
 PREDICTION = "the class with the largest output summed over time"
-TRACED = 2  # images in the batch that the graph is traced with; 0 and 1 would be taken for fixed
+TRACED = 2  # images in the traced batch; sizes 0 and 1 would be treated as constant
 
 
 @final
 class Normalisation(nn.Module):
-    """`tsslbp.data.normalise` of such images as `images`, ``[N, C, H, W]``."""
+    """`tsslbp.data.normalise` for images of the type of `images`, ``[N, C, H, W]``."""
 
     shift: Tensor
     scale: Tensor
@@ -54,42 +54,42 @@ def to_onnx(
     std: float | Sequence[float] = 1.0,
     metadata: Mapping[str, Any] | None = None,
 ) -> ModelProto:
-    """A network for inference as an ONNX model of opset 20; the loop over T steps is unrolled.
+    """Convert a network for inference to an ONNX model of opset 20; the loop over T is unrolled.
 
-    The model takes ``images`` and returns ``output``, ``[T, N, classes]``, what `net` returns: of a
-    `Network` the PSC. Its class is the one with the largest sum over time, which `metadata_props`
-    say, with T, the number of classes and the version. N is free. What is traced is `to_plain`'s
-    module in float32, so results are those of ``impl="reference"`` but for the order in which sums
-    are added up.
+    The model maps ``images`` to ``output``, ``[T, N, classes]``, the output of `net`: for a
+    `Network` the PSC. The predicted class has the largest sum over time; `metadata_props` say so,
+    and give T, the number of classes and the version. N is dynamic. The traced module is that of
+    `to_plain` in float32, so the results are those of ``impl="reference"`` up to the order of
+    summation.
 
     Args:
         net: the network, in float32 and on the CPU.
         frames: whether the model takes spike trains ``[T, N, C, H, W]`` instead of static images
             ``[N, C, H, W]``.
-        pixels: makes `tsslbp.data.normalise` by `mean` and `std` a part of the model, which then
-            takes raw images: ``torch.uint8``, 0 to 255, or ``torch.float32``.
-        mean, std: one number, or one for each channel.
-        metadata: more entries of `metadata_props`; what is no text is written as JSON.
+        pixels: includes `tsslbp.data.normalise` by `mean` and `std` in the model, which then takes
+            raw images: ``torch.uint8``, 0 to 255, or ``torch.float32``.
+        mean, std: one number, or one per channel.
+        metadata: further entries of `metadata_props`; values that are not text become JSON.
 
     Returns:
-        The model; ``onnx.save(model, "net.onnx")`` writes it.
+        The model; write it by ``onnx.save(model, "net.onnx")``.
 
     Raises:
-        InvalidInput: a package of the extra ``exchange`` is missing, `torch.export` cannot trace
-            the network, or frames are to be normalised.
+        InvalidInput: a package of the extra ``exchange`` is not installed, `torch.export` cannot
+            trace the network, or `pixels` is given for frames.
     """
     require("ONNX needs", "exchange", "onnx", "onnxscript")
     import onnx
 
     if frames and pixels is not None:
-        raise InvalidInput("frames of events are taken as they are: there is nothing to normalise")
+        raise InvalidInput("frames of events are not normalised: leave out pixels, mean and std")
     shape = [net.time_steps] * frames + [TRACED, *net.input_shape]
     example = torch.zeros(shape, dtype=pixels or torch.float32)
     module = to_plain(net)
     if pixels is not None:
         module = nn.Sequential(Normalisation(example, mean, std), module)
     model = _traced(module, example, 1 if frames else 0)
-    for node in model.graph.node:  # where it was traced, with the paths of this machine
+    for node in model.graph.node:  # remove the tracing information with paths of this machine
         del node.metadata_props[:]
     known = facts(net, PREDICTION, metadata)
     onnx.helper.set_model_props(model, {key: as_text(value) for key, value in known.items()})
@@ -97,7 +97,7 @@ def to_onnx(
 
 
 def _traced(module: nn.Module, example: Tensor, batch_axis: int) -> ModelProto:
-    """The model of a module; `batch_axis` of its input is free."""
+    """Return the model of a module; the size of `batch_axis` of its input is dynamic."""
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -113,8 +113,8 @@ def _traced(module: nn.Module, example: Tensor, batch_axis: int) -> ModelProto:
         except Exception as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise InvalidInput(
-                f"torch.export cannot trace the network: {reason[:300]}; what depends on values of "
-                "the input, in a module of one's own, has no place in a graph"
+                f"torch.export cannot trace the network: {reason[:300]}; remove code of a custom "
+                "module that depends on the values of its input"
             ) from error
     assert program is not None  # as it is with dynamo
     return program.model_proto
@@ -122,7 +122,7 @@ def _traced(module: nn.Module, example: Tensor, batch_axis: int) -> ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed here, and on its insides."""
+    """Silence the exporter's messages on packages that are not needed and on its internals."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""`to_plain`: a network for inference of PyTorch's own modules, for exporters and hooks."""
+"""`to_plain`: converts a network to PyTorch's own modules for inference, exporters and hooks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ..neuron import Neuron, reference
 
 @final
 class OverTime(nn.Module):
-    """A module of frames ``[N, ...]`` applied to every time step of ``[T, N, ...]`` alike.
+    """Applies a module for frames ``[N, ...]`` to every time step of ``[T, N, ...]``.
 
-    Time is folded into the batch, so that hooks on the module see ``[T N, ...]``. A signal without
-    time, of 2 or 4 dimensions, is passed on as it is.
+    Time is folded into the batch, so hooks on the module see ``[T N, ...]``. A signal without time,
+    of 2 or 4 dimensions, is passed to the module unchanged.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -43,17 +43,17 @@ class OverTime(nn.Module):
 
 @final
 class SpikingNeurons(nn.Module):
-    """Neurons behind a synaptic filter as plain operations, one loop over all time steps.
+    """Neurons after a synaptic filter, in plain operations, as one loop over all time steps.
 
-    The spikes of `tsslbp.layers.LIF` without its learning rule: what comes back through autograd is
-    zero.
+    They emit the spikes of `tsslbp.layers.LIF`, but have no learning rule: the gradient by autograd
+    is zero.
 
     Args:
         neuron: constants.
-        time_steps: T, where the input may be static: one of 2 or 4 dimensions is repeated.
+        time_steps: T, if the input may be static: an input of 2 or 4 dimensions is repeated.
 
     Shape:
-        ``[T, N, ...]``, or with `time_steps` ``[N, ...]``, to spikes ``[T, N, ...]``.
+        Input: ``[T, N, ...]``, or with `time_steps` ``[N, ...]``. Output: spikes ``[T, N, ...]``.
     """
 
     def __init__(self, neuron: Neuron, time_steps: int | None = None) -> None:
@@ -72,7 +72,7 @@ class SpikingNeurons(nn.Module):
 
 @final
 class SynapticFilter(nn.Module):
-    """`tsslbp.psc` as plain operations: the PSC ``[T, ...]`` of spikes ``[T, ...]``."""
+    """`tsslbp.psc` in plain operations: the PSC ``[T, ...]`` of spikes ``[T, ...]``."""
 
     def __init__(self, tau_s: float) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class SynapticFilter(nn.Module):
 
 @final
 class WindowSum(nn.Module):
-    """`tsslbp.layers.SumPool` as a sum over axes: exporters ignore the divisor of a mean pooling.
+    """`tsslbp.layers.SumPool` as a sum over axes, since exporters ignore a mean pooling's divisor.
 
     Shape:
         ``[..., H, W]`` to ``[..., H // size, W // size]``.
@@ -108,27 +108,28 @@ class WindowSum(nn.Module):
 
 
 def to_plain(net: nn.Module) -> nn.Module:
-    """A copy of a network for inference, made of PyTorch's own modules and plain operations.
+    """Copy a network for inference, using only PyTorch's own modules and plain operations.
 
     Connections become `torch.nn.Conv2d` and `torch.nn.Linear`, each in an `OverTime`, and neurons
-    `SpikingNeurons`, whose loop over T steps is unrolled by whatever traces it. `BatchNorm` is
-    folded, dropout is gone, learned constants are numbers. Nothing depends on the values of the
-    input, so that `torch.export.export` takes it, and hooks that look for convolutions, linear
-    layers and spiking modules find one each.
+    become `SpikingNeurons`, whose loop over T steps is unrolled by tracers. `BatchNorm` is folded,
+    dropout is removed, and learned constants become numbers. Nothing depends on the values of the
+    input. `torch.export.export` therefore accepts the module, and hooks that look for convolutions,
+    linear layers or spiking modules find one for each layer.
 
     Args:
         net: a `tsslbp.Network`, a `tsslbp.network.CustomNetwork`, or any module with
-            `tsslbp.layers`, of which all else is copied; left as it is.
+            `tsslbp.layers`, whose other modules are copied; it is not changed.
 
     Returns:
-        A module in evaluation mode with the input and output of `net`. The output is that of
+        A module in evaluation mode with the input and output of `net`. The output equals that of
+        ``impl="reference"``; other implementations add in a different order.
         ``impl="reference"``; other implementations add in another order.
     """
     return _plain(fold_batch_norms(as_modules(net)), {})
 
 
 def as_modules(net: nn.Module) -> nn.Module:
-    """The modules of a network: of a `Network` a sequence of `tsslbp.layers` with its weights."""
+    """Return the modules of a network; a `Network` becomes a sequence of `tsslbp.layers`."""
     if isinstance(net, CustomNetwork):
         return net.module
     if not isinstance(net, Network):
@@ -156,7 +157,7 @@ def as_modules(net: nn.Module) -> nn.Module:
 
 
 def _plain(part: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """What stands for a part; modules that stand in several places are replaced by one."""
+    """Return the replacement of a part; a module that occurs in several places has only one."""
     if part in done:
         return done[part]
     if isinstance(part, Conv | Linear):
@@ -194,7 +195,7 @@ def _sequence(parts: Sequence[nn.Module]) -> nn.Module:
 
 @torch.no_grad()
 def connection(part: Conv | Linear) -> nn.Conv2d | nn.Linear:
-    """The same connection as PyTorch's own module of frames, with a copy of its weights."""
+    """Return the connection as PyTorch's own module for frames, with a copy of its weights."""
     bias = part.bias is not None
     outputs, inputs = part.weight.shape[:2]
     if isinstance(part, Conv):

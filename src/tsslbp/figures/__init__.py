@@ -1,4 +1,4 @@
-"""Arrays in, figures out: of a run, of studies, and axes of parallel coordinates."""
+"""Figures of a run, of studies, and axes of parallel coordinates; drawn from arrays."""
 
 import lazy_loader
 

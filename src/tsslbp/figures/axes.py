@@ -1,4 +1,4 @@
-"""Axes of parallel coordinates: where a value lies on its axis, and the axis' ticks."""
+"""Axes of parallel coordinates: positions of values, and ticks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-FEW = 8  # distinct values of an axis that are its ticks
-APART = 0.04  # of an axis' height: between two ticks at least
-SPREAD = 0.03  # how far from its height a line is drawn at most
+FEW = 8  # distinct values of an axis up to which each gets a tick
+APART = 0.04  # least distance of two ticks, as a fraction of the axis's height
+SPREAD = 0.03  # largest displacement of a line from its height
 FOOT = 0.04  # height of a missing value
 CATEGORY_CHARACTERS = 16
-LOGARITHMIC = ("learning_rate",)  # axes that are, however near their values lie
+LOGARITHMIC = ("learning_rate",)  # always logarithmic, even if the values are close
 
 
 def hyperparameter_axis(
     host: Axes, place: int, last: int, name: str, values: Sequence[Any]
 ) -> Array:
-    """Draw one axis of parallel coordinates; returns how high each value lies on it, 0 to 1."""
+    """Draw one axis of parallel coordinates; return the height of each value on it, 0 to 1."""
     axes = _vertical_axis(host, place, last)
     given = [value for value in values if not _is_missing(value)]
     names = [] if all(map(_is_number, given)) else sorted({str(value) for value in given})
@@ -50,7 +50,7 @@ def hyperparameter_axis(
 
 
 def accuracy_axis(host: Axes, place: int, percent: Array) -> Array:
-    """`hyperparameter_axis` of the accuracies, of which far lower ones lie at its foot."""
+    """Draw the axis of accuracies; accuracies far below the others are drawn at its foot."""
     axes = _vertical_axis(host, place, place)
     lowest = lowest_shown(percent)
     shown = np.maximum(percent, lowest)
@@ -65,7 +65,7 @@ def accuracy_axis(host: Axes, place: int, percent: Array) -> Array:
 
 
 def spread(heights: Array) -> Array:
-    """Heights with those that coincide spread out around their place, in the order given."""
+    """Return heights with equal ones spread out around their position, in the given order."""
     apart = heights.copy()
     for value in np.unique(heights):
         same = np.flatnonzero(heights == value)
@@ -76,7 +76,7 @@ def spread(heights: Array) -> Array:
 
 
 def number_axis(axes: Axes, values: Array, log: bool) -> None:
-    """Ticks of a vertical axis at its few values, or at round numbers between them."""
+    """Set ticks of a vertical axis at its values, if few, or at round numbers between them."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     low, high = axes.get_ylim()
@@ -96,7 +96,7 @@ def number_axis(axes: Axes, values: Array, log: bool) -> None:
 
 
 def is_logarithmic(values: Array) -> bool:
-    """Whether values are positive and span a factor of 10 or more; NaN is left out."""
+    """Whether values are positive and span a factor of 10 or more; NaN is ignored."""
     known = values[np.isfinite(values)]
     return bool(known.size and known.min() > 0 and known.max() >= 10 * known.min())
 
@@ -110,7 +110,7 @@ def _vertical_axis(host: Axes, place: int, last: int) -> Axes:
 
 
 def _set_range(axes: Axes, values: Array, log: bool, below: float) -> None:
-    """Limits of an axis around its values, with a share of their span below for missing ones."""
+    """Set limits of an axis around its values; `below` is a fraction for missing values."""
     known = values[np.isfinite(values)]
     if log:
         known = np.log10(known)
@@ -121,7 +121,7 @@ def _set_range(axes: Axes, values: Array, log: bool, below: float) -> None:
 
 
 def _heights(host: Axes, axes: Axes, place: int, values: Array) -> Array:
-    """Heights of values on an axis, 0 to 1; those of NaN near its foot, which is then named."""
+    """Return heights of values on an axis, 0 to 1; NaN is near its foot, which is labelled."""
     for name in axes.get_yticklabels():
         name.set_fontsize("small")
         name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
@@ -134,7 +134,7 @@ def _heights(host: Axes, axes: Axes, place: int, values: Array) -> Array:
 
 
 def _written(ticks: Array, log: bool) -> list[str]:
-    """Numbers as text, with equally many decimals on a linear axis."""
+    """Return numbers as text, with equally many decimals on a linear axis."""
     texts = [f"{tick:g}" for tick in ticks]
     if log or any("e" in text for text in texts):
         return texts

@@ -33,17 +33,18 @@ def microscope(
     between: Mapping[str, Array],
     control: Mapping[str, float],
 ) -> Figure:
-    """How far rules' gradients point from the truth and from each other, layer by layer.
+    """Draw the cosines of rules' gradients with the true one and each other, layer by layer.
 
-    Above, the cosine with the truth against the width of the noise that the truth was smoothed
-    with; below, the cosines of the rules with each other. The rules are numbered in the legend.
+    The upper panels show the cosine with the true gradient against the width of the noise that
+    smoothed the loss. The lower panels show the cosines between the rules, which the legend
+    numbers.
 
     Args:
         widths: ``[n]``, relative to the layer's weights.
         truth: by layer from input to output, and by rule, ``[n, 3]``: cosine and the ends of its
-            interval; NaN where there is none.
-        between: by layer ``[rules, rules]``, NaN where there is none.
-        control: by layer the control's cosine, NaN where there is none.
+            interval; NaN if missing.
+        between: by layer ``[rules, rules]``, NaN if missing.
+        control: by layer the control's cosine, NaN if missing.
     """
     columns = min(PANELS, len(truth))
     bands = -(-len(truth) // columns)
@@ -61,7 +62,7 @@ def microscope(
         band, column = divmod(place, columns)
         above, below = panels[2 * band, column], panels[2 * band + 1, column]
         _draw_truth(above, widths, truth[layer])
-        above.set_ylim(max(low, -1) - 0.05, min(high, 1.5) + 0.05)  # equal, to compare layers
+        above.set_ylim(max(low, -1) - 0.05, min(high, 1.5) + 0.05)  # the same for all layers
         above.set_title(f"{label(layer)}\ncontrol {control[layer]:.3f}", fontsize="medium")
         _draw_between(below, between[layer])
         if column == 0:
@@ -72,7 +73,7 @@ def microscope(
 
 
 def _draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array]) -> None:
-    """Cosines with their intervals against the noise width, a numbered line for each rule."""
+    """Draw cosines with intervals against the noise width, one numbered line per rule."""
     axes.set_axis_on()
     axes.set_xscale("log")
     room = max((max(widths) / min(widths)) ** 0.12, 1.3)
@@ -98,7 +99,7 @@ def _draw_truth(axes: Axes, widths: Sequence[float], cosines: Mapping[str, Array
 
 
 def _draw_between(axes: Axes, cosines: Array) -> None:
-    """Cosines ``[rules, rules]`` in their cells: blue where two agree, red where they oppose."""
+    """Draw cosines ``[rules, rules]`` as cells: blue if two rules agree, red if they oppose."""
     axes.set_axis_on()
     axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
     ticks = np.arange(len(cosines))

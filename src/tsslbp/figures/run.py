@@ -1,4 +1,4 @@
-"""Figures of one run and its network: arrays and records in, matplotlib figures out."""
+"""Figures of one run and its network; drawn from arrays and records with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NEURONS_SHOWN = 80  # of a layer, evenly chosen
-NEURONS_NUMBERED = 10  # at most, of the last layer
+NEURONS_SHOWN = 80  # of a layer, evenly spaced
+NEURONS_NUMBERED = 10  # at most, in the last layer
 NEURONS_TRACED = 3  # of a hidden layer
-BAND = 0.9  # height of a layer in the raster, whose next one begins 1 above
+BAND = 0.9  # height of a layer in the raster; the next one begins 1 above
 NUMBERED_CLASSES = 20
-NAMED_CURVES = 15  # curves with an entry of their own in a legend
-POINTS = 400  # of a curve, which is averaged down to them
+NAMED_CURVES = 15  # most curves with an entry of their own in the legend
+POINTS = 400  # of a curve; longer curves are averaged to this number
 POINTS_IN_ALL = 40_000
 CURVES = {
     "train_accuracy": ("training", "#9aa5b1"),
     "validation_accuracy": ("validation", "#2a9d8f"),
     "test_accuracy": ("test", "#d1495b"),
 }
-Trace = tuple[int, Look]  # a neuron whose potential is drawn: its number, its line and its name
-PANELS = {  # of the layers: name of the axis, factor
+Trace = tuple[int, Look]  # a neuron whose potential is drawn: its number, and its line and name
+PANELS = {  # of the layers: label of the axis, factor
     "firing_rate": ("firing rate\n(spikes per neuron and time step)", 1),
     "warm_up": ("fraction in warm-up (%)", 100),
 }
@@ -46,14 +46,14 @@ def run_picture(
     epochs: Sequence[Mapping[str, Any]],
     class_names: Sequence[str] = (),
 ) -> Figure:
-    """One image, the spikes it causes in every layer, and the training so far.
+    """Draw one image, the spikes that it causes in every layer, and the training so far.
 
     Args:
         image: ``[H, W]`` or ``[C, H, W]``.
-        label, prediction: the true class and the network's.
+        label, prediction: the true class and the network's prediction.
         spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1.
-        epochs: the records of a run's epochs; a caveat that they carry stands above the picture.
-        class_names: what the classes are called; by default by their numbers.
+        epochs: the records of a run's epochs; a caveat in them is written above the picture.
+        class_names: names of the classes; by default their numbers.
     """
     figure = style.new_figure(4.8, 12)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.6, 1.6])
@@ -71,10 +71,10 @@ def run_picture(
 def training_curves(
     curves: Mapping[str, tuple[Array, Array]], drops: Mapping[str, Sequence[float]] | None = None
 ) -> Figure:
-    """Training accuracy of runs over their steps; long curves are averaged.
+    """Draw the training accuracy of runs over their steps; long curves are averaged.
 
-    Up to `NAMED_CURVES` runs stand in the legend. More are coloured by their last accuracy. The
-    axis leaves out the first twentieth of each curve, whose rise would hide the rest.
+    Up to `NAMED_CURVES` runs are named in the legend. More runs are coloured by their last
+    accuracy. The axis leaves out the first twentieth of each curve, whose rise would hide the rest.
 
     Args:
         curves: by name, such as the run's hyperparameters: steps ``[n]`` and accuracies ``[n]``,
@@ -119,15 +119,15 @@ def training_panels(
     drops: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     width: float = style.WIDTH,
 ) -> Figure:
-    """Training accuracy of runs, a small panel each, in black: readable without colours.
+    """Draw the training accuracy of runs, one small panel each, in black: readable without colours.
 
-    The vertical axis, which all share, leaves out the first twentieth of each curve.
+    All panels share the vertical axis, which leaves out the first twentieth of each curve.
 
     Args:
         curves: as for `training_curves`.
-        drops: by the same names, step and accuracy (0 to 1) of sudden drops: strokes from the
-            curve down to that accuracy.
-        width: of the figure in inches.
+        drops: by the same names, step and accuracy (0 to 1) of sudden drops, drawn as lines from
+            the curve down to that accuracy.
+        width: width of the figure in inches.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -159,11 +159,11 @@ def training_panels(
 
 @style.own_settings()
 def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
-    """Firing rate and fraction in warm-up of every layer, over the epochs of a run.
+    """Draw firing rate and fraction in warm-up of every layer, over the epochs of a run.
 
     Args:
         epochs: the records of a run's epochs, with ``"firing_rate"`` and ``"warm_up"`` by layer;
-            None or NaN where the rule has no warm-up.
+            None or NaN if the rule has no warm-up.
     """
     figure = style.new_figure(3.2)
     for axes, (key, (name, factor)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
@@ -187,11 +187,11 @@ def layers_over_training(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 
 @style.own_settings()
 def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
-    """How often each class was taken for which; the errors are coloured, the diagonal is not.
+    """Draw a confusion matrix; the errors are coloured, the diagonal is not.
 
     Args:
         matrix: counts ``[classes, classes]``, rows the true classes, columns the predicted ones.
-            Up to `NUMBERED_CLASSES` classes the counts are written into the cells.
+            With up to `NUMBERED_CLASSES` classes the counts are written into the cells.
         class_names: as for `run_picture`.
     """
     from matplotlib.colors import ListedColormap, PowerNorm
@@ -209,11 +209,11 @@ def confusion(matrix: Array, class_names: Sequence[str] = ()) -> Figure:
     cells = axes.imshow(
         wrong,
         cmap=style.part_of("YlOrRd", 0.25, 1),
-        norm=PowerNorm(0.5, 0, worst),  # a single error is seen beside many
+        norm=PowerNorm(0.5, 0, worst),  # single errors stay visible next to many
         interpolation="none",
     )
     if errors:
-        figure.colorbar(cells, ax=axes, label="share of the true class's images (%)", shrink=0.7)
+        figure.colorbar(cells, ax=axes, label="fraction of the true class's images (%)", shrink=0.7)
     if classes <= NUMBERED_CLASSES:
         size = 10 if classes <= 12 else 7
         for (row, column), count in np.ndenumerate(matrix):
@@ -242,16 +242,17 @@ def image_trace(
     class_names: Sequence[str] = (),
     output: str = "output",
 ) -> Figure:
-    """What an image causes: spikes of all layers, and membrane potentials of some neurons.
+    """Draw the response to an image: spikes of all layers, and potentials of some neurons.
 
-    Of each hidden layer the `NEURONS_TRACED` most active neurons, and all of the output layer.
+    These are the `NEURONS_TRACED` most active neurons of each hidden layer, and the whole output
+    layer.
 
     Args:
-        image, label, prediction, spikes, class_names: as for `run_picture`; `label` is None where
-            the true class is not known.
-        potentials: of the same layers and neurons, ``[T, ...]``, before the reset.
-        thresholds: above which a neuron of the same layers spikes.
-        output: the layer whose neurons are the classes, if there is one.
+        image, label, prediction, spikes, class_names: as for `run_picture`; `label` is None if the
+            true class is unknown.
+        potentials: by layer, for the same neurons, ``[T, ...]``, before the reset.
+        thresholds: by layer, the firing thresholds.
+        output: name of the layer with one neuron per class, if there is one.
     """
     rows = math.ceil(len(spikes) / 2)
     top = 2.2 + 0.15 * len(spikes)
@@ -279,11 +280,11 @@ def image_trace(
 
 @style.own_settings()
 def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> Figure:
-    """Weights, and the magnitudes of their gradients, of every layer.
+    """Draw histograms of weights, and of the magnitudes of their gradients, for every layer.
 
     Args:
         weights: by layer, of any shape.
-        gradients: by the same layers; on a logarithmic axis, with the zeros counted in the title.
+        gradients: by the same layers; on a logarithmic axis, with the number of zeros in the title.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -305,13 +306,13 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         style.quiet(axes)
     panels[-1, 0].set_xlabel("weight")
-    panels[-1, 1].set_xlabel("magnitude of the gradient, where it is not 0")
+    panels[-1, 1].set_xlabel("magnitude of the gradient, nonzero values")
     return figure
 
 
 @style.own_settings()
 def raster(spikes: Mapping[str, Array], class_names: Sequence[str] = ()) -> Figure:
-    """Spikes of all layers over time, as `draw_raster` draws them."""
+    """Draw spikes of all layers over time, see `draw_raster`."""
     figure, axes = style.new_axes(1.4 + 0.9 * len(spikes))
     draw_raster(axes, spikes, class_names=class_names)
     return figure
@@ -323,13 +324,13 @@ def draw_raster(
     numbered: bool = True,
     class_names: Sequence[str] = (),
 ) -> None:
-    """Spikes over time, a band for each layer, the input's side at the bottom.
+    """Draw spikes over time, one band per layer, with the first layer at the bottom.
 
     Args:
-        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. Of a layer with more
-            than `NEURONS_SHOWN` neurons, so many are drawn.
-        numbered: number the last layer's neurons on the right, if they are few enough to read.
-        class_names: in the place of their numbers.
+        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. At most `NEURONS_SHOWN`
+            neurons of a layer are drawn.
+        numbered: number the last layer's neurons on the right, if there are only a few.
+        class_names: names instead of these numbers.
     """
     trains = [train.reshape(len(train), -1) for train in spikes.values()]
     gap = (1 - BAND) / 2
@@ -357,10 +358,10 @@ def draw_raster(
 
 
 def draw_training(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy in percent against the epoch, for every split the records hold."""
+    """Draw the accuracy in percent against the epoch, for every split in the records."""
     from matplotlib.ticker import MaxNLocator
 
-    marker = "o" if len(epochs) == 1 else None  # a line of one point cannot be seen
+    marker = "o" if len(epochs) == 1 else None  # a line of one point is invisible
     for key, (name, colour) in CURVES.items():
         points = [(one["epoch"], 100 * one[key]) for one in epochs if one.get(key) is not None]
         if points:
@@ -374,7 +375,7 @@ def draw_training(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_coloured(figure: Figure, curves: Sequence[tuple[Array, Array]]) -> None:
-    """Many curves, coloured by their last value."""
+    """Draw many curves, coloured by their last value."""
     from matplotlib.collections import LineCollection
 
     lines = sorted((np.column_stack(curve) for curve in curves), key=lambda one: one[-1, 1])
@@ -388,7 +389,7 @@ def _draw_coloured(figure: Figure, curves: Sequence[tuple[Array, Array]]) -> Non
 
 
 def _averaged(values: Array, count: int) -> Array:
-    """Means of `count` stretches of `values` ``[n]``; the values themselves if they are fewer."""
+    """Return means over `count` segments of `values` ``[n]``; unchanged if there are fewer."""
     values = np.asarray(values, float)
     if len(values) <= count:
         return values
@@ -398,7 +399,7 @@ def _averaged(values: Array, count: int) -> Array:
 
 
 def _most_active(train: Array, potentials: Array) -> list[Trace]:
-    """The neurons with most spikes, then with the highest potential."""
+    """Return the neurons with most spikes, then those with the highest potential."""
     spikes = train.reshape(len(train), -1).sum(0)
     highest = potentials.reshape(len(train), -1).max(0)
     order = np.lexsort([-highest, -spikes])[:NEURONS_TRACED]
@@ -413,7 +414,7 @@ def _most_active(train: Array, potentials: Array) -> list[Trace]:
 
 
 def class_name(number: int, class_names: Sequence[str] = ()) -> str:
-    """What figures call a class: its name, or its number."""
+    """Return a class's name in figures, or its number."""
     return style.label(class_names[number]) if class_names else str(number)
 
 
@@ -425,7 +426,7 @@ def _answer(label: int | None, prediction: int, class_names: Sequence[str]) -> s
 def _classes_traced(
     train: Array, label: int | None, prediction: int, class_names: Sequence[str]
 ) -> list[Trace]:
-    """All classes of the output layer, the true, if known, and the predicted one in front."""
+    """Return all output neurons; the true class, if known, and the predicted one are in front."""
     others = [one for one in range(train[0].size) if one not in (label, prediction)]
     chosen: list[Trace] = [
         (one, {"color": "0.7", "linewidth": 0.8, "label": "_" if index else "others"})
@@ -445,14 +446,14 @@ def _classes_traced(
 def _draw_potentials(
     axes: Axes, train: Array, potentials: Array, chosen: Sequence[Trace], threshold: float
 ) -> None:
-    """Potentials over time with a dot at every spike, and the threshold."""
+    """Draw potentials over time with a dot at every spike, and the threshold."""
     train, potentials = train.reshape(len(train), -1), potentials.reshape(len(train), -1)
     steps = np.arange(1, len(train) + 1)
     size = 4 if len(steps) <= 40 else 2.5
     axes.axhline(threshold, color="0.35", linestyle="--", linewidth=0.9)
     for neuron, look in chosen:
         marked = np.flatnonzero(train[:, neuron]).tolist()
-        if len(steps) == 1 and not marked:  # a line of one point cannot be seen
+        if len(steps) == 1 and not marked:  # a line of one point is invisible
             look = look | {"marker": "_"}
         else:
             look = look | {"marker": "o", "markevery": marked}
@@ -478,7 +479,7 @@ def _draw_magnitudes(axes: Axes, layer: str, gradient: Array) -> None:
     axes.set_xscale("log")
     style.plain_powers(axes)
     if not magnitudes.size:
-        style.write_in_middle(axes, "no gradient but 0")
+        style.write_in_middle(axes, "the gradient is 0")
         return
     low, high = math.log10(magnitudes.min()), math.log10(magnitudes.max())
     edges = np.logspace(low - 0.01, high + 0.01, 61)

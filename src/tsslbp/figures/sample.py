@@ -1,4 +1,4 @@
-"""One sample of the data: an image, or the frames of a recording."""
+"""Figures of one sample of the data: an image, or the frames of a recording."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 BRIGHTER, DARKER = PALETTE[1], PALETTE[0]
 FRAMES_PER_ROW = 8
-FULL_COLOUR = 0.95  # share of a recording's pixels that have no more than the full colour
-MILLISECONDS = 150  # that an animation shows a frame
+FULL_COLOUR = 0.95  # quantile of a recording's nonzero pixels that has the full colour
+MILLISECONDS = 150  # for which an animation shows a frame
 
 
 @own_settings()
 def image_figure(image: Array, title: str) -> Figure:
-    """One image.
+    """Draw one image.
 
     Args:
         image: ``[H, W]`` or ``[C, H, W]``.
-        title: above it.
+        title: text above it.
     """
     figure, axes = new_axes(4.4, 4)
     draw_image(axes, image)
@@ -37,11 +37,11 @@ def image_figure(image: Array, title: str) -> Figure:
 
 @own_settings()
 def frames_figure(frames: Array, title: str) -> Figure:
-    """The frames of a recording side by side, each with its number and the sum of its values.
+    """Draw the frames of a recording in a grid, each with its number and the sum of its values.
 
     Args:
         frames: ``[T, C, H, W]``, see `colour_frames`.
-        title: above them.
+        title: text above them.
     """
     columns = min(FRAMES_PER_ROW, len(frames))
     rows = -(-len(frames) // columns)
@@ -59,7 +59,7 @@ def frames_figure(frames: Array, title: str) -> Figure:
 
 @own_settings()
 def animation(frames: Array, title: str) -> Animation:
-    """The frames of a recording one after the other; arguments as for `frames_figure`."""
+    """Animate the frames of a recording; arguments as for `frames_figure`."""
     from matplotlib.animation import FuncAnimation
 
     figure, axes = new_axes(4.4, 4)
@@ -75,12 +75,12 @@ def animation(frames: Array, title: str) -> Animation:
 
 
 def colour_frames(frames: Array) -> Array:
-    """Frames ``[T, C, H, W]`` as colours ``[T, H, W, 3]`` from 0 to 1, on white.
+    """Convert frames ``[T, C, H, W]`` to colours ``[T, H, W, 3]`` from 0 to 1, on white.
 
-    With two channels the first, of darker pixels, is blue, and the second, of brighter ones,
-    orange; a pixel with both is their mixture. One channel is black, as is the sum of more than
-    two. The colour is full from the value on that 95 % of those above 0 do not exceed; pixels of 0
-    and below stay white.
+    With two channels, the first, of darker pixels, is blue, and the second, of brighter ones, is
+    orange; a pixel with both is a mixture. One channel is black, as is the sum of more than two.
+    The colour is full from the 95 % quantile of the values above 0 upward; pixels of 0 and below
+    stay white.
     """
     from matplotlib.colors import to_rgb
 
@@ -91,12 +91,12 @@ def colour_frames(frames: Array) -> Array:
     active = frames[frames > 0]
     full = np.quantile(active, FULL_COLOUR) if active.size else 1.0
     strength = np.moveaxis(np.clip(frames / full, 0, 1), 1, -1)
-    strength = strength / np.maximum(strength.sum(-1, keepdims=True), 1)  # of a mixture
+    strength = strength / np.maximum(strength.sum(-1, keepdims=True), 1)  # for mixtures
     return np.asarray(1 - strength @ (1 - colours))
 
 
 def draw_colours(axes: Axes, picture: Array) -> AxesImage:
-    """Pixels ``[H, W, 3]`` from 0 to 1 as sharp squares in a thin frame."""
+    """Draw pixels ``[H, W, 3]`` from 0 to 1 as sharp squares in a thin frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -105,10 +105,10 @@ def draw_colours(axes: Axes, picture: Array) -> AxesImage:
 
 
 def draw_image(axes: Axes, image: Array) -> None:
-    """An image in full contrast: grey, in colour for three channels, else their mean.
+    """Draw an image with full contrast: grey, in colour for three channels, else their mean.
 
     Args:
-        image: ``[H, W]`` or ``[C, H, W]``, of any range.
+        image: ``[H, W]`` or ``[C, H, W]``, with any range of values.
     """
     pixels = np.atleast_3d(np.moveaxis(image, 0, -1) if image.ndim == 3 else image).astype(float)
     if pixels.shape[2] != 3:

@@ -1,4 +1,4 @@
-"""Figures of many runs: groups, comparisons and searches; arrays in, matplotlib figures out."""
+"""Figures of many runs: groups, comparisons and searches; drawn from arrays with matplotlib."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 DISC: Look = {"markersize": 6, "markeredgecolor": "white"}
 ACCURACY = "test accuracy (%)"
-NAMES_AN_INCH = 0.75  # of axes side by side, at most, that stand upright
+NAMES_AN_INCH = 0.75  # most upright axis names per inch
 SIZE = (3.8, style.WIDTH)  # height and width in inches of the figures of a search
-APART = 1.03  # factor between points at the same number of time steps, so that none hides another
+APART = 1.03  # factor between points at the same number of time steps, so that all are visible
 
 
 class Estimate(NamedTuple):
-    """A mean, and its interval; None of one run."""
+    """A mean with its interval, which is None for one run."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -35,11 +35,11 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Point:
-    """What runs of equal settings have reached."""
+    """The result of runs of equal settings."""
 
     time_steps: int
     accuracy: Estimate  # on test images, 0 to 1
-    cost: Estimate | None = None  # what the accuracy is drawn against, where it is known
+    cost: Estimate | None = None  # the quantity on the other axis, if known
 
 
 class Line(NamedTuple):
@@ -49,7 +49,7 @@ class Line(NamedTuple):
     mean: float
     interval: tuple[float, float] | None = None
     values: Sequence[float] = ()  # of the single runs
-    filled: bool = True  # whether the point of the mean is
+    filled: bool = True  # whether the marker of the mean is filled
 
 
 @style.own_settings()
@@ -58,15 +58,15 @@ def parallel_coordinates(
     accuracies: Sequence[float],
     size: tuple[float, float] = SIZE,
 ) -> Figure:
-    """Hyperparameters of a search side by side, a line a trial, coloured by its accuracy.
+    """Draw the hyperparameters of a search, one line per trial, coloured by its accuracy.
 
-    Positive numbers that span a factor of 10 get a logarithmic axis, what is not a number a
-    categorical one. Lines that share a value are spread out a little around it, the better ones
-    above. A value that is missing, None or NaN is drawn at the foot of its axis, as are accuracies
-    far below the others.
+    Positive numbers that span a factor of 10 get a logarithmic axis; values that are not numbers
+    get a categorical one. Lines that share a value are spread out slightly around it, with better
+    ones above. A missing value (None or NaN) is drawn at the foot of its axis, and so are
+    accuracies far below the others.
 
     Args:
-        trials: the hyperparameters of each, by name.
+        trials: the hyperparameters of each trial, by name.
         accuracies: 0 to 1.
         size: height and width in inches.
     """
@@ -114,10 +114,10 @@ def learning_rate_against_epochs(
     accuracies: Sequence[float],
     size: tuple[float, float] = SIZE,
 ) -> Figure:
-    """Where in a search the accurate trials lie; trials at one point are rings around the best.
+    """Draw the trials of a search by epochs and learning rate; equal ones are nested rings.
 
     Args:
-        learning_rates: above 0, of each trial; on a logarithmic axis.
+        learning_rates: of each trial, above 0; on a logarithmic axis.
         epochs: of each trial.
         accuracies: test accuracies, 0 to 1.
         size: height and width in inches.
@@ -157,7 +157,7 @@ def learning_rate_against_epochs(
 
 @style.own_settings()
 def latency(curves: Mapping[str, Array]) -> Figure:
-    """Accuracy against the time step after which the output is read.
+    """Draw the accuracy against the time step after which the output is read.
 
     Args:
         curves: by name, accuracies ``[runs, T]``, 0 to 1: a line for their mean, a band from the
@@ -173,7 +173,7 @@ def latency(curves: Mapping[str, Array]) -> Figure:
         label = style.label(f"{name}: {mean[-1]:.2f} %")
         axes.plot(steps, mean, marker=marker, markersize=4, label=label, **look)
         if len(percent) > 1:
-            # A band of one step has no width; its edge can be seen.
+            # The edge is drawn, since a band of one step has no width.
             axes.fill_between(steps, low, high, alpha=0.2, color=look["color"], linewidth=1.5)
     style.whole_numbers(axes)
     title = "accuracy after the last step"
@@ -183,10 +183,10 @@ def latency(curves: Mapping[str, Array]) -> Figure:
 
 @style.own_settings()
 def accuracy_against_spikes(points: Mapping[str, tuple[Array, Array]]) -> Figure:
-    """Accuracy against the spikes that an image causes.
+    """Draw the accuracy against the spikes per image.
 
     Args:
-        points: by group, spikes per image ``[runs]`` and accuracies ``[runs]``, 0 to 1. Where the
+        points: by group, spikes per image ``[runs]`` and accuracies ``[runs]``, 0 to 1. If the
             spikes span a factor of 10, their axis is logarithmic.
     """
     figure, axes = style.new_axes(3.6)
@@ -203,12 +203,12 @@ def accuracy_against_spikes(points: Mapping[str, tuple[Array, Array]]) -> Figure
 
 @style.own_settings()
 def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure:
-    """Accuracy against the number of time steps T, on a logarithmic axis, with intervals.
+    """Draw the accuracy against the number of time steps T, logarithmically, with intervals.
 
-    Points at one T stand side by side.
+    Points at the same T are drawn next to each other.
 
     Args:
-        curves: by name, such as the learning rule, a point each T.
+        curves: by name, such as the learning rule, one point per T.
     """
     figure, axes = style.new_axes(3.6)
     axes.set_xscale("log")
@@ -230,12 +230,12 @@ def accuracy_against_time_steps(curves: Mapping[str, Sequence[Point]]) -> Figure
 
 @style.own_settings()
 def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> Figure:
-    """Accuracy against what it costs, with the intervals of both; each T has a marker of its own.
+    """Draw the accuracy against a cost, with the intervals of both; each T has its own marker.
 
     Args:
-        curves: by name, such as the learning rule, a point each T; those without a cost are left
+        curves: by name, such as the learning rule, one point per T; points without a cost are left
             out.
-        name: of the cost. Where costs span a factor of 10, their axis is logarithmic.
+        name: name of the cost. If costs span a factor of 10, their axis is logarithmic.
     """
     known = {one: [point for point in points if point.cost] for one, points in curves.items()}
     if not any(known.values()):
@@ -266,13 +266,13 @@ def accuracy_against_cost(curves: Mapping[str, Sequence[Point]], name: str) -> F
 def intervals(
     lines: Sequence[Line], name: str, zero: bool = False, width: float = style.WIDTH
 ) -> Figure:
-    """Means with their intervals, one below the other, in black: readable without colours.
+    """Draw means with their intervals, one below the other, in black: readable without colours.
 
     Args:
-        lines: from top to bottom; single runs are short strokes below the mean.
-        name: of the horizontal axis.
-        zero: whether a line marks 0, with which differences are compared.
-        width: of the figure in inches.
+        lines: from top to bottom; single runs are short vertical lines below the mean.
+        name: label of the horizontal axis.
+        zero: whether to draw a line at 0, with which differences are compared.
+        width: width of the figure in inches.
     """
     figure, axes = style.new_axes(0.6 + 0.27 * len(lines), width)
     for place, line in enumerate(lines):
@@ -295,7 +295,7 @@ def intervals(
 
 
 def _set_cost_axis(axes: Axes, values: Array) -> None:
-    """A horizontal axis of costs, logarithmic where they span a factor of 10."""
+    """Set up a horizontal axis of costs, logarithmic if they span a factor of 10."""
     from matplotlib.ticker import StrMethodFormatter
 
     if is_logarithmic(values):
@@ -305,7 +305,7 @@ def _set_cost_axis(axes: Axes, values: Array) -> None:
 
 
 def _draw_intervals(axes: Axes, points: Sequence[Point], x: Sequence[float], look: Look) -> None:
-    """Points with the intervals of their accuracy, and of their cost where they have one."""
+    """Draw points with the intervals of their accuracy, and of their cost if known."""
     y = [100 * point.accuracy.mean for point in points]
     axes.plot(x, y, markersize=6, markeredgecolor="white", markeredgewidth=0.4, **look)
     for point, place, height in zip(points, x, y, strict=True):
@@ -317,12 +317,12 @@ def _draw_intervals(axes: Axes, points: Sequence[Point], x: Sequence[float], loo
 
 
 def _radius(rank: int, count: int) -> float:
-    """Radius in points of a disc with so many smaller ones, of `count` in all, within it."""
+    """Return the radius in points of a disc that contains `rank` of `count` nested discs."""
     return 4.5 + rank * min(2.5, 6 / max(1, count - 1))
 
 
 def _nested_sizes(places: Sequence[tuple[float, float]]) -> list[float]:
-    """Areas of discs such that all at one place can be seen, the last one in the middle."""
+    """Return areas of discs such that all discs at one place are visible, the last innermost."""
     counts = Counter(places)
     left = counts.copy()
     sizes = []

@@ -1,7 +1,7 @@
-"""What all figures share: settings of matplotlib, width, colours, lines, legends and axes.
+"""The common style of all figures: matplotlib settings, width, colours, lines, legends, axes.
 
-Figures are as wide as a page of text, with accuracies in percent, in colours that colour-blind
-readers can tell apart; where accuracy is a colour, darker is better.
+Figures have the width of a page of text, accuracies in percent, and colours that colour-blind
+readers can distinguish. Where accuracy is a colour, darker is better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
-Look = dict[str, Any]  # of lines and text, in matplotlib's words
+Look = dict[str, Any]  # matplotlib's keywords for lines and text
 
 WIDTH = 7.2  # inches: 691 pixels of a web page
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -97,14 +97,14 @@ def label(name: str) -> str:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of this height in inches."""
+    """Return an empty figure of this height in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    """A figure with axes in it."""
+    """Return a figure with axes."""
     figure = new_figure(height, width)
     return figure, figure.subplots()
 
@@ -120,36 +120,36 @@ def write_cell(axes: Axes, place: tuple[int, int], text: str, **style: Any) -> N
 
 
 def colour(index: int) -> str:
-    """The colour of the curve or group with this number."""
+    """Return the colour of the curve or group with this number."""
     return PALETTE[index % len(PALETTE)]
 
 
 def line_style(index: int) -> Look:
-    """Colour and dashes of the curve with this number, no two alike among the first 28."""
+    """Return colour and dashes of the curve with this number; the first 28 all differ."""
     return {"color": colour(index), "linestyle": LINES[index // len(PALETTE) % len(LINES)]}
 
 
 def marker_of(index: int) -> str:
-    """The marker of the curve with this number."""
+    """Return the marker of the curve with this number."""
     return MARKERS[index % len(MARKERS)]
 
 
 def quiet(axes: Axes) -> None:
-    """A light grid behind the data, and no frame above and on the right."""
+    """Draw a light grid behind the data, and remove the frame above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
 
 
 def whole_numbers(axes: Axes) -> None:
-    """Ticks of the horizontal axis at whole numbers."""
+    """Set the ticks of the horizontal axis at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def plain_powers(axes: Axes) -> None:
-    """Numbers of a logarithmic horizontal axis as text, ``1e-05``: powers would be formulas."""
+    """Write the numbers of a logarithmic horizontal axis as text, ``1e-05``, not as formulas."""
     from matplotlib.ticker import LogFormatter
 
     axes.xaxis.set_major_formatter(LogFormatter())
@@ -157,16 +157,16 @@ def plain_powers(axes: Axes) -> None:
 
 
 def lowest_shown(percent: Array) -> float:
-    """The lowest accuracy that is not so far below the others that it would hide them."""
+    """Return the lowest accuracy to show; those far below the others would hide differences."""
     lower, upper = np.percentile(percent, [25, 75])
     return float(percent[percent >= lower - 3 * max(upper - lower, 1.0)].min())
 
 
 def accuracy_colours(percent: Array) -> Look:
-    """Colour map and scale of accuracies: darker is better.
+    """Return colour map and scale of accuracies: darker is better.
 
-    Viridis without its yellow, which cannot be seen on white. Accuracies far below the others do
-    not stretch the scale.
+    The map is viridis without its yellow, which is invisible on white. Accuracies far below the
+    others do not extend the scale.
     """
     from matplotlib.colors import Normalize
 
@@ -176,7 +176,7 @@ def accuracy_colours(percent: Array) -> Look:
 
 
 def part_of(name: str, start: float, end: float) -> Colormap:
-    """A stretch of one of matplotlib's colour maps."""
+    """Return a section of one of matplotlib's colour maps."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -184,7 +184,7 @@ def part_of(name: str, start: float, end: float) -> Colormap:
 
 
 def colour_bar(figure: Figure, drawn: ScalarMappable, percent: Array, name: str) -> None:
-    """The scale of `accuracy_colours` beside what is drawn with them."""
+    """Add the scale of `accuracy_colours` next to what is drawn with them."""
     axes = figure.axes[0]
     extend = "min" if percent.min() < lowest_shown(percent) else "neither"
     bar = figure.colorbar(drawn, ax=axes, label=name, extend=extend)
@@ -194,7 +194,7 @@ def colour_bar(figure: Figure, drawn: ScalarMappable, percent: Array, name: str)
 
 
 def label_axes(figure: Figure, x: str, y: str, title: str | None = None) -> None:
-    """Name the axes, with accuracies in full on the vertical one, and place a legend below."""
+    """Label the axes, write accuracies in full on the vertical one, and add a legend below."""
     axes = figure.axes[0]
     axes.ticklabel_format(axis="y", useOffset=False, style="plain")
     axes.set(xlabel=x, ylabel=y)
@@ -203,7 +203,7 @@ def label_axes(figure: Figure, x: str, y: str, title: str | None = None) -> None
 
 
 def legend(figure: Figure, title: str | None = None) -> None:
-    """A legend of the first axes below the figure, which grows for it."""
+    """Add a legend of the first axes below the figure, whose height increases."""
     labels = figure.axes[0].get_legend_handles_labels()[1]
     if not labels:
         return
@@ -219,7 +219,7 @@ def legend(figure: Figure, title: str | None = None) -> None:
 def place_legend(
     figure: Figure, labels: Sequence[str], columns: int, title: str | None = None
 ) -> None:
-    """A legend of what the first axes show, below all axes."""
+    """Add a legend of the first axes below all axes."""
     figure.legend(
         figure.axes[0].get_legend_handles_labels()[0],
         labels,

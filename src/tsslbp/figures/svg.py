@@ -1,4 +1,4 @@
-"""Figures as files: SVG, which reads nothing else, PNG, GIF; the same bytes for the same figure."""
+"""Figures as files: SVG without external resources, PDF, PNG, GIF; reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ def annotate(figure: Figure, text: str) -> None:
 
 @own_settings()
 def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
-    """A figure as an SVG element, to stand among others in one page of HTML, or in a file.
+    """Return a figure as an SVG element for a page of HTML with others, or for a file.
 
-    The same figure gives the same text. Text stays text, in the reader's sans-serif font; nothing
-    is read from elsewhere.
+    The same figure gives the same text. Text remains text, in the reader's sans-serif font; nothing
+    is loaded from elsewhere.
 
     Args:
-        figure: what to draw.
-        prefix: of all ids, which must be unique in a page; a letter, then letters, digits, ``-``.
-        title: what a screen reader says in the place of the figure.
+        figure: the figure.
+        prefix: prefix of all ids, which must be unique in a page; a letter, then letters, digits,
+            ``-``.
+        title: text that a screen reader says instead of the figure.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -53,17 +54,17 @@ def svg_text(figure: Figure, prefix: str = "figure", title: str = "") -> str:
     text = text[text.index("<svg") :]  # without the prolog of a file
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<[^>]+>", lambda tag: _own_ids(tag[0], prefix), text)
-    text = text.replace("*{stroke", f"#{prefix} *{{stroke", 1)  # the style of this figure alone
+    text = text.replace("*{stroke", f"#{prefix} *{{stroke", 1)  # limits the style to this figure
     spoken = escape(printable(title), quote=False).replace('"', "&quot;")
     label = f' role="img" aria-label="{spoken}"' if title else ""
     return text.replace("<svg", f'<svg id="{prefix}"{label}', 1)
 
 
 def save_svg(figure: Figure, path: Path, title: str = "") -> None:
-    """Write `svg_text` into a file, whole or not at all; its name is part of the ids.
+    """Write `svg_text` to a file, atomically; the file's name is part of the ids.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     prefix = "figure-" + re.sub(r"[^A-Za-z0-9-]", "-", path.stem)
     write_file(path, svg_text(figure, prefix, title))
@@ -71,10 +72,10 @@ def save_svg(figure: Figure, path: Path, title: str = "") -> None:
 
 @own_settings()
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure as pixels, so many an inch, whole or not at all.
+    """Write a figure as PNG with `dpi` pixels per inch, atomically.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
@@ -83,25 +84,26 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
 
 @own_settings()
 def save_gif(animation: Animation, path: Path) -> None:
-    """Write an animation, whole or not at all.
+    """Write an animation as GIF, atomically.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "animation.gif"  # the writer knows the format by the name
+        whole = Path(folder) / "animation.gif"  # the name tells the writer the format
         animation.save(whole, writer="pillow")
         write_file(path, whole.read_bytes())
 
 
 @own_settings()
 def save(figure: Figure, path: Path, title: str = "") -> None:
-    """Write a figure into a file, by the path's suffix one of `SUFFIXES`.
+    """Write a figure to a file, in the format of the path's suffix, one of `SUFFIXES`.
 
-    A PDF has its fonts embedded as TrueType, as publishers ask for; a PNG has `DPI` pixels an inch.
+    A PDF has its fonts embedded as TrueType, as publishers require; a PNG has `DPI` pixels per
+    inch.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     if path.suffix == ".svg":
         save_svg(figure, path, title)
@@ -114,6 +116,6 @@ def save(figure: Figure, path: Path, title: str = "") -> None:
 
 
 def _own_ids(tag: str, prefix: str) -> str:
-    """A tag with its id, and its references to ids, beginning with `prefix`; no font by name."""
+    """Return a tag whose id and references to ids begin with `prefix`; without font names."""
     tag = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
     return re.sub(r"'[^;\"]*', sans-serif|'[^';\"]*'(?=[;\"])", "sans-serif", tag)

@@ -1,1 +1,1 @@
-"""What the fused CPU code is made of: compilation, vectors, tiles, event-driven products."""
+"""The parts of the fused CPU code: compilation, vectors, tiles, event-driven products."""

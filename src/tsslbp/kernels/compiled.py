@@ -37,15 +37,15 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from ..errors import InvalidInput, RunError
 from ..storage import digest, write_file
 
-SMALLEST_SHARE = 1 << 14  # values; less work than this is not worth another thread
-STATES_KEPT = 3  # of the sources, whose compiled kernels are kept on disk for a machine
+SMALLEST_SHARE = 1 << 14  # values per thread; less work is not worth another thread
+STATES_KEPT = 3  # states of the sources whose compiled kernels are kept on disk, per machine
 
 _SUFFIX = ".kernel"
 _DIGEST = len(digest(b""))
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile with Numba for the arguments that come, kept on disk where it can be written."""
+    """Compile with Numba for the actual arguments, and cache on disk if it is writable."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
@@ -66,10 +66,10 @@ class _Places(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """Numba's cache on disk, in files of our own: `_Files`.
+    """Numba's cache on disk, in our own files (`_Files`).
 
-    What a kernel is compiled to depends on all that it calls, on versions, and on the processor.
-    Numba looks at the file of the kernel alone; here all of it is in the files' names.
+    The result of compilation depends on all that a kernel calls, on versions, and on the processor.
+    Numba checks only the file of the kernel; here the names of the files depend on all of these.
     """
 
     _impl_class = _Places
@@ -85,22 +85,22 @@ class _Cache(FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except (OSError, RunError):  # of a full disk, for example
+        except (OSError, RunError):  # such as a full disk
             _warn_no_cache()
 
 
 class _Files:
-    """The compiled codes of one function, in a file for each signature.
+    """The compiled codes of one function, in one file per signature.
 
-    Before the contents stands their digest: a damaged file is as good as none, and is made again.
-    Its name is NAME-SIGNATURE-MACHINE-STATE.kernel; so of the files that were made on a machine for
-    earlier states of the sources all but the last few are removed.
+    A digest precedes the contents: a damaged file is treated as missing and is made again. The name
+    is NAME-SIGNATURE-MACHINE-STATE.kernel. Of the files that a machine made for earlier states of
+    the sources, only the last few states are kept.
 
     Args:
-        folder: of the files.
-        name: of the function.
-        machine: a hash of what the machine has to do with it.
-        state: a hash of all else that decides what is compiled.
+        folder: folder of the files.
+        name: name of the function.
+        machine: hash of what depends on the machine.
+        state: hash of everything else that determines the compiled code.
     """
 
     def __init__(self, folder: Path, name: str, machine: str, state: str) -> None:
@@ -129,7 +129,7 @@ class _Files:
 
 @functools.cache
 def _remove_earlier(folder: Path, machine: str, state: str) -> None:
-    """Remove the files of a machine's earlier states but the last ones, and those of Numba."""
+    """Remove the files of a machine's earlier states except the last ones, and those of Numba."""
     ages: dict[str, float] = {}
     paths = [
         (path, path.name.rpartition("-")[2]) for path in folder.glob(f"*-{machine}-*{_SUFFIX}")
@@ -150,10 +150,10 @@ def _machine() -> str:
 
 @functools.cache
 def _state(*folders: Path) -> str:
-    """A hash of the code of all modules in some folders, and of versions.
+    """Return a hash of the code of all modules in some folders, and of versions.
 
-    Of the code as Python has loaded it, compiled earlier perhaps, and not of the text beside it:
-    Numba compiles what is loaded, and that alone may be kept under this name.
+    It uses the code as Python has loaded it, possibly from an earlier compilation, and not the
+    source text: Numba compiles the loaded code, and only that may be stored under this name.
     """
     paths = sorted({path for folder in folders for path in folder.glob("*.py")})
     codes = [SourceFileLoader(path.stem, str(path)).get_code(path.stem) for path in paths]
@@ -162,7 +162,7 @@ def _state(*folders: Path) -> str:
 
 
 def _facts(constant: Any) -> Any:
-    """What a code, or a constant of one, is, as what `repr` says the same of in every process."""
+    """Return a code or constant in a form whose `repr` is the same in every process."""
     if isinstance(constant, CodeType):
         constants = [_facts(one) for one in constant.co_consts]
         names = constant.co_name, constant.co_names, constant.co_varnames, constant.co_freevars
@@ -199,14 +199,14 @@ class _Callback(CFunc):
 
 @functools.cache
 def _tell() -> None:
-    logging.getLogger("tsslbp").info("compiling kernels, once; this takes some seconds")
+    logging.getLogger("tsslbp").info("compiling kernels (only once); this takes some seconds")
 
 
 @functools.cache
 def _warn_no_cache() -> None:
     warnings.warn(
-        "tsslbp: no writable folder for compiled kernels, so each process compiles them again "
-        "(some seconds); set NUMBA_CACHE_DIR to a writable folder",
+        "tsslbp: there is no writable folder for compiled kernels, so each process compiles them "
+        "again (some seconds); set NUMBA_CACHE_DIR to a writable folder",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -214,21 +214,21 @@ def _warn_no_cache() -> None:
 
 @functools.cache
 def _openmp() -> bool:
-    """Whether Numba can use OpenMP, whose threads share the cores well with PyTorch's own."""
+    """Whether Numba can use OpenMP, whose threads share the cores well with PyTorch's."""
     try:
         from numba.np.ufunc import omppool  # noqa: F401
     except ImportError:
         warnings.warn(
-            "tsslbp: no OpenMP library found (libgomp.so.1 on Linux), so the compiled kernels run "
-            "on one thread",
+            "tsslbp: no OpenMP library was found (libgomp.so.1 on Linux), so the compiled kernels "
+            "run on one thread; install it",
             RuntimeWarning,
             stacklevel=2,
         )
         return False
     if numba.config.THREADING_LAYER == "default":
         numba.config.THREADING_LAYER = "omp"
-    # Starting Numba's threads changes OpenMP's number of threads, and so PyTorch's, on which the
-    # bits of its sums depend.
+    # Starting Numba's threads changes OpenMP's number of threads, and so PyTorch's, which affects
+    # the rounding of its sums.
     threads = torch.get_num_threads()
     numba.set_num_threads(numba.get_num_threads())  # starts them
     torch.set_num_threads(threads)
@@ -236,7 +236,7 @@ def _openmp() -> bool:
 
 
 def workers_for(values: int) -> int:
-    """Threads for a kernel over so many values: PyTorch's number, fewer for little work."""
+    """Return the number of threads for a kernel: PyTorch's, or fewer if there is little work."""
     most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     wanted = min(most, 1 + values // SMALLEST_SHARE)
     return wanted if wanted > 1 and _openmp() else 1
@@ -246,11 +246,11 @@ class ParallelKernel:
     """A kernel that does one worker's share of some work; calling it does all shares.
 
     It is a decorator of ``kernel(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
-    of what it is called with: contiguous tensors (one-dimensional arrays in the kernel), whole
-    numbers, floats, and named tuples of such numbers. Its results are what it writes to tensors; it
-    returns `DONE`, which an error inside keeps it from. Each is compiled once by itself; one
-    loop over workers serves them all, which Numba's own parallel loops do not: they compile their
-    body three times over.
+    of the call's arguments: contiguous tensors (one-dimensional arrays in the kernel), whole
+    numbers, floats, and named tuples of such numbers. The kernel writes its results to tensors and
+    returns `DONE`, unless an error occurs. Each kernel is compiled once, on its own, and one loop
+    over workers serves all kernels. Numba's own parallel loops would compile their body three
+    times.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -272,8 +272,8 @@ class ParallelKernel:
                 size, itemsize, address = argument.numel(), argument.itemsize, argument.data_ptr()
                 if not argument.is_contiguous() or argument.is_neg() or (size and not address):
                     raise InvalidInput(
-                        "the CPU's kernels need tensors whose values lie in memory as they are, "
-                        f"got a {type(argument).__name__} without; impl='reference' takes it"
+                        "the CPU kernels need tensors with ordinary memory, got a "
+                        f"{type(argument).__name__}; use impl='reference'"
                     )
                 values += (0, 0, size, itemsize, address, size, itemsize)
             elif isinstance(argument, tuple):
@@ -291,7 +291,7 @@ class ParallelKernel:
                 done = _call_all(function.address, ctypes.addressof(packed), workers)
             finally:
                 numba.set_num_threads(before)
-        if done != workers:  # Numba has printed the error, which no one could catch
+        if done != workers:  # Numba has printed the error, which cannot be caught
             raise MemoryError(f"a kernel ran out of memory in {self.__name__}")  # type: ignore[attr-defined]
 
     def _compile(self, arguments: tuple[Any, ...]) -> tuple[Any, struct.Struct]:
@@ -318,7 +318,7 @@ class ParallelKernel:
             options=options,
         )
         foreign = [type(one).__name__ for one in arguments if hasattr(one, "is_foreign")]
-        if not foreign:  # the cache knows the package's sources alone
+        if not foreign:  # the cache depends only on the package's sources
             function.enable_caching()
         try:
             function.compile()
@@ -331,8 +331,8 @@ class ParallelKernel:
         return function, struct.Struct(layout)
 
 
-DONE = 1  # what a kernel returns; the C function of one that failed returns 0
-ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes of one, address, length, stride
+DONE = 1  # returned by a kernel; the C function of one that failed returns 0
+ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes per value, address, length, stride
 NUMBERS = {int: (types.intp, "q"), bool: (types.intp, "q"), float: (types.float64, "d")}
 
 
@@ -349,7 +349,7 @@ def _call_address(_: Any, function, arguments, worker, workers):
 
 
 def _reason(error: NumbaError) -> str:
-    """The one line of Numba's many that names the mistake."""
+    """Return the one line of Numba's message that names the mistake."""
     *_, innermost = str(error).split("(step: nopython frontend)\n")
     return innermost.strip().partition("\n")[0]
 
@@ -368,9 +368,9 @@ def _call_all(function, arguments, workers):
 
 
 def new_images(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Memory for images ``[..., C, H, W]`` with the channels last, as no view of another tensor.
+    """Allocate images ``[..., C, H, W]`` with channels last that are not a view of a tensor.
 
-    PyTorch would not let a user change a view that a `Function` returns.
+    PyTorch would not let a user modify a view that a `Function` returns.
     """
     *order, channels, height, width = range(len(shape))
     order += [height, width, channels]
@@ -378,10 +378,10 @@ def new_images(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 class Function(torch.autograd.Function):
-    """An autograd function whose `apply` takes all arguments by position, at less cost a call.
+    """An autograd function whose `apply` takes all arguments by position, for less overhead.
 
-    PyTorch matches them with the signature every time, which takes longer than a small kernel. It
-    needs that for `torch.func` alone.
+    PyTorch binds the arguments to the signature at each call, which takes longer than a small
+    kernel and is needed only for `torch.func`.
     """
 
     @classmethod

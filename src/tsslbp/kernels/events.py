@@ -1,24 +1,25 @@
-"""Event-driven connections for the CPU: work where there are spikes, and nowhere else.
+"""Event-driven connections for the CPU, whose work is proportional to the number of spikes.
 
-An event is a nonzero value of a connection's input: a spike, or a sum of spikes behind pooling.
-With A the matrix whose row for an output pixel holds the inputs in its window (im2col), W the
-weights and D the output's gradient, a convolution is ``A W`` and the weights' gradient ``A^T D``.
-A is mostly zeros, so both are sums over events of a value times a row, of W or of D, with all
-output channels of a row at once (`simd.gather`):
+An event is a nonzero value of a connection's input: a spike, or a sum of spikes after pooling. Let
+A be the matrix whose row for an output pixel holds the inputs in its window (im2col), W the weights
+and D the output's gradient. A convolution is ``A W``, and the weights' gradient is ``A^T D``. A is
+mostly zeros, so both are sums over events of a value times a row, of W or of D, with all output
+channels of a row at once (`simd.gather`):
 
 - Forward, events are listed for one output line at a time, column by column. Those in the window of
-  a pixel then stand together.
+  a pixel are then adjacent.
 - For the weights' gradient they are listed for one input channel at a time, line by line. A weight
   meets all events of its channel, each with the D at the same distance from it.
 
-The input's gradient ``D W^T`` is not sparse: silent neurons have one, too. It is PyTorch's matrix
-product or transposed convolution or, for unpadded windows of 3 x 3 and 5 x 5, a faster one.
+The input's gradient ``D W^T`` is not sparse, because silent neurons have a gradient as well. It is
+PyTorch's matrix product or transposed convolution or, for unpadded windows of 3 x 3 and 5 x 5, a
+faster kernel.
 
 Legend: frames ``[F, H, W, C]``, channels last and flat; a linear layer's rows are frames of one
 pixel. A *line* is a row of a frame. A *block* is up to `simd.MOST_VECTORS` vectors of output
 channels. Weights are packed as ``[block][kernel column, kernel row, C][block's channels]``, where
-the last block is filled up. The number of a block's vectors and the width of a window are constants
-of a kernel's code, which is compiled for those that a network uses.
+the last block is padded. The number of vectors in a block and the width of a window are constants
+in a kernel's code, which is compiled for those that a network uses.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from torch.nn import functional
 from . import simd
 from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 
-# Shares of nonzero inputs at which dense products become as fast, forward plus backward, by the
+# Fractions of nonzero inputs at which dense products become as fast, forward plus backward, by the
 # instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
 # cpu-avx2.json.
 CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.2}}
-SAMPLED = 512  # values in a row of every eighth stretch, from which that share is estimated
+SAMPLED = 512  # values in each sampled segment (one of eight), which estimate that fraction
 OWN_INPUT_GRADIENTS = ((3, 3), (5, 5))  # windows
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
-GROUPS = 8  # of lines for each worker, or more, where there are enough lines
+GROUPS = 8  # least number of groups of lines per worker, if there are enough lines
 
 
 class Sizes(NamedTuple):
@@ -72,7 +73,7 @@ class Sizes(NamedTuple):
 class EventLists(NamedTuple):
     """Lists of events."""
 
-    rows: Any  # of the matrix, that they meet
+    rows: Any  # of the matrix that they meet
     values: Any
     starts: Any  # [i, j]: where those of column or line j begin, in list i
 
@@ -98,11 +99,11 @@ def _list_by_column(x, first, lines, s, events):
 
 @functools.cache
 def _forward_kernel(vectors: int) -> Any:
-    """The kernel for blocks of so many vectors."""
+    """Return the kernel for blocks of this many vectors."""
 
     @ParallelKernel
     def forward_kernel(arguments, worker, workers):
-        """Every `workers`-th group of output lines, since later time steps hold more events."""
+        """Compute every `workers`-th group of lines, since later time steps have more events."""
         x, packed, out, lines, s = arguments[0]
         group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
         reach = s.kernel_height * s.channels  # weight rows of a kernel column
@@ -132,9 +133,9 @@ def _forward_kernel(vectors: int) -> Any:
 
 @kernel(forceinline=True)
 def _grid(s):
-    """Of the grid that holds the output's gradient: pixels before the first line, lines, of a line.
+    """Return the grid of the output's gradient: pixels before the first line, lines, line length.
 
-    A gradient lies where its window begins, so with a stride there are zeros between.
+    A gradient is placed where its window begins, so with a stride there are zeros in between.
     """
     height = s.height + 2 * s.padding - s.kernel_height + 1
     return s.kernel_width - 1, height, s.width + 2 * s.padding
@@ -142,16 +143,16 @@ def _grid(s):
 
 @kernel()
 def _lines_that_meet(s):
-    """First and last line of events, in the order of `_list_by_channel`, for each kernel row.
+    """Return the first and last line of events, in `_list_by_channel`'s order, per kernel row.
 
-    A kernel row meets every `stride`-th line, and these stand together.
+    A kernel row meets every `stride`-th line, and these are adjacent.
     """
     first, last = np.empty(s.kernel_height, np.intp), np.empty(s.kernel_height, np.intp)
     _, height, _ = _grid(s)
     for i in range(s.kernel_height):
         top = i - s.padding
         rest = top % s.stride
-        before = 0  # lines that leave a smaller rest
+        before = 0  # lines with a smaller remainder
         for smaller in range(rest):
             before += max(s.height - smaller + s.stride - 1, 0) // s.stride
         begin, end = max(top, 0), max(min(top + height, s.height), 0)
@@ -164,13 +165,13 @@ def _lines_that_meet(s):
 def _list_by_channel(x, frame, first, s, events, ends, found):
     """List the events of a frame sorted by channel, from `first` on, then by line.
 
-    Lines are in the order of the rest that the stride leaves of them. Events of channel c begin at
-    ``c * area``; they meet the grid at ``line * pitch + column``. Each line's are found pixel by
-    pixel, whose channels lie side by side, and then sorted.
+    Lines are ordered by their remainder modulo the stride. Events of channel c begin at
+    ``c * area``; they meet the grid at ``line * pitch + column``. The events of each line are found
+    pixel by pixel, whose channels are adjacent in memory, and then sorted.
     """
     area, channels, (_, _, pitch) = s.height * s.width, len(ends), _grid(s)
     numbers, values = found
-    bits = 0  # of a channel's number, which stands below a column's in 32 bits
+    bits = 0  # of a channel's number, which is stored below a column's in 32 bits
     while (channels - 1) >> bits:
         bits += 1
     for c in range(channels):
@@ -198,7 +199,7 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
 
 @kernel()
 def _copy_to_grid(grad_out, frame, channel, s, grid):
-    """Put a block of a frame's gradient on a grid that holds zeros between its lines."""
+    """Copy a block of a frame's gradient to a grid that has zeros between its lines."""
     (margin, _, pitch), channels = _grid(s), min(s.block, s.out_channels - channel)
     for line in range(s.out_height):
         for column in range(s.out_width):
@@ -212,14 +213,14 @@ def _copy_to_grid(grad_out, frame, channel, s, grid):
 
 @functools.cache
 def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
-    """The kernel for blocks of so many vectors, and windows as wide as a multiple of `taps`."""
+    """Return the kernel for blocks of this many vectors, and windows of a multiple of `taps`."""
 
     @ParallelKernel
     def weight_gradient_kernel(arguments, worker, workers):
-        """Gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
+        """Compute gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
 
         A weight's gradient is a sum over the events of its input channel, each of which meets the
-        output's gradient at a distance that is the same for all of them.
+        output's gradient at the same distance.
         """
         x, grad_out, grads, frames, s = arguments[0]
         first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
@@ -255,11 +256,11 @@ def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
 
 @functools.cache
 def _input_gradient_kernel(taps: int) -> Any:
-    """The kernel for a kernel width."""
+    """Return the kernel for a kernel width."""
 
     @ParallelKernel
     def input_gradient_kernel(arguments, worker, workers):
-        """Some frames, line by line, without padding."""
+        """Compute some frames, line by line, without padding."""
         packed, grad_out, grad_x, frames, s = arguments[0]
         first, last = worker * frames // workers, (worker + 1) * frames // workers
         line, pitch = simd.scratch(s.width * s.lanes, grad_x), taps * s.lanes
@@ -303,10 +304,10 @@ def _input_gradient_kernel(taps: int) -> Any:
 
 @torch.compiler.disable
 def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether `conv2d` or `linear` can take these tensors and is likely to be the faster way.
+    """Whether `conv2d` or `linear` can take these tensors and is likely to be faster.
 
-    Not so for inputs with too many events, few outputs, and tensors without memory of their
-    own, which `torch.func` works with. What does not fit together is left to PyTorch to refuse.
+    False for inputs with too many events, few outputs, and tensors without memory of their own,
+    which `torch.func` uses. Tensors of incompatible shapes are left to PyTorch's error message.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
@@ -330,7 +331,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def _share_of_events(values: np.ndarray[Any, Any]) -> float:
-    """Share of nonzero values, estimated from stretches whose starting column varies."""
+    """Estimate the fraction of nonzero values from segments whose starting column varies."""
     period = 8 * SAMPLED + 17  # odd
     whole = len(values) // period
     stretches = values[: whole * period].reshape(-1, period)[:, :SAMPLED]
@@ -340,13 +341,13 @@ def _share_of_events(values: np.ndarray[Any, Any]) -> float:
 
 
 def crossover(weight: Tensor) -> float:
-    """Share of nonzero inputs up to which events are faster; on other processors as with AVX2."""
+    """Return the fraction of nonzero inputs up to which events are faster; AVX2's by default."""
     by_dimensions = CROSSOVERS.get(torch.backends.cpu.get_cpu_capability(), CROSSOVERS["AVX2"])
     return by_dimensions[weight.ndim]
 
 
 def _sizes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> Sizes:
-    """Sizes for ``x [F, C, H, W]`` and ``weight [C', C, K, K]``."""
+    """Return the sizes for ``x [F, C, H, W]`` and ``weight [C', C, K, K]``."""
     out_channels, *window = weight.shape
     lanes = simd.lanes(x.element_size())
     vectors = -(-out_channels // lanes)
@@ -361,7 +362,7 @@ def _out_sides(x: Tensor, weight: Tensor, padding: int, stride: int) -> list[int
 
 
 def _blocks(packed: Tensor, s: Sizes) -> Iterator[tuple[slice, Tensor]]:
-    """Output channels of each block of packed weights, and its rows ``[rows, channels]``."""
+    """Yield the output channels of each block of packed weights, and its rows."""
     for start, rows in zip(
         range(0, s.out_channels, s.block), packed.view(-1, s.rows, s.block), strict=True
     ):
@@ -374,7 +375,7 @@ def _new_packed(weight: Tensor, s: Sizes) -> Tensor:
 
 
 def _pack(weight: Tensor, s: Sizes) -> Tensor:
-    """Weights ``[C', C, K, K]`` as the forward kernel reads them."""
+    """Return weights ``[C', C, K, K]`` in the layout of the forward kernel."""
     packed, rows = _new_packed(weight, s), weight.permute(3, 2, 1, 0).reshape(s.rows, -1)
     for channels, block in _blocks(packed, s):
         block.copy_(rows[:, channels])
@@ -382,13 +383,13 @@ def _pack(weight: Tensor, s: Sizes) -> Tensor:
 
 
 def _pack_transposed(weight: Tensor, lanes: int) -> Tensor:
-    """Weights ``[C', C, K, K]`` as ``[vector of C][kernel row][C'][kernel column][lane]``."""
+    """Pack weights ``[C', C, K, K]`` as ``[vector of C][kernel row][C'][kernel column][lane]``."""
     filled: Tensor = functional.pad(weight, (0, 0, 0, 0, 0, -weight.shape[1] % lanes))
     return filled.view(len(weight), -1, lanes, *weight.shape[2:]).permute(1, 3, 0, 4, 2).flatten()
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """The values as the kernels read them, ``[F, H, W, C]``."""
+    """Return the values in the layout of the kernels, ``[F, H, W, C]``."""
     return x.permute(0, 2, 3, 1).contiguous().resolve_neg()
 
 
@@ -414,7 +415,7 @@ def _weight_gradient(
 def _input_gradient(
     x: Tensor, weight: Tensor, grad_out: Tensor, padding: int, stride: int
 ) -> Tensor:
-    """Dense: every neuron in front, silent ones too, has a gradient."""
+    """Compute the dense gradient: every input neuron has one, even if it is silent."""
     sizes = weight.shape[2], weight.shape[3]
     if padding or stride > 1 or sizes not in OWN_INPUT_GRADIENTS:  # PyTorch's is as fast then
         rest = [
@@ -435,7 +436,7 @@ def _input_gradient(
 
 
 class _Product(torch.autograd.Function):
-    """Both products: to a linear layer, each row of features is a frame of one pixel."""
+    """Both products; for a linear layer, each row of features is a frame of one pixel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, stride: int) -> Tensor:
@@ -475,15 +476,15 @@ class _Product(torch.autograd.Function):
 
 
 def _frames(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames ``[F, C, H, W]`` and weights ``[C', C, K, K]``."""
+    """Return frames ``[F, C, H, W]`` and weights ``[C', C, K, K]``."""
     if weight.ndim == 2:
         return x.reshape(-1, x.shape[-1], 1, 1), weight[:, :, None, None]
     return x.flatten(0, -4), weight
 
 
-# The functions of `torch.nn.functional` of these names, without bias and dilation, for what
-# `is_faster`; results are stored channels last. torch.compile cannot look into the kernels, so a
-# compiled module runs them as they are.
+# The functions of `torch.nn.functional` of these names, without bias and dilation, for inputs that
+# `is_faster` accepts; results are stored channels last. torch.compile cannot trace the kernels, so
+# a compiled module calls them unchanged.
 
 
 @torch.compiler.disable

@@ -1,7 +1,7 @@
 """Vector operations that Numba cannot express, as LLVM instructions.
 
-A vector holds `lanes` values, 64 bytes. LLVM splits it where the processor's are shorter. Arrays
-are flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
+A vector has `lanes` values, 64 bytes. LLVM splits it on processors with shorter vectors. Arrays are
+flat, and positions in them count values. A sum may be contracted into fused multiply-adds.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .compiled import kernel
 
 VECTOR_BYTES = 64
 MOST_VECTORS = 4  # in a row
-UNROLL = 2  # chains of additions of one tap, to hide an addition's latency
+UNROLL = 2  # chains of additions per tap, which hide the latency of an addition
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 def lanes(itemsize: int) -> int:
-    """Values of so many bytes in a vector."""
+    """Return the number of values of `itemsize` bytes in a vector."""
     return VECTOR_BYTES // itemsize
 
 
 @kernel()
 def scratch(size, array):
-    """Uninitialised memory of the array's dtype that starts where a vector may.
+    """Return uninitialised memory of the array's dtype, aligned to a vector.
 
-    A vector across two lines of the cache takes twice the time, and `numpy.empty` lets it.
+    A vector across two cache lines takes twice the time, and `numpy.empty` does not align.
     """
     room = np.empty(size + VECTOR_BYTES // array.itemsize, array.dtype)
     start = -room.ctypes.data % VECTOR_BYTES // array.itemsize
@@ -47,7 +47,7 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
 
     ``row(r)`` is ``matrix[base + r * width : base + (r + 1) * width]``, where `width` is `vectors`
     times `lanes`. Output k of `taps` is ``out[to + k * width :]``, of which `count` values are
-    written; where `count` is 0, the whole sum is added to what is there. `taps` and `vectors` are
+    written. If `count` is 0, the whole sum is added to the values there. `taps` and `vectors` are
     constants.
     """
     i = types.intp
@@ -104,8 +104,8 @@ def gather(_: Any, taps, vectors, matrix, base, rows, values, first, last, out, 
 def spread(_: Any, taps, pixels, matrix, base, pitch, source, at, count, out, to):
     """Add ``sum(source[at + i * count + j] * row(j, k) for j < count)`` to pixel i + k.
 
-    That is for all i below `pixels` and k below `taps`, two constants. ``row(j, k)`` is the vector
-    ``matrix[base + j * pitch + k * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
+    This is done for all i below `pixels` and k below `taps`, two constants. ``row(j, k)`` is the
+    vector ``matrix[base + j * pitch + k * lanes :]``, pixel q the vector ``out[to + q * lanes :]``.
     """
     integer = types.intp
     signature = types.void(
@@ -141,9 +141,9 @@ def spread(_: Any, taps, pixels, matrix, base, pitch, source, at, count, out, to
 
 @intrinsic
 def compress(_: Any, x, at, count, row, rows, values, to):
-    """Append the nonzero ones among ``x[at : at + count]`` to the events; return the new end.
+    """Append the nonzero values of ``x[at : at + count]`` to the events; return the new end.
 
-    `count` is at most `lanes`, the event of ``x[at + i]`` gets the row ``row + i``, and `rows` and
+    `count` is at most `lanes`. The event of ``x[at + i]`` gets the row ``row + i``. `rows` and
     `values` must have room for `lanes` more entries than there are events.
     """
     integer = types.intp
@@ -190,7 +190,7 @@ def move(_: Any, source, at, count, target, to, room):
 
 
 def splat(builder: Any, value: ir.Value, size: int) -> ir.Value:
-    """A vector of so many equal values."""
+    """Return a vector of `size` equal values."""
     undefined = ir.Constant(ir.VectorType(value.type, size), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
     zeros = ir.Constant(ir.VectorType(_I32, size), [0] * size)
@@ -211,7 +211,7 @@ class Code:
         self.lane_numbers = ir.Constant(self.integers, list(range(self.lanes)))
 
     def pointer(self, argument: int, position: ir.Value) -> ir.Value:
-        """Where an array argument holds its value number `position`."""
+        """Return the address of value number `position` of an array argument."""
         array = self.context.make_array(self.signature.args[argument])
         data = array(self.context, self.builder, self.arguments[argument]).data
         return self.builder.gep(data, [position])
@@ -226,7 +226,7 @@ class Code:
         return self.builder.mul(position, self.constant(number))
 
     def variable(self) -> ir.Value:
-        """A vector that starts as zeros; it becomes a register."""
+        """Return a vector initialised to zeros; it becomes a register."""
         slot = cgutils.alloca_once(self.builder, self.reals)
         self.builder.store(self.zeros, slot)
         return slot
@@ -234,7 +234,7 @@ class Code:
     def event(
         self, rows: int, values: int, position: ir.Value, width: int
     ) -> tuple[ir.Value, ir.Value]:
-        """The value of an event in all lanes, and where its row starts."""
+        """Return the value of an event in all lanes, and the start of its row."""
         row = self.builder.load(self.pointer(rows, position))
         value = self.builder.load(self.pointer(values, position))
         return self.splat(value, self.reals), self.times(self.builder.sext(row, _I64), width)
@@ -247,7 +247,7 @@ class Code:
         return self.builder.fadd(product, c, flags=("contract",))
 
     def below(self, count: ir.Value) -> ir.Value:
-        """Mask of the first `count` lanes."""
+        """Return a mask of the first `count` lanes."""
         limit = self.splat(self.builder.trunc(count, _I32), self.integers)
         return self.builder.icmp_signed("<", self.lane_numbers, limit)
 
@@ -259,9 +259,9 @@ class Code:
         return self._call("llvm.masked.load", self.reals, arguments, ".p0")
 
     def load_first(self, argument: int, at: ir.Value, count: ir.Value) -> ir.Value:
-        """The first `count` values from `at` on, then zeros.
+        """Load the first `count` values from `at` on, followed by zeros.
 
-        Without a mask where the array goes on far enough: masks are slow on some processors.
+        No mask is used if the array is long enough, because masks are slow on some processors.
         """
         array = self.context.make_array(self.signature.args[argument])
         size = array(self.context, self.builder, self.arguments[argument]).nitems
@@ -276,7 +276,7 @@ class Code:
     def either(
         self, condition: ir.Value, one: Callable[[], ir.Value], other: Callable[[], ir.Value]
     ) -> ir.Value:
-        """The value of `one` if the condition holds, else of `other`; only that is computed."""
+        """Return the value of `one` if the condition holds, else `other`; compute only that."""
         with self.builder.if_else(condition) as branches:
             ends = []
             for branch, emit in zip(branches, (one, other), strict=True):
@@ -298,7 +298,7 @@ class Code:
             self._call("llvm.masked.store", ir.VoidType(), arguments, ".p0")
 
     def fetch_ahead(self, pointers: list[ir.Value], distance: int, writes: bool) -> None:
-        """Bring values that are `distance` further on into the cache."""
+        """Prefetch values that are `distance` further on into the cache."""
         ahead = self.constant(distance)
         kind = ir.FunctionType(ir.VoidType(), [pointers[0].type, _I32, _I32, _I32])
         module = self.builder.module
@@ -308,7 +308,7 @@ class Code:
             self.builder.call(function, [self.builder.gep(pointer, [ahead]), *hints])
 
     def compressed(self, vector: ir.Value, mask: ir.Value) -> ir.Value:
-        """The lanes under `mask`, moved to the front."""
+        """Return the lanes under `mask`, moved to the front."""
         arguments = [vector, mask, ir.Constant(vector.type, ir.Undefined)]
         return self._call("llvm.experimental.vector.compress", vector.type, arguments)
 

@@ -1,10 +1,10 @@
-"""Vectors as Numba values: a neuron's formula, written once for one, works on many at once.
+"""Vectors as Numba values: a formula written for one neuron works on many neurons at once.
 
-A *tile* is four vectors of 64 bytes, enough that the operations of one hide the latency of
-another's: any four that follow each other, or those of a window of 2 x 2 pixels, channels last. A
-*row* is one such vector. Both take ``+ - * / < <= >`` among themselves and with numbers, and the
-functions below; a comparison gives a mask, and masks take ``& |``. State that is kept in tiles
-stays in registers.
+A *tile* is four vectors of 64 bytes, enough for the operations of one to hide the latency of
+another's: four consecutive vectors, or those of a window of 2 x 2 pixels, channels last. A *row* is
+one such vector. Both support ``+ - * / < <= >`` with each other and with numbers, and the functions
+below; a comparison gives a mask, and masks support ``& |``. State that is kept in tiles stays in
+registers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _MaskModel(models.PrimitiveModel):
 
 
 def _vector_of(a: types.Type, b: types.Type) -> Any:
-    """The operand that is a vector, where the other is the same or a number."""
+    """Return the vector operand, if the other one has the same type or is a number."""
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Vector) and (other == one or isinstance(other, types.Number)):
             return one
@@ -120,7 +120,7 @@ _define_on_masks(operator.or_, ir.IRBuilder.or_)
 
 @intrinsic
 def where(_: Any, mask, a, b):
-    """Values of `a` where the mask is set, of `b` elsewhere; vectors or numbers."""
+    """Return values of `a` where the mask is set, and of `b` elsewhere; vectors or numbers."""
 
     def generate(context, builder, signature, arguments):
         values = zip(arguments[1:], signature.args[1:], strict=True)
@@ -132,7 +132,7 @@ def where(_: Any, mask, a, b):
 
 @intrinsic
 def count(_: Any, mask):
-    """How many values a mask selects."""
+    """Return how many values a mask selects."""
 
     def generate(context, builder, signature, arguments):
         bits = builder.bitcast(arguments[0], ir.IntType(mask.vector.size))
@@ -147,14 +147,14 @@ def count(_: Any, mask):
 
 @intrinsic
 def zero_tile(_: Any, array):
-    """A tile of the array's dtype."""
+    """Return a tile of zeros of the array's dtype."""
     tile = _tile(array.dtype)
     return tile(array), _zeros(tile)
 
 
 @intrinsic
 def zero_row(_: Any, array):
-    """A row of the array's dtype."""
+    """Return a row of zeros of the array's dtype."""
     row = _row(array.dtype)
     return row(array), _zeros(row)
 
@@ -176,7 +176,7 @@ def _tile(dtype: types.Float) -> Vector:
 
 @intrinsic
 def first_of_rows(_: Any, array, a, b, c, d):
-    """Mask of the first a, b, c and d values of a tile's rows; below 0 none, above `lanes` all."""
+    """Return a mask of the first a, b, c and d values of a tile's rows; limits are clipped."""
     signature = Mask(_tile(array.dtype))(array, *[types.intp] * VECTORS)
 
     def generate(context, builder, signature, arguments):
@@ -187,7 +187,7 @@ def first_of_rows(_: Any, array, a, b, c, d):
 
 
 def _joined(builder: Any, parts: list[Any]) -> Any:
-    """One vector of several of equal size, in pairs."""
+    """Join several vectors of equal size, in pairs."""
     while len(parts) > 1:
         order = _order(list(range(2 * parts[0].type.count)))
         pairs = zip(parts[::2], parts[1::2], strict=True)
@@ -196,7 +196,7 @@ def _joined(builder: Any, parts: list[Any]) -> Any:
 
 
 def _parts(builder: Any, vector: Any) -> list[Any]:
-    """The rows of a tile."""
+    """Return the rows of a tile."""
     size = vector.type.count // VECTORS
     return [
         builder.shuffle_vector(vector, vector, _order(list(range(start, start + size))))
@@ -206,7 +206,7 @@ def _parts(builder: Any, vector: Any) -> list[Any]:
 
 @intrinsic
 def load_tile(_: Any, array, at, down, across, mask):
-    """Rows at `at`, ``at + across``, ``at + down``, ``at + down + across``; 0 outside `mask`."""
+    """Load rows at `at`, ``at + across``, ``at + down``, ``at + down + across``; 0 if masked."""
     tile, integer = _tile(array.dtype), types.intp
 
     def generate(context, builder, signature, arguments):
@@ -229,7 +229,7 @@ def load_tile(_: Any, array, at, down, across, mask):
 
 @intrinsic
 def store_tile(_: Any, tile, array, at, down, across, mask):
-    """The reverse of `load_tile`."""
+    """Store a tile, as the reverse of `load_tile`."""
     integer = types.intp
 
     def generate(context, builder, signature, arguments):
@@ -263,7 +263,7 @@ def _positions(builder: Any, at: Any, down: Any, across: Any) -> list[Any]:
 
 @intrinsic
 def load_row(_: Any, array, at, size):
-    """The first `size` values of a row, and zeros."""
+    """Load the first `size` values of a row, followed by zeros."""
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, array.dtype)
@@ -274,7 +274,7 @@ def load_row(_: Any, array, at, size):
 
 @intrinsic
 def store_row(_: Any, row, array, at, size):
-    """The first `size` values of a row."""
+    """Store the first `size` values of a row."""
 
     def generate(context, builder, signature, arguments):
         code = Code(context, builder, signature, arguments, array.dtype)
@@ -301,7 +301,7 @@ def keep(_: Any, tile, array, number):
 
 @intrinsic
 def kept(_: Any, array, number):
-    """Tile number `number` of an array of tiles."""
+    """Return tile number `number` of an array of tiles."""
     tile = _tile(array.dtype)
 
     def generate(context, builder, signature, arguments):
@@ -315,7 +315,7 @@ def kept(_: Any, array, number):
 
 @intrinsic
 def sum_of_rows(_: Any, tile):
-    """The sum of a tile's rows, a row."""
+    """Return the sum of a tile's rows, a row."""
 
     def generate(context, builder, signature, arguments):
         return functools.reduce(builder.fadd, _parts(builder, arguments[0]))
@@ -325,7 +325,7 @@ def sum_of_rows(_: Any, tile):
 
 @intrinsic
 def repeat(_: Any, row):
-    """A tile of four equal rows."""
+    """Return a tile of four equal rows."""
 
     def generate(context, builder, signature, arguments):
         return _joined(builder, [arguments[0]] * VECTORS)

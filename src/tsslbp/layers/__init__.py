@@ -1,4 +1,4 @@
-"""Modules for networks of one's own, with signals ``[T, N, ...]`` in and out."""
+"""Modules for custom networks; their input and output signals are ``[T, N, ...]``."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Connections over signals ``[T, N, ...]``: convolutions, linear layers, and residual blocks.
+"""Connections for signals ``[T, N, ...]``: convolutions, linear layers, and residual blocks.
 
-A connection does not mix time steps, so it takes a signal without time, ``[N, ...]``, as well; the
-two are told apart by the number of dimensions.
+A connection does not mix time steps, so it also accepts a signal without time, ``[N, ...]``. The
+number of dimensions distinguishes the two.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class InitialWeights:
     """How the initial weights of a connection are drawn.
 
     Attributes:
-        kind: ``"uniform"``, within ``1 / sqrt(fan_in)``: PyTorch's default, and the revised code's
-            for convolutions; or ``"kaiming"``, normal with variance ``2 / fan_in``: the published
-            code's, and both codes' for linear layers.
-        scale: factor on them.
-        generator: source of random numbers, by default PyTorch's global one.
+        kind: ``"uniform"``, within ``1 / sqrt(fan_in)``: PyTorch's default, which the revised code
+            uses for convolutions; or ``"kaiming"``, normal with variance ``2 / fan_in``, which the
+            published code uses for convolutions and both codes use for linear layers.
+        scale: factor on the weights.
+        generator: random number generator, by default PyTorch's global one.
 
     Raises:
-        InvalidInput: there is no such kind.
+        InvalidInput: the kind is unknown.
     """
 
     kind: str = "uniform"
@@ -45,7 +45,7 @@ class InitialWeights:
 
     @torch.no_grad()
     def fill(self, weight: Tensor) -> None:
-        """Draw ``[out, in, ...]``."""
+        """Draw the weights ``[out, in, ...]`` in place."""
         fan_in = math.prod(weight.shape[1:])
         if self.kind == "uniform":
             bound = 1 / math.sqrt(fan_in)
@@ -56,31 +56,31 @@ class InitialWeights:
 
 
 class Conv(nn.Module):
-    """Convolution ``y[c] = sum_c' W[c, c'] * x[c'] + b[c]``, at every time step alike.
+    """Convolution ``y[c] = sum_c' W[c, c'] * x[c'] + b[c]``, the same at every time step.
 
-    Time is folded into the batch. Results are stored channels last. On a CPU an input with a time
-    axis of which few values are not zero, as spikes are, is computed event by event
-    (`tsslbp.kernels.events`), except for ``impl="reference"`` and where dilation or groups are not
-    1. With `dtype` input and weights are rounded to it first.
+    Time is folded into the batch, and results are stored channels last. On a CPU, an input with a
+    time axis that has few nonzero values, such as spikes, is computed event by event
+    (`tsslbp.kernels.events`), unless ``impl="reference"`` is chosen or dilation or groups differ
+    from 1. With `dtype`, input and weights are rounded to it first.
 
     Args:
         in_channels, out_channels: C and C'.
-        kernel: side of the window.
-        stride: distance between two windows.
+        kernel: side of the kernel.
+        stride: distance between neighbouring windows.
         padding: zeros around the image.
-        dilation: distance between two pixels of a window.
-        groups: parts that the channels are divided into, each of which is connected to its own
-            outputs alone.
-        bias: whether a number for each output channel is added; drawn within ``1/sqrt(fan_in)``.
+        dilation: distance between neighbouring pixels of a window.
+        groups: number of groups into which the channels are divided; each group of input channels
+            is connected only to its own output channels.
+        bias: whether each output channel has a bias, drawn within ``1/sqrt(fan_in)``.
         initial: how the weights ``[C', C / groups, kernel, kernel]`` are drawn.
         impl: ``"auto"``, or ``"reference"`` for PyTorch's dense product.
 
     Shape:
-        In: ``[T, N, C, H, W]`` or ``[N, C, H, W]``. Out: the same with ``C', H', W'``,
+        Input: ``[T, N, C, H, W]`` or ``[N, C, H, W]``. Output: the same with ``C', H', W'``, where
         ``H' = (H + 2 padding - dilation (kernel - 1) - 1) // stride + 1``.
 
     Raises:
-        InvalidInput: a setting or an input does not fit.
+        InvalidInput: an argument or an input is invalid.
     """
 
     dtype: torch.dtype | None = None
@@ -111,7 +111,8 @@ class Conv(nn.Module):
         )
         if in_channels % self.groups or out_channels % self.groups:
             raise InvalidInput(
-                f"groups must divide the channels, got groups={groups} for {in_channels} and "
+                f"groups must divide both numbers of channels, got groups={groups} for "
+                f"{in_channels} and "
                 f"{out_channels} channels"
             )
         shape = out_channels, in_channels // self.groups, kernel, kernel
@@ -124,7 +125,7 @@ class Conv(nn.Module):
         channels = self.weight.shape[1] * self.groups
         if x.ndim not in (4, 5) or x.shape[-3] != channels:
             raise InvalidInput(
-                f"Conv expected a signal [T, N, {channels}, H, W] or images [N, {channels}, H, W], "
+                f"Conv expects a signal [T, N, {channels}, H, W] or images [N, {channels}, H, W], "
                 f"got shape {list(x.shape)}"
             )
         is_plain = self.dilation == self.groups == 1
@@ -150,20 +151,20 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear layer ``y = W x + b``, at every time step alike; event by event as `Conv`.
+    """Linear layer ``y = W x + b``, the same at every time step; event by event, as for `Conv`.
 
     Args:
-        in_features, out_features: numbers of values.
+        in_features, out_features: numbers of inputs and outputs.
         initial: how the weights ``[out_features, in_features]`` are drawn.
-        bias: whether a number for each output is added; drawn within ``1/sqrt(in_features)``.
+        bias: whether each output has a bias, drawn within ``1/sqrt(in_features)``.
         impl: as for `Conv`.
 
     Shape:
-        In: ``[T, N, in_features]`` or ``[N, in_features]``; images take ``nn.Flatten(-3)`` first.
-        Out: the same with `out_features`.
+        Input: ``[T, N, in_features]`` or ``[N, in_features]``; flatten images with
+        ``nn.Flatten(-3)`` first. Output: the same with `out_features`.
 
     Raises:
-        InvalidInput: a setting or an input does not fit.
+        InvalidInput: an argument or an input is invalid.
     """
 
     dtype: torch.dtype | None = None
@@ -191,7 +192,7 @@ class Linear(nn.Module):
             images = x.ndim in (4, 5) and math.prod(x.shape[-3:]) == features
             hint = "; put nn.Flatten(-3) before it" if images else ""
             raise InvalidInput(
-                f"Linear expected a signal [T, N, {features}], got shape {list(x.shape)}{hint}"
+                f"Linear expects a signal [T, N, {features}], got shape {list(x.shape)}{hint}"
             )
         if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
             from ..kernels import events
@@ -210,21 +211,21 @@ class Linear(nn.Module):
 class Residual(nn.Module):
     """Residual block with spike-element-wise addition: ``y = body(x) + shortcut(x)``.
 
-    With spikes on both sides, so that `body` and `shortcut` end in a `tsslbp.layers.LIF`, the sum
-    counts 0, 1 or 2 spikes; without a `shortcut` it is x itself, and a silent body passes x on as
-    it is, at any depth. Not to be confused with the addition of currents before the neuron, whose
-    output cannot equal its input.
+    If `body` and `shortcut` each end in a `tsslbp.layers.LIF`, the sum is 0, 1 or 2 spikes. Without
+    a `shortcut` the block adds x itself, so that a silent body passes x on unchanged, at any depth.
+    Not to be confused with the addition of currents before a neuron, whose output cannot equal its
+    input.
 
     Args:
         body: a module that keeps the shape, or changes it as `shortcut` does.
-        shortcut: by default the identity; where the shape changes, for example
+        shortcut: by default the identity. If the body changes the shape, use for example
             ``nn.Sequential(Conv(64, 128, 1, stride=2), BatchNorm(128), LIF())``.
 
     Shape:
         ``[T, N, ...]`` to ``[T, N, ...]``.
 
     Raises:
-        InvalidInput: the two sides differ in shape.
+        InvalidInput: the outputs of body and shortcut differ in shape.
 
     Source: Fang, Yu, Chen, Huang, Masquelier & Tian, "Deep residual learning in spiking neural
     networks" (NeurIPS 2021), SEW block with g = ADD.
@@ -239,8 +240,8 @@ class Residual(nn.Module):
         side: Tensor = self.shortcut(x)
         if y.shape != side.shape:
             raise InvalidInput(
-                f"Residual cannot add {list(y.shape)} of its body and {list(side.shape)} of its "
-                "shortcut; a body that changes the shape needs a shortcut that does, too"
+                f"Residual cannot add its body's output {list(y.shape)} to its shortcut's output "
+                f"{list(side.shape)}; give it a shortcut that changes the shape as the body does"
             )
         return y + side
 
@@ -258,12 +259,12 @@ def _rounded(x: Tensor, weight: Tensor, dtype: torch.dtype | None) -> tuple[Tens
 
 
 def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
-    """Whether to multiply only what is not zero, which pays for spikes.
+    """Whether to multiply only nonzero values, which is faster for sparse spikes.
 
-    The sums are the same but for rounding; a weight that meets no spike is not even read.
+    The sums are the same up to rounding. Weights that meet no spike are not even read.
     """
     if impl not in ("auto", "cpu") or x.device.type != "cpu" or is_exported() or not COMPILES:
         return False
-    from ..kernels import events  # importing kernels takes a moment: only when used
+    from ..kernels import events  # importing kernels takes time: import on first use
 
     return cast(bool, events.is_faster(x, weight))

@@ -1,4 +1,4 @@
-"""Dropout of signals ``[T, N, ...]`` with one mask for all time steps."""
+"""Dropout for signals ``[T, N, ...]`` that uses one mask for all time steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..neuron.settings import check_dense
 
 
 class _Dropout(nn.Module):
-    """Dropout with one mask for all time steps; `by_row` in images an entry for a whole row."""
+    """Dropout with one mask for all time steps; with `by_row`, one mask value per image row."""
 
     by_row: bool
 
@@ -28,8 +28,8 @@ class _Dropout(nn.Module):
             return x
         if x.ndim not in (3, 5):
             raise InvalidInput(
-                f"dropout expected a signal [T, N, features] or [T, N, C, H, W], got shape "
-                f"{list(x.shape)}; images without time become one in the first LIF"
+                f"dropout expects a signal [T, N, features] or [T, N, C, H, W], got shape "
+                f"{list(x.shape)}; the first LIF turns images without time into such a signal"
             )
         shape = (*x.shape[1:-1], 1) if self.by_row and x.ndim == 5 else x.shape[1:]
         kept = torch.rand(*shape, device=x.device) >= self.p
@@ -43,9 +43,13 @@ class _Dropout(nn.Module):
 class RowDropout(_Dropout):
     """Dropout with one mask for all time steps of ``[T, N, C, H, W]`` or ``[T, N, features]``.
 
-    In images it drops whole rows, a mask entry per (sample, channel, row), which is what PyTorch
-    before 1.11 made of the original code; in linear layers single neurons. Kept values are divided
-    by ``1 - p``. The mask is drawn from PyTorch's generator of the input's device.
+    In images it drops whole rows, with one mask value per (sample, channel, row). This is how
+    PyTorch before 1.11 executed the original code. In linear layers it drops single neurons. Kept
+    values are divided by ``1 - p``. The mask is drawn from PyTorch's generator of the input's
+    device.
+
+    Args:
+        p: probability with which a value is dropped, at least 0 and below 1.
     """
 
     by_row = True
@@ -53,7 +57,11 @@ class RowDropout(_Dropout):
 
 @final
 class NeuronDropout(_Dropout):
-    """Ordinary dropout with one mask for all time steps: as `RowDropout`, but single neurons."""
+    """Ordinary dropout of single neurons, with one mask for all time steps.
+
+    Args:
+        p: probability with which a value is dropped, at least 0 and below 1.
+    """
 
     by_row = False
 

@@ -1,4 +1,4 @@
-"""`LIF`: spiking neurons as a module, whose constants may be trained."""
+"""`LIF`: spiking neurons as a module; their constants can be trained."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ _SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)
 
 @final
 class LIF(nn.Module):
-    """Leaky integrate-and-fire neurons behind a synaptic filter, one for each value of the input.
+    """Leaky integrate-and-fire neurons after a synaptic filter, one for each value of the input.
 
-    From rest, with the weighted input ``x[t]``, what a connection returns,
+    With the weighted input ``x[t]`` that a connection returns, starting from rest,
 
-    - ``I[t] = (1 - 1/tau_s) I[t-1] + x[t] / tau_s``, the input current,
-    - ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + I[t]``, the membrane potential,
-    - ``s[t] = 1 if u[t] > threshold else 0``, the spike, which is what the module returns.
+    - ``I[t] = (1 - 1/tau_s) I[t-1] + x[t] / tau_s`` is the input current,
+    - ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + I[t]`` is the membrane potential,
+    - ``s[t] = 1 if u[t] > threshold else 0`` is the spike, which the module returns.
 
-    Backward, `rule` maps dL/ds to dL/dI. This is a layer of neurons as in `tsslbp.Network`, in the
-    same kernel, and no state is kept between calls. ``tau_s = 1`` is no filter, and ``tau_m = 1``
-    no memory.
+    Backward, `rule` maps dL/ds to dL/dI. The layer runs in the same kernel as the neurons of
+    `tsslbp.Network` and keeps no state between calls. With ``tau_s = 1`` there is no filter, and
+    with ``tau_m = 1`` the membrane has no memory.
 
-    Learned constants are one number a layer each, trained as ``raw_tau_m``, ``raw_tau_s`` and
-    ``raw_threshold``:
+    Each learnable constant is one number per layer. It is trained as ``raw_tau_m``, ``raw_tau_s``
+    or ``raw_threshold``:
 
     - ``tau = 1 + exp(raw)``, so that ``1/tau`` is a logistic function of ``-raw`` as in PLIF, and
       tau stays above 1;
     - ``threshold = exp(raw)``.
 
-    Their gradients follow from the rule's, ``d[t] = dL/dI[t]``, by the chain rule. A change of the
-    leak acts on the potential as an added current does, one of `tau_s` on the current as an added
-    input, and a higher threshold on the spike of its step as a lower potential does, but not on
-    the potential that stays:
+    The gradients of the constants follow from the rule's ``d[t] = dL/dI[t]`` by the chain rule. A
+    change of the leak acts on the potential like an added current. A change of `tau_s` acts on the
+    current like an added input. A higher threshold acts on the spike of its step like a lower
+    potential, but it does not change the potential that remains:
 
     - ``dL/dtau_m = 1/tau_m^2 sum_t d[t] u[t-1] (1 - s[t-1])``,
     - ``dL/dtau_s = - sum_t dL/dx[t] (I[t] - I[t-1])``,
@@ -59,38 +59,38 @@ class LIF(nn.Module):
       `Surrogate`, ``d[t] - decay d[t+1]`` for `SLAYER`, ``d[t] s[t]`` for `EventProp` and
       `SpikeBP`, the same or, in warm-up, d[t] for `TSSLBP`, and d[t] for `NA`.
 
-    For `Surrogate` these are the derivatives that backpropagation through time with that surrogate
-    gives. Derivation: ``neuron/README.md``, 24 to 27.
+    For `Surrogate`, these are the derivatives that backpropagation through time gives with the same
+    surrogate. Derivation: ``neuron/README.md``, 24 to 27.
 
     Args:
         tau_m: membrane time constant in time steps, at least 1.
-        tau_s: synaptic time constant in time steps, at least 1. The rule takes it for that of the
-            filter behind the spikes, too, which is the next layer's.
-        threshold: potential above which (strictly) a neuron fires; positive.
+        tau_s: synaptic time constant in time steps, at least 1. The rule also uses it as the time
+            constant of the filter after the spikes, which belongs to the next layer.
+        threshold: potential that a neuron must exceed (strictly) to fire; positive.
         rule: learning rule.
         learnable: which of ``"tau_m"``, ``"tau_s"`` and ``"threshold"`` are trained, starting from
-            the values given; a learned time constant has to start above 1.
-        impl: implementation, see `tsslbp.spikes`. The GPU's kernels cannot train constants: there
-            ``"auto"`` takes plain PyTorch, and waits for the device at every call.
-        time_steps: T, for the first neurons of a network that takes static images: an input
-            without time is then the same at all T steps, and the connection before it is computed
-            once, not T times.
-        pool: side of the window of a sum pooling in the same kernel; 1: none.
+            the given values; a learnable time constant must start above 1.
+        impl: implementation, see `tsslbp.spikes`. The GPU kernels cannot train constants; on a GPU,
+            ``"auto"`` then selects plain PyTorch, which waits for the device at every call.
+        time_steps: T, for the first neurons of a network that takes static images. An input without
+            time then stays the same for all T steps, and the connection before it is computed once
+            instead of T times.
+        pool: side of the window of a sum pooling in the same kernel; 1 means no pooling.
         pool_scale: factor on the sum over a window.
-        output_psc: whether a second filter follows, so that PSCs are returned, as the output layer
-            of `tsslbp.Network` does.
+        output_psc: whether a second synaptic filter follows, so that the module returns PSCs, like
+            the output layer of `tsslbp.Network`.
 
     Attributes:
-        start: what the layer computes, a `tsslbp.neuron.NeuronLayer`, with the constants given.
-        neurons: the same with its constants as they are now.
-        learnable: the names of those that are trained.
+        start: what the layer computes with its initial constants, a `tsslbp.neuron.NeuronLayer`.
+        neurons: the same with the present constants.
+        learnable: names of the constants that are trained.
 
     Shape:
-        In: ``[T, N, features]`` or ``[T, N, C, H, W]``; with `time_steps` also ``[N, features]``
-        or ``[N, C, H, W]``. Out: ``[T, N, ...]``, pooled ``[T, N, C, H // pool, W // pool]``.
+        Input: ``[T, N, features]`` or ``[T, N, C, H, W]``; with `time_steps` also ``[N, features]``
+        or ``[N, C, H, W]``. Output: ``[T, N, ...]``, pooled ``[T, N, C, H // pool, W // pool]``.
 
     Raises:
-        InvalidInput: a setting or an input does not fit.
+        InvalidInput: an argument or an input is invalid.
 
     Source: Zhang & Li (2020) for the neuron; Fang, Yu, Chen, Masquelier, Huang & Tian,
     "Incorporating learnable membrane time constant to enhance learning of spiking neural networks"
@@ -152,18 +152,18 @@ class LIF(nn.Module):
         return neuron.layer(x, neurons, time_steps, shared, constants=constants)
 
     def current(self, x: Tensor) -> Tensor:
-        """Input current I ``[T, N, ...]`` that the input `x` becomes; not for training."""
+        """Return the input current I ``[T, N, ...]`` for the input `x`; not for training."""
         steps, neurons = self._steps_of_constant(x), self.neurons
         x = x if steps is None else x.expand(steps, *x.shape)
         return neuron.psc(x, neurons.neuron.tau_s, impl=neurons.impl)
 
     def spikes(self, x: Tensor) -> Tensor:
-        """Spikes ``[T, N, ...]`` before pooling and filter; not for training."""
+        """Return the spikes ``[T, N, ...]`` before pooling and filter; not for training."""
         plain = replace(self.neurons, pool=1, output_psc=False)
         return neuron.layer(x, plain, self._steps_of_constant(x))
 
     def _constants(self) -> Tensor:
-        """`tau_m`, `tau_s` and `threshold` as they are now, float64 ``[3]``."""
+        """The present `tau_m`, `tau_s` and `threshold`, float64 ``[3]``."""
         device, values = next(self.parameters()).device, []
         for name in CONSTANTS:
             value = torch.tensor(getattr(self.start.neuron, name), dtype=torch.float64)
@@ -174,14 +174,14 @@ class LIF(nn.Module):
         return torch.stack(values)
 
     def _steps_of_constant(self, x: Tensor) -> int | None:
-        """Return T where `x` has no time and stands for all steps; None where it has."""
+        """Return T if `x` has no time axis and is the same at all steps, otherwise None."""
         if x.ndim in (2, 4) and self.time_steps is not None:
             return self.time_steps
         if x.ndim not in (3, 5) or (self.time_steps is not None and len(x) != self.time_steps):
-            hint = "; the first LIF of a network of static images takes time_steps"
+            hint = "; give the first LIF of a network of static images time_steps"
             steps = self.time_steps or "T"
             raise InvalidInput(
-                f"LIF expected a signal [{steps}, N, features] or [{steps}, N, C, H, W], got shape "
+                f"LIF expects a signal [{steps}, N, features] or [{steps}, N, C, H, W], got shape "
                 f"{list(x.shape)}{'' if self.time_steps else hint}"
             )
         return None
@@ -201,7 +201,7 @@ class LIF(nn.Module):
 
 @contextmanager
 def sharing(shared: Shared | None) -> Iterator[None]:
-    """What all `LIF` share that are called within, see `tsslbp.neuron.reference.Shared`."""
+    """Share `shared` among all `LIF` called within; see `tsslbp.neuron.reference.Shared`."""
     token = _SHARED.set(shared)
     try:
         yield
@@ -210,25 +210,26 @@ def sharing(shared: Shared | None) -> Iterator[None]:
 
 
 def _checked(learnable: Sequence[str], start: NeuronLayer) -> tuple[str, ...]:
-    """Return what is learned, in the order of `CONSTANTS`.
+    """Return the learnable constants in the order of `CONSTANTS`.
 
     Raises:
-        InvalidInput: there is no such constant, or it cannot be learned from there.
+        InvalidInput: a constant is unknown, or it cannot be learned from its initial value.
     """
     names = (learnable,) if isinstance(learnable, str) else tuple(learnable)
     for name in names:
         if name not in CONSTANTS:
             raise InvalidInput(
-                f"learnable must hold names among {', '.join(CONSTANTS)}, got {name!r}"
+                f"learnable must contain names among {', '.join(CONSTANTS)}, got {name!r}"
                 f"{nearest(str(name), CONSTANTS)}"
             )
         if name != "threshold" and getattr(start.neuron, name) == 1:
             raise InvalidInput(
-                f"a learned {name} must start above 1, which 1 + exp(raw_{name}) only tends to"
+                f"a learnable {name} must start above 1, because {name} = 1 + exp(raw_{name}), "
+                "got 1"
             )
     if "threshold" in names and type(start.rule) not in reference.THROUGH_SPIKE:
         raise InvalidInput(
-            f"the threshold cannot be learned by the rule {type(start.rule).__name__}: which part "
-            "of its gradient a spike carries is for tsslbp.neuron.reference.THROUGH_SPIKE to say"
+            f"the rule {type(start.rule).__name__} cannot train the threshold: register the part "
+            "of its gradient that a spike carries in tsslbp.neuron.reference.THROUGH_SPIKE"
         )
     return tuple(name for name in CONSTANTS if name in names)

@@ -1,4 +1,4 @@
-"""Normalisation of signals ``[T, N, ...]``: over the batch, and by an auxiliary neuron."""
+"""Normalisation of signals ``[T, N, ...]``: batch normalisation and neuron normalisation."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class BatchNorm(nn.Module):
     """Threshold-dependent batch normalisation (tdBN), between a connection and its neurons.
 
     ``y = scale (x - mean) / sqrt(variance + eps) + bias`` with
-    ``scale = alpha threshold weight``, by channel. In training mean and variance are those over
-    time, batch and image, and running averages of them are kept, which take their place in
-    evaluation. So the neurons' input starts with a standard deviation of `alpha` thresholds,
-    however deep they lie. `weight`, from 1, and `bias`, from 0, are trained.
+    ``scale = alpha threshold weight``, for each channel. In training, mean and variance are taken
+    over time, batch and image. Running averages of them replace them in evaluation. The input of
+    the neurons therefore starts with a standard deviation of `alpha` thresholds, at any depth.
+    `weight`, initially 1, and `bias`, initially 0, are trained.
 
-    For inference `fold_batch_norms` makes it part of the connection.
+    For inference, `fold_batch_norms` merges the normalisation into the connection.
 
     Args:
         channels: C, or the features of a linear layer.
-        threshold: of the neurons that follow.
-        alpha: factor for signals that are added up before a neuron; 1 where nothing is, as in
-            `tsslbp.layers.Residual`, which adds spikes.
+        threshold: threshold of the neurons that follow.
+        alpha: factor for signals that are summed before a neuron. It is 1 if nothing is summed, as
+            in `tsslbp.layers.Residual`, which adds spikes.
         eps: added to the variance.
-        momentum: weight of a batch in the running averages.
+        momentum: weight of a batch in the running averages, above 0 and at most 1.
 
     Shape:
-        ``[T, N, C, H, W]`` or ``[T, N, C]``, in and out; without time ``[N, C, H, W]`` or
-        ``[N, C]``, whose statistics are those of its repetition.
+        ``[T, N, C, H, W]`` or ``[T, N, C]``, input and output. Also without time, ``[N, C, H, W]``
+        or ``[N, C]``; the statistics are the same as if the input were repeated over time.
 
     Raises:
-        InvalidInput: a setting or an input does not fit.
+        InvalidInput: an argument or an input is invalid.
 
     Source: Zheng, Wu, Deng, Hu & Li, "Going deeper with directly-trained larger spiking neural
     networks" (AAAI 2021), threshold-dependent batch normalisation.
@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
         has_time = x.ndim in (3, 5)
         if x.ndim not in (2, 3, 4, 5) or x.shape[1 + has_time] != len(self.weight):
             raise InvalidInput(
-                f"BatchNorm expected a signal [T, N, {len(self.weight)}, ...], "
+                f"BatchNorm expects a signal [T, N, {len(self.weight)}, ...], "
                 f"got shape {list(x.shape)}"
             )
         frames = x.flatten(0, 1) if has_time else x
@@ -88,7 +88,8 @@ class BatchNorm(nn.Module):
             )
         if self.training and frames.numel() == len(self.weight):
             raise InvalidInput(
-                f"BatchNorm needs more than one value a channel in training, got {list(x.shape)}"
+                f"BatchNorm needs more than one value per channel in training, got shape "
+                f"{list(x.shape)}; use a larger batch"
             )
         weight = self.weight * (self.alpha * self.threshold)
         out = functional.batch_norm(
@@ -104,7 +105,7 @@ class BatchNorm(nn.Module):
         return out.view_as(x)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Factor and summand of each channel, ``[C]``, that evaluation applies."""
+        """Return each channel's factor and summand, ``[C]``, as applied in evaluation."""
         factor = self.weight * (self.alpha * self.threshold) / (self.running_var + self.eps).sqrt()
         return factor, self.bias - factor * self.running_mean
 
@@ -114,19 +115,19 @@ class BatchNorm(nn.Module):
 
 @torch.no_grad()
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """A copy for inference, in which connections have taken over the `BatchNorm` behind them.
+    """Return a copy for inference whose connections include the `BatchNorm` that follows them.
 
-    ``W' = factor W`` and ``b' = factor b + summand``, by output channel, where
+    ``W' = factor W`` and ``b' = factor b + summand`` for each output channel, where
     ``factor = alpha threshold weight / sqrt(running_var + eps)`` and
-    ``summand = bias - factor running_mean``. An `nn.Identity` stays where the BatchNorm was, so
-    that all other names in the state stay. What is folded is each `Conv` or `Linear` that stands
-    right before a BatchNorm in an `nn.Sequential`; others are copied as they are.
+    ``summand = bias - factor running_mean``. An `nn.Identity` replaces the BatchNorm, so that all
+    other names in the state stay the same. Each `Conv` or `Linear` that directly precedes a
+    BatchNorm in an `nn.Sequential` is folded. All other modules are copied unchanged.
 
     Args:
-        module: a network, or a part of one; left as it is.
+        module: a network or a part of one; it is not changed.
 
     Returns:
-        The copy, in evaluation mode. It equals the original in evaluation mode but for rounding.
+        The copy in evaluation mode. It equals the original in evaluation mode up to rounding.
     """
     folded = copy.deepcopy(module).eval()
     for part in list(folded.modules()):
@@ -140,7 +141,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
 
 def _folded(connection: Conv | Linear, norm: BatchNorm) -> Conv | Linear:
-    """A connection of its own: the same one may stand in several places."""
+    """Return a folded copy of the connection, which may occur in several places."""
     factor, summand = norm.affine()
     folded = copy.deepcopy(connection)
     rows = factor.view(-1, *(1,) * (connection.weight.ndim - 1))
@@ -152,29 +153,30 @@ def _folded(connection: Conv | Linear, norm: BatchNorm) -> Conv | Linear:
 
 @final
 class NeuNorm(nn.Module):
-    """Neuron normalisation: an auxiliary neuron at every position inhibits all feature maps there.
+    """Neuron normalisation: at every position an auxiliary neuron inhibits all feature maps.
 
-    With the signal ``s [T, N, F, H, W]`` of F feature maps, spikes or pooled spikes, the auxiliary
-    neuron's state is ``x[t] = k x[t-1] + (v/F) sum_f s_f[t]``, ``x[-1] = 0``, and what is passed on
-    is ``s_c[t] - U_c x[t]``, of the same shape. U, ``[F, H, W]``, is trained. ``k + v F = 1``, so
-    ``v/F = (1 - k)/F^2``, and x is a moving average of the maps' mean signal, divided by F: small
-    where maps are many. Once U is not zero, the signal that leaves is real and not zero wherever a
-    map has been active, so connections behind it mostly take the dense product (`Conv`).
+    The signal ``s [T, N, F, H, W]`` has F feature maps of spikes or pooled spikes. The state of the
+    auxiliary neuron is ``x[t] = k x[t-1] + (v/F) sum_f s_f[t]``, ``x[-1] = 0``, and the output is
+    ``s_c[t] - U_c x[t]``, of the same shape. U, ``[F, H, W]``, is trained. Since ``k + v F = 1``,
+    ``v/F = (1 - k)/F^2``, and x is a moving average of the mean signal of the maps, divided by F:
+    it is small if there are many maps. Once U is not zero, the output is real-valued and nonzero
+    wherever a map has been active, so the connections that follow mostly use the dense product
+    (`Conv`).
 
-    Not to be confused with batch normalisation: nothing is divided, no statistics are kept, and an
-    image does not depend on the others of its batch.
+    Not to be confused with batch normalisation: nothing is divided, no statistics are kept, and the
+    output for an image does not depend on the other images of the batch.
 
     Args:
-        shape: ``(F, H, W)`` of one step's signal.
-        k: decay of the auxiliary neuron a step, at least 0 and below 1.
+        shape: ``(F, H, W)`` of the signal at one step.
+        k: decay factor of the auxiliary neuron per step, at least 0 and below 1.
 
     Raises:
-        InvalidInput: `k` is out of range, or a signal has another shape.
+        InvalidInput: `k` is out of range, or a signal has a different shape.
 
     Source: Wu, Deng, Li, Zhu, Xie & Shi, "Direct training for spiking neural networks: faster,
     larger, better" (AAAI 2019), section on neuron normalisation. The default of k, and one weight
-    for each map and position, are those of the layer in SpikingJelly. U starts at zero, where the
-    network is the one without it; SpikingJelly draws it within ``1 / sqrt(H W)``.
+    per map and position, follow the layer in SpikingJelly. U starts at zero, where the layer has no
+    effect; SpikingJelly draws it within ``1 / sqrt(H W)``.
     """
 
     def __init__(self, shape: Sequence[int], k: float = 0.9) -> None:
@@ -187,7 +189,8 @@ class NeuNorm(nn.Module):
         if x.ndim != 5 or x.shape[2:] != self.weight.shape:
             maps, height, width = self.weight.shape
             raise InvalidInput(
-                f"expected a signal [T, N, {maps}, {height}, {width}], got shape {list(x.shape)}"
+                f"NeuNorm expects a signal [T, N, {maps}, {height}, {width}], got shape "
+                f"{list(x.shape)}"
             )
         # The auxiliary neuron is a synaptic filter over the mean of the maps.
         state = psc(x.mean(2, keepdim=True), 1 / (1 - self.k)) / len(self.weight)

@@ -14,7 +14,7 @@ from ..neuron.settings import check_dense
 
 
 class _Pool(nn.Module):
-    """Windows of ``size x size`` side by side; what does not fill one is left out."""
+    """Adjacent windows of ``size x size``; pixels that do not fill a window are left out."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _Pool(nn.Module):
         check_dense("the input", x)
         if x.ndim not in (4, 5) or min(x.shape[-2:]) < self.size:
             raise InvalidInput(
-                f"{type(self).__name__} expected images [T, N, C, H, W] of at least {self.size} x "
+                f"{type(self).__name__} expects images [T, N, C, H, W] of at least {self.size} x "
                 f"{self.size} pixels, got shape {list(x.shape)}"
             )
 
@@ -36,7 +36,7 @@ class _Pool(nn.Module):
 class SumPool(_Pool):
     """Sum over windows of ``size x size``, times `scale`: ``[..., H, W] -> [..., H//s, W//s]``.
 
-    Directly behind neurons, ``LIF(pool=size, pool_scale=scale)`` does the same in their kernel.
+    Directly after neurons, ``LIF(pool=size, pool_scale=scale)`` does the same in their kernel.
     """
 
     def __init__(self, size: int, scale: float = 1.0) -> None:
@@ -76,8 +76,8 @@ class AvgPool(_Pool):
 class MaxPool(_Pool):
     """Maximum over windows of ``size x size``: ``[..., H, W] -> [..., H//s, W//s]``.
 
-    Of spikes it is 1 where any neuron of the window fires in that step, so that spikes stay spikes.
-    The gradient goes to one of the largest values.
+    Applied to spikes, it is 1 if any neuron of the window fires at that step, so the output is
+    again spikes. The gradient goes to one of the largest values.
     """
 
     def forward(self, x: Tensor) -> Tensor:

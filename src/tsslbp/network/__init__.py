@@ -1,4 +1,4 @@
-"""Networks of spiking layers, and the descriptions that they are made from."""
+"""Networks of spiking layers, and the descriptions from which they are built."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A network of one's own: any module with `LIF` neurons as training knows networks."""
+"""A custom network: wraps any module with `LIF` neurons for training."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from .network import Activity, Model, activity_of, check_images
 
 TRIED = 2  # images of the first forward pass, which counts the neurons
 
-Watch = Callable[[str, LIF, Tensor, Tensor], None]  # name of the layer, itself, its input, output
+Watch = Callable[[str, LIF, Tensor, Tensor], None]  # layer name, layer, its input, its output
 
 
 @final
 class CustomNetwork(Model):
-    """A module of one's own, and what `tsslbp.training` needs to know of it.
+    """A module that you define, with what `tsslbp.training` needs to know about it.
 
     Every `tsslbp.layers.LIF` that the forward pass calls is a spiking layer. Its name is the
-    module's path, such as ``"3"`` or ``"block1.body.2"``; called a second time in a pass, it counts
-    as one more layer, ``"3 (2)"``. The module is tried once, on images of zeros in evaluation mode.
+    module's path, such as ``"3"`` or ``"block1.body.2"``. If a module is called twice in a pass,
+    the second call counts as another layer, ``"3 (2)"``. The constructor runs the module once, on
+    images of zeros in evaluation mode.
 
     Args:
-        module: takes static images ``[N, C, H, W]`` or spike trains ``[T, N, C, H, W]`` and
-            returns ``[T, N, classes]``, from the first step to the last. It keeps no state between
-            calls but in buffers that training changes, as those of `tsslbp.layers.BatchNorm`.
+        module: maps static images ``[N, C, H, W]`` or spike trains ``[T, N, C, H, W]`` to
+            ``[T, N, classes]``, from the first step to the last. Between calls it keeps no state
+            except buffers that training changes, such as those of `tsslbp.layers.BatchNorm`.
         input_shape: ``(C, H, W)``.
         classes: number of classes.
         time_steps: T.
-        frames: whether it is tried on spike trains instead of images.
-        description: what messages call the network.
+        frames: whether the first run uses spike trains instead of images.
+        description: name of the network in messages.
 
     Attributes:
-        has_output_layer: whether neurons are the output, whose PSC the module returns.
+        has_output_layer: whether the module returns the PSC of an output layer of neurons.
 
     Shape:
-        As `tsslbp.Network`.
+        As for `tsslbp.Network`.
 
     Raises:
-        InvalidInput: the module fails, has no `LIF`, or returns another shape; or an input does
-            not fit.
+        InvalidInput: the module fails, contains no `LIF`, or returns a tensor of the wrong shape;
+            or an input is invalid.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class CustomNetwork(Model):
         self.time_steps, self.frames = check_whole("time_steps", time_steps), frames
         lifs = [part for part in module.modules() if isinstance(part, LIF)]
         if not lifs:
-            raise InvalidInput(f"{description} has no tsslbp.layers.LIF, so it has no spikes")
+            raise InvalidInput(
+                f"{description} contains no tsslbp.layers.LIF, so it has no spiking neurons: "
+                "add one after each connection"
+            )
         self.waits_for_device = any(lif.learnable for lif in lifs)
         self.has_output_layer = any(lif.start.output_psc for lif in lifs)
         self._neuron_counts = self._try(frames)
@@ -83,11 +87,11 @@ class CustomNetwork(Model):
 
     @property
     def neurons(self) -> dict[str, Neuron]:
-        """The constants of every spiking layer, as they are now, by the layers' names."""
+        """The present constants of every spiking layer, by layer name."""
         return {name: self.layer(name).neurons.neuron for name in self._neuron_counts}
 
     def layer(self, name: str) -> LIF:
-        """The neurons that one of `neuron_counts` names."""
+        """Return the `LIF` of a layer named in `neuron_counts`."""
         lif = self.module if isinstance(self.module, LIF) else None
         found = lif or self.module.get_submodule(name.partition(" (")[0])
         assert isinstance(found, LIF)
@@ -95,9 +99,9 @@ class CustomNetwork(Model):
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The weights of all connections, that is, what is trained of two or more dimensions.
+        """The weights of all connections, that is, trained parameters of two or more dimensions.
 
-        By the names that the module's parameters have.
+        The keys are the names of the module's parameters.
         """
         return {
             name: weight
@@ -106,7 +110,7 @@ class CustomNetwork(Model):
         }
 
     def summary(self) -> str:
-        """T, the neurons of every spiking layer, and the number of parameters, a line each."""
+        """Describe T, each layer's neurons, and the number of parameters, one line per layer."""
         counts = self.neuron_counts
         width = max(len(name) for name in counts)
         lines = [f"{self.description}, T = {self.time_steps}"]
@@ -121,19 +125,19 @@ class CustomNetwork(Model):
         return "\n".join([*lines, f"{sum(counts.values()):,} neurons, {total:,} parameters"])
 
     def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
-        """Return ``[T, N, classes]``; `mean` where `x` is a part of a batch, see `neuron.Shared`.
+        """Return ``[T, N, classes]``; with `mean`, `x` is a part of a batch (see `neuron.Shared`).
 
         Raises:
-            InvalidInput: the input or the module's output does not fit, or a batch that several
-                processes share is to be normalised.
+            InvalidInput: the input or the module's output is invalid, or a `BatchNorm` would have
+                to normalise a batch that is split over several processes.
         """
         check_images(x, self.input_shape, self.time_steps, self._dtype, self.statistics)
         if mean and self.training and any(isinstance(p, BatchNorm) for p in self.module.modules()):
             raise InvalidInput(
-                "BatchNorm takes its statistics over the whole batch, which several processes do "
-                "not share: train in one process"
+                "BatchNorm takes its statistics over the whole batch, which cannot be split over "
+                "processes: train in one process"
             )
-        # Where no layer of neurons is the output, each scales its gradient by itself.
+        # Without an output layer of neurons, each layer scales its gradient on its own.
         shared = Shared(mean) if mean or self.has_output_layer else None
         with sharing(shared):
             output: Tensor = self.module(x)
@@ -142,7 +146,7 @@ class CustomNetwork(Model):
 
     @torch.no_grad()
     def trace(self, x: Tensor) -> dict[str, Trace]:
-        """Potential, increment, spikes, PSC ``[T, N, ...]`` and firing rate of every `LIF`."""
+        """Return potential, increment, spikes and PSC ``[T, N, ...]`` of every `LIF`."""
         found: dict[str, Trace] = {}
 
         def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
@@ -153,9 +157,9 @@ class CustomNetwork(Model):
 
     @torch.no_grad()
     def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
-        """Firing rate and share in warm-up of every `LIF`, at about the cost of a forward pass.
+        """Return firing rate and fraction in warm-up of every `LIF`; costs about a forward pass.
 
-        Running averages stay as they are. `mean` is as for `tsslbp.Network.activity`.
+        Running averages are not changed. `mean` is as for `tsslbp.Network.activity`.
         """
         found: dict[str, Activity] = {}
 
@@ -185,7 +189,7 @@ class CustomNetwork(Model):
         return next(weights, torch.get_default_dtype())
 
     def _try(self, frames: bool) -> dict[str, int]:
-        """Number of neurons of every layer, in the order in which they are called."""
+        """Return the number of neurons of every layer, in the order in which they are called."""
         counts: dict[str, int] = {}
 
         def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
@@ -199,21 +203,23 @@ class CustomNetwork(Model):
             with torch.no_grad():
                 self._watch(torch.zeros(shape, dtype=self._dtype, device=device), note)
         except Error as error:
-            raise InvalidInput(f"{self.description}, on an input {shape}: {error}") from error
+            raise InvalidInput(f"{self.description}, for an input {shape}: {error}") from error
         except Exception as error:
             reason = " ".join(str(error).split())
             raise InvalidInput(
-                f"{self.description} failed on an input {shape}: {type(error).__name__}: {reason}"
+                f"{self.description} failed for an input {shape}: {type(error).__name__}: {reason}"
             ) from error
         finally:
             for part, mode in training.items():
                 part.training = mode
         if not counts:
-            raise InvalidInput(f"{self.description} calls none of its tsslbp.layers.LIF")
+            raise InvalidInput(
+                f"the forward pass of {self.description} calls none of its tsslbp.layers.LIF"
+            )
         return counts
 
     def _watch(self, x: Tensor, watch: Watch) -> None:
-        """Run forward and call `watch` behind every `LIF`; buffers stay as they are."""
+        """Run the module and call `watch` after every `LIF`; buffers are restored."""
         calls: dict[LIF, int] = {}
         with ExitStack() as stack:
             stack.enter_context(_buffers_kept(self.module))
@@ -238,7 +244,7 @@ class CustomNetwork(Model):
         if shape == expected[1:]:
             hint = "; return the outputs of every step, not their sum or mean over time"
         elif isinstance(shape, list) and len(shape) == 3 and shape[0] != self.time_steps:
-            hint = f"; is time_steps={self.time_steps} that of its first LIF?"
+            hint = f"; does its first LIF have time_steps={self.time_steps}?"
         elif isinstance(shape, list) and shape[:-1] == expected[:-1]:
             hint = f"; does its last connection have {self.classes} outputs?"
         raise InvalidInput(
@@ -247,7 +253,7 @@ class CustomNetwork(Model):
 
 
 def _spikes(lif: LIF, x: Tensor, output: Tensor) -> Tensor:
-    """The spikes ``[T, N, ...]`` of a layer that was called with `x`."""
+    """Return the spikes ``[T, N, ...]`` of a layer that was called with `x`."""
     if lif.start.pool == 1 and not lif.start.output_psc:
         return output
     return lif.spikes(x)
@@ -255,7 +261,7 @@ def _spikes(lif: LIF, x: Tensor, output: Tensor) -> Tensor:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Put all buffers back, such as running averages, which a pass in training mode changes."""
+    """Restore all buffers, such as running averages, which a pass in training mode changes."""
     before = {buffer: buffer.clone() for buffer in module.buffers()}
     try:
         yield

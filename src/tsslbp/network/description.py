@@ -1,7 +1,8 @@
 """Network descriptions: from ``"15C5-P2-40C5-P2-300"`` to a plan with every shape.
 
-``15C5`` is a convolution with 15 output channels and a 5 x 5 kernel, ``P2`` sum pooling over 2 x 2
-windows, a bare number a linear layer. A spiking output layer, one neuron a class, always follows.
+``15C5`` is a convolution with 15 output channels and a 5 x 5 kernel, ``P2`` is sum pooling over
+2 x 2 windows, and a bare number is a linear layer. A spiking output layer, with one neuron per
+class, always follows and is not written.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ Shape = tuple[int, ...]  # of one sample at one time step: (C, H, W) or (feature
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer with its shapes; pooling that follows a convolution is part of it."""
+    """One layer with its shapes; it includes the pooling that follows a convolution."""
 
     name: str  # conv1, conv2, linear3, ..., output
     kind: str  # "conv", "pool" or "linear"
     in_shape: Shape
-    out_shape: Shape  # behind the pooling
+    out_shape: Shape  # after the pooling
     kernel: int = 0
     padding: int = 0
     pool: int = 1
 
     @property
     def units(self) -> int:
-        """Output channels of a convolution, neurons of a linear layer."""
+        """Output channels of a convolution, or neurons of a linear layer."""
         return self.out_shape[0]
 
     @property
     def neurons(self) -> int:
-        """Spiking neurons: those before the pooling; none in a layer that only pools."""
+        """Number of spiking neurons before the pooling; 0 in a layer that only pools."""
         if self.kind == "conv":
             return self.units * math.prod(
                 side + 2 * self.padding - self.kernel + 1 for side in self.in_shape[1:]
@@ -59,18 +60,18 @@ def plan(
     padding: int | Sequence[int] = 0,
     neunorm: bool = False,
 ) -> list[LayerPlan]:
-    """Plan the layers of a description, the output layer included.
+    """Plan the layers of a description, including the output layer.
 
     Args:
         description: layers joined by ``-``.
         input_shape: ``(C, H, W)``.
-        classes: neurons of the output layer.
-        padding: of the convolutions, one number or one for each.
-        neunorm: whether NeuNorm stands behind the convolutions, of which there must be one then.
+        classes: number of neurons of the output layer.
+        padding: padding of the convolutions: one number, or one for each.
+        neunorm: whether NeuNorm follows the convolutions; there must then be at least one.
 
     Raises:
-        InvalidInput: a number is not allowed, or a layer cannot be read or does not fit; points at
-            the place.
+        InvalidInput: a number is out of range, or a layer cannot be parsed or does not fit the
+            shape before it; the message gives the position.
     """
     input_shape = checked_shape(input_shape)
     classes = check_whole("classes", classes)
@@ -85,7 +86,7 @@ def plan(
         if match["linear"]:
             layer = LayerPlan(f"linear{number}", "linear", shape, (int(match["linear"]),))
         elif len(shape) == 1:
-            raise InvalidInput(f"network: only linear layers can follow a linear layer, {place}")
+            raise InvalidInput(f"network: only a linear layer can follow a linear layer, {place}")
         elif match["conv"]:
             layer = _plan_conv(number, match, shape, paddings.pop(0), place)
         else:
@@ -100,18 +101,21 @@ def plan(
     if parameters > MOST_PARAMETERS:
         raise InvalidInput(
             f"network {description!r} would have {parameters:,} parameters, more than "
-            f"{MOST_PARAMETERS:,}: is a number mistyped?"
+            f"{MOST_PARAMETERS:,}: check its numbers for a typing error"
         )
     if neunorm and not any(layer.kind == "conv" for layer in layers):
-        raise InvalidInput(f"neunorm needs a convolution, {description!r} has none")
+        raise InvalidInput(
+            f"neunorm follows convolutions, and {description!r} has none: "
+            "add one or set neunorm = false"
+        )
     return layers
 
 
 def checked_shape(input_shape: Sequence[int]) -> Shape:
-    """Return the shape ``(C, H, W)`` of images with plain numbers.
+    """Return the shape ``(C, H, W)`` of images as plain integers.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is not three positive whole numbers.
     """
     sides = tuple(map(as_whole, input_shape)) if isinstance(input_shape, Iterable) else ()
     if len(sides) != 3:
@@ -127,19 +131,19 @@ def checked_shape(input_shape: Sequence[int]) -> Shape:
 
 
 def note_on_output(description: str, classes: int) -> str:
-    """A note where a description ends in a layer as large as the implied output; else ""."""
+    """Return a note if the last layer is as large as the implied output layer, otherwise ""."""
     if description.rpartition("-")[2] != str(classes):
         return ""
     return (
         f"the {classes} at the end of {description} is a hidden layer: the output layer of "
-        f"{classes} classes is implied, and follows it"
+        f"{classes} classes is implied and follows it"
     )
 
 
 def summary(
     description: str, time_steps: int, layers: Sequence[LayerPlan], neunorm: bool = False
 ) -> str:
-    """The network, and a table of its layers with their shapes and parameters, a line each."""
+    """Describe the network and its layers with shapes and parameters, one line per layer."""
     rows = [("layer", "connection", "output", "parameters")]
     rows.append(("input", "", _times(layers[0].in_shape), ""))
     total = 0
@@ -165,7 +169,7 @@ def _read(description: str, texts: list[str], index: int) -> re.Match[str]:
     if match is None:
         raise InvalidInput(
             f"network: cannot read {_position(description, texts, index)}; expected a convolution "
-            "such as 15C5, pooling such as P2, or a number of neurons such as 300, joined by '-'"
+            "such as 15C5, a pooling such as P2, or a number of neurons such as 300, joined by '-'"
         )
     return match
 
@@ -202,7 +206,7 @@ def _plan_conv(
 def _plan_pool(
     number: int, size: int, shape: Shape, before: LayerPlan | None, place: str
 ) -> LayerPlan:
-    """Pool on its own, or as part of the convolution before it."""
+    """Plan a pooling, alone or as part of the convolution before it."""
     if size > min(shape[1:]):
         raise InvalidInput(
             f"network: the window does not fit into {shape[1]} x {shape[2]} values, {place}; "

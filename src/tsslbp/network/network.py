@@ -1,4 +1,4 @@
-"""Networks of spiking layers, ordinary PyTorch modules made from a description."""
+"""Networks of spiking layers: ordinary PyTorch modules built from a description."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from ..neuron.tracing import can_look_at
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, checked_shape, plan, summary
 
-OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # numbered, not named
+OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # by number, in earlier versions
 
 
 class Activity(NamedTuple):
-    """What a layer did on a batch, as shares between 0 and 1."""
+    """What a layer did on a batch, as fractions between 0 and 1."""
 
     firing_rate: float  # spikes per neuron and step
-    warm_up: float | None  # of (neuron, step) pairs on the surrogate; None for rules without it
+    warm_up: float | None  # fraction of (neuron, step) pairs in warm-up; None if the rule has none
 
 
 def activity_of(spikes: Tensor, neurons: NeuronLayer, mean: Mean) -> Activity:
-    """What a layer did that emitted `spikes` ``[T, N, ...]``; `mean` as for `Network.activity`."""
+    """Return a layer's activity from its `spikes` ``[T, N, ...]``; `mean` as in `Network`."""
     rule, tau_s = neurons.rule, neurons.neuron.tau_s
     exact = torch.promote_types(spikes.dtype, torch.float32)
     rate = mean(spikes.sum(dtype=exact), spikes.numel())
@@ -54,9 +54,10 @@ def check_images(
     dtype: torch.dtype,
     statistics: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> None:
-    """Raise `InvalidInput` where `x` is no batch of images of a shape, or of spike trains.
+    """Raise `InvalidInput` if `x` is not a batch of images of this shape, or of spike trains.
 
-    `statistics`, of the images that the network was made for, stand in the message about uint8.
+    `statistics` belong to the images that the network was trained on. The message about uint8
+    quotes them.
     """
     if not isinstance(x, Tensor):
         raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
@@ -70,49 +71,49 @@ def check_images(
         )
     if x.dtype == torch.uint8:
         words = [_numbers(one) for one in statistics] if statistics else ["mean", "std"]
-        hint = "" if statistics else ", with the recipe's mean and std,"
+        hint = "" if statistics else " with the recipe's mean and std"
         raise InvalidInput(
-            f"the input is uint8, pixel values that are not normalised yet: "
-            f"tsslbp.data.normalise(x, {', '.join(words)}){hint} makes it what the network takes"
+            f"the input is uint8, that is, pixel values that are not normalised: "
+            f"use tsslbp.data.normalise(x, {', '.join(words)}){hint}"
         )
     if x.dtype != dtype:
         raise InvalidInput(
             f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
-            f"convert it with x.to({dtype})"
+            f"convert it by x.to({dtype})"
         )
-    if can_look_at(x) and not torch.isfinite(x).all():  # for a GPU it would have to wait
-        raise InvalidInput("the input holds NaN or infinity")
+    if can_look_at(x) and not torch.isfinite(x).all():  # would wait for a GPU
+        raise InvalidInput("the input contains NaN or infinity")
     if x.ndim == len(images) + 2 and len(x) == x.shape[1] == time_steps > 1:
         _warn_of_swapped(x)
 
 
 def _numbers(values: Sequence[float]) -> str:
-    """Such as ``"0.1307"``, or ``"[0.49, 0.48, 0.45]"``."""
+    """Return text such as ``"0.1307"`` or ``"[0.49, 0.48, 0.45]"``."""
     words = [f"{one:g}" for one in values]
     return words[0] if len(words) == 1 else f"[{', '.join(words)}]"
 
 
 def _other_shape(x: Tensor, images: tuple[int, ...], time_steps: int) -> str:
-    """What an input of a wrong shape probably is, as the end of a message."""
+    """Guess what an input of a wrong shape is, as the end of a message."""
     if x.shape == images:
-        return "; of one image make a batch: x[None]"
+        return "; make a batch of a single image by x[None]"
     if x.ndim == len(images) + 2 and x.shape[1:] == (time_steps, *images):
-        return ", which seems to be [N, T, ...]: x.transpose(0, 1) puts time first"
+        return ", which looks like [N, T, ...]: put time first by x.transpose(0, 1)"
     if x.ndim == 2 and x.shape[1] == prod(images):
-        return f"; x.reshape(-1, {', '.join(map(str, images))}) makes images of rows of pixels"
+        return f"; turn rows of pixels into images by x.reshape(-1, {', '.join(map(str, images))})"
     return ""
 
 
 def _warn_of_swapped(x: Tensor) -> None:
-    """Warn, once a program, of N = T recordings that seem to be ``[N, T, ...]``.
+    """Warn, once per process, if N = T recordings seem to be ``[N, T, ...]``.
 
-    Frames of one recording have events in the same places: they are more like each other than
-    frames of different recordings at one time step.
+    Frames of one recording have events in the same places, so they are more similar than frames of
+    different recordings at the same time step.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling() or _told_of_swapped:
         return
     active = (x.detach() != 0).flatten(2).to(torch.float32)
-    if not 0 < active.mean() < 0.5:  # of frames few pixels are active
+    if not 0 < active.mean() < 0.5:  # few pixels of event frames are active
         return
     over_first, over_second = (
         (active[1:] - active[:-1]).abs().mean(),
@@ -121,8 +122,8 @@ def _warn_of_swapped(x: Tensor) -> None:
     if over_second < 0.8 * over_first:
         _told_of_swapped.append(True)
         warnings.warn(
-            f"the input {list(x.shape)} is taken as [T, N, ...], and looks like [N, T, ...], with "
-            "the frames of a recording in its second dimension: x.transpose(0, 1) puts time first",
+            f"the input {list(x.shape)} is interpreted as [T, N, ...] but looks like [N, T, ...], "
+            "with the frames of a recording along axis 1: put time first by x.transpose(0, 1)",
             stacklevel=4,
         )
 
@@ -134,16 +135,16 @@ _told_of_swapped: list[bool] = []
 class SpikingLayer:
     """A connection, the neurons that it feeds, and sum pooling of their spikes.
 
-    Takes spikes (or sums of them) ``[T, N, ...]`` and returns the same, or the PSC where `neurons`
-    say so. The synaptic filter stands behind the connection, with which it commutes. With
-    ``time_steps`` the input is static, ``[N, ...]``, and its connection computed only once.
+    It maps spikes (or sums of spikes) ``[T, N, ...]`` to the same, or to the PSC if `neurons` say
+    so. The synaptic filter follows the connection, with which it commutes. With ``time_steps`` the
+    input is static, ``[N, ...]``, and the connection is computed only once.
 
-    The connection is the module, which the network knows by the layer's name.
+    The network registers the connection as a module, under the layer's name.
     """
 
     def __init__(self, name: str, connection: Conv | Linear, neurons: NeuronLayer) -> None:
         self.name, self.connection, self.neurons = name, connection, neurons
-        self.current_dtype: torch.dtype | None = None  # how currents are stored; None: as they come
+        self.current_dtype: torch.dtype | None = None  # stored currents; None: not converted
 
     def __call__(
         self, x: Tensor, time_steps: int | None = None, shared: Shared | None = None
@@ -151,14 +152,14 @@ class SpikingLayer:
         return neuron.layer(self._weighted(x), self.neurons, time_steps, shared)
 
     def current(self, x: Tensor, time_steps: int | None = None) -> Tensor:
-        """Input current of the neurons, ``[T, N, ...]``."""
+        """Return the input current of the neurons, ``[T, N, ...]``."""
         weighted = self._weighted(x)
         if time_steps is not None:
             weighted = weighted.expand(time_steps, *weighted.shape)
         return neuron.psc(weighted, self.neurons.neuron.tau_s, impl=self.neurons.impl)
 
     def spikes(self, current: Tensor) -> Tensor:
-        """Spikes of the neurons, before the pooling, ``[T, N, ...]`` like `current`."""
+        """Return the spikes before the pooling, ``[T, N, ...]`` like `current`."""
         alone = replace(self.neurons, filter_input=False, pool=1, output_psc=False)
         return neuron.layer(current, alone)
 
@@ -167,25 +168,25 @@ class SpikingLayer:
         return current if self.current_dtype is None else current.to(self.current_dtype)
 
     def passed_on(self, spikes: Tensor) -> Tensor:
-        """What the next layer receives when this one's neurons emit `spikes`."""
+        """Return what the next layer receives when the neurons emit `spikes`."""
         if self.neurons.pool == 1:
             return spikes
         return reference.sum_pool(spikes, self.neurons.pool, self.neurons.pool_scale)
 
 
 class Model(nn.Module):
-    """What `tsslbp.training` knows of a network: from images to outputs ``[T, N, classes]``.
+    """What `tsslbp.training` requires of a network: it maps images to ``[T, N, classes]``.
 
-    The class with the largest output summed over time is predicted (`tsslbp.predict`). Where
-    several processes train it, `forward` is given a second argument, see `Network.forward`.
+    The predicted class has the largest output summed over time (`tsslbp.predict`). If several
+    processes train the network, `forward` receives a second argument, see `Network.forward`.
 
     Attributes:
         time_steps: T.
-        description: what messages call the network.
-        waits_for_device: whether a forward pass on a GPU asks for values on the host, which a CUDA
-            graph cannot hold.
-        statistics: mean and standard deviation by which its images are normalised, where that is
-            known: as a recipe has them. Messages name them.
+        description: name of the network in messages.
+        waits_for_device: whether a forward pass on a GPU reads values on the host, which a CUDA
+            graph cannot capture.
+        statistics: mean and standard deviation that normalise its images, as in the recipe, if
+            they are known. Messages quote them.
     """
 
     time_steps: int
@@ -195,34 +196,34 @@ class Model(nn.Module):
 
     @property
     def neuron_counts(self) -> dict[str, int]:
-        """Number of neurons of every spiking layer, by its name, in order; here of none."""
+        """Number of neurons of every spiking layer, by name and in order; empty by default."""
         return {}
 
     def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
-        """What the layers of `neuron_counts` do on a batch, see `Network.activity`."""
+        """Return the activity of the layers in `neuron_counts`, see `Network.activity`."""
         return {}
 
     def first_nonfinite(self, x: Tensor) -> str | None:
-        """Name the first layer with a weight or current that is NaN or infinite, where known."""
+        """Name the first layer with a weight or current that is NaN or infinite, if known."""
         return None
 
     def set_precision(self, precision: str) -> None:
-        """Choose how products are computed on a GPU; here nothing but PyTorch's own settings."""
+        """Choose how a GPU computes products; by default PyTorch's own settings apply."""
 
     def with_present_keys(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A state of an earlier version with the keys of `state_dict`; here there is none."""
+        """Return a state of an earlier version with the present keys; unchanged by default."""
         return state
 
 
 class LayeredModel(Model):
-    """A model of layers one after the other, whose names are the keys of its state.
+    """A model of consecutive layers, whose names are the keys of its state.
 
-    A layer with a connection gives it its name, so that its weights are ``"conv1.weight"`` whatever
-    stands before it. A state whose keys are the layers' numbers instead, as in earlier
-    versions (``"layers.0.connection.weight"``), is loaded as well.
+    A layer with a connection gives the connection its name, so that its weights are
+    ``"conv1.weight"`` regardless of other layers. States of earlier versions, whose keys are layer
+    numbers (``"layers.0.connection.weight"``), can be loaded as well.
 
     Attributes:
-        layers: in order, those without weights included.
+        layers: all layers in order, including those without weights.
     """
 
     layers: list[Any]
@@ -232,19 +233,19 @@ class LayeredModel(Model):
         self.layers = []
 
     def append(self, name: str, layer: Any) -> None:
-        """Add a module, or a layer with a connection, under a name of its own."""
+        """Add a module, or a layer with a connection, under its own name."""
         self.add_module(name, getattr(layer, "connection", layer))
         self.layers.append(layer)
 
     def named_layers(self) -> Iterator[tuple[str, Any]]:
-        """The layers and their names, in order."""
+        """Return the layers with their names, in order."""
         return zip(self._modules, self.layers, strict=True)
 
     def with_present_keys(self, state: Mapping[str, Any], prefix: str = "") -> Mapping[str, Any]:
-        """A state with the keys of `state_dict`, where it has those of an earlier version.
+        """Return a state with the keys of `state_dict`, renaming those of an earlier version.
 
-        Its n-th connection is the n-th here, and a `NeuNorm` belongs to the connection before it,
-        whatever else stands between them. Keys that mean nothing here stay as they are.
+        The n-th connection of the state is the n-th connection here, and a `NeuNorm` belongs to the
+        connection before it. Unknown keys are kept unchanged.
         """
         matches = {key: OLD_KEY.fullmatch(key.removeprefix(prefix)) for key in state}
         numbered = {key: (int(found[1]), found) for key, found in matches.items() if found}
@@ -277,37 +278,37 @@ class Network(LayeredModel):
         description: layers joined by ``-``, see `tsslbp.network.description`; the output layer is
             implied.
         input_shape: ``(C, H, W)`` of an image.
-        classes: neurons of the output layer.
+        classes: number of neurons of the output layer.
         time_steps: T, at least 1.
-        neuron: constants of every neuron.
-        padding: of the convolutions, one number or one for each.
-        weight_scale: factor on the initial weights, one number or
+        neuron: constants shared by all neurons.
+        padding: padding of the convolutions: one number, or one for each.
+        weight_scale: factor on the initial weights: one number, or
             ``{"conv": ..., "linear": ...}``.
         conv_init: ``"uniform"`` or ``"kaiming"``, see `tsslbp.layers.InitialWeights`.
-        dropout: probability of dropout behind every hidden layer and its pooling.
-        dropout_kind: ``"rows"`` or ``"neurons"``: `tsslbp.layers.RowDropout`, as the
-            original code, or `tsslbp.layers.NeuronDropout`.
+        dropout: probability of dropout after every hidden layer and its pooling.
+        dropout_kind: ``"rows"`` for `tsslbp.layers.RowDropout`, as in the original code, or
+            ``"neurons"`` for `tsslbp.layers.NeuronDropout`.
         pool_scale: factor on the sums of the pooling, 1.1 in the original code.
-        neunorm: whether a `tsslbp.layers.NeuNorm` stands behind every convolution's
-            neurons and their pooling.
+        neunorm: whether a `tsslbp.layers.NeuNorm` follows every convolution's neurons and their
+            pooling.
         rule: learning rule.
         impl: implementation of the neurons (`tsslbp.spikes`) and of the connections
             (`tsslbp.layers.Conv`).
-        generator: source of the initial weights, by default PyTorch's global one. Parameters come,
-            and are drawn, in layer order.
+        generator: random number generator for the initial weights, by default PyTorch's global one.
+            Parameters are drawn in the order of the layers.
 
     Shape:
-        In: static images ``[N, C, H, W]``, presented at every step, or spike trains
-        ``[T, N, C, H, W]``. Out: the output layer's PSC ``[T, N, classes]``, for `tsslbp.losses`
-        and `tsslbp.predict`. No state is kept between calls.
+        Input: static images ``[N, C, H, W]``, presented at every step, or spike trains
+        ``[T, N, C, H, W]``. Output: the output layer's PSC ``[T, N, classes]``, for
+        `tsslbp.losses` and `tsslbp.predict`. No state is kept between calls.
 
     Raises:
-        InvalidInput: the description, a setting or an input does not fit.
+        InvalidInput: the description, an argument or an input is invalid.
 
     Source: Zhang & Li (2020); the defaults are the public code's, see docs/reproduction.md.
     """
 
-    has_output_layer = True  # the last neurons are the classes'
+    has_output_layer = True  # one output neuron per class
 
     def __init__(
         self,
@@ -329,7 +330,9 @@ class Network(LayeredModel):
     ) -> None:
         super().__init__()
         if not isinstance(description, str):
-            raise InvalidInput(f"a network is described by text such as '300', got {description!r}")
+            raise InvalidInput(
+                f"a network's description must be text such as '300', got {description!r}"
+            )
         pool_scale = check_number("pool_scale", pool_scale)
         if dropout_kind not in DROPOUT:
             raise InvalidInput(
@@ -370,21 +373,22 @@ class Network(LayeredModel):
 
     @property
     def neurons(self) -> dict[str, Neuron]:
-        """The constants of every spiking layer, by the layers' names."""
+        """The constants of every spiking layer, by layer name."""
         return {layer.name: layer.neurons.neuron for layer in self.spiking_layers}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The weights of all connections, by the layers' names."""
+        """The weights of all connections, by layer name."""
         return {layer.name: layer.connection.weight for layer in self.spiking_layers}
 
     def set_precision(self, precision: str) -> None:
-        """Choose how products are computed and currents stored on a GPU; weights stay float32.
+        """Choose how a GPU computes products and stores currents; weights stay float32.
 
-        ``"bf16"``: products take bfloat16 and sum in float32, except for the first layer, whose
-        input is images; currents, and so their gradients, are stored in bfloat16 (the output
-        layer's in float32, after its product). Neurons compute in float32. ``"float32"`` and
-        ``"tf32"`` differ only in a setting of the process (`tsslbp.training.device.configure`).
+        With ``"bf16"``, products take bfloat16 and accumulate in float32, except in the first
+        layer, whose inputs are images. Currents and their gradients are stored in bfloat16, except
+        those of the output layer, which are stored in float32 after its product. Neurons compute in
+        float32. ``"float32"`` and ``"tf32"`` differ only in a setting of the process
+        (`tsslbp.training.device.configure`).
         """
         low = torch.bfloat16 if precision == "bf16" else None
         for index, layer in enumerate(self.spiking_layers):
@@ -394,7 +398,7 @@ class Network(LayeredModel):
             self.spiking_layers[-1].current_dtype = torch.float32
 
     def forward(self, x: Tensor, mean: Mean | None = None) -> Tensor:
-        """Return the output PSC; `mean` where `x` is a part of a batch, see `neuron.Shared`."""
+        """Return the output PSC; with `mean`, `x` is part of a batch (see `neuron.Shared`)."""
         time_steps, shared = self._constant_steps(x), Shared(mean)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):
@@ -406,7 +410,7 @@ class Network(LayeredModel):
 
     @torch.no_grad()
     def trace(self, x: Tensor) -> dict[str, Trace]:
-        """Potential, increment, spikes, PSC ``[T, N, ...]`` and firing rate of every layer.
+        """Return potential, increment, spikes, PSC ``[T, N, ...]`` and rate of every layer.
 
         The keys are the layers' names in order: ``"conv1"``, ``"conv2"``, ``"linear3"``,
         ``"output"``.
@@ -418,9 +422,9 @@ class Network(LayeredModel):
 
     @torch.no_grad()
     def activity(self, x: Tensor, mean: Mean = torch.div) -> dict[str, Activity]:
-        """Firing rate and share in warm-up of every layer, at about the cost of a forward pass.
+        """Return firing rate and fraction in warm-up of every layer; costs about a forward pass.
 
-        `mean` is that over all processes where `x` is a part of a batch, see `neuron.Shared`.
+        If `x` is a part of a batch, `mean` averages over all processes, see `neuron.Shared`.
         """
         return {
             layer.name: activity_of(spikes, layer.neurons, mean)
@@ -437,7 +441,7 @@ class Network(LayeredModel):
         return None
 
     def _walk(self, x: Tensor) -> Iterator[tuple[SpikingLayer, Tensor, Tensor]]:
-        """Each spiking layer with its input current and spikes, from input to output."""
+        """Yield each spiking layer with its input current and spikes, from input to output."""
         time_steps = self._constant_steps(x)
         for layer in self.layers:
             if isinstance(layer, SpikingLayer):

@@ -1,11 +1,11 @@
 """The neuron: leaky integrate-and-fire with a synaptic filter forward, a learning rule backward.
 
-`spikes` is the primitive, `psc` the synaptic filter, `lif` the one after the other in one kernel.
-`layer`, which networks use, also takes the filter before the neuron and the pooling after it. The
-derivations are in README.md beside this file, the specification in reference.py.
+`spikes` is the primitive, `psc` is the synaptic filter, and `lif` applies both in one kernel.
+Networks use `layer`, which also applies the filter before the neuron and the pooling after it.
+README.md in this folder has the derivations, and reference.py is the specification.
 
 An implementation is a module with `psc`, `layer`, and the table `BACKWARD` of the learning rules
-that it has, with `MOST_STEPS` where a rule takes a limited number of time steps.
+that it supports. If a rule supports only a limited number of time steps, `MOST_STEPS` says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .settings import Neuron as Neuron
 from .settings import NeuronLayer as NeuronLayer
 from .tracing import is_exported, is_mapped
 
-DTYPES = {  # of the fused kernels, by implementation, which has the name of its device
+DTYPES = {  # that the fused kernels support; an implementation is named after its device
     "cpu": (torch.float32, torch.float64),
     "cuda": (torch.float32, torch.float64, torch.bfloat16),
 }
@@ -39,7 +39,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def psc(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
-    """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, from rest.
+    """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, starting from rest.
 
     Args:
         x: ``[T, ...]``, a floating-point dtype, usually spikes.
@@ -47,10 +47,10 @@ def psc(x: Tensor, tau_s: float = 3.0, *, impl: str = "auto") -> Tensor:
         impl: as for `spikes`.
 
     Returns:
-        The postsynaptic current (PSC) ``[T, ...]``. Its sum over time is not a spike count.
+        The postsynaptic current (PSC) ``[T, ...]``. Its sum over time is not the spike count.
 
     Raises:
-        InvalidInput: the input, a constant or the implementation does not fit.
+        InvalidInput: the input, a constant or the implementation is invalid.
 
     Source: Zhang & Li (2020), first-order synaptic model.
     """
@@ -72,28 +72,28 @@ def spikes(
 ) -> Tensor:
     """Spike train of leaky integrate-and-fire neurons.
 
-    Forward, from rest, ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + current[t]`` and
-    ``s[t] = 1 if u[t] > threshold else 0``. Backward, `rule` maps dL/ds to dL/d(current); that is
-    not the derivative of the forward pass, which has none.
+    Forward, starting from rest, ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + current[t]`` and
+    ``s[t] = 1 if u[t] > threshold else 0``. Backward, `rule` maps dL/ds to dL/d(current). This is
+    not the derivative of the forward pass, which is zero wherever it exists.
 
     Args:
-        current: weighted input ``[T, ...]``, a floating-point dtype, one entry a neuron.
+        current: weighted input ``[T, ...]``, a floating-point dtype, one value per neuron and step.
         tau_m: membrane time constant in time steps, at least 1.
-        tau_s: synaptic time constant in time steps, at least 1; the rule's backward pass reads it.
-        threshold: potential above which (strictly) a neuron fires; positive.
+        tau_s: synaptic time constant in time steps, at least 1; used by the rule's backward pass.
+        threshold: potential that a neuron must exceed (strictly) to fire; positive.
         rule: learning rule.
         impl: ``"reference"`` (plain PyTorch, any device), ``"cpu"`` (fused kernels for float32 and
             float64 on the CPU), ``"cuda"`` (fused kernels for float32, float64 and bfloat16 on a
-            GPU; bfloat16 is computed with in float32; needs Triton) or ``"auto"`` (the fused
-            kernels that take the input and the rule, otherwise the reference).
-        shared: what the layers of a network share, for rules that look beyond one layer or
-            process; by default `current` is all there is.
+            GPU; bfloat16 is computed in float32; needs Triton) or ``"auto"`` (fused kernels if they
+            support the input and the rule, otherwise the reference).
+        shared: what the layers of a network share, for rules that depend on other layers or other
+            processes; by default `current` is taken to be the whole batch of a single layer.
 
     Returns:
         Spikes ``[T, ...]``, 0 or 1, in the dtype of `current`.
 
     Raises:
-        InvalidInput: the input, a constant or the implementation does not fit.
+        InvalidInput: the input, a constant or the implementation is invalid.
 
     Source: Zhang & Li (2020) and its public code; docs/reproduction.md.
     """
@@ -113,7 +113,7 @@ def lif(
 ) -> Tensor:
     """``psc(spikes(current))`` in one kernel: the PSC ``[T, ...]`` of a layer of neurons.
 
-    Arguments, errors and source are those of `spikes`.
+    Arguments, errors and source are the same as for `spikes`.
     """
     neurons = _checked_once(True, rule, impl, tau_m, tau_s, threshold)
     return layer(current, neurons, shared=shared, name="current")
@@ -128,28 +128,28 @@ def layer(
     constants: Tensor | None = None,
     name: str = "x",
 ) -> Tensor:
-    """``spikes(psc(x))`` in one kernel, then sum pooling and a second `psc` where asked for.
+    """``spikes(psc(x))`` in one kernel, then sum pooling and a second `psc` if requested.
 
-    The synaptic filter commutes with the linear connection before it, so a network may filter the
-    connection's result and pass spikes from layer to layer.
+    The synaptic filter commutes with the linear connection before it. A network may therefore
+    filter the connection's result and pass spikes from layer to layer.
 
     Args:
         x: ``[T, N, ...]``, or ``[N, ...]`` with `time_steps`: an input that is the same at every
-            step, as the connection's result for a static image is. With pooling it ends in
-            ``[C, H, W]``.
-        neurons: what the layer computes, and how.
+            step, such as the connection's result for a static image. With pooling the shape ends
+            in ``[C, H, W]``.
+        neurons: what the layer computes, and with which implementation.
         time_steps: number of steps T of a constant input.
         shared: as for `spikes`.
-        constants: `tau_m`, `tau_s` and `threshold` as a tensor ``[3]`` where they are trained; its
-            values are those of `neurons`, and it receives their gradients (README.md, 24 to 27).
-            It takes `filter_input`; the kernels of the GPU do without it.
-        name: what an error calls the input.
+        constants: `tau_m`, `tau_s` and `threshold` as a tensor ``[3]`` if they are trained. Its
+            values equal those of `neurons`, and it receives their gradients (README.md, 24 to 27).
+            This requires `filter_input` and is not supported by the GPU kernels.
+        name: name of the input in error messages.
 
     Returns:
         ``[T, N, ...]``, or ``[T, N, C, H // pool, W // pool]``.
 
     Raises:
-        InvalidInput: the input or the implementation does not fit.
+        InvalidInput: the input or the implementation is invalid.
     """
     if time_steps is not None and type(time_steps) is not int:
         time_steps = check_whole("time_steps", time_steps)
@@ -165,7 +165,10 @@ def layer(
         implementation = _implementation(neurons.impl, x, neurons.rule, steps)
         return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared))
     if not neurons.filter_input:
-        raise InvalidInput("constants are trained of neurons behind a filter; tau_s = 1 is none")
+        raise InvalidInput(
+            "constants can be trained only if a synaptic filter precedes the neurons, "
+            "got filter_input=False"
+        )
     implementation = _implementation(_learning(neurons.impl, x), x, neurons.rule, steps)
     return cast(Tensor, implementation.layer(x, neurons, time_steps or 0, shared, constants))
 
@@ -174,11 +177,11 @@ def _checked_once(output_psc: bool, rule: Rule, impl: str, *constants: float) ->
     for name, value in zip(("tau_m", "tau_s", "threshold"), constants, strict=True):
         check_number(name, value)
     key: tuple[Any, ...] = output_psc, rule, impl, *map(float, constants)
-    if torch.compiler.is_compiling():  # it cannot look into what is kept
+    if torch.compiler.is_compiling():  # it cannot trace a cached function
         return _without_filter(*key)
     try:
         return _kept(*key)
-    except TypeError:  # something that cannot be a key, a rule with a list for example
+    except TypeError:  # an argument that cannot be hashed, such as a rule with a list
         return _without_filter(*key)
 
 
@@ -186,35 +189,35 @@ def _without_filter(output_psc: bool, rule: Rule, impl: str, *constants: float) 
     return NeuronLayer(Neuron(*constants), rule, impl, filter_input=False, output_psc=output_psc)
 
 
-_kept = functools.lru_cache(maxsize=256)(_without_filter)  # the checks cost a small layer a tenth
+_kept = functools.lru_cache(maxsize=256)(_without_filter)  # checking takes 10 % of a small layer
 
 
 def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> ModuleType:
-    """Choose the implementation once; what it cannot do is an error that names one that can."""
+    """Choose the implementation; an error names one that supports the input and the rule."""
     able = "reference" if is_exported() else _fitting(x)
     name = able if impl == "auto" else impl
     if name != "reference" and not _fits(name, x):
         *most, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES[name])
         raise InvalidInput(
-            f"impl={name!r} takes {', '.join(most)} or {last} on device {name}, "
-            f"got {x.dtype} on {x.device}; impl={able!r} takes it"
+            f"impl={name!r} supports {', '.join(most)} or {last} on device {name}, "
+            f"got {x.dtype} on {x.device}; use impl={able!r}"
         )
     if name == "cuda" and is_mapped(x):
-        raise InvalidInput("torch.func.vmap cannot map impl='cuda'; impl='reference' it can")
+        raise InvalidInput("torch.func.vmap cannot map impl='cuda'; use impl='reference'")
     if name != "reference" and is_exported():
         raise InvalidInput(
-            f"a graph of impl={name!r} holds kernels that no other program has; impl='auto' takes "
-            "plain PyTorch while it is traced"
+            f"impl={name!r} cannot be exported, since its kernels exist only in tsslbp; use "
+            "impl='auto', which selects plain PyTorch for an export"
         )
     if name == "cuda" and not _HAS_TRITON:
         raise InvalidInput(
             "impl='cuda' needs the package triton, which is not installed; "
-            f"pip install 'tsslbp[gpu]' brings it, impl={able!r} does without"
+            f"install it by pip install 'tsslbp[gpu]', or use impl={able!r}"
         )
     if name == "cpu" and not COMPILES:
         raise InvalidInput(
-            "impl='cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off; "
-            f"impl={able!r} does without"
+            "impl='cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off: unset it, or "
+            f"use impl={able!r}"
         )
     module = _module(name)
     if rule is None or steps <= _most_steps(module, rule):
@@ -223,22 +226,23 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
         return reference
     if impl == "auto":
         raise InvalidInput(
-            f"no implementation has the learning rule {type(rule).__name__}: "
-            "enter its function into tsslbp.neuron.reference.BACKWARD, see docs/rules.md"
+            f"no implementation supports the learning rule {type(rule).__name__}: "
+            "register its function in tsslbp.neuron.reference.BACKWARD, see docs/rules.md"
         )
     known = ", ".join(known.__name__ for known in module.BACKWARD)
     elsewhere = module is not reference and type(rule) in reference.BACKWARD
-    hint = "; impl='reference' has it" if elsewhere else ""
-    many = f" in {steps} time steps" if type(rule) in module.BACKWARD else ""
+    hint = "; impl='reference' supports it" if elsewhere else ""
+    many = f" for {steps} time steps" if type(rule) in module.BACKWARD else ""
     raise InvalidInput(
-        f"impl={name!r} has no learning rule {type(rule).__name__}{many}; it has: {known}{hint}"
+        f"impl={name!r} does not support the learning rule {type(rule).__name__}{many}; "
+        f"it supports: {known}{hint}"
     )
 
 
 def _module(name: str) -> ModuleType:
-    """Import an implementation, which takes a moment: only when used.
+    """Import an implementation on first use, since importing kernels takes time.
 
-    By statements, which torch.compile carries out; it would trace what import_module does.
+    It uses import statements, which torch.compile executes; it would trace import_module.
     """
     if name == "cpu":
         from . import cpu
@@ -252,17 +256,17 @@ def _module(name: str) -> ModuleType:
 
 
 def _learning(impl: str, x: Tensor) -> str:
-    """The implementation that `impl` means where constants are trained."""
+    """Return the implementation that `impl` selects if constants are trained."""
     if impl == "cuda":
         raise InvalidInput(
             "impl='cuda' compiles a neuron's constants into its kernels and cannot train them; "
-            "impl='auto' takes plain PyTorch on a GPU"
+            "use impl='auto', which selects plain PyTorch on a GPU"
         )
     return "reference" if impl == "auto" and _fitting(x) == "cuda" else impl
 
 
 def _most_steps(module: ModuleType, rule: Rule) -> float:
-    """For how many time steps an implementation has a rule; 0 where it has none."""
+    """How many time steps an implementation supports with a rule; 0 if it lacks the rule."""
     if type(rule) not in module.BACKWARD:
         return 0
     limits: dict[type[Rule], int] = getattr(module, "MOST_STEPS", {})
@@ -272,13 +276,13 @@ def _most_steps(module: ModuleType, rule: Rule) -> float:
 def _check_shared(rule: Rule, shared: Shared | None) -> None:
     if rule.is_normalised and shared and shared.mean:
         raise InvalidInput(
-            f"{type(rule).__name__} scales gradients by means over the whole batch, which several "
-            "processes do not share; train in one process, or with normalise=False"
+            f"{type(rule).__name__} scales gradients by means over the whole batch, which cannot "
+            "be split over processes; train in one process, or with normalise=False"
         )
 
 
 def _fitting(x: Tensor) -> str:
-    """The fastest implementation that takes `x` and is installed; the GPU's cannot be mapped."""
+    """Return the fastest installed implementation for `x`; `vmap` cannot map the GPU's."""
     can_run = {"cpu": COMPILES, "cuda": _HAS_TRITON and not is_mapped(x)}
     return next((name for name in DTYPES if can_run[name] and _fits(name, x)), "reference")
 

@@ -1,11 +1,11 @@
 """Fused kernels for the CPU (Numba): one pass forward, one pass backward, any number of steps.
 
 A kernel takes one tile of neurons (`tiles`) after the other through all time steps, with its state
-in registers. Only the input is kept for the backward pass, which computes potentials and spikes
-again by the same function, in the order of operations of `reference.simulate`: no fast-math, no
-contraction into fused multiply-adds; a tile's history stays in the cache.
+in registers. Only the input is stored for the backward pass, which recomputes potentials and spikes
+by the same function, in the order of operations of `reference.simulate`: without fast-math and
+without contraction into fused multiply-adds. A tile's history stays in the cache.
 
-A layer's arrays are flat; row t starts at ``t * n``, n the layer's neurons.
+A layer's arrays are flat. Row t starts at ``t * n``, where n is the number of the layer's neurons.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ from .reference import Shared, output_scale
 from .settings import NeuronLayer
 from .tracing import check_rule, fold, unfold
 
-SUMS = 4  # that the backward kernel makes, of each worker
+SUMS = 4  # computed by the backward kernel, for each worker
 
 
 class Constants(NamedTuple):
-    """What the kernels need to know of a layer."""
+    """The facts about a layer that the kernels need."""
 
     steps: int
     static: bool  # whether the input is the same at every step
-    input_decay: float  # the filter before the neuron; 0 and 1 where there is none
+    input_decay: float  # of the filter before the neuron; 0 and a gain of 1 without a filter
     input_gain: float
     output_psc: bool  # whether the synaptic filter follows the neuron
     psc_decay: float  # 1 - 1 / tau_s
@@ -80,7 +80,7 @@ class Constants(NamedTuple):
 
 
 class LearnedConstants(Constants):
-    """The same, of a layer whose neuron's constants are trained."""
+    """The same, for a layer whose neuron's constants are trained."""
 
 
 # One time step, on tiles
@@ -88,15 +88,15 @@ class LearnedConstants(Constants):
 
 @kernel(forceinline=True)
 def _step(x, current, rest, k):
-    """One step of `reference.simulate`, behind the input filter."""
+    """Compute one step of `reference.simulate`, including the input filter."""
     current = k.input_decay * current + k.input_gain * x
     potential = k.decay * rest + current
     fires = potential > k.threshold
     return current, potential, fires, where(fires, 0, potential)
 
 
-# A unit of work: a pooling window of some channels, in tiles of 2 x 2 pixels; without pooling one
-# tile of neurons that follow each other, whose rows are then its four vectors
+# A unit of work is, with pooling, a window of some channels, in tiles of 2 x 2 pixels; without
+# pooling, it is one tile of consecutive neurons, whose rows are its four vectors.
 
 
 @kernel(forceinline=True)
@@ -113,7 +113,7 @@ def _units(n, k):
 
 @kernel(forceinline=True)
 def _unit(unit, n, k):
-    """First neuron, distances to the rows below and beside it, size, and place when pooled."""
+    """Return first neuron, distances to the next rows, size, and position when pooled."""
     if k.pool == 1:
         start = unit * VECTORS * k.lanes
         return start, 2 * k.lanes, k.lanes, min(n - start, VECTORS * k.lanes), start
@@ -127,13 +127,13 @@ def _unit(unit, n, k):
 
 @kernel(forceinline=True)
 def _first(x, size, lanes):
-    """Mask of the first neurons of a tile whose rows follow each other."""
+    """Return the mask of the first neurons of a tile whose rows are consecutive."""
     return first_of_rows(x, size, size - lanes, size - 2 * lanes, size - 3 * lanes)
 
 
 @kernel(forceinline=True)
 def _inside(x, i, j, size, k):
-    """Mask of the neurons of the tile at pixel i, j of a window."""
+    """Return the mask of the neurons of the tile at pixel i, j of a window."""
     if k.pool == 1:
         return _first(x, size, k.lanes)
     beside, below = j + 1 < k.pool, i + 1 < k.pool
@@ -145,7 +145,7 @@ def _inside(x, i, j, size, k):
 
 @ParallelKernel
 def _forward_kernel(arguments, worker, workers):
-    """``x [T, n] -> out [T, n / pool^2]``; the number of spikes to ``counts[worker]``."""
+    """Compute ``x [T, n] -> out [T, n / pool^2]``; ``counts[worker]`` is the number of spikes."""
     x, out, counts, k = arguments[0]
     steps, n = k.steps, _neurons(x, k)
     pooled = n // (k.pool * k.pool)
@@ -189,10 +189,10 @@ def _forward_kernel(arguments, worker, workers):
 
 @ParallelKernel
 def _backward_kernel(arguments, worker, workers):
-    """``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`.
+    """Compute ``grad_out [T, n / pool^2] -> grad_x`` of the shape of `x`.
 
-    `sums` has `SUMS` rows of a number for each worker: the magnitude of dL/dI, summed if the
-    gradient shall be scaled, then what the gradients of learned constants are made of.
+    `sums` has `SUMS` rows with one number per worker: the summed magnitude of dL/dI, if the
+    gradient is to be scaled, and then the sums for the gradients of learned constants.
     """
     x, grad_out, grad_x, sums, k, r = arguments[0]
     steps, n = k.steps, _neurons(x, k)
@@ -248,14 +248,14 @@ def _backward_kernel(arguments, worker, workers):
 
 @kernel()
 def _sum(values):
-    """In float64, which a sum over a whole layer needs."""
+    """Sum in float64, which a sum over a whole layer requires."""
     total = 0.0
     for value in values:
         total += value
     return total
 
 
-# Learned constants: README.md, 24 to 27; a kernel without them does nothing of this
+# Learned constants: README.md, 24 to 27; kernels without them omit all of this.
 
 
 @kernel(forceinline=True)
@@ -281,7 +281,7 @@ def _add_learned(sums, t, gradients, r, history, k):
 
 
 def add_learned(sums, t, gradients, r, history, k):
-    """`_add_learned` where there are learned constants; in kernels only."""
+    """Apply `_add_learned` if there are learned constants; in kernels only."""
     raise NotImplementedError
 
 
@@ -295,7 +295,7 @@ def _choose_add_learned(sums, t, gradients, r, history, k):
 
 
 def keep_learned(tiles, inside, room, sums, worker, workers, k):
-    """Add what three tiles hold `inside` to the last rows of `sums`; in kernels only."""
+    """Add three tiles, where `inside`, to the last rows of `sums`; in kernels only."""
     raise NotImplementedError
 
 
@@ -314,7 +314,7 @@ def _choose_keep_learned(tiles, inside, room, sums, worker, workers, k):
 
 @ParallelKernel
 def _psc_kernel(arguments, worker, workers):
-    """The synaptic filter, or its adjoint: ``[T, n] -> [T, n]``."""
+    """Apply the synaptic filter, or its adjoint: ``[T, n] -> [T, n]``."""
     x, out, steps, reverse, decay, gain, lanes = arguments[0]
     n = x.size // steps
     units = -(-n // (VECTORS * lanes))
@@ -333,7 +333,7 @@ def _psc_kernel(arguments, worker, workers):
 
 
 def _values(x: Tensor, k: Constants) -> int:
-    """Neurons times steps."""
+    """Return the number of neurons times steps."""
     return x.numel() * k.steps if k.static else x.numel()
 
 
@@ -341,7 +341,7 @@ def _values(x: Tensor, k: Constants) -> int:
 def _constants(
     neurons: NeuronLayer, itemsize: int, steps: int, static: bool, image: tuple[int, int]
 ) -> Constants:
-    """Of a layer whose values take `itemsize` bytes; `image`: width and channels, for pooling."""
+    """Return the constants of a layer with values of `itemsize` bytes; `image`: width, channels."""
     neuron, filters = neurons.neuron, neurons.filter_input
     return Constants(
         steps=steps,
@@ -394,7 +394,7 @@ class _Psc(Function):
 
 
 class _Layer(Function):
-    """`images` are worked on with channels last, as `Conv` stores them."""
+    """`images` are processed with channels last, as `Conv` stores them."""
 
     @staticmethod
     def forward(
@@ -432,7 +432,7 @@ class _Layer(Function):
         check_rule(ctx.rule, x)
         check_rule(ctx.rule, grad_out)
         if ctx.rule.reads_rate:
-            told = ctx.shared and ctx.shared.mean  # the rate itself, in the place of a sum
+            told = ctx.shared and ctx.shared.mean  # the rate itself instead of a sum
             rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             r = r._replace(warm_up_psc=level)
@@ -454,7 +454,7 @@ class _Layer(Function):
 
 
 class _Gradient(Function):
-    """The backward kernel; a function of its own so that `torch.func` can unwrap its tensors."""
+    """The backward kernel; a separate function, so that `torch.func` can unwrap its tensors."""
 
     @staticmethod
     def forward(
@@ -497,12 +497,12 @@ class _Gradient(Function):
 
 
 def _last(x: Tensor, images: bool) -> Tensor:
-    """The values as the kernels read them: contiguous, of images with the channels last."""
+    """Return the values in the layout of the kernels: contiguous, images with channels last."""
     return (x.movedim(-3, -1) if images else x).contiguous().resolve_neg()
 
 
-# The functions of `reference`, with its arguments; torch.compile cannot look into the kernels, so a
-# compiled module runs them as they are.
+# The functions of `reference`, with its arguments. torch.compile cannot trace the kernels, so a
+# compiled module calls them unchanged.
 
 
 @torch.compiler.disable
@@ -529,14 +529,14 @@ def layer(
         if constants is None:
             return cast(Tensor, psc(pooled, neurons.neuron.tau_s))
         return reference.psc(pooled, constants[1])
-    images = neurons.filter_input and x.ndim + static == 5  # which a convolution stores so
+    images = neurons.filter_input and x.ndim + static == 5  # stored in this layout by a convolution
     image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)
     k = _constants(neurons, x.itemsize, steps, static, image)
     r = _rule_constants(BACKWARD[type(neurons.rule)], neurons.rule, k)
     if constants is not None and type(r) not in THROUGH_SPIKE:
         raise InvalidInput(
-            f"the fused kernels cannot train constants of neurons under {type(r).__name__}: give "
-            "tsslbp.neuron.cpu_rules.add its through_spike, or use impl='reference'"
+            f"the fused kernels cannot train constants with the rule {type(r).__name__}: "
+            "pass through_spike to tsslbp.neuron.cpu_rules.add, or use impl='reference'"
         )
     output, _ = _Layer.apply(x, images, neurons.rule, r, k, shared, constants)
     return cast(Tensor, output)

@@ -1,10 +1,10 @@
 """One step of each learning rule backward in time, on tiles, for the kernels of `cpu`.
 
-A rule is a named tuple of constants here. Its step takes these as `r`, the step's number `t`,
-dL/ds, the state that it returned one step later, a tuple of tiles, what the kernel kept of all
+A rule is a named tuple of constants here. Its step receives these as `r`, the number of the step
+`t`, dL/ds, the state that it returned one step later (a tuple of tiles), the stored history of all
 steps, and the layer's constants `k`; it returns dL/dI and the state. The kernel is compiled for
-each rule that is used, so that none pays for the others. `SpikeBP` alone looks ahead, in
-`initial_state`. `add` takes the step of a rule of one's own.
+each rule in use, so no rule slows down another. Only `SpikeBP` looks ahead, in `initial_state`.
+`add` registers the step of a custom rule.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..rules import DERIVATIVES, NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, S
 
 
 class History(NamedTuple):
-    """What the kernel kept of a tile, arrays of one tile a step."""
+    """The stored history of a tile: arrays with one tile per step."""
 
     changes: Any  # see `potential_change`
     potentials: Any
@@ -34,14 +34,14 @@ class History(NamedTuple):
 
 @kernel(forceinline=True)
 def _clamp(x, low, high):
-    """NaN stays NaN."""
+    """Clamp; NaN stays NaN."""
     x = where(x < low, low, x)
     return where(x > high, high, x)
 
 
 @kernel(forceinline=True)
 def _timing(change, low, high):
-    """Change of the firing time with the current, at a spike."""
+    """Return the change of the firing time with the current, at a spike."""
     return _clamp(1 / change, low, high)
 
 
@@ -54,7 +54,7 @@ class RecursiveConstants(NamedTuple):
     """Constants of `TSSLBP`."""
 
     intra: float  # 1, or 0 without the intra-neuron part
-    warm_up_psc: float  # PSC below which the surrogate takes over; -inf never, inf always
+    warm_up_psc: float  # PSC below which the surrogate is used; -inf never, inf always
     timing_min: float
     timing_max: float
     surrogate_scale: float  # 1 / surrogate_width
@@ -62,15 +62,15 @@ class RecursiveConstants(NamedTuple):
 
 
 class NextSpikeConstants(RecursiveConstants):
-    """The same, with the intra-neuron part that looks for the next spike."""
+    """The same, for the intra-neuron part that depends on the next spike."""
 
 
 @kernel(forceinline=True, fastmath={"contract"})
 def _logistic(x, clamp, lanes):
-    """Derivative of the logistic function at x, by the cosh series of README.md."""
+    """Return the derivative of the logistic function at x, by the cosh series of README.md."""
     y = _clamp(x, -clamp, clamp) * (1 / 8)
     z = y * y
-    if lanes == 8:  # float64; the other terms do not show in float32
+    if lanes == 8:  # float64; the other terms are negligible in float32
         m = z * (1 / 6402373705728000) + (1 / 20922789888000)
         m = m * z + (1 / 87178291200)
         m = m * z + (1 / 479001600)
@@ -88,7 +88,7 @@ def _logistic(x, clamp, lanes):
 
 @kernel(forceinline=True)
 def _warmed_up(gradient, grad, psc, potential, r, k):
-    """The timing part's gradient, or in warm-up the surrogate's."""
+    """Return the gradient by firing times, or in warm-up the surrogate gradient."""
     warm_up = psc < r.warm_up_psc
     x = (k.threshold - potential) * r.surrogate_scale
     slope = r.surrogate_scale * _logistic(x, r.surrogate_clamp, k.lanes)
@@ -96,18 +96,18 @@ def _warmed_up(gradient, grad, psc, potential, r, k):
 
 
 def _recursive_step(r, t, grad, state, history, k):
-    """One step of `reference._recursive`: at a spike the sum, else what the leak lets through."""
+    """Compute a step of `reference._recursive`: at a spike the sum, else what the leak passes."""
     potential, carry = kept(history.potentials, t), state[0]
     timing = _timing(kept(history.changes, t), r.timing_min, r.timing_max)
     fired = timing * (grad + potential * carry * k.leak)
-    silent = potential <= k.threshold  # which a potential that is not a number is not
+    silent = potential <= k.threshold  # false for NaN
     gradient = where(silent, k.decay * carry, fired)
     carry = gradient * r.intra
     return _warmed_up(gradient, grad, kept(history.pscs, t), potential, r, k), (carry,)
 
 
 def _next_spike_step(r, t, grad, state, history, k):
-    """One step of `reference._next_spike`, and the timing part."""
+    """Compute one step of `reference._next_spike`, and the timing part."""
     later, carry, effect = state
     potential = kept(history.potentials, t)
     timing = _timing(kept(history.changes, t), r.timing_min, r.timing_max)
@@ -123,8 +123,8 @@ def _next_spike_step(r, t, grad, state, history, k):
 
 
 RECTANGLE, FAST_SIGMOID, SIGMOID, ARCTANGENT, TRIANGLE, EXPONENTIAL = range(6)
-SHAPES = {name: shape for shape, name in enumerate(DERIVATIVES)}  # which stand in that order
-LARGEST_EXPONENT = 32.0  # beyond it, exp(-x) is 0 beside 1
+SHAPES = {name: shape for shape, name in enumerate(DERIVATIVES)}  # in the same order
+LARGEST_EXPONENT = 32.0  # beyond it, exp(-x) is negligible compared with 1
 
 
 class SlopeConstants(NamedTuple):
@@ -139,7 +139,7 @@ class SlopeConstants(NamedTuple):
 
 @kernel(forceinline=True, fastmath={"contract"})
 def _exponential(x, lanes):
-    """``exp(-x)`` for x of at least 0: 1 / (1 + m), ``m = e^x - 1`` by a series at x / 64."""
+    """Return ``exp(-x)`` for x >= 0: 1 / (1 + m), with ``m = e^x - 1`` by a series at x / 64."""
     z = where(x > LARGEST_EXPONENT, LARGEST_EXPONENT, x) * (1 / 64)
     if lanes == 8:  # float64
         m = z * (1 / 87178291200) + (1 / 6227020800)
@@ -164,7 +164,7 @@ def _exponential(x, lanes):
 
 @kernel(forceinline=True)
 def _slope(potential, r, k):
-    """The surrogate derivative of a shape."""
+    """Return the surrogate derivative of a certain shape."""
     x = (potential - k.threshold) * r.scale
     size = _magnitude(x)
     if r.shape == RECTANGLE:
@@ -211,7 +211,7 @@ class NAConstants(NamedTuple):
 
 
 def _na_step(r, t, grad, state, history, k):
-    currents, potentials, effects = history  # in the place of the PSC, which it does not need
+    currents, potentials, effects = history  # effects replace the PSC, which NA does not need
     potential = kept(potentials, t)
     effect = k.psc_decay * state[0] + grad
     keep(effect, effects, t)
@@ -241,7 +241,7 @@ class SpikeBPConstants(NamedTuple):
 def _spike_bp_step(r, t, grad, state, history, k):
     potential = kept(history.potentials, t)
     silent = potential <= k.threshold
-    fired = state[1] * grad * r.per_threshold + 0 * potential  # what is no number shall show
+    fired = state[1] * grad * r.per_threshold + 0 * potential  # keeps NaN visible
     gradient = where(silent, state[0], fired)
     return gradient, (gradient, state[1])
 
@@ -260,7 +260,7 @@ STATES = {NextSpikeConstants: 3, EventPropConstants: 2, NAConstants: 2}  # tiles
 
 
 def rule_step(r, t, grad, state, history, k):
-    """One step backward of the rule whose constants `r` are; in kernels only."""
+    """Return one step backward of the rule with the constants `r`; in kernels only."""
     raise NotImplementedError
 
 
@@ -270,7 +270,7 @@ def _choose_step(r, t, grad, state, history, k):
 
 
 def initial_state(r, zero, history, k):
-    """The state before the last step; in kernels only."""
+    """Return the state before the last step; in kernels only."""
     raise NotImplementedError
 
 
@@ -298,9 +298,9 @@ def _choose_initial_state(r, zero, history, k):
 
 
 def potential_change(r, current, potential, rest):
-    """What a rule reads of how the potential came about; `rest` was left of the step before.
+    """Return the history that a rule needs of the potential; `rest` is left from the step before.
 
-    The increment of the potential; for `NA`, which changes the steps before, the current.
+    This is the increment of the potential, but for `NA`, which changes earlier steps, the current.
     """
     raise NotImplementedError
 
@@ -313,7 +313,7 @@ def _choose_potential_change(r, current, potential, rest):
 
 
 def magnitude(r, state):
-    """The sum of a gradient's magnitudes, of the rules that have it in their state."""
+    """Return the sum of a gradient's magnitudes, for rules that have it in their state."""
     raise NotImplementedError
 
 
@@ -325,7 +325,7 @@ def _choose_magnitude(r, state):
 
 
 def through_spike(r, t, gradient, later, history, k):
-    """`reference.THROUGH_SPIKE` at step t; `later` is dL/dI one step later; in kernels only."""
+    """Return `reference.THROUGH_SPIKE` at step t; `later` is dL/dI one step later."""
     raise NotImplementedError
 
 
@@ -364,7 +364,7 @@ THROUGH_SPIKE: dict[type, Callable[..., Any]] = {  # by the type of a rule's con
 
 
 def _timing_constants(rule: TSSLBP, k: Any) -> RecursiveConstants | NextSpikeConstants:
-    """The warm-up by layer is decided in the backward pass."""
+    """Return the constants of TSSL-BP; warm-up by layer is decided in the backward pass."""
     warm_up = {"neuron": rule.warm_up_psc * k.psc_gain, "always": math.inf}
     is_next_spike = rule.intra_neuron == "next-spike"
     kind = NextSpikeConstants if is_next_spike else RecursiveConstants
@@ -400,11 +400,11 @@ def add(
     states: int = 1,
     through_spike: Callable[..., Any] | None = None,
 ) -> None:
-    """Register the step of your own rule with the fused kernels.
+    """Register the step of a custom rule with the fused kernels.
 
     ``step(r, t, grad, state, history, k)``, with arguments of these names, is called for the last
-    time step first and returns dL/dI at step t and the state for the step before. Numba compiles it
-    when the rule is first used, in each process, with the operators and functions of
+    time step first. It returns dL/dI at step t and the state for the step before. Numba compiles it
+    when the rule is first used, in each process, and provides the operators and functions of
     `tsslbp.kernels.tiles`:
 
     - ``r``: the rule's fields, by name, as numbers;
@@ -413,22 +413,22 @@ def add(
     - ``state``: the tuple of tiles that the call for step t + 1 returned; zeros at the last step;
     - ``history``: `History`; ``kept(history.potentials, t)`` is u[t], and likewise the potential's
       increment ``changes`` and the PSC ``pscs``;
-    - ``k``: constants of the layer, of which ``steps``, ``decay`` (1 - 1/tau_m), ``leak``
-      (1/tau_m), ``psc_decay``, ``psc_gain`` (1/tau_s) and ``threshold`` are of use.
+    - ``k``: constants of the layer, including ``steps``, ``decay`` (1 - 1/tau_m), ``leak``
+      (1/tau_m), ``psc_decay``, ``psc_gain`` (1/tau_s) and ``threshold``.
 
-    A rule that reads the firing rate of a layer, or scales a layer's gradient, has no such step.
+    A rule that depends on a layer's firing rate, or scales a layer's gradient, is not supported.
 
     Args:
-        rule: the rule's class, a dataclass all of whose fields are numbers or truth values.
+        rule: class of the rule, a dataclass whose fields are all numbers or booleans.
         step: its step.
         states: number of tiles in the state, 1 to 3.
-        through_spike: which part of dL/dI[t] the spike of step t carries, from
-            ``(r, t, gradient, later, history, k)``, where ``gradient`` is dL/dI[t] and ``later``
-            dL/dI[t+1]. Networks whose constants are learned need it.
+        through_spike: returns the part of dL/dI[t] that acts through the spike of step t, from
+            ``(r, t, gradient, later, history, k)``, where ``gradient`` is dL/dI[t] and ``later`` is
+            dL/dI[t+1]. Networks with learned constants need it.
 
     Raises:
-        InvalidInput: a function takes other arguments, or a field's name or `states` does not fit.
-            A field that is no number is refused when the rule is used.
+        InvalidInput: a function has other arguments, or the name of a field or `states` is invalid.
+            A field that is not a number is rejected when the rule is used.
     """
     wanted = [(step, rule_step, "step"), (through_spike, _whole, "through_spike")]
     for function, like, name in wanted:
@@ -446,7 +446,7 @@ def add(
         )
     names = [one.name for one in fields(rule)]
     kind = cast(Any, NamedTuple)(rule.__name__, [(name, float) for name in names])
-    kind.is_foreign = True  # what is compiled for it depends on sources that no cache knows
+    kind.is_foreign = True  # its compiled code depends on sources that the cache does not check
     STEPS[kind], STATES[kind] = step, states
     if through_spike:
         THROUGH_SPIKE[kind] = through_spike
@@ -454,17 +454,17 @@ def add(
 
 
 def _numbers(kind: Any, rule: Rule, k: Any) -> Any:
-    """The fields of a rule of one's own, as numbers."""
+    """Return the fields of a custom rule as numbers."""
     name, elsewhere = type(rule).__name__, "use impl='reference'"
     if rule.reads_rate or rule.is_normalised:
         raise InvalidInput(
-            f"the fused kernels take no rule of one's own that reads the firing rate or scales the "
-            f"gradient of a layer, as {name} does; {elsewhere}"
+            f"the fused kernels do not support a custom rule that reads the firing rate or scales "
+            f"the gradient of a layer, as {name} does: {elsewhere}"
         )
     values = {field: getattr(rule, field) for field in kind._fields}
     for field, value in values.items():
         if not isinstance(value, (int, float)):
             raise InvalidInput(
-                f"the fused kernels take numbers, and {name}.{field} is {value!r}; {elsewhere}"
+                f"the fused kernels need numbers, but {name}.{field} is {value!r}: {elsewhere}"
             )
     return kind(**{field: float(value) for field, value in values.items()})

@@ -1,8 +1,8 @@
-"""The GPU's implementation: how the kernels of `cuda_kernels` are cut and launched.
+"""The GPU implementation: how the kernels of `cuda_kernels` are divided and launched.
 
-Up to `MOST_UNROLLED` steps the backward kernel is unrolled and keeps a neuron's potentials in
-registers. Beyond, it works by segments of `SEGMENT` steps and runs each forward once more from a
-saved state (README.md beside this file). `LAUNCH` forbids fused multiply-adds.
+Up to `MOST_UNROLLED` steps, the backward kernel is unrolled and keeps a neuron's potentials in
+registers. For more steps, it works in segments of `SEGMENT` steps and runs each forward once more
+from a saved state (README.md in this folder). `LAUNCH` forbids fused multiply-adds.
 
 With ``TRITON_INTERPRET=1`` set before this module is imported, the kernels run on CPU tensors.
 """
@@ -23,41 +23,41 @@ from .cuda_rules import STEPS as BACKWARD
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
 
-LAUNCH = {"enable_fp_fusion": False}  # a spike must not depend on how it was compiled
-MOST_UNROLLED = 30  # steps; a neuron's potentials in registers, its warm-up in bits of one word
-SEGMENT = 16  # steps that are unrolled where T is longer
-CHUNK = 8  # rows that the forward kernels load at once where T is longer
-LARGE = 1 << 17  # neurons from which four warps a program leave no multiprocessor idle
-L2_SHARE = 0.5  # of the second-level cache, for the segmented kernel's input
-PROGRAMS = 4, 32  # least and most on a multiprocessor, of the segmented kernel
+LAUNCH = {"enable_fp_fusion": False}  # a spike must not depend on how the kernel was compiled
+MOST_UNROLLED = 30  # steps; potentials are in registers, warm-up is in the bits of one word
+SEGMENT = 16  # unrolled steps if T is larger
+CHUNK = 8  # rows that the forward kernels load at once if T is larger
+LARGE = 1 << 17  # neurons from which on four warps per program keep all multiprocessors busy
+L2_SHARE = 0.5  # fraction of the second-level cache for the segmented kernel's input
+PROGRAMS = 4, 32  # least and most programs per multiprocessor, for the segmented kernel
 
 
 class Extent(NamedTuple):
-    """How many neurons there are, and how images of them lie in memory."""
+    """The number of neurons, and the layout of their images in memory."""
 
     steps: int
     neurons: int
     row: int = 1  # outputs in a row of the pooled image, times `inner`
-    inner: int = 1  # channels where they come last in memory
+    inner: int = 1  # channels, if they are last in memory
 
     @property
     def values(self) -> int:
-        """Neurons times steps."""
+        """The number of neurons times steps."""
         return self.steps * self.neurons
 
 
 def _tile(size: int, most: int, warps: int) -> int:
-    """Neurons of a tile: at most 16 bytes, and `most` values of `size` bytes, a thread."""
+    """Return the neurons of a tile: per thread at most 16 bytes, and `most` values of `size`."""
     return 32 * warps * max(min(16 // size, most), 1)
 
 
 def _warps(neurons: int) -> int:
-    """Small layers are cut into more programs."""
+    """Return the number of warps; small layers are divided into more programs."""
     return 4 if neurons >= LARGE else 1
 
 
 def _forward_settings(size: int, extent: Extent, k: LayerConstants) -> dict[str, Any]:
-    """How the forward kernel is cut, for values of `size` bytes."""
+    """Return the settings of the forward kernel, for values of `size` bytes."""
     warps = _warps(extent.neurons)
     chunk = max(min(CHUNK, 32 // k.pool**2), 1)
     return {
@@ -69,7 +69,7 @@ def _forward_settings(size: int, extent: Extent, k: LayerConstants) -> dict[str,
 
 
 def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
-    """How the backward kernel is cut: about 32 registers a thread for potentials."""
+    """Return the settings of the backward kernel: about 32 registers per thread for potentials."""
     exact = extent.steps <= MOST_UNROLLED
     warps = _warps(extent.neurons) if exact else 1
     steps = extent.steps if exact else SEGMENT
@@ -82,7 +82,7 @@ def _backward_settings(size: int, extent: Extent) -> dict[str, Any]:
     }
 
 
-MOST_STEPS = {NA: MOST_UNROLLED}  # which a rule takes, if not any number
+MOST_STEPS = {NA: MOST_UNROLLED}  # that a rule supports; other rules support any number
 
 
 def _rule_settings(rule: Rule) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _rule_settings(rule: Rule) -> dict[str, Any]:
 
 
 def _resident(x: Tensor, history: int) -> int:
-    """Programs of `history` bytes of input each that run at once and share the cache."""
+    """Return how many programs, of `history` bytes of input, share the cache at once."""
     if not x.is_cuda:
         return 2  # interpreted
     device = torch.cuda.get_device_properties(x.device)
@@ -100,7 +100,7 @@ def _resident(x: Tensor, history: int) -> int:
 
 
 def _channels_last(x: Tensor) -> bool:
-    """Whether images lie in memory with the channels last, as convolutions like them."""
+    """Whether images are stored with channels last, as convolutions prefer."""
     return x.ndim > 3 and not x.is_contiguous() and x.movedim(-3, -1).is_contiguous()
 
 
@@ -165,7 +165,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The backward kernel; a function of its own so that `torch.func` can unwrap its tensors."""
+    """The backward kernel; a separate function, so that `torch.func` can unwrap its tensors."""
 
     @staticmethod
     def forward(
@@ -188,7 +188,7 @@ class _Gradient(torch.autograd.Function):
         saved = torch.empty(size, dtype=real, device=x.device)
         sums = torch.empty(programs * rule.is_normalised, dtype=torch.float64, device=x.device)
         arrays = x, grad_out, grad_x, count, saved, sums
-        told = shared and shared.mean  # the rate itself, in the place of a count
+        told = shared and shared.mean  # the rate itself instead of a count
         values = 1 if told else extent.values
         settings |= _rule_settings(rule) | LAUNCH
         if programs:
@@ -208,8 +208,8 @@ class _Gradient(torch.autograd.Function):
         raise NotImplementedError("a learning rule has no second derivative")
 
 
-# The functions of `reference`, with its arguments; torch.compile cannot look into the kernels, so a
-# compiled module runs them as they are.
+# The functions of `reference`, with its arguments. torch.compile cannot trace the kernels, so a
+# compiled module calls them unchanged.
 
 
 @torch.compiler.disable
@@ -241,7 +241,7 @@ def layer(
 
 
 def _run(x: Tensor, steps: int, rule: Rule, k: LayerConstants, shared: Shared | None) -> Tensor:
-    """Run a layer on values in the order of their memory, channels last or only one channel."""
+    """Run a layer on values in memory order, with channels last or a single channel."""
     channels_last = _channels_last(x)
     x = x.movedim(-3, -1) if channels_last else x[..., None]
     shape = [steps, *(x.shape if k.static else x.shape[1:])]

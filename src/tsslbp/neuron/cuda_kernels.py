@@ -1,17 +1,18 @@
-"""The GPU kernels themselves (Triton), which `cuda` launches.
+"""The GPU kernels (Triton) that `cuda` launches.
 
-A program takes a tile of neurons through all time steps, their state in registers. Only the input
-is kept for the backward pass, which computes potentials and spikes again by the same function, in
-the order of operations of `reference.simulate`. Arithmetic is in float32 (float64 for float64),
-whatever the arrays are stored in.
+A program takes a tile of neurons through all time steps, with their state in registers. Only the
+input is stored for the backward pass, which recomputes potentials and spikes by the same function,
+in the order of operations of `reference.simulate`. Arithmetic is in float32 (float64 for float64),
+independently of the type of the arrays.
 
-A layer's arrays are flat; row t starts at ``t * n``; a row's order is that of the memory, images
-may have their channels last. ``n``: neurons of a layer; ``TILE``: neurons of a tile, in the forward
-kernel pooling windows. What a kernel computes with has the shape ``[TILE]``. Capitals are constants
-that the compiler knows, and so are `k` and `rule`.
+A layer's arrays are flat, and row t starts at ``t * n``. A row has the order of the memory, so
+images may have their channels last. ``n`` is the number of neurons of a layer and ``TILE`` the
+number of neurons of a tile; in the forward kernel these are pooling windows. Values in a kernel
+have the shape ``[TILE]``. Names in capitals are constants of the compiler, and so are `k` and
+`rule`.
 
-An *array* is a pointer, what its tile's neurons are away from there (``[TILE]``), and the distance
-between its rows; the *limits* are how many neurons of the tile and how many steps there are.
+An *array* is a pointer, the offsets of its tile's neurons from there (``[TILE]``), and the distance
+between its rows. The *limits* are the number of neurons of the tile and the number of steps.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from .settings import Neuron
 
 @dataclass(frozen=True)
 class LayerConstants:
-    """What the kernels need to know of a layer."""
+    """The facts about a layer that the kernels need."""
 
     neuron: Neuron
     static: bool = False  # whether the input is the same at every step
-    filter_input: bool = False  # whether the synaptic filter stands before the neuron
-    output_psc: bool = False  # and whether one follows it
+    filter_input: bool = False  # whether a synaptic filter precedes the neuron
+    output_psc: bool = False  # whether a synaptic filter follows the neuron
     pool: int = 1  # side of the pooling window, which divides the image's sides
     pool_scale: float = 1.0
 
@@ -42,7 +43,7 @@ class LayerConstants:
 
 @triton.jit
 def _first_neurons(first_out, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
-    """The first neuron of each of a tile's windows: a number, and distances ``[TILE]`` from it."""
+    """Return the first neuron of each of a tile's windows: a number, and offsets ``[TILE]``."""
     windows = tl.arange(0, TILE)
     if POOL == 1:
         return first_out, windows
@@ -56,7 +57,7 @@ def _first_neurons(first_out, row, inner, POOL: tl.constexpr, TILE: tl.constexpr
 
 @triton.jit
 def _windows(first, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
-    """The window of each of a tile's neurons: a number, and distances ``[TILE]`` from it."""
+    """Return the window of each of a tile's neurons: a number, and offsets ``[TILE]``."""
     neurons = tl.arange(0, TILE)
     if POOL == 1:
         return first, neurons
@@ -70,7 +71,7 @@ def _windows(first, row, inner, POOL: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _inside(neurons, t, limits, EXACT: tl.constexpr):
-    """Whether a neuron of the tile is one of the layer's and step `t` one of its steps."""
+    """Whether a neuron of the tile belongs to the layer, and step `t` exists."""
     count, steps = limits
     if EXACT:
         return neurons < count
@@ -79,7 +80,7 @@ def _inside(neurons, t, limits, EXACT: tl.constexpr):
 
 @triton.jit
 def _rows(array, first, limits, STEPS: tl.constexpr, EXACT: tl.constexpr):
-    """Steps `first` and on of an array, a tuple of STEPS tiles; zeros where there is nothing."""
+    """Load STEPS tiles of an array from step `first` on, as a tuple; zeros outside of it."""
     start, offsets, stride = array
     neurons = tl.arange(0, offsets.shape[0])
     rows = ()
@@ -91,7 +92,7 @@ def _rows(array, first, limits, STEPS: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def _step(x, current, rest, k: tl.constexpr):
-    """One step of `reference.simulate`, behind the input filter where there is one."""
+    """Compute one step of `reference.simulate`, including the input filter, if any."""
     current = filtered(x, current, k.neuron.tau_s) if k.filter_input else x
     potential = (1 - 1 / k.neuron.tau_m) * rest + current
     return current, potential, _rest(potential, k)
@@ -105,7 +106,7 @@ def _rest(potential, k: tl.constexpr):
 
 @triton.jit
 def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl.constexpr):
-    """Inputs and potentials of the steps of `xs`, tuples; bit i of a number: warm-up at step i."""
+    """Return inputs and potentials of the steps of `xs`; bit i of a number is warm-up at step i."""
     current, rest, psc = state
     currents = ()
     potentials = ()
@@ -122,7 +123,7 @@ def _forward_again(xs, state, rule: tl.constexpr, k: tl.constexpr, BY_NEURON: tl
 
 @triton.jit
 def _save_states(array, limits, saved, rest, k: tl.constexpr, STEPS: tl.constexpr):
-    """Run a tile forward from `rest`, zeros, and keep its state after each segment but the last."""
+    """Run a tile forward from `rest` (zeros); save its state after each segment but the last."""
     current = rest
     psc = rest
     neurons = tl.arange(0, rest.shape[0])
@@ -139,7 +140,7 @@ def _save_states(array, limits, saved, rest, k: tl.constexpr, STEPS: tl.constexp
 
 @triton.jit
 def _state_before(segment, saved, TILE: tl.constexpr):
-    """What `_save_states` kept: current, potential after the reset, PSC; zeros for segment 0."""
+    """Load the saved current, potential after the reset, and PSC; zeros for segment 0."""
     neurons = tl.arange(0, TILE)
     kept = neurons < tl.where(segment > 0, TILE, 0)
     at = saved + (segment * 3 - 3) * TILE + neurons
@@ -153,9 +154,9 @@ def _state_before(segment, saved, TILE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["steps", "inner"])
 def forward_kernel(
-    x_ptr,  # [T, n], or [n] where it is static
+    x_ptr,  # [T, n], or [n] if it is static
     out_ptr,  # [T, windows]
-    count_ptr,  # spikes of the layer, where COUNT
+    count_ptr,  # spikes of the layer, if COUNT
     steps,
     windows,  # outputs a step
     row,
@@ -212,12 +213,12 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["steps", "inner", "values"])
 def backward_kernel(
-    x_ptr,  # [T, n], or [n] where it is static
+    x_ptr,  # [T, n], or [n] if it is static
     grad_ptr,  # [T, windows]
     out_ptr,  # of the shape of x
-    count_ptr,  # spikes of the layer, where its warm-up is by layer (or its rate, see values)
-    saved_ptr,  # [programs, segments, 3, TILE], where there is more than one segment
-    sums_ptr,  # [programs] magnitudes of dL/d(current), where these shall be scaled
+    count_ptr,  # spikes of the layer, if warm-up is by layer (or its rate, see values)
+    saved_ptr,  # [programs, segments, 3, TILE], if there is more than one segment
+    sums_ptr,  # [programs] magnitudes of dL/d(current), if they are to be scaled
     steps,
     neurons,
     row,
@@ -226,7 +227,7 @@ def backward_kernel(
     k: tl.constexpr,
     rule: tl.constexpr,
     STEP: tl.constexpr,  # the rule's, of cuda_rules.py
-    WARM_UP: tl.constexpr,  # where the rule has one: "neuron", "layer"
+    WARM_UP: tl.constexpr,  # if the rule has one: "neuron", "layer"
     STEPS: tl.constexpr,
     EXACT: tl.constexpr,
     TILE: tl.constexpr,

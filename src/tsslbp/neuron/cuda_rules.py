@@ -1,10 +1,11 @@
 """One step of each learning rule backward in time, for the kernels of `cuda`.
 
-A rule's step takes the step's number; the moment: potential before the reset, what was left of it
-after the step before (`rest`), dL/ds (`grad`), and whether the surrogate takes over (`TSSLBP`
-alone); three tiles of state that it returned one step later; and a history: inputs and potentials
-of all steps, and the second tile of its state (`effect`) at the later ones. It returns dL/dI and
-the new state. The rule's own numbers are constants of the compiler.
+The step of a rule receives four things. First, the number of the step. Second, the moment: the
+potential before the reset, the potential that was left after the step before (`rest`), dL/ds
+(`grad`), and whether the surrogate is used (only for `TSSLBP`). Third, the state: three tiles that
+it returned one step later. Fourth, the history: inputs and potentials of all steps, and the second
+tile of its state (`effect`) at the later steps. It returns dL/dI and the new state. The rule's
+fields are constants of the compiler.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, Surrogate
 
 @triton.jit
 def filtered(x, state, tau_s: tl.constexpr):
-    """One step of the synaptic filter."""
+    """Return one step of the synaptic filter."""
     return (1 - 1 / tau_s) * state + (1 / tau_s) * x
 
 
 @triton.jit
 def _logistic(x, most: tl.constexpr):
-    """Derivative of the logistic function at x, which `most` bounds."""
+    """Return the derivative of the logistic function at x, which is clamped to `most`."""
     f = tl.exp(tl.minimum(tl.maximum(x, -most), most))
     return f / ((1 + f) * (1 + f))
 
 
 @triton.jit
 def _timing(potential, rest, low: tl.constexpr, high: tl.constexpr):
-    """Change of the firing time with the current, at a spike; `rest` is from the step before."""
+    """Return the change of the firing time with the current; `rest` is from the step before."""
     return tl.minimum(tl.maximum(1 / (potential - rest), low), high)
 
 
 @triton.jit
 def _recursive(potential, rest, grad, carry, rule: tl.constexpr, k: tl.constexpr):
-    """One step of `reference._recursive`; what it carries is the gradient itself (README.md)."""
+    """Compute a step of `reference._recursive`; it carries the gradient itself (README.md)."""
     timing = _timing(potential, rest, rule.timing_min, rule.timing_max)
     if rule.intra_neuron == "none":
         return tl.where(potential > k.neuron.threshold, timing * grad, 0.0)
@@ -48,7 +49,7 @@ def _recursive(potential, rest, grad, carry, rule: tl.constexpr, k: tl.constexpr
 
 @triton.jit
 def _next_spike(potential, grad, carry, effect, later, k: tl.constexpr):
-    """One step of `reference._next_spike`: the new `carry` and `effect`."""
+    """Compute one step of `reference._next_spike`: the new `carry` and `effect`."""
     fires = potential > k.neuron.threshold
     reset = tl.where(fires, potential * carry * (1 / k.neuron.tau_m), 0.0)
     grad_psc = k.neuron.tau_s * (grad - (1 - 1 / k.neuron.tau_s) * later)

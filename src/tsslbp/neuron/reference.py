@@ -1,8 +1,8 @@
-"""The neuron in plain PyTorch: the specification that every other implementation is tested against.
+"""The neuron in plain PyTorch: the specification against which every implementation is tested.
 
-Time is the first axis, state starts at rest, and the loops read like the equations of README.md
-beside this file. The order of the operations in `simulate` is part of the specification: it makes
-the spikes that the backward pass recomputes those of the forward pass, in every implementation.
+Time is the first axis, and the state starts at rest. The loops follow the equations of README.md in
+this folder. The order of operations in `simulate` is part of the specification: it ensures, in
+every implementation, that the backward pass recomputes exactly the spikes of the forward pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..rules import NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
 from . import tracing
 from .settings import Neuron, NeuronLayer
 
-Mean = Callable[[Tensor, int], Tensor]  # over processes, of values with this sum and number here
+Mean = Callable[[Tensor, int], Tensor]  # over processes, from this process's sum and number
 
 
 @dataclass
@@ -28,11 +28,11 @@ class Shared:
     """What the layers of a network share in one forward and backward pass.
 
     Attributes:
-        mean: where several processes share a batch, the mean over all of them of values whose sum
-            and number are given; for rules that read the firing rate of the whole layer. None: the
-            batch is all here.
-        output_gradient: mean magnitude of the output layer's scaled gradient, a scalar, once that
-            layer's backward pass has set it; for rules that scale gradients.
+        mean: the mean over all processes that share a batch, given the sum and the number of this
+            process's values; for rules that depend on the firing rate of the whole layer. None:
+            this process has the whole batch.
+        output_gradient: mean magnitude of the output layer's scaled gradient, a scalar, after that
+            layer's backward pass has set it; for rules that rescale gradients.
     """
 
     mean: Mean | None = None
@@ -40,7 +40,7 @@ class Shared:
 
 
 class Trace(NamedTuple):
-    """What a layer of neurons did, each ``[T, ...]``."""
+    """The variables of a layer of neurons over time, each ``[T, ...]``."""
 
     current: Tensor  # I: the input
     potential: Tensor  # u: before the reset
@@ -57,7 +57,7 @@ class Trace(NamedTuple):
 def psc(x: Tensor, tau_s: float | Tensor) -> Tensor:
     """Synaptic filter ``a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s``, by ordinary autograd.
 
-    So is the gradient of a `tau_s` that is a tensor, a scalar in float64.
+    A `tau_s` that is a scalar float64 tensor receives its gradient by autograd, too.
     """
     a = torch.zeros_like(x[0])
     filtered = []
@@ -68,7 +68,7 @@ def psc(x: Tensor, tau_s: float | Tensor) -> Tensor:
 
 
 def simulate(current: Tensor, neuron: Neuron) -> Trace:
-    """Run leaky integrate-and-fire neurons with a hard reset on `current` ``[T, ...]``."""
+    """Run leaky integrate-and-fire neurons with a hard reset on a current ``[T, ...]``."""
     rest = torch.zeros_like(current[0])  # u', the potential after the reset
     steps = []
     for current_t in current:
@@ -94,10 +94,10 @@ def layer(
     shared: Shared | None = None,
     constants: Tensor | None = None,
 ) -> Tensor:
-    """Synaptic filter, spikes, then sum pooling and a second filter where they are asked for.
+    """Synaptic filter, spikes, then sum pooling and a second filter if requested.
 
     `x` is ``[T, N, ...]``, or with ``time_steps > 0`` a constant input ``[N, ...]``. Backward, the
-    rule maps dL/ds to dL/d(current), and from that `constants`, ``[3]``, get their gradients.
+    rule maps dL/ds to dL/d(current), from which the gradients of `constants`, ``[3]``, follow.
     """
     if time_steps:
         x = x.expand(time_steps, *x.shape)
@@ -192,15 +192,15 @@ class _Gradient(torch.autograd.Function):
 def grad_constants(
     rule: Rule, trace: Trace, rate: Tensor, grad_current: Tensor, neuron: Neuron
 ) -> Tensor:
-    """Gradients ``[3]`` of the neuron's constants, in float64: README.md, 24 and 27.
+    """Return the gradients ``[3]`` of the neuron's constants in float64: README.md, 24 and 27.
 
-    That of `tau_s` is 0 here: it acts through the filters.
+    The gradient of `tau_s` is 0 here, because `tau_s` acts through the filters.
     """
     rest = trace.potential * (1 - trace.spikes)
     tau_m = (grad_current[1:] * rest[:-1]).sum(dtype=torch.float64) / neuron.tau_m**2
     threshold = torch.zeros_like(
         tau_m
-    )  # of a rule that is not in the table LIF refuses to train it
+    )  # `LIF` does not train the threshold by a rule that is not in the table
     if by_spike := THROUGH_SPIKE.get(type(rule)):
         part = by_spike(rule, trace, rate, grad_current, neuron)
         threshold = -part.sum(dtype=torch.float64)
@@ -208,14 +208,15 @@ def grad_constants(
 
 
 def output_scale(magnitude: Tensor, shared: Shared | None, is_output: bool) -> Tensor:
-    """What a rule that `is_normalised` scales a layer's gradient by, a scalar.
+    """Return the scalar by which a rule that `is_normalised` scales a layer's gradient.
 
-    `magnitude` is the gradient's mean magnitude; `shared` tells the output layer's, or is told it.
+    `magnitude` is the mean magnitude of the layer's gradient. The output layer stores its scaled
+    magnitude in `shared`, from which the other layers read it.
     """
     known = shared and not is_output
     reference = shared.output_gradient if shared and known else magnitude
     if reference is None:
-        raise InvalidInput("the output layer's backward pass must come first, none has been made")
+        raise InvalidInput("the output layer's backward pass must come first, but it has not run")
     scale = 1.2 * torch.log(torch.round(reference, decimals=3) / (magnitude + 1e-5) + 1.02)
     if shared and is_output:
         shared.output_gradient = scale * magnitude
@@ -230,9 +231,9 @@ def surrogate(potential: Tensor, threshold: float, width: float, clamp: float) -
 
 
 def in_warm_up(rule: TSSLBP, rate: Tensor, psc: Tensor, tau_s: float) -> Tensor:
-    """Where `rule` replaces its gradient by the surrogate's, bool of the shape of `psc`.
+    """Return where `rule` uses the surrogate gradient, a bool tensor of the shape of `psc`.
 
-    `rate` is the layer's mean firing rate, a scalar, over the whole batch.
+    `rate` is the layer's mean firing rate over the whole batch, a scalar.
     """
     if rule.warm_up == "neuron":
         return psc < rule.warm_up_psc / tau_s
@@ -244,7 +245,7 @@ def in_warm_up(rule: TSSLBP, rate: Tensor, psc: Tensor, tau_s: float) -> Tensor:
 def tsslbp_backward(
     rule: TSSLBP, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
-    """dL/d(current) by TSSL-BP; `grad_spikes` is G, dL/ds."""
+    """Return dL/d(current) by TSSL-BP; `grad_spikes` is G, dL/ds."""
     timing = torch.clamp(1 / trace.increment, rule.timing_min, rule.timing_max) * trace.spikes
     slope = surrogate(trace.potential, neuron.threshold, rule.surrogate_width, rule.surrogate_clamp)
     if rule.intra_neuron == "next-spike":
@@ -258,7 +259,7 @@ def tsslbp_backward(
 
 
 def _recursive(trace: Trace, timing: Tensor, grad_spikes: Tensor, neuron: Neuron) -> Tensor:
-    """Both parts of the revised rule; the intra-neuron part travels back in time in `carry`."""
+    """Both parts of the revised rule; `carry` propagates the intra-neuron part back in time."""
     carry = torch.zeros_like(grad_spikes[0])
     gradient = torch.empty_like(grad_spikes)
     for t in reversed(range(len(gradient))):
@@ -286,7 +287,7 @@ def _next_spike(trace: Trace, grad_spikes: Tensor, neuron: Neuron) -> Tensor:
 
 
 def derivative(potential: Tensor, threshold: float, rule: Surrogate) -> Tensor:
-    """What stands for the derivative of the spike by the potential."""
+    """Return the surrogate derivative of the spike with respect to the potential."""
     height, width = cast("tuple[float, float]", (rule.height, rule.width))
     x = (potential - threshold) * (1 / width)
     f = torch.exp(-x.abs().clamp(max=16))
@@ -303,7 +304,7 @@ def derivative(potential: Tensor, threshold: float, rule: Surrogate) -> Tensor:
 def surrogate_backward(
     rule: Surrogate, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
-    """dL/d(current) by backpropagation through time with a surrogate derivative."""
+    """Return dL/d(current) by backpropagation through time with a surrogate derivative."""
     slope = derivative(trace.potential, neuron.threshold, rule)
     kept = 1 - trace.spikes - rule.through_reset * trace.potential * slope
     return _carried(slope * grad_spikes, (1 - 1 / neuron.tau_m) * kept)
@@ -312,7 +313,7 @@ def surrogate_backward(
 def slayer_backward(
     rule: SLAYER, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
-    """dL/d(current) by SLAYER: an error travels back through the membrane as without resets."""
+    """Return dL/d(current) by SLAYER: the gradient passes the membrane as if without resets."""
     slope = rule.height * torch.exp(-(trace.potential - neuron.threshold).abs() / rule.width)
     return _carried(slope * grad_spikes, torch.full_like(slope, 1 - 1 / neuron.tau_m))
 
@@ -320,8 +321,8 @@ def slayer_backward(
 def eventprop_backward(
     rule: EventProp, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
-    """dL/d(current) by the adjoint of a neuron with events, the spikes' times being moved."""
-    # Chosen and not multiplied, since `inf * 0` is no number; what is none shall show.
+    """Return dL/d(current) by the adjoint of a neuron with events, whose spike times can move."""
+    # Masked rather than multiplied, since `inf * 0` is NaN; a NaN must stay visible.
     timing = (1 / trace.increment).masked_fill(trace.increment <= 0, math.inf)
     timing = timing.clamp(max=rule.timing_max).masked_fill(trace.potential <= neuron.threshold, 0)
     kept = 1 + timing * neuron.threshold / neuron.tau_m
@@ -331,8 +332,8 @@ def eventprop_backward(
 def spike_bp_backward(
     rule: SpikeBP, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
-    """dL/d(current) by the rule of Lee et al.: a spike's error for all steps since the last."""
-    left = torch.zeros_like(trace.spikes[0])  # the trace of the spikes at the end
+    """Return dL/d(current) by Lee et al.: each spike's error goes to all steps since the last."""
+    left = torch.zeros_like(trace.spikes[0])  # the trace that the spikes leave at the end
     for spikes in trace.spikes:
         left = (1 - 1 / neuron.tau_m) * left + spikes
     leak = 1 - left / (neuron.tau_m * trace.spikes.sum(0).clamp(min=1))
@@ -352,9 +353,9 @@ def _carried(gained: Tensor, kept: Tensor) -> Tensor:
 def na_backward(
     rule: NA, trace: Trace, rate: Tensor, grad_spikes: Tensor, neuron: Neuron
 ) -> Tensor:
-    """dL/d(current) by neighbourhood aggregation, before any scaling."""
+    """Return dL/d(current) by neighbourhood aggregation, before any scaling."""
     slope = (1 / (neuron.threshold - trace.potential) ** 3).clamp(-rule.slope_max, rule.slope_max)
-    # The PSC of a neighbour against F is its spikes against F, filtered once more backwards.
+    # Filtering the gradient backward equals filtering the neighbour's spikes forward.
     effect = _carried(grad_spikes, torch.full_like(grad_spikes, 1 - 1 / neuron.tau_s))
     gradient = torch.empty_like(grad_spikes)
     for t in range(len(gradient)):
@@ -364,7 +365,7 @@ def na_backward(
 
 
 def _neighbour(trace: Trace, t: int, neuron: Neuron) -> Tensor:
-    """Spikes from step t on, ``[T - t, ...]``, if that of step t is flipped."""
+    """Return the spikes from step t on, ``[T - t, ...]``, if that of step t is flipped."""
     rest = neuron.threshold * trace.spikes[t]
     neighbour = [1 - trace.spikes[t]]
     for current in trace.current[t + 1 :]:
@@ -375,8 +376,8 @@ def _neighbour(trace: Trace, t: int, neuron: Neuron) -> Tensor:
     return torch.stack(neighbour)
 
 
-# The part of dL/dI[t], `grad_current`, that the spike of step t carries, and not what is left of
-# the potential; its negative sum is the gradient of the threshold.
+# The part of dL/dI[t], `grad_current`, that acts through the spike of step t and not through the
+# remaining potential. The gradient of the threshold is its negative sum.
 
 
 def _surrogate_through_spike(

@@ -1,4 +1,4 @@
-"""What a layer of neurons computes, as data: `Neuron`, and `NeuronLayer` around it."""
+"""What a layer of neurons computes, as data: `Neuron`, and `NeuronLayer`, which contains one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPILES = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")  # whether Numb
 
 
 def check_implementation(impl: str) -> None:
-    """Raise `InvalidInput` where there is no such implementation."""
+    """Raise `InvalidInput` if the implementation is unknown."""
     if impl not in IMPLEMENTATIONS:
         known = ", ".join(IMPLEMENTATIONS)
         hint = nearest(str(impl), IMPLEMENTATIONS)
@@ -26,18 +26,18 @@ def check_implementation(impl: str) -> None:
 
 
 def check_dense(name: str, x: Tensor) -> None:
-    """Raise `InvalidInput` where a tensor is sparse, nested, or in another library's layout."""
+    """Raise `InvalidInput` if a tensor is sparse, nested, or in another library's layout."""
     if x.is_nested or x.layout is not torch.strided:
         layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
         raise InvalidInput(
-            f"{name} must be a dense tensor, got layout {layout}; x.to_dense() is one"
+            f"{name} must be a dense tensor, got layout {layout}: convert it by x.to_dense()"
         )
 
 
 def check_number(name: str, value: object) -> None:
-    """Raise `InvalidInput` for a constant that is no number, above all a tensor.
+    """Raise `InvalidInput` for a constant that is not a number.
 
-    Its gradient would be lost without a word.
+    Above all a tensor is rejected, because its gradient would be silently lost.
     """
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real)):
         trained = name in ("tau_m", "tau_s", "threshold")
@@ -46,12 +46,12 @@ def check_number(name: str, value: object) -> None:
 
 
 def check_time_constant(name: str, value: float) -> None:
-    """Raise `InvalidInput` for a time constant that no filter can have."""
+    """Raise `InvalidInput` for an invalid time constant."""
     check_number(name, value)
     if value == math.inf:
         why = {
-            "tau_m": "; 1e9 is a neuron whose leak float32 cannot show",
-            "tau_s": ": such a synapse passes nothing on",
+            "tau_m": "; use 1e9, at which the leak is negligible in float32",
+            "tau_s": ": such a synapse transmits nothing",
         }
         raise InvalidInput(f"{name} must be finite, got inf{why.get(name, '')}")
     if not value >= 1:
@@ -62,20 +62,20 @@ def check_time_constant(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Neuron:
-    """Constants of a leaky integrate-and-fire neuron behind a first-order synapse.
+    """Constants of a leaky integrate-and-fire neuron after a first-order synapse.
 
-    With the weighted input ``x[t]``, from rest,
+    With the weighted input ``x[t]``, starting from rest,
 
-    - ``I[t] = (1 - 1/tau_s) I[t-1] + x[t] / tau_s``, the input current;
-    - ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + I[t]``, the membrane potential, which a spike
+    - ``I[t] = (1 - 1/tau_s) I[t-1] + x[t] / tau_s`` is the input current;
+    - ``u[t] = (1 - 1/tau_m) u[t-1] (1 - s[t-1]) + I[t]`` is the membrane potential, which a spike
       resets to 0;
-    - ``s[t] = 1 if u[t] > threshold else 0``, the spike.
+    - ``s[t] = 1 if u[t] > threshold else 0`` is the spike.
 
     Attributes:
         tau_m: membrane time constant in time steps, at least 1.
         tau_s: synaptic time constant in time steps, at least 1.
-        threshold: potential above which (strictly) the neuron fires, in units of the input current;
-            positive.
+        threshold: potential that the neuron must exceed (strictly) to fire, in units of the input
+            current; positive.
 
     Raises:
         InvalidInput: a constant is outside its range.
@@ -101,20 +101,20 @@ class Neuron:
 
 @dataclass(frozen=True)
 class NeuronLayer:
-    """What a layer of neurons computes, and how: see `tsslbp.neuron.layer`.
+    """What a layer of neurons computes, and how; see `tsslbp.neuron.layer`.
 
     Attributes:
-        neuron: constants of every neuron.
+        neuron: constants shared by all neurons.
         rule: learning rule, or its name as in a recipe, such as ``"SLAYER"``.
         impl: implementation, see `tsslbp.spikes`.
-        filter_input: whether the synaptic filter stands before the neurons.
-        pool: side of the window of the sum pooling behind the neurons; 1: none.
+        filter_input: whether a synaptic filter precedes the neurons.
+        pool: side of the window of the sum pooling after the neurons; 1 means no pooling.
         pool_scale: factor on the sum over a window.
         output_psc: whether a second synaptic filter follows, so that the layer returns a PSC.
 
     Raises:
-        InvalidInput: `neuron`, `rule` or `pool_scale` is something else, or there is no such
-            implementation.
+        InvalidInput: `neuron`, `rule` or `pool_scale` has the wrong type, or the implementation is
+            unknown.
     """
 
     neuron: Neuron = Neuron()
@@ -134,12 +134,12 @@ class NeuronLayer:
             object.__setattr__(self, "rule", from_config(self.rule))
         if not isinstance(self.rule, Rule):
             raise InvalidInput(
-                "rule must be a learning rule such as tsslbp.TSSLBP(), or its name, "
+                "rule must be a learning rule such as tsslbp.TSSLBP(), or the name of one, "
                 f"got {self.rule!r}"
             )
         check_number("pool_scale", self.pool_scale)
         check_implementation(self.impl)
 
     def __hash__(self) -> int:
-        """Of what differs within a network alone: it is asked for at every call of a kernel."""
+        """Hash only what differs within a network: every call of a kernel computes the hash."""
         return hash((self.neuron.tau_m, self.filter_input, self.pool, self.output_psc))

@@ -1,7 +1,8 @@
-"""Neurons under `torch.func.vmap`, whose axis is folded into the batch, and in a graph.
+"""Neurons under `torch.func.vmap`, whose axis is folded into the batch, and in traced graphs.
 
-Neurons do not know of each other, so samples or networks that are mapped are just more of them. A
-rule that reads the whole layer, its firing rate or mean gradient, is none of one sample's.
+Neurons are independent of each other, so samples or networks that are mapped are simply more of
+them. A rule that depends on the whole layer (its firing rate or mean gradient) has no meaning for
+one sample.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..rules import Rule
 
 
 def is_traced() -> bool:
-    """Whether a graph is being made of what is called, in which no value can be looked at."""
+    """Whether a graph is being traced, in which values cannot be read."""
     return torch.compiler.is_compiling() or _is_traced_by_jit()
 
 
@@ -33,7 +34,7 @@ def _is_traced_by_jit() -> bool:
 
 def is_mapped(*tensors: Tensor | None) -> bool:
     """Whether `torch.func.vmap` maps an axis of any of them, at any level."""
-    if torch.compiler.is_compiling():  # which maps nothing itself
+    if torch.compiler.is_compiling():  # compiled code does not map
         return False
     functorch: Any = torch._C._functorch
     for tensor in tensors:
@@ -45,16 +46,16 @@ def is_mapped(*tensors: Tensor | None) -> bool:
 
 
 def can_look_at(*tensors: Tensor) -> bool:
-    """Whether a function may branch on the tensors' values, and need not wait for them."""
+    """Whether a function may branch on the tensors' values without waiting for a device."""
     is_here = all(one.device.type == "cpu" for one in tensors)
     return is_here and not is_traced() and not is_mapped(*tensors)
 
 
 def check_rule(rule: Rule, x: Tensor) -> None:
-    """Raise `InvalidInput` where a rule's backward pass is mapped that reads the whole layer."""
+    """Raise `InvalidInput` if a rule that depends on the whole layer is mapped backward."""
     if (rule.reads_rate or rule.is_normalised) and is_mapped(x):
         what = "firing rate" if rule.reads_rate else "mean gradient"
-        hint = "; warm_up='neuron', 'never' or 'always' do not" if rule.reads_rate else ""
+        hint = "; use warm_up='neuron', 'never' or 'always'" if rule.reads_rate else ""
         raise InvalidInput(
             f"torch.func.vmap cannot map the gradient of {type(rule).__name__}, which reads the "
             f"{what} of the layer over the whole batch{hint}"
@@ -62,13 +63,13 @@ def check_rule(rule: Rule, x: Tensor) -> None:
 
 
 def fold(x: Tensor, dim: int | None, size: int, axis: int) -> Tensor:
-    """A tensor whose mapped axis is part of its axis `axis`, or stands there if that is none.
+    """Return a tensor whose mapped axis is folded into `axis`, or is `axis` if there is none.
 
     Args:
-        x: as a function's ``vmap`` is given it.
+        x: the argument of a function's ``vmap``.
         dim: the mapped axis; None: `x` is the same for all.
-        size: of the mapped axis.
-        axis: counted without the mapped one.
+        size: size of the mapped axis.
+        axis: counted without the mapped axis.
     """
     x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
     x = x.movedim(0, axis)
@@ -76,5 +77,5 @@ def fold(x: Tensor, dim: int | None, size: int, axis: int) -> Tensor:
 
 
 def unfold(x: Tensor, size: int, axis: int) -> Tensor:
-    """A result of what was given as `fold` returned it, with the mapped axis at `axis`."""
+    """Return a result for arguments from `fold`, with the mapped axis at `axis`."""
     return torch.unflatten(x, axis, (size, x.shape[axis] // size))

@@ -1,4 +1,4 @@
-"""A run's folder and records, and what runs have reached."""
+"""The folder and records of a run, and the results of runs."""
 
 import lazy_loader
 

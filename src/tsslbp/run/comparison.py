@@ -1,4 +1,4 @@
-"""Two groups of runs compared over the same seeds, in percentage points of test accuracy."""
+"""Compares two groups of runs over the same seeds, in percentage points of test accuracy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .results import Result
 
 
 class Runs(Protocol):
-    """Runs that differ in their seed alone, no seed twice."""
+    """Runs that differ only in their seed, with each seed once."""
 
     @property
     def results(self) -> tuple[Result, ...]: ...
@@ -25,14 +25,15 @@ R = TypeVar("R", bound=Runs)
 
 @dataclass(frozen=True)
 class Comparison(Generic[R]):
-    """How far one group of runs lies above another, over the seeds that both have.
+    """The difference between two groups of runs over the seeds that both have.
 
     Attributes:
         first, second: the groups.
-        seeds: how many seeds both have.
-        difference: first minus second, in percentage points; None of fewer than two seeds.
-        p: of the paired t test; None without a difference. `correct` adjusts it.
-        diverged: runs of either group that diverged; without them the rest is no fair sample.
+        seeds: number of seeds that both have.
+        difference: first minus second, in percentage points; None with fewer than two seeds.
+        p: p-value of the paired t test; None without a difference. `correct` adjusts it.
+        diverged: number of runs of either group that diverged; without them the remaining runs are
+            a biased sample.
     """
 
     first: R
@@ -46,8 +47,8 @@ class Comparison(Generic[R]):
     def verdict(self) -> Verdict:
         """Whether the first group is higher or lower.
 
-        Undecided where the interval contains zero, where p is above `stats.LEVEL`, where a run
-        diverged, and where there are too few seeds for a test.
+        Undecided if the interval contains zero, if p is above `stats.LEVEL`, if a run diverged, or
+        if there are too few seeds for a test.
         """
         if self.diverged or self.difference is None or self.p is None or self.p > stats.LEVEL:
             return "undecided"
@@ -59,8 +60,8 @@ def compare(first: R, second: R, measure: str, diverged: int = 0) -> Comparison[
 
     Args:
         first, second: the groups.
-        measure: of accuracy, one of `tsslbp.run.results.MEASURES`.
-        diverged: runs of either group that diverged.
+        measure: measure of accuracy, one of `tsslbp.run.results.MEASURES`.
+        diverged: number of runs of either group that diverged.
     """
     ours, theirs = shared(first, second, measure)
     difference = stats.paired_accuracies(ours, theirs) if len(ours) > 1 else None
@@ -69,20 +70,20 @@ def compare(first: R, second: R, measure: str, diverged: int = 0) -> Comparison[
 
 
 def correct(comparisons: Sequence[Comparison[R]]) -> list[Comparison[R]]:
-    """The same comparisons with p after Holm's correction over all of them."""
+    """Return the comparisons with p adjusted by Holm's correction over all of them."""
     adjusted = holm(one.p for one in comparisons)
     return [replace(one, p=p) for one, p in zip(comparisons, adjusted, strict=True)]
 
 
 def holm(p_values: Iterable[float | None]) -> list[float | None]:
-    """`stats.holm` of the tests among several comparisons; None stands for one without a test."""
+    """Apply `stats.holm` to the comparisons that have a test; None marks one without a test."""
     given = list(p_values)
     adjusted = iter(stats.holm([p for p in given if p is not None]).tolist())
     return [None if p is None else next(adjusted) for p in given]
 
 
 def shared(first: Runs, second: Runs, measure: str) -> tuple[Array, Array]:
-    """Accuracies in percent of two groups at the seeds that both have ``[seeds]``."""
+    """Return the accuracies in percent of two groups at their common seeds ``[seeds]``."""
     ours, theirs = (
         {one.experiment.seed: 100 * one.accuracy[measure] for one in group.results}
         for group in (first, second)

@@ -1,4 +1,4 @@
-"""Where a run was made: versions, commit, machine and command; and the memory it took."""
+"""The environment of a run: versions, commit, machine and command; and its memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .. import _version
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return what a result may depend on besides its configuration; None where unknown.
+    """Return everything on which a result may depend besides its configuration; None if unknown.
 
-    ``commit`` and ``dirty`` (whether tracked source files differ from it) are those of the
-    checkout that this package is run from, None where it is installed otherwise. ``threads`` is
-    the number that PyTorch uses now, ``processes`` that of the processes that train together.
+    ``commit`` and ``dirty`` (whether tracked source files were modified) describe the checkout from
+    which this package is run; they are None if it is installed in another way. ``threads`` is the
+    present number of PyTorch threads, ``processes`` the number of processes that train together.
     """
     import torch
     from torch import distributed
@@ -48,8 +48,8 @@ def describe_environment() -> dict[str, Any]:
 
 
 def peak_memory() -> int | None:
-    """Largest resident memory of this process so far, in bytes; None where unknown."""
-    with contextlib.suppress(OSError):  # Linux: getrusage would begin at the parent's peak
+    """Return the largest resident memory of this process so far, in bytes; None if unknown."""
+    with contextlib.suppress(OSError):  # Linux: getrusage would include the parent's peak
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -74,7 +74,7 @@ def _source_state(source: Path) -> tuple[str | None, bool | None]:
     `source` is a file in the package's folder.
     """
     package = source.parent
-    # An untracked package lies in somebody else's checkout: its commit says nothing about us.
+    # An untracked package is inside another project's checkout, whose commit is irrelevant.
     if _git(package, "ls-files", "--error-unmatch", "--", source.name) is None:
         return None, None
     commit = _git(package, "rev-parse", "--verify", "HEAD")
@@ -83,7 +83,7 @@ def _source_state(source: Path) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints in `folder`, or None where it fails or is not installed."""
+    """Return what git prints in `folder`, or None if it fails or is not installed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         result = subprocess.run(
@@ -111,7 +111,7 @@ def _cpu_model() -> str | None:
 
 
 def _command_line(arguments: list[str]) -> str:
-    """Return the command without the folder of the program, which says nothing about the run."""
+    """Return the command without the folder of the program, which is irrelevant to the run."""
     program = Path(arguments[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     return shlex.join([name, *arguments[1:]])

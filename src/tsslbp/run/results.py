@@ -1,4 +1,4 @@
-"""What runs have reached, read from their folders, and runs of equal settings put together."""
+"""Results of runs, read from their folders, and runs grouped by equal settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEASURES = {
     "best-validation": "epoch chosen on validation images",
     "best-test": "best test epoch (published protocol)",
 }
-AVERAGED_MEASURES = {AVERAGED: "averaged weights, last epoch"}  # also, of runs that have them
+AVERAGED_MEASURES = {AVERAGED: "averaged weights, last epoch"}  # in addition, if a run has them
 MAY_DIFFER = ("seed", "description")  # between runs of equal settings
 STATES = ("running", "finished", "diverged", "interrupted")
 COLUMNS = (  # of a table of runs
@@ -41,20 +41,20 @@ COLUMNS = (  # of a table of runs
 )
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
-_NUMBERS = (int, float)  # a union would be made anew for each of many numbers
-_NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # of every epoch
+_NUMBERS = (int, float)  # a union would be created anew for each of many numbers
+_NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # in every epoch's record
 
 
 def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The records behind the ways of reporting a run; the first epoch wins a tie.
+    """Return the record that each way of reporting a run selects; the first epoch wins a tie.
 
     Args:
         epochs: the records of a run's epochs, in order, at least one.
 
     Returns:
-        Under the names of `MEASURES`; without ``"best-validation"`` where no images were held out.
-        Where weights were averaged, under `AVERAGED` the last epoch's record with the accuracies
-        of the averaged weights in the place of the others.
+        Records by the names of `MEASURES`; without ``"best-validation"`` if no images were held
+        out. If weights were averaged, `AVERAGED` is the last epoch's record with the accuracies of
+        the averaged weights instead of the others.
     """
     chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
     if "validation_accuracy" in epochs[-1]:
@@ -70,16 +70,16 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def differences(
     checkpoint: str, measured: Mapping[str, Any], epochs: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """Where the accuracies that were measured of a checkpoint are not those of the records.
+    """Compare the measured accuracies of a checkpoint with the records.
 
     Args:
         checkpoint: its name.
-        measured: with the keys of an epoch's record, ``"epoch"`` among them; of an epoch that was
-            broken off there is no record, and nothing to compare.
+        measured: has the keys of an epoch's record, including ``"epoch"``; an incomplete epoch has
+            no record to compare with.
         epochs: the run's records.
 
     Returns:
-        A line for each accuracy that differs.
+        One line for each accuracy that differs.
     """
     records = {record["epoch"]: record for record in epochs}
     record = records.get(measured["epoch"], {})
@@ -89,32 +89,32 @@ def differences(
         found, known = measured.get(f"{split}_accuracy"), record.get(f"{prefix}{split}_accuracy")
         if _is_number(found) and _is_number(known) and found != known:
             lines.append(
-                f"{split} accuracy {percent(found)}, and the run recorded {percent(known)} after "
-                f"epoch {measured['epoch']}: the data or the weights are others now, or another "
-                "machine or version rounds otherwise"
+                f"{split} accuracy {percent(found)}, but the run recorded {percent(known)} "
+                f"after epoch {measured['epoch']}: the data or the weights have changed, or "
+                "another machine or version rounds differently"
             )
     return lines
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run's network costs on an image, all layers together, from the run's record."""
+    """Cost of a run's network per image, over all layers, from the run's record."""
 
     test_accuracy: float  # 0 to 1, of the epoch whose weights were counted
-    images: int  # that the means were taken over
+    images: int  # number of images over which the means were taken
     neurons: int
     parameters: int
     multiplications: float
     additions: float
     updates: float
     dense_multiplications: int  # of the same network with ReLU
-    energy: float  # picojoules of the operations, in numbers of 32 bits
+    energy: float  # picojoules of the operations, with 32-bit numbers
     connection_energy: float  # without the updates
     relu_energy: float
 
     @classmethod
     def read(cls, run: Run, epochs: Sequence[dict[str, Any]]) -> Costs | None:
-        """From a run and its epochs; None where there is no record, or one of another epoch.
+        """Return the cost of a run; None if there is no record, or one of another epoch.
 
         Raises:
             RunError: the record is damaged.
@@ -142,7 +142,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run's folder says."""
+    """The content of one run folder."""
 
     folder: Path
     experiment: Experiment
@@ -152,10 +152,10 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> Result:
-        """Read a run's folder.
+        """Read a run folder.
 
         Raises:
-            RunError: it is no run, or has not finished an epoch, or cannot be read.
+            RunError: it is not a run, has not finished an epoch, or cannot be read.
         """
         run = Run.open(folder)
         epochs = _epochs(run)
@@ -184,7 +184,7 @@ class Result:
 
 
 def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> bool:
-    """Whether a training with these records of its epochs, one or more, has come to its end."""
+    """Whether a training with these records of its epochs, at least one, has ended."""
     last, chosen = epochs[-1]["epoch"], measures(epochs)
     best = {
         split: chosen[f"best-{split}"]["epoch"]
@@ -195,12 +195,12 @@ def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> boo
 
 
 def runs_out_of_patience(experiment: Experiment, epoch: int, best_epoch: Mapping[str, int]) -> bool:
-    """Whether a training ends after an epoch, since the accuracy has not become better for long.
+    """Whether a training ends after an epoch because the accuracy has stopped improving.
 
     Args:
-        experiment: has the `patience`, or none.
-        epoch: the last one.
-        best_epoch: with the best accuracy on ``"validation"`` images, which decides where some are
+        experiment: may have a `patience`.
+        epoch: the last epoch.
+        best_epoch: epoch of the best accuracy on ``"validation"`` images, which decides if some are
             held out, and on ``"test"`` images.
     """
     best = best_epoch.get("validation", best_epoch["test"])
@@ -209,16 +209,16 @@ def runs_out_of_patience(experiment: Experiment, epoch: int, best_epoch: Mapping
 
 @dataclass(frozen=True)
 class Overview:
-    """A run in a table of runs, also one that has not finished an epoch."""
+    """A run in a table of runs, including runs that have not finished an epoch."""
 
     folder: Path
     experiment: Experiment
     epochs: Sequence[dict[str, Any]]
     state: str  # one of `STATES`
-    label: str  # its recipe and what differs from it, as in `labels`
+    label: str  # its recipe and the changes from it, as in `labels`
 
     def record(self) -> dict[str, Any]:
-        """What a table says of the run, by `COLUMNS`; None where it has nothing to say."""
+        """Return the run's row in a table with `COLUMNS`; None marks unknown values."""
         reached = measures(self.epochs) if self.epochs else {}
         accuracies = {
             name.replace("-", "_"): reached[name]["test_accuracy"] if name in reached else None
@@ -237,7 +237,7 @@ class Overview:
 
 
 def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
-    """Look at every run in folders of runs, at any depth, sorted by path.
+    """Read an overview of every run in the folders, at any depth, sorted by path.
 
     Returns:
         The runs, and one line for each folder that could not be read.
@@ -258,7 +258,7 @@ def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
 
 
 def state(run: Run, epochs: Sequence[dict[str, Any]]) -> str:
-    """How it is with a run that has these records, one of `STATES`."""
+    """Return the state of a run with these records, one of `STATES`."""
     if epochs and is_finished(epochs, run.experiment):
         return "finished"
     if run.is_training:
@@ -267,23 +267,25 @@ def state(run: Run, epochs: Sequence[dict[str, Any]]) -> str:
 
 
 def table(folder: Path | str) -> pandas.DataFrame:
-    """All runs at or below a folder, as a pandas DataFrame.
+    """Return all runs at or below a folder as a pandas DataFrame.
 
-    A row a run, with the columns `COLUMNS`; accuracies are those on test images, 0 to 1. Then a
-    column for each key of the settings in which the runs differ, by the key's name, such as
-    ``learning_rate`` or ``rule.warm_up``. What a run does not have is None or NaN.
+    One row per run, with the columns `COLUMNS`; accuracies are those on test images, 0 to 1. Then
+    follows one column for each key of the settings in which the runs differ, named after the key,
+    such as ``learning_rate`` or ``rule.warm_up``. Missing values are None or NaN.
 
         runs = tsslbp.results.table("runs")
         runs.groupby("learning_rate")["best_validation"].agg(["mean", "std"])
 
     Raises:
-        InvalidInput: pandas is missing.
-        RunError: there is no run; those that cannot be read are left out with a warning.
+        InvalidInput: pandas is not installed.
+        RunError: there is no run. Runs that cannot be read are left out with a warning.
     """
     try:
         import pandas
     except ImportError:
-        raise InvalidInput("a DataFrame needs pandas: pip install pandas") from None
+        raise InvalidInput(
+            "a DataFrame needs pandas, which is not installed: pip install pandas"
+        ) from None
     found, problems = overviews([Path(folder)])
     for problem in problems if found else ():
         warnings.warn(problem, stacklevel=2)
@@ -293,7 +295,7 @@ def table(folder: Path | str) -> pandas.DataFrame:
 
 
 def records(runs: Sequence[Overview]) -> list[dict[str, Any]]:
-    """`Overview.record` of each run, and behind it the settings in which they differ."""
+    """Return `Overview.record` of each run, followed by the settings in which they differ."""
     tables = [settings_of(one.experiment) for one in runs]
     keys = [key for key in varying(tables) if key not in COLUMNS]
     return [
@@ -304,19 +306,19 @@ def records(runs: Sequence[Overview]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of equal settings but for the seed."""
+    """Runs of equal settings except for the seed."""
 
     label: str  # the nearest shipped recipe, and the keys in which the runs differ from it
     results: tuple[Result, ...]  # in the order of their seeds
 
     @property
     def experiment(self) -> Experiment:
-        """The settings, with the first run's seed."""
+        """The settings, with the seed of the first run."""
         return self.results[0].experiment
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The keys that the runs share, and their values: see `settings_of`."""
+        """The keys and values that the runs share, see `settings_of`."""
         return settings_of(self.experiment)
 
     @property
@@ -324,17 +326,17 @@ class Group:
         return tuple(result.experiment.seed for result in self.results)
 
     def accuracies(self, measure: str) -> Array:
-        """Test accuracies, 0 to 1, of all runs ``[runs]``; empty if they lack the measure."""
+        """Return the test accuracies, 0 to 1, of all runs ``[runs]``; empty without the measure."""
         values = [result.accuracy.get(measure) for result in self.results]
         return np.array([value for value in values if value is not None])
 
 
 def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
-    """Read every run in folders of runs, at any depth, sorted by path.
+    """Read every run in the folders, at any depth, sorted by path.
 
     Returns:
-        The runs that could be read, and one line for each folder that could not: empty,
-        half-written or damaged.
+        The runs that could be read, and one line for each folder that could not, because it is
+        empty, incomplete or damaged.
     """
     results: list[Result] = []
     problems: list[str] = []
@@ -343,23 +345,23 @@ def read_all(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
 
 
 def _each_run(paths: Iterable[Path], read: Callable[[Path], None], problems: list[str]) -> None:
-    """Read the folders of runs at or below paths; a line for each that cannot be is a problem."""
+    """Call `read` for all run folders at or below paths; failures are added to the problems."""
     for path in paths:
         folders = _run_folders(path)
         if not folders:
-            what = "holds no run" if os.path.isdir(path) else "is no folder"
+            what = "contains no run" if os.path.isdir(path) else "is not a folder"
             problems.append(printable(f"{path} {what}"))
         for folder in folders:
             try:
                 read(folder)
             except Error as error:
                 problems.append(str(error))
-            except OSError as error:  # a name that is too long, a disk that fails
+            except OSError as error:  # for example a name that is too long
                 problems.append(f"{folder} cannot be read: {printable(str(error))}")
 
 
 def group(results: Iterable[Result]) -> list[Group]:
-    """Put runs of equal settings together, in the order of their first appearance."""
+    """Group runs of equal settings, in the order of their first appearance."""
     by_settings: dict[str, list[Result]] = {}
     for result in results:
         key = json.dumps(settings_of(result.experiment), sort_keys=True)
@@ -372,10 +374,10 @@ def group(results: Iterable[Result]) -> list[Group]:
 
 
 def label(experiment: Experiment) -> str:
-    """Name an experiment as its recipe and what differs from it.
+    """Name an experiment by its recipe and the changes from it.
 
-    Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``. The recipe is that of the
-    experiment's `name`, or else the nearest one that ships.
+    Such as ``"digits"`` or ``"digits, rule.warm_up = 'never'"``. The recipe is the experiment's
+    `name`, or else the nearest one that ships.
     """
     table = settings_of(experiment)
     if experiment.name is not None:
@@ -387,7 +389,7 @@ def label(experiment: Experiment) -> str:
 
 
 def labels(experiments: Sequence[Experiment]) -> list[str]:
-    """`label` of each experiment; those of one label and other settings say what differs."""
+    """Return the `label` of each experiment; equal labels of different settings show them."""
     tables = [settings_of(one) for one in experiments]
     keys = [json.dumps(table, sort_keys=True) for table in tables]
     found = {key: label(one) for key, one in dict(zip(keys, experiments, strict=True)).items()}
@@ -402,7 +404,7 @@ def labels(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys in which several tables differ, in the order of their first appearance."""
+    """Return the keys in which several tables differ, in the order of their first appearance."""
     keys = dict.fromkeys(key for table in tables for key in table)
     return [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
 
@@ -412,30 +414,30 @@ def _named(name: str, differing: Mapping[str, Any]) -> str:
 
 
 def _shown(key: str, value: Any) -> str:
-    """A setting's value for people: of data of one's own the name, without the folder."""
+    """Return a setting's value for display; the user's own data are shown without the folder."""
     return repr(Path(value).name if key == "data" and is_path(value) else value)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """The keys of an experiment that runs of equal settings share, and their values."""
+    """Return the keys and values of an experiment that runs of equal settings share."""
     table = flat(settings_table(experiment))
     return {key: value for key, value in table.items() if key not in MAY_DIFFER}
 
 
 @cache
 def shipped() -> dict[str, dict[str, Any]]:
-    """What `settings_of` says of each shipped recipe, by name."""
+    """Return `settings_of` for each shipped recipe, by name."""
     return {name: settings_of(load_recipe(name)) for name in recipe_names()}
 
 
 def changes(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What two tables say of the keys in which they differ; None where one does not say."""
+    """Return both values of the keys in which two tables differ; None marks a missing key."""
     pairs = {key: (table.get(key), base.get(key)) for key in sorted(table.keys() | base.keys())}
     return {key: values for key, values in pairs.items() if values[0] != values[1]}
 
 
 def table_differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Say what one table has otherwise than another, a phrase a key."""
+    """Describe the differences between two tables, one phrase per key."""
     words = {
         key: ["unset" if value is None else repr(value) for value in values]
         for key, values in changes(there, asked).items()
@@ -448,12 +450,12 @@ def check_settings(
     there: Experiment,
     asked: Experiment,
     apart: Collection[str],
-    advice: str = "ask for the same, or give another --out",
+    advice: str = "ask for the same settings, or choose another --out",
 ) -> None:
-    """Raise `RunError` where what is in a folder has other settings than are asked for.
+    """Raise `RunError` if a folder has other settings than requested.
 
-    Of different learning rules the message says the names alone: their fields have nothing to do
-    with each other.
+    If the learning rules differ, the message gives only their names, because their fields cannot be
+    compared.
 
     Args:
         what: such as ``"runs/a holds a run"``.
@@ -468,22 +470,22 @@ def check_settings(
         {key: value for key, value in flat(table).items() if key not in apart} for table in tables
     ]
     if differences := table_differences(*kept):
-        raise RunError(f"{what} of other settings ({'; '.join(differences)}): {advice}")
+        raise RunError(f"{what} with other settings ({'; '.join(differences)}): {advice}")
 
 
 def reopen(
     folder: Path, wanted: Experiment, epochs: int | None = None, advice: str | None = None
 ) -> Run:
-    """Open the run in a folder to go on with it, which is noted in its environment.
+    """Open the run in a folder to resume it, and record this in its environment.
 
     Args:
-        folder: of the run.
-        wanted: what it should train.
-        epochs: how many it is to have; None: as many as it has.
-        advice: what to do where it has other settings.
+        folder: the run folder.
+        wanted: the experiment that it should train.
+        epochs: number of epochs to train; None: as many as it has.
+        advice: what to do if its settings differ.
 
     Raises:
-        RunError: it has other settings, or cannot be read, or has more epochs already, or is in
+        RunError: its settings differ, it cannot be read, it has more epochs already, or it is in
             use.
     """
     apart, more = ("epochs", "description"), {"advice": advice} if advice else {}
@@ -500,7 +502,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    """Whether a value may be one of seconds, bytes, spikes or images."""
+    """Whether a value is a valid number of seconds, bytes, spikes or images."""
     return _is_number(value) and 0 <= value <= _MOST
 
 
@@ -509,14 +511,14 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_fact(value: Any) -> bool:
-    """Whether a value may stand in the description of an environment."""
+    """Whether a value is allowed in the description of an environment."""
     return value is None or _is_text(value) or isinstance(value, bool) or _is_number(value)
 
 
-_MOST, _LONGEST = 10**15, 10_000  # of a number, and of the characters of a text, in a record
+_MOST, _LONGEST = 10**15, 10_000  # largest number, and longest text, in a record
 
-# What the values of a key may be, of one record or of all records at once. The sum of numbers is
-# finite where all of them are, and takes no step of Python a number.
+# Checks of the values of a key, in one record or in all records at once. A sum is finite if all
+# numbers are, and needs no Python code per number.
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
@@ -565,7 +567,7 @@ _FIT: dict[str, Callable[[Sequence[Any]], bool]] = {  # what readers of a record
 
 
 def _epochs(run: Run) -> list[dict[str, Any]]:
-    """The records of a run's epochs, checked; perhaps none.
+    """Return the checked records of a run's epochs, possibly none.
 
     Raises:
         RunError: a record is damaged.
@@ -580,7 +582,7 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 
 def _fit(records: Sequence[Mapping[str, Any]], needed: set[str], time_steps: int) -> bool:
-    """Whether `_check` has nothing to say of any record, found for all at once."""
+    """Whether `_check` accepts all records, tested for all records at once."""
     return (
         all(needed <= record.keys() for record in records)
         and all(fit([one[key] for one in records if key in one]) for key, fit in _FIT.items())
@@ -591,25 +593,26 @@ def _fit(records: Sequence[Mapping[str, Any]], needed: set[str], time_steps: int
 def _check(record: Mapping[str, Any], needed: set[str], time_steps: int, run: Run) -> None:
     where = f"{run.folder}: the record of epoch {record['epoch']}"
     if missing := needed - record.keys():
-        raise RunError(f"{where} holds no {min(missing)!r}")
+        raise RunError(f"{where} has no {min(missing)!r}")
     for key, fit in _FIT.items():
         if key in record and not fit([record[key]]):
             raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
     steps = record.get("test_accuracy_by_step", ())
     if len(steps) not in (0, time_steps):
         raise RunError(
-            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, T is {time_steps}"
+            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, but T is "
+            f"{time_steps}"
         )
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """The environment of a run, each of whose facts is text, a number, true, false or None."""
+    """Return the checked environment of a run: text, numbers, true, false or None."""
     table = run.environment
     resumed = table.get("resumed", [])
     for one in (table, *(resumed if isinstance(resumed, list) else [None])):
         if not isinstance(one, dict):
             raise RunError(
-                f"{run.folder}: environment.json is damaged: resumed is no list of tables"
+                f"{run.folder}: environment.json is damaged: resumed is not a list of tables"
             )
         for key, value in one.items():
             if key != "resumed" and not (_is_fact(value) and _is_text(key)):
@@ -620,7 +623,7 @@ def _environment(run: Run) -> dict[str, Any]:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    """Folders at or below `path` with a file that only a run's folder has."""
+    """Return the folders at or below `path` with a file that only a run folder has."""
     if any(os.path.isfile(path / name) for name in _RUN_FILES):
         return [path]
     return folders_with(path, _RUN_FILES)

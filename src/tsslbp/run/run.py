@@ -1,20 +1,20 @@
-"""The folder of one training run, and the only code that reads or writes it.
+"""The folder of one training run; only this module reads or writes it.
 
 ===========================  ==============================================================
-``config.toml``              the experiment, complete; a folder with this file is a run
-``*.py``                     the file of a network of one's own, whose checksum stands there
+``config.toml``              the complete experiment; a folder with this file is a run
+``*.py``                     file of a custom network; the configuration has its checksum
 ``environment.json``         versions, commit, machine and command of the run and its resumes
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
-``diverged.json``            why the training ended where it diverged: ``{"reason": ...}``
-``data.json``                digest of the data, where they are the user's own
-``cost.json``                what the trained network costs on an image
+``diverged.json``            why the training ended, if it diverged: ``{"reason": ...}``
+``data.json``                digest of the data, if they are the user's own
+``cost.json``                cost of the trained network per image
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
 
-Whole files are replaced atomically: a run that is killed, or whose disk is full, keeps the earlier
-file. Nothing here runs code from a file: tensors are safetensors, arrays are plain numbers, and
-everything else is JSON or TOML. The file of a network is only copied here.
+Files are replaced atomically: if a run is killed, or the disk is full, the earlier file remains. No
+code from a file is executed here: tensors are safetensors, arrays are plain numbers, and everything
+else is JSON or TOML. The file of a network is only copied.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, final
@@ -35,7 +35,7 @@ from safetensors import SafetensorError, safe_open
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
-from ..reading import parse_json, read_arrays, read_table, read_whole
+from ..reading import parse_json, parse_json_lines, read_arrays, read_table, read_whole
 from ..storage import (
     DAMAGED,
     append_lines,
@@ -55,7 +55,7 @@ from .environment import describe_environment
 if TYPE_CHECKING:
     from torch import Tensor
 
-AVERAGED = "averaged"  # of the averaged weights
+AVERAGED = "averaged"  # checkpoint of the averaged weights
 CHECKPOINTS = ("last", "best-validation", "best-test", AVERAGED)
 
 _CONFIG = "config.toml"
@@ -67,21 +67,21 @@ _COST = "cost.json"
 _DATA = "data.json"
 _CHECKPOINT_FOLDER = "checkpoints"
 _STATE_KEY = "state"
-_TRIES = 100  # to read a checkpoint that is replaced meanwhile
+_TRIES = 100  # to read a checkpoint that is being replaced
 
 
 @final
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. Made by `Run.create` or `Run.open`; one process at a time may write to it.
+    """A run folder, made by `Run.create` or `Run.open`; one process at a time may write to it.
 
-    Every method that writes raises `RunError` where the disk is full or the folder read-only; the
-    earlier contents survive.
+    Every method that writes raises `RunError` if the disk is full or the folder is read-only; the
+    earlier contents are kept.
 
     Attributes:
-        folder: the run's folder.
+        folder: the run folder.
         experiment: what the run trains.
-        trust_code: whether code that lies in the folder, a network's file, may be run.
+        trust_code: whether code in the folder, that is, a network's file, may be executed.
     """
 
     folder: Path
@@ -90,14 +90,14 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, experiment: Experiment) -> Run:
-        """Make `folder`, with parents, and write the experiment and the environment into it.
+        """Create `folder`, with its parents, and write the experiment and the environment into it.
 
-        A network's file is put beside them, and from then on is what the run trains.
+        A network's file is copied into it, and the run trains this copy from then on.
 
         Raises:
             InvalidInput: the network's file cannot be read.
-            RunError: the folder holds a run, part of one, or other files, is in use, or cannot be
-                written.
+            RunError: the folder contains a run, part of one, or other files, is in use, or cannot
+                be written.
         """
         with claim(folder):
             for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
@@ -111,45 +111,45 @@ class Run:
             write_json(folder / _ENVIRONMENT, describe_environment())
             with writing(f"the run folder {folder}"):
                 (folder / _CHECKPOINT_FOLDER).mkdir(exist_ok=True)
-            # Last, because this file makes the folder a run.
+            # Written last, because this file makes the folder a run.
             experiments.save(experiment, folder / _CONFIG)
             return cls.open(folder, trust_code=True)
 
     @classmethod
     def open(cls, folder: Path, trust_code: bool = False) -> Run:
-        """Open the run in `folder`; `trust_code`, as of the class, for files that you know.
+        """Open the run in `folder`; set `trust_code` only for files that you know.
 
-        The name of a network that ships trained means that one, unless a folder of this name holds
-        a run (`tsslbp.experiment.trained_folder`).
+        The name of a network that ships trained opens that network, unless a folder of this name
+        contains a run (`tsslbp.experiment.trained_folder`).
 
         Raises:
-            RunError: `folder` holds no run, or its configuration cannot be used.
+            RunError: `folder` contains no run, or its configuration is invalid.
         """
         named, folder = str(folder), trained_folder(folder)
         config = folder / _CONFIG
         if not os.path.isfile(config):
             is_name = not os.path.lexists(folder) and folder.name == named
             known = nearest(named, trained_names()) if is_name else ""
-            raise RunError(f"{folder} is not a run folder: it holds no {_CONFIG}{known}")
+            raise RunError(f"{folder} is not a run folder: it contains no {_CONFIG}{known}")
         try:
             experiment = experiments.load_recipe(config)
         except Error as error:
             raise RunError(f"cannot open the run {folder}: {error}") from error
         if network_file(experiment.network) and experiment.network_checksum is None:
             raise RunError(
-                f"cannot open the run {folder}: {_CONFIG} holds no checksum of the network's file, "
-                "so this program has not written it"
+                f"cannot open the run {folder}: {_CONFIG} has no checksum of the network's file, "
+                "so it was not written by this program"
             )
         return cls(folder, experiment, trust_code)
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it is that of a network that ships, in whose folder nothing is written."""
+        """Whether it is a network that ships, whose folder is never written."""
         return is_shipped(self.folder)
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Where the run was made, as `describe_environment` says, and ``"resumed"``: where after.
+        """The environment of the run (`describe_environment`), and ``"resumed"``: later ones.
 
         ``"resumed"`` is absent until `record_resume` is called.
 
@@ -166,7 +166,7 @@ class Run:
             write_json(self.folder / _ENVIRONMENT, value | {"resumed": resumed})
 
     def extended(self, epochs: int) -> Run:
-        """Return the run with another number of epochs to train, and write that down.
+        """Return the run with another number of epochs to train, which is also written.
 
         Raises:
             RunError: more epochs have been trained already, or another process trains the run.
@@ -176,7 +176,7 @@ class Run:
         with self.hold():
             if epochs < (done := len(self.epochs())):
                 raise RunError(
-                    f"{self.folder} has {done} epochs already: it cannot end at {epochs}"
+                    f"{self.folder} has {done} epochs already, so it cannot end at {epochs}"
                 )
             experiment = replace(self.experiment, epochs=epochs)
             experiments.save(experiment, self.folder / _CONFIG)
@@ -186,18 +186,19 @@ class Run:
         """Append one epoch's record to the metrics; it is on the disk when this returns.
 
         Args:
-            record: JSON values, with the epoch's number under ``"epoch"``; NaN and infinity are
+            record: JSON values, with the number of the epoch as ``"epoch"``; NaN and infinity are
                 written as null.
 
         Raises:
-            InvalidInput: no epoch number, or a value that JSON cannot hold.
+            InvalidInput: the number of the epoch is missing, or JSON cannot represent a value.
         """
         append_lines(self.folder / _METRICS, _to_line(record))
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the records of all epochs in order; empty before the first.
+        """Return the records of all epochs in order; empty before the first epoch has ended.
 
-        A line that a kill has torn is left out; of several lines for one epoch the last counts.
+        A line that was cut off by a kill is left out. If an epoch has several lines, the last one
+        counts.
         """
         path = self.folder / _METRICS
         try:
@@ -208,7 +209,7 @@ class Run:
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def truncate_epochs(self, count: int) -> None:
-        """Keep only the records with ``epoch <= count``, one line each, and no torn line."""
+        """Keep only the records with ``epoch <= count``, one line each, and no incomplete line."""
         lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
         write_file(self.folder / _METRICS, *lines)
 
@@ -216,7 +217,7 @@ class Run:
         """Write the arrays of the training steps, replacing the earlier ones.
 
         Raises:
-            InvalidInput: an array of Python objects, which only pickle could store.
+            InvalidInput: an array contains Python objects, which only pickle could store.
         """
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray) or array.dtype.hasobject:
@@ -228,10 +229,10 @@ class Run:
         write_file(self.folder / _STEPS, content.getbuffer())
 
     def steps(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the arrays that `save_steps` wrote; empty where it was never called.
+        """Return the arrays that `save_steps` wrote; empty if it was never called.
 
         Raises:
-            RunError: the file is damaged, or holds anything but arrays of numbers.
+            RunError: the file is damaged, or contains something other than arrays of numbers.
         """
         path = self.folder / _STEPS
         if not os.path.lexists(path):
@@ -242,7 +243,7 @@ class Run:
             raise RunError(f"cannot read {path}: {error}; is it damaged or truncated?") from error
 
     def record_divergence(self, reason: str | None) -> None:
-        """Write down why the training diverged; None: it is tried again, nothing is known."""
+        """Record why the training diverged; None deletes the record, as for a new attempt."""
         path = self.folder / _DIVERGED
         if reason is not None:
             write_json(path, {"reason": reason})
@@ -253,7 +254,7 @@ class Run:
             raise RunError(write_error(path, error)) from error
 
     def divergence(self) -> str | None:
-        """Return why the training diverged; None where it has not.
+        """Return why the training diverged, or None if it has not.
 
         Raises:
             RunError: the file cannot be read.
@@ -266,16 +267,16 @@ class Run:
         return str(table["reason"])
 
     def record_cost(self, record: Mapping[str, Any]) -> None:
-        """Write down what the trained network costs, replacing what was known before.
+        """Record the cost of the trained network, replacing an earlier record.
 
         Args:
-            record: what `tsslbp.analysis.cost` counted, as ``Cost.to_table`` says it, with the
+            record: the result of `tsslbp.analysis.cost`, as returned by ``Cost.to_table``, with the
                 ``"epoch"`` and the ``"checkpoint"`` of the weights.
         """
         write_json(self.folder / _COST, record)
 
     def cost(self) -> dict[str, Any] | None:
-        """Return what `record_cost` wrote; None where it was never called.
+        """Return what `record_cost` wrote; None if it was never called.
 
         Raises:
             RunError: the file is damaged.
@@ -284,21 +285,21 @@ class Run:
         return read_table(path) if os.path.lexists(path) else None
 
     def record_data(self, digest: str) -> None:
-        """Write down which data the run trains on, data of the user's own, as `data.digest` says.
+        """Record the digest of the user's own data on which the run trains (`data.digest`).
 
         Raises:
-            RunError: it has trained on others.
+            RunError: the run has trained on different data.
         """
         if (there := self.data_digest()) is None:
             write_json(self.folder / _DATA, {"data": self.experiment.data, "sha256": digest})
         elif there != digest:
             raise RunError(
-                f"{self.folder} has trained on other data: their SHA-256 is {there[:12]}..., that "
-                f"of those at hand {digest[:12]}...; put the original back"
+                f"{self.folder} was trained on different data: their SHA-256 is {there[:12]}..., "
+                f"that of the present data is {digest[:12]}...; restore the original data"
             )
 
     def data_digest(self) -> str | None:
-        """Return what `record_data` wrote; None where it was never called.
+        """Return what `record_data` wrote; None if it was never called.
 
         Raises:
             RunError: the file is damaged.
@@ -312,10 +313,10 @@ class Run:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other processes from the run while the context lasts, as `claim` does.
+        """Lock the run against other processes while the context lasts, as `claim` does.
 
         Raises:
-            RunError: another process has it, or the folder cannot be written.
+            RunError: another process uses it, or the folder cannot be written.
         """
         with _hold(self.folder):
             yield
@@ -326,7 +327,7 @@ class Run:
         return is_held(self.folder)
 
     def has_checkpoint(self, name: str) -> bool:
-        """Say whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
+        """Whether the checkpoint `name`, one of `CHECKPOINTS`, has been saved."""
         return os.path.isfile(self._checkpoint(name))
 
     def save_checkpoint(
@@ -337,10 +338,10 @@ class Run:
         Args:
             name: one of `CHECKPOINTS`.
             tensors: any shapes, strides and devices; they may share memory.
-            state: what JSON can hold, with finite numbers; a tuple is read back as a list.
+            state: values that JSON can represent, with finite numbers; tuples are read as lists.
 
         Raises:
-            InvalidInput: an unknown name, or contents that the file cannot hold.
+            InvalidInput: the name is unknown, or the file cannot represent the contents.
         """
         import safetensors.torch
         import torch
@@ -361,34 +362,34 @@ class Run:
         write_file(path, sealed_header(header, digest(data)), data)
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return a checkpoint's tensors, on the CPU, and its state.
+        """Return the tensors of a checkpoint, on the CPU, and its state.
 
         Raises:
-            InvalidInput: an unknown name.
-            RunError: there is no such checkpoint, or it is damaged or not one of this program.
+            InvalidInput: the name is unknown.
+            RunError: there is no such checkpoint, or it is damaged or not from this program.
         """
         for _ in range(_TRIES):
             with self._opened(name) as (file, metadata, expected):
                 if expected not in (None, digest_of_rest(file)):
                     raise ValueError(
-                        f"{DAMAGED}: its tensors have another digest than when written"
+                        f"{DAMAGED}: its tensors have another digest than when they were written"
                     )
                 with safe_open(self._checkpoint(name), framework="pt") as opened:
-                    if (opened.metadata() or {}) == metadata:  # it has not been replaced since
+                    if (opened.metadata() or {}) == metadata:  # not replaced in the meantime
                         names = opened.keys()
                         # Cloned, because the file is mapped into memory.
                         tensors = {key: opened.get_tensor(key).clone() for key in names}
                         return tensors, _parse_state(metadata)
-        raise RunError(f"cannot load {self._checkpoint(name)}: it changes while it is read")
+        raise RunError(f"cannot load {self._checkpoint(name)}: it keeps changing while it is read")
 
     def checkpoint_state(self, name: str) -> dict[str, Any]:
-        """Return a checkpoint's state alone, as `load_checkpoint` does; no tensor is read."""
+        """Return only the state of a checkpoint, as `load_checkpoint` does; no tensor is read."""
         with self._opened(name) as (_, metadata, _):
             return _parse_state(metadata)
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, Any], str | None]]:
-        """A checkpoint's file, which stands before the tensors, its metadata, and their digest."""
+        """Yield a checkpoint's file at the first tensor, its metadata, and the tensors' digest."""
         path = self._checkpoint(name)
         if not os.path.isfile(path):
             saved = ", ".join(other for other in CHECKPOINTS if self.has_checkpoint(other))
@@ -408,21 +409,21 @@ class Run:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a folder holds a run that has a checkpoint to go on from."""
+    """Whether a folder contains a run with a checkpoint from which it can resume."""
     return (folder / _CHECKPOINT_FOLDER / "last.safetensors").is_file()
 
 
 def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The weights in a file of tensors, by the keys of a network's state, on the CPU.
+    """Return the weights in a file of tensors, by the keys of a network's state, on the CPU.
 
-    Those of a checkpoint, or all tensors of a file (safetensors) that another program has written.
+    From a checkpoint only the weights are returned, from another safetensors file all tensors.
 
     Args:
-        content: of the file.
-        path: of the file, for messages.
+        content: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        RunError: it is no such file, is damaged, or holds no tensors.
+        RunError: it is not such a file, is damaged, or contains no tensors.
     """
     import safetensors.torch
 
@@ -433,22 +434,23 @@ def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
     prefix = "weights."
     ours = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
     if not (ours or tensors):
-        raise RunError(f"{path} holds no tensors")
+        raise RunError(f"{path} contains no tensors")
     return ours or tensors
 
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Keep other processes from making, changing or training the run in a folder.
+    """Lock the run in a folder against creation, change and training by other processes.
 
-    Whoever makes a run or goes on with one claims its folder from before the first look at it to
-    the end; within the context `Run.create`, `Run.hold` and the like take the same claim. What a
-    killed writer left half-written is removed.
+    Code that creates or resumes a run claims its folder before first reading it and until the end;
+    within the context, `Run.create`, `Run.hold` and others share this claim. Incomplete files of a
+    killed process are removed.
 
     Raises:
-        RunError: another process has it, it holds other files than a run's, or cannot be written.
+        RunError: another process uses the run, the folder contains other files than a run's, or it
+            cannot be written.
     """
-    if not (folder / _CONFIG).exists():  # so that nothing is left in a folder of somebody's
+    if not (folder / _CONFIG).exists():  # leave no trace in a folder with other files
         _check_others(folder, [path.name for path in folder.glob("*.py")])
     with _hold(folder):
         yield
@@ -463,18 +465,17 @@ def _hold(folder: Path) -> Iterator[None]:
 
 
 def _check_others(folder: Path, ours: Collection[str]) -> None:
-    """Raise `RunError` where a folder holds files that are neither a run's nor `ours`."""
+    """Raise `RunError` if a folder contains files that are neither a run's nor `ours`."""
     known = {_CONFIG, _ENVIRONMENT, _METRICS, _STEPS, _CHECKPOINT_FOLDER, *ours}
     names = (path.name for path in folder.glob("*"))
     if others := [name for name in names if name not in known and name[0] != "."]:
         raise RunError(
-            f"{folder} holds other files already (found {min(others)}): choose an empty or new "
-            "folder"
+            f"{folder} contains other files (found {min(others)}): choose an empty or new folder"
         )
 
 
 def count_epochs(folder: Path) -> int:
-    """How many epochs the run in `folder` has recorded, for a look at its progress; 0 if none."""
+    """Return the number of epochs that the run in `folder` has recorded so far; 0 if none."""
     try:
         return (folder / _METRICS).read_bytes().count(b"\n")
     except OSError:
@@ -488,7 +489,7 @@ def _to_line(record: Mapping[str, Any]) -> bytes:
 
 
 def to_json(value: Mapping[str, Any], **layout: Any) -> str:
-    """Return strict JSON, with null for NaN and infinity; `layout` as `json.dumps` takes it."""
+    """Return strict JSON, with null for NaN and infinity; `layout` is passed to `json.dumps`."""
     try:
         return json.dumps(_without_nan(value), allow_nan=False, **layout)
     except TypeError as error:
@@ -496,7 +497,7 @@ def to_json(value: Mapping[str, Any], **layout: Any) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """Return a JSON value with NaN and infinity, which JSON does not know, replaced by None."""
+    """Return a JSON value in which None replaces NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -505,12 +506,11 @@ def _without_nan(value: Any) -> Any:
 
 
 def _parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
-    """The records of the lines that hold one; others are torn."""
+    """Yield the records in the lines; incomplete lines are skipped."""
+    values: Iterable[Any]
     try:
-        values = parse_json(b"[" + b",".join(lines) + b"]")  # in one call, which is much faster
+        values = parse_json_lines(lines)
     except ValueError:
-        values = []
-    if len(values) != len(lines):
         values = map(_parse_line, lines)
     for record in values:
         if isinstance(record, dict) and _is_epoch(record.get("epoch")):
@@ -530,7 +530,7 @@ def _is_epoch(value: object) -> bool:
 
 def _parse_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(text := metadata.get(_STATE_KEY), str):
-        raise ValueError("it holds no training state: it was written by another program")
+        raise ValueError("it has no training state, so it was written by another program")
     state = parse_json(text.encode())
     if not isinstance(state, dict):
         raise ValueError("its training state is not a JSON object")
@@ -538,7 +538,7 @@ def _parse_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_failure(path: Path, error: Exception) -> str:
-    """Return what a checkpoint that cannot be loaded probably is."""
+    """Return the probable reason why a checkpoint cannot be loaded."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         start = file.read(9)
         if not start:
@@ -550,10 +550,10 @@ def _load_failure(path: Path, error: Exception) -> str:
                 "opened; expected a safetensors file"
             )
     if isinstance(error, SafetensorError):
-        return f"it is truncated, damaged or no safetensors file ({error})"
+        return f"it is truncated, damaged or not a safetensors file ({error})"
     return str(error)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, replacing the earlier one atomically; `RunError` where it cannot be."""
+    """Write a JSON file, replacing the earlier one atomically; raise `RunError` if it fails."""
     write_file(path, to_json(value, indent=2) + "\n")

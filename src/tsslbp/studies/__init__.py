@@ -1,4 +1,4 @@
-"""Many runs: seeds, comparisons of learning rules, hyperparameter search, and what starts them."""
+"""Studies of many runs: seeds, comparisons of learning rules, hyperparameter search."""
 
 import lazy_loader
 

@@ -1,11 +1,11 @@
-"""Learning rules side by side: which runs a comparison is made of, and what they have reached.
+"""Comparisons of learning rules: the runs of a comparison, and their results.
 
-All runs of a comparison differ in `APART` alone: the same data order, initial weights, optimiser
-and number of epochs for every rule. For each rule and number of time steps T there is one run a
-learning rate with the first seed. The rate with the best accuracy on validation images is chosen,
-and the other seeds are run at it. Test images choose nothing.
+All runs of a comparison differ only in `APART`: every rule has the same data order, initial
+weights, optimiser and number of epochs. For each rule and number of time steps T, one run per
+learning rate is trained with the first seed. The rate with the best accuracy on validation images
+is chosen, and the other seeds are run with it. Test images choose nothing.
 
-A run that diverged counts as finished: its learning rate, or its seed, is out.
+A run that diverged counts as finished: its learning rate or its seed is excluded.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from .trials import RECIPE, Trial
 Array = npt.NDArray[Any]
 
 FILE = "compare.json"  # in the folder of a comparison
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # learning rates by default, in units of the recipe's
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # default learning rates, in units of the recipe's
 APART = ("rule", "time_steps", "learning_rate", "seed")  # keys in which the runs differ
-GROWING = ("rules", "time_steps", "learning_rates")  # lists that may only grow in a folder
+GROWING = ("rules", "time_steps", "learning_rates")  # lists that can only be extended in a folder
 MOST = 1000  # entries of a list
-MEASURE = "best-validation"  # of all accuracies here
-MACHINE = ("cpu", "threads", "cores")  # keys of an environment on which training times depend
+MEASURE = "best-validation"  # for all accuracies here
+MACHINE = ("cpu", "threads", "cores")  # keys of an environment that affect training times
 
 
 @dataclass(frozen=True)
 class RuleStudy:
-    """Learning rules to be compared, and under which conditions.
+    """Learning rules to be compared, and the conditions of the comparison.
 
     Attributes:
-        experiment: the recipe; its rule is not used. It is brought to the validated protocol, and
+        experiment: the recipe; its rule is not used. It is changed to the validated protocol, and
             to no `patience`, which would give rules unequal budgets.
-        rules: as text that `tsslbp.rules.from_config` reads; the others are compared with the
+        rules: as text that `tsslbp.rules.from_config` reads; all other rules are compared with the
             first.
-        time_steps: every T; empty: the recipe's.
-        learning_rates: tried for every rule and T; empty: the recipe's times `FACTORS`.
-        seeds: runs of each rule and T at the chosen rate, from the recipe's seed upward.
+        time_steps: all values of T; empty: the recipe's.
+        learning_rates: rates to try for every rule and T; empty: the recipe's times `FACTORS`.
+        seeds: number of runs of each rule and T at the chosen rate, from the recipe's seed upward.
 
     Raises:
-        InvalidInput: a value is not allowed, or a rule stands there twice.
+        InvalidInput: a value is not allowed, or a rule is given twice.
     """
 
     experiment: Experiment
@@ -73,7 +73,7 @@ class RuleStudy:
         base = replace(self.experiment, protocol="validated", patience=None)
         for name in GROWING:
             if len(getattr(self, name)) > MOST:
-                raise InvalidInput(f"{name} are more than {MOST:,}")
+                raise InvalidInput(f"{name} must have at most {MOST:,} entries")
         rates = self.learning_rates or [factor * base.learning_rate for factor in FACTORS]
         values = {
             "experiment": base,
@@ -97,11 +97,11 @@ class RuleStudy:
 
     @property
     def pairs(self) -> list[tuple[str, int]]:
-        """Every rule and T, in the order of T."""
+        """Return every pair of rule and T, in the order of T."""
         return [(rule, steps) for steps in self.time_steps for rule in self.rules]
 
     def variant(self, rule: str, time_steps: int, learning_rate: float) -> Experiment:
-        """The experiment with one rule, T and learning rate, and the first seed."""
+        """Return the experiment with one rule, T and learning rate, and the first seed."""
         return replace(
             self.experiment,
             rule=from_config(rule),
@@ -110,13 +110,13 @@ class RuleStudy:
         )
 
     def runs(self, folder: Path, rule: str, time_steps: int, rate: float) -> list[Trial]:
-        """The runs of one rule, T and learning rate, over the seeds, below the folder of all."""
+        """Return the runs of one rule, T and learning rate over the seeds, below `folder`."""
         place = folder / slug(rule) / f"T{time_steps}" / f"lr-{rate:g}"
         variant = self.variant(rule, time_steps, rate)
         return trials.planned(variant, self.seeds, ["validated"], place, folder)
 
     def tuning(self, folder: Path) -> list[Trial]:
-        """The runs that the learning rates are chosen by."""
+        """Return the runs that determine the learning rates."""
         return [
             self.runs(folder, *pair, rate)[0] for pair in self.pairs for rate in self.learning_rates
         ]
@@ -124,17 +124,17 @@ class RuleStudy:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """What one rule has reached at one T."""
+    """The results of one rule at one T."""
 
     rule: str
     time_steps: int
     rates: tuple[float, ...]  # the learning rates to try
-    validation: Mapping[float, float]  # accuracy, 0 to 1, by rate that was tried to the end
+    validation: Mapping[float, float]  # accuracy, 0 to 1, by rate; only finished runs
     diverged: Mapping[float, str]  # why the training diverged, by rate
-    rate: float | None  # the chosen one; None while rates are left to try, or where all diverged
+    rate: float | None  # the chosen rate; None if rates are left to try, or all diverged
     results: tuple[Result, ...] = ()  # finished, at the chosen rate, in the order of their seeds
     diverged_seeds: tuple[int, ...] = ()  # at the chosen rate
-    seeds: int = 1  # runs wanted
+    seeds: int = 1  # number of runs wanted
 
     @property
     def name(self) -> str:
@@ -144,14 +144,14 @@ class RuleResult:
     def at_edge(self) -> bool:
         """Whether the chosen rate is the lowest or highest of several, so a better may lie beyond.
 
-        Not where the rate beyond it was tried and diverged.
+        False if the next rate was tried and diverged.
         """
         ends = (self.rates[0], self.rates[-1])
         return len(self.rates) > 1 and self.rate in ends
 
     @property
     def missing(self) -> int:
-        """Runs still to be made, if none diverges."""
+        """Number of runs that are still to be made if none diverges."""
         untried = len(self.rates) - len(self.validation) - len(self.diverged)
         if self.rate is None:
             return untried + (self.seeds - 1 if untried else 0)
@@ -159,7 +159,7 @@ class RuleResult:
 
     @property
     def state(self) -> str:
-        """What is missing, in words; "" where all is there."""
+        """Describe what is missing; "" if nothing is."""
         if len(self.diverged) == len(self.rates):
             return "diverged at every learning rate"
         tried = len(self.validation) + len(self.diverged)
@@ -179,7 +179,7 @@ class RuleResult:
 
     @cached_property
     def spikes(self) -> Array:
-        """Spikes that an image causes, at the same epoch ``[runs]``; empty if not all tell."""
+        """Spikes per image at the same epoch ``[runs]``; empty if a record lacks them."""
         chosen = [measures(result.epochs)[MEASURE] for result in self.results]
         known = [one["spikes_per_image"] for one in chosen if "spikes_per_image" in one]
         return np.array(known if len(known) == len(chosen) else [])
@@ -191,16 +191,16 @@ class RuleResult:
 
 
 def prepare(study: RuleStudy, folder: Path) -> RuleStudy:
-    """Write what is compared into `folder`, where the runs shall be, with their recipes.
+    """Write the comparison, with its recipe, into `folder`, where the runs will be.
 
-    A comparison that is there may grow: by rules, time steps, learning rates and seeds.
+    An existing comparison can be extended by rules, time steps, learning rates and seeds.
 
     Returns:
-        The study, with the copy of the network's file in `folder` where it has one.
+        The study, whose network's file, if any, is the copy in `folder`.
 
     Raises:
-        RunError: the folder holds a comparison of other settings, or of more than is asked for,
-            is in use, or cannot be written; or a rule of it is written otherwise.
+        RunError: the folder contains a comparison with other settings, or with more entries than
+            requested, is in use, or cannot be written; or a rule is written differently there.
     """
     with hold_folder(folder):
         if (folder / FILE).exists():
@@ -213,28 +213,28 @@ def prepare(study: RuleStudy, folder: Path) -> RuleStudy:
 
 
 def _check_growth(study: RuleStudy, folder: Path) -> None:
-    """Raise `RunError` where the comparison that is in a folder cannot grow to this one."""
+    """Raise `RunError` if the comparison in a folder cannot be extended to this one."""
     there = read(folder)
     what = f"{folder} holds a comparison"
     kept = ("description", "rule", "time_steps")
     check_settings(what, there.experiment, study.experiment, kept)
     for here, asked in product(there.rules, study.rules):
         if here != asked and from_config(here) == from_config(asked):
-            raise RunError(f"{what} where the rule {asked} is written {here}: write it that way")
+            raise RunError(f"{what} that has the rule {asked} as {here}: write it in that way")
     for name in GROWING:
         if left_out := [x for x in getattr(there, name) if x not in getattr(study, name)]:
             words = ", ".join(map(str, left_out))
             raise RunError(
-                f"{what} with more {name.replace('_', ' ')} ({words}): ask for these as well, "
-                "or give another --out"
+                f"{what} with more {name.replace('_', ' ')} ({words}): include these as well, "
+                "or choose another --out"
             )
 
 
 def read(folder: Path) -> RuleStudy:
-    """Read what is compared in a folder.
+    """Read the comparison in a folder.
 
     Raises:
-        RunError: it holds no comparison, or one that cannot be read.
+        RunError: there is none, or it cannot be read.
     """
     path = folder / FILE
     try:
@@ -247,16 +247,16 @@ def read(folder: Path) -> RuleStudy:
 
 
 def read_results(study: RuleStudy, folder: Path) -> list[RuleResult]:
-    """What every rule has reached at every T, from the records of the runs.
+    """Return the results of every rule at every T, from the records of the runs.
 
     Raises:
-        RunError: a run has other settings than its place in the comparison, or cannot be read.
+        RunError: a run has other settings than the comparison, or cannot be read.
     """
     return [_read_result(study, folder, *pair) for pair in study.pairs]
 
 
 def finals(study: RuleStudy, folder: Path) -> list[Trial]:
-    """The runs at the chosen learning rates, of those rules and T that have one."""
+    """Return the runs at the chosen learning rates, for those rules and T that have one."""
     return [
         trial
         for one in read_results(study, folder)
@@ -266,9 +266,9 @@ def finals(study: RuleStudy, folder: Path) -> list[Trial]:
 
 
 def choose(accuracies: Mapping[float, float], rate: float) -> float:
-    """The learning rate with the best accuracy on validation images.
+    """Return the learning rate with the best accuracy on validation images.
 
-    Of equal ones the nearest to the recipe's, `rate`, by their ratio; then the lower.
+    Ties are broken by the smallest ratio to the recipe's `rate`, then by the lower rate.
     """
     return min(
         accuracies, key=lambda one: (-accuracies[one], round(abs(math.log(one / rate)), 9), one)
@@ -276,7 +276,7 @@ def choose(accuracies: Mapping[float, float], rate: float) -> float:
 
 
 def against_first(results: Sequence[RuleResult]) -> list[Comparison[RuleResult]]:
-    """Every rule against the first, at each T, with Holm's correction over all of them."""
+    """Compare every rule with the first, at each T, with Holm's correction over all of them."""
     pairs = [
         (one, first)
         for steps in dict.fromkeys(one.time_steps for one in results)
@@ -289,17 +289,17 @@ def against_first(results: Sequence[RuleResult]) -> list[Comparison[RuleResult]]
 
 
 def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
-    """What a reader must know before believing a comparison, a line each."""
+    """Return the caveats of a comparison, one line each."""
     results = list(results)
     lines = []
     if study.experiment.loss != "softmax" and len(study.time_steps) > 1:
         lines.append(
-            f"with loss = {study.experiment.loss} the desired output means something else at every "
-            "T, so accuracies at different T cannot be compared fairly: use --set loss=softmax"
+            f"with loss = {study.experiment.loss} the desired output depends on T, so accuracies "
+            "at different T cannot be compared fairly: use --set loss=softmax"
         )
     lines += [
-        f"{one.name}: the chosen learning rate, {one.rate:g}, is at the edge of those tried; a "
-        "better one may lie beyond"
+        f"{one.name}: the chosen learning rate, {one.rate:g}, is the lowest or highest of those "
+        "tried; a better one may lie beyond it"
         for one in results
         if one.at_edge
     ]
@@ -313,19 +313,20 @@ def cautions(study: RuleStudy, results: Iterable[RuleResult] = ()) -> list[str]:
     machines = {tuple(str(run.environment.get(key)) for key in MACHINE) for run in runs}
     if len(machines) > 1:
         lines.append(
-            "the runs were made on different machines or threads: do not compare their times"
+            "the runs were made on different machines or with different threads: do not compare "
+            "their times"
         )
     return lines
 
 
 def slug(rule: str) -> str:
-    """A rule's text as the name of a folder, such as ``"TSSLBP-warm_up=always"``."""
+    """Return a rule's text as the name of a folder, such as ``"TSSLBP-warm_up=always"``."""
     return re.sub(r"[^\w.=+-]+", "-", re.sub(r"[\s\"']", "", rule)).strip("-")
 
 
 def _tidy(rule: str) -> str:
-    """A rule's text with spaces, quotation marks and empty brackets in one form."""
-    from_config(rule)  # an error quotes what was given
+    """Return a rule's text with spaces, quotation marks and empty brackets normalised."""
+    from_config(rule)  # raises an error that quotes the given text
     return ", ".join(re.sub(r"[\s\"']", "", rule).removesuffix("()").split(","))
 
 
@@ -350,13 +351,13 @@ def _read_result(study: RuleStudy, folder: Path, rule: str, steps: int) -> RuleR
 
 
 def _finished(trial: Trial) -> Result | None:
-    """A run that was trained for just the epochs of the study."""
+    """Return a run that was trained for exactly the epochs of the study, or None."""
     result = trial.result()
     if result is None or not result.finished:
         return None
     if len(result.epochs) != trial.experiment.epochs:
         raise RunError(
-            f"{trial.folder} was trained for {len(result.epochs)} epochs, the comparison is of "
+            f"{trial.folder} was trained for {len(result.epochs)} epochs, but the comparison has "
             f"{trial.experiment.epochs}: remove it, and the same command makes it again"
         )
     return result

@@ -1,4 +1,4 @@
-"""What makes the trials of a sweep: it starts their commands, and tells the study how they go."""
+"""Runs the trials of a sweep: starts their commands and reports their progress to the study."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .optuna_study import storage_errors
 from .sweep import KILLED, OBJECTIVES, REASON, Outcome, Search
 from .trials import Trial
 
-KILLS = 5  # processes that train a trial without getting on by an epoch, until it has failed
-REFUSED = 2  # exit status of a command that has printed what a user can correct
-PAUSE = 10  # looks at the trials under way, between two looks for another one
+KILLS = 5  # processes that may end without finishing an epoch before their trial has failed
+REFUSED = 2  # exit status of a command that has printed an error that the user can correct
+PAUSE = 10  # looks at running trials between two looks for a new one
 
 
 class SweepWatch(Protocol):
-    """Is told of the trials under way, several times a second, and of each that has ended."""
+    """Receives the running trials several times a second, and each trial that has ended."""
 
     def running(self, trials: Sequence[Trial]) -> None: ...
 
@@ -32,22 +32,22 @@ class SweepWatch(Protocol):
 
 @dataclass
 class _Training:
-    """A trial under way, in the study and as a run."""
+    """A running trial, in the study and as a run."""
 
-    told: optuna.Trial
+    optuna_trial: optuna.Trial
     trial: Trial
-    epoch: int  # the last that the study knows
+    epoch: int  # the last epoch that the study knows
     is_pruned: bool = False
 
 
 @dataclass
 class Driver:
-    """Makes trials of a sweep, as many at once as an engine has workers."""
+    """Runs trials of a sweep, as many at once as the engine has workers."""
 
     search: Search
     engine: Engine  # starts the commands
-    watch: SweepWatch  # is told how the trials go
-    check: Callable[[Experiment], None]  # raises `InvalidInput` where a trial does not fit the data
+    watch: SweepWatch  # receives the progress of the trials
+    check: Callable[[Experiment], None]  # raises `InvalidInput` if a trial does not fit the data
     options: Sequence[str] = ()  # of ``tsslbp train``, such as ``("--device", "cuda")``
 
     def __post_init__(self) -> None:
@@ -58,21 +58,21 @@ class Driver:
         self._refused: set[str] = set()
 
     def work(self) -> None:
-        """Make trials until all of this folder have ended, those of other processes included.
+        """Run trials until all trials of this folder have ended, including other processes'.
 
-        A trial fails if it diverges, if its values do not go together, or if its command ends
-        early again and again (it may take too much memory).
+        A trial fails if it diverges, if its values contradict each other, or if its command ends
+        early repeatedly (for example because it needs too much memory).
 
         Raises:
-            RunError: the storage or the folder cannot be used, or a command says why it cannot
-                train; the next driver goes on with the trial.
+            RunError: the storage or the folder cannot be used, or a command reports why it cannot
+                train; the next driver continues the trial.
         """
         with storage_errors(self.search.shown_storage, RunError):
             try:
                 jobs.run(self._jobs(), self, self, self._is_done)
             except (KeyboardInterrupt, RunError):
                 for training in self._under_way.values():
-                    training.told.set_user_attr(KILLED, -1)  # that was not the trial's doing
+                    training.optuna_trial.set_user_attr(KILLED, -1)  # not caused by the trial
                 raise
             finally:
                 self.search.release(*self.search.locks)
@@ -90,14 +90,14 @@ class Driver:
     def ended(self, job: Job, failure: str | None) -> None:
         training = self._under_way[job.name]
         self._report(training)
-        told, trial = training.told, training.trial
+        optuna_trial, trial = training.optuna_trial, training.trial
         if training.is_pruned:
-            self._tell(told, "PRUNED")
+            self._tell(optuna_trial, "PRUNED")
         elif failure is None:
             records = Run.open(trial.folder).epochs()
-            self._tell(told, "COMPLETE", max(record[self._key] for record in records))
+            self._tell(optuna_trial, "COMPLETE", max(record[self._key] for record in records))
         elif reason := trial.divergence():
-            self._fail(told, reason)
+            self._fail(optuna_trial, reason)
         else:
             self._put_back(training, failure)
         del self._under_way[job.name]
@@ -106,65 +106,68 @@ class Driver:
         return self._under_way[job.name].trial.is_finished()
 
     def _jobs(self) -> Iterator[Job | None]:
-        """A job for each trial; None while others make those that are left."""
+        """Yield a job for each trial, or None while other processes run the remaining ones."""
         while True:
-            if told := self.search.claim():
-                if job := self._job(told):
+            if optuna_trial := self.search.claim():
+                if job := self._job(optuna_trial):
                     yield job
             elif not self.search.under_way():
                 return
             else:
                 yield from [None] * PAUSE
 
-    def _job(self, told: optuna.Trial) -> Job | None:
-        """The command of a trial; None where the trial fails without one."""
+    def _job(self, optuna_trial: optuna.Trial) -> Job | None:
+        """Return the command of a trial; None if the trial fails without one."""
         try:
-            if told.user_attrs.get(KILLED, 0) >= KILLS:
-                last = told.user_attrs.get(REASON, "killed with its driver")
-                raise InvalidInput(f"{KILLS} processes that trained it ended early; last: {last}")
-            trial = self.search.trial(told)
+            if optuna_trial.user_attrs.get(KILLED, 0) >= KILLS:
+                last = optuna_trial.user_attrs.get(REASON, "killed with its driver")
+                raise InvalidInput(
+                    f"{KILLS} processes that trained it ended early, the last one: {last}"
+                )
+            trial = self.search.trial(optuna_trial)
             self.check(trial.experiment)
         except InvalidInput as error:
-            self._fail(told, str(error))
+            self._fail(optuna_trial, str(error))
             return None
-        known = self.search.study.get_trials(deepcopy=False)[told.number].intermediate_values
-        self._under_way[trial.name] = _Training(told, trial, max(known, default=0))
+        trials = self.search.study.get_trials(deepcopy=False)
+        known = trials[optuna_trial.number].intermediate_values
+        self._under_way[trial.name] = _Training(optuna_trial, trial, max(known, default=0))
         return trial.job(self.options)
 
     def _report(self, training: _Training) -> None:
-        """Tell the study of new epochs; stop the command where the pruner says so."""
-        told, trial = training.told, training.trial
+        """Report new epochs to the study; stop the command if the pruner says so."""
+        optuna_trial, trial = training.optuna_trial, training.trial
         if training.is_pruned or count_epochs(trial.folder) <= training.epoch:
             return
         for record in Run.open(trial.folder).epochs():
             if record["epoch"] <= training.epoch:
                 continue
             training.epoch = record["epoch"]
-            told.report(record[self._key], training.epoch)
-            if told.user_attrs.get(KILLED):
-                told.set_user_attr(KILLED, 0)
-            if training.epoch < trial.experiment.epochs and told.should_prune():
+            optuna_trial.report(record[self._key], training.epoch)
+            if optuna_trial.user_attrs.get(KILLED):
+                optuna_trial.set_user_attr(KILLED, 0)
+            if training.epoch < trial.experiment.epochs and optuna_trial.should_prune():
                 training.is_pruned = True
                 self._tasks[trial.name].terminate()
                 return
 
     def _put_back(self, training: _Training, failure: str) -> None:
-        """Let the next claim go on with a trial whose command has ended early."""
-        told, trial = training.told, training.trial
+        """Let the next claim continue a trial whose command has ended early."""
+        optuna_trial, trial = training.optuna_trial, training.trial
         if self._tasks[trial.name].poll() == REFUSED:
-            # Once may mean that a killed driver has left a process behind that trains it.
+            # The first time may mean that a killed driver's process still trains the trial.
             if trial.name in self._refused:
-                raise RunError(f"{trial.name}: {failure}; log in {trial.log}")
+                raise RunError(f"{trial.name}: {failure}; see the log {trial.log}")
             self._refused.add(trial.name)
-        told.set_user_attr(REASON, failure)
-        self.search.release(told.number)
+        optuna_trial.set_user_attr(REASON, failure)
+        self.search.release(optuna_trial.number)
 
-    def _fail(self, told: optuna.Trial, reason: str) -> None:
-        told.set_user_attr(REASON, reason)
-        self._tell(told, "FAIL")
+    def _fail(self, optuna_trial: optuna.Trial, reason: str) -> None:
+        optuna_trial.set_user_attr(REASON, reason)
+        self._tell(optuna_trial, "FAIL")
 
-    def _tell(self, told: optuna.Trial, state: str, value: float | None = None) -> None:
-        """Tell the study, and who watches, how a trial has ended."""
-        told.study.tell(told, value, optuna.trial.TrialState[state])
-        self.search.release(told.number)
-        self.watch.ended(self.search.outcome(told.number))
+    def _tell(self, optuna_trial: optuna.Trial, state: str, value: float | None = None) -> None:
+        """Report to the study and to the watch how a trial has ended."""
+        optuna_trial.study.tell(optuna_trial, value, optuna.trial.TrialState[state])
+        self.search.release(optuna_trial.number)
+        self.watch.ended(self.search.outcome(optuna_trial.number))

@@ -1,9 +1,9 @@
-"""Commands of the program, many at a time: in processes on this machine, or on a cluster.
+"""Runs many commands of the program at a time: in processes on this machine, or on a cluster.
 
-Each job has a process of its own with its share of the processor's cores, since programs that each
-use all cores slow one another down by far more than their number. A job can be given again after
-it was killed, and then goes on where it was. Clusters are reached through submitit (extra
-``cluster``), which labs use for SLURM.
+Each job has its own process with its share of the processor cores, since programs that each use all
+cores slow one another down by far more than their number. A job that was killed can be started
+again and then continues. Clusters are used through submitit (extra ``cluster``), which many labs
+use for SLURM.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLUSTERS = ("slurm", "local")
-CLUSTER_MINUTES = 24 * 60  # of a job on a cluster, if nothing else is said; submitit's own is 5
+CLUSTER_MINUTES = 24 * 60  # default time limit of a job on a cluster; submitit's own is 5
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 30.0  # for a job that was asked to stop
-REASON = "TSSLBP_REASON"  # variable: the number of the pipe into which a job says why it fails
-LOG_TAIL = 4000  # bytes at the end of a log in which its last line is looked for
+GRACE_SECONDS = 30.0  # for a job that was asked to end
+REASON = "TSSLBP_REASON"  # environment variable: number of the pipe for a job's error message
+LOG_TAIL = 4000  # bytes at the end of a log in which the last line is searched
 
 
 @dataclass(frozen=True)
 class Job:
     """One command of the program."""
 
-    name: str  # what a reader calls it
+    name: str  # shown to the user
     arguments: tuple[str, ...]  # of the program, such as ``("train", "digits")``
-    log: Path  # the file that what it prints is appended to
+    log: Path  # file to which its output is appended
 
 
 class Task(Protocol):
     """A job that was started, with the methods of `subprocess.Popen`."""
 
     def poll(self) -> int | None:
-        """Its exit status, minus the signal's number if one killed it; None while it runs."""
+        """Return the exit status, minus the signal's number if killed by it; None if running."""
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -61,7 +61,7 @@ class Task(Protocol):
 
 
 class Engine(Protocol):
-    """What starts jobs; `workers` of them are under way at once."""
+    """Starts jobs, `workers` of them at once."""
 
     workers: int
 
@@ -72,13 +72,13 @@ class Engine(Protocol):
 
 
 class Watch(Protocol):
-    """Is told how the jobs go."""
+    """Receives the progress of jobs."""
 
     def running(self, jobs: Sequence[Job]) -> None:
-        """Called several times a second with those under way."""
+        """Called several times a second with the running jobs."""
 
     def ended(self, job: Job, failure: str | None) -> None:
-        """Called when a job has ended, with one line of why if it failed."""
+        """Called when a job has ended, with one line about the reason if it failed."""
 
 
 def run(
@@ -87,19 +87,19 @@ def run(
     watch: Watch,
     is_done: Callable[[Job], bool] = lambda job: False,
 ) -> dict[str, str]:
-    """Run jobs to their ends; one that fails leaves the others alone.
+    """Run jobs until they end; a job that fails does not affect the others.
 
-    When this process is interrupted or terminated, so are the jobs.
+    If this process is interrupted or terminated, so are the jobs.
 
     Args:
-        jobs: asked for the next as soon as one can be started; None: there is none yet.
-        engine: starts them.
-        watch: is told how they go.
-        is_done: whether what a job makes is there; it has not failed then, whatever went wrong
-            behind that, as printing into a full disk.
+        jobs: yields the next job when one can be started, or None if there is none yet.
+        engine: starts the jobs.
+        watch: receives their progress.
+        is_done: whether a job's result exists; the job has then not failed, even if something went
+            wrong afterwards, such as printing to a full disk.
 
     Returns:
-        One line of why by name for each job that failed.
+        By name of each failed job, one line about the reason.
     """
     tasks: dict[Job, Task] = {}
     logged: dict[Job, int] = {}  # bytes of the log that are of earlier attempts
@@ -136,7 +136,7 @@ def run(
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -144,9 +144,9 @@ def cores() -> int:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP as an interrupt, so that work ends in order, and its jobs with it.
+    """Treat SIGTERM and SIGHUP as an interrupt, so that this process and its jobs end in order.
 
-    Signals that are ignored stay so: `nohup` ignores SIGHUP.
+    Signals that are ignored stay ignored: `nohup` ignores SIGHUP.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -168,11 +168,11 @@ class Local:
     """Processes on this machine.
 
     Attributes:
-        workers: processes at once.
-        threads: of each; by default the cores are shared out evenly, but no more than the
-            environment's OMP_NUM_THREADS.
-        devices: names of GPUs, as CUDA_VISIBLE_DEVICES takes them, which the processes take turns
-            in; empty: what they find.
+        workers: number of simultaneous processes.
+        threads: threads of each process; by default the cores are divided evenly, but not more than
+            OMP_NUM_THREADS in the environment.
+        devices: names of GPUs as in CUDA_VISIBLE_DEVICES, which the processes use in turn; empty:
+            the environment is not changed.
     """
 
     workers: int
@@ -195,16 +195,16 @@ class Local:
         environment = {"OMP_NUM_THREADS": str(self.threads)}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
-        # Signals of the terminal reach it through us only.
+        # It is in a session of its own, so signals of the terminal reach it only through us.
         task = _launch(_Process, job, environment, start_new_session=True)
         self._places[place] = task
         return task
 
 
 class _Process(subprocess.Popen[bytes]):
-    """A process with a pipe to this one, through which it says why it fails.
+    """A process with a pipe to this one, through which it reports an error.
 
-    Its log may lie on a disk that is full.
+    Its log cannot serve for this, since it may be on a full disk.
     """
 
     reason: str | None = None  # once it has ended
@@ -227,7 +227,7 @@ class _Process(subprocess.Popen[bytes]):
     def poll(self) -> int | None:
         status = super().poll()
         if status is not None and self._pipe is not None:
-            os.set_blocking(self._pipe, False)  # a process that it has left behind may hold it
+            os.set_blocking(self._pipe, False)  # a surviving child process may keep it open
             with suppress(BlockingIOError):
                 self.reason = os.read(self._pipe, LOG_TAIL).decode(errors="replace").strip() or None
             self._close()
@@ -245,8 +245,8 @@ class _Process(subprocess.Popen[bytes]):
 
 
 def tell_parent(reason: str) -> None:
-    """Tell the process that has started this one as a job why it fails, if one has."""
-    number = os.environ.pop(REASON, "")  # a job's own children have no such pipe
+    """Report an error to the process that has started this one as a job, if there is one."""
+    number = os.environ.pop(REASON, "")  # a job's own child processes have no such pipe
     with suppress(OSError, ValueError):
         if stat.S_ISFIFO(os.fstat(int(number)).st_mode):
             os.write(int(number), f"{reason}\n".encode(errors="replace")[:LOG_TAIL])
@@ -254,17 +254,17 @@ def tell_parent(reason: str) -> None:
 
 @dataclass
 class Cluster:
-    """Jobs of a cluster's queue, through submitit.
+    """Jobs in the queue of a cluster, through submitit.
 
     Attributes:
-        workers: jobs in the queue or running at once.
-        folder: for submitit's files; the jobs must reach it under the same path.
-        kind: ``"slurm"``, or ``"local"``: submitit's own processes on this machine.
-        settings: of ``submitit.AutoExecutor.update_parameters``, such as
+        workers: number of jobs that are queued or running at once.
+        folder: folder for submitit's files; it must have the same path on the nodes.
+        kind: ``"slurm"``, or ``"local"`` for submitit's own processes on this machine.
+        settings: arguments of ``submitit.AutoExecutor.update_parameters``, such as
             ``{"cpus_per_task": 8, "slurm_partition": "gpu", "timeout_min": 600}``.
 
     Raises:
-        InvalidInput: submitit is missing, does not know a setting, or there is no such cluster.
+        InvalidInput: submitit is not installed or does not know a setting, or the kind is unknown.
     """
 
     workers: int
@@ -284,7 +284,9 @@ class Cluster:
         try:
             import submitit
         except ImportError:
-            raise InvalidInput("a cluster needs submitit: pip install 'tsslbp[cluster]'") from None
+            raise InvalidInput(
+                "a cluster needs submitit, which is not installed: pip install 'tsslbp[cluster]'"
+            ) from None
         defaults = {"name": "tsslbp", "timeout_min": CLUSTER_MINUTES, "cpus_per_task": 1}
         try:
             self._executor = submitit.AutoExecutor(folder=self.folder, cluster=self.kind)
@@ -295,7 +297,7 @@ class Cluster:
 
     @property
     def threads(self) -> int:
-        """Of each job."""
+        """Number of threads of each job."""
         return int(self.settings.get("cpus_per_task", 1))
 
     def start(self, job: Job) -> Task:
@@ -305,12 +307,12 @@ class Cluster:
             return _Queued(job, self._executor.submit(Command(job, self.threads)))
         except (FailedJobError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise RunError(f"the cluster does not take {job.name}: {reason}") from error
+            raise RunError(f"the cluster rejects {job.name}: {reason}") from error
 
 
 @dataclass
 class Command:
-    """A job as submitit calls it; a job that SLURM takes off its machine is queued again."""
+    """A job as submitit calls it; if SLURM preempts it, it is queued again."""
 
     job: Job
     threads: int
@@ -318,13 +320,13 @@ class Command:
     def __call__(self) -> int:
         """Run the job's process and return its exit status."""
         environment = {"OMP_NUM_THREADS": str(self.threads)}
-        # SLURM sends submitit this signal, and the job too, when the time is nearly over.
+        # SLURM sends this signal to submitit, and to the job, shortly before the time limit.
         ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
         done = _launch(subprocess.run, self.job, environment, preexec_fn=ignore)
         return int(done.returncode)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Return what is to be queued in its place (called by submitit)."""
+        """Return what to queue instead (called by submitit)."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -340,7 +342,7 @@ class _Queued:
         if not self._queued.exception():
             return self._queued.result()
         with _log(self._job) as log:
-            log.write(f"error: the cluster ended it: {self._queued.state}\n".encode())
+            log.write(f"error: the cluster ended the job: {self._queued.state}\n".encode())
         return 1
 
     def terminate(self) -> None:
@@ -354,7 +356,7 @@ def _command(job: Job) -> list[str]:
 
 
 def _launch(start: Callable[..., T], job: Job, environment: Mapping[str, str], **options: Any) -> T:
-    """Start a job's process, as `subprocess` does, with more variables in its environment."""
+    """Start a job's process by a function of `subprocess`, with additional variables."""
     with _log(job) as log:
         return start(
             _command(job),
@@ -376,11 +378,11 @@ def _log(job: Job) -> Iterator[IO[bytes]]:
 
 
 def _failure(job: Job, task: Task, status: int, logged: int) -> str | None:
-    """One line of why a job failed; None if it did not.
+    """Return one line about the reason why a job failed; None if it did not.
 
-    That is what it has told this process, or the last error in its log, or the last line if there
-    is none. Another process may write into the log as well: one that goes on since its parent was
-    killed.
+    The reason is what the job has reported to this process, or the last error in its log, or the
+    last line of the log. Another process may write to the same log: one that continues after its
+    parent was killed.
     """
     if status == 0:
         return None
@@ -388,7 +390,7 @@ def _failure(job: Job, task: Task, status: int, logged: int) -> str | None:
         return " ".join(reason.split())
     if status < 0:
         name = signal.Signals(-status).name
-        hint = ", which the system does when memory is short" if status == -signal.SIGKILL else ""
+        hint = ", which the system does if memory runs out" if status == -signal.SIGKILL else ""
         return f"ended by {name}{hint}"
     with suppress(OSError):
         with job.log.open("rb") as file:
@@ -401,14 +403,14 @@ def _failure(job: Job, task: Task, status: int, logged: int) -> str | None:
 
 
 def _stop(tasks: Sequence[Task]) -> None:
-    """Ask all to end, and end those that have not done so in time."""
+    """Ask all jobs to end, and kill those that do not end in time."""
     for task in tasks:
-        task.terminate()  # heard also where interrupts are ignored, as behind `nohup`
+        task.terminate()  # works even where interrupts are ignored, as under `nohup`
     limit = time.monotonic() + GRACE_SECONDS
     try:
         while time.monotonic() < limit and any(task.poll() is None for task in tasks):
             time.sleep(POLL_SECONDS)
-    finally:  # at once, if a person has no patience
+    finally:  # immediately, if the user interrupts again
         for task in tasks:
             if task.poll() is None:
                 task.kill()

@@ -1,4 +1,4 @@
-"""What a sweep takes from Optuna: the storage of its study, samplers, pruners, and their values."""
+"""What a sweep uses of Optuna: the storage of its study, samplers, pruners, and their values."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..errors import InvalidInput, RunError
 from ..storage import append_lines, writing
 from .space import Choice, Range, as_text
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are advice to programmers
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings address programmers
 
 SAMPLERS = ("gp", "tpe", "random")
 PRUNERS = ("none", "median", "halving")
 JOURNALS = (".log", ".journal")
-DIGITS = 4  # of a number that is drawn from a range
-SQLITE_SECONDS = 60  # that a process waits for others to write
-JOURNAL_SECONDS = 10  # after which one that was killed while it wrote is taken for that
+DIGITS = 4  # significant digits of a number that is drawn from a range
+SQLITE_SECONDS = 60  # for which a process waits for others to write
+JOURNAL_SECONDS = 10  # after which a writer is assumed to have been killed
 
 
 def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner) -> optuna.Study:
-    """Open or make a study in a database, by its URL or SQLite's path, or in a journal file."""
+    """Open or create a study in a database (by URL or SQLite path) or in a journal file."""
     if isinstance(storage, Path):
         storage = sqlalchemy.URL.create("sqlite", database=str(storage)).render_as_string()
     opened: optuna.storages.BaseStorage
@@ -42,8 +42,8 @@ def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner
         opened = optuna.storages.JournalStorage(_Journal(storage))
     else:
         raise InvalidInput(
-            "storage must be a database's URL, such as postgresql://user@host/name, or a file that "
-            f"ends in {' or '.join(JOURNALS)}, got {storage!r}"
+            "storage must be the URL of a database, such as postgresql://user@host/name, or a file "
+            f"that ends in {' or '.join(JOURNALS)}, got {storage!r}"
         )
     return optuna.create_study(
         study_name=name, storage=opened, pruner=pruner, direction="maximize", load_if_exists=True
@@ -51,7 +51,7 @@ def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal, whose last line a kill or a full disk may have torn: it is cut off."""
+    """Optuna's journal; an incomplete last line, left by a kill or a full disk, is cut off."""
 
     def __init__(self, path: str) -> None:
         self._place, self._turn = Path(path), JournalFileSymlinkLock(path, JOURNAL_SECONDS)
@@ -74,13 +74,13 @@ class _Journal(JournalFileBackend):
 
 
 def without_password(storage: str) -> str:
-    """Return a storage as it may be shown."""
+    """Return a storage URL without its password, for display."""
     return re.sub("(://[^:/]*):.*@", r"\1:***@", storage)
 
 
 @contextmanager
 def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> Iterator[None]:
-    """Tell in one line why a storage cannot be used: when it is opened, `InvalidInput`."""
+    """Report in one line why a storage cannot be used; `InvalidInput` when it is opened."""
     known = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
     opening = (ImportError, OSError, RuntimeError) if kind is InvalidInput else ()
     try:
@@ -92,7 +92,7 @@ def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> I
 
 
 def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
-    """Return one of `SAMPLERS`, which draws the first trials at random."""
+    """Return one of `SAMPLERS`, which draws the first `startup_trials` trials at random."""
     options: dict[str, Any] = {"seed": seed, "n_startup_trials": startup_trials}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -104,13 +104,13 @@ def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.B
 
 
 def has_failed_last(trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
-    """Whether the trial that ended last has failed: samplers would propose the same again."""
+    """Whether the last trial has failed; samplers would then propose the same values again."""
     ended = [(trial.datetime_complete, trial.state.name) for trial in trials]
     return max(((when, state) for when, state in ended if when), default=(None, ""))[1] == "FAIL"
 
 
 def make_pruner(name: str, epochs: int, startup_trials: int) -> optuna.pruners.BasePruner:
-    """Return one of `PRUNERS`, for trials of about so many epochs."""
+    """Return one of `PRUNERS`, for trials of about `epochs` epochs."""
     if name == "median":
         return optuna.pruners.MedianPruner(startup_trials, n_warmup_steps=max(1, epochs // 10))
     if name == "halving":
@@ -119,11 +119,11 @@ def make_pruner(name: str, epochs: int, startup_trials: int) -> optuna.pruners.B
 
 
 def suggest(trial: optuna.Trial, key: str, parameter: Choice | Range) -> None:
-    """Let the study's sampler choose a trial's value for a key, unless it has one."""
+    """Let the study's sampler choose a trial's value for a key, unless it already has one."""
     if isinstance(parameter, Choice):
         if parameter.ordered:
             trial.suggest_int(key, 0, len(parameter.values) - 1)
-        else:  # Optuna keeps no tables; their text serves `space.apply` as well
+        else:  # Optuna stores no tables, but `space.apply` accepts their text
             tables = (list, dict)
             plain = [as_text(one) if isinstance(one, tables) else one for one in parameter.values]
             trial.suggest_categorical(key, plain)
@@ -135,7 +135,7 @@ def suggest(trial: optuna.Trial, key: str, parameter: Choice | Range) -> None:
 
 
 def value_of(parameter: Choice | Range, stored: Any) -> Any:
-    """Return the value that the recipe is given for Optuna's; of numbers, readable digits."""
+    """Return the recipe's value for one stored by Optuna; numbers are rounded to few digits."""
     if isinstance(parameter, Choice):
         return parameter.values[stored] if parameter.ordered else stored
     if isinstance(parameter.low, int):

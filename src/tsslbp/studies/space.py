@@ -1,7 +1,7 @@
-"""What a sweep searches: keys of a recipe, and the values or the range that each may take.
+"""The search space of a sweep: keys of a recipe, with the values or the range of each.
 
 A space is a TOML file. Some ship with the package (`space_names`); their table ``[parameters]``
-shows all forms.
+shows all possible forms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import InvalidInput
 from ..experiment import Experiment, with_settings
 
 TABLES = ("rule", "weight_scale", "network_settings")  # keys of a recipe that have parts
-# Another value would change what is measured, so that trials could not be compared.
+# Searching one of these would change what is measured, so trials could not be compared.
 FIXED = (
     "data",
     "binning",
@@ -35,18 +35,18 @@ _SHIPPED = Path(__file__).parent / "spaces"
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, in the recipe's form."""
+    """One of several values, in the recipe's form."""
 
     values: tuple[Any, ...]
 
     @property
     def ordered(self) -> bool:
-        """Whether these are rising numbers, so that neighbours can be expected to do alike."""
+        """Whether the values are increasing numbers, so that neighbours are similar."""
         numbers = all(type(value) in (int, float) for value in self.values)
         return numbers and all(a < b for a, b in zip(self.values, self.values[1:], strict=False))
 
     def inside(self) -> tuple[Any, ...]:
-        """Values that stand for all, to check."""
+        """Return the values to check."""
         return self.values
 
     def to_json(self) -> Any:
@@ -55,24 +55,29 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range(Checked, called=""):
-    """Whole numbers, or numbers, from `low` to `high`, both included."""
+    """Whole numbers, or real numbers, from `low` to `high` inclusive."""
 
     low: Number
     high: Number
     step: Count = 1  # between whole numbers
-    log: bool = False  # whether equal ratios, not equal differences, count alike
+    log: bool = False  # whether the range is sampled uniformly in the logarithm
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.low < self.high:
             raise InvalidInput(f"low must be below high, got {self.low} and {self.high}")
         if self.log and (self.low <= 0 or self.step != 1):
-            raise InvalidInput("a logarithmic range has a low above 0 and no step")
+            raise InvalidInput(
+                f"a logarithmic range needs low above 0 and no step, got {self.low} and {self.step}"
+            )
         if self.step != 1 and (self.high - self.low) % self.step:
-            raise InvalidInput(f"high must be low and a multiple of step = {self.step}")
+            raise InvalidInput(
+                f"high must be low plus a multiple of step = {self.step}, got {self.low} and "
+                f"{self.high}"
+            )
 
     def inside(self) -> tuple[Any, ...]:
-        """Values that stand for all, to check."""
+        """Return the values to check, which represent the range."""
         return self.low, self.high
 
     def to_json(self) -> Any:
@@ -81,11 +86,11 @@ class Range(Checked, called=""):
 
 @dataclass(frozen=True)
 class Space(Checked, called=""):
-    """What to search."""
+    """The keys and values to search."""
 
     parameters: Mapping[str, Choice | Range]  # by key of the recipe, such as ``"rule.warm_up"``
-    description: str = ""  # what the space is for, and what searching it takes
-    trials: Count | None = None  # how many are meant to be made; None: the user says
+    description: str = ""  # what the space is for, and the time that a search takes
+    trials: Count | None = None  # recommended number of trials; None: the user decides
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Space:
@@ -97,29 +102,29 @@ class Space(Checked, called=""):
         try:
             check_keys(table, type_hints(cls))
         except InvalidInput as error:
-            raise InvalidInput(f"{error}; keys of a recipe stand below [parameters]") from None
+            raise InvalidInput(f"{error}; keys of a recipe belong below [parameters]") from None
         parameters = table.get("parameters")
         if not isinstance(parameters, dict) or not parameters:
-            raise InvalidInput("a table [parameters] of at least one key is missing")
+            raise InvalidInput("the space needs a table [parameters] with at least one key")
         read = {key: _parameter(key, value) for key, value in _dotted(parameters)}
         return super().from_table({**table, "parameters": read})
 
     def fitted(self, experiment: Experiment) -> Space:
-        """Return the space with its values in the types of the recipe.
+        """Return the space with its values converted to the types of the recipe.
 
         Raises:
-            InvalidInput: a key is unknown (the nearest is named), or `experiment` does not allow
-                one of its values or bounds.
+            InvalidInput: a key is unknown (the message names the nearest), or `experiment` does not
+                allow one of its values or bounds.
         """
         items = self.parameters.items()
         try:
             parameters = {key: _fitted(key, value, experiment) for key, value in items}
         except InvalidInput as error:
-            raise InvalidInput(f"the space does not fit: {error}") from None
+            raise InvalidInput(f"the space does not fit the recipe: {error}") from None
         return replace(self, parameters=parameters)
 
     def variants(self, experiment: Experiment) -> Iterator[Experiment]:
-        """`experiment` with each value and bound of the space, one key changed at a time."""
+        """Yield `experiment` with each value and bound of the space, one key changed at a time."""
         for key, parameter in self.parameters.items():
             for value in parameter.inside():
                 yield apply(experiment, {key: value})
@@ -143,23 +148,23 @@ def apply(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """Return the experiment with values of a space.
 
     Raises:
-        InvalidInput: it does not allow one of them, or not all together.
+        InvalidInput: it does not allow one of the values, or their combination.
     """
     return with_settings(experiment, settings(values))
 
 
 def settings(values: Mapping[str, Any]) -> list[str]:
-    """Values of a space as ``"key=value"``, which ``--set`` takes; a table before its parts."""
+    """Return values of a space as ``"key=value"`` for ``--set``; a table precedes its parts."""
     return [f"{key}={_setting(key, values[key])}" for key in sorted(values)]
 
 
 def as_text(value: Any) -> str:
-    """Return a value as a setting has it: TOML, and text without quotation marks."""
+    """Return a value as a setting writes it: TOML, but text without quotation marks."""
     return value if isinstance(value, str) else _toml(value)
 
 
 def _setting(key: str, value: Any) -> str:
-    """`as_text`; of a function's own keys text has quotation marks if it looks like a number."""
+    """Like `as_text`, but text for a function's own key is quoted if it looks like a number."""
     is_own = key.startswith("network_settings.") and isinstance(value, str)
     return _toml(value) if is_own and toml_files.parse_value(value) != value else as_text(value)
 
@@ -185,9 +190,9 @@ def _parameter(key: str, value: Any) -> Choice | Range:
         raise InvalidInput(f"{key} cannot be searched: it changes what is measured")
     if isinstance(value, list) and value:
         if not _is_plain(value):
-            raise InvalidInput(f"{key}: no key of a recipe takes a date or time, got {value}")
+            raise InvalidInput(f"{key}: a recipe has no dates or times, got {value}")
         if any(item in value[:index] for index, item in enumerate(value)):
-            raise InvalidInput(f"{key}: a value stands twice in {value}")
+            raise InvalidInput(f"{key}: a value occurs twice in {value}: remove one")
         return Choice(tuple(value))
     if isinstance(value, dict):
         try:
@@ -200,7 +205,7 @@ def _parameter(key: str, value: Any) -> Choice | Range:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value of TOML has nothing but numbers, text, true, false, lists and tables."""
+    """Whether a TOML value consists only of numbers, text, true, false, lists and tables."""
     if isinstance(value, (list, dict)):
         return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
     return isinstance(value, (bool, int, float, str))
@@ -211,18 +216,18 @@ def _fitted(key: str, parameter: Choice | Range, experiment: Experiment) -> Choi
     if isinstance(parameter, Choice):
         return Choice(values)
     low, high = values
-    if float in (type(low), type(high)):  # a function's own keys have no type
+    if float in (type(low), type(high)):  # a function's own keys have no declared type
         low, high = (float(one) if type(one) is int else one for one in values)
     if not all(type(value) in (int, float) for value in values):
-        raise InvalidInput(f"{key} has no range: it takes {low!r}")
+        raise InvalidInput(f"{key} cannot have a range, because it accepts {low!r}: give a list")
     if isinstance(low, float) and parameter.step != 1:
-        raise InvalidInput(f"{key}: only whole numbers have a step")
+        raise InvalidInput(f"{key}: only whole numbers can have a step")
     return replace(parameter, low=low, high=high)
 
 
 def _fit(key: str, value: Any, experiment: Experiment) -> Any:
-    """Check a value, and return a number in the type that `experiment` gives it."""
+    """Check a value, and return a number in the type that `experiment` has for the key."""
     table: Any = apply(experiment, {key: value}).to_table()
     name, dot, part = key.partition(".")
-    fitted = table[name].get(part, value) if dot else table[name]  # without what is implied
+    fitted = table[name].get(part, value) if dot else table[name]  # without implied values
     return fitted if type(fitted) is float else value

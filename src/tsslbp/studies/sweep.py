@@ -1,9 +1,9 @@
 """Hyperparameter search with Optuna (extra ``study``), by any number of processes.
 
-A sweep is a folder, in which every trial is a run, and an Optuna study: in the folder, or in a
-database that many machines share. Whoever makes a trial (see `tsslbp.studies.driver`) holds its
-lock file in the folder. The system frees the locks of a process that is killed, and the next one
-that looks for work in the folder takes over the trial.
+A sweep consists of a folder, in which every trial is a run, and an Optuna study, which is in the
+folder or in a database that many machines share. The process that runs a trial (see
+`tsslbp.studies.driver`) holds the trial's lock file in the folder. The system frees the locks of a
+process that is killed, and the next process that looks for work in the folder takes over the trial.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ from .trials import RECIPE, Trial, with_copy
 OBJECTIVES = {"validation": "validation_accuracy", "test": "test_accuracy"}
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
-# Names of what is kept in a study and its trials.
+# Names of entries in a study and its trials.
 SETTINGS, FOLDER_ID, FOLDER = "tsslbp", "tsslbp.folder-id", "tsslbp.folder"
 SEED, REASON = "tsslbp.seed", "tsslbp.reason"
-KILLED = "tsslbp.killed"  # how many processes that trained it, since its last epoch
+KILLED = "tsslbp.killed"  # number of processes that ended since the trial's last epoch
 _IDENTITY = "sweep.json"
 _LOCK = ".sweep.lock"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A search: what, how and where. All processes of one search are given the same.
+    """A search: what to search, how, and where. All processes of a search use the same one.
 
     Attributes:
-        experiment: what the trials start from.
-        space: what differs between them.
-        trials: how many to make in all.
-        folder: of the trials' runs, ``trial-0000`` and on.
+        experiment: the recipe from which the trials start.
+        space: what differs between the trials.
+        trials: total number of trials.
+        folder: folder of the trials' runs, ``trial-0000`` and so on.
         objective: ``"validation"``: the best validation accuracy of a trial's epochs;
-            ``"test"``: the best test accuracy, as the published protocol has it.
+            ``"test"``: the best test accuracy, as in the published protocol.
         sampler: ``"gp"`` (Gaussian process, expected improvement), ``"tpe"`` (tree-structured
             Parzen estimator), both after a quarter of the trials at random, or ``"random"``.
-        pruner: ``"none"``; ``"median"``: a trial ends whose best epoch so far is below the
-            others' median at that epoch; ``"halving"``: successive halving.
+        pruner: ``"none"``; ``"median"``: a trial ends if its best epoch so far is below the median
+            of the other trials at that epoch; ``"halving"``: successive halving.
         storage: URL of a database, or path of a journal file, which ends in .log or .journal; by
             default ``study.db`` in the folder.
 
     Raises:
-        InvalidInput: an unknown name, or a space that does not fit the experiment.
+        InvalidInput: a name is unknown, or the space does not fit the experiment.
     """
 
     experiment: Experiment
@@ -92,11 +92,11 @@ class Sweep:
 
     @property
     def startup_trials(self) -> int:
-        """Trials drawn at random before the sampler knows enough."""
+        """Number of trials drawn at random before the sampler knows enough."""
         return min(10, max(3, self.trials // 4))
 
     def settings(self) -> dict[str, Any]:
-        """All that makes the accuracies and choices of two processes belong together."""
+        """Return all settings that must be equal for two processes to share a search."""
         table = flat(experiments.settings_table(self.experiment))
         table["data"] = Path(table["data"]).name
         for key in ("description", *self.space.parameters):
@@ -111,48 +111,48 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of one trial."""
+    """The outcome of one trial."""
 
     number: int  # from 0
-    values: Mapping[str, Any]  # of the space's keys
+    values: Mapping[str, Any]  # by key of the space
     state: str  # one of `STATES`' values
     accuracy: float | None  # the objective, 0 to 1, of a finished or pruned trial
     seed: int | None
-    folder: str  # of the run, as the process that began it named it
+    folder: str  # of the run, as named by the process that started it
     reason: str  # why it failed, or ""
 
 
 class Search:
-    """A sweep's study, opened; made where there is none.
+    """A sweep with its opened study, which is created if there is none.
 
     Raises:
-        InvalidInput: Optuna is missing, the storage cannot be used, or its study or the folder
-            belongs to a sweep of other settings.
+        InvalidInput: Optuna is not installed, the storage cannot be used, or its study or the
+            folder belongs to a sweep with other settings.
         RunError: the folder cannot be written.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.folder = sweep, sweep.folder
         self.shown_storage = optuna_study.without_password(sweep.storage or "study.db")
-        self.locks: dict[int, ExitStack] = {}  # of the trials that this process makes, by number
+        self.locks: dict[int, ExitStack] = {}  # of this process's trials, by number
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         recipe = self.folder / RECIPE
-        # Other sweeps are waited for, other commands keep the folder to their ends.
+        # Waits for other sweeps; other commands lock the folder until they end.
         with hold(self.folder / _LOCK, wait=True), hold_folder(self.folder):
             identity = self._identity()
             self.folder_id: str = identity["id"]
             self.study = self._open_study(identity["study"])
-            write_json(self.folder / _IDENTITY, identity)  # only now: the storage is the right one
+            write_json(self.folder / _IDENTITY, identity)  # after the storage has been verified
             experiments.save(sweep.experiment, recipe)
             self.sweep = replace(sweep, experiment=with_copy(sweep.experiment, recipe))
 
     def claim(self) -> optuna.Trial | None:
-        """A trial that this process makes until `release`; None where there is none to make now.
+        """Return a trial that this process runs until `release`; None if there is none now.
 
-        A new trial is first added and then taken like one whose process is gone, so that a kill in
-        between loses none. One process of the folder at a time looks. Where machines that share
-        only the database add too many, the last ones wait until more are asked for.
+        A new trial is first added and then claimed like a trial whose process has ended, so that a
+        kill in between loses none. Only one process of the folder looks at a time. If machines that
+        share only the database add too many trials, the last ones wait until more are requested.
         """
         with hold(self.folder / _LOCK, wait=True):
             trial = self._take()
@@ -163,31 +163,33 @@ class Search:
             return self._suggest(trial) if trial else None
 
     def release(self, *numbers: int) -> None:
-        """Let trials that were claimed go: they have ended, or another process may make them."""
+        """Release claimed trials: they have ended, or another process may run them."""
         for number in numbers:
             self.locks.pop(number).close()
 
     def under_way(self) -> list[optuna.trial.FrozenTrial]:
-        """Trials of this folder that have not ended, whoever makes them."""
+        """Return the trials of this folder that have not ended, in any process."""
         return [
             trial
             for trial in self.study.get_trials(deepcopy=False)[: self.sweep.trials]
             if trial.state.name == "RUNNING" and trial.user_attrs.get(FOLDER_ID) == self.folder_id
         ]
 
-    def trial(self, told: optuna.Trial) -> Trial:
-        """The run of a trial; `InvalidInput` where its values do not go together."""
-        values = self._values(told.params)
-        experiment = replace(apply(self.sweep.experiment, values), seed=told.user_attrs[SEED])
-        folder = self._run_folder(told.number)
+    def trial(self, optuna_trial: optuna.Trial) -> Trial:
+        """Return the run of a trial; raise `InvalidInput` if its values contradict each other."""
+        values = self._values(optuna_trial.params)
+        experiment = replace(
+            apply(self.sweep.experiment, values), seed=optuna_trial.user_attrs[SEED]
+        )
+        folder = self._run_folder(optuna_trial.number)
         return Trial(self.folder / RECIPE, folder, experiment, self.folder, settings(values))
 
     def outcome(self, number: int) -> Outcome:
-        """What has become of a trial."""
+        """Return the outcome of a trial."""
         return self._outcome(self.study.get_trials(deepcopy=False)[number])
 
     def outcomes(self) -> list[Outcome]:
-        """All trials, the best first."""
+        """Return all trials, the best first."""
         with storage_errors(self.shown_storage, RunError):
             trials = self.study.get_trials(deepcopy=False)
         counted = [t for t in trials if t.number < self.sweep.trials or t.state.is_finished()]
@@ -198,12 +200,13 @@ class Search:
         )
 
     def _identity(self) -> dict[str, str]:
-        """Who this folder is among a study's, and the study's name; a folder may be moved."""
+        """Return this folder's identity in the study and the study's name; it may be moved."""
         path = self.folder / _IDENTITY
         if not path.exists():
             if (self.folder / RECIPE).exists():
                 raise RunError(
-                    f"{self.folder} holds {RECIPE} of other runs, and no sweep: give another --out"
+                    f"{self.folder} contains the {RECIPE} of other runs and no sweep: choose "
+                    "another --out"
                 )
             name = self.folder.resolve().name
             return {"id": uuid.uuid4().hex, "study": name, "storage": self.shown_storage}
@@ -211,11 +214,11 @@ class Search:
             read = read_table(path)
             identity = {key: str(read[key]) for key in ("id", "study", "storage")}
         except KeyError as error:
-            raise RunError(f"cannot read {path}: it holds no {error}") from error
+            raise RunError(f"cannot read {path}: it has no {error}") from error
         if identity["storage"] != self.shown_storage:
             raise InvalidInput(
-                f"the sweep in {self.folder} is kept in {identity['storage']}, not in "
-                f"{self.shown_storage}: give its --storage, or another --out"
+                f"the sweep in {self.folder} is stored in {identity['storage']}, not in "
+                f"{self.shown_storage}: give that --storage, or choose another --out"
             )
         return identity
 
@@ -234,29 +237,29 @@ class Search:
         there = {key: one for key, one in _defaults().items() if key in asked} | there
         if there != asked:
             raise InvalidInput(
-                f"{self.shown_storage} holds a sweep {name!r} of other settings "
-                f"({'; '.join(table_differences(there, asked))}): ask for the same, or give "
+                f"{self.shown_storage} holds a sweep {name!r} with other settings "
+                f"({'; '.join(table_differences(there, asked))}): use the same settings, or choose "
                 "another --out"
             )
         return study
 
     def _take(self) -> optuna.trial.FrozenTrial | None:
-        """The first trial of this folder that has not ended and that no process makes."""
+        """Return the first trial of this folder that has not ended and that no process runs."""
         for number, trial in ((one.number, one) for one in self.under_way()):
-            with suppress(RunError), ExitStack() as lock:  # the error: a process holds it
+            with suppress(RunError), ExitStack() as lock:  # raised if a process holds it
                 lock.enter_context(hold(self.folder / f".trial-{number:04d}.lock"))
                 if (folder := self._run_folder(number)).exists():
                     with Run(folder, self.sweep.experiment).hold():
-                        pass  # and a killed driver has left no process behind that trains it
+                        pass  # verifies that no process of a killed driver still trains it
                 if number in [one.number for one in self.under_way()]:  # still
                     self.locks[number] = lock.pop_all()
                     return trial
         return None
 
     def _suggest(self, frozen: optuna.trial.FrozenTrial) -> optuna.Trial:
-        """Give a trial its values and seed, or read those that it has."""
+        """Set a trial's values and seed, or read those that it has."""
         before, sweep = self.study.get_trials(deepcopy=False)[: frozen.number], self.sweep
-        # One sampler a trial: its random numbers do not depend on who asks, or when.
+        # One sampler per trial, so its random numbers do not depend on the process or the time.
         seed = derive(sweep.experiment.seed, "sweep", frozen.number) % 2**32
         name = "random" if optuna_study.has_failed_last(before) else sweep.sampler
         self.study.sampler = optuna_study.make_sampler(name, seed, sweep.startup_trials)
@@ -288,18 +291,18 @@ class Search:
         )
 
     def _values(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Values as the space has them, from Optuna's."""
+        """Convert Optuna's values to those of the space."""
         parameters = self.sweep.space.parameters
         return {key: optuna_study.value_of(parameters[key], stored[key]) for key in stored}
 
 
 def _defaults() -> dict[str, Any]:
-    """Settings of a recipe that says nothing, for studies that are older than some keys."""
+    """Return the defaults of a recipe, for studies that are older than some keys."""
     fields = Experiment(data="-", network="-").to_table()
     return {f"recipe: {key}": json.loads(json.dumps(fields[key])) for key in fields}
 
 
 def _current(key: str) -> str:
-    """A setting's name as this version has it."""
+    """Return the present name of a setting, which may have had another name before."""
     start, dot, field = key.rpartition(".")
     return f"{start}{dot}{EARLIER_NAMES.get(field, field)}"

@@ -1,4 +1,4 @@
-"""One recipe over several seeds: which runs there are to make, and what each will take."""
+"""One recipe over several seeds: the runs to make, and their expected time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RECIPE = "recipe.toml"
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a study, made or still to be made."""
+    """One run of a study, finished or still to be made."""
 
-    recipe: Path  # file of the experiment, whose seed and protocol may differ
+    recipe: Path  # file of the experiment; seed and protocol may differ
     folder: Path  # of the run
-    experiment: Experiment  # what it trains
-    base: Path | None = None  # the name is the folder's path below it; default: the second above
-    settings: Sequence[str] = ()  # what differs from the recipe otherwise, as ``"key=value"``
+    experiment: Experiment  # what the run trains
+    base: Path | None = None  # the name is the path relative to it; default: two folders above
+    settings: Sequence[str] = ()  # other differences from the recipe, as ``"key=value"``
 
     @property
     def name(self) -> str:
@@ -37,10 +37,10 @@ class Trial:
         return self.folder.with_suffix(".log")
 
     def result(self) -> Result | None:
-        """What the run has reached so far; None before its first epoch.
+        """Return the result of the run so far; None before its first epoch.
 
         Raises:
-            RunError: the folder holds a run of other settings, or cannot be read.
+            RunError: the folder contains a run with other settings, or cannot be read.
         """
         if not os.path.lexists(self.folder / "config.toml"):
             return None
@@ -51,7 +51,7 @@ class Trial:
         return result and replace(result, experiment=self.experiment)
 
     def is_finished(self) -> bool:
-        """Whether the run is there with all its epochs; not where it cannot be read."""
+        """Whether the run exists with all its epochs; false if it cannot be read."""
         try:
             result = self.result()
         except RunError:
@@ -59,34 +59,34 @@ class Trial:
         return result is not None and result.finished
 
     def divergence(self) -> str | None:
-        """Why the run diverged; None where it has not."""
+        """Return why the run diverged; None if it has not."""
         there = os.path.lexists(self.folder / "config.toml")
         return Run.open(self.folder).divergence() if there else None
 
     def job(self, options: Sequence[str] = ()) -> Job:
-        """The command that makes the run, or goes on with it.
+        """Return the command that makes the run, or resumes it.
 
         Args:
-            options: more options of ``tsslbp train``, such as ``("--device", "cuda")``.
+            options: further options of ``tsslbp train``, such as ``("--device", "cuda")``.
         """
         experiment = self.experiment
         pairs: list[tuple[str, object]] = [("--set", setting) for setting in self.settings]
         pairs += [("--seed", experiment.seed), ("--protocol", experiment.protocol)]
         pairs += [("--epochs", experiment.epochs), ("--out", self.folder)]
         words = [str(part) for pair in pairs for part in pair]
-        # The network's file lies beside the recipe, where whoever starts the command has put it.
+        # The network's file is next to the recipe, where the caller has put it.
         words += ["--trust-code"] * (network_file(experiment.network) is not None)
         return Job(self.name, ("train", str(self.recipe), *words, "--resume", *options), self.log)
 
 
 def prepare(experiment: Experiment, folder: Path) -> Experiment:
-    """Write the experiment into a folder of trials, with the network's file where it has one.
+    """Write the experiment, and its network's file if any, into a folder of trials.
 
     Returns:
         The experiment, with that copy as its network.
 
     Raises:
-        RunError: the folder holds trials of other settings, is in use, or cannot be written.
+        RunError: the folder contains trials with other settings, is in use, or cannot be written.
     """
     recipe = folder / RECIPE
     with hold_folder(folder):
@@ -99,9 +99,9 @@ def prepare(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def with_copy(experiment: Experiment, recipe: Path) -> Experiment:
-    """The experiment with the network's file that was put beside its recipe, if it has one.
+    """Return the experiment with the copy of the network's file next to its recipe, if any.
 
-    So a study goes on with one file, whatever becomes of the user's.
+    A study therefore always uses the same file, even if the user's original changes.
     """
     if network_file(experiment.network) is None:
         return experiment
@@ -116,9 +116,10 @@ def planned(
     folder: Path,
     base: Path | None = None,
 ) -> list[Trial]:
-    """The runs of an experiment over seeds, from its own upward, under each of the protocols.
+    """Return the runs of an experiment over seeds, from its own upward, for each protocol.
 
-    `base` is as a `Trial` has it. The disk is not looked at: `prepare` writes the recipe.
+    `base` is that of `Trial`. Nothing is read from the disk or written: `prepare` writes the
+    recipe.
     """
     return [
         Trial(
@@ -133,17 +134,17 @@ def planned(
 
 
 def missing(trials: Iterable[Trial]) -> list[Trial]:
-    """Those that are not finished yet.
+    """Return the trials that are not finished yet.
 
     Raises:
-        RunError: a folder holds a run of other settings, or cannot be read.
+        RunError: a folder contains a run with other settings, or cannot be read.
     """
     results = ((trial, trial.result()) for trial in trials)
     return [trial for trial, result in results if not (result and result.finished)]
 
 
 def wall_clock(seconds: Iterable[float], workers: int) -> float:
-    """Time until all runs are done, each started as soon as one of `workers` is free."""
+    """Return the time until all runs are done, if each starts when one of `workers` is free."""
     free = [0.0] * workers
     for duration in seconds:
         free[free.index(min(free))] += duration

@@ -14,18 +14,18 @@ from ..network import Model
 
 @final
 class AveragedWeights:
-    """Average of weights, and of whatever else a network keeps, such as running statistics.
+    """Average of weights and of the other tensors of a network, such as running statistics.
 
     After step n, counted from 1, ``average = d average + (1 - d) weights`` with
-    ``d = min(decay, (1 + n) / (10 + n))``; the average starts at the initial weights, and the
-    smaller d at first lets it forget them. What is no real number is taken over as it is.
+    ``d = min(decay, (1 + n) / (10 + n))``. The average starts at the initial weights; the smaller d
+    at first makes it forget them. Tensors that are not floating point are copied.
 
     Args:
-        net: whose weights are averaged.
-        decay: at least 0 and below 1.
+        net: the network.
+        decay: decay of the average per step, at least 0 and below 1.
 
     Attributes:
-        values: by the keys of the network's ``state_dict``.
+        values: the averages, by the keys of the network's ``state_dict``.
 
     Source: Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (1992); the
     smaller decay at first is that of TensorFlow's ``ExponentialMovingAverage``.
@@ -37,7 +37,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, net: Model, step: int) -> None:
-        """Take in the weights after a step, counted from the run's first, 1; nothing waits."""
+        """Include the weights after a step, counted from the run's first, 1; does not wait."""
         weights = net.state_dict()
         real = [key for key, value in weights.items() if value.is_floating_point()]
         share = 1 - min(self.decay, (1 + step) / (10 + step))

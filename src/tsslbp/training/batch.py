@@ -1,4 +1,4 @@
-"""The batch of one training step: its images, augmented and normalised, its labels and its loss."""
+"""The batch of a training step: its images, augmented and normalised, its labels and its loss."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from .build import Split
 
 
 class Part(NamedTuple):
-    """Images that go through the network at once, all or some of a batch."""
+    """Images that pass through the network together: all or some of a batch."""
 
     images: Tensor  # normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``
     labels: Tensor  # ``[N]`` int64
-    loss: Loss  # of outputs and labels; those of all parts of a batch add up to its loss
+    loss: Loss  # takes outputs and labels; the parts' losses add up to that of the batch
 
 
 class Change(NamedTuple):
-    """A change of images, and what is drawn for it."""
+    """A transformation of images, and the random numbers for it."""
 
-    apply: Callable[..., Tensor]  # of images and the drawn numbers
+    apply: Callable[..., Tensor]  # takes images and the random numbers
     drawn: Iterable[Tensor]  # each ``[..., N]`` for the whole batch, on the CPU
 
     def __call__(self, images: Tensor, places: Tensor) -> Tensor:
-        """Change the images that have these places in the batch."""
+        """Transform the images that have these places in the batch."""
         return self.apply(images, *(numbers[..., places] for numbers in self.drawn))
 
 
 @final
 class Batch:
-    """The images of one training step, and what is drawn for them.
+    """The images of one training step, and the random numbers for them.
 
-    Everything is drawn for the whole batch from (seed, epoch, step), each kind by itself, so that
-    it does not matter in which parts, or by which of several processes, the images are asked for.
+    All random numbers are drawn for the whole batch from (seed, epoch, step), independently for
+    each kind. The result therefore does not depend on how the batch is divided into parts or over
+    processes.
 
     Args:
-        experiment: says how images are augmented, normalised and mixed.
+        experiment: describes how images are augmented, normalised and mixed.
         split: all training images, not normalised, or frames of recordings, and their labels.
         chosen: indices of the batch ``[N]`` in the split.
-        epoch, step: which step it is.
-        loss: of outputs and labels.
+        epoch, step: the step of the run.
+        loss: takes outputs and labels.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Batch:
             self._mixture = augment.draw_mixture(len(chosen), experiment.mixup, random)
 
     def part(self, places: Tensor) -> Part:
-        """The images at some places ``[n]`` int64 of the batch."""
+        """Return the images at some places ``[n]`` int64 of the batch."""
         labels, loss = self._labels(places), self._loss(len(places))
         if self._mixture is None:
             return Part(self.images(places), labels, loss)
@@ -83,7 +84,7 @@ class Batch:
         )
 
     def images(self, places: Tensor) -> Tensor:
-        """The images at some places, augmented and normalised, but not mixed."""
+        """Return the images at some places, augmented and normalised, but not mixed."""
         found, settings = self.split.images[self.chosen[places]], self.experiment
         images = found.trains() if isinstance(found, Frames) else found
         for change in self._raw:
@@ -102,7 +103,7 @@ class Batch:
         return self.split.labels[self.chosen[places]]
 
     def _loss(self, images: int) -> Loss:
-        """The part that so many images have in the loss of the batch."""
+        """Return the contribution of that many images to the loss of the batch."""
         if self.experiment.loss not in MEANS:
             return self.loss  # a sum over images
         return lambda psc, labels: self.loss(psc, labels) * (images / len(self.chosen))
@@ -112,7 +113,7 @@ class Batch:
         return generator(seed, purpose, epoch, step)
 
     def _moves(self) -> list[Change]:
-        """Changes that move whole pixels."""
+        """Return the transformations that move whole pixels."""
         count, changes = len(self.chosen), list[Change]()
         padding, flip = self.experiment.crop_padding, self.experiment.horizontal_flip
         if padding or flip:
@@ -128,7 +129,7 @@ class Batch:
         return changes
 
     def _changes(self) -> list[Change]:
-        """Changes that need real numbers, of pixels from 0 to 1 or as they are in the data."""
+        """Return transformations of real-valued pixels, from 0 to 1 or as they are in the data."""
         count, settings, changes = len(self.chosen), self.experiment, list[Change]()
         if settings.rotate or settings.translate:
             (degrees,) = augment.draw_uniform(1, count, settings.rotate, self._random("rotate"))
@@ -142,7 +143,7 @@ class Batch:
         return changes
 
     def _cuts(self) -> list[Change]:
-        """Changes of normalised images."""
+        """Return the transformations of normalised images."""
         if not (size := self.experiment.cutout):
             return []
         height, width = self.split.images.shape[-2:]

@@ -1,4 +1,4 @@
-"""What an experiment becomes: data and their splits, network, loss and optimiser."""
+"""Builds what an experiment needs: data and their splits, network, loss and optimiser."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..neuron import Neuron
 from ..run import Run
 from .own import build_custom
 
-IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation, not of recordings
+IMAGES_ALONE = ("rotate", "translate", "brightness", "mixup")  # augmentation of images only
 
 
 class Split(NamedTuple):
@@ -41,31 +41,31 @@ class Split(NamedTuple):
 
 
 def load_data(experiment: Experiment, data_dir: Path | None = None) -> DataSet:
-    """The experiment's data; recordings binned into its time steps, see `tsslbp.data.load`."""
+    """Load the experiment's data; recordings are binned (see `tsslbp.data.load`)."""
     return data_sets.load(experiment.data, data_dir, experiment.time_steps, experiment.binning)
 
 
 def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None = None) -> DataSet:
-    """The data that a run has trained on, which may have been moved since, and the run's folder.
+    """Load the data on which a run was trained, even if they or the run folder have been moved.
 
-    Data of the user's own are looked for where they were, in `data_dir`, in the run's folder and in
-    the folder that this lies in. Those of the recorded digest are taken.
+    The user's own data are searched for at their original path, in `data_dir`, in the run folder
+    and in its parent folder. The data with the recorded digest are used.
 
     Args:
-        run: what has been trained.
-        data_dir: folder of the data sets, and perhaps of data of one's own.
-        at: path of data of one's own; they are looked for nowhere else.
+        run: the trained run.
+        data_dir: folder of the data sets, and possibly of the user's own data.
+        at: path of the user's own data; if given, no other place is searched.
 
     Raises:
-        DataError: the data are nowhere, or are others.
-        InvalidInput: `at` is given, and the run has trained on a data set of the catalogue.
+        DataError: the data are not found, or differ from those recorded.
+        InvalidInput: `at` is given, but the run was trained on a data set of the catalogue.
     """
     wanted = run.experiment
     if not is_path(wanted.data):
         if at is not None:
             raise InvalidInput(
-                f"{run.folder} trains on the data set {wanted.data}, which --data-dir or "
-                "TSSLBP_DATA finds; --set data=PATH is for data of one's own"
+                f"{run.folder} was trained on the data set {wanted.data}, which is found by "
+                "--data-dir or TSSLBP_DATA; use --set data=PATH only for your own data"
             )
         return load_data(wanted, data_dir)
     was = Path(wanted.data)
@@ -75,8 +75,8 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
     if not there:
         tried = ", ".join(str(place) for place in dict.fromkeys(places))
         raise DataError(
-            f"the data of {run.folder} are not there (tried {tried}): say where they are by "
-            "--set data=PATH, or put them beside the run"
+            f"the data of {run.folder} were not found (tried {tried}): give their path by "
+            "--set data=PATH, or put them next to the run"
         )
     expected = run.data_digest()
     for place in there:
@@ -84,13 +84,13 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
         if expected is None or digest(found) == expected:
             return found
     raise DataError(
-        f"{there[0]} holds other data than {run.folder} has trained on, whose SHA-256 is "
-        f"{expected and expected[:12]}...: say where they are by --set data=PATH"
+        f"{there[0]} differs from the data on which {run.folder} was trained, whose SHA-256 is "
+        f"{expected and expected[:12]}...: give their path by --set data=PATH"
     )
 
 
 def splits(experiment: Experiment, data: DataSet) -> tuple[Split, Split | None, Split]:
-    """Training, validation and test images; no validation under the published protocol."""
+    """Return training, validation and test images; None for validation if none are held out."""
     images, labels = data.train_images, data.train_labels
     test = Split(data.test_images, data.test_labels)
     train, validation = torch.arange(len(labels)), None
@@ -112,25 +112,25 @@ def build_network(
     frames: bool = False,
     trust_code: bool = False,
 ) -> Network | CustomNetwork:
-    """The experiment's network with the initial weights of its seed.
+    """Build the experiment's network with the initial weights of its seed.
 
     Args:
-        experiment: says which.
+        experiment: describes the network.
         input_shape: ``(C, H, W)``.
         classes: number of classes.
         impl: implementation of a network that is described by its layers.
-        frames: whether the data are recordings, on which a network of one's own is then tried.
-        trust_code: whether code may be run that came with the folder of a run or a study. The file
-            that a recipe of one's own names is run in any case.
+        frames: whether the data are recordings; a custom network is then tried on recordings.
+        trust_code: whether code that came with the folder of a run or a study may be executed. A
+            file that the user's own recipe names is always executed.
 
     Raises:
-        InvalidInput: the experiment trains a network without spikes, or its network does not fit,
-            or is code that may not be run.
+        InvalidInput: the experiment trains a network without spikes, or its network is invalid, or
+            its code may not be executed.
     """
     if experiment.activation:
         raise InvalidInput(
-            f"activation = {experiment.activation!r} is a network without spikes, for "
-            "`tsslbp convert` alone"
+            f"activation = {experiment.activation!r} describes a network without spikes, which "
+            "only `tsslbp convert` trains"
         )
     net: Network | CustomNetwork
     if is_described(experiment.network):
@@ -165,7 +165,7 @@ def _described(
 
 
 def build_loss(experiment: Experiment) -> Loss:
-    """The experiment's loss as a function of the output PSC and the labels."""
+    """Return the experiment's loss, a function of the output PSC and the labels."""
     smoothing = experiment.label_smoothing
     if experiment.loss == "softmax":
         return lambda psc, labels: losses.softmax(psc, labels, label_smoothing=smoothing)
@@ -191,14 +191,14 @@ def build_loss(experiment: Experiment) -> Loss:
 
 
 def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
-    """A step's loss divided by its images; some losses are means already."""
+    """Return a step's loss per image; some losses are means already."""
     return loss if experiment.loss in losses.MEANS else loss / images
 
 
 def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
-    """The experiment's optimiser; parameters of fewer than two dimensions do not decay.
+    """Build the experiment's optimiser; parameters of fewer than two dimensions do not decay.
 
-    It does not hold those of frozen layers, which from then on ask for no gradient.
+    It excludes the parameters of frozen layers, whose gradients are then no longer computed.
 
     Raises:
         InvalidInput: the network has no parameters, or none that is trained; or a layer to freeze
@@ -210,7 +210,8 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
     trained = [weight for weight in net.parameters() if weight not in frozen]
     if not trained:
         raise InvalidInput(
-            f"freeze = {list(experiment.freeze or ())} leaves nothing of {net.description} to train"
+            f"freeze = {list(experiment.freeze or ())} leaves no parameters of {net.description} "
+            "to train: freeze fewer layers"
         )
     decaying = [weight for weight in trained if weight.dim() > 1]
     others = [weight for weight in trained if weight.dim() <= 1]
@@ -220,7 +221,7 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
     is_cuda = device.type == "cuda"
     rate: float | Tensor = experiment.learning_rate
     if is_cuda and rate_moves(experiment):
-        rate = torch.tensor(rate, device=device)  # which a CUDA graph reads
+        rate = torch.tensor(rate, device=device)  # a CUDA graph reads it
     if experiment.optimizer == "sgd":
         momentum, decay = experiment.momentum, experiment.weight_decay
         return torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay)
@@ -235,15 +236,15 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
 
 
 def freeze(net: Model, layers: Sequence[str]) -> set[nn.Parameter]:
-    """Let the parameters of some layers stay as they are, and return them.
+    """Exclude the parameters of some layers from training, and return them.
 
     Args:
-        net: whose layers they are.
-        layers: names of modules, those in them included: ``"conv1"`` of a network that is
-            described, ``"0"`` or ``"blocks.1"`` of a module of one's own.
+        net: the network.
+        layers: names of modules, including the modules in them: ``"conv1"`` of a network described
+            by its layers, ``"0"`` or ``"blocks.1"`` of a custom module.
 
     Raises:
-        InvalidInput: a layer is unknown, or has no parameters; names those that have some.
+        InvalidInput: a layer is unknown or has no parameters; the message names those that do.
     """
     parameters = {
         key.removeprefix("module.") if isinstance(net, CustomNetwork) else key: one
@@ -265,27 +266,27 @@ def freeze(net: Model, layers: Sequence[str]) -> set[nn.Parameter]:
 
 
 def rate_moves(experiment: Experiment) -> bool:
-    """Whether the learning rate is not the same at all steps."""
+    """Return whether the learning rate differs between steps."""
     return experiment.schedule != "constant" or experiment.warm_up_epochs > 0
 
 
 def learning_rate(experiment: Experiment, step: int, per_epoch: int) -> float:
-    """The learning rate of a step, a function of its number alone.
+    """Return the learning rate of a step, a function of its number only.
 
-    With e the epochs before the step (a fraction within an epoch), w ``warm_up_epochs``, E
-    ``epochs`` and r ``learning_rate``: in the warm-up, where e < w, it is ``r (step + 1) / W`` with
-    ``W = w per_epoch`` steps, at most r. After it:
+    Let e be the epochs before the step (a fraction within an epoch), w ``warm_up_epochs``, E
+    ``epochs`` and r ``learning_rate``. In the warm-up, where e < w, the learning rate is
+    ``r (step + 1) / W`` with ``W = w per_epoch`` steps, and at most r. After it:
 
     - constant: r.
     - cosine: ``f + (r - f) (1 + cos(pi (e - w) / (E - w))) / 2``, f being
       ``final_learning_rate`` (Loshchilov & Hutter, "SGDR", ICLR 2017, without restarts).
-    - step: ``r step_factor^k``, k being how many of ``step_epochs`` have passed, from the first
-      epoch on.
+    - step: ``r step_factor^k``, where k is the number of ``step_epochs`` that have passed, counted
+      from the first epoch.
 
     Args:
-        experiment: whose keys these are.
-        step: counted from the run's first, 0.
-        per_epoch: steps in an epoch.
+        experiment: has the keys named above.
+        step: number of the step, counted from the run's first, 0.
+        per_epoch: steps per epoch.
     """
     rate, warm_up = experiment.learning_rate, experiment.warm_up_epochs
     before = step / per_epoch
@@ -308,7 +309,7 @@ def learning_rate(experiment: Experiment, step: int, per_epoch: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameters, on a GPU without waiting for it."""
+    """Set the learning rate of all parameters; on a GPU without waiting for it."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -317,20 +318,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def check_data(experiment: Experiment, data: DataSet) -> None:
-    """Raise `InvalidInput` where the channels, size or number of images do not fit."""
+    """Raise `InvalidInput` if channels, size or number of the images do not fit the experiment."""
     channels, _, _ = data.input_shape
     if isinstance(data.train_images, Frames):
         channel_statistics(data.train_images, experiment.mean, experiment.std)
         if (steps := data.train_images.shape[1]) != experiment.time_steps:
             raise InvalidInput(
-                f"{data.name} holds recordings of {steps} frames, and time_steps is "
-                f"{experiment.time_steps}"
+                f"{data.name} holds recordings of {steps} frames, but time_steps is "
+                f"{experiment.time_steps}: set time_steps = {steps}"
             )
     for name in ("mean", "std"):
         count = len(getattr(experiment, name))
         if count not in (1, channels):
             raise InvalidInput(
-                f"{name} holds {count} numbers; {data.name} has images of {channels} channels"
+                f"{name} holds {count} numbers, but {data.name} has images of {channels} channels: "
+                f"give one number, or {channels}"
             )
     _check_augmentation(experiment, data)
     _check_counts(experiment, data)
@@ -339,10 +341,10 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
 def check_network(
     experiment: Experiment, data: DataSet, *, trust_code: bool = False
 ) -> Model | None:
-    """Raise `InvalidInput` where the experiment's network does not go with the data.
+    """Raise `InvalidInput` if the experiment's network does not fit the data.
 
     Returns:
-        A network of one's own, which has to be made for that; None of one that is described.
+        A custom network, which must be built for this check; None for a described network.
     """
     if is_described(experiment.network):
         shape, settings = data.input_shape, (experiment.padding, experiment.neunorm)
@@ -354,14 +356,14 @@ def check_network(
 def build_for(
     experiment: Experiment, data: DataSet, impl: str = "auto", *, trust_code: bool = False
 ) -> Network | CustomNetwork:
-    """`build_network` for the images or the recordings of some data."""
+    """Call `build_network` with the shape and kind of some data."""
     frames = isinstance(data.train_images, Frames)
     shape, classes = data.input_shape, data.classes
     return build_network(experiment, shape, classes, impl, frames=frames, trust_code=trust_code)
 
 
 def _check_augmentation(experiment: Experiment, data: DataSet) -> None:
-    """Raise `InvalidInput` where the images cannot be augmented as the experiment says."""
+    """Raise `InvalidInput` if the data do not allow the experiment's augmentation."""
     _, height, width = data.input_shape
     black = {"crop_padding": "a crop could be all black", "cutout": "an image could be all blank"}
     for name, why in black.items():
@@ -374,13 +376,13 @@ def _check_augmentation(experiment: Experiment, data: DataSet) -> None:
         for name in IMAGES_ALONE:
             if getattr(experiment, name):
                 raise InvalidInput(
-                    f"{name} is for images, and {data.name} holds recordings, which take "
+                    f"{name} applies only to images, but {data.name} holds recordings, which allow "
                     "crop_padding, horizontal_flip, roll and cutout"
                 )
 
 
 def _check_counts(experiment: Experiment, data: DataSet) -> None:
-    """Raise `InvalidInput` where there are fewer images than the experiment divides."""
+    """Raise `InvalidInput` if there are fewer images than the experiment's splits need."""
     count, held_out = len(data.train_labels), 0
     if experiment.protocol == "validated":
         held_out = experiment.validation_images
@@ -392,6 +394,6 @@ def _check_counts(experiment: Experiment, data: DataSet) -> None:
     left = count - held_out
     if experiment.train_images is not None and experiment.train_images > left:
         raise InvalidInput(
-            f"train_images must be at most {left}, the training images of {data.name} that are "
-            f"left, got {experiment.train_images}"
+            f"train_images must be at most {left}, the number of remaining training images of "
+            f"{data.name}, got {experiment.train_images}"
         )

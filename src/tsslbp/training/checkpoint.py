@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training as tensors and back, and `load`, a run's trained network."""
+"""Checkpoints: the state of a training as tensors; `load` returns a run's trained network."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .history import History
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in the state of its checkpoint ``last``."""
+    """The progress of a run, stored in its checkpoint ``last``."""
 
-    epochs: int = 0  # finished
-    step: int = 0  # finished ones of the current epoch
+    epochs: int = 0  # finished epochs
+    step: int = 0  # finished steps of the current epoch
     seconds: float = 0.0  # spent on the current epoch
     best: dict[str, float] = field(default_factory=dict)  # accuracy by checkpoint name
     best_epoch: dict[str, int] = field(default_factory=dict)
     finished: bool = False
-    told: list[str] = field(default_factory=list)  # warnings, see `tsslbp.training.symptoms`
+    told: list[str] = field(default_factory=list)  # warnings given, see `symptoms`
     still: list[str] = field(default_factory=list)  # parameters without gradient in this epoch
 
     @property
@@ -42,7 +42,7 @@ class Progress:
 @final
 @dataclass
 class TrainingState:
-    """All that training steps change, which a checkpoint ``last`` holds; the others its weights."""
+    """All that training steps change. The checkpoint ``last`` holds it; others hold weights."""
 
     net: Model
     optimizer: torch.optim.Optimizer
@@ -51,10 +51,10 @@ class TrainingState:
     history: History = field(default_factory=History)
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """The weights of checkpoint `name` by their keys there, the network's own or averaged ones.
+        """Return the weights of checkpoint `name`, the network's or the averaged ones.
 
         Raises:
-            Diverged: one is NaN or infinite.
+            Diverged: a weight is NaN or infinite.
         """
         averaged = self.averaged.values if self.averaged and name == AVERAGED else None
         values = self.net.state_dict() if averaged is None else averaged
@@ -65,7 +65,7 @@ class TrainingState:
         return weights
 
     def save(self, run: Run, name: str, input_shape: Sequence[int], classes: int) -> None:
-        """Write checkpoint `name`; for `input_shape` and `classes` `load` builds a network."""
+        """Write checkpoint `name`; `load` builds a network from `input_shape` and `classes`."""
         tensors = self.weights(name)
         state: dict[str, Any] = {"input_shape": input_shape, "classes": classes}
         state["epoch"] = self.progress.epochs
@@ -73,7 +73,7 @@ class TrainingState:
             state["frames"] = True
         if name == "last":
             progress = asdict(self.progress)
-            lists = ("told", "still")  # which earlier versions do not know
+            lists = ("told", "still")  # unknown to earlier versions
             state["progress"] = {
                 key: value for key, value in progress.items() if value or key not in lists
             }
@@ -86,20 +86,20 @@ class TrainingState:
         run.save_checkpoint(name, tensors, state)
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
-        """Go back to a checkpoint ``last``; `source` names it in errors.
+        """Restore the state of a checkpoint ``last``; `source` names it in errors.
 
-        All of it is checked before anything is changed.
+        Everything is checked before anything is changed.
 
         Raises:
-            RunError: it belongs to another network, is another checkpoint, or holds something of
-                another name, shape or type than it should, or what is no finite number.
+            RunError: it belongs to another network, is another checkpoint, or contains a tensor of
+                an unexpected name, shape or type, or NaN or infinity.
         """
         weights = _weights("weights.", self.net, tensors, source)
         averaged = _weights("averaged.", self.net, tensors, source) if self.averaged else {}
         progress = _progress(_entry(state, "progress", source), source)
         moments = _moments(self.optimizer, _under("optimizer.", tensors), source)
         if progress.steps_taken and not _is_complete(moments, self.optimizer, self.net):
-            raise RunError(f"{source} lacks moments of the optimiser: it cannot be resumed")
+            raise RunError(f"{source} lacks moments of the optimiser, so it cannot be resumed")
         history = _history(_under("history.", tensors), source)
         self.net.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
@@ -111,10 +111,10 @@ class TrainingState:
 
 
 def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Put a checkpoint's weights into `net`.
+    """Load a checkpoint's weights into `net`.
 
     Raises:
-        RunError: they belong to another network; names what differs.
+        RunError: they belong to another network; the message names the difference.
     """
     net.load_state_dict(_weights("weights.", net, tensors, source))
 
@@ -122,10 +122,10 @@ def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None
 def _weights(
     prefix: str, net: Model, tensors: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """The weights of `net` that a checkpoint holds under a prefix."""
+    """Return the weights of `net` that a checkpoint holds under a prefix."""
     weights = dict(net.with_present_keys(_under(prefix, tensors)))
     if not weights and _under("weights.", tensors):
-        raise RunError(f"{source} holds no {prefix[:-1]} weights: it was trained without them")
+        raise RunError(f"{source} holds no {prefix[:-1]} weights: the run was trained without them")
     expected = net.state_dict()
     shapes = [{key: tuple(one.shape) for key, one in all_.items()} for all_ in (weights, expected)]
     if shapes[0] != shapes[1]:
@@ -141,7 +141,7 @@ def _weights(
 
 
 def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with those in float32 that are stored in half of that, as networks that ship are."""
+    """Return weights in float32; shipped networks store them in float16."""
     return {
         key: value.float() if value.dtype == torch.float16 else value
         for key, value in weights.items()
@@ -151,12 +151,12 @@ def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @final
 @dataclass(frozen=True)
 class Start:
-    """Which trained weights a network starts from, of those that `source` names.
+    """The trained weights from which a network starts, a part of those in `source`.
 
     Attributes:
-        source: the recipe's `weights`.
+        source: `weights` in the recipe.
         taken: keys of the network's state whose values were taken.
-        left: the other keys of the network and those of the file, with the reason.
+        left: the other keys of the network and of the file, each with the reason.
     """
 
     source: str
@@ -165,19 +165,19 @@ class Start:
 
 
 def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
-    """Give `net` the trained weights that an experiment starts from; None where there are none.
+    """Load the trained weights that an experiment starts from; None if it names none.
 
     Raises:
-        InvalidInput: they cannot be read, are not those of the checksum, or do not fit; names what
-            differs.
-        RunError: their file is damaged.
+        InvalidInput: the weights cannot be read, have another checksum, or do not fit; the message
+            names the difference.
+        RunError: the file is damaged.
     """
     if experiment.weights is None:
         return None
     file, content = weights_source(experiment.weights, experiment.weights_checksum)
     found = _whole(net.with_present_keys(read_weights(content, file)))
     if isinstance(net, CustomNetwork) and not any(key.startswith("module.") for key in found):
-        found = {f"module.{key}": value for key, value in found.items()}  # of the module by itself
+        found = {f"module.{key}": value for key, value in found.items()}  # of the bare module
     state = net.state_dict()
     taken = {
         key: value
@@ -189,12 +189,12 @@ def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise InvalidInput(
             f"weights = {experiment.weights!r} do not fit {net.description}: "
-            f"{'; '.join(left[:3])}{more}; weights_partial = true (--weights-partial) takes what "
-            "fits"
+            f"{'; '.join(left[:3])}{more}; weights_partial = true (--weights-partial) uses only "
+            "those that fit"
         )
     if not taken:
         raise InvalidInput(
-            f"weights = {experiment.weights!r} hold nothing that fits {net.description}: "
+            f"weights = {experiment.weights!r} contain nothing that fits {net.description}: "
             f"{'; '.join(left[:3])}"
         )
     net.load_state_dict(state | taken)
@@ -202,7 +202,7 @@ def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
 
 
 def _difference(key: str, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Such as ``"output.weight is 10 x 300 there and 26 x 300 here"``."""
+    """Return text such as ``"output.weight is 10 x 300 there and 26 x 300 here"``."""
     there, here = (
         " x ".join(map(str, one[key].shape)) or "a number" if key in one else "missing"
         for one in (found, state)
@@ -211,7 +211,7 @@ def _difference(key: str, found: Mapping[str, Tensor], state: Mapping[str, Tenso
 
 
 def _check_tensor(name: str, found: Tensor, expected: Tensor, source: str) -> None:
-    """Raise `RunError` where a tensor has another shape or type than expected, or is not finite."""
+    """Raise `RunError` if a tensor has an unexpected shape or type, or is not finite."""
     if found.shape != expected.shape:
         raise RunError(
             f"{source} is damaged: {name} has shape {list(found.shape)}, expected "
@@ -224,13 +224,13 @@ def _check_tensor(name: str, found: Tensor, expected: Tensor, source: str) -> No
             "written by another program?"
         )
     if not torch.isfinite(found).all():
-        raise RunError(f"{source} cannot be used: {name} holds NaN or infinity")
+        raise RunError(f"{source} cannot be used: {name} contains NaN or infinity")
 
 
 def _moments(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], source: str
 ) -> dict[int, dict[str, Tensor]]:
-    """An optimiser's moments by the number of their parameter, every one as it should be."""
+    """Return the optimiser's moments by the number of their parameter, after checking them."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     found: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -250,7 +250,7 @@ def _moments(
 
 
 def _expected_moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
-    """Tensors like those that an optimiser keeps of a parameter."""
+    """Return tensors of the shapes that an optimiser keeps for a parameter."""
     if isinstance(optimizer, torch.optim.SGD):
         return {"momentum_buffer": weight} if optimizer.defaults["momentum"] else {}
     return {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
@@ -259,7 +259,7 @@ def _expected_moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[
 def _is_complete(
     moments: Mapping[int, object], optimizer: torch.optim.Optimizer, net: Model
 ) -> bool:
-    """Whether no moments are missing; of a network of one's own some parameters may be unused."""
+    """Return whether no moments are missing; parameters unused by a custom network have none."""
     if isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]:
         return True
     count = sum(weight.requires_grad for weight in net.parameters())
@@ -267,7 +267,7 @@ def _is_complete(
 
 
 def _history(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """The numbers of all steps as arrays, after a check that they belong together."""
+    """Return the numbers of all steps as arrays, after checking that they are consistent."""
     arrays = {key: value.numpy() for key, value in tensors.items()}
     for key, array in arrays.items():
         if key not in History.COLUMNS + History.ACTIVITY:
@@ -284,7 +284,7 @@ def _history(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
 
 
 def _progress(table: Any, source: str) -> Progress:
-    """Where the run stands, of what a checkpoint says; `RunError` where it cannot be."""
+    """Return a checkpoint's progress; raise `RunError` if it is invalid."""
     try:
         known = asdict(_Known.from_table(table))
         return Progress(**{**known, "told": list(known["told"]), "still": list(known["still"])})
@@ -294,7 +294,7 @@ def _progress(table: Any, source: str) -> Progress:
 
 @dataclass(frozen=True)
 class _Known(Checked, called="progress: "):
-    """The keys of `Progress`, and what a checkpoint may say of them."""
+    """The keys of `Progress`, and their permitted values in a checkpoint."""
 
     epochs: Natural
     step: Natural
@@ -307,7 +307,7 @@ class _Known(Checked, called="progress: "):
 
 
 def default_checkpoint(run: Run) -> str:
-    """The one chosen on validation images where there is one, otherwise the last."""
+    """Return the checkpoint chosen on validation images if there is one, otherwise the last."""
     return next((name for name in PREFERRED if run.has_checkpoint(name)), PREFERRED[-1])
 
 
@@ -320,23 +320,24 @@ def load(
 ) -> Network | CustomNetwork:
     """Return a run's trained network, in evaluation mode.
 
-    It takes images as it was trained on them: normalised by the run's mean and standard deviation
+    It takes images normalised by the run's mean and standard deviation, as in training
     (`tsslbp.data.normalise`).
 
     Args:
-        folder: the run's folder, or the name of a network that ships trained, such as ``"mnist"``
-            (`tsslbp.experiment.trained_names`); a folder of that name that holds a run comes first.
-        checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, of a run that averages
+        folder: the run folder, or the name of a network that ships trained, such as ``"mnist"``
+            (`tsslbp.experiment.trained_names`); a run folder of that name takes precedence.
+        checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, for a run that averages
             its weights, ``"averaged"``; by default `default_checkpoint`.
-        module: made like the one that was trained, to be filled with the weights. No code of the
-            folder is run.
-        trust_code: whether the folder's code may be run, where it makes the network: a run keeps
-            the file of a network of one's own. Only say so of a file that you know.
+        module: a module of the same structure as the trained one, which receives the weights. No
+            code of the folder is executed.
+        trust_code: whether the code of the folder may be executed to build the network: a run
+            keeps the file of a custom network. Set it only for a file that you know.
 
     Raises:
-        RunError: no such run or checkpoint, or one that cannot be read, or of another network.
-        InvalidInput: a run of `tsslbp convert`, which trains a network without spikes; or its
-            network is code that may not be run, or a module that is not given.
+        RunError: there is no such run or checkpoint, or it cannot be read, or it belongs to another
+            network.
+        InvalidInput: the run was made by `tsslbp convert`, which trains a network without spikes;
+            or its network needs code that may not be executed, or a module that is not given.
     """
     run = Run.open(Path(folder), trust_code)
     net, _ = read_network(run, checkpoint or default_checkpoint(run), module=module)
@@ -346,9 +347,9 @@ def load(
 def read_network(
     run: Run, name: str, *, module: nn.Module | None = None
 ) -> tuple[Network | CustomNetwork, dict[str, Any]]:
-    """A run's trained network, as `load` says, and the checkpoint's state, read at one time.
+    """Return a run's trained network, as `load` does, and the state of the same checkpoint.
 
-    Code of the folder is run where the run says so.
+    Code of the folder is executed if the run permits it.
     """
     if module is None:
         check_trust(run.experiment, run.trust_code)
@@ -411,7 +412,7 @@ def _count(state: Mapping[str, Any], key: str, least: int, source: str) -> int:
 
 def _entry(state: Mapping[str, Any], key: str, source: str) -> Any:
     if key not in state:
-        raise RunError(f"{source} holds no {key!r}: it is not the checkpoint its name says")
+        raise RunError(f"{source} has no {key!r}, so it is not the checkpoint that its name says")
     return state[key]
 
 

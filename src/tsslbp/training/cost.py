@@ -1,4 +1,4 @@
-"""What a training will take, measured on a few of its steps."""
+"""Estimates of what a training will need, measured on a few of its steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..experiment import Experiment
 from .build import Split, build_for, build_loss, build_optimizer, splits
 from .step import evaluate, train_step
 
-MEASURED_STEPS, MEASURED_SECONDS = 5, 10.0  # of an estimate, at most
-MEASURED_IMAGES = 200  # of its evaluation
+MEASURED_STEPS, MEASURED_SECONDS = 5, 10.0  # at most, for an estimate
+MEASURED_IMAGES = 200  # for the evaluation
 STEP_BYTES, EPOCH_BYTES = 40, 1000
 
 
@@ -26,10 +26,10 @@ def estimate(
     *,
     trust_code: bool = False,
 ) -> float:
-    """Seconds that one run will take on this machine, from a few training steps.
+    """Estimate the seconds that one run will take on this machine, from a few training steps.
 
-    Trained networks fire more or less than fresh ones, and processes beside each other share the
-    memory's bandwidth, so this is rough. `trust_code` is as for `build_network`.
+    The estimate is rough: trained networks have other firing rates than fresh ones, and processes
+    that run at the same time share the memory bandwidth. `trust_code` is as for `build_network`.
     """
     train, validation, test = splits(experiment, data)
     net = build_for(experiment, data, trust_code=trust_code).to(device)
@@ -41,7 +41,7 @@ def estimate(
     before, times = torch.get_num_threads(), list[float]()
     torch.set_num_threads(threads)
     try:
-        train_step(net, optimizer, loss, *batch)  # the first compiles
+        train_step(net, optimizer, loss, *batch)  # the first step compiles kernels
         while len(times) < MEASURED_STEPS and sum(times) < MEASURED_SECONDS:
             times.append(_seconds(lambda: train_step(net, optimizer, loss, *batch)))
         evaluation = _seconds(lambda: evaluate(net, few, experiment.mean, experiment.std))
@@ -55,10 +55,10 @@ def estimate(
 
 
 def disk(experiment: Experiment, data: DataSet) -> int:
-    """Bytes that one run's folder will take, about: its checkpoints and records.
+    """Estimate the bytes that one run folder will take with its checkpoints and records.
 
-    The checkpoint ``last`` has the optimiser's moments beside the weights, and those averaged; the
-    others have the weights. A step's numbers take `STEP_BYTES`, an epoch's `EPOCH_BYTES`.
+    The checkpoint ``last`` holds weights, the optimiser's moments and averaged weights; the other
+    checkpoints hold weights. A step takes `STEP_BYTES`, an epoch's record `EPOCH_BYTES`.
     """
     net = build_for(experiment, data, trust_code=True)
     weights = sum(4 * int(one.numel()) for one in net.state_dict().values())

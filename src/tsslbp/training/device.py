@@ -1,9 +1,9 @@
 """Training on a GPU: settings of the process, and steps that never wait for the host.
 
-The data set lies on the device. Which images a step takes is uploaded once an epoch, how they are
-cropped and mirrored while the steps before are at work. A counter on the device tells a step which
-one it is, and its results are written into a table there. So a step is the same work every time:
-after a few steps it is captured as a CUDA graph, and from then on replayed.
+The data set is stored on the device. The order of the images is uploaded once per epoch, and their
+crops and mirroring are uploaded while the preceding steps run. A counter on the device tells a step
+its number, and the results are written to a table there. Each step is therefore the same sequence
+of operations: after a few steps it is captured as a CUDA graph, which is then replayed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .history import StepResult
 from .step import Parts, Steps, clamp_weights, clip_gradient, trained_weights
 
 ACTIVITY_EVERY = 200  # steps between two measurements of firing rate and warm-up
-READ_EVERY = 200  # steps between two looks at the results
-HOST_ONLY = {  # keys of an experiment that `DeviceSteps` know with these values alone
+READ_EVERY = 200  # steps between two reads of the results
+HOST_ONLY = {  # keys of an experiment for which `DeviceSteps` support only these values
     **{"optimizer": "adamw", "accumulate": 1, "roll": 0, "cutout": 0},
     **{"rotate": 0.0, "translate": 0.0, "brightness": 0.0, "mixup": 0.0},
 }
@@ -36,24 +36,24 @@ WARM_UP = 5  # steps before the capture, in which kernels are compiled and algor
 
 
 def configure(device: str, precision: str, deterministic: bool = False) -> None:
-    """Set PyTorch up for a training on `device`. This changes the whole process.
+    """Prepare PyTorch for training on `device`. This changes the whole process.
 
     Args:
         device: ``"cpu"`` or a GPU, ``"cuda"`` or ``"cuda:1"``.
-        precision: of matrix products, see `Experiment`.
-        deterministic: choose algorithms that give the same bits every time; these are slower.
+        precision: precision of matrix products, see `Experiment`.
+        deterministic: choose algorithms that return identical bits every time; they are slower.
 
     Raises:
-        InvalidInput: there is no such device, or the precision needs a GPU.
+        InvalidInput: the device does not exist, or the precision needs a GPU.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise InvalidInput(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     kind, _, index = device.partition(":")
     if kind == "cpu" and precision != "float32":
-        raise InvalidInput(f"precision {precision!r} needs a GPU: --device cuda")
+        raise InvalidInput(f"precision {precision!r} needs a GPU: add --device cuda")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise InvalidInput(f"no device {device!r}: PyTorch finds {count} GPUs here")
+        raise InvalidInput(f"there is no device {device!r}: PyTorch finds {count} GPUs")
     if index:
         torch.cuda.set_device(int(index))
     if deterministic:
@@ -66,40 +66,40 @@ def configure(device: str, precision: str, deterministic: bool = False) -> None:
 
 
 def device_of(net: Model) -> torch.device:
-    """Where a network lies; on the CPU if it has no parameters."""
+    """Return the device of a network; the CPU if it has no parameters."""
     return next((one.device for one in net.parameters()), torch.device("cpu"))
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return chosen.split(",")[:count] if chosen else [str(index) for index in range(count)]
 
 
 def has_device_steps(experiment: Experiment) -> bool:
-    """Whether `DeviceSteps` can take an experiment's steps; `HostSteps` take those of all."""
+    """Return whether `DeviceSteps` support an experiment; `HostSteps` support all."""
     return all(getattr(experiment, key) == value for key, value in HOST_ONLY.items())
 
 
 @final
 class DeviceSteps(Steps):
-    """Steps on the device where the data lie, for images ``[M, C, H, W]`` and one process.
+    """Steps on the device that stores the data, for images ``[M, C, H, W]`` and one process.
 
-    Not for the settings of `HOST_ONLY`. The learning rate may change between steps: where it does,
-    it is a tensor, which a graph reads (`tsslbp.training.build.build_optimizer`).
+    They require the values of `HOST_ONLY`. If the learning rate changes between steps, it is a
+    tensor that the graph reads (`tsslbp.training.build.build_optimizer`).
 
     Args:
         parts: as for `Steps`.
-        capture: whether to capture the step as a CUDA graph; on a CPU there are none.
+        capture: whether to capture the step as a CUDA graph; must be false on a CPU.
     """
 
     activity_every, read_every = ACTIVITY_EVERY, READ_EVERY
-    keeps_gradients = False  # a graph's are its own
+    keeps_gradients = False  # a graph has its own gradients
 
     def __init__(self, *parts: *Parts, capture: bool) -> None:
         super().__init__(*parts)
-        assert isinstance(self.split.images, Tensor)  # recordings take `HostSteps`
+        assert isinstance(self.split.images, Tensor)  # recordings need `HostSteps`
         self.images, self.labels, self.capture = self.split.images, self.split.labels, capture
         self.weights = trained_weights(self.net)
         self.size = min(self.experiment.batch_size, len(self.labels))
@@ -107,7 +107,7 @@ class DeviceSteps(Steps):
         self.batch_rows = torch.arange(self.size, device=device)
         self.order = torch.empty(len(self.labels), dtype=whole, device=device)
         self.placements = torch.zeros(self.per_epoch, 3, self.size, dtype=whole, device=device)
-        # Page-locked, so that uploading a row does not wait for the device.
+        # Page-locked memory, so that uploading a row does not wait for the device.
         self.host_placements = torch.zeros(
             self.placements.shape, dtype=whole, pin_memory=self.labels.is_cuda
         )
@@ -115,7 +115,7 @@ class DeviceSteps(Steps):
         self.rows = torch.arange(self.per_epoch, device=device)
         self.results = torch.zeros(self.per_epoch, 3, dtype=torch.float64, device=device)
         self.diverged = torch.zeros((), device=device)
-        # AdamW leaves the weights alone where this is 1 (PyTorch has it for gradient scaling).
+        # AdamW skips the update if this is 1 (PyTorch provides it for gradient scaling).
         self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
         experiment = self.experiment
         self.statistics = channel_statistics(self.images, experiment.mean, experiment.std)
@@ -125,7 +125,7 @@ class DeviceSteps(Steps):
         self.done = 0  # steps since the start of this process
 
     def begin(self, epoch: int, step: int) -> None:
-        """Upload what the steps of an epoch need, and stand before one of them."""
+        """Upload the order of an epoch's images and set the counter to a step."""
         self.epoch, self.unread = epoch, step
         order = generator(self.experiment.seed, "order", epoch)
         self.order.copy_(torch.randperm(len(self.labels), generator=order))
@@ -156,10 +156,10 @@ class DeviceSteps(Steps):
         self.done += 1
 
     def prepare(self, step: int) -> None:
-        """Make crops and dropout of a step the same whenever it runs.
+        """Make crops and dropout of a step independent of when it runs.
 
-        The crops are drawn here, while the device is busy with the steps before, and uploaded
-        behind these. A graph reads the seed of the dropout as well.
+        The crops are drawn here while the device is busy with the preceding steps, and their upload
+        is queued after those. A graph also reads the seed of the dropout.
         """
         experiment, count = self.experiment, self.count(step)
         if self.augments:
@@ -168,11 +168,11 @@ class DeviceSteps(Steps):
             placement = self.host_placements[step]  # [3, size]
             placement[:, :count] = torch.stack([part.long() for part in drawn])
             self.placements[step].copy_(placement, non_blocking=True)
-        if experiment.dropout or isinstance(self.net, CustomNetwork):  # which may have its own
+        if experiment.dropout or isinstance(self.net, CustomNetwork):  # which may use dropout
             torch.manual_seed(derive(experiment.seed, "dropout", self.epoch, step))
 
     def _warm_up(self) -> None:
-        """Run a step beside the default stream, as a capture will."""
+        """Run a step on a side stream, as capturing does."""
         self.warm_up_stream = self.warm_up_stream or torch.cuda.Stream()
         self.warm_up_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.warm_up_stream):
@@ -188,7 +188,7 @@ class DeviceSteps(Steps):
         ]
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Images ``[count, C, H, W]``, augmented and normalised, and labels of the next step."""
+        """Return images ``[count, C, H, W]``, augmented and normalised, and labels of a step."""
         chosen = self.order[self.counter * self.size + self.batch_rows[:count]]
         images = self.images[chosen]
         if self.augments:
@@ -198,7 +198,7 @@ class DeviceSteps(Steps):
         return normalised(images, *self.statistics), self.labels[chosen]
 
     def _step(self, count: int) -> None:
-        """`tsslbp.training.step.train_step` on the next `count` images, with nothing that waits."""
+        """Do `tsslbp.training.step.train_step` on the next `count` images without waiting."""
         images, labels = self.batch(count)
         self.optimizer.zero_grad()
         psc = self.net(images)

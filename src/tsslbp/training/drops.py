@@ -1,9 +1,9 @@
-"""Sudden drops of the training accuracy: where, how deep, and what else changed at that step.
+"""Sudden drops of the training accuracy: where, how large, and what else changed at that step.
 
-A step is compared by the share of correct images in the steps before it (`BEFORE`) and from it on
-(`AFTER`), with the test for two proportions. Its standard error is widened where the batches before
-scatter more than sampling explains, as they do while the accuracy still climbs. The step itself is
-the likeliest point of change nearby.
+For every step, the fraction of correct images in the steps before it (`BEFORE`) is compared with
+that from the step on (`AFTER`), by the test for two proportions. Its standard error is widened if
+the batches before the step scatter more than sampling explains, as they do while the accuracy still
+rises. The reported step is the most likely point of change nearby.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..checked import Checked
 Array = npt.NDArray[Any]
 
 BEFORE = 50  # steps: two measurements of the firing rates, made every 25
-AFTER = 10  # steps: of 500 images with 99 % correct, the sampling error is 0.4 points
+AFTER = 10  # steps: with 500 images and 99 % correct, the sampling error is 0.4 points
 SIGMAS = 6.0  # standard errors; chance exceeds them once in 10^9 steps
-MINIMUM = 0.03  # of all images; ordinary runs on digits and MNIST fall by less
-RECOVERED = 0.75  # share of the loss of accuracy that has to be regained
-LEAD = 3  # steps before the drop, whose updates may have caused it
-SHARE_FLOOR = 1e-3  # smaller firing rates and fractions in warm-up count as this in a ratio
+MINIMUM = 0.03  # fraction of all images; ordinary runs on digits and MNIST fall by less
+RECOVERED = 0.75  # fraction of the lost accuracy that must be regained
+LEAD = 3  # steps before the drop whose updates may have caused it
+SHARE_FLOOR = 1e-3  # lower bound of firing rates and fractions in warm-up in a ratio
 
-_CERTAIN = 2 * AFTER - 1  # steps from a drop on, until no later step can be the deeper cut
-_CONTEXT = 2 * BEFORE + _CERTAIN  # steps that must be known before the first that is judged
+_CERTAIN = 2 * AFTER - 1  # steps from a drop on after which no later step can be a larger drop
+_CONTEXT = 2 * BEFORE + _CERTAIN  # steps that must be known before the first judged step
 
 
 @dataclass(frozen=True)
 class Change(Checked):
-    """One number before a drop and after it."""
+    """A quantity before and after a drop."""
 
     before: float
     after: float
@@ -45,19 +45,19 @@ class Drop(Checked):
     """A sudden drop of the training accuracy.
 
     Attributes:
-        step: the first with the lower accuracy, from the run's first, 0; small drops are located
-            to a step or two.
-        epoch: of that step, from 1.
-        accuracy: over the `BEFORE` steps before and the `AFTER` steps from it on, 0 to 1.
-        loss: mean by image over the same steps.
+        step: the first step with the lower accuracy, counted from the run's first, 0; small drops
+            are located to within one or two steps.
+        epoch: epoch of that step, from 1.
+        accuracy: accuracy over the `BEFORE` steps before and the `AFTER` steps from it on, 0 to 1.
+        loss: mean per image over the same steps.
         gradient_norm: median over the same steps, before clipping.
-        preceding_norm: the same before; after: the largest norm of the last `LEAD` steps before
-            the drop. Their updates may be its cause, while `gradient_norm` shows its effect.
-        firing_rate: by layer, the last measurement before and the first from the step on, which
-            may be 25 steps later (200 on a GPU); empty where it was not made yet.
-        warm_up: fraction in warm-up likewise, of layers that have one.
-        recovery: the first step from which on, over `AFTER` steps, `RECOVERED` of what was lost is
-            back; None where that has not happened in the steps given.
+        preceding_norm: before: the same median; after: the largest norm of the last `LEAD` steps
+            before the drop. Their updates may be its cause, while `gradient_norm` shows its effect.
+        firing_rate: by layer, the last measurement before the drop and the first from it on, which
+            may be 25 steps later (200 on a GPU); empty if it was not measured yet.
+        warm_up: fraction in warm-up, likewise, for layers that have a warm-up.
+        recovery: the first step from which on, over `AFTER` steps, the fraction `RECOVERED` of the
+            lost accuracy is regained; None if this does not happen in the given steps.
     """
 
     step: int
@@ -74,18 +74,18 @@ class Drop(Checked):
 def find(
     arrays: Mapping[str, Array], layers: Sequence[str] | None = None, since: int = 0
 ) -> list[Drop]:
-    """Sudden drops of the training accuracy, in order.
+    """Find the sudden drops of the training accuracy, in order.
 
-    A drop is a fall by `MINIMUM` and by `SIGMAS` standard errors. It is certain once `AFTER` steps
-    have confirmed it and as many more have not shown a deeper cut nearby. Not judged are the first
-    `BEFORE` steps, and whether a shallower drop follows within as many.
+    A drop is a fall by at least `MINIMUM` and at least `SIGMAS` standard errors. It is final once
+    `AFTER` steps have confirmed it and as many more have shown no larger drop nearby. The first
+    `BEFORE` steps are not judged, nor smaller drops within `BEFORE` steps after a drop.
 
     Args:
-        arrays: of a run's steps, as `tsslbp.run.Run.steps` and
+        arrays: the arrays of a run's steps, as `tsslbp.run.Run.steps` and
             `tsslbp.training.history.History.arrays` return them.
         layers: names of the spiking layers, in order; by default "layer 1" and so on.
-        since: number of steps that were known at an earlier call; only drops that have become
-            certain with the later ones.
+        since: number of steps that were known at an earlier call; only drops that became final
+            since then are returned.
     """
     origin = max(0, since - _CONTEXT)
     if len(arrays.get("correct", ())) - origin < BEFORE + _CERTAIN:
@@ -97,12 +97,12 @@ def find(
 
 
 def describe(drop: Drop) -> str:
-    """One line: the drop, and the largest ratio among gradient norms, rates and warm-up.
+    """Describe a drop in one line, with the largest ratio of gradient norms, rates and warm-up.
 
-    The loss is not among them, because it says the same as the accuracy.
+    The loss is excluded, because it carries the same information as the accuracy.
     """
     before, after = (100 * share for share in (drop.accuracy.before, drop.accuracy.after))
-    back = "not back yet" if drop.recovery is None else f"back at step {drop.recovery}"
+    back = "not recovered yet" if drop.recovery is None else f"back at step {drop.recovery}"
     causes = {
         "gradient norm": drop.gradient_norm,
         f"largest gradient norm of the {LEAD} steps before": drop.preceding_norm,
@@ -118,9 +118,9 @@ def describe(drop: Drop) -> str:
 
 
 def _scores(images: Array, correct: Array) -> Array:
-    """Standard errors by which the accuracy falls at every step ``[steps]``.
+    """Return by how many standard errors the accuracy falls at every step ``[steps]``.
 
-    Minus infinity where it falls by less than `MINIMUM`, or the steps on either side are too few.
+    Minus infinity if it falls by less than `MINIMUM`, or if too few steps are on either side.
     """
     scores = np.full(len(images), -np.inf)
     judged = slice(BEFORE, len(images) - AFTER + 1)
@@ -141,13 +141,13 @@ def _scores(images: Array, correct: Array) -> Array:
 
 
 def _sums(values: Array, width: int) -> Array:
-    """Sums over every `width` neighbours ``[len(values) - width + 1]``."""
+    """Return sums over `width` consecutive values ``[len(values) - width + 1]``."""
     total: Array = np.concatenate([[0.0], np.cumsum(values)])
     return np.subtract(total[width:], total[:-width])
 
 
 def _peaks(scores: Array) -> list[int]:
-    """Steps above `SIGMAS` that no step of the `BEFORE` last or `AFTER` next surpasses."""
+    """Return steps above `SIGMAS` that none of the `BEFORE` last or `AFTER` next steps exceeds."""
     certain = np.flatnonzero(scores[: len(scores) - _CERTAIN + 1] >= SIGMAS)
     return [
         int(step)
@@ -158,13 +158,13 @@ def _peaks(scores: Array) -> list[int]:
 
 
 def _locate(images: Array, correct: Array, peak: int) -> int:
-    """The likeliest step, within `AFTER` of the peak, for the accuracy to change once."""
+    """Return the most likely step of a single change of accuracy within `AFTER` of the peak."""
     steps = slice(peak - BEFORE, peak + _CERTAIN)
     right, wrong = correct[steps], (images - correct)[steps]
     cuts = range(max(BEFORE, peak - AFTER), peak + AFTER)
 
     def likelihood(part: slice) -> float:
-        """Logarithm of the likelihood of counts under their own shares."""
+        """Return the log-likelihood of the counts under their own proportions."""
         counts = int(right[part].sum()), int(wrong[part].sum())
         return sum(count * math.log(count / sum(counts)) for count in counts if count)
 
@@ -205,7 +205,7 @@ def _by_layer(
     return {
         layer: Change(*pair)
         for layer, *pair in zip(names, before, after, strict=True)
-        if all(map(math.isfinite, pair))  # NaN: it has no warm-up
+        if all(map(math.isfinite, pair))  # NaN: the layer has no warm-up
     }
 
 

@@ -1,4 +1,4 @@
-"""The numbers of every training step, and what an epoch's record says of them."""
+"""The results of every training step, and their summary in an epoch's record."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Array = npt.NDArray[Any]
 
 
 class StepResult(NamedTuple):
-    """One training step, on the batch before the weights moved."""
+    """Results of one training step, on its batch before the weights were updated."""
 
     loss: float  # as the loss function returns it
     correct: int
     gradient_norm: float  # over all weights, before clipping
-    images: int  # of the batch
+    images: int  # in the batch
 
     @property
     def finite(self) -> bool:
@@ -28,14 +28,12 @@ class StepResult(NamedTuple):
 
     @property
     def divergence(self) -> str:
-        """What a divergence's message says of the numbers."""
-        return (
-            f"training diverged: the loss is {self.loss}, the gradient's norm {self.gradient_norm}"
-        )
+        """The text of a divergence message about these numbers."""
+        return f"training diverged: the loss is {self.loss}, the gradient norm {self.gradient_norm}"
 
 
 class History:
-    """Numbers of every step, and of the layers at some of them; `arrays` says them as arrays.
+    """Numbers of every step, and of the layers at some steps; `arrays` returns them as arrays.
 
     ``loss`` is per image; ``activity_step`` counts the steps from the run's first, 0.
     """
@@ -51,13 +49,13 @@ class History:
         }
 
     def add_step(self, epoch: int, loss: float, result: StepResult) -> None:
-        """Add a step's numbers; `loss` is per image."""
+        """Add the numbers of a step; `loss` is per image."""
         values = (epoch, result.images, loss, result.correct, result.gradient_norm)
         for name, value in zip(self.COLUMNS, values, strict=True):
             self.rows[name].append(value)
 
     def add_activity(self, activity: Mapping[str, Activity]) -> None:
-        """Add what the layers did in the step whose numbers come next; nothing without layers."""
+        """Add the layers' activity in the step that is added next; no layers add nothing."""
         if not activity:
             return
         self.rows["activity_step"].append(len(self.rows["loss"]))
@@ -67,7 +65,7 @@ class History:
 
     @classmethod
     def dtype(cls, name: str) -> type[np.int64] | type[np.float64]:
-        """The type of an array's numbers."""
+        """Return the type of an array's numbers."""
         return np.int64 if name in cls.INTEGERS else np.float64
 
     def arrays(self) -> dict[str, Array]:
@@ -76,12 +74,12 @@ class History:
     def epoch_summary(
         self, epoch: int, neurons: Mapping[str, int], time_steps: int
     ) -> dict[str, Any]:
-        """Means over one epoch: loss and accuracy by image, the others by measured step.
+        """Return means over one epoch: loss and accuracy per image, the others per measured step.
 
         Args:
-            epoch: its number, from 1.
-            neurons: number of neurons of every spiking layer, in order; where there is none, the
-                summary says nothing of spikes.
+            epoch: number of the epoch, from 1.
+            neurons: number of neurons of every spiking layer, in order; without any, the summary
+                has no entries about spikes.
             time_steps: T, for ``"spikes_per_image"``, which is summed over layers and steps.
         """
         arrays = self.arrays()

@@ -1,6 +1,6 @@
-"""The training loop: epochs of steps, their records, and checkpoints from which it goes on.
+"""The training loop: epochs of steps, their records, and the checkpoints from which it resumes.
 
-It knows a network as a `tsslbp.network.Model`, and the way its steps are taken as
+It sees a network as a `tsslbp.network.Model` and takes its steps through
 `tsslbp.training.step.Steps`.
 """
 
@@ -52,7 +52,7 @@ CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 
 
 class Observer(Protocol):
-    """Is told how the training goes."""
+    """Receives the progress of a training."""
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None: ...
 
@@ -68,35 +68,38 @@ def fit(
     device: str = "cpu",
     processes: Processes = ONE_PROCESS,
 ) -> Model:
-    """Train a run's experiment to its end, from its checkpoint ``last`` where there is one.
+    """Train a run's experiment to its end, resuming from the checkpoint ``last`` if there is one.
 
-    Writes metrics, steps and checkpoints into the run's folder. After a kill at any moment another
-    call continues to the same weights, optimiser state and metrics, times and memory aside; bit
-    for bit on an equal machine with equal versions, implementation and thread count. On a GPU
-    (`device`, for which `tsslbp.training.device.configure` sets PyTorch up) that takes its
-    ``deterministic``; dropout masks are drawn there.
+    Metrics, steps and checkpoints are written to the run folder. If the process is killed at any
+    moment, another call continues to the same weights, optimiser state and metrics (except times
+    and memory). On the same machine with equal versions, implementation and thread count, they are
+    identical bit for bit. On a GPU this requires ``deterministic`` in
+    `tsslbp.training.device.configure`, which prepares PyTorch for `device`; dropout masks are drawn
+    on the GPU.
 
-    Several `processes` (`tsslbp.training.parallel.join`) train as one would on the same batches,
-    but for rounding and other dropout masks. All of them call this with the same data; `run` is
-    None for all but the first, which alone reads and writes the folder.
+    Several `processes` (`tsslbp.training.parallel.join`) train as one process would on the same
+    batches, except for rounding and different dropout masks. All of them call this function with
+    the same data. `run` is None in all but the first process, which alone reads and writes the run
+    folder.
 
     Args:
-        run: what to train, and where its records go.
-        data: of its experiment.
-        observer: is told of every step and epoch.
-        net: the network to train, by default the experiment's own. That of a file is run from the
-            run's folder, where `Run.create` has put it, or `Run.open` was told to trust it.
-        device: where to train.
-        processes: that train together.
+        run: what to train, and where the records go.
+        data: the data of its experiment.
+        observer: receives every step and epoch.
+        net: the network to train, by default that of the experiment. If a file defines the network,
+            the copy in the run folder is executed; it comes from `Run.create`, or `Run.open` was
+            called with ``trust_code``.
+        device: device to train on.
+        processes: the processes that train together.
 
     Returns:
         The trained network in evaluation mode, with the weights of the epoch chosen on validation
-        images, or of the last where none are held out.
+        images, or of the last epoch if no images are held out.
 
     Raises:
         Diverged: the loss or the gradient became NaN or infinite.
-        InvalidInput: the data do not fit the experiment.
-        RunError: the run's folder cannot be read or written, or another process trains the run.
+        InvalidInput: the data do not match the experiment.
+        RunError: the run folder cannot be read or written, or another process trains the run.
     """
     known = (run.experiment, run.trust_code, run.has_checkpoint("last")) if run else None
     experiment, trust, resumed = processes.broadcast(known)
@@ -107,23 +110,23 @@ def fit(
 
 @final
 class Training:
-    """An experiment on its data, checked and built, before its first step.
+    """An experiment with its data, checked and built, before its first step.
 
     Args:
         experiment: what to train.
-        data: of the experiment.
+        data: the data of the experiment.
         net, device, processes: as for `fit`.
         trust_code: as for `tsslbp.training.build_network`.
-        resumed: whether a run is gone on with from a checkpoint, so that the weights that the
-            experiment starts from need not be there any more.
+        resumed: whether a run resumes from a checkpoint; the weights from which the experiment
+            started then need not exist any more.
 
     Attributes:
         net: the network, on its device.
-        start: which trained weights it has been given; None where it starts from those of its seed.
+        start: the trained weights that it was given; None if it starts from random weights.
         train, validation, test: the images, on the device.
 
     Raises:
-        InvalidInput: the data do not fit the experiment, or those of one process are others.
+        InvalidInput: the data do not match the experiment, or processes have different data.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class Training:
 
     @property
     def image_counts(self) -> dict[str, int]:
-        """How many images train, choose the epoch where some are held out for that, and test."""
+        """Number of images by split; without held-out images there is no ``"validation"``."""
         splits = {"training": self.train, "validation": self.validation, "test": self.test}
         return {name: len(split.labels) for name, split in splits.items() if split}
 
@@ -168,7 +171,7 @@ class Training:
         return HostSteps(*parts, processes=self.processes)
 
     def fit(self, run: Run | None, observer: Observer | None = None) -> Model:
-        """Train to the end and return `net`, as the function `fit` says.
+        """Train to the end and return `net`, as described for the function `fit`.
 
         The number of epochs is that of the `run`; without a run nothing is written.
         """
@@ -183,14 +186,14 @@ class Training:
                     self._end_epoch()
             except Diverged as error:
                 if run:
-                    run.save_steps(self.state.history.arrays())  # the evidence
+                    run.save_steps(self.state.history.arrays())  # including those that diverge
                     run.record_divergence(str(error))
                 raise
         self._load_chosen()
         return self.net.eval()
 
     def _resume(self) -> None:
-        """Go back to where the run's checkpoint ``last`` stands, if there is one."""
+        """Restore the state of the run's checkpoint ``last``, if there is one."""
         run, checkpoint = self.run, None
         if run and run.has_checkpoint("last"):
             checkpoint = run.load_checkpoint("last")
@@ -229,7 +232,7 @@ class Training:
                     saved = progress.seconds
 
     def _take(self, step: int) -> None:
-        """Take a step of the epoch, with its learning rate, and average the weights after it."""
+        """Take a step of the epoch with its learning rate, then average the weights."""
         steps, state = self.steps, self.state
         number = state.progress.epochs * steps.per_epoch + step
         if rate_moves(self.experiment):
@@ -240,7 +243,7 @@ class Training:
             state.averaged.update(self.net, number + 1)
 
     def _record(self, epoch: int, results: list[StepResult]) -> None:
-        """Note the results of the steps that follow those that are finished."""
+        """Record the results of the steps after those that are finished."""
         for step, result in enumerate(results, self.state.progress.step + 1):
             if not result.finite:
                 raise Diverged(f"epoch {epoch}, step {step}: {result.divergence}")
@@ -269,7 +272,7 @@ class Training:
         progress.finished = runs_out_of_patience(self.experiment, epoch, progress.best_epoch)
         if self.state.averaged:
             self._save(AVERAGED)
-        # The checkpoint last: a run killed before it repeats the epoch and drops the line.
+        # The checkpoint comes last: a run killed before it repeats the epoch and drops the line.
         if self.run:
             self.run.append_epoch(record)
             self.run.save_steps(self.state.history.arrays())
@@ -280,7 +283,7 @@ class Training:
             logger.warning("epoch %d: %s", epoch, text)
 
     def _warnings(self, epoch: int) -> list[str]:
-        """What `symptoms` says of an epoch's layers and of the data, each time once."""
+        """Return the warnings of `symptoms` about the epoch's layers and the data, once each."""
         progress, history, layers = self.state.progress, self.state.history, self.net.neuron_counts
         still, progress.still = progress.still, []
         lines = symptoms.of_labels(self.train.labels) if epoch == 1 else []
@@ -292,7 +295,7 @@ class Training:
         return lines + symptoms.warnings(found, still, progress.told)
 
     def _activity(self) -> Mapping[str, Activity]:
-        """What the layers do now on the first training images, with no dropout."""
+        """Return the layers' activity on the first training images, without dropout."""
         statistics = channel_statistics(
             self.train.images, self.experiment.mean, self.experiment.std
         )
@@ -329,14 +332,14 @@ class Training:
         return record
 
     def _rate(self) -> dict[str, float]:
-        """The learning rate of the epoch's last step, where it is not the same at all steps."""
+        """Return the learning rate of the epoch's last step, unless it is constant."""
         per_epoch = self.steps.per_epoch
         last = (self.state.progress.epochs + 1) * per_epoch - 1
         moves = rate_moves(self.experiment)
         return {"learning_rate": learning_rate(self.experiment, last, per_epoch)} if moves else {}
 
     def _averaged_accuracies(self) -> dict[str, float]:
-        """Accuracies of the averaged weights, by the names that they have in an epoch's record."""
+        """Return the accuracies of the averaged weights, by their names in an epoch's record."""
         if not self.state.averaged:
             return {}
         with self.state.averaged.applied(self.net):
@@ -357,7 +360,7 @@ class Training:
             self.state.save(self.run, name, self.data.input_shape, self.data.classes)
 
     def _load_chosen(self) -> None:
-        """Take the weights of the best validation epoch, perhaps one before the run was resumed."""
+        """Load the weights of the best validation epoch, possibly from before a resume."""
         name = "best-validation"
         if not self._chosen and self.run and self.run.has_checkpoint(name):
             self._chosen, _ = self.run.load_checkpoint(name)
@@ -366,10 +369,11 @@ class Training:
 
 
 def _check_same(data: DataSet, processes: Processes) -> None:
-    """Raise `InvalidInput` where a process has other data than the first; labels tell it."""
+    """Raise `InvalidInput` if the data differ between processes, judged by shape and labels."""
     labels = data.train_labels, data.test_labels
     here = (data.train_images.shape, *(zlib.crc32(part.numpy().tobytes()) for part in labels))
     if here != processes.broadcast(here):
         raise InvalidInput(
-            f"process {processes.rank} has other data than the first under the name {data.name}"
+            f"process {processes.rank} has different data than the first process under the name "
+            f"{data.name}: give all processes the same data"
         )

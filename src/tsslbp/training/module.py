@@ -1,4 +1,4 @@
-"""`fit`: train a module at hand, as a recipe's network is trained."""
+"""`fit`: train a PyTorch module in the same way as a recipe's network."""
 
 from __future__ import annotations
 
@@ -36,47 +36,49 @@ def fit(
     progress: bool = False,
     **changes: Any,
 ) -> CustomNetwork:
-    """Train a module of one's own by the settings of an experiment, in a loop like ``train``'s.
+    """Train your own module with the settings of an experiment, in the same loop as ``train``.
 
-    The module is trained in place, from the weights that it has unless `weights` names others. It
-    is a network as `tsslbp.network.CustomNetwork` takes it, with at least one `tsslbp.layers.LIF`.
+    The module is trained in place, from its present weights unless `weights` names others. It must
+    be a network that `tsslbp.network.CustomNetwork` accepts, with at least one `tsslbp.layers.LIF`.
 
         net = tsslbp.fit(module, "mnist", time_steps=4, loss="tet", epochs=10, out="runs/mine")
 
     Args:
-        module: from images ``[N, C, H, W]``, or recordings ``[T, N, C, H, W]``, to
+        module: maps images ``[N, C, H, W]``, or recordings ``[T, N, C, H, W]``, to
             ``[T, N, classes]``.
-        data: a data set, or the name or path of one, as a recipe has it.
-        settings: by default those of a recipe that says nothing.
-        out: the run's folder, with records and checkpoints; None: nothing is written.
-        resume: go on with the run that `out` holds, if it does. The module then takes the weights
-            of its last checkpoint.
-        device: where to train; for a GPU see `tsslbp.training.configure`.
+        data: a data set, or the name or path of one, as in a recipe.
+        settings: by default those of a recipe without any settings.
+        out: the run folder, for records and checkpoints; None: nothing is written.
+        resume: continue the run in `out`, if there is one. The module then takes the weights of its
+            last checkpoint.
+        device: device to train on; for a GPU see `tsslbp.training.configure`.
         data_dir: folder of the data sets.
-        observer: is told of every step and epoch: an object with two methods,
+        observer: receives every step and epoch: an object with two methods,
             ``on_step(epoch, step, steps, result)`` after each step (`step` of `steps` in the epoch,
             both from 1; `result.loss` summed as the loss sums it, `result.correct` of
             `result.images`, `result.gradient_norm`), and ``on_epoch(record)`` with the epoch's
-            record, as it stands in a run's ``metrics.jsonl``.
-        progress: show a bar in a terminal or a notebook, and a line an epoch.
-        changes: keys of an `Experiment` that differ from `settings`; not those that the module or
-            `data` decide. The run's configuration has the class of the module as its network
-            (``"module:Sequential"``), and as its rule that of the module's first `LIF`.
+            record as written to ``metrics.jsonl``.
+        progress: show a progress bar in a terminal or a notebook, and one line per epoch.
+        changes: keys of an `Experiment` that differ from `settings`, except those that the module
+            or `data` determine. The run's configuration names the class of the module as its
+            network (``"module:Sequential"``) and the rule of the module's first `LIF` as its rule.
 
     Returns:
         The module as a trained network in evaluation mode, with the weights of the epoch chosen on
-        validation images, or of the last where none are held out. ``tsslbp.load(out,
-        module=...)`` fills the weights into a module that was made alike.
+        validation images, or of the last epoch if no images are held out.
+        ``tsslbp.load(out, module=...)`` loads the weights into a module of the same structure.
 
     Raises:
-        InvalidInput: a key, the data or the module does not fit.
+        InvalidInput: a key, the data or the module is invalid.
         Diverged: the loss or the gradient became NaN or infinite.
-        RunError: `out` holds a run of other settings, or one while `resume` is false, or cannot be
-            read or written.
+        RunError: `out` holds a run with other settings, or a run although `resume` is false, or it
+            cannot be read or written.
     """
     for key in OF_MODULE:
         if key in changes:
-            raise InvalidInput(f"{key} is not for fit to change: the module or the data decide it")
+            raise InvalidInput(
+                f"fit cannot change {key}: the module or the data determine it; leave it out"
+            )
     name = data if isinstance(data, str) else data.name
     wanted = _experiment(module, name, settings, changes)
     if isinstance(data, str):
@@ -99,10 +101,10 @@ def fit(
 def _experiment(
     module: nn.Module, data: str, settings: Experiment | None, changes: Mapping[str, Any]
 ) -> Experiment:
-    """What is trained, as a run's configuration has it."""
+    """Return the experiment of a run that trains the module."""
     decided: dict[str, Any] = {"data": data, "network": f"{AT_HAND}{type(module).__name__}"}
     decided |= {"network_settings": {}, "network_checksum": None, "activation": None}
-    if isinstance(module, nn.Module):  # otherwise `CustomNetwork` says what is wrong
+    if isinstance(module, nn.Module):  # otherwise `CustomNetwork` reports the error
         rules = [part.start.rule for part in module.modules() if isinstance(part, LIF)]
         decided |= {"rule": rules[0]} if rules else {}
     base = settings.to_table() if settings else {}
@@ -114,6 +116,6 @@ def _run(folder: Path, wanted: Experiment, resume: bool) -> Run:
         return Run.create(folder, wanted)
     if not resume:
         raise RunError(
-            f"{folder} holds a run already: continue it with resume=True, or give another out"
+            f"{folder} holds a run already: resume it with resume=True, or choose another out"
         )
     return results.reopen(folder, wanted, wanted.epochs)

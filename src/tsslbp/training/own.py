@@ -1,6 +1,6 @@
-"""An experiment's network of its own: what a function makes, of the user's file or one that ships.
+"""The network of an experiment that a function builds, in a user's file or in `tsslbp.models`.
 
-This is where code of a file is run.
+Only this module executes the code of a file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNREAD = (
     "pool_scale",
     "neunorm",
     "dropout_kind",
-)  # by `models`
+)  # keys that `models` ignore
 
 
 def build_custom(
@@ -47,18 +47,18 @@ def build_custom(
     frames: bool = False,
     trust_code: bool = False,
 ) -> CustomNetwork:
-    """The network that an experiment's function makes, with the initial weights of its seed.
+    """Return the network that an experiment's function builds, with initial weights by seed.
 
     Args:
-        experiment: whose `network` names a function.
+        experiment: its `network` names a function.
         input_shape: ``(C, H, W)``.
         classes: number of classes.
         frames: whether the data are recordings.
-        trust_code: whether the code of a file that came with a folder may be run.
+        trust_code: whether the code of a file that came with a folder may be executed.
 
     Raises:
-        InvalidInput: the code may not be run, cannot be, or fails; or what it makes does not fit.
-            The message names the file and the line.
+        InvalidInput: the code may not be executed, or fails, or the network that it builds is
+            invalid. The message names the file and the line.
     """
     check_trust(experiment, trust_code)
     file, shape = network_file(experiment.network), tuple(input_shape)
@@ -83,9 +83,9 @@ def build_custom(
 
 
 def check_rule(net: Model, experiment: Experiment) -> None:
-    """Raise `InvalidInput` where no neurons of a custom network have the experiment's rule.
+    """Raise `InvalidInput` if no neurons of a custom network use the experiment's rule.
 
-    Its function then does not read ``settings.rule``, so that rules cannot be compared.
+    Its function then does not read ``settings.rule``, so rules could not be compared.
     """
     if not isinstance(net, CustomNetwork):
         return
@@ -93,19 +93,19 @@ def check_rule(net: Model, experiment: Experiment) -> None:
     if all(lif.start.rule != experiment.rule for lif in lifs):
         there = type(lifs[0].start.rule).__name__
         raise InvalidInput(
-            f"{net.description} has neurons of the rule {there} whatever the experiment's rule is, "
-            "so that rules cannot be compared: give its LIF rule=settings.rule"
+            f"the neurons of {net.description} use the rule {there}, not the experiment's, so "
+            "rules cannot be compared: construct its LIF with rule=settings.rule"
         )
 
 
 def _shipped(experiment: Experiment, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A network of `tsslbp.models`, with the experiment's neurons, rule, T and dropout."""
+    """Return a network of `tsslbp.models` with the experiment's neurons, rule, T and dropout."""
     name, default = experiment.network, Experiment("-", "-")
     for key in UNREAD:
         if getattr(experiment, key) != getattr(default, key):
             raise InvalidInput(
-                f"{key} is for a network that is described by its layers, and network = {name!r}: "
-                f"leave it at {getattr(default, key)!r}"
+                f"{key} applies only to a network described by its layers, got network = {name!r}: "
+                f"leave {key} at {getattr(default, key)!r}"
             )
     function: Callable[..., nn.Module] = getattr(models, name)
     parameters = inspect.signature(function).parameters.values()
@@ -124,7 +124,7 @@ def _shipped(experiment: Experiment, shape: tuple[int, ...], classes: int) -> nn
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InvalidInput(
-            f"network = {name!r} does not take network_settings = {dict(given)}: {reason}; see "
+            f"network = {name!r} does not accept network_settings = {dict(given)}: {reason}; see "
             f"tsslbp.models.{name}"
         ) from error
 
@@ -132,7 +132,7 @@ def _shipped(experiment: Experiment, shape: tuple[int, ...], classes: int) -> nn
 def _made(
     file: NetworkFile, experiment: Experiment, shape: tuple[int, ...], classes: int
 ) -> nn.Module:
-    """What the file's function returns for an experiment."""
+    """Return what the file's function returns for an experiment."""
     code = _executed(file, experiment)
     make = getattr(code, file.function, None)
     if make is None:
@@ -149,8 +149,8 @@ def _made(
         inspect.signature(make).bind(shape, classes, settings, **keywords)
     except TypeError as error:
         raise InvalidInput(
-            f"{file.path}: {file.function} is called as {CALL}, with the keys of network_settings "
-            f"by their names, and does not take that: {error}"
+            f"{file.path}: {file.function} must accept the call {CALL}, or the keys of "
+            f"network_settings as keyword arguments, but does not: {error}"
         ) from None
     try:
         made = make(shape, classes, settings, **keywords)
@@ -159,10 +159,10 @@ def _made(
     if unread := sorted(experiment.network_settings.keys() - table.read):
         known = [*inspect.signature(make).parameters][3:]
         raise InvalidInput(
-            f"network_settings: {file.name} does not take {unread[0]!r}{nearest(unread[0], known)}"
+            f"network_settings: {file.name} does not use {unread[0]!r}{nearest(unread[0], known)}"
         )
     if not isinstance(made, nn.Module):
-        hint = "; is its last line 'return ...'?" if made is None else ""
+        hint = "; end it with 'return ...'" if made is None else ""
         raise InvalidInput(
             f"{file.path}: {file.function} must return a torch.nn.Module, got "
             f"{type(made).__name__}{hint}"
@@ -171,7 +171,7 @@ def _made(
 
 
 def _executed(file: NetworkFile, experiment: Experiment) -> ModuleType:
-    """The file as a module, run anew; just what was read is run."""
+    """Execute the file anew as a module; exactly the source that was read is executed."""
     source = file.source(experiment.network_checksum)
     module = ModuleType(f"tsslbp_network_{checksum_of(source)[:12]}")
     module.__file__ = str(file.path)
@@ -187,7 +187,7 @@ def _executed(file: NetworkFile, experiment: Experiment) -> ModuleType:
 
 
 def _taken(make: Callable[..., Any]) -> Callable[[str], bool]:
-    """Whether a function takes a key by its name, beside its first three arguments."""
+    """Return whether a function accepts a key as a keyword, after its first three arguments."""
     others = list(inspect.signature(make).parameters.values())[3:]
     named = {
         one.name for one in others if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)
@@ -197,17 +197,17 @@ def _taken(make: Callable[..., Any]) -> Callable[[str], bool]:
 
 
 def _failure(error: Exception, file: NetworkFile) -> InvalidInput:
-    """What went wrong in a file, in one line."""
+    """Describe an error of a file in one line."""
     reason = " ".join(str(error).split())
     if not isinstance(error, Error):
         reason = f"{type(error).__name__}: {reason}"
     if isinstance(error, ImportError):
-        reason += "; a run keeps this file alone: put into it what it needs of your other files"
+        reason += "; a run keeps only this file: copy what it imports from your other files into it"
     return InvalidInput(f"{_where(error, file.path) or file.path}: {reason}")
 
 
 def _where(error: BaseException, path: Path) -> str:
-    """The last line of a file that an error has come through; "" if none."""
+    """Return the last line of a file through which an error passed, or ""."""
     steps = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in steps if frame.f_code.co_filename == str(path)]
     return f"{path}, line {lines[-1]}" if lines else ""

@@ -1,9 +1,9 @@
 """Several processes that train one network, each on its part of every batch.
 
-`torchrun` starts them and `join` brings them together; without it `Processes` is this process
-alone, and everything below costs nothing. All processes hold the same weights and draw the same
-random numbers for a whole batch, of which each then takes its part. The first process alone reads
-and writes the run's folder.
+`torchrun` starts the processes and `join` connects them. Without `torchrun`, `Processes` is this
+process alone, and everything below costs nothing. All processes hold the same weights and draw the
+same random numbers for a whole batch, of which each then takes its part. Only the first process
+reads and writes the run folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..data import Images
 from ..errors import InvalidInput
 from ..network import Model
 
-PATIENCE = timedelta(seconds=2)  # for the first process to tell an error that it shares
+PATIENCE = timedelta(seconds=2)  # for the first process to report an error that all share
 
 T = TypeVar("T")
 Shard = TypeVar("Shard", bound=Images)
@@ -35,12 +35,12 @@ Shard = TypeVar("Shard", bound=Images)
 class Processes:
     """The processes that train one network together, by default one.
 
-    What a method says of all processes holds when all of them call it, in the same order.
+    Statements about all processes require that all of them call a method, in the same order.
 
     Args:
-        rank: this process's number, from 0.
+        rank: number of this process, from 0.
         count: number of processes.
-        local_rank: this process's number among those of its machine.
+        local_rank: number of this process among those of its machine.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0) -> None:
@@ -49,25 +49,25 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process reads and writes the run's folder, and prints."""
+        """Whether this process reads and writes the run folder, and prints."""
         return self.rank == 0
 
     def device(self, wanted: str) -> str:
-        """The device of this process: on a machine with several, GPUs in the order of processes.
+        """Return the device of this process; each process of a machine gets its own GPU.
 
         Raises:
-            InvalidInput: one GPU is `wanted` for several processes.
+            InvalidInput: `wanted` is a single GPU, but there are several processes.
         """
         if self.count == 1 or wanted == "cpu":
             return wanted
         if wanted != "cuda":
             raise InvalidInput(
-                f"of several processes each takes a GPU of its own: give cuda, not {wanted!r}"
+                f"each of several processes uses its own GPU: use device cuda, not {wanted!r}"
             )
         return f"cuda:{self.local_rank}"
 
     def shard(self, x: Shard) -> Shard:
-        """This process's part of ``[N, ...]``, an entry an image; it may be empty."""
+        """Return this process's part of ``[N, ...]``, one entry per image; it may be empty."""
         return cast(Shard, x[self.rank :: self.count])
 
     def own_purpose(self, purpose: str) -> str:
@@ -78,7 +78,7 @@ class Processes:
         return f"{purpose} of process {self.rank}" if self.rank else purpose
 
     def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """Sums over all processes, of any shapes; float64 where there are several."""
+        """Return sums over all processes, of any shapes; float64 if there are several."""
         if self.count == 1:
             return values
         flat = torch.cat([value.detach().double().flatten() for value in values])
@@ -87,20 +87,20 @@ class Processes:
         return tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))
 
     def mean(self, total: Tensor, values: int) -> Tensor:
-        """Mean over all processes of values with this sum and number here, a scalar."""
+        """Return the mean over all processes, given the sum and number of values here."""
         number = torch.full((), values, device=total.device)
         total, number = self.sum(total.sum(), number)
         return total / number
 
     def broadcast(self, value: T | None) -> T:
-        """The first process's value, in all processes."""
+        """Return the first process's value in all processes."""
         box = [value]
         if self.count > 1:
             distributed.broadcast_object_list(box)
         return cast(T, box[0])
 
     def first_known(self, value: T | None) -> T | None:
-        """The value of the first process that has one, in all processes."""
+        """Return, in all processes, the value of the first process that has one."""
         values = [value] * self.count
         if self.count > 1:
             distributed.all_gather_object(values, value)
@@ -108,7 +108,7 @@ class Processes:
 
     @contextmanager
     def first_of_machine_first(self) -> Iterator[None]:
-        """Let one process of each machine do something before the others, such as a download."""
+        """Let one process per machine go first, for example to download."""
         if self.local_rank:
             self.sum(torch.zeros(1))
         yield
@@ -116,10 +116,10 @@ class Processes:
             self.sum(torch.zeros(1))
 
     def output(self, net: Model, images: Tensor, sums: bool = True) -> Tensor:
-        """``net(images)``, whose backward pass sums the gradients over all processes.
+        """Return ``net(images)``; its backward pass sums the gradients over all processes.
 
-        The losses are sums over the batch, so the gradients are summed, not averaged. Where `sums`
-        is false this waits for a later pass of the same step, whose gradients are added first.
+        The losses are sums over the batch, so gradients are summed, not averaged. If `sums` is
+        false, the summation is left to a later pass of the same step.
         """
         if self.count == 1:
             return cast(Tensor, net(images))
@@ -130,7 +130,7 @@ class Processes:
             return cast(Tensor, self._replica(images, self.mean))
 
     def leave(self) -> None:
-        """End the group; nothing that needs the others can be called any more."""
+        """Leave the group; methods that need the other processes cannot be called afterwards."""
         self._replica = None
         distributed.destroy_process_group()
 
@@ -139,24 +139,24 @@ ONE_PROCESS = Processes()
 
 
 def _summed(x: Tensor) -> Future[Tensor]:
-    """Start to sum a tensor over all processes."""
+    """Start summing a tensor over all processes."""
     work: Any = distributed.all_reduce(x, async_op=True)
     return cast("Future[Tensor]", work.get_future().then(lambda done: done.value()[0]))
 
 
 @contextmanager
 def join() -> Iterator[Processes]:
-    """Bring the processes that `torchrun` has started together; without it there is one.
+    """Connect the processes that `torchrun` has started; without `torchrun` there is one.
 
-    Where some of them fail, one tells why: the first process if its error comes soon. The others
-    exit with status 2 and without a word, as do those that only lost their partners.
+    If some of them fail, only one reports why: the first process if its error comes soon. The
+    others exit silently with status 2, as do processes that only lost the connection.
     """
     count = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if count == 1:
         yield ONE_PROCESS
         return
-    # Its default arguments would keep the group whole if there were one already, and the group's
-    # threads, where they outlive Python, now and then abort the process.
+    # Must be imported before the group exists. Otherwise its default arguments keep the group
+    # alive, and threads of the group that outlive Python sometimes abort the process.
     from torch.distributed.nn import functional  # noqa: F401
 
     store, rank, _ = next(rendezvous("env://"))
@@ -165,7 +165,7 @@ def join() -> Iterator[Processes]:
     processes = Processes(rank, count, int(os.environ["LOCAL_RANK"]))
     try:
         with warnings.catch_warnings():
-            # Of weights with one input channel, whose stride means nothing.
+            # Harmless: weights with one input channel have an arbitrary stride there.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             yield processes
     except BaseException:
@@ -176,7 +176,7 @@ def join() -> Iterator[Processes]:
 
 
 def _tells(store: Any, rank: int) -> bool:
-    """Whether it is for this process to tell its error."""
+    """Return whether this process reports its error."""
     if rank:
         with suppress(distributed.DistStoreError):  # the first process has not failed
             store.wait(["tsslbp failed"], PATIENCE)

@@ -1,4 +1,4 @@
-"""The progress of a training in a terminal or notebook: a bar for the run, a line an epoch."""
+"""Progress of a training in a terminal or notebook: one bar for the run, one line per epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EPOCH_ROW = "{:>9}{:>10}{:>11}{:>13}{:>11}{:>12}{:>10}"  # 76 characters
 
 
 class Bars:
-    """A heading, and bars on terminals and in notebooks; their time left follows `seconds`.
+    """A heading and progress bars in a terminal or notebook.
 
     Args:
-        seconds: the last ones that the time left is estimated from.
-        text: behind a bar; without it there is how much has been downloaded.
-        heading: a line above.
-        console: where they are shown; None: wherever this program runs.
+        seconds: length of the recent period from which the remaining time is estimated.
+        text: text after a bar; by default the amount downloaded.
+        heading: line above the bars.
+        console: console that shows them; None: the default one.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Bars:
 
 
 class Display(Bars):
-    """Progress of a training of so many epochs, an `Observer`; it tells another one, too."""
+    """Progress of a training of `epochs` epochs, an `Observer` that also calls another one."""
 
     def __init__(
         self, epochs: int, console: Console | None = None, then: Observer | None = None

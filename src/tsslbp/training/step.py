@@ -1,4 +1,4 @@
-"""One training step on the host, the evaluation, and an epoch's steps: `Steps`, `HostSteps`."""
+"""One training step on the host, evaluation, and the steps of an epoch: `Steps`, `HostSteps`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .history import StepResult
 from .parallel import ONE_PROCESS, Processes
 
 ACTIVITY_EVERY = 25  # steps between two measurements of firing rate and warm-up
-EVALUATION_BATCH = 200  # images at most, whose frames, one for each time step, are at most
+EVALUATION_BATCH = 200  # most images of an evaluation batch, and most frames (images x steps)
 EVALUATION_FRAMES = 2000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
-Parts = tuple[Model, torch.optim.Optimizer, Split, Experiment]  # what `Steps` is made of
+Parts = tuple[Model, torch.optim.Optimizer, Split, Experiment]  # the arguments of `Steps`
 
 
 def train_step(
@@ -45,19 +45,19 @@ def train_step(
     processes: Processes = ONE_PROCESS,
     more: Iterable[Part] = (),
 ) -> StepResult:
-    """Forward, loss, backward, clipping of the gradient's norm, update, clamp of the weights.
+    """Forward pass, loss, backward pass, gradient clipping, update, and clamping of the weights.
 
     Args:
-        loss_function: of the output PSC and the labels; the losses of the processes add up.
+        loss_function: takes the output PSC and the labels; the losses of the processes add up.
         images: normalised ``[N, C, H, W]``, or spike trains ``[T, N, C, H, W]``.
         labels: ``[N]`` int64.
-        gradient_clip: bound of the gradient's norm over all weights.
+        gradient_clip: bound of the norm of the gradient over all weights.
         weight_limit: bound of the magnitude of every connection's weight after the update.
-        processes: each of which takes the step on its part of the batch; the result is the whole's.
-        more: the batch goes on in these parts, whose gradients are added up.
+        processes: each takes the step on its part of the batch; the result is for the whole batch.
+        more: further parts of the batch, whose gradients are added.
 
     Raises:
-        Diverged: the loss or the gradient is NaN or infinite; the weights have not been touched.
+        Diverged: the loss or the gradient is NaN or infinite; the weights are unchanged.
     """
     weights = trained_weights(net)
     optimizer.zero_grad()
@@ -77,11 +77,11 @@ def train_step(
 def _add_gradients(
     net: Model, parts: Iterable[Part], processes: Processes
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Forward and backward on all parts of a batch.
+    """Run the forward and backward pass on all parts of a batch.
 
     Returns:
-        Loss, number correct and number of images, scalars; and the images of the first part whose
-        loss is not finite, or of the last one.
+        Loss, number correct and number of images, as scalars; and the images of the first part
+        whose loss is not finite, or of the last part.
     """
     totals: list[tuple[Tensor, Tensor, Tensor]] = []
     suspect: Tensor | None = None
@@ -103,16 +103,16 @@ def _add_gradients(
 
 
 def trained_weights(net: Model) -> list[Tensor]:
-    """The parameters that a step changes: all but those that are frozen."""
+    """Return the parameters that a step changes: all but the frozen ones."""
     return [weight for weight in net.parameters() if weight.requires_grad]
 
 
 @torch.no_grad()
 def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
-    """Scale the gradients down where their norm over all weights is above `limit`; return it.
+    """Scale the gradients down if their norm over all weights exceeds `limit`; return the norm.
 
-    `torch.nn.utils.clip_grad_norm_` without its search for devices and dtypes, which takes longer
-    than the work on a small network.
+    This is `torch.nn.utils.clip_grad_norm_` without its grouping by device and dtype, which takes
+    longer than the work on a small network.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     if not gradients:
@@ -124,9 +124,10 @@ def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
 
 @torch.no_grad()
 def clamp_weights(weights: list[Tensor], limit: float) -> None:
-    """Bound the magnitude of the connections' weights, which have two dimensions or more.
+    """Bound the magnitude of the connections' weights, which have two or more dimensions.
 
-    What has fewer are biases, norms, and constants of neurons, for which the bound is not meant.
+    Parameters with fewer dimensions are biases, normalisation weights and neurons' constants, to
+    which the bound does not apply.
     """
     if connections := [weight for weight in weights if weight.dim() > 1]:
         torch._foreach_clamp_min_(connections, -limit)
@@ -134,24 +135,24 @@ def clamp_weights(weights: list[Tensor], limit: float) -> None:
 
 
 class Steps(ABC):
-    """Takes the training steps of an epoch, one after the other, and tells what came of them.
+    """Takes the training steps of an epoch in order and returns their results.
 
-    Epochs count from 1, the steps of an epoch from 0. Whatever is random in a step depends on the
-    seed, the epoch and the step alone; PyTorch's generators are the steps' to seed.
+    Epochs count from 1, the steps of an epoch from 0. All random numbers of a step depend only on
+    the seed, the epoch and the step; the steps seed PyTorch's generators themselves.
 
     Args:
-        net: that is trained, in training mode while steps run.
-        optimizer: of its weights.
+        net: the network to train, in training mode while steps run.
+        optimizer: optimiser of its weights.
         split: all training images and labels, not normalised, on the device of `net`.
         experiment: loss, batch size, augmentation, normalisation, clipping, dropout and seed.
 
     Attributes:
-        step_images: images that a step takes, in one batch or several.
-        per_epoch: number of steps in an epoch; the last may take fewer images.
+        step_images: images per step, in one batch or several.
+        per_epoch: number of steps in an epoch; the last one may take fewer images.
         activity_every: steps between two measurements of the layers' activity.
-        read_every: steps after which results are asked for; a checkpoint can follow.
-        keeps_gradients: whether the parameters have the gradients of each step behind it, and not
-            of an epoch's last step alone.
+        read_every: steps after which results are read; a checkpoint can follow.
+        keeps_gradients: whether the parameters keep the gradients of every step, instead of those
+            of an epoch's last step only.
     """
 
     activity_every: int
@@ -168,31 +169,31 @@ class Steps(ABC):
 
     @abstractmethod
     def begin(self, epoch: int, step: int) -> None:
-        """Prepare an epoch, of which so many steps are finished."""
+        """Prepare an epoch of which `step` steps are finished."""
 
     @abstractmethod
     def activity(self, step: int) -> Mapping[str, Activity]:
-        """What the layers do on the batch of the step that is next, by their names."""
+        """Return the layers' activity on the batch of the next step, by layer name."""
 
     @abstractmethod
     def run(self, step: int) -> None:
-        """Take the step that is next, or start to.
+        """Take the next step, or start it.
 
         Raises:
-            Diverged: its loss or gradient is NaN or infinite, and that is known at once.
+            Diverged: the loss or gradient is NaN or infinite, and this is known immediately.
         """
 
     @abstractmethod
     def read(self, until: int) -> list[StepResult]:
-        """Wait for the results of the steps before `until` that have not been read yet."""
+        """Wait for and return the unread results of the steps before `until`."""
 
 
 @final
 class HostSteps(Steps):
-    """One by one; the host waits for each.
+    """Takes steps one by one; the host waits for each of them.
 
-    They take images and recordings, on a CPU or GPU, and several `processes`, each of which takes
-    its part of every batch.
+    These steps support images and recordings, a CPU or a GPU, and several `processes`, each of
+    which takes its part of every batch.
     """
 
     activity_every = ACTIVITY_EVERY
@@ -243,14 +244,14 @@ class HostSteps(Steps):
         return results
 
     def _parts(self, step: int) -> Iterator[Part]:
-        """This process's images of a step, as many at a time as a batch holds."""
+        """Yield this process's images of a step, at most a batch at a time."""
         chosen = self.batches[step]
         batch = Batch(self.experiment, self.split, chosen, self.epoch, step, self.loss)
         for places in torch.arange(len(chosen)).split(self.experiment.batch_size):
             yield batch.part(self.processes.shard(places))
 
     def _seed_masks(self, step: int) -> None:
-        """Make the dropout masks of a step the same whenever it runs."""
+        """Seed the dropout masks of a step, so that they do not depend on when it runs."""
         purpose = self.processes.own_purpose("dropout")
         torch.manual_seed(derive(self.experiment.seed, purpose, self.epoch, step))
 
@@ -263,11 +264,11 @@ def evaluate(
     std: Sequence[float],
     processes: Processes = ONE_PROCESS,
 ) -> list[float]:
-    """Accuracies of `net` on all images of a split, between 0 and 1, shared out to `processes`.
+    """Return the accuracies of `net` on all images of a split, which `processes` share.
 
     Returns:
-        ``[T]``: the accuracy if the output is read after the first step, after two, and so on; the
-        last is the network's accuracy.
+        ``[T]``, each from 0 to 1: the accuracy if the output is read after the first step, after
+        two steps, and so on. The last one is the network's accuracy.
     """
     was_training = net.training
     net.eval()
@@ -284,16 +285,17 @@ def evaluate(
 
 
 def evaluation_batches(count: int, time_steps: int) -> list[slice]:
-    """Cut `count` images into batches that need no more memory with many time steps."""
+    """Cut `count` images into batches whose memory does not grow with the time steps."""
     size = max(1, min(EVALUATION_BATCH, EVALUATION_FRAMES // time_steps))
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what one training step frees for the next (glibc; else nothing).
+    """Make the C library keep the memory that a training step frees (glibc only).
 
-    It would give most of it back to the system, and the page faults of asking for it again take a
-    tenth of a step. This changes the whole process, so a program may call it and no library should.
+    By default it returns most of this memory to the system, and the page faults when it is
+    allocated again take 10 % of a step. This changes the whole process, so a program may call this
+    function, but a library should not.
     """
     if sys.platform != "linux":
         return

@@ -1,6 +1,6 @@
-"""Layers that are silent, saturated or without a gradient, told once each while a training goes on.
+"""Warns, once each, of layers that are silent, saturated or without a gradient.
 
-Such a network trains to its end without an error, and learns nothing there.
+Such a network trains to its end without an error, but those layers learn nothing.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from ..network import Activity, Model
 from ..wording import joined
 from .history import History
 
-LEAST_STEPS = 25  # of a run before anything is said
-ALWAYS = 1 - 1e-6  # firing rate from which on a layer fires at every step, but for rounding
+LEAST_STEPS = 25  # of a run before any warning
+ALWAYS = 1 - 1e-6  # firing rate of a layer that fires at every step, up to rounding
 
 _SILENT, _SATURATED, _STILL = "silent", "saturated", "still"
 _MORE = "larger weights (weight_scale), a lower threshold or a shorter tau_m usually help"
 _LESS = "smaller weights (weight_scale), a higher threshold or a lower learning rate usually help"
 _REACH = (
-    "a rule that reaches silent neurons (TSSLBP with warm_up neuron or always, Surrogate), or "
-    "whatever makes the layers behind fire, usually helps"
+    "a rule with a gradient for silent neurons (TSSLBP with warm_up neuron or always, Surrogate), "
+    "or changes that make the following layers fire, usually help"
 )
-_TEXT = {  # of one name, of several
+_TEXT = {  # singular, plural
     _SILENT: (f"{{}} has not fired: {_MORE}", f"{{}} have not fired: {_MORE}"),
     _SATURATED: (f"{{}} fires at every step: {_LESS}", f"{{}} fire at every step: {_LESS}"),
     _STILL: (f"{{}} has no gradient: {_REACH}", f"{{}} have no gradient: {_REACH}"),
@@ -32,7 +32,7 @@ _TEXT = {  # of one name, of several
 
 
 def without_gradient(net: Model, among: Iterable[str] | None = None) -> list[str]:
-    """Names of parameters whose gradient is zero in the step that was last; by default of all."""
+    """Return names of parameters whose gradient was zero in the last step, by default of all."""
     gradients = {name: weight.grad for name, weight in net.named_parameters()}
     return [
         name
@@ -42,10 +42,10 @@ def without_gradient(net: Model, among: Iterable[str] | None = None) -> list[str
 
 
 def suspects(history: History, epoch: int, layers: Iterable[str]) -> dict[str, str]:
-    """Layers that were silent, or saturated, at all measured steps of an epoch, and which.
+    """Return layers that were silent or saturated at all measured steps of an epoch.
 
-    Of at least `LEAST_STEPS` steps, so of several epochs where these are short; of a run that has
-    taken fewer nothing is said yet.
+    At least `LEAST_STEPS` steps are examined, that is, several epochs if these are short. A shorter
+    run has no suspects yet.
     """
     arrays = history.arrays()
     last = len(arrays["epoch"])
@@ -59,12 +59,12 @@ def suspects(history: History, epoch: int, layers: Iterable[str]) -> dict[str, s
 
 
 def is_new(found: Mapping[str, str], told: Collection[str]) -> bool:
-    """Whether there is something among what was found that has not been told."""
+    """Return whether a finding has not been reported yet."""
     return any(_word(what, name) not in told for name, what in found.items())
 
 
 def confirmed(found: Mapping[str, str], now: Mapping[str, Activity]) -> dict[str, str]:
-    """Those that still are what they were found to be."""
+    """Return the findings that are still true."""
     rates = {layer: now[layer].firing_rate for layer in found}
     return {
         layer: what for layer, what in found.items() if _state(rates[layer], rates[layer]) == what
@@ -72,12 +72,12 @@ def confirmed(found: Mapping[str, str], now: Mapping[str, Activity]) -> dict[str
 
 
 def warnings(found: Mapping[str, str], still: Iterable[str], told: list[str]) -> list[str]:
-    """What has not been told yet, a line for each kind.
+    """Return the warnings that have not been given yet, one line per kind.
 
     Args:
-        found: layers, and what they are.
-        still: parameters without a gradient; where a layer is silent, that is the reason.
-        told: what has been told, such as ``"silent conv1"``; is added to.
+        found: layers and their condition.
+        still: parameters without a gradient; ignored if a layer is silent, which explains them.
+        told: warnings given so far, such as ``"silent conv1"``; new ones are appended.
     """
     kinds: dict[str, list[str]] = {}
     others = () if _SILENT in found.values() else ((name, _STILL) for name in still)
@@ -89,12 +89,12 @@ def warnings(found: Mapping[str, str], still: Iterable[str], told: list[str]) ->
 
 
 def of_labels(labels: Tensor) -> list[str]:
-    """A line where all training images are of one class."""
+    """Return a warning if all training images have the same class."""
     if (labels == labels[0]).all():
         return [
             f"all {len(labels):,} training images are of class {int(labels[0])}, so there is "
-            "nothing to tell apart: are the labels read as they should, or is a part of sorted "
-            "data taken?"
+            "nothing to classify: check how the labels are read, and whether train_images takes a "
+            "part of sorted data"
         ]
     return []
 

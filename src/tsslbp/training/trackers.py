@@ -1,16 +1,16 @@
-"""Trackers: they tell other programs how a training goes, as `tsslbp train --track NAME` asks.
+"""Trackers log the metrics of a training to other programs, see `tsslbp train --track NAME`.
 
 ===============  ==================================================================================
 ``tensorboard``  ``tensorboard/`` in the run's folder, for TensorBoard
 ``wandb``        Weights & Biases: to its server, or with ``WANDB_MODE=offline`` into
                  ``WANDB_DIR``, by default the run's folder
 ``mlflow``       MLflow: to ``MLFLOW_TRACKING_URI``, by default into ``mlflow.db``, an SQLite file
-                 beside the run's folder, in the experiment ``MLFLOW_EXPERIMENT_NAME`` or tsslbp
+                 next to the run folder, in the experiment ``MLFLOW_EXPERIMENT_NAME`` or tsslbp
 ===============  ==================================================================================
 
-No code of ours reads what they write: a run's own records are those of `tsslbp.run`. Steps count
-from the run's first, 1, through all its epochs and resumes; an epoch's numbers stand at its last
-step. After a kill some steps are trained again; how each tracker counts them once is told at it.
+tsslbp never reads what they write: a run's own records are those of `tsslbp.run`. Steps count from
+the run's first, 1, through all its epochs and resumes; an epoch's numbers are logged at its last
+step. After a kill, some steps are trained again; each tracker below says how it avoids duplicates.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .history import StepResult
 from .loop import Observer
 
 STEPS_EVERY = 25  # steps between two points of a curve
-MLFLOW_CHARACTERS = 500  # of a setting's value, at most
-WANDB_SECONDS = 30  # to wait for Weights & Biases' server, unless WANDB_INIT_TIMEOUT says it
+MLFLOW_CHARACTERS = 500  # most characters of a setting's value
+WANDB_SECONDS = 30  # to wait for the server of Weights & Biases, unless WANDB_INIT_TIMEOUT is set
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 NAMES = tuple(_MODULES)
@@ -51,7 +51,7 @@ Log = Callable[[dict[str, float], int], None]  # takes numbers by tag, and the s
 
 
 def check(names: Iterable[str]) -> None:
-    """Raise `InvalidInput` where a tracker is unknown, or its package or account is missing."""
+    """Raise `InvalidInput` if a tracker is unknown, or its package or account is missing."""
     for name in names:
         if name not in _MODULES:
             raise InvalidInput(
@@ -65,7 +65,8 @@ def check(names: Iterable[str]) -> None:
                 importlib.import_module("sqlalchemy")
         except ImportError as error:
             raise InvalidInput(
-                f"--track {name} needs a package that is missing: pip install 'tsslbp[{name}]'"
+                f"--track {name} needs a package that is not installed: pip install "
+                f"'tsslbp[{name}]'"
             ) from error
         if name == "wandb":
             _log_in()
@@ -75,15 +76,15 @@ def check(names: Iterable[str]) -> None:
 def trackers(
     names: Sequence[str], run: Run, steps_per_epoch: int, observer: Observer | None = None
 ) -> Iterator[Observer | None]:
-    """Return an observer that tells the trackers, then `observer`; without names `observer` alone.
+    """Yield an observer that calls the trackers and then `observer`; without names, `observer`.
 
     Nothing is written before the first step.
 
     Args:
-        names: of trackers that `check` has accepted.
-        run: what is trained.
+        names: trackers that `check` has accepted.
+        run: the run that is trained.
         steps_per_epoch: number of training steps in an epoch.
-        observer: one more.
+        observer: another observer.
     """
     if not names:
         yield observer
@@ -94,7 +95,7 @@ def trackers(
 
 @dataclass
 class _TrackingObserver:
-    """Tells the trackers, which start with the first step that it is told of, then `observer`."""
+    """Calls the trackers, which start with the first step, and then `observer`."""
 
     names: Iterable[str]
     run: Run
@@ -122,8 +123,8 @@ class _TrackingObserver:
             self.observer.on_epoch(record)
 
     def _log(self, numbers: dict[str, float], step: int, since: int) -> None:
-        """Tell the trackers; what they were told before of the steps from `since` on is void."""
-        with writing(f"what --track asks for, of {self.run.folder}"):
+        """Log numbers; what was logged before about the steps from `since` on becomes void."""
+        with writing(f"what --track needs in {self.run.folder}"):
             if not self.logs:
                 started = (_TRACKERS[name](self.run, since) for name in self.names)
                 self.logs = [self.stack.enter_context(tracker) for tracker in started]
@@ -133,7 +134,7 @@ class _TrackingObserver:
 
 @contextlib.contextmanager
 def _tensorboard(run: Run, since: int) -> Iterator[Log]:
-    """A resume tells TensorBoard to drop the points of steps that are trained again."""
+    """Log to TensorBoard; a resume makes it drop the points of steps that are trained again."""
     from torch.utils.tensorboard import SummaryWriter
 
     def log(numbers: dict[str, float], step: int) -> None:
@@ -149,9 +150,9 @@ def _tensorboard(run: Run, since: int) -> Iterator[Log]:
 
 @contextlib.contextmanager
 def _wandb(run: Run, since: int) -> Iterator[Log]:
-    """A resume continues the same run there, whose id is kept in the run's folder.
+    """Log to Weights & Biases; a resume continues the same run, whose id the run folder keeps.
 
-    Of a step that is trained again Weights & Biases keeps the numbers that it had first.
+    For a step that is trained again, Weights & Biases keeps its first numbers.
     """
     import wandb
 
@@ -180,9 +181,9 @@ def _wandb(run: Run, since: int) -> Iterator[Log]:
 
 @contextlib.contextmanager
 def _mlflow(run: Run, since: int) -> Iterator[Log]:
-    """A resume continues the same run there, whose id is kept in the run's folder.
+    """Log to MLflow; a resume continues the same run, whose id the run folder keeps.
 
-    Of a step that is trained again MLflow keeps the numbers that it had first.
+    For a step that is trained again, MLflow keeps its first numbers.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric
@@ -190,7 +191,7 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
 
     beside = run.folder.resolve().parent
     place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
-    last: dict[str, int] = {}  # step that MLflow knows, by name
+    last: dict[str, int] = {}  # last step that MLflow has, by name
 
     def log(numbers: dict[str, float], step: int) -> None:
         named = {re.sub(r"[^\w./: -]", "_", tag): value for tag, value in numbers.items()}
@@ -204,7 +205,8 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
         last.update({name: max(last[name], step) for name in named})
 
     try:
-        with _quiet_mlflow(), hold(beside / ".mlflow.lock", wait=True):  # one makes the tables
+        # One process creates the tables.
+        with _quiet_mlflow(), hold(beside / ".mlflow.lock", wait=True):
             client = MlflowClient(place)
             id_ = _mlflow_run(client, run)
         yield log
@@ -219,7 +221,7 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
 
 
 def _mlflow_run(client: Any, run: Run) -> str:
-    """The id of a run's run there, which is made, with its settings, where there is none."""
+    """Return the id of the MLflow run, which is created with its settings if there is none."""
     path = run.folder / "mlflow-id"
     if path.exists() and (known := path.read_text().strip()):
         client.update_run(known, status="RUNNING")
@@ -236,7 +238,7 @@ def _mlflow_run(client: Any, run: Run) -> str:
 
 @contextlib.contextmanager
 def _quiet_mlflow() -> Iterator[None]:
-    """Keep what MLflow says of its tables, and its packages of each other, from the user."""
+    """Hide MLflow's messages about its tables and its dependencies from the user."""
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -249,7 +251,7 @@ def _quiet_mlflow() -> Iterator[None]:
 
 
 def _log_in() -> None:
-    """Let Weights & Biases verify its account, unless it is told to stay offline."""
+    """Let Weights & Biases verify its account, unless it is set to offline."""
     import wandb
 
     try:
@@ -258,25 +260,25 @@ def _log_in() -> None:
     except (wandb.Error, ValueError) as error:
         raise InvalidInput(_wandb_failure(error)) from error
     if online and not logged_in:
-        raise InvalidInput(_wandb_failure("there is no API key; `wandb login` stores one"))
+        raise InvalidInput(_wandb_failure("there is no API key; store one by `wandb login`"))
 
 
 def _wandb_failure(error: object) -> str:
     reason = " ".join(str(error).split())
-    return f"Weights & Biases: {reason}; WANDB_MODE=offline records without its server"
+    return f"Weights & Biases: {reason}; set WANDB_MODE=offline to record without its server"
 
 
 def _wandb_id(path: Path) -> str:
-    """The id in the file `path`, made where there is none."""
+    """Return the id in the file `path`, which is created if there is none."""
     if not path.exists() or not path.read_text().strip():
         write_file(path, secrets.token_hex(8))
     return path.read_text().strip()
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of an epoch's record, by such tags as ``"epoch/loss"``.
+    """Return the finite numbers of an epoch's record, with tags such as ``"epoch/loss"``.
 
-    Those of layers are ``"firing_rate/conv1"``, those of a list ``"test_accuracy_by_step/1"``.
+    Numbers of layers are ``"firing_rate/conv1"``, those of lists ``"test_accuracy_by_step/1"``.
     """
     found: dict[str, Any] = {}
     for key, value in record.items():

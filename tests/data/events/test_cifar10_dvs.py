@@ -79,7 +79,7 @@ def test_the_split_is_the_one_that_was_drawn(monkeypatch: pytest.MonkeyPatch) ->
     for chosen in found.values():
         assert len(set(chosen)) == 100 and set(chosen) <= set(range(1000))
     monkeypatch.setattr(cifar10_dvs, "SPLIT_SHA1", "0" * 40)
-    with pytest.raises(DataError, match="has been changed"):
+    with pytest.raises(DataError, match="was changed"):
         split()
 
 
@@ -114,7 +114,7 @@ def test_events_and_labels(root: Path) -> None:
 def test_a_changed_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / cifar10_dvs.SPLIT).write_bytes(draw_split().replace(b"1", b"2", 1))
     monkeypatch.setattr("tsslbp.data.events.cifar10_dvs.resources.files", lambda package: tmp_path)
-    with pytest.raises(DataError, match="has been changed: install tsslbp again"):
+    with pytest.raises(DataError, match="was changed: install tsslbp again"):
         split()
 
 
@@ -129,7 +129,7 @@ def test_recordings_outside_of_their_frames_are_one_warning(root: Path) -> None:
 
 def test_incomplete_sets(root: Path) -> None:
     (root / "CIFAR10-DVS" / "dog" / "cifar10_dog_5.aedat").unlink()
-    with pytest.raises(DataError, match=r"dog holds 11 recordings \*\.aedat, expected 12"):
+    with pytest.raises(DataError, match=r"dog contains 11 recordings \*\.aedat, expected 12"):
         data.recordings("cifar10-dvs", root)
     with pytest.raises(DataError, match="cifar10-dvs-90-10 is not downloaded by tsslbp"):
         data.recordings("cifar10-dvs-90-10", root / "cache")

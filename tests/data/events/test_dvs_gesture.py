@@ -81,19 +81,19 @@ def test_gestures_without_events_are_counted(root: Path) -> None:
     [
         ("", "must begin with the line class,startTime_usec,endTime_usec"),
         ("class;start;end\n", "must begin with the line"),
-        (HEADER + "\n", "names no gesture"),
-        (HEADER + "1,5,9\n\n1,5,9,9\n", "no three whole numbers in line 4: '1,5,9,9'"),
-        (HEADER + "1,5\n", "no three whole numbers in line 2"),
-        (HEADER + "1,5,9\n2,x,9\n", "no three whole numbers in line 3"),
-        (HEADER + "1,5,9\r\r2,x,9\n", "no three whole numbers in line 4: '2,x,9'"),
-        (HEADER + "1,5,\0\n", "no three whole numbers in line 2"),
-        (HEADER + '"' + "a" * 200_000, "no three whole numbers in line 2: '\"aaa"),
+        (HEADER + "\n", "lists no gesture"),
+        (HEADER + "1,5,9\n\n1,5,9,9\n", "three whole numbers in line 4, got '1,5,9,9'"),
+        (HEADER + "1,5\n", "three whole numbers in line 2"),
+        (HEADER + "1,5,9\n2,x,9\n", "three whole numbers in line 3"),
+        (HEADER + "1,5,9\r\r2,x,9\n", "three whole numbers in line 4, got '2,x,9'"),
+        (HEADER + "1,5,\0\n", "three whole numbers in line 2"),
+        (HEADER + '"' + "a" * 200_000, "three whole numbers in line 2, got '\"aaa"),
         (HEADER + "0,5,9\n", "has '0,5,9' in line 2, expected a class from 1 to 11"),
         (HEADER + "12,5,9\n", "has '12,5,9' in line 2"),
-        (HEADER + "3,9,9\n", "an end behind it"),
-        (HEADER + "3,-9,9\n", "a start from 0 on"),
+        (HEADER + "3,9,9\n", "a later end"),
+        (HEADER + "3,-9,9\n", "a start of at least 0"),
         (HEADER + "3,5," + "9" * 30, "has '3,5,999"),
-        (b"\xff\xfe\x00", "is no text: byte 0"),
+        (b"\xff\xfe\x00", "is not text: byte 0"),
     ],
 )
 def test_bad_tables(text: str | bytes, message: str, tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_damaged_tables_of_any_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\n \n", "trials_to_test.txt names no recording"),
+        (b"\n \n", "trials_to_test.txt lists no recording"),
         (b"<html>", "has '<html>' in line 1, expected names such as user01_fluorescent.aedat"),
         (b"\n../user01_led.aedat", "has '../user01_led.aedat' in line 2, expected"),
         (b"/", "has '/' in line 1, expected"),
-        (b"user24_lab.aedat\r\nuser25_lab.aedat", "which trials_to_test.txt needs in line 2"),
+        (b"user24_lab.aedat\r\nuser25_lab.aedat", "line 2 of trials_to_test.txt refers to it"),
         (b"a" * 5000, "expected names such as"),
         (b"a\x00.aedat", "expected names such as"),
     ],
@@ -153,13 +153,13 @@ def test_bad_lists(root: Path, content: bytes, message: str) -> None:
 @pytest.mark.parametrize("name", ["user01_led.aedat", "user24_lab_labels.csv"])
 def test_missing_files(root: Path, name: str) -> None:
     (root / "DvsGesture" / name).unlink()
-    with pytest.raises(DataError, match=f"{name} is missing, which trials_to_"):
+    with pytest.raises(DataError, match=f"{name} is missing, but line 1 of trials_to_"):
         data.recordings("dvs-gesture", root)
 
 
 def test_a_recording_cannot_train_and_test(root: Path) -> None:
     (root / "DvsGesture" / "trials_to_test.txt").write_text("user01_led.aedat\n")
-    with pytest.raises(DataError, match=r"user01_led\.aedat both to train and to test"):
+    with pytest.raises(DataError, match=r"user01_led\.aedat for training and for testing"):
         data.recordings("dvs-gesture", root)
 
 

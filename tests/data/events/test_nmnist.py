@@ -43,9 +43,9 @@ def test_overflows_of_the_clock() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no event"),
-        (bytes(5 * 3 + 2), "holds 17 bytes, no multiple of 5: it is cut short at byte 15"),
-        (bytes([1, 240, 0, 0, 9]), "holds no event"),
+        (b"", "contains no event"),
+        (bytes(5 * 3 + 2), "holds 17 bytes, not a multiple of 5: it is cut short at byte 15"),
+        (bytes([1, 240, 0, 0, 9]), "contains no event"),
         (bytes(10) + bytes([34, 0, 0, 0, 0]), "column 34, row 0, at byte 10"),
         (bytes([0, 240, 0, 0, 0, 1, 200, 0, 0, 0]), "column 1, row 200, at byte 5"),
         (bytes([0, 0, 0, 0, 9]) + bytes(5), "go back from 9 to 0 microseconds at byte 5"),
@@ -146,7 +146,9 @@ def test_stabilised_frames_differ(root: Path) -> None:
     plain = data.load("nmnist", root, 4, data.Binning())
     still = data.load("nmnist", root, 4, data.Binning(stabilise=True))
     assert len(plain.train_labels) == len(still.train_labels)
-    with pytest.raises(InvalidInput, match="stabilise is for N-MNIST's recordings, moving-digits"):
+    with pytest.raises(
+        InvalidInput, match="stabilise applies only to N-MNIST, got recordings of moving-digits"
+    ):
         data.load("moving-digits", root, 4, data.Binning(stabilise=True))
 
 
@@ -164,9 +166,9 @@ def test_missing_folders(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match="set TSSLBP_DATA or --data-dir"):
         data.load("nmnist", None, 4)
     (tmp_path / "empty" / "N-MNIST" / "Train").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no recordings such as Train/7"):
+    with pytest.raises(DataError, match="contains no recordings such as Train/7"):
         data.load("nmnist", tmp_path / "empty", 4)
-    with pytest.raises(InvalidInput, match="number of time_steps"):
+    with pytest.raises(InvalidInput, match="time_steps must be given"):
         data.load("nmnist", root)
 
 

@@ -57,7 +57,7 @@ def test_users_events_are_put_in_order_of_time() -> None:
         ({"y": np.full(500, -1)}, "y must be from 0"),
         ({"p": np.full(500, 2)}, "polarities must be"),
         ({"p": np.arange(500) % 3 - 1}, "polarities must be"),
-        ({"t": np.zeros(499)}, "one length"),
+        ({"t": np.zeros(499)}, "the same length"),
         ({"t": np.full(500, 0.5)}, "microseconds"),
         ({"x": np.full(500, np.nan)}, "whole numbers"),
         ({"t": np.full(500, 1e300)}, "beyond 2"),

@@ -182,28 +182,28 @@ def sparse() -> bytes:
     return gzip.compress(content.getvalue(), mtime=0)
 
 
-PLACE = f"in the place of {FOLDER}/data_batch_1.bin"
+PLACE = f"instead of {FOLDER}/data_batch_1.bin"
 ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda packed: b"", "(0 bytes) is not packed with gzip"),
-    "error page": (lambda packed: b"<html>404</html>", "is not packed with gzip"),
-    "unpacked": (gzip.decompress, "is not packed with gzip"),
+    "empty": (lambda packed: b"", "(0 bytes) is not compressed with gzip"),
+    "error page": (lambda packed: b"<html>404</html>", "is not compressed with gzip"),
+    "unpacked": (gzip.decompress, "is not compressed with gzip"),
     "truncated": (lambda packed: packed[:-20], "has MD5 sum"),
     "other level": (lambda p: gzip.compress(gzip.decompress(p), 1, mtime=7), "has MD5 sum"),
 }
 WITHIN: dict[str, tuple[Callable[[], bytes], str]] = {  # though the checksum is right
     "unsound stream": (lambda: pack(GOOD)[:10] + b"\xff" * 30, "is damaged"),
-    "no archive": (lambda: gzip.compress(b"hello" * 500), "is no tar archive within"),
+    "no archive": (lambda: gzip.compress(b"hello" * 500), "contains no tar archive"),
     "cut within": (
         lambda: gzip.compress(gzip.decompress(pack(GOOD))[:2000]),
-        "is no tar archive within, or a damaged one (unexpected end of data)",
+        "contains no tar archive, or a damaged one (unexpected end of data)",
     ),
     "a file missing": (
         lambda: pack({name: GOOD[name] for name in TRAIN}),
-        f"holds no {FOLDER}/test_batch.bin, so it is another archive",
+        f"contains no {FOLDER}/test_batch.bin, so it is another archive",
     ),
     "half a record": (
         lambda: damaged(data_batch_2=GOOD["data_batch_2.bin"][:-3]),
-        "holds a damaged data_batch_2.bin, which holds 9216 bytes, expected a multiple of 3073",
+        "contains a damaged data_batch_2.bin, which holds 9216 bytes, expected a multiple of 3073",
     ),
     "a file empty": (lambda: damaged(test_batch=b""), "test_batch.bin, which holds 0 bytes"),
     "hundred classes": (
@@ -222,7 +222,7 @@ WITHIN: dict[str, tuple[Callable[[], bytes], str]] = {  # though the checksum is
         lambda: damaged(data_batch_1=bytes(40_000_000)),
         "data_batch_1.bin of 40,000,000 bytes",
     ),
-    "a bomb": (lambda: gzip.compress(bytes(250_000_000), 1), "unpacks to more than the 185,428,"),
+    "a bomb": (lambda: gzip.compress(bytes(250_000_000), 1), "unpacks to more than 185,428,"),
 }
 
 
@@ -234,7 +234,7 @@ def test_damaged_archive_is_not_unpacked(
     folder = write_archive(tmp_path / "given", change(pack(GOOD)))
     path = folder / "cifar10" / ARCHIVE
     monkeypatch.setattr(data_files, "unpack", lambda *_: pytest.fail("it was unpacked"))
-    again = f"get it again from {URL}{ARCHIVE}"
+    again = f"download it again from {URL}{ARCHIVE}"
     expect_error(lambda: cifar10.load(edition(), folder), path, cause, again)
 
 
@@ -285,8 +285,8 @@ def test_the_re_encoded_copy_must_be_asked_for(
     expect_error(
         lambda: data.load("cifar10", tmp_path / "copy"),
         path,
-        "is a file of cifar10-reencoded, which --set data=cifar10-reencoded takes",
-        "every result then says: measured on CIFAR-10 (111 of 60,000 images re-encoded)",
+        "is a file of cifar10-reencoded: use --set data=cifar10-reencoded",
+        "every result will then say: measured on CIFAR-10 (111 of 60,000 images re-encoded)",
     )
     found = data.load("cifar10-reencoded", tmp_path / "copy")
     assert_holds(found, other)
@@ -295,7 +295,7 @@ def test_the_re_encoded_copy_must_be_asked_for(
     expect_error(
         lambda: data.load("cifar10-reencoded", tmp_path / "official"),
         path,
-        "is a file of cifar10, which --set data=cifar10 takes",
+        "is a file of cifar10: use --set data=cifar10",
     )
     assert data.load("cifar10", tmp_path / "official").note == ""
     mixed = write(tmp_path / "mixed", other | {TEST: GOOD[TEST]}) / "cifar10" / FOLDER / TEST

@@ -75,9 +75,9 @@ def test_missing_file(tiny: Any, tmp_path: Path, name: str) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda packed: b"", "(0 bytes) is not packed with gzip"),
-    "unpacked": (gzip.decompress, "is not packed with gzip"),
-    "error page": (lambda packed: b"<html>404</html>", "is not packed with gzip"),
+    "empty": (lambda packed: b"", "(0 bytes) is not compressed with gzip"),
+    "unpacked": (gzip.decompress, "is not compressed with gzip"),
+    "error page": (lambda packed: b"<html>404</html>", "is not compressed with gzip"),
     "truncated": (lambda packed: packed[:-20], "is damaged, cut short, another version"),
     "only the start": (lambda packed: packed[:5], "(5 bytes) has MD5 sum"),
     "something appended": (lambda packed: packed + b"more", "has MD5 sum"),
@@ -92,18 +92,18 @@ WITHIN: dict[str, tuple[Callable[[bytes], bytes], str]] = {  # though the checks
     "flipped sum": (lambda packed: packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:], "damaged"),
     "unsound stream": (lambda packed: packed[:10] + b"\xff" * 30, "is damaged"),
     "something appended": (lambda packed: packed + b"more", "is damaged"),
-    "a bomb": (lambda packed: bomb(), "unpacks to more than the 47,040,016 bytes"),
+    "a bomb": (lambda packed: bomb(), "unpacks to more than 47,040,016 bytes"),
     "header only": (
         lambda packed: gzip.compress(gzip.decompress(packed)[:6]),
         "ends within its header",
     ),
     "values missing": (
         lambda packed: gzip.compress(gzip.decompress(packed)[:-1]),
-        "holds 139 values, but its header promises 7 x 5 x 4 = 140",
+        "holds 139 values, but its header announces 7 x 5 x 4 = 140",
     ),
     "float values": (
         lambda packed: gzip.compress(b"\0\0\x0d" + gzip.decompress(packed)[3:]),
-        "is no IDX file of images: it begins with 00000d03, expected 00000803",
+        "is not an IDX file of images: it begins with 00000d03, expected 00000803",
     ),
 }
 
@@ -128,7 +128,7 @@ def test_damaged_file_is_not_unpacked(
         lambda: idx.load(tiny.entry(), folder),
         folder / "tiny" / idx.TRAIN_IMAGES,
         cause,
-        f"get it again from http://127.0.0.1/{idx.TRAIN_IMAGES}",
+        f"download it again from http://127.0.0.1/{idx.TRAIN_IMAGES}",
     )
 
 
@@ -241,5 +241,5 @@ def test_real_file_under_another_name(data_dir: Path, tmp_path: Path) -> None:
         lambda: data.load("fashion-mnist", folder.parent),
         folder / idx.TRAIN_IMAGES,
         "has MD5 sum",
-        "or of another set",
+        "or of another data set",
     )

@@ -1,1 +1,1 @@
-"""Recordings of event cameras: their files, and how they become frames."""
+"""Recordings of event cameras: their file formats, and how they are binned into frames."""

@@ -1,4 +1,4 @@
-"""The events of a recording as frames, one for each time step."""
+"""Bins the events of a recording into frames, one for each time step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy.typing as npt
 from ...experiment.binning import Binning
 from .recording import Events
 
-MICROSECONDS = 1000  # of a millisecond
+MICROSECONDS = 1000  # in a millisecond
 
 _Integers = npt.NDArray[np.int64]
 _Reals = npt.NDArray[np.float64]
 
 
 class ActivePixels(NamedTuple):
-    """The pixels of one recording's frames that are not zero, frame after frame; K of them.
+    """The K nonzero pixels of one recording's frames, frame by frame.
 
-    ``counts``: how many each frame has ``[T]``; ``pixels``: number of the pixel within its frame,
-    ``(channel * height + row) * width + column``, rising in a frame ``[K]``; ``values``: ``[K]``,
-    or None where all are 1.
+    ``counts``: number of pixels of each frame ``[T]``; ``pixels``: number of each pixel within its
+    frame, ``(channel * height + row) * width + column``, increasing within a frame ``[K]``;
+    ``values``: ``[K]``, or None if all are 1.
     """
 
     counts: _Integers
@@ -32,12 +32,14 @@ class ActivePixels(NamedTuple):
 def bin_events(
     events: Events, height: int, width: int, time_steps: int, how: Binning
 ) -> ActivePixels:
-    """Return the frames of one recording, as their pixels that are not zero.
+    """Return the nonzero pixels of one recording's frames.
 
     Args:
-        events: in order of time, within the sensor; t from 0, unless `how` takes the whole length.
-        height, width: of the sensor.
+        events: in order of time, within the sensor. Times start at 0, unless `how` uses the whole
+            length.
+        height, width: size of the sensor.
         time_steps: T.
+        how: the binning.
     """
     frame = _frame(events.t, time_steps, how)
     kept = (frame >= 0) & (frame < time_steps)
@@ -59,25 +61,25 @@ def bin_events(
 
 
 def _frame(t: _Integers, time_steps: int, how: Binning) -> _Integers:
-    """Return the number of each event's frame; outside 0..T-1 where it has none."""
+    """Return the number of each event's frame; outside 0..T-1 if it belongs to no frame."""
     if how.by == "count":
         share = max(1, len(t) // time_steps)
         return np.arange(len(t)) // share
     if how.window is None:
         first, last = (int(t[0]), int(t[-1])) if len(t) else (0, 0)
         return (t - first) * time_steps // (last - first + 1)
-    window = round(how.window * MICROSECONDS, 6)  # 2.007 ms are 2007, not a little less
+    window = round(how.window * MICROSECONDS, 6)  # 2.007 ms are 2007, despite rounding errors
     if not how.original_edges:
         return np.floor(t / window).astype(np.int64)
     number = np.ceil(t / window).astype(np.int64)
-    # Frames are numbered from 1 there and stored from 0; NumPy takes -1 for the last.
+    # The original numbers frames from 1 and stores them from 0, and NumPy reads -1 as the last.
     return np.where(number == 0, time_steps - 1, np.where(number < time_steps, number - 1, -1))
 
 
 def _values(
     cell: _Integers, t: _Integers, cells: int, how: Binning
 ) -> tuple[_Integers, _Reals | None]:
-    """Return the cells that have an event, rising, and their values; None: all are 1."""
+    """Return the cells that have an event, in order, and their values; None: all are 1."""
     if how.values == "count":
         number = np.bincount(cell, minlength=cells)
         active = np.flatnonzero(number)
@@ -88,5 +90,5 @@ def _values(
     if how.values == "binary":
         return active, None
     last = np.zeros(cells, np.int64)
-    last[cell] = t  # of several events the last one stays
+    last[cell] = t  # the last of several events wins
     return active, last[active] / 1e6

@@ -1,18 +1,18 @@
-"""CIFAR10-DVS: images of CIFAR-10 that move on a screen, seen by an event camera.
+"""CIFAR10-DVS: images of CIFAR-10 that move on a screen, recorded by an event camera.
 
-1,000 recordings of each of ten classes, AEDAT 2.0 files of a sensor of 128 x 128 pixels, in a
-folder for each class: ``airplane/cifar10_airplane_0.aedat``. There is no official split. Two are
-known here, and in both the recordings of a class are taken in the order of their numbers:
+There are 1,000 recordings of each of ten classes: AEDAT 2.0 files of a sensor of 128 x 128 pixels,
+in one folder per class: ``airplane/cifar10_airplane_0.aedat``. There is no official split. Two are
+known here; both take the recordings of a class in the order of their numbers:
 
 =====================  =======================================================================
-``cifar10-dvs``        the first 700 of a class train, the last 300 test: the reproduction study's
-``cifar10-dvs-90-10``  900 of a class train and 100 test, which `cifar10_dvs_split.json` names
+``cifar10-dvs``        700 of a class for training, the last 300 for testing: the study's split
+``cifar10-dvs-90-10``  900 of a class for training, 100 for testing (`cifar10_dvs_split.json`)
 =====================  =======================================================================
 
-Every image of CIFAR-10 was recorded once, so no recording of a test image can train.
+Every image of CIFAR-10 was recorded once, so no test image appears in training.
 
-Times stay as in the files, since a time surface shows them. A binning with a window counts from
-time 0, so recordings whose clock starts later may have no event in any frame: leave the window out.
+Times are kept as in the files, since a time surface shows them. Binning with a window counts from
+time 0, so recordings whose clock starts later may have no event in any frame: do not set a window.
 
 Source: Li, Liu, Ji, Li and Shi, "CIFAR10-DVS: an event-stream dataset for object classification"
 (Frontiers in Neuroscience 2017), section "Materials and methods".
@@ -36,28 +36,28 @@ from .recording import Events, EventSet, fingerprint
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDINGS = 1000  # of each class
 DRAWN = "cifar10-dvs-90-10"  # the set whose split was drawn at random
-BACKWARD = "have times that go backward, and were put in order"
+BACKWARD = "had times that go backward; their events were sorted"
 
-SPLIT = "cifar10_dvs_split.json"  # drawn at random once, as its test does again
+SPLIT = "cifar10_dvs_split.json"  # drawn at random once; its test draws it again
 SPLIT_SHA1 = "5c1363b5da1d6796f4da370e0edaa231d36e6c3d"
 
 _NUMBER = re.compile(r"(\d+)\.aedat$")
 
 
 def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
-    """Return the recordings, split as the set is.
+    """Return the recordings with the split of the data set.
 
     Raises:
-        DataError: there is no such folder, or it does not hold 1,000 recordings of each class.
+        DataError: the folder is missing, or does not contain 1,000 recordings of each class.
     """
     root = require_folder(entry, data_dir)
     drawn = split() if entry.name == DRAWN else {}
-    parts: tuple[list[Path], list[Path]] = [], []  # to train, to test
+    parts: tuple[list[Path], list[Path]] = [], []  # for training, for testing
     for label in CLASSES:
         paths = sorted((root / label).glob("*.aedat"), key=_number)
         if len(paths) != RECORDINGS:
             raise DataError(
-                f"{root / label} holds {len(paths)} recordings *.aedat, expected {RECORDINGS}: "
+                f"{root / label} contains {len(paths)} recordings *.aedat, expected {RECORDINGS}: "
                 f"unpack {label}.zip of {entry.homepage} again"
             )
         tested = drawn.get(label, range(entry.train // entry.classes, RECORDINGS))
@@ -75,14 +75,14 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
 
 
 def split() -> dict[str, list[int]]:
-    """Return the numbers of the recordings that test in ``cifar10-dvs-90-10``, for each class.
+    """Return the numbers of the test recordings of ``cifar10-dvs-90-10``, by class.
 
     Raises:
-        DataError: the file is not the one that this version of tsslbp has.
+        DataError: the file differs from the one of this version of tsslbp.
     """
     content = (resources.files(__package__) / SPLIT).read_bytes()
     if checksum(content, "sha1") != SPLIT_SHA1:
-        raise DataError(f"{SPLIT} of this installation has been changed: install tsslbp again")
+        raise DataError(f"{SPLIT} of this installation was changed: install tsslbp again")
     numbers: dict[str, list[int]] = json.loads(content)
     return numbers
 

@@ -1,12 +1,12 @@
-"""DVS-Gesture: eleven gestures of 29 people in three lights, seen by an event camera.
+"""DVS-Gesture: eleven gestures of 29 people in three lights, recorded by an event camera.
 
-A folder holds recordings in AEDAT 3.1 of a sensor of 128 x 128 pixels, each of one person's
-gestures one after the other, ``user01_fluorescent.aedat``; beside it a table says which gesture
-lasts from when to when, ``user01_fluorescent_labels.csv`` with the columns class (1 to 11),
-startTime_usec and endTime_usec; ``trials_to_train.txt`` and ``trials_to_test.txt`` name the
-recordings of the official split, which shares no person. Each row of a table is a recording here,
-from its start up to, but not at, its end, as other public readers (spikingjelly) take it; its times
-begin with its start. Rows may overlap; events outside of all rows are dropped.
+A folder contains recordings in AEDAT 3.1 of a sensor of 128 x 128 pixels. Each recording, such as
+``user01_fluorescent.aedat``, shows one person's gestures one after the other. A table next to it,
+``user01_fluorescent_labels.csv``, gives the times of each gesture in the columns class (1 to 11),
+startTime_usec and endTime_usec. ``trials_to_train.txt`` and ``trials_to_test.txt`` name the
+recordings of the official split, which have no person in common. Each row of a table becomes a
+recording here, from its start (included) to its end (excluded), as in other public readers
+(spikingjelly); its times begin at its start. Rows may overlap; events outside all rows are dropped.
 
 Source: Amir et al., "A low power, fully event-based gesture recognition system" (CVPR 2017).
 """
@@ -31,16 +31,16 @@ from .recording import Events, EventSet, fingerprint
 CLASSES = 11
 LISTS = ("trials_to_train.txt", "trials_to_test.txt")
 COLUMNS = "class,startTime_usec,endTime_usec"
-BACKWARD = "are of files whose times go backward, and were put in order"
-EMPTY = "hold no event, and were left out"
+BACKWARD = "belong to files whose times go backward; their events were sorted"
+EMPTY = "have no event and were left out"
 
 _NAME = re.compile(r"[\w-]{1,100}\.aedat", re.ASCII)
-_LAST = 1 << 62  # microseconds, which 64 bits hold
-_SHOWN = 60  # characters of a line in an error
+_LAST = 1 << 62  # microseconds; fits into 64 bits
+_SHOWN = 60  # characters of a line that an error quotes
 
 
 class Gesture(NamedTuple):
-    """A row of a table of labels: class from 0, and microseconds."""
+    """A row of a table of labels: class from 0, start and end in microseconds."""
 
     label: int
     start: int
@@ -51,12 +51,12 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     """Return the recordings in the official split.
 
     Raises:
-        DataError: there is no such folder, or a file of it is missing or cannot be read.
+        DataError: the folder or a file in it is missing, or a file cannot be read.
     """
     root = require_folder(entry, data_dir)
     train, test = (_listed(root / name) for name in LISTS)
     if both := set(train) & set(test):
-        raise DataError(f"{root} names {min(both).name} both to train and to test with")
+        raise DataError(f"{root} lists {min(both).name} for training and for testing")
     tables = [labels_of(path) for path in train + test]
     oddities: Counter[str] = Counter()
 
@@ -74,7 +74,7 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
 
 
 def labels_of(path: Path) -> Path:
-    """Return the table of labels of a recording."""
+    """Return the path of a recording's table of labels."""
     return path.with_name(f"{path.stem}_labels.csv")
 
 
@@ -82,19 +82,19 @@ def read_labels(path: Path) -> list[Gesture]:
     """Return the rows of a table of labels.
 
     Raises:
-        DataError: it cannot be read, has no row, or a row is no gesture; names the line.
+        DataError: it cannot be read, has no row, or a row is invalid; the message names the line.
     """
     first, *lines = _text(path).splitlines() or [""]
     if first.replace(" ", "") != COLUMNS:
         raise DataError(f"{path} must begin with the line {COLUMNS}, got {first[:_SHOWN]!r}")
     gestures = [_gesture(path, at, line) for at, line in enumerate(lines, 2) if line.strip()]
     if not gestures:
-        raise DataError(f"{path} names no gesture")
+        raise DataError(f"{path} lists no gesture")
     return gestures
 
 
 def cut(events: Events, gesture: Gesture) -> Events:
-    """Return the events from the start to before the end of a gesture, times from its start."""
+    """Return the events of a gesture, end excluded, with times from its start."""
     first, last = np.searchsorted(events.t, (gesture.start, gesture.end))
     inside = events.only(slice(first, last))
     return inside._replace(t=inside.t - gesture.start)
@@ -105,17 +105,17 @@ def _gesture(path: Path, at: int, line: str) -> Gesture:
         label, start, end = map(int, line.split(","))
     except ValueError:
         text = repr(line[:_SHOWN])
-        raise DataError(f"{path} has no three whole numbers in line {at}: {text}") from None
+        raise DataError(f"{path} must have three whole numbers in line {at}, got {text}") from None
     if not (1 <= label <= CLASSES and 0 <= start < end <= _LAST):
         raise DataError(
             f"{path} has {line[:_SHOWN]!r} in line {at}, expected a class from 1 to "
-            f"{CLASSES}, a start from 0 on and an end behind it"
+            f"{CLASSES}, a start of at least 0 and a later end"
         )
     return Gesture(label - 1, start, end)
 
 
 def _listed(path: Path) -> list[Path]:
-    """Return the recordings that a list names, one a line."""
+    """Return the recordings in a list, which has one name per line."""
     recordings = []
     for at, name in enumerate(map(str.strip, _text(path).splitlines()), 1):
         if not name:
@@ -128,10 +128,10 @@ def _listed(path: Path) -> list[Path]:
         recording = path.with_name(name)
         for needed in (recording, labels_of(recording)):
             if not needed.is_file():
-                raise DataError(f"{needed} is missing, which {path.name} needs in line {at}")
+                raise DataError(f"{needed} is missing, but line {at} of {path.name} refers to it")
         recordings.append(recording)
     if not recordings:
-        raise DataError(f"{path} names no recording")
+        raise DataError(f"{path} lists no recording")
     return recordings
 
 
@@ -139,4 +139,4 @@ def _text(path: Path) -> str:
     try:
         return read_file(path).decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text: byte {error.start} is not UTF-8") from None
+        raise DataError(f"{path} is not text: byte {error.start} is not UTF-8") from None

@@ -1,17 +1,18 @@
-"""Moving digits: the data set digits moves in front of a simulated event camera.
+"""Moving digits: the data set ``digits`` moving in front of a simulated event camera.
 
 A digit of 8 x 8 pixels, enlarged to 16 x 16, moves in three straight saccades of 30 ms along a
-triangle, as N-MNIST's do, before a sensor of 24 x 24 pixels. Where the digit is, how far it goes
-and with what contrast differs from recording to recording; a digit that goes far is cut at the
-sensor's edge. The camera is the ideal one: a pixel with the brightness ``L = log(intensity)`` emits
-an event when L has changed by `THRESHOLD` since its last event, of polarity 1 where L has risen, 0
-where it has fallen, at the time of the crossing if L changes linearly within a simulated step. So,
-at any time, the events of a pixel times the threshold, with their signs, add up to the change of L
-but for less than one threshold.
+triangle, as in N-MNIST, in front of a sensor of 24 x 24 pixels. Position, amplitude and contrast
+differ between recordings; a digit that moves far is cut off at the sensor's edge. The camera is
+ideal: a pixel with the brightness ``L = log(intensity)`` emits an event when L has changed by
+`THRESHOLD` since its last event. The polarity is 1 if L has risen and 0 if it has fallen, and the
+time is that of the crossing if L changes linearly within a simulated step. At any time, the signed
+number of a pixel's events times the threshold therefore equals the change of L up to less than one
+threshold.
 
-A pixel that the digit has left is as bright as before it came: exactly one threshold below its last
-event, if there was any. That is an event, on every machine: changes are rounded to `DECIMALS`, far
-above the errors of the logarithm and the matrix product, which differ between machines.
+A pixel that the digit has left is as bright as before the digit came: exactly one threshold below
+its last event, if there was any. This must cause an event on every machine. Changes are therefore
+rounded to `DECIMALS`, which is far coarser than the errors of the logarithm and the matrix product,
+which differ between machines.
 
 Source of the camera's model: Gallego et al., "Event-based vision: a survey" (IEEE TPAMI 2022),
 section "Event generation model"; Rebecq, Gehrig and Scaramuzza, "ESIM: an open event camera
@@ -36,8 +37,8 @@ from .recording import Events, EventSet
 
 PURPOSE = "moving-digits"  # of the random numbers
 SIDE = 24  # of the sensor, in pixels
-ENLARGED = 2  # times
-VERSION = 2  # of the simulation; another number makes other recordings
+ENLARGED = 2  # factor of enlargement
+VERSION = 2  # of the simulation; another version makes other recordings
 
 STEP = 1000  # microseconds of a simulated step
 STEPS = 90
@@ -50,10 +51,10 @@ Array = npt.NDArray[Any]
 
 
 def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
-    """Return the recordings, none of which is simulated before it is read.
+    """Return the recordings; each is simulated when it is read.
 
-    One of each digit; those that test are those of the data set ``digits``. There are no files, so
-    `data_dir` is not looked at.
+    There is one recording of each digit; the test recordings are those of the test digits in
+    ``digits``. There are no files, so `data_dir` is ignored.
     """
     data_set = digits.load(catalogue.find("digits"))
     parts = [np.asarray(images)[:, 0] for images in (data_set.train_images, data_set.test_images)]
@@ -75,7 +76,7 @@ def moving(digit: Array, random: np.random.RandomState) -> tuple[Array, Array]:
 
     Args:
         digit: ``[8, 8]``, 0 to 1.
-        random: of place, path and contrast.
+        random: source of position, path and contrast.
 
     Returns:
         ``[S + 1, SIDE, SIDE]`` logarithms of intensities, and ``[S + 1]`` microseconds.
@@ -91,11 +92,11 @@ def moving(digit: Array, random: np.random.RandomState) -> tuple[Array, Array]:
 
 
 def sampled(digit: Array, left: Array, top: Array) -> Array:
-    """Return an enlarged digit at several places, interpolated linearly, 0 around it.
+    """Return an enlarged digit at several positions, interpolated linearly, 0 around it.
 
     Args:
         digit: ``[h, w]``.
-        left, top: ``[S]``, of its corner on the sensor, in pixels.
+        left, top: ``[S]``, position of its corner on the sensor, in pixels.
 
     Returns:
         ``[S, SIDE, SIDE]``.
@@ -107,17 +108,17 @@ def sampled(digit: Array, left: Array, top: Array) -> Array:
 
 
 def _weights(corner: Array, size: int) -> Array:
-    """How much of each pixel of a padded line the sensor's pixels see ``[S, SIDE, size]``."""
+    """Return the weight of each pixel of a padded line in each sensor pixel ``[S, SIDE, size]``."""
     place = (np.arange(SIDE) + 0.5 - corner[:, None]) / ENLARGED + 0.5  # in the padded line
     return np.asarray(np.maximum(0, 1 - np.abs(place[:, :, None] - np.arange(size))))
 
 
 def record(brightness: Array, times: Array) -> Events:
-    """Return what the camera emits.
+    """Return the events that the camera emits.
 
     Args:
         brightness: ``[S + 1, H, W]`` logarithms of intensities, linear in between.
-        times: ``[S + 1]`` of them, whole microseconds, rising.
+        times: ``[S + 1]`` times of these, whole microseconds, increasing.
     """
     levels = brightness.reshape(len(times), -1)
     change = np.round((levels - levels[0]) / THRESHOLD, DECIMALS)  # [S + 1, H * W]

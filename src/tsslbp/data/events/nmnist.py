@@ -1,9 +1,9 @@
-"""N-MNIST: MNIST's digits on a screen, seen by an event camera that makes three saccades.
+"""N-MNIST: MNIST's digits on a screen, recorded by an event camera that makes three saccades.
 
-A file is one recording of 5 bytes an event: column, row, and 24 bits, most significant byte first,
-of which the first is the polarity and the others the time in microseconds. Rows of 240 are no
-events: the camera tells with them that its clock has run over 2^13 microseconds. The sensor has 34
-x 34 pixels; recordings lie in folders named after their label, ``Train/7/00042.bin``.
+A file is one recording with 5 bytes per event: column, row, and 24 bits, most significant byte
+first, of which the first is the polarity and the others are the time in microseconds. A row of 240
+marks no event: the camera uses it to signal that its clock has passed 2^13 microseconds. The sensor
+has 34 x 34 pixels. Folders are named after the label: ``Train/7/00042.bin``.
 
 Source: Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking
 neuromorphic datasets using saccades" (Frontiers in Neuroscience 2015), and the data set's page.
@@ -27,7 +27,7 @@ SIDE = 34  # of the sensor, in pixels
 SACCADE = 105_000  # microseconds
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
 
-_BYTES = 5  # of an event
+_BYTES = 5  # per event
 _Times = npt.NDArray[np.int64]
 
 
@@ -35,13 +35,13 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     """Return the recordings of the whole set, or of the sample.
 
     Raises:
-        DataError: there is no such folder, or it holds no recordings.
+        DataError: the folder is missing or contains no recordings.
     """
     root = require_folder(entry, data_dir)
     train, test = (sorted((root / part).glob("[0-9]/*.bin")) for part in ("Train", "Test"))
     for part, paths in (("Train", train), ("Test", test)):
         if not paths:
-            raise DataError(f"{root / part} holds no recordings such as {part}/7/00042.bin")
+            raise DataError(f"{root / part} contains no recordings such as {part}/7/00042.bin")
     known, count = fingerprint(root, train + test), len(train) + len(test)
     whole = catalogue.find("nmnist")
     is_whole = count == whole.train + whole.test
@@ -56,7 +56,7 @@ def read(path: Path) -> Events:
     """Return the events of a file.
 
     Raises:
-        DataError: it cannot be read, or is no recording of N-MNIST; names the byte.
+        DataError: it cannot be read, or is not a recording of N-MNIST; the message names the byte.
     """
     try:
         return decode(read_file(path))
@@ -65,15 +65,15 @@ def read(path: Path) -> Events:
 
 
 def decode(content: bytes) -> Events:
-    """Return the events of a file's content.
+    """Return the events in the content of a file.
 
     Raises:
-        ValueError: what is wrong with it, as the rest of a sentence about it.
+        ValueError: the problem, as the continuation of a sentence that begins with the file.
     """
     if len(content) % _BYTES:
         raise ValueError(
-            f"holds {len(content)} bytes, no multiple of {_BYTES}: it is cut short at byte "
-            f"{len(content) // _BYTES * _BYTES}, or no recording of N-MNIST"
+            f"holds {len(content)} bytes, not a multiple of {_BYTES}: it is cut short at byte "
+            f"{len(content) // _BYTES * _BYTES}, or not a recording of N-MNIST"
         )
     parts = np.frombuffer(content, np.uint8).reshape(-1, _BYTES)
     x, y, high, middle, low = parts.T
@@ -84,7 +84,7 @@ def decode(content: bytes) -> Events:
         t += OVERFLOW * np.cumsum(is_overflow)
         x, y, t, p, where = (column[~is_overflow] for column in (x, y, t, p, where))
     if not len(t):
-        raise ValueError("holds no event")
+        raise ValueError("contains no event")
     outside = (x >= SIDE) | (y >= SIDE)
     if outside.any():
         first = int(np.argmax(outside))
@@ -103,16 +103,16 @@ def decode(content: bytes) -> Events:
 
 
 def stabilise(events: Events) -> Events:
-    """Return the events in an image that stands still, without those that leave the sensor.
+    """Return the events as if the image stood still, without those that then leave the sensor.
 
     The camera's three saccades move the image of a digit along a triangle. With columns and rows
-    from 1, and s = t / 105 ms::
+    counted from 1, and s = t / 105 ms, the new positions are::
 
         first saccade,  t <= 105 ms:   x - 3.5 s                  y - 7 s
         second,         t <= 210 ms:   x - 3.5 - 3.5 (s - 1)      y - 7 + 7 (s - 1)
         third:                         x - 7 + 7 (s - 2)          y
 
-    rounded, halves away from zero.
+    rounded, with halves away from zero.
 
     Source: `stabilize.m` of the data set's authors, which the public TSSL-BP code uses.
     """
@@ -127,7 +127,7 @@ def stabilise(events: Events) -> Events:
 
 
 def _moved(place: npt.NDArray[np.int16], by: _Times) -> _Times:
-    """``round(place + 1 - by / (2 SACCADE)) - 1``, halves away from zero."""
+    """Return ``round(place + 1 - by / (2 SACCADE)) - 1``, with halves away from zero."""
     moved = 2 * SACCADE * (place.astype(np.int64) + 1) - by
     rounded: _Times = np.sign(moved) * ((np.abs(moved) + SACCADE) // (2 * SACCADE))
     return rounded - 1

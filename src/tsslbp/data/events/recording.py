@@ -1,7 +1,7 @@
-"""Recordings of event cameras: their events, and the sets of them that the readers hand over.
+"""Recordings of event cameras: their events, and data sets of them that readers return.
 
-An event says that a pixel became brighter or darker, and when. A reader turns files into `Events`;
-`tsslbp.data.events.binning` turns these into frames, one for each time step.
+An event says that a pixel became brighter or darker, and when. A reader converts files to `Events`;
+`tsslbp.data.events.binning` converts these to frames, one for each time step.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ...errors import InvalidInput
 
 Array = npt.NDArray[Any]
 
-MOST = 1 << 53  # the largest number up to which floats count
+MOST = 1 << 53  # up to here floats represent all whole numbers
 
 _FIELDS = {"x": ("x",), "y": ("y",), "t": ("t", "ts", "timestamp"), "p": ("p", "pol", "polarity")}
 
 
 class Events(NamedTuple):
-    """The events of one recording, in order of time; four arrays of one length E.
+    """The events of one recording in order of time: four arrays of the same length E.
 
-    ``x[i]``, ``y[i]``: column from the left and row from the top, from 0; ``t[i]``: microseconds;
-    ``p[i]``: 1 where the pixel became brighter, 0 where it became darker.
+    ``x[i]``, ``y[i]``: column from the left and row from the top, from 0; ``t[i]``: time in
+    microseconds; ``p[i]``: 1 if the pixel became brighter, 0 if it became darker.
     """
 
     x: npt.NDArray[np.int16]
@@ -38,7 +38,7 @@ class Events(NamedTuple):
     p: npt.NDArray[np.uint8]
 
     def only(self, chosen: slice | Array) -> Events:
-        """Return some of the events, by a slice, a mask ``[E]`` or their numbers."""
+        """Return some of the events, selected by a slice, a mask ``[E]`` or their numbers."""
         return Events(self.x[chosen], self.y[chosen], self.t[chosen], self.p[chosen])
 
 
@@ -48,14 +48,14 @@ class EventSet:
     """A data set of recordings that have not been read yet.
 
     Attributes:
-        name: what messages and records call it.
-        height, width: of the sensor, in pixels.
+        name: name of the data set in messages and records.
+        height, width: size of the sensor, in pixels.
         classes: number of classes.
-        train, test: what `read` takes one after the other, a file's path in most sets.
+        train, test: arguments for `read`, one after the other; in most data sets paths of files.
         read: yields the label and the events of every recording in one of these.
-        fingerprint: changes when the recordings do, as files' names, sizes and times of change.
-        note: a caveat that every result made with the data must carry, or nothing.
-        oddities: what `read` found odd and mended, and in how many recordings so far.
+        fingerprint: changes when the recordings do, such as a hash of names, sizes and times.
+        note: a caveat that every result made with the data must carry, or an empty text.
+        oddities: irregularities that `read` corrected, and in how many recordings so far.
     """
 
     name: str
@@ -71,7 +71,7 @@ class EventSet:
 
 
 def fingerprint(root: Path, paths: Sequence[Path]) -> str:
-    """Return a hash of the files' names below `root`, sizes and times of change."""
+    """Return a hash of the files' names below `root`, sizes and modification times."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
@@ -81,23 +81,23 @@ def fingerprint(root: Path, paths: Sequence[Path]) -> str:
 
 
 def as_events(recording: Events | Array | Mapping[str, Any], height: int, width: int) -> Events:
-    """Return a user's recording as `Events`, checked and in order of time.
+    """Return your own recording as `Events`, checked and sorted by time.
 
     Args:
         recording: `Events`; a structured array or mapping with the fields ``x``, ``y``, ``t`` (or
-            ``ts``, ``timestamp``) and ``p`` (or ``pol``, ``polarity``), as tonic gives them; or a
-            plain ``[E, 4]`` array of the columns x, y, t, p. Times are in microseconds; polarities
-            0 and 1, -1 and 1, or false and true.
-        height, width: of the sensor, in pixels.
+            ``ts``, ``timestamp``) and ``p`` (or ``pol``, ``polarity``), as tonic returns; or a
+            plain ``[E, 4]`` array with the columns x, y, t, p. Times are in microseconds;
+            polarities are 0 and 1, -1 and 1, or false and true.
+        height, width: size of the sensor, in pixels.
 
     Raises:
-        InvalidInput: a field is missing, has another length, is no whole number, or lies outside
-            the sensor; a polarity is none of these values.
+        InvalidInput: a field is missing, has another length, contains a number that is not whole,
+            or lies outside the sensor; or a polarity has another value.
     """
     columns = _columns(recording)
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise InvalidInput(f"the fields of a recording must have one length, got {lengths}")
+        raise InvalidInput(f"the fields of a recording must have the same length, got {lengths}")
     for name, limit in (("x", width), ("y", height)):
         wrong = (columns[name] < 0) | (columns[name] >= limit)
         if wrong.any():
@@ -122,13 +122,13 @@ def _columns(recording: Events | Array | Mapping[str, Any]) -> dict[str, Array]:
     elif isinstance(recording, np.ndarray) and recording.dtype.names is None:
         if recording.ndim != 2 or recording.shape[1] != 4:
             raise InvalidInput(
-                f"a plain array of events must be [E, 4], columns x, y, t, p, got shape "
+                f"a plain array of events must be [E, 4] with columns x, y, t, p, got shape "
                 f"{list(recording.shape)}"
             )
         columns = dict(zip("xytp", recording.T, strict=True))
     else:
         names = recording.dtype.names if isinstance(recording, np.ndarray) else tuple(recording)
-        assert names is not None  # an array without is dealt with above
+        assert names is not None  # plain arrays are handled above
         columns = {name: recording[_field(name, names)] for name in _FIELDS}
     return {name: _whole(name, np.asarray(column)) for name, column in columns.items()}
 
@@ -152,5 +152,5 @@ def _whole(name: str, column: Array) -> Array:
             + (": times are in microseconds" if name == "t" else "")
         )
     if (abs(column.astype(float)) > MOST).any():
-        raise InvalidInput(f"the field {name!r} of a recording holds numbers beyond 2^53")
+        raise InvalidInput(f"the field {name!r} of a recording has numbers beyond 2^53")
     return column.astype(np.int64)

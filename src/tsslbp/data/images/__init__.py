@@ -1,1 +1,1 @@
-"""Sets of images."""
+"""Image data sets."""

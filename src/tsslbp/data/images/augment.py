@@ -1,8 +1,8 @@
-"""Random changes of a batch of training images, as tensor operations on the device of the images.
+"""Random augmentation of a batch of training images, as tensor operations on their device.
 
-The random numbers are drawn on the CPU (`draw`, `draw_...`) and used apart from that (`apply`,
-`roll`, `cut_out`, `warp`, `brighten`), so that every device sees the same, and a training step need
-not wait for them. What is drawn for one of the changes does not depend on the others.
+The random numbers are drawn on the CPU (`draw`, `draw_...`) separately from their use (`apply`,
+`roll`, `cut_out`, `warp`, `brighten`). Every device therefore uses the same numbers, and a training
+step need not wait for them. The numbers for one transformation do not depend on the others.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch.nn import functional
 
 
 class Placement(NamedTuple):
-    """Where each of N images is cropped, and whether it is mirrored; ``[N]`` each, on the CPU."""
+    """Crop position of each of N images, and whether it is mirrored; each ``[N]``, on the CPU."""
 
     top: Tensor  # int64, 0 to 2 * padding
-    left: Tensor  # the same
+    left: Tensor  # likewise
     mirrored: Tensor  # bool
 
 
 def draw(count: int, padding: int, horizontal_flip: bool, generator: torch.Generator) -> Placement:
-    """Draw the places of `count` crops, all equally likely, and mirror each image with odds 1:1.
+    """Draw the positions of `count` crops uniformly, and mirror each image with probability 1/2.
 
     Args:
         count: number of images.
-        padding: black pixels on each side before the crop; 0: no crop.
+        padding: black pixels added on each side before the crop; 0: no crop.
         horizontal_flip: whether images are mirrored at all. The crops do not depend on it.
-        generator: on the CPU.
+        generator: random number generator on the CPU.
     """
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
     mirrored = torch.rand(count, generator=generator) < 0.5
@@ -39,13 +39,13 @@ def draw(count: int, padding: int, horizontal_flip: bool, generator: torch.Gener
 
 
 def apply(images: Tensor, placement: Placement, padding: int) -> Tensor:
-    """Return the crops, of the images' own size, with the chosen ones mirrored left to right.
+    """Return crops of the images' own size; the chosen images are mirrored left to right.
 
     Args:
-        images: ``[N, C, H, W]``, any dtype and device, 0 being black: not normalised yet; or
+        images: ``[N, C, H, W]``, any dtype and device, not normalised yet, so that 0 is black; or
             frames ``[T, N, C, H, W]``, cropped alike at all time steps.
-        placement: of as many images, drawn with the same `padding`.
-        padding: black pixels on each side before the crop.
+        placement: for the same number of images, drawn with the same `padding`.
+        padding: black pixels added on each side before the crop.
 
     Returns:
         A new tensor of the same shape, dtype and device.
@@ -84,7 +84,7 @@ def draw_uniform(parts: int, count: int, limit: float, generator: torch.Generato
 
 
 def roll(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift images down and to the right; what leaves on one side comes back on the other.
+    """Shift images down and to the right; pixels that leave on one side return on the other.
 
     Args:
         images: ``[N, C, H, W]``, or frames ``[T, N, C, H, W]``, shifted alike at all time steps.
@@ -106,9 +106,9 @@ def roll(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def cut_out(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Set a square around a pixel to 0; beyond the edges of the image nothing is.
+    """Set a square around a pixel to 0; the part of it beyond the image's edges has no effect.
 
-    A square of even side reaches one pixel further up and to the left than down and to the right.
+    A square of even side extends one pixel further up and left than down and right.
 
     Args:
         images: normalised ``[N, C, H, W]``, or frames ``[T, N, C, H, W]``, cut alike at all time
@@ -120,11 +120,11 @@ def cut_out(images: Tensor, centres: Tensor, size: int) -> Tensor:
         A new tensor of the same shape, dtype and device.
 
     Source: DeVries & Taylor, "Improved regularization of convolutional neural networks with
-    cutout" (2017): of normalised images, and over their edges.
+    cutout" (2017), which also cuts normalised images and lets squares extend beyond the edges.
     """
     height, width = images.shape[-2:]
     row, column = centres.to(images.device, non_blocking=True)[..., None] - size // 2  # [N, 1]
-    rows = torch.arange(height, device=images.device) - row  # [N, H], from the square's first
+    rows = torch.arange(height, device=images.device) - row  # [N, H], from the square's top
     columns = torch.arange(width, device=images.device) - column
     cut_rows, cut_columns = (rows >= 0) & (rows < size), (columns >= 0) & (columns < size)
     mask = cut_rows[:, None, :, None] & cut_columns[:, None, None, :]
@@ -132,12 +132,12 @@ def cut_out(images: Tensor, centres: Tensor, size: int) -> Tensor:
 
 
 def warp(images: Tensor, degrees: Tensor, shifts: Tensor) -> Tensor:
-    """Turn images about their centre, then shift them; bilinear, black beyond their edges.
+    """Rotate images about their centre, then shift them; bilinear, black beyond the edges.
 
     Args:
-        images: floating point ``[N, C, H, W]``, 0 being black.
-        degrees: ``[N]``, counter-clockwise as one sees them, the first row being at the top.
-        shifts: ``[2, N]``, down and to the right, as shares of the height and the width.
+        images: floating point ``[N, C, H, W]``, where 0 is black.
+        degrees: ``[N]``, counter-clockwise when the first row is at the top.
+        shifts: ``[2, N]``, down and to the right, as fractions of the height and the width.
 
     Returns:
         A new tensor of the same shape, dtype and device.
@@ -146,8 +146,8 @@ def warp(images: Tensor, degrees: Tensor, shifts: Tensor) -> Tensor:
     angle = (degrees * (math.pi / 180)).to(images)
     down, right = shifts.to(images)
     cosine, sine = angle.cos(), angle.sin()
-    # From a pixel of the result to the pixel that it comes from, in units of half the sides; a
-    # turn is one of pixels, so that it changes between the units of the two sides.
+    # Maps a pixel of the result to its source, in units of half the sides. A rotation acts on
+    # pixels, so it must convert between the units of the two sides.
     ratio = height / width
     x, y = 2 * right, 2 * down
     matrix = torch.stack(
@@ -165,34 +165,34 @@ def brighten(images: Tensor, factors: Tensor, largest: float | None) -> Tensor:
     """Multiply the pixels of each image by its factor.
 
     Args:
-        images: floating point ``[N, C, H, W]``, 0 being black.
+        images: floating point ``[N, C, H, W]``, where 0 is black.
         factors: ``[N]``.
-        largest: what no pixel exceeds; None: no limit.
+        largest: upper limit of the pixels; None: no limit.
     """
     brighter = images * factors.to(images)[:, None, None, None]
     return brighter if largest is None else brighter.clamp(max=largest)
 
 
 class Mixture(NamedTuple):
-    """How the images of a batch are mixed, each with one other."""
+    """How the images of a batch are mixed, each with one other image."""
 
-    share: float  # of an image itself, at least 1/2
-    partner: Tensor  # ``[N]`` int64, the number in the batch of the other one
+    share: float  # weight of the image itself, at least 1/2
+    partner: Tensor  # ``[N]`` int64, the number of the other image in the batch
 
 
 def draw_mixture(count: int, alpha: float, generator: torch.Generator) -> Mixture:
-    """Draw one share for a batch from Beta(alpha, alpha), and the images' partners.
+    """Draw one weight for a batch from Beta(alpha, alpha), and the partners of the images.
 
-    The share is the larger one of the drawn and what it leaves, which makes no difference: the
-    partners are a random permutation.
+    The weight is the larger one of the drawn number and 1 minus it. This makes no difference,
+    because the partners are a random permutation.
 
     Args:
         count: number of images.
-        alpha: above 0.
-        generator: on the CPU.
+        alpha: parameter of the distribution, above 0.
+        generator: random number generator on the CPU.
 
     Source: Zhang, Cisse, Dauphin & Lopez-Paz, "mixup: beyond empirical risk minimization" (ICLR
-    2018), with one share for a batch, as in their code.
+    2018); one weight per batch, as in the authors' code.
     """
     seed = int(torch.randint(2**32, (), generator=generator))
     # RandomState, because its numbers are the same in every version of NumPy.
@@ -201,5 +201,5 @@ def draw_mixture(count: int, alpha: float, generator: torch.Generator) -> Mixtur
 
 
 def mix(images: Tensor, others: Tensor, share: float) -> Tensor:
-    """``share images + (1 - share) others``, normalised images ``[N, C, H, W]``."""
+    """Return ``share images + (1 - share) others`` for normalised images ``[N, C, H, W]``."""
     return torch.lerp(others, images, share)

@@ -1,4 +1,4 @@
-"""MNIST and the sets that come in its file format, IDX, packed with gzip.
+"""MNIST and data sets in its file format, IDX, compressed with gzip.
 
 An IDX file is a big-endian header, then the values: two zero bytes, a byte for the type (8: uint8),
 a byte for the number of dimensions, and each dimension's size in four bytes. (Y. LeCun, C. Cortes,
@@ -31,7 +31,7 @@ _HEADER = 16  # bytes at most
 
 
 def load(entry: Entry, data_dir: Path | None = None) -> DataSet:
-    """Return a data set of these files: images ``[N, 1, H, W]`` uint8.
+    """Return a data set in this format: images ``[N, 1, H, W]`` uint8.
 
     Raises:
         DataError: a file is missing, damaged or not the official one, or cannot be downloaded.
@@ -45,12 +45,12 @@ def decode(content: bytes, dimensions: int) -> Tensor:
     """Return the values of an IDX file, uint8 with `dimensions` dimensions.
 
     Raises:
-        ValueError: what is wrong with the file, as the rest of a sentence about it.
+        ValueError: the problem, as the continuation of a sentence that begins with the file.
     """
     expected = bytes([0, 0, _UINT8, dimensions])
     if content[:4] != expected:
         raise ValueError(
-            f"is no IDX file of {'labels' if dimensions == 1 else 'images'}: it begins with "
+            f"is not an IDX file of {'labels' if dimensions == 1 else 'images'}: it begins with "
             f"{content[:4].hex()}, expected {expected.hex()}, so it is another file"
         )
     start = 4 + 4 * dimensions
@@ -59,7 +59,7 @@ def decode(content: bytes, dimensions: int) -> Tensor:
     shape = struct.unpack_from(f">{dimensions}I", content, offset=4)
     if len(content) - start != math.prod(shape):
         raise ValueError(
-            f"holds {len(content) - start} values, but its header promises "
+            f"holds {len(content) - start} values, but its header announces "
             f"{' x '.join(map(str, shape))} = {math.prod(shape)}, so it is damaged"
         )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
