@@ -258,7 +258,10 @@ def test_labels_may_be_a_list_or_an_array(labels: Any) -> None:
 def test_what_is_wrong_with_the_arrays_of_a_data_set_is_one_line() -> None:
     images = np.zeros((2, 1, 3, 3), np.uint8)
     for labels, message in (
-        ([0, 1, 1], r"mine: train_labels must be \[N\], one for each of the 2 images, got"),
+        (
+            [0, 1, 1],
+            r"mine: train_labels must be \[N\] with one label for each of the 2 images, got",
+        ),
         ([[0], [1]], r"got shape \[2, 1\]"),
         ([0.5, 1.0], "labels must be class numbers"),
         (["cat", "dog"], "labels must be class numbers"),

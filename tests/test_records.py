@@ -85,6 +85,10 @@ def test_readme_says_what_the_records_say() -> None:
     five = 100 * epochs("mnist-5-epochs-seed0")[-1]["test_accuracy"]
     assert five >= 98.8
     assert f"{five:.1f} % after five epochs" in text
+    fast = [Result.read(RESULTS / f"mnist-fast-seed{seed}") for seed in range(3)]
+    chosen = [100 * one.accuracy["best-validation"] for one in fast]
+    assert f"{mean(chosen):.2f} ± {stdev(chosen):.2f} % at the epoch chosen on valid" in text
+    assert min(one.seconds for one in fast) < 600
     both = [json.loads((RESULTS / "bench" / f"{name}.json").read_text()) for name in CPUS]
     page = (ROOT / "docs" / "performance.md").read_text()
     libraries = {"tsslbp", "snnTorch", "Norse", "SpikingJelly"}

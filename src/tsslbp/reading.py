@@ -82,7 +82,7 @@ def parse_json_lines(lines: Sequence[bytes]) -> list[Any]:
     """
     values = _parse(b"[" + b",".join(lines) + b"]")
     if len(values) != len(lines):
-        raise ValueError("a line holds more than one value")
+        raise ValueError("a line has more than one value")
     if not all(map(_is_shallow, lines)):
         check_depth(values)
     return cast("list[Any]", values)

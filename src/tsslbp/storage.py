@@ -305,14 +305,14 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 @contextlib.contextmanager
 def _in_use(temporary: Path) -> Iterator[None]:
-    """Hold the lock of a temporary file, which is made where there is none, until this ends.
+    """Hold the lock of a temporary file, created if missing, until the context ends.
 
-    To make and to lock it are two steps; who finds it gone between them makes it again. Windows
-    removes no file that is open, and without locks the youngest leftovers are left alone.
+    Creating and locking are two steps; if the file disappears in between, it is created again.
+    Windows does not remove open files, and without locks the youngest leftovers are kept.
 
     Raises:
         filelock.Timeout: a process is writing it.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     import filelock
 
@@ -321,7 +321,7 @@ def _in_use(temporary: Path) -> Iterator[None]:
         return
     is_new = not temporary.exists()
     if is_new:
-        temporary.touch()  # the lock would make the folder as well
+        temporary.touch()  # only here, since the lock would also create the folder
     lock = filelock.FileLock(temporary, -1 if is_new else 0, fallback_to_soft=False)
     try:
         lock.acquire()

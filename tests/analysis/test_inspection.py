@@ -39,7 +39,9 @@ def test_confusion_matrix_counts_every_image_once(net: Network, split: Split) ->
 
 
 def test_confusion_matrix_of_other_data(net: Network, split: Split) -> None:
-    with pytest.raises(InvalidInput, match="labels up to 4, the network was trained for 4 classes"):
+    with pytest.raises(
+        InvalidInput, match="labels up to 4, but the network was trained for 4 classes"
+    ):
         inspection.confusion_matrix(net, Split(split.images, split.labels + 1), MEAN, STD)
 
 

@@ -314,7 +314,7 @@ def refusals() -> list[tuple[str, dict]]:
         ("noise widths must be positive", {"nets": nets, "widths": []}),
         ("an even number of at least 4, got 5", {"nets": nets, "rounds": 5}),
         ("at least 16, got 15", {"nets": nets, "directions": 15}),
-        ("at most 15, the weights of layer output", {"nets": nets, "directions": 20}),
+        ("at most 15, the number of weights of layer output", {"nets": nets, "directions": 20}),
         ("float64", {"nets": {"a": network("5").float()}}),
         ("evaluation mode", {"nets": {"a": network("5").train()}}),
         ("the same weights", {"nets": nets | {"b": network("6")}}),

@@ -54,7 +54,7 @@ def test_a_recipe_finds_its_data_from_any_folder(
         ("labels", lambda labels: labels[1:], "70 images, but 'labels' 69 labels"),
         ("labels", lambda labels: labels / 2, "must be integers"),
         ("images", lambda images: images[:, 0], "got 2 dimensions"),
-        ("images", lambda images: np.where(images > 190, np.nan, images / 255), "NaN or infinite"),
+        ("images", lambda images: np.where(images > 190, np.nan, images / 255), "NaN or infinity"),
         ("images", lambda images: images[:, :2, :2], "4C3"),
     ],
 )

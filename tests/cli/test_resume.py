@@ -122,7 +122,7 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
     assert found.train_labels[0] == 0
     with pytest.raises(DataError, match="other data"):
         training.load_run_data(run, at="mine.npz")
-    with pytest.raises(RunError, match="run has trained on other data"):
+    with pytest.raises(RunError, match="run was trained on different data"):
         run.record_data("0" * 64)
 
 
@@ -134,7 +134,7 @@ def test_a_set_of_the_catalogue_is_no_path(program: Program, refused: Callable[.
     assert program("train", "digits", "--epochs", "1", "--out", "digits")[0] == 0
     assert Run.open(Path("digits")).data_digest() is None
     error = refused("evaluate", "digits", "--set", "data=mine.npz")
-    assert "digits trains on the data set digits" in error
+    assert "digits was trained on the data set digits" in error
 
 
 def test_an_older_run_has_no_digest(program: Program) -> None:

@@ -223,7 +223,7 @@ def test_network_in_bfloat16(fused: str) -> None:
 def test_na_in_many_steps_is_the_references(fused: str) -> None:
     """Its history is as long as T and does not fit into registers: auto takes the reference."""
     x = normal(31, 4)
-    with pytest.raises(InvalidInput, match="NA in 31 time steps"):
+    with pytest.raises(InvalidInput, match="NA for 31 time steps"):
         tsslbp.spikes(x, rule=NA(), impl=fused)
     assert tsslbp.spikes(x[:30], rule=NA(), impl=fused).shape == (30, 4)
     assert neuron._implementation(fused, x, NA(), 30) is not neuron.reference

@@ -111,7 +111,7 @@ def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
     assert [result.folder.name for result in found] == ["good"]
     words = ["begun", "damaged", "foreign", "half", "other0", "other1"]
     words += ["the record of epoch 1 is damaged: validation_accuracy is None"]
-    words += ["empty holds no run", "none is no folder"]
+    words += ["empty contains no run", "none is no folder"]
     assert len(problems) == len(words)
     for word, problem in zip(words, problems, strict=True):
         assert word in problem
@@ -254,7 +254,7 @@ def test_differences_from_the_record() -> None:
     same = {"epoch": 1, "test_accuracy": 0.5, "validation_accuracy": 0.25}
     assert results.differences("last", same, epochs) == []
     (line,) = results.differences("best-test", same | {"test_accuracy": 0.375}, epochs)
-    assert line.startswith("test accuracy 37.50 %, and the run recorded 50.00 % after epoch 1: ")
+    assert line.startswith("test accuracy 37.50 %, but the run recorded 50.00 % after epoch 1: ")
     assert len(results.differences("last", {"epoch": 2, "test_accuracy": 0.8}, epochs)) == 1
     assert results.differences("averaged", {"epoch": 2, "test_accuracy": 0.8}, epochs) == []
     for epoch in (3, "1 + 5 steps"):  # of which there is no record

@@ -136,7 +136,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_open_refuses_what_is_no_run(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(RunError, match="not a run folder: it holds no config"):
+        with pytest.raises(RunError, match="not a run folder: it contains no config"):
             Run.open(folder)
 
 

@@ -369,7 +369,9 @@ def test_a_command_that_refuses_ends_the_sweep(planned: Planned) -> None:
         return 0.5
 
     search, engine = Search(planned(trials=2)), Pretend(refuse)
-    with pytest.raises(RunError, match=r"^trial-0000: the disk is full; log in out/trial-0000.log"):
+    with pytest.raises(
+        RunError, match=r"^trial-0000: the disk is full; see the log out/trial-0000.log"
+    ):
         drive(search, engine)
     assert [outcome.state for outcome in search.outcomes()] == ["running"]
     drive(search, engine)

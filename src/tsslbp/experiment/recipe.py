@@ -271,7 +271,7 @@ def is_path(data: str) -> bool:
 
 
 def _absolute(data: str, folder: Path) -> str:
-    """The absolute path to data: of a link that of its target, unless it alone ends in ``.npz``."""
+    """Return the absolute path of data; links are resolved unless only they end in ``.npz``."""
     if not is_path(data):
         return data
     path = folder / data

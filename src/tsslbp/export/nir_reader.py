@@ -88,7 +88,7 @@ def from_nir(
 
 @contextmanager
 def _naming(what: str) -> Iterator[None]:
-    """Raise `InvalidInput` that names a part of a graph whose values are of other kinds than NIR's.
+    """Raise `InvalidInput` that names a part of a graph if its values have unexpected types.
 
     A file may hold anything under any name.
     """
@@ -104,13 +104,13 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def _recorded(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What `to_nir` has written of a `Network`; empty for other graphs."""
+    """Return the arguments of `Network` that `to_nir` has written; empty for other graphs."""
     if NETWORK not in metadata:
         return {}
     text = metadata[NETWORK]
     recorded = parse_json(text if isinstance(text, bytes) else str(text).encode())
     if not isinstance(recorded, dict):
-        raise ValueError(f"{NETWORK} is no table")
+        raise ValueError(f"{NETWORK} is not a table")
     return recorded
 
 
@@ -395,7 +395,7 @@ def _read(path: Path) -> NIRGraph:
 
 
 def _check_size(path: Path) -> None:
-    """Raise `ValueError` where a file leads to others, or speaks of far more than it holds."""
+    """Raise `ValueError` if a file refers to others, or claims far more data than it has."""
     import h5py
 
     with h5py.File(path) as file:
@@ -407,7 +407,7 @@ def _check_size(path: Path) -> None:
                     if not isinstance(item.get(key, getlink=True), h5py.HardLink):
                         raise ValueError(f"{name}/{key} is a link")
             elif item.external or item.is_virtual:
-                raise ValueError(f"{name} lies in another file")
+                raise ValueError(f"{name} is in another file")
             else:
                 sizes.append(item.nbytes)
 

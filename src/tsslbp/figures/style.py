@@ -38,24 +38,24 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LEGEND_COLUMNS = {20: 4, 30: 3, 48: 2}  # characters of the longest label: columns
 LEGEND_CHARACTERS = 100
 LEGEND_ROW = 0.2  # inches
-SETTINGS: Look = {"text.parse_math": False}  # names are text, also ``$x$``
+SETTINGS: Look = {"text.parse_math": False}  # names are text, even ``$x$``
 _IS_OWN: ContextVar[bool] = ContextVar("is_own", default=False)
 
 
 @contextmanager
 def own_settings(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Draw with matplotlib's defaults and ours, whatever the user's settings say, within this.
+    """Use matplotlib's defaults and our settings, not the user's, within this context.
 
-    Every function that makes or writes a figure does so in here. The user's settings are as before
-    when it ends.
+    Every function that makes or writes a figure does so in this context. The user's settings are
+    restored when it ends.
 
     Args:
-        changes: of matplotlib's settings, for what is within.
+        changes: changes of matplotlib's settings within the context.
     """
     matplotlib = _matplotlib()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A letter that the font lacks is a box in a PNG; in an SVG the reader's font has it. Beside
-        # a very long name nothing has its place.
+        # A letter that the font lacks is a box in a PNG; in an SVG the reader's font has it. A
+        # very long name leaves no space for the layout.
         warnings.filterwarnings("ignore", "Glyph .* missing from font|constrained_layout not app")
         if not _IS_OWN.get():
             matplotlib.rcdefaults()
@@ -69,9 +69,9 @@ def own_settings(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 
 def _matplotlib() -> Any:
-    """Matplotlib, also where the user's settings would keep it from being imported.
+    """Import matplotlib, even if the user's settings would prevent it.
 
-    Such are MPLBACKEND as Jupyter sets it for its kernels, and a matplotlibrc that is no text.
+    Examples are MPLBACKEND as Jupyter sets it for its kernels, and a matplotlibrc that is not text.
     """
     try:
         return importlib.import_module("matplotlib")
@@ -81,9 +81,9 @@ def _matplotlib() -> Any:
         before = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
         os.environ["MATPLOTLIBRC"] = os.devnull
         for part in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-            del sys.modules[part]  # half of a package
+            del sys.modules[part]  # remove the partly imported package
         try:
-            with chdir(os.path.dirname(__file__)):  # a file in the current folder comes first
+            with chdir(os.path.dirname(__file__)):  # ignore a matplotlibrc in the current folder
                 return importlib.import_module("matplotlib")
         finally:
             del os.environ["MATPLOTLIBRC"]
@@ -91,7 +91,7 @@ def _matplotlib() -> Any:
 
 
 def label(name: str) -> str:
-    """A name from data as a figure shows it; matplotlib leaves out those that begin with ``_``."""
+    """Return a name from data for a figure; matplotlib would omit one that begins with ``_``."""
     name = printable(name)
     return f" {name}" if name.startswith("_") else name
 

@@ -56,7 +56,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Places(CompileResultCacheImpl):
-    """Where Numba keeps what it compiles; of an unknown home it would make a folder named ``~``."""
+    """Return Numba's cache folder; with an unknown home it would create a folder named ``~``."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if not os.path.isabs(AppDirs("numba", False).user_cache_dir):

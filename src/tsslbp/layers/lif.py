@@ -142,12 +142,12 @@ class LIF(nn.Module):
             return neuron.layer(x, self.start, time_steps, shared)
         if is_exported():
             raise InvalidInput(
-                "a graph for other programs cannot hold constants that are learned; "
-                "tsslbp.export.to_plain makes them numbers"
+                "an exported graph cannot contain learned constants: "
+                "convert them to numbers by tsslbp.export.to_plain"
             )
         constants = self._constants()
         if is_mapped(x, constants):
-            raise InvalidInput("torch.func.vmap cannot map neurons whose constants are learned")
+            raise InvalidInput("torch.func.vmap cannot map neurons with learned constants")
         neurons = replace(self.start, neuron=Neuron(*constants.tolist()))
         return neuron.layer(x, neurons, time_steps, shared, constants=constants)
 

@@ -83,8 +83,8 @@ class BatchNorm(nn.Module):
         frames = x.flatten(0, 1) if has_time else x
         if self.training and is_mapped(x, self.weight):
             raise InvalidInput(
-                "torch.func.vmap cannot map a BatchNorm in training, which takes the whole batch's "
-                "mean and variance; .eval() takes the running ones"
+                "torch.func.vmap cannot map a BatchNorm in training, which uses the whole batch's "
+                "mean and variance; use .eval(), which takes the running averages"
             )
         if self.training and frames.numel() == len(self.weight):
             raise InvalidInput(

@@ -158,7 +158,7 @@ def layer(
     _check_input(x if time_steps is None else x[None], name)
     _check_shared(neurons.rule, shared)
     if constants is not None and is_mapped(x, constants):
-        raise InvalidInput("torch.func.vmap cannot map neurons whose constants are learned")
+        raise InvalidInput("torch.func.vmap cannot map neurons with learned constants")
     _check_pool(x.ndim + (time_steps is not None), x, neurons.pool)
     steps = time_steps or len(x)
     if constants is None:

@@ -103,7 +103,7 @@ def layer(
         x = x.expand(time_steps, *x.shape)
     tau_s = neurons.neuron.tau_s if constants is None else constants[1]
     current = psc(x, tau_s) if neurons.filter_input else x
-    if tracing.is_exported():  # a graph for other programs has no backward pass of ours
+    if tracing.is_exported():  # an exported graph has no backward pass
         output = simulate(current, neurons.neuron).spikes
     else:
         function: Any = _Spikes.apply  # PyTorch leaves it untyped
@@ -147,7 +147,7 @@ class _Spikes(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The rule; a function of its own so that `torch.func` can map it."""
+    """The backward pass of a rule; a separate function, so that `torch.func` can map it."""
 
     @staticmethod
     def forward(

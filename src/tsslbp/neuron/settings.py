@@ -14,7 +14,7 @@ from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule, from_config
 
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
-COMPILES = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")  # whether Numba may; kernels must
+COMPILES = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")  # whether Numba may compile
 
 
 def check_implementation(impl: str) -> None:

@@ -57,8 +57,8 @@ def check_rule(rule: Rule, x: Tensor) -> None:
         what = "firing rate" if rule.reads_rate else "mean gradient"
         hint = "; use warm_up='neuron', 'never' or 'always'" if rule.reads_rate else ""
         raise InvalidInput(
-            f"torch.func.vmap cannot map the gradient of {type(rule).__name__}, which reads the "
-            f"{what} of the layer over the whole batch{hint}"
+            f"torch.func.vmap cannot map the gradient of {type(rule).__name__}, which depends on "
+            f"the {what} of the layer over the whole batch{hint}"
         )
 
 

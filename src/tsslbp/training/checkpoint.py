@@ -377,7 +377,7 @@ def _check_size(
     tensors: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    """Raise `RunError` where the configuration speaks of a network too large for the weights.
+    """Raise `RunError` if the configuration describes a larger network than the weights.
 
     Building it first could take all memory.
     """
@@ -387,8 +387,8 @@ def _check_size(
         held = sum(one.numel() for one in _under("weights.", tensors).values())
         if wanted > held:
             raise RunError(
-                f"{source} belongs to another network than {experiment.network!r}: it holds "
-                f"{held:,} weights, and that has {wanted:,}"
+                f"{source} belongs to another network than {experiment.network!r}: it has "
+                f"{held:,} weights, but that network has {wanted:,}"
             )
 
 
