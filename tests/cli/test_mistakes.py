@@ -182,7 +182,7 @@ def test_a_rule_by_its_name() -> None:
 def test_data_to_be_got_by_hand_are_no_error(program: Program) -> None:
     code, output, error = program("data", "fetch", "dvs-gesture", "--data-dir", ".")
     assert (code, error) == (0, "")
-    assert "dvs-gesture must be got by hand: put it into a folder DIR" in output
+    assert "dvs-gesture must be downloaded manually: put it into a folder DIR" in output
 
 
 def test_plurals(program: Program, jobs_here: None) -> None:
