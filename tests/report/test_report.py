@@ -233,7 +233,7 @@ def test_what_cannot_be_reported_is_one_line(
     blocked.write_text("")
     for arguments, message in (
         ([str(empty)], "no run to report on: .* contains no run"),
-        ([str(study.parent / "none")], "no run to report on: .* is no folder"),
+        ([str(study.parent / "none")], "no run to report on: .* is not a folder"),
         ([str(study), "-o", "report.pdf"], "such as report.html; got report.pdf"),
         ([str(study), "-o", str(blocked / "report.html")], "cannot write the report"),
         ([], "Missing argument 'RUNS...'"),

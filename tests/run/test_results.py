@@ -111,7 +111,7 @@ def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
     assert [result.folder.name for result in found] == ["good"]
     words = ["begun", "damaged", "foreign", "half", "other0", "other1"]
     words += ["the record of epoch 1 is damaged: validation_accuracy is None"]
-    words += ["empty contains no run", "none is no folder"]
+    words += ["empty contains no run", "none is not a folder"]
     assert len(problems) == len(words)
     for word, problem in zip(words, problems, strict=True):
         assert word in problem
