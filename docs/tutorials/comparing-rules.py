@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Comparing rules fairly
 #
-# One run says little: two trainings that differ only in their seed can differ by more than two learning rules do. A fair comparison gives every rule equal conditions, several seeds, and its own choice of the learning rate.
+# A single run says little: the difference between two seeds can be larger than the difference between two learning rules. A fair comparison gives every rule equal conditions, several seeds, and a learning rate that is chosen for this rule.
 #
 # ## The command
 #
@@ -9,11 +9,11 @@
 # tsslbp compare digits --rules "TSSLBP, Surrogate" --seeds 3
 # ```
 #
-# This trains each rule at several learning rates, chooses the best one on validation images, trains the other seeds at that rate, and writes a report with differences, intervals and verdicts. Test images choose nothing. On the digits it takes some minutes, so this page does the same in a smaller way, in Python.
+# This trains each rule at several learning rates, chooses the best one on validation images, trains the other seeds at that rate, and writes a report with differences, intervals and verdicts. No choice depends on test images. On the digits this takes some minutes, so this page does a smaller version of it in Python.
 #
 # ## The same runs in Python
 #
-# All runs start from one recipe, and differ only in the rule and in the seed. A seed fixes the initial weights and the order of the images, so the runs of one seed form a pair.
+# All runs start from one recipe, and differ only in the rule and in the seed. A seed determines the initial weights and the order of the images, so the runs with one seed form a pair.
 
 # %%
 from dataclasses import replace
@@ -40,7 +40,7 @@ for name, values in found.items():
 # %% [markdown]
 # ## The difference
 #
-# `stats.paired` compares the pairs: it returns the mean difference, its 95 % interval and the p of a paired t test. Where the interval contains zero, the verdict is "undecided", and more seeds are needed.
+# `stats.paired` compares the pairs: it returns the mean difference, its 95 % confidence interval and the p-value of a paired t test. If the interval contains zero, the verdict is "undecided", and more seeds are needed.
 
 # %%
 from tsslbp import stats
@@ -53,6 +53,6 @@ print(
 print(f"p = {difference.p:.3f}, TSSL-BP is: {difference.verdict}")
 
 # %% [markdown]
-# Both rules trained at the learning rate of the recipe, which was chosen for TSSL-BP, and for two epochs only. This is why the command searches a rate for each rule, and why these numbers say nothing about the rules. What longer comparisons found is on the page [Findings](../findings.md).
+# Both rules trained for only two epochs, at the learning rate of the recipe, which was chosen for TSSL-BP. These numbers therefore say nothing about the rules, and this is why the command searches for a rate for each rule. The page [Findings](../findings.md) has the results of longer comparisons.
 #
-# With more than two rules, correct the p values for several comparisons with `stats.holm`, as the command does.
+# With more than two rules, correct the p-values for multiple comparisons with `stats.holm`, as the command does.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Event cameras
 #
-# An event camera reports changes of brightness, each as an event with its position, time and polarity. Recordings become frames, one for each time step, and the frames are the input of the network. This tutorial uses recordings of a simulated sensor, made on the spot; `tsslbp train moving-digits` is the same with a ready recipe.
+# An event camera reports changes of brightness, each as an event with position, time and polarity. Events are binned into frames, one for each time step, and the frames are the input of the network. This tutorial simulates the recordings of such a sensor. `tsslbp train moving-digits` trains on simulated recordings with a ready-made recipe.
 #
-# ## Recordings of your own
+# ## Your own recordings
 #
 # A function yields the label and the events of each recording. `data.as_events` takes plain columns x, y, t (in microseconds) and polarity, or the structured arrays of tonic. Here a bar moves to the right or to the left.
 
@@ -29,7 +29,7 @@ print(label, events.t[:5], events.x[:5])
 # %% [markdown]
 # ## Frames
 #
-# `Binning` says how events become frames: by equal times or equal counts, as binary values, counts or a time surface. The frames are made once and kept in a file in the cache folder.
+# `Binning` controls how events are binned into frames: of equal duration or with equal numbers of events, as binary values, counts or a time surface. The frames are computed once and kept in a file in the cache folder.
 
 # %%
 from tsslbp.data import frame_cache
@@ -45,11 +45,11 @@ right = next(iter(frames.train_images[1:2]))  # [T, C, H, W]
 sample.frames_figure(right.numpy(), "a bar that moves to the right, events in each frame")
 
 # %% [markdown]
-# Brighter pixels are orange, darker ones blue.
+# Events of increasing brightness are orange, those of decreasing brightness blue.
 #
 # ## Train
 #
-# A network of recordings needs as many time steps as there are frames. Frames are sparse, so the initial weights are larger (`weight_scale`), and the membrane time constant is about half the length of the recording.
+# The network needs as many time steps as there are frames. Frames are sparse, so we use larger initial weights (`weight_scale`). The membrane time constant is about half the length of the recording.
 
 # %%
 from tsslbp import experiment, training
@@ -78,7 +78,7 @@ print(f"test accuracy {correct.double().mean():.1%}")
 # %% [markdown]
 # ## When is the answer known?
 #
-# The output can be read after any number of steps. The accuracy rises as more of the recording is seen:
+# You can read the output after any number of time steps. The accuracy increases as the network sees more of the recording:
 
 # %%
 for steps in range(2, 11, 2):
@@ -86,4 +86,4 @@ for steps in range(2, 11, 2):
     print(f"after {steps:2} of 10 steps: {share:.1%}")
 
 # %% [markdown]
-# N-MNIST, CIFAR10-DVS and DVS-Gesture are read from their own files, and have recipes: see the [guide](../guide.md#event-data).
+# N-MNIST, CIFAR10-DVS and DVS-Gesture are read from their original files and have recipes: see the [guide](../guide.md#event-data).

@@ -1,21 +1,21 @@
 # %% [markdown]
 # # The first network in ten minutes
 #
-# This tutorial trains a spiking network on handwritten digits of 8 × 8 pixels, measures its accuracy and looks at its spikes. The digits come with the package, so nothing is downloaded. Install the package with `pip install 'tsslbp[figures]'`.
+# In this tutorial you train a spiking network on handwritten digits of 8 × 8 pixels, measure its accuracy and look at its spikes. The digits come with the package, so nothing is downloaded. Install the package with `pip install 'tsslbp[figures]'`.
 #
 # ## Train
 #
-# One command trains a network and keeps everything about the training in a *run folder*. `digits` is the name of a recipe, a file that describes a training completely. The recipe asks for 30 epochs; six are enough here.
+# One command trains a network and saves everything about the training in a *run folder*. `digits` is the name of a recipe, a file that completely describes a training. The recipe sets 30 epochs; six are enough here.
 
 # %%
 # !tsslbp train digits --epochs 6 --out runs/first
 
 # %% [markdown]
-# `tsslbp recipes` lists all recipes, and `--set KEY=VALUE` changes any part of one. If you interrupt a training, the same command with `--resume` continues it.
+# `tsslbp recipes` lists all recipes, and `--set KEY=VALUE` changes any key of a recipe. If a training is interrupted, the same command with `--resume` continues it.
 #
 # ## Use the network
 #
-# `tsslbp.load` returns the trained network, an ordinary `torch.nn.Module`. It expects images that are normalised as in training, with the recipe's mean and standard deviation.
+# `tsslbp.load` returns the trained network, an ordinary `torch.nn.Module`. Its input must be normalised as in training, with the recipe's mean and standard deviation.
 
 # %%
 import tsslbp
@@ -64,6 +64,6 @@ for name, layer in layers.items():
 # ## What next
 #
 # - `tsslbp draw runs/first` writes figures of the training, of the errors and of the weights into the run folder.
-# - `tsslbp cost runs/first` counts the operations that an image takes, and compares them with the same network with ReLU.
-# - `tsslbp trials digits --seeds 5` trains five networks that differ in their seed, because one run says little.
+# - `tsslbp cost runs/first` counts the operations per image, and compares them with the same network with ReLU.
+# - `tsslbp trials digits --seeds 5` trains five networks with different seeds, because a single run says little.
 # - The next tutorials train on [your own images](own-images.md) and build [your own network](own-network.md).

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # To NIR and back, and energy
 #
-# The [Neuromorphic Intermediate Representation](https://neuroir.org) (NIR) is a graph of layers that other simulators and the compilers of neuromorphic chips read. This tutorial writes a trained network to NIR, reads it back, and counts the operations and the energy that an image takes. It needs `pip install 'tsslbp[exchange]'`.
+# The [Neuromorphic Intermediate Representation](https://neuroir.org) (NIR) is a graph of layers that other simulators and the compilers of neuromorphic chips can read. In this tutorial you write a trained network to NIR, read it back, and count its operations and energy per image. It needs `pip install 'tsslbp[exchange]'`.
 
 # %%
 from dataclasses import replace
@@ -19,7 +19,7 @@ print(f"test accuracy {correct.double().mean():.1%}")
 # %% [markdown]
 # ## To NIR and back
 #
-# `to_nir` returns a graph, `nir.write` stores it, and `from_nir` makes a network of a file. The weights in the file are exact, so the network that comes back computes the same bits.
+# `to_nir` returns a graph, `nir.write` saves it to a file, and `from_nir` makes a network from a file. The weights in the file are exact, so the new network gives bit-identical outputs.
 
 # %%
 import nir
@@ -35,11 +35,11 @@ for name, node in graph.nodes.items():
     print(f"{name:10} {type(node).__name__}")
 
 # %% [markdown]
-# Our neuron is NIR's `CubaLIF`. The output of the graph are the spikes of the last layer; the predicted class is the one with the largest sum over time of their PSC, and not the one with the most spikes. The [guide](../guide.md#take-a-network-elsewhere) says how Norse, snnTorch and SpikingJelly read such a file, and which networks have no place in NIR. For a run folder the command is `tsslbp export runs/first --to nir -o net.nir`.
+# Our neuron is NIR's `CubaLIF`. The output of the graph is the spike trains of the last layer. The predicted class is the one with the largest sum over time of the PSC, not the one with the most spikes. The [guide](../guide.md#take-a-network-elsewhere) shows how Norse, snnTorch and SpikingJelly read such a file, and lists the networks that NIR cannot represent. For a run folder, the command is `tsslbp export runs/first --to nir -o net.nir`.
 #
 # ## Operations
 #
-# `cost` counts what the network does with an image. A spike takes one addition for each weight that it meets; a network with ReLU takes a multiply-add for each weight, whatever the input.
+# `cost` counts the operations of the network per image. A spike needs one addition for each weight that it meets. A network with ReLU needs a multiply-add for each weight, whatever the input.
 
 # %%
 cost = tsslbp.analysis.cost(net, images[:100])
@@ -51,7 +51,7 @@ for layer in (*cost.layers, cost.total):
 # %% [markdown]
 # ## Energy
 #
-# The energies of single operations are those of Horowitz (2014) at 45 nm. They are an estimate from counts, not a measurement, and the number format decides much:
+# The energies of single operations are those of Horowitz (2014) at 45 nm. The result is an estimate from counts, not a measurement, and depends strongly on the number format:
 
 # %%
 for name, table in tsslbp.analysis.energy.TABLES.items():

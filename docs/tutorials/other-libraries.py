@@ -1,30 +1,30 @@
 # %% [markdown]
 # # Coming from snnTorch or SpikingJelly
 #
-# This page lists what the same thing is called in snnTorch 1.0 and SpikingJelly 2.0, and checks the equivalences by running them. SpikingJelly's modules are those of `spikingjelly.activation_based`.
+# This page lists the equivalents in snnTorch 1.0 and SpikingJelly 2.0, and checks them by running both. SpikingJelly's modules are those of `spikingjelly.activation_based`.
 #
 # | | tsslbp | snnTorch | SpikingJelly |
 # |---|---|---|---|
 # | LIF neuron with hard reset | `tsslbp.spikes(current, tau_m=tau)`, or the module `LIF(tau, 1.0)` | `Leaky(beta=1 - 1/tau, reset_mechanism="zero", reset_delay=False)` | `neuron.LIFNode(tau, decay_input=False)` |
-# | LIF neuron with a synaptic filter | `LIF(tau_m, tau_s)` | `Synaptic(alpha=1 - 1/tau_s, beta=1 - 1/tau_m, reset_mechanism="zero", reset_delay=False)` with an input divided by `tau_s` | `layer.SynapseFilter(tau_s)` with an input divided by `tau_s`, then `LIFNode` |
+# | LIF neuron with a synaptic filter | `LIF(tau_m, tau_s)` | `Synaptic(alpha=1 - 1/tau_s, beta=1 - 1/tau_m, reset_mechanism="zero", reset_delay=False)` with the input divided by `tau_s` | `layer.SynapseFilter(tau_s)` with the input divided by `tau_s`, then `LIFNode` |
 # | trained time constant | `LIF(..., learnable=("tau_m",))` | `Leaky(..., learn_beta=True)` | `neuron.ParametricLIFNode(init_tau, decay_input=False)` |
 # | surrogate gradient | `Surrogate("arctangent")` | `surrogate.atan(alpha=2.0)` | `surrogate.ATan(alpha=2.0)` |
 # | | `Surrogate("fast-sigmoid", width=1 / slope)` | `surrogate.fast_sigmoid(slope)` | |
 # | | `Surrogate("sigmoid", height=slope / 4, width=1 / slope)` | `surrogate.sigmoid(slope)` | `surrogate.Sigmoid(alpha=slope)` |
 # | gradient through the reset | no; yes with `Surrogate(..., through_reset=True)` | yes with `reset_delay=False` | yes; no with `detach_reset=True` |
-# | a spike at the threshold itself | no, `u > threshold` | no, `mem > threshold` | yes, `v >= v_threshold` |
-# | time | first axis, `[T, N, ...]` | a loop of one's own | first axis, with `functional.set_step_mode(net, "m")` |
+# | spike at exactly the threshold | no, `u > threshold` | no, `mem > threshold` | yes, `v >= v_threshold` |
+# | time | first axis, `[T, N, ...]` | a loop in the user's code | first axis, with `functional.set_step_mode(net, "m")` |
 # | state between calls | none | `init_hidden=True` keeps it, `utils.reset(net)` clears it | kept; `functional.reset_net(net)` clears it |
 # | static images | the first `LIF(..., time_steps=T)` repeats them | the loop gives the same image at every step | a repeated input `[T, N, ...]` |
 # | batch normalisation (tdBN) | `layers.BatchNorm` | | `layer.ThresholdDependentBatchNorm2d` |
 # | cross-entropy at every time step | `losses.tet`, which adds TET's regularisation | `functional.ce_rate_loss()` | `functional.temporal_efficient_training_cross_entropy` |
 # | to and from NIR | `export.to_nir`, `export.from_nir` | `export_to_nir`, `import_from_nir` | `nir_exchange.export_to_nir`, `nir_exchange.import_from_nir` |
 #
-# An empty cell means that we know of no direct equivalent. Recurrent layers are the other way round: both libraries have them, and tsslbp has not.
+# An empty cell means that we know of no direct equivalent. Both libraries have recurrent layers, which tsslbp does not have.
 #
 # ## The neuron
 #
-# The same random currents go through all three. The spikes are equal.
+# All three get the same random currents. The spikes are equal.
 
 # %%
 import snntorch
@@ -61,7 +61,7 @@ assert all(same)
 # %% [markdown]
 # ## The surrogate gradient
 #
-# With the same surrogate the gradients agree, too, up to rounding, although tsslbp's backward pass is a kernel of its own and not autograd. Both libraries let the gradient flow through the reset here, so our rule does, too.
+# With the same surrogate, the gradients also agree up to rounding, although tsslbp computes its backward pass in a kernel and not with autograd. In both libraries the gradient flows through the reset here, so our rule uses `through_reset=True`.
 
 # %%
 weights = torch.randn(10, 20, 50)  # of the spikes in a loss
@@ -102,7 +102,7 @@ for name, (rule, theirs, jelly) in rules.items():
 # %% [markdown]
 # ## The synaptic filter
 #
-# `LIF(tau_m, tau_s)` filters its input first, `a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s`. snnTorch's `Synaptic` does not divide by `tau_s`, so its input is divided before.
+# `LIF(tau_m, tau_s)` first filters its input, `a[t] = (1 - 1/tau_s) a[t-1] + x[t] / tau_s`. snnTorch's `Synaptic` does not divide by `tau_s`, so we divide its input.
 
 # %%
 tau_s = 3.0
@@ -121,4 +121,4 @@ assert different < 0.001
 # %% [markdown]
 # ## A whole network
 #
-# A network that is trained in one of these libraries comes over through NIR, with its spikes, and can be trained on here: see [To NIR and back](nir-and-energy.md) and the [guide](../guide.md#nir).
+# You can transfer a network that was trained in one of these libraries through NIR. It gives the same spikes here and can be trained further: see [To NIR and back](nir-and-energy.md) and the [guide](../guide.md#nir).

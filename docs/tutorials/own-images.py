@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Your own images
 #
-# Any labelled images of one size can be trained on. This tutorial makes noisy pictures of stripes in four directions, and trains a network that tells the directions apart.
+# You can train on any labelled images of the same size. This tutorial generates noisy images of stripes in four directions, and trains a network to classify the direction.
 #
 # ## The data
 #
-# A `DataSet` holds all images in memory. `DataSet.from_torch` makes one from any PyTorch data set whose items are an image and a label, those of torchvision included.
+# A `DataSet` holds all images in memory. `DataSet.from_torch` makes one from any PyTorch data set whose items are an image and a label, including those of torchvision.
 
 # %%
 import torch
@@ -39,7 +39,7 @@ sample.image_figure(mine.train_images[3].numpy(), names[mine.train_labels[3]])
 # %% [markdown]
 # ## The training
 #
-# An `Experiment` has the same keys as a recipe, and every key has a default. `validation_images` are held out of the training images; the epoch is chosen on them, so the test images decide nothing.
+# An `Experiment` has the same keys as a recipe, and almost every key has a default. `validation_images` are held out from the training images. The epoch is chosen on them, so no choice depends on the test images.
 
 # %%
 from tsslbp import experiment, training
@@ -57,7 +57,7 @@ settings = experiment.Experiment(
 net = training.loop.Training(settings, mine).fit(run=None)
 
 # %% [markdown]
-# `run=None` keeps no records. With `run.Run.create(Path("runs/stripes"), settings)` in its place, the training writes a run folder, as `tsslbp train` does.
+# With `run=None`, no records are written. Pass `run.Run.create(Path("runs/stripes"), settings)` instead, and the training writes a run folder, as `tsslbp train` does.
 #
 # ## The errors
 
@@ -77,6 +77,6 @@ run.confusion(confusions, names)
 # ## Without Python
 #
 # - Save two arrays, `images` and `labels`, with `np.savez("mine.npz", images=..., labels=...)` and write `data = "mine.npz"` into a recipe of your own.
-# - Name a folder of image files, such as `data = "flowers/"`, with one folder per class in it.
+# - Or name a folder of image files, such as `data = "flowers/"`, that contains one folder per class.
 #
 # The [guide](../guide.md#your-own-images) describes both.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Your own network
 #
-# `tsslbp.layers` has modules that work in `torch.nn.Sequential` or in the `forward` of a class of your own. Signals have time as their first axis, `[T, N, ...]`. Nothing keeps state between calls, so there is nothing to reset.
+# `tsslbp.layers` has modules for `torch.nn.Sequential` or for the `forward` of your own class. Time is the first axis of all signals, `[T, N, ...]`. Nothing keeps state between calls, so there is nothing to reset.
 #
 # ## The modules
 #
-# A block is a connection, then neurons. The first `LIF` is told the number of time steps: what stands before it sees the image once, and everything behind it has a time axis.
+# A typical block is a connection followed by neurons. The first `LIF` gets the number of time steps. The modules before it process the image once; all signals after it have a time axis.
 
 # %%
 import torch
@@ -34,11 +34,11 @@ module = make()
 print(module(torch.randn(20, 1, 8, 8)).shape)  # logits of every time step
 
 # %% [markdown]
-# `BatchNorm` is threshold-dependent batch normalisation (tdBN), and `Residual` adds spikes element by element (SEW). `learnable=("tau_m",)` trains the membrane time constant together with the weights, as PLIF neurons do.
+# `BatchNorm` is threshold-dependent batch normalisation (tdBN), and `Residual` adds spikes element-wise (SEW). `learnable=("tau_m",)` trains the membrane time constant together with the weights, as in PLIF neurons.
 #
 # ## The training
 #
-# `tsslbp.fit` trains a module as a recipe's network is trained. Its keywords are the keys of a recipe, and `out` names a run folder.
+# `tsslbp.fit` trains a module in the same way as the network of a recipe. Its keyword arguments are the keys of a recipe, and `out` names a run folder.
 
 # %%
 net = tsslbp.fit(
@@ -67,7 +67,7 @@ for name, layer in net.activity(images).items():
 # %% [markdown]
 # ## Load it again
 #
-# The run folder holds weights, not code. To load them, build the module again and give it to `tsslbp.load`. Batch normalisation can then be folded into the convolutions:
+# The run folder contains weights, not code. To load them, build the module again and pass it to `tsslbp.load`. Batch normalisation can then be folded into the convolutions:
 
 # %%
 again = tsslbp.load("runs/mine", module=make())
@@ -76,4 +76,4 @@ folded = tsslbp.layers.fold_batch_norms(again.module)
 print(torch.allclose(folded(images), net(images), atol=1e-4))
 
 # %% [markdown]
-# To use such a network with all commands of the program (`trials`, `sweep`, `compare`), put a function that builds it into a file and name it in a recipe: the [guide](../guide.md#a-network-of-your-own-in-a-recipe) shows how.
+# To use such a network with all commands of the program (`trials`, `sweep`, `compare`), write a function that builds it into a file and name the file in a recipe: the [guide](../guide.md#a-network-of-your-own-in-a-recipe) shows how.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Your own learning rule
 #
-# The output of a spiking neuron jumps, so its true derivative is zero or infinite. A learning rule replaces it: the rule maps dL/ds, the gradient of the loss by a layer's spikes, to dL/dI, its gradient by the layer's input current. Everything else stays the same, so a rule is one small class and one function.
+# The output of a spiking neuron is a step function, so its derivative is zero or infinite. A learning rule replaces it: the rule maps dL/ds, the gradient of the loss with respect to a layer's spikes, to dL/dI, the gradient with respect to the layer's input current. Everything else stays the same, so a rule is one small class and one function.
 #
 # ## The rule
 #
-# This rule, a straight-through estimator, passes the gradient on where the membrane potential lies in a window.
+# This rule, a straight-through estimator, passes the gradient on if the membrane potential is inside a window.
 
 # %%
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ def backward(rule, trace, rate, grad_spikes, neuron):
 reference.BACKWARD[StraightThrough] = backward
 
 # %% [markdown]
-# `trace` holds what the neurons did (`potential`, `spikes` and more, each `[T, ...]`), `rate` is the mean firing rate of the layer, and `neuron` its constants. The function works on all time steps at once, in plain PyTorch.
+# `trace` contains the activity of the neurons (`potential`, `spikes` and more, each `[T, ...]`), `rate` is the mean firing rate of the layer, and `neuron` its constants. The function processes all time steps at once, in plain PyTorch.
 #
-# ## Check it by hand
+# ## Check it manually
 #
-# Without leak (`tau_m = 1`) the potential is the input current, so the expected gradient is easy to see: it passes at 0.5 and 1.2, and is blocked at -0.5 and 1.7.
+# With `tau_m = 1` the neuron has no memory, so the potential equals the input current, and the expected gradient is obvious: it passes at 0.5 and 1.2, and is blocked at -0.5 and 1.7.
 
 # %%
 current = torch.tensor([[-0.5], [0.5], [1.2], [1.7]], requires_grad=True)
@@ -71,4 +71,4 @@ print(f"test accuracy {correct.double().mean():.1%}")
 # %% [markdown]
 # ## Make it fast
 #
-# A rule like this one runs in plain PyTorch. A second function of about five lines describes the same rule for one time step, and the fused CPU kernels then run it as fast as the built-in rules: [Learning rules](../rules.md#add-a-rule) shows it, and says how to add a rule to the package so that the program's commands know it.
+# This rule runs in plain PyTorch. A second function of about five lines defines the same rule for one time step; the fused CPU kernels then run it as fast as the built-in rules. [Learning rules](../rules.md#add-a-rule) shows this function, and how to add a rule to the package so that the program's commands can use it.

@@ -1,4 +1,4 @@
-"""Accuracies beside the published ones, and what they say about the two claims of the paper."""
+"""Accuracies compared with the published ones, and verdicts on the two claims of the paper."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Part:
 
 
 def parts(records: Records) -> list[Part]:
-    """Verdicts of the report's code on everything that bears on the claims."""
+    """Verdicts on all parts of the claims, by the report's code."""
     ours = [one for one in records.evidence.finished if isinstance(one.experiment.rule, TSSLBP)]
     claims = published.claims()
     judged = [
@@ -62,7 +62,7 @@ def parts(records: Records) -> list[Part]:
 
 
 def verdict(found: Sequence[Part]) -> verdicts.Verdict:
-    """Of a claim: not supported where a part is not, supported where all are, else undecided."""
+    """Of a claim: not supported if a part is not, supported if all are, else undecided."""
     all_of_it = {one.judgement.verdict for one in found}
     if "not supported" in all_of_it:
         return "not supported"
@@ -70,29 +70,29 @@ def verdict(found: Sequence[Part]) -> verdicts.Verdict:
 
 
 def counted(found: Sequence[Part]) -> str:
-    """How many parts have which verdict, in words."""
+    """The number of parts with each verdict, in words."""
     seen = [one.judgement for one in found if one.judgement.seen]
     lacking = wording.count(len(found) - len(seen), "part")
     if not seen:
-        return f"{lacking}, which no run can test yet"
+        return f"{lacking} without matching runs"
     count = {one: sum(x.verdict == one for x in seen) for one in tables.VERDICTS}
     text = (
-        f"of {wording.count(len(seen), 'part')} that were tested, {count['supported']} supported, "
+        f"of {wording.count(len(seen), 'tested part')}, {count['supported']} supported, "
         f"{count['not supported']} not supported, {count['undecided']} undecided"
     )
-    return f"{text}; {lacking} without runs" if len(found) > len(seen) else text
+    return f"{text}; {lacking} without matching runs" if len(found) > len(seen) else text
 
 
 def parts_table(found: Sequence[Part]) -> Table:
-    """The parts that a run can test, decided ones first."""
+    """The parts with matching runs, decided ones first."""
     judgements = [one.judgement for one in found if one.judgement.seen]
     order = sorted(judgements, key=lambda x: tables.VERDICTS.index(x.verdict))
     rows = [(x.claim, x.verdict, x.reason, wording.p_value(x.p)) for x in order]
-    return Table("", ("part", "verdict", "why", "p"), tuple(rows), text_columns=3)
+    return Table("", ("part", "verdict", "reason", "p"), tuple(rows), text_columns=3)
 
 
 def unseen(found: Sequence[Part]) -> list[str]:
-    """The parts that no run can test yet."""
+    """The parts without matching runs."""
     return [one.judgement.claim for one in found if not one.judgement.seen]
 
 
@@ -105,7 +105,7 @@ def rivals_table(records: Records) -> Table:
         for one in study.results:
             if one.results:
                 rows.append(_rival_row(one, compared.get((one.rule, one.time_steps))))
-    head = ("rule", "it is", "T", "seeds", "test accuracy", "difference", "p")
+    head = ("rule", "verdict", "T", "seeds", "test accuracy", "difference", "p")
     return Table("", head, tuple(rows), text_columns=2)
 
 
@@ -136,12 +136,12 @@ def remarks(name: str) -> list[str]:
     return [
         f"{row.title}, {row.network}: {text.rstrip('.')}."
         for row in published.find(name)
-        for text in (*row.caveats, *(f"at the same network, {other}" for other in row.others))
+        for text in (*row.caveats, *(f"with the same network, {other}" for other in row.others))
     ]
 
 
 def lines(records: Records) -> list[Line]:
-    """Best test epochs beside the published mean, which is 0, as lines of a figure."""
+    """Best test epochs minus the published mean, as lines of a figure."""
     found = []
     for row in published.rows():
         groups = [one for recipe in row.recipes if (one := records.of_recipe(recipe, "published"))]
@@ -162,7 +162,7 @@ def lines(records: Records) -> list[Line]:
 
 
 def missing(records: Records) -> list[Missing]:
-    """What the tables lack, with the commands that make it."""
+    """The missing runs of the tables, with their commands."""
     found = []
     for row in published.rows():
         for recipe in row.recipes:
@@ -174,7 +174,7 @@ def missing(records: Records) -> list[Missing]:
 
 
 def further(records: Records) -> list[Missing]:
-    """Runs with more time steps than a recipe's own, where none is there."""
+    """Missing runs with more time steps than the recipe's."""
     found = []
     for one in facts()["further"]:
         ours = [
@@ -190,7 +190,7 @@ def further(records: Records) -> list[Missing]:
             what = (
                 f"Claim 2: {one['recipe']} in {wording.joined([str(x) for x in steps])} time steps"
             )
-            why = f"they belong into `results/findings/{CONSTANTS}/`, see the constants below"
+            why = f"to be put into `results/findings/{CONSTANTS}/`, see the constants below"
             found.append(Missing(what, why, commands))
     return found
 
@@ -214,14 +214,14 @@ def small_missing(records: Records) -> Missing | None:
     if small(records) or small_table(records):
         return None
     if recipe not in recipe_names():
-        return Missing("CIFAR-10 on a CPU", f"there is no recipe {recipe} yet", ())
+        return Missing("CIFAR-10 on a CPU", f"there is no recipe `{recipe}` yet", ())
     rules = "TSSLBP, TSSLBP(warm_up=always), Surrogate, Surrogate(derivative=arctangent), SLAYER"
     command = f'tsslbp compare {recipe} --rules "{rules}" --seeds 3 --out runs/{recipe}'
     return Missing("CIFAR-10 on a CPU", "it has not been run yet", (command,))
 
 
 def selection(records: Records) -> list[str]:
-    """What choosing the epoch on test images adds, a line for each recipe with held-out images."""
+    """Bias of choosing the epoch on test images, a line per recipe with held-out images."""
     found = []
     for groups in records.full.values():
         for one in groups:
@@ -244,7 +244,7 @@ def epochs_needed(results: Sequence[Result]) -> list[int]:
 
 
 def summary_lines(records: Records) -> list[str]:
-    """What each recipe with runs has reached, in a sentence each."""
+    """The accuracies of each recipe with runs, in a sentence each."""
     found = []
     for row in published.rows():
         for number, recipe in enumerate(row.recipes):
@@ -298,7 +298,7 @@ def _rivals(study: StudyRecord) -> Iterator[Judgement]:
         rule, steps = pair.first.rule, pair.first.time_steps
         if rule.startswith("TSSLBP") or steps != study.study.experiment.time_steps:
             continue
-        reason = "too few seeds"
+        reason = "there are too few seeds"
         if difference := pair.difference:
             low, high = difference.interval
             words = wording.difference(-difference.mean, (-high, -low))
@@ -341,9 +341,9 @@ def _missing(records: Records, row: Row, recipe: str, protocol: str) -> Missing 
     options = f"{' --protocol validated' if held_out else ''}{device}"
     train = f"tsslbp train {recipe}{options} --seed $seed --out runs/{folder}-seed$seed --resume"
     what = f"{row.title}, `{recipe}`{' with held-out images' if held_out else ''}"
-    why = f"{len(there)} of {facts()['seeds']} seeds are there"
+    why = f"{len(there)} of {facts()['seeds']} seeds have been run"
     if needs:
-        why += f"; it needs {needs}"
+        why += f"; the runs need {needs}"
     return Missing(what, why, (f"for seed in {' '.join(seeds)}; do {train}; done",))
 
 

@@ -1,4 +1,4 @@
-"""Computing: what our runs took, beside the GPU hours of the study; and where each was made."""
+"""Compute of our runs, compared with the GPU hours of the study; and the origin of each run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .records import Records, facts
 
 
 def gpu_table(records: Records) -> Table:
-    """The study's computing, and ours for the same recipes."""
+    """The study's compute, and ours for the same recipes."""
     rows = []
     for one in facts()["gpu"]:
         groups = [group for recipe in one["recipes"] for group in records.full.get(recipe, [])]
@@ -31,12 +31,12 @@ def gpu_table(records: Records) -> Table:
             )
         )
     rows.append(("all of the study", "", "", hours(gpu_hours()), "", "", ""))
-    head = ("", "runs", "one run", "in all", "our runs", "one run on a CPU", "in all")
+    head = ("", "runs", "one run", "total", "our runs", "one run on a CPU", "total")
     return Table("", head, tuple(rows))
 
 
 def group_table(records: Records) -> Table:
-    """What the runs of the published tables took, by settings."""
+    """Compute of the runs of the published tables, by settings."""
     groups = [one for groups in records.full.values() for one in groups]
     return tables.compute_table(groups)
 
@@ -48,7 +48,7 @@ def totals(records: Records) -> list[tuple[str, int, float]]:
     branches = [run for pair in records.pairs for run in (pair.control, *pair.others)]
     kinds: dict[str, Iterable[Result]] = {
         "with all settings of a published row": full_runs(records),
-        "of the findings and other small ones": others,
+        "for the findings, and other small ones": others,
         "of the search": records.search,
         "that repeat a sudden drop": branches,
     }
@@ -63,16 +63,16 @@ def full_runs(records: Records) -> list[Result]:
 
 
 def on_gpu(records: Records) -> Table | None:
-    """What each of our runs on a GPU took and reached."""
+    """Compute and accuracy of each of our runs on a GPU."""
     if not records.gpu:
         return None
     rows = [_on_gpu(one) for one in group(records.gpu)]
-    head = ("settings", "epochs", "an epoch", "in all", "memory", "last epoch", "best test epoch")
+    head = ("settings", "epochs", "one epoch", "total", "memory", "last epoch", "best test epoch")
     return Table("", head, tuple(rows))
 
 
 def cnn1_gpu_minutes(records: Records) -> str:
-    """How long all 150 epochs of CNN1 take on the GPU of its record, at its median epoch."""
+    """Minutes for all 150 epochs of CNN1 on the GPU of its record, from the median epoch."""
     runs = [one for one in records.gpu if one.experiment.data.startswith("cifar10")]
     epochs = [one["seconds"] + one["evaluation_seconds"] for run in runs for one in run.epochs]
     return f"{median(epochs) * 150 / 60:.1f}" if epochs else ""

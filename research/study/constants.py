@@ -1,4 +1,4 @@
-"""Constants that the paper does not give: what each does, from runs that change it alone."""
+"""Constants that the paper does not give: the effect of each, from runs that change only it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MEASURE = "best-validation"
 
 @dataclass(frozen=True)
 class Effect:
-    """What one other value of a constant does on one data set."""
+    """The effect of another value of a constant on one data set."""
 
     constant: dict[str, Any]  # of facts.toml
     value: Any
     family: Family
-    comparison: Comparison[Group]  # against the code's value
+    comparison: Comparison[Group]  # with the code's value
 
 
 def effects(records: Records) -> list[Effect]:
@@ -45,7 +45,7 @@ def effects(records: Records) -> list[Effect]:
 
 
 def table(found: Sequence[Effect]) -> Table:
-    """The effects by constant; the head of each says what it is."""
+    """The effects by constant; a heading names the constant."""
     rows: list[tuple[str, ...]] = []
     for constant in facts()["constants"]:
         mine = [one for one in found if one.constant is constant]
@@ -57,7 +57,7 @@ def table(found: Sequence[Effect]) -> Table:
             for value in constant["values"]
             if value not in tried
         ]
-    head = ("value", "on", "it is", "seeds", "test accuracy", "against the code's value", "p")
+    head = ("value", "data", "verdict", "seeds", "test accuracy", "minus the code's value", "p")
     return Table("", head, tuple(rows), text_columns=3)
 
 
@@ -75,7 +75,7 @@ def lines(found: Sequence[Effect]) -> list[Line]:
 
 
 def missing(found: Sequence[Effect]) -> Missing | None:
-    """What is left to run, with the commands."""
+    """The missing runs, with the commands."""
     tried = {(one.constant["key"], one.value) for one in found}
     wanted = [
         (constant["key"], value)
@@ -91,7 +91,8 @@ def missing(found: Sequence[Effect]) -> Missing | None:
         f"--out runs/{CONSTANTS}/{key.removeprefix('rule.')}-{value:g}"
         for key, value in wanted
     ]
-    why = f"{wording.count(len(wanted), 'run')} of five seeds, for `results/findings/{CONSTANTS}/`"
+    values = wording.count(len(wanted), "value")
+    why = f"{values}, five seeds each, to be put into `results/findings/{CONSTANTS}/`"
     return Missing("Constants of the code, one at a time", why, commands)
 
 

@@ -64,7 +64,7 @@ def suspects(one: Result, drop: Drop) -> list[str]:
     """What changed at a drop, by the thresholds of this module; empty: nothing recorded."""
     found = measured(drop)
     if steps := silence(one, drop):
-        found.append(f"as if the output were silent for {steps:.1f} steps")
+        found.append(f"consistent with a silent output for {steps:.1f} steps")
     return found
 
 
@@ -73,14 +73,14 @@ def measured(drop: Drop) -> list[str]:
     found = []
     for layer, rate in drop.firing_rate.items():
         if rate.after < SILENT * rate.before:
-            found.append(f"{layer} falls silent")
+            found.append(f"{layer} becomes silent")
         if rate.after > SATURATED and rate.after > RISE * rate.before:
             found.append(f"{layer} saturates")
     for layer, share in drop.warm_up.items():
         if abs(share.after - share.before) > SWITCHED:
-            found.append(f"warm-up switches in {layer}")
+            found.append(f"warm-up changes in {layer}")
     if drop.preceding_norm.after > BURST * drop.preceding_norm.before:
-        found.append(f"a gradient {_ratio(drop.preceding_norm):,.3g} times the usual just before")
+        found.append(f"a gradient {_ratio(drop.preceding_norm):,.3g} times as large just before")
     return found
 
 
@@ -92,11 +92,11 @@ def silent_loss(one: Result) -> float:
 
 
 def silence(one: Result, drop: Drop) -> float | None:
-    """For how many steps a silent output would explain the drop; None where it does not.
+    """The number of steps with a silent output that would explain the drop; None if none would.
 
-    With a silent output every image is given the lowest class, and the loss is `silent_loss`.
-    The means over `AFTER` steps then tell the number of such steps twice, by the accuracy that is
-    lost and by the loss that is added; they have to agree within `ALIKE`.
+    With a silent output every image is assigned to the lowest class, and the loss is `silent_loss`.
+    The means over `AFTER` steps then give the number of such steps twice, from the decrease of the
+    accuracy and from the increase of the loss; they have to agree within `ALIKE`.
     """
     lost = drop.accuracy.before - drop.accuracy.after
     added = drop.loss.after - drop.loss.before
@@ -124,7 +124,7 @@ def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
             "; ".join(suspects(one, drop)) or "nothing recorded",
             f"{drop.step:,}\nepoch {drop.epoch}",
             f"{100 * drop.accuracy.before:.1f} to {100 * drop.accuracy.after:.1f}",
-            "not back" if drop.recovery is None else str(drop.recovery - drop.step),
+            "not recorded" if drop.recovery is None else str(drop.recovery - drop.step),
             f"{_ratio(drop.preceding_norm):.2g}",
             _largest(drop.firing_rate),
             _points(drop.warm_up),
@@ -136,8 +136,8 @@ def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
         "what changed",
         "step",
         "training accuracy (%)",
-        "back after (steps)",
-        f"largest gradient of {LEAD} steps before (times usual)",
+        "recovery after (steps)",
+        f"largest gradient of {LEAD} steps before (relative to the usual)",
         "firing rate, largest change",
         "warm-up, largest change (points)",
     )
@@ -145,7 +145,7 @@ def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
 
 
 def by_rate(runs: Iterable[Result]) -> Table:
-    """How often runs drop, by learning rate."""
+    """Frequency of drops by learning rate."""
     counts: dict[float, list[int]] = {}
     for one in runs:
         place = counts.setdefault(one.experiment.learning_rate, [0, 0, 0])
@@ -155,7 +155,7 @@ def by_rate(runs: Iterable[Result]) -> Table:
         (f"{rate:g}", *(f"{value:,}" for value in values), f"{1e5 * values[2] / values[1]:.1f}")
         for rate, values in sorted(counts.items())
     ]
-    head = ("learning rate", "runs", "steps", "drops", "drops in 100,000 steps")
+    head = ("learning rate", "runs", "steps", "drops", "drops per 100,000 steps")
     return Table("", head, tuple(rows), text_columns=0)
 
 
@@ -169,30 +169,30 @@ def in_all(records: Records) -> list[tuple[str, Result, Drop]]:
 
 
 def every_run(records: Records) -> list[Result]:
-    """The runs that are looked through: all but those of the pairs."""
+    """The runs that are checked for drops: all except those of the pairs."""
     return [*records.evidence.results, *records.search]
 
 
 def missing() -> Missing:
-    """The repetition of a drop, where none is recorded, with an example of its command."""
+    """The repetition of a drop, if none is recorded, with an example of its command."""
     command = (
         "PYTHONPATH=research python -m study.repeat silent-output --recipe mnist --seed 4 --set "
         'train_images=10000 --set protocol=validated --set "desired_train=[0,1,0,1,1]" '
         '--from-epoch 3 --epochs 5 --change rule.warm_up=always --change "betas=[0.9,0.95]" '
         '--placebo weight_decay=0.0101 --suspect "the timing part of the rule"'
     )
-    why = "an example; where drops fall depends on the processor's rounding"
+    why = "an example; the steps of drops depend on the processor's rounding"
     return Missing("A sudden drop with its suspected cause removed", why, (command,))
 
 
 def pair_table(pair: Pair) -> Table:
-    """What became of a drop in the branches of a pair."""
+    """The drop in the branches of a pair."""
     rows = [_branch(pair, one) for one in (pair.control, *pair.others)]
     head = (
         "branch",
         f"at step {pair.step}",
-        "drops since",
-        "steps with a silent output since",
+        "drops after the branching",
+        "steps with a silent output after the branching",
         "training accuracy (%)",
         "test accuracy (%)",
     )
@@ -200,9 +200,9 @@ def pair_table(pair: Pair) -> Table:
 
 
 def conclusion(pair: Pair) -> str:
-    """Whether the drop goes away with its suspected cause."""
+    """Whether the drop disappears with its suspected cause."""
     if not near(pair, pair.control):
-        return "The drop did not come again in the repetition, so the pair says nothing."
+        return "The drop did not recur in the repetition, so the pair is not conclusive."
     causes = [one for one in pair.others if not _is_placebo(one)]
     placebos = [one for one in pair.others if _is_placebo(one)]
     stay = [one for one in causes if near(pair, one)]
@@ -210,26 +210,26 @@ def conclusion(pair: Pair) -> str:
     moved = [one for one in causes if one not in stay and one not in gone]
     parts = []
     if gone:
-        parts.append(f"With {_named(pair, gone)} it goes away, and no other comes.")
+        parts.append(f"With {_named(pair, gone)} the drop disappears, and no other occurs.")
     if moved:
-        parts.append(f"With {_named(pair, moved)} drops come at other steps.")
+        parts.append(f"With {_named(pair, moved)} drops occur at other steps.")
     if stay:
-        parts.append(f"With {_named(pair, stay)} it comes all the same.")
+        parts.append(f"With {_named(pair, stay)} the drop still occurs.")
     if avoided := [one for one in placebos if not near(pair, one)]:
         parts.append(
-            f"But with {_named(pair, avoided)}, which cannot be its cause, it goes away as well: "
-            "any small change of the course avoids it, and the pair does not single out a cause."
+            f"But with {_named(pair, avoided)}, which cannot be its cause, it disappears as well: "
+            "any small perturbation prevents it, and the pair does not identify a cause."
         )
     elif placebos:
         parts.append(
-            f"With {_named(pair, placebos)}, which cannot be its cause, it stays: a small change "
-            "of the course alone does not avoid it."
+            f"With {_named(pair, placebos)}, which cannot be its cause, it still occurs: a small "
+            "perturbation alone does not prevent it."
         )
     return " ".join(parts)
 
 
 def since(pair: Pair, one: Result) -> list[Drop]:
-    """Drops of a branch after the epoch at which the branches part."""
+    """Drops of a branch after the epoch at which the branches separate."""
     return [drop for drop in of(one) if drop.epoch > pair.from_epoch]
 
 
@@ -259,7 +259,7 @@ def windows(pair: Pair, around: int = BEFORE) -> dict[str, tuple[Array, Array]]:
 
 
 def branch(pair: Pair, one: Result) -> str:
-    """What a branch is called: by what it changes, such as ``"betas = [0.9, 0.95]"``."""
+    """The name of a branch, by its changes, such as ``"betas = [0.9, 0.95]"``."""
     if one is pair.control:
         return "as recorded"
     found = changes(settings_of(one.experiment), settings_of(pair.control.experiment))

@@ -1,4 +1,4 @@
-"""The page itself: the template filled with what the records say."""
+"""The page itself: the template filled with the results of the records."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def compose(records: Records) -> Page:
 
 
 def _values(records: Records, drawings: dict[str, Drawing]) -> dict[str, Any]:
-    """What the template tells, by name."""
+    """The values in the template, by name."""
     return {
         "facts": facts(),
         "figures": drawings,
@@ -181,11 +181,11 @@ def _samples(records: Records) -> list[str]:
 
 
 def _missing(records: Records) -> list[Missing]:
-    """All that is not there, in the order of the page."""
+    """All missing runs, in the order of the page."""
     found = accuracy.missing(records)
     small = accuracy.small_missing(records)
     if not records.search:
-        found.append(Missing("The search of Section 4.3", "no trial yet", (search.command(),)))
+        found.append(Missing("The search of Section 4.3", "not run yet", (search.command(),)))
     if not records.pairs:
         found.append(drops.missing())
     rest = constants.missing(constants.effects(records))
@@ -193,7 +193,7 @@ def _missing(records: Records) -> list[Missing]:
 
 
 def _missing_of(records: Records) -> dict[str, list[Missing]]:
-    """What each published table lacks."""
+    """The missing runs of each published table."""
     found = accuracy.missing(records)
     return {
         name: [
@@ -208,7 +208,7 @@ def _missing_of(records: Records) -> dict[str, list[Missing]]:
 
 
 def _drawings(records: Records) -> dict[str, Drawing]:
-    """The figures that there are records for."""
+    """The figures for which there are records."""
     found: dict[str, Drawing] = {}
     if lines := accuracy.lines(records):
         found["accuracies"] = lambda: study_figures.intervals(

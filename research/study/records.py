@@ -1,4 +1,4 @@
-"""What the page is about: the records in results/, read once."""
+"""The records of the page, in results/, read once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Records:
-    """All records that the page tells of."""
+    """All records of the page."""
 
     root: Path  # results/
     evidence: Evidence  # on the runs on CPUs outside of the search and the pairs
@@ -74,7 +74,7 @@ class Records:
 
 @cache
 def facts() -> dict[str, Any]:
-    """What the study has published, and what is asked of our runs: facts.toml."""
+    """The published results of the study, and the runs that we want: facts.toml."""
     return tomllib.loads((Path(__file__).parent / "facts.toml").read_text(encoding="utf-8"))
 
 

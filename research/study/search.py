@@ -1,4 +1,4 @@
-"""The search of the study's Section 4.3: its three figures, and what they say."""
+"""The search of the study's Section 4.3: its three figures, and answers to its questions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def trials_table(trials: Sequence[Result]) -> Table:
 
 
 def values_table(trials: Sequence[Result]) -> Table:
-    """By each value that was tried: how many trials, the best and the mean of them."""
+    """For each value that was tried: number of trials, best and mean accuracy."""
     rows: list[tuple[str, ...]] = []
     for key, title in KEYS.items():
         rows.append((title,))
@@ -91,7 +91,7 @@ def values_table(trials: Sequence[Result]) -> Table:
 
 
 def answers(trials: Sequence[Result]) -> list[str]:
-    """What the trials say on window, epochs and learning rate."""
+    """Answers on window, epochs and learning rate from the trials."""
     best = max(trials, key=lambda one: one.accuracy[MEASURE])
     needed = accuracy.epochs_needed(trials)
     steps, rates = (_by_value(trials, key) for key in ("time_steps", "learning_rate"))
@@ -101,16 +101,16 @@ def answers(trials: Sequence[Result]) -> list[str]:
     if longer:
         difference = max(max(steps[one]) for one in longer) - max(steps[shortest])
         lines.append(
-            f"Does a longer window help? The best trial with more than {shortest:g} steps lies "
-            f"{difference:+.2f} points from the best with {shortest:g}. Each setting is one run, "
-            "so no test is possible; the claim on time steps above has paired seeds."
+            f"Does a longer window help? The best trial with more than {shortest:g} steps differs "
+            f"by {difference:+.2f} points from the best with {shortest:g}. Each setting was run "
+            "once, so no test is possible; the claim on time steps above has paired seeds."
         )
     lines.append(
-        "How many epochs are needed? Half of the trials are within 0.1 points of their own best "
+        "How many epochs are needed? Half of the trials come within 0.1 points of their own best "
         f"test epoch after {np.median(needed):.0f} epochs or fewer, all after {max(needed)}."
     )
     lines.append(
-        "Which learning rates? Within 0.1 points of the best trial: "
+        "Which learning rates work well? Within 0.1 points of the best trial: "
         f"{wording.joined([f'{rate:g}' for rate in near])}."
     )
     return lines

@@ -118,7 +118,7 @@ def test_what_help_says_is_so(program: Program) -> None:
         analysis.microscope.ROUNDS,
     ]
     output = " ".join(program("sweep", "--help")[1].split())
-    assert f"What to search: {' or '.join(studies.space.space_names())}, or a" in output
+    assert f"Search space: {' or '.join(studies.space.space_names())}, or a" in output
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,10 @@ def test_what_help_says_is_so(program: Program) -> None:
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["info", "15C5-Q2"], "'Q2'"),
         (["info", "digit"], "(did you mean 'digits'?)"),
-        (["info", "unknown"], "; a recipe's name serves as well, `tsslbp recipes` lists them"),
+        (
+            ["info", "unknown"],
+            "; the name of a recipe is also accepted, `tsslbp recipes` lists them",
+        ),
         (["info", "300", "--input-shape", "28"], "(C, H, W)"),
         (["info", "300", "--input-shape", "1x28xa"], "expects numbers such as 1x28x28"),
         (["info", "300", "--time-steps", "0"], "time_steps"),

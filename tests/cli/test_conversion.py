@@ -83,7 +83,7 @@ def test_the_verb_goes_on_with_its_run(program: Program) -> None:
     )
     assert parts["calibrated"] == whole["calibrated"] and parts["plain"] == whole["plain"]
     code, output = program(*options, "parts", "--resume", "--time-steps", "1,3")
-    assert code == 0 and "has trained its 3 epochs" in output
+    assert code == 0 and "has finished its 3 epochs" in output
     again = json.loads(Path("parts/conversion.json").read_text())
     assert again["epochs"] == parts["epochs"] and list(again["calibrated"]) == ["1", "3"]
 

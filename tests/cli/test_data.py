@@ -84,7 +84,7 @@ def test_fetch_downloads_once(
         assert f"{place / 'mnist' / file}: ok" in output
     assert sorted(served.requests) == sorted(tiny.files)
     code, output, _ = program("fetch", "mnist", *options)
-    assert code == 0 and f"nothing to download: {place / 'mnist'} is whole" in output
+    assert code == 0 and f"nothing to download: {place / 'mnist'} is complete" in output
     assert len(served.requests) == len(tiny.files)
 
 
@@ -136,7 +136,7 @@ def test_check_names_every_wrong_file(
     assert lines[idx.TEST_IMAGES].endswith("is missing")
     assert "MD5" in lines[idx.TEST_LABELS]
     assert lines[idx.TRAIN_IMAGES].endswith(": ok")
-    assert "(2 wrong); tsslbp data fetch mnist gets it again" in error
+    assert "(problems: 2); tsslbp data fetch mnist downloads it again" in error
 
 
 def test_check_of_a_folder(
@@ -158,14 +158,14 @@ def test_fetch_refuses_a_download_that_would_not_be_read(
     monkeypatch.setitem(catalogue.entries(), "cifar10", entry)
     folder = tmp_path / "cifar10" / cifar10.FOLDER
     folder.mkdir(parents=True)
-    assert f"{folder} is not whole" in refused("fetch", "cifar10", "--data-dir", tmp_path)
+    assert f"{folder} is incomplete" in refused("fetch", "cifar10", "--data-dir", tmp_path)
     assert server.requests == []
 
 
 def test_check_of_the_reencoded_copy_says_what_is_missing(program: Program, tmp_path: Path) -> None:
     code, output, error = program("check", "cifar10-reencoded", "--data-dir", tmp_path)
     assert code == 2 and output.count("is missing") == len(cifar10.FILES)
-    assert "cifar10-reencoded is not whole (6 wrong)" in error
+    assert "cifar10-reencoded is damaged or incomplete (problems: 6)" in error
 
 
 def test_show_names_the_class_of_an_image_in_a_folder(folder: Path, program: Program) -> None:
@@ -213,7 +213,7 @@ def test_show_refuses_what_is_not_there(refused: Callable[..., str], folder: Pat
     assert "--out must end in .png, .svg, .gif, got a.pdf" in refused(
         "show", "mine.npz", 0, "--out", "a.pdf"
     )
-    assert "does not move" in refused("show", "mine.npz", 0, "--out", "a.gif")
+    assert "has no animation" in refused("show", "mine.npz", 0, "--out", "a.gif")
     assert "(did you mean 'mnist'?)" in refused("show", "mnits", 0)
     (folder / "file").write_text("")
     assert "cannot write" in refused("show", "mine.npz", 0, "--out", "file/a.png")

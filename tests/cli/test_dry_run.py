@@ -12,7 +12,7 @@ from tsslbp.report import published
 from .conftest import Program
 
 pytestmark = pytest.mark.usefixtures("folder", "jobs_here")
-NOTHING = "a dry run: nothing is trained or written"
+NOTHING = "dry run: nothing is trained or written"
 SPACE = "trials = 3\n[parameters]\nlearning_rate = [0.01, 0.02]\n"
 
 
@@ -55,7 +55,7 @@ def test_a_long_plan_says_how_to_stop(capsys: pytest.CaptureFixture[str]) -> Non
     trainings.say_plan(3500.0, 10**6, dry_run=False)
     assert "Ctrl-C" not in capsys.readouterr().out
     trainings.say_plan(44 * 3600.0, 10**6, dry_run=False)
-    assert "Ctrl-C stops it at any time, and the same command goes on" in capsys.readouterr().out
+    assert "Ctrl-C stops at any time, and the same command continues" in capsys.readouterr().out
     trainings.say_plan(44 * 3600.0, 10**6, dry_run=True)
     assert NOTHING in capsys.readouterr().out
 
@@ -71,7 +71,7 @@ def test_tables_alone_on_the_standard_output(program: Program) -> None:
     Path("space.toml").write_text(SPACE)
     sweep = ("sweep", "mine.toml", "--space", "space.toml", "--epochs", "1", "--trials", "2")
     code, output, error = program(*sweep, "--csv")
-    assert code == 0 and "best settings" in error
+    assert code == 0 and "best trial" in error
     head, *rows = output.splitlines()
     assert head == "trial,state,validation_accuracy,learning_rate,seed,run,reason"
     assert len(rows) == 2 and all(",finished," in row for row in rows)

@@ -89,7 +89,7 @@ def test_mistakes(run: Path, refused: Refused) -> None:
     assert "mean and std are in the file's metadata" in refused(
         "export", "run", "--to", "nir", "-o", "net.nir", "--with-normalisation"
     )
-    assert "nothing is folded" in refused(
+    assert "never fold pooling" in refused(
         "export", "run", "--to", "onnx", "-o", "net.onnx", "--no-fold-pooling"
     )
     assert "cannot write" in refused("export", "run", "--to", "nir", "-o", "nowhere/net.nir")

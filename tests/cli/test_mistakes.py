@@ -95,9 +95,7 @@ def test_uint8_images() -> None:
     with pytest.raises(InvalidInput, match=r"tsslbp\.data\.normalise\(x, 0\.1307, 0\.3081\)"):
         net(images)
     plain = tsslbp.Network("30", (1, 28, 28))
-    with pytest.raises(
-        InvalidInput, match=r"normalise\(x, mean, std\), with the recipe's mean and"
-    ):
+    with pytest.raises(InvalidInput, match=r"normalise\(x, mean, std\) with the recipe's mean and"):
         plain(images)
     colours = tsslbp.training.build_network(load_recipe("cifar10-cnn1"), (3, 32, 32), 10)
     with pytest.raises(InvalidInput, match=r"normalise\(x, \[0\.\d+, 0\.\d+, 0\.\d+\], \["):
@@ -184,7 +182,7 @@ def test_a_rule_by_its_name() -> None:
 def test_data_to_be_got_by_hand_are_no_error(program: Program) -> None:
     code, output, error = program("data", "fetch", "dvs-gesture", "--data-dir", ".")
     assert (code, error) == (0, "")
-    assert "dvs-gesture must be got by hand: put it into a folder DIR" in output
+    assert "dvs-gesture must be downloaded manually: put it into a folder DIR" in output
 
 
 def test_plurals(program: Program, jobs_here: None) -> None:

@@ -51,7 +51,7 @@ def test_a_recipe_finds_its_data_from_any_folder(
     ("key", "spoil", "expected"),
     [
         ("labels", lambda labels: np.where(labels == 1, -1, labels), "is -1 at index 1"),
-        ("labels", lambda labels: labels[1:], "70 images, but 'labels' 69 labels"),
+        ("labels", lambda labels: labels[1:], "70 images, but 'labels' has 69 labels"),
         ("labels", lambda labels: labels / 2, "must be integers"),
         ("images", lambda images: images[:, 0], "got 2 dimensions"),
         ("images", lambda images: np.where(images > 190, np.nan, images / 255), "NaN or infinity"),

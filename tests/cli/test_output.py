@@ -85,7 +85,7 @@ def test_a_training_goes_on_where_nobody_takes_its_output(
     run, error = Run.open(folder / "run"), capsys.readouterr().err
     assert status == 1 and len(run.epochs()) == 2
     assert run.has_checkpoint("last") and run.cost() and (run.folder / "picture.png").is_file()
-    assert error == f"error: the output could not be written ({said}); all else has been done\n"
+    assert error == f"error: the output could not be written ({said}); everything else was done\n"
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_without_an_output_layer_there_are_no_spikes(program: Program) -> None:
 def test_what_is_refused(refused: Callable[..., str], run: str) -> None:
     Image.fromarray(np.zeros((9, 8), np.uint8)).save("large.png")
     error = refused("predict", run, "large.png")
-    assert "9 x 8 pixels, grey, and the network takes 8 x 8 pixels, grey" in error
-    assert "as mine.npz has them" in error
+    assert "9 x 8 pixels, grey, but the network takes 8 x 8 pixels, grey" in error
+    assert "as in mine.npz" in error
     Image.fromarray(np.full((8, 8, 4), 99, np.uint8), "RGBA").save("glass.png")
     assert "would replace the image" in refused("predict", run, "large.png", "--out", "large.png")
     assert "without transparency" in refused("predict", run, "glass.png")

@@ -48,9 +48,9 @@ def test_rules_and_their_differences(capsys: Printed) -> None:
     assert fourth.split() == ["D", "5", "-", "0", "-", "-", "-", "-"]
     assert len(first) == len(second) and not empty
     assert lines == [
-        "B, T = 5, against A: +5.03 points (95 % interval +4.89 to +5.18), p < 0.001: higher",
-        "C, T = 5, against A: undecided, a test needs two seeds of both",
-        "D, T = 5, against A: undecided, a test needs two seeds of both",
+        "B, T = 5, compared with A: +5.03 points (95 % interval +4.89 to +5.18), p < 0.001: higher",
+        "C, T = 5, compared with A: undecided, a test needs two seeds of each",
+        "D, T = 5, compared with A: undecided, a test needs two seeds of each",
     ]
 
 
@@ -77,7 +77,7 @@ def test_costs(capsys: Printed) -> None:
     head, digits, mnist, total, _ = capsys.readouterr().out.splitlines()
     assert digits.split() == ["digits", "2", "10.0", "s", "10.0", "s"]
     assert mnist.split() == ["mnist", "0", "-", "0.0", "s"]
-    assert total == "about 10.0 s for all, 2 at a time; an estimate from a few steps"
+    assert total == "about 10.0 s in total, 2 at a time; estimated from a few training steps"
     assert len(head) == len(digits)
 
 

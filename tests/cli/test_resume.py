@@ -35,7 +35,7 @@ def test_a_finished_run_says_how_it_is_trained_further(program: Program) -> None
     program("train", "mine.toml", "--epochs", "1", "--out", "run")
     code, output, _ = program("resume", "run")
     assert code == 0
-    assert "run has trained its 1 epoch; a larger --epochs trains it further" in output
+    assert "run has finished its 1 epoch; a larger --epochs trains it further" in output
 
 
 def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> None:
@@ -50,7 +50,7 @@ def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> Non
             "train", typed, "--resume"
         )
     assert "nowhere is not a run folder" in refused("resume", "nowhere")
-    assert "--set takes data=PATH here, got 'epochs=3'" in refused(
+    assert "--set takes only data=PATH here, got 'epochs=3'" in refused(
         "resume", "a run", "--set", "epochs=3"
     )
 
@@ -120,7 +120,7 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
     run = Run.open(Path("run"))
     found = training.load_run_data(run, moved / "data")  # where both are found
     assert found.train_labels[0] == 0
-    with pytest.raises(DataError, match="other data"):
+    with pytest.raises(DataError, match="differs from the data"):
         training.load_run_data(run, at="mine.npz")
     with pytest.raises(RunError, match="run was trained on different data"):
         run.record_data("0" * 64)

@@ -74,7 +74,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     command += ["--learning-rates", f"0.01,{LOST}", "--out", "out"]
     code, output, error = program(*command, "--seeds", "2")
     assert code == 0, error
-    plan = "2 rules x 2 T x (2 learning rates with the first seed + 1 more seed at the chosen one)"
+    plan = "2 rules x 2 T x (2 learning rates with the first seed + 1 more seed at the chosen rate)"
     assert f"{plan} = 12 runs, 12 of them to make\n" in output
     assert re.search(r"TSSLBP\(warm_up=always\), T = 2 +3 +[\d.]+ s", output)
     assert output.index("about ") < output.index("TSSLBP/T1/lr-0.01/validated-seed0")
@@ -94,7 +94,9 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned.seeds == 2
     assert error.count("diverged at learning rate 0.02 (epoch 1, step 1: training div") == 2
     assert "is the lowest or highest of those tried" in error
-    assert re.search(r"TSSLBP\(warm_up=always\), T = 1, against TSSLBP: .* points .*: \w+", output)
+    assert re.search(
+        r"TSSLBP\(warm_up=always\), T = 1, compared with TSSLBP: .* points .*: \w+", output
+    )
     assert "Learning rules side by side" in Path("out/report.html").read_text()
 
     code, output, error = program(*command, "--seeds", "3")
@@ -124,7 +126,7 @@ def test_a_run_that_fails_otherwise_is_made_again(
     blocked.unlink()
     code, output, error = program(*command)
     assert (code, error) == (0, "")
-    assert "NA, T = 2, against TSSLBP: undecided, a test needs two seeds of both" in output
+    assert "NA, T = 2, compared with TSSLBP: undecided, a test needs two seeds of each" in output
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ def test_cost_of_a_run(program: Program) -> None:
     ]
     energies = [wording.energy(one.energy().total) for one in (total.spiking, total.relu)]
     assert rows["total"][-2:] == energies
-    assert f"energy        {energies[0]} an image, {energies[1]} with ReLU" in trained
+    assert f"energy        {energies[0]} per image, {energies[1]} with ReLU" in trained
     assert "Horowitz" in output and "tested on 7 of the 70 images" in output
 
 
@@ -346,7 +346,7 @@ def test_cost_by_other_tables(program: Program, refused: Callable[..., str]) -> 
     ).total
     energy = total.spiking.energy(analysis.energy.table_of("int8"), "DRAM")
     assert f"DRAM {wording.energy(energy.memory)}" in output
-    assert "int8: 0.23 pJ a multiply-add, 0.03 pJ an addition" in output
+    assert "int8: 0.23 pJ per multiply-add, 0.03 pJ per addition" in output
     code, output, error = program("cost", "run", "--json", "--images", "2")
     assert (code, error) == (0, "")
     assert json.loads(output) == json.loads(Path("run/cost.json").read_text())
@@ -364,7 +364,7 @@ def test_cost_that_cannot_be_kept(program: Program, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Run, "record_cost", full)
     code, output, error = program("train", "mine.toml", "--epochs", "1", "--out", "run")
     assert code == 0 and "with ReLU" in output
-    assert "caution: cannot write run/cost.json: No space left on device; a report" in error
+    assert "caution: cannot write run/cost.json: No space left on device; reports" in error
 
 
 def test_no_picture_without_matplotlib(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +473,7 @@ def test_train_from_weights(program: Program, refused: Callable[..., str]) -> No
     same = ("train", "mine.toml", "--weights", "first", "--out")
     code, output, error = program(*same, "second", "--set", 'freeze=["conv1"]')
     assert (code, error) == (0, "")
-    assert "weights     first: 3 tensors taken\n" in output.replace(f"{Path.cwd()}/", "")
+    assert "weights     first: 3 tensors loaded\n" in output.replace(f"{Path.cwd()}/", "")
     assert "frozen      conv1\n" in output
     weights = tsslbp.load("second").state_dict()
     assert torch.equal(weights["conv1.weight"], first.state_dict()["conv1.weight"])
@@ -487,8 +487,8 @@ def test_train_from_weights(program: Program, refused: Callable[..., str]) -> No
     assert "linear2.weight is 8 x 36 there and 9 x 36 here" in error
     assert "--weights-partial" in error and not Path("third").exists()
     output = program(*same, "third", *other, "--weights-partial")[1]
-    assert "1 tensor taken\n" in output
-    assert "left: output.weight is 2 x 8 there and 2 x 9 here\n" in output
+    assert "1 tensor loaded\n" in output
+    assert "not loaded: output.weight is 2 x 8 there and 2 x 9 here\n" in output
     assert "known: conv1, linear2, output" in refused(*same, "fourth", "--set", 'freeze=["conv2"]')
     assert "did you mean 'mnist'" in refused("train", "mine.toml", "--weights", "mnits")
     assert "--out" in refused(*same[:2], "--weights", "digits", "--out", "second", "--resume")
@@ -523,7 +523,7 @@ def test_names_of_networks_that_ship(program: Program, refused: Callable[..., st
         check(f"digits.{kind}")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     told = program("info", "digits")[1]
-    assert f"{wording.percent(record['test_accuracy'])} of the weights as they ship" in told
+    assert f"{wording.percent(record['test_accuracy'])} with the weights as shipped" in told
     assert record["seed_chosen"] in told and "CC BY 4.0" in told
     assert "digits, fashion-mnist-mlp and mnist" in program("recipes")[1]
     assert "did you mean 'digits'" in refused("evaluate", "digitss")

@@ -92,7 +92,7 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
         patch.setattr(progress, "TrialsDisplay", Interrupting)
         code, _, error = program(*command)
     assert code == 130
-    assert "the same command goes on" in error
+    assert "the same command continues" in error
     run = Run.open(Path("out/validated-seed0"))
     assert 0 < len(run.epochs()) < 40
     with monkeypatch.context() as patch:
@@ -115,7 +115,7 @@ def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--seeds", "2", "--epochs", "1", "--out", "out")
     code, output, error = program("reproduce", "x", *options)
     assert (code, error) == (0, "")
-    assert "Other, T = 5: left out, there is no recipe yet" in output
+    assert "Other, T = 5: omitted, there is no recipe yet" in output
     cost = output.index("about ")
     assert re.search(r"digits +2 +\d+\.\d s +\d+\.\d s\n", output[:cost])
     assert cost < output.index("digits/validated-seed0") < output.index("report in")
@@ -132,7 +132,10 @@ def test_nothing_is_trained_that_could_not_be_reported(
     with monkeypatch.context() as patch:
         patch.setattr(published, "find", lambda name: (replace(row, recipes=()),))
         code, _, error = program("reproduce", "mnist")
-    assert (code, error) == (2, "error: nothing is left to reproduce\n")
+    assert (code, error) == (
+        2,
+        "error: nothing to reproduce: no row of the table has a recipe\n",
+    )
     monkeypatch.setitem(sys.modules, "jinja2", None)
     code, _, error = program("reproduce", "mnist")
     assert code == 2 and "pip install 'tsslbp[study]'" in error

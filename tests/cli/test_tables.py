@@ -95,7 +95,7 @@ def test_sort_and_filter(arguments: list[str], expected: list[str], program: Pro
     code, output, _ = program("runs", *arguments)
     assert code == 0
     assert names(output) == expected
-    assert expected or "none of 4 runs is such" in output
+    assert expected or "none of 4 runs meets the conditions" in output
 
 
 @pytest.mark.usefixtures("four")
@@ -109,7 +109,7 @@ def test_sort_and_filter(arguments: list[str], expected: list[str], program: Pro
             "unknown column or setting 'best-test' (did you mean 'best_test'?",
         ),
         (["nowhere"], "there is no folder nowhere"),
-        (["--csv", "--json"], "ask for one of --csv and --json at a time"),
+        (["--csv", "--json"], "give only one of --csv and --json"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str, refused: Callable[..., str]) -> None:

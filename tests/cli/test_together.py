@@ -107,7 +107,7 @@ def winner(answers: list[tuple[int, str]], reasons: tuple[str, ...]) -> int:
 
 IN_USE = ("is in use by another process",)
 WRITERS = {  # by command: more of its arguments, where it keeps the recipe, why one is refused
-    "train": ([], "config.toml", (*IN_USE, "holds a run already")),
+    "train": ([], "config.toml", (*IN_USE, "already contains a run", "holds a run already")),
     "convert": (["--time-steps", "2"], "config.toml", (*IN_USE, "already")),
     "trials": (["--seeds", "1"], "recipe.toml", (*IN_USE, "with other settings")),
     "compare": (

@@ -45,7 +45,7 @@ def test_an_existing_run_is_not_overwritten(program: Program, refused: Callable[
     program("train", "mine.toml", "--epochs", "1")
     before = records("runs/mine-seed0")
     error = refused("train", "mine.toml", "--epochs", "1")
-    assert "runs/mine-seed0 holds a run already" in error and "--resume" in error
+    assert "runs/mine-seed0 already contains a run" in error and "--resume" in error
     assert records("runs/mine-seed0") == before
 
 

@@ -36,7 +36,7 @@ def test_three_settings_are_a_search(groups: Callable) -> None:
 def test_of_many_settings_the_best_are_shown(groups: Callable) -> None:
     wanted = [("digits", {"epochs": 2, "learning_rate": n / 100}, [80.0 + n]) for n in range(1, 11)]
     found = {figure.name: figure for figure in figures.draw("d", groups(*wanted), [], "last")}
-    assert "Shown are the 8 of 10 settings" in found["d-latency"].caption
+    assert "Only the 8 of 10 settings" in found["d-latency"].caption
     assert "learning_rate = 0.1:" in found["d-latency"].svg
     assert "learning_rate = 0.02:" not in found["d-latency"].svg
     assert "d-layers-4" in found and "d-layers-5" not in found

@@ -101,7 +101,7 @@ def test_tables_say_what_the_records_say(written: tuple[str, str]) -> None:
 
 def test_unfinished_runs_are_marked(written: tuple[str, str]) -> None:
     html, markdown = written
-    assert "1 unfinished run left out of all statistics" in html
+    assert "1 unfinished run excluded from all statistics" in html
     (line,) = [line for line in markdown.splitlines() if line.startswith("| unfinished |")]
     assert "| unfinished | 7 | 3/100 |" in line
 
@@ -275,7 +275,7 @@ def test_many_runs_are_reported_in_time(
 
 def test_another_markdown_file_is_not_replaced(study: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# Mine")
-    with pytest.raises(InvalidInput, match="which is no report, would be replaced"):
+    with pytest.raises(InvalidInput, match="is not a report and would be replaced"):
         report.write([study], tmp_path / "README.html")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     report.write([study], tmp_path / "a.html")

@@ -83,7 +83,7 @@ def test_choice_of_the_learning_rate(written: tuple[str, str, list[str]]) -> Non
     assert "| TSSLBP, T = 2 | 12.30 | 90.00<br>chosen | 12.30 |" in section
     assert "| diverged | diverged | diverged |" in section
     assert (
-        "15 runs took 1 min 30 s of training in all. 6 of them, which took 36.0 s, are not"
+        "15 runs took 1 min 30 s of training time in total. 6 of them (36.0 s) did not use"
         in section
     )
 
@@ -91,7 +91,7 @@ def test_choice_of_the_learning_rate(written: tuple[str, str, list[str]]) -> Non
 def test_runs_that_only_chose_a_rate_are_no_evidence(written: tuple[str, str, list[str]]) -> None:
     _, markdown, problems = written
     assert "9 finished runs of 3 settings on digits" in markdown
-    assert "6 further runs only chose a learning rate." in markdown
+    assert "6 further runs only for choosing a learning rate." in markdown
     for title in ("Results", "Comparisons over the same seeds", "Figures: digits"):
         assert f"## {title}" not in markdown
     assert "lr-0.001/validated-seed0 |" in part(markdown, "Runs")

@@ -105,7 +105,7 @@ def test_comparisons_name_both_groups(groups: Callable) -> None:
     found = groups(("digits", {}, [95.0, 96.0]), ("digits", {"tau_s": 2.0}, [94.0, 95.0]))
     (row,) = tables.comparison_table(verdicts.compare_groups(found)[0]).rows
     assert row == (
-        "digits\nagainst digits, tau_s = 2.0",
+        "digits\nvs. digits, tau_s = 2.0",
         "undecided",
         "2",
         "+1.00",

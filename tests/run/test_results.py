@@ -207,7 +207,7 @@ def test_an_epoch_without_its_accuracy_is_no_result(tmp_path: Path, key: str) ->
     first, second = path.read_text().splitlines()
     shorter = {name: value for name, value in json.loads(first).items() if name != key}
     path.write_text(f"{json.dumps(shorter)}\n{second}\n")
-    with pytest.raises(RunError, match=f"epoch 1 holds no '{key}'"):
+    with pytest.raises(RunError, match=f"epoch 1 has no '{key}'"):
         results.Result.read(tmp_path / "run")
 
 

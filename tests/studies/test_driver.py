@@ -505,8 +505,8 @@ def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> No
     for number in range(2):
         (first, second) = [line for line in output.splitlines() if f"trial-{number:04d} " in line]
         assert first == second and " finished " in first
-    folder = next(line for line in output.splitlines() if line.startswith("best settings, in "))
-    best = Run.open(Path(folder.removeprefix("best settings, in ").partition(";")[0]))
+    folder = next(line for line in output.splitlines() if line.startswith("best trial: "))
+    best = Run.open(Path(folder.removeprefix("best trial: ").partition(";")[0]))
     assert best.folder.parent == Path("runs/mine-sweep")
     assert best.experiment.seed == 3
     assert "study.log" not in json.dumps(best.environment)  # it might hold a password
@@ -567,7 +567,7 @@ def test_the_program_names_a_space_without_trials(
     Path("space.toml").write_text("[parameters]\nepochs = [1, 2]\n")
     assert cli.main(["sweep", "mine.toml", "--space", "space.toml"]) == 2
     assert capsys.readouterr().err == (
-        "error: space.toml does not say how many trials to make: give --trials\n"
+        "error: space.toml does not set the number of trials: give --trials\n"
     )
     assert not Path("runs").exists()
 

@@ -1,6 +1,7 @@
 """Checkpoints: loading a trained network, and those that do not fit."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,17 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
         training.Training(replace(EXPERIMENT, weights=str(file)), toy())
     save_file({}, file)
     with pytest.raises(RunError, match="contains no tensors"):
+        training.Training(replace(EXPERIMENT, weights=str(file)), toy())
+    run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
+    content = bytearray((run.folder / "checkpoints" / "last.safetensors").read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="its tensors have another digest than when they were"):
+        training.Training(replace(EXPERIMENT, weights=str(file)), toy())
+    broken = tsslbp.load(run.folder).state_dict()
+    broken["conv1.weight"][0, 0, 0, 0] = math.nan
+    save_file({key: value.clone() for key, value in broken.items()}, file)
+    with pytest.raises(RunError, match=r"conv1\.weight contains NaN or infinity"):
         training.Training(replace(EXPERIMENT, weights=str(file)), toy())
 
 

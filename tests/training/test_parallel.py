@@ -243,7 +243,7 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     failed = torchrun(*program, cwd=tmp_path)
     assert failed.returncode != 0
     assert re.findall("^error: .*", failed.stderr, re.M) == [
-        "error: two holds a run already: continue it with --resume, or give another --out"
+        "error: two already contains a run: continue it with --resume, or give another --out"
     ]
 
     assert cli.main(["train", "mine.toml", "--out", "two", "--resume", "--epochs", "3"]) == 0

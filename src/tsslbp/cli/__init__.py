@@ -1,6 +1,6 @@
-"""The program: one function a verb. Errors are one line; `--traceback` shows where they come from.
+"""The program: one function per verb. An error is one line; `--traceback` shows its origin.
 
-What it prints, and how, is `tsslbp.cli.printing`'s and `tsslbp.cli.progress`'s.
+`tsslbp.cli.printing` and `tsslbp.cli.progress` do the printing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ app = typer.Typer(
 # The base of the errors in the command line; typer does not export it itself.
 UsageError: Any = typer.BadParameter.__base__
 
-# Options that people type who know other programs, and what to type here.
+# Options that users of other programs may try, and what to type here instead.
 OPTIONS = {
     "--lr": "--set learning_rate=0.001 changes the learning rate",
     "--learning-rate": "--set learning_rate=0.001 changes the learning rate",
@@ -46,7 +46,7 @@ OPTIONS = {
     "--network": "--set network=15C5-P2-300 changes the network",
     "--time-steps": "--set time_steps=10 changes the number of time steps",
     "--rule": "--set rule=SLAYER changes the learning rule",
-    "--data": "--set data=mine.npz takes other data",
+    "--data": "--set data=mine.npz uses other data",
     "--gpu": "--device cuda trains on a GPU",
     "--cuda": "--device cuda trains on a GPU",
     "--seeds": "tsslbp trials RECIPE --seeds 5 trains with several seeds",
@@ -114,7 +114,7 @@ def _run(given: list[str]) -> int:
 
 
 def _reason(error: Error | OSError | MemoryError) -> str:
-    """Why a command has failed, in a line."""
+    """Why a command has failed, in one line."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
@@ -131,7 +131,7 @@ def program(
 
     Start with: tsslbp train digits
 
-    Add --traceback to a command to see where an error comes from.
+    Add --traceback to any command to see where an error comes from.
     """
     if version:
         from .._version import __version__

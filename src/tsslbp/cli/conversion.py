@@ -24,19 +24,20 @@ def convert(
     what: RecipeOptions,
     *,
     time_steps: Annotated[
-        str, option("T,T,...", "Numbers of time steps to convert for.")
+        str, option("T,T,...", "Numbers of time steps of the converted networks.")
     ] = "1,2,5,10,20",
     which: RunOptions,
     how: TrainingOptions,
 ) -> None:
-    """Train a recipe's network with ReLU, then run it with spikes.
+    """Train a recipe's network with ReLU and convert it to spikes.
 
-    Prints test accuracy and spikes per image for each number of time steps, with thresholds from a
-    percentile of the activations (plain) and calibrated for that number, and writes them into
-    conversion.json in the run's folder. The training is a run like those of train, but for
-    activation = "relu" in its configuration: the recipe's rule, loss and constants of the neurons
-    do not matter here. With --resume a training goes on, and one that is finished is converted
-    again.
+    Prints test accuracy and spikes per image for each number of time steps: with thresholds from a
+    percentile of the activations (plain), and with thresholds calibrated for that number of steps.
+    Writes the same to conversion.json in the run folder.
+
+    The training is a run like those of train, with activation = "relu" in its configuration. The
+    recipe's rule, loss and neuron constants have no effect. --resume continues an interrupted
+    training, or converts a finished network again.
 
     \b
     Examples:
@@ -78,7 +79,7 @@ def convert(
 
 
 def _record(wanted: Experiment, trained: Training, run: Run) -> dict[str, Any]:
-    """What the record says of the training."""
+    """The training's part of the record."""
     epochs = run.epochs()
     chosen = "best-validation" if trained.validation else "last"
     return {

@@ -28,33 +28,33 @@ _Sample: TypeAlias = "tuple[np.ndarray[Any, Any], str, str, tuple[str, ...]]"
 SUFFIXES = (".png", ".svg", ".gif")
 WITHOUT_DOWNLOAD = {"package": "comes with tsslbp", "generated": "made by tsslbp"}
 
-app = typer.Typer(rich_markup_mode=None, help="Data sets: what there is, get it, check it, see it.")
+app = typer.Typer(rich_markup_mode=None, help="List, download, check and view data sets.")
 
 _complete = completing(lambda: data.catalogue.entries())
-Name = Annotated[str, argument("NAME", "A data set's name.", autocompletion=_complete)]
+Name = Annotated[str, argument("NAME", "Name of a data set.", autocompletion=_complete)]
 
 
 @app.callback(invoke_without_command=True)
 def group(context: typer.Context) -> None:
-    """Data sets: what there is, get it, check it, see it."""
+    """List, download, check and view data sets."""
     if context.invoked_subcommand is None:
         printing.say(context.get_help())
 
 
 @app.command("list")
 def list_sets(data_dir: DataDir = None) -> None:
-    """List the data sets, and where a local copy is."""
+    """List the data sets, with the paths of local copies."""
     entries = data.catalogue.entries().values()
     printing.print_data_sets([(entry, _where(entry, data_dir)) for entry in entries])
-    printing.say("\ntsslbp data fetch NAME downloads one, or says where it is to be got.")
+    printing.say("\ntsslbp data fetch NAME downloads one, or explains how to get it.")
 
 
 @app.command()
 def fetch(name: Name, data_dir: DataDir = None) -> None:
-    """Download a data set, or say how to get it.
+    """Download a data set, or explain how to get it.
 
-    It goes into DIR/NAME/, without --data-dir and TSSLBP_DATA into the cache folder. Checksums are
-    verified; a damaged file is replaced.
+    It goes to DIR/NAME/, or to the cache folder without --data-dir and TSSLBP_DATA. Checksums are
+    verified, and damaged files are replaced.
     """
     entry = data.catalogue.find(name)
     printing.print_data_set(entry)
@@ -67,8 +67,8 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
         local = data.files.locate(entry, data_dir)
         if local is None:
             printing.say(
-                f"\n{name} must be got by hand: put it into a folder DIR as above, and set "
-                f"--data-dir or {data.files.VARIABLE} to DIR"
+                f"\n{name} must be downloaded manually: put it into a folder DIR as shown above, "
+                f"and set --data-dir or {data.files.VARIABLE} to DIR"
             )
             return
         printing.say(f"\na copy is in {local}: tsslbp data check {name} reads it")
@@ -78,14 +78,14 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
 def check(
     what: Annotated[
         str,
-        argument("NAME|FOLDER", "A data set's name, or its folder.", autocompletion=_complete),
+        argument("NAME|FOLDER", "Name of a data set, or its folder.", autocompletion=_complete),
     ],
     data_dir: DataDir = None,
 ) -> None:
-    """Check a local copy of a data set, by name or folder.
+    """Check a local copy of a data set.
 
-    The files of images are compared with the official checksums; recordings of events are read and
-    counted.
+    Image files are compared with the official checksums. Event recordings are read, and the
+    recordings and events counted.
     """
     if what not in data.catalogue.entries() and Path(what).is_dir():
         folder = Path(what).resolve()
@@ -103,9 +103,10 @@ def check(
         printing.say(f"{part}: ok" if problem is None else f"{part} {problem}")
         problems += problem is not None
     if problems:
-        action = "gets it again" if entry.origin == "download" else "says how to get it"
+        action = "downloads it again" if entry.origin == "download" else "explains how to get it"
         raise DataError(
-            f"the copy of {what} is not whole ({problems} wrong); tsslbp data fetch {what} {action}"
+            f"the copy of {what} is damaged or incomplete (problems: {problems}); "
+            f"tsslbp data fetch {what} {action}"
         )
 
 
@@ -113,16 +114,18 @@ def check(
 def show(
     name: Annotated[
         str,
-        argument("NAME", "A data set's name, a .npz file, or a folder/.", autocompletion=_complete),
+        argument(
+            "NAME", "Name of a data set, a .npz file, or a folder/.", autocompletion=_complete
+        ),
     ],
-    index: Annotated[int, argument("INDEX", "Of the sample, from 0.", min=0)],
-    test: Annotated[bool, typer.Option("--test", help="Of the test samples.")] = False,
+    index: Annotated[int, argument("INDEX", "Number of the sample, from 0.", min=0)],
+    test: Annotated[bool, typer.Option("--test", help="Draw a test sample.")] = False,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         option(
             "FILE",
-            "A .png or .svg file for the picture, or a .gif file for the animation alone.",
+            "A .png or .svg file for the picture, or a .gif file for only the animation.",
             "--out",
             "-o",
         ),
@@ -130,9 +133,9 @@ def show(
 ) -> None:
     """Draw a sample: an image, or the frames of a recording.
 
-    The picture is NAME-INDEX.png in the current folder, unless --out says another place. Of a
-    recording, an animation is written beside it, as a .gif file; an --out that ends in .gif is the
-    animation alone. Pixels that became darker are blue, brighter ones orange.
+    The picture is NAME-INDEX.png in the current folder, unless --out names another file. For a
+    recording, an animation is written next to it as a .gif file; if --out ends in .gif, only the
+    animation is written. Pixels that became brighter are orange, those that became darker blue.
     """
     part = "test" if test else "training"
     path = out or Path(f"{Path(name).stem}-{'test-' if test else ''}{index}.png")
@@ -145,7 +148,7 @@ def show(
         found = _loaded(data.load(name, data_dir), index, part)
     pixels, label, note, facts = found
     if path.suffix == ".gif" and not facts:
-        raise InvalidInput(f"an image does not move: --out must end in .png or .svg, got {path}")
+        raise InvalidInput(f"an image has no animation: --out must end in .png or .svg, got {path}")
     title = f"{Path(name).name}, {part} sample {index}, class {label}"
     printing.say(title)
     printing.print_note(note)
@@ -169,14 +172,14 @@ def _where(entry: Entry, data_dir: Path | None) -> str:
 
 
 def _download(entry: Entry, data_dir: Path | None) -> None:
-    """Get the files of a set that are missing or damaged."""
+    """Download the files of a set that are missing or damaged."""
     if all(problem is None for _, problem in data.files.check_files(entry, data_dir)):
-        printing.say(f"\nnothing to download: {data.files.locate(entry, data_dir)} is whole")
+        printing.say(f"\nnothing to download: {data.files.locate(entry, data_dir)} is complete")
         return
     if folder := data.files.find_folder(entry, data_dir, data.files.CIFAR10_FOLDER):
         raise DataError(
-            f"{folder} is not whole, or another edition, and comes before what is downloaded: move "
-            "it away, or give another --data-dir"
+            f"{folder} is incomplete, or another edition, and takes precedence over a download: "
+            "move it away, or give another --data-dir"
         )
     printing.say()
     for file in entry.md5:
@@ -223,7 +226,7 @@ def _loaded(data_set: DataSet, index: int, part: str) -> _Sample:
 
 
 def _describe(events: Events) -> str:
-    """Return the number of events, of each polarity, and how long they take."""
+    """Return the number of events, the number of each polarity, and the duration."""
     count = len(events.t)
     if count == 0:
         return "no events"
@@ -236,7 +239,7 @@ def _describe(events: Events) -> str:
 
 
 def _save(path: Path, figure: Figure, animation: Animation | None = None) -> None:
-    """Write the picture, unless the animation alone is asked for, and the animation beside it."""
+    """Write the picture, unless only the animation is wanted, and the animation next to it."""
     moving = path.with_suffix(".gif")
     written = [path] if animation is None or path == moving else [path, moving]
     with writing(path):

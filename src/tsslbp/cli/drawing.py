@@ -1,4 +1,4 @@
-"""What is drawn of a run: its picture, and the figures of `tsslbp draw`."""
+"""Drawings of a run: its picture, and the figures of `tsslbp draw`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _picture(run: Run, trained: Training) -> Figure:
 
 
 def figures_of_run(run: Run) -> dict[str, Figure]:
-    """Figures of the run's records, by name; of an epoch that was broken off there are none."""
+    """Figures of the run's records, by name; an interrupted epoch has none."""
     import numpy as np
 
     drawn: dict[str, Figure] = {}

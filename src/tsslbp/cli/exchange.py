@@ -1,4 +1,4 @@
-"""The verb about other programs: export."""
+"""The verb that exports networks to other programs: export."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def export(
         bool,
         typer.Option(
             "--fold-pooling/--no-fold-pooling",
-            help="In NIR: pooling as a part of the next connection, or as SumPool2d.",
+            help="NIR: fold pooling into the next connection, or write it as SumPool2d.",
         ),
     ] = True,
     with_normalisation: Annotated[
         bool,
         typer.Option(
-            "--with-normalisation", help="In ONNX: the model takes raw pixels, as stored."
+            "--with-normalisation", help="ONNX: the model takes raw pixels and normalises them."
         ),
     ] = False,
     checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Write a run's network as a file for other programs.
+    """Export a run's network to NIR or ONNX.
 
-    nir: the Neuromorphic Intermediate Representation, read by Norse, snnTorch, SpikingJelly and
-    compilers for neuromorphic chips. onnx: for onnxruntime and others, with all time steps in the
-    graph. Both hold how their output is to be read, mean and standard deviation of the input,
-    classes, time steps, accuracy and the command of the run.
+    nir: the Neuromorphic Intermediate Representation, which Norse, snnTorch, SpikingJelly and
+    compilers for neuromorphic chips read. onnx: for onnxruntime and others, with all time steps in
+    the graph. The file also says how to read the output, and contains mean and standard deviation
+    of the input, classes, time steps, accuracy and the command of the run.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def export(
             "NIR has no node for --with-normalisation; mean and std are in the file's metadata"
         )
     if not fold_pooling and to == "onnx":
-        raise InvalidInput("--no-fold-pooling is for NIR; in ONNX nothing is folded")
+        raise InvalidInput("--no-fold-pooling is for NIR; ONNX files never fold pooling")
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
     net, state = training.read_network(run, name)
@@ -88,13 +88,13 @@ def export(
 
 
 def describe(run: Run, name: str, epoch: int | str) -> dict[str, Any]:
-    """What a file says of the run and the checkpoint, of an epoch, that it is made from."""
+    """The metadata of a file: the run, checkpoint and epoch that it is made from."""
     wanted = run.experiment
     records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in run.epochs()}
-    record = records.get(epoch, {})  # of an epoch that was broken off there is none
+    record = records.get(epoch, {})  # an interrupted epoch has none
     shown = ("test_accuracy", "validation_accuracy", "note")
     return {
-        "data": Path(wanted.data).name,  # of a file of one's own not where it lies
+        "data": Path(wanted.data).name,  # of a user's file not the path
         "mean": wanted.mean,
         "std": wanted.std,
         "checkpoint": name,

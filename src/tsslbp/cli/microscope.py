@@ -26,17 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """How the truth is measured."""
+    """How the true gradient is estimated."""
 
     widths: Annotated[str, option("X, ...", "Noise widths, relative to a layer's weights.")] = (
         "0.01, 0.03, 0.1, 0.3"
     )
-    rounds: Annotated[int, option("N", "Independent estimates: even, at least 4.")] = 10
+    rounds: Annotated[int, option("N", "Number of independent estimates: even, at least 4.")] = 10
     directions: Annotated[
         int | None,
-        option(
-            "K", "Measure along this many random directions in each layer, not for all weights."
-        ),
+        option("K", "Use K random directions in each layer instead of the full gradient."),
     ] = None
 
 
@@ -47,29 +45,29 @@ def microscope(
         str,
         argument(
             "RECIPE",
-            "A shipped recipe's name, a .toml file, or a run's folder.",
+            "Name of a shipped recipe, a .toml file, or a run folder.",
             autocompletion=complete_recipe,
         ),
     ],
-    rules: Annotated[str, option("A, B, ...", "Learning rules, with commas between them.")],
+    rules: Annotated[str, option("A, B, ...", "Learning rules, separated by commas.")],
     settings: Settings = None,
     how: NoiseOptions,
     data_dir: DataDir = None,
-    out: Annotated[Path, option("FILE.svg", "The figure; JSON beside it.", "--out", "-o")] = Path(
-        "microscope.svg"
-    ),
+    out: Annotated[
+        Path, option("FILE.svg", "The figure to write; FILE.json gets the numbers.", "--out", "-o")
+    ] = Path("microscope.svg"),
     trust_code: TrustCode = False,
 ) -> None:
-    """Compare learning rules' gradients with the true effect.
+    """Compare the gradients of learning rules with the true one.
 
     \b
     Examples:
       tsslbp microscope digits --rules "TSSLBP, TSSLBP.published" --set network=16 --set padding=0
       tsslbp microscope runs/first --rules "TSSLBP, TSSLBP.published" --directions 16
 
-    The weights are the initial ones, or a run's. The truth is the gradient of the loss smoothed
-    with noise on the weights, on the first training images, as many as a batch holds. The whole
-    gradient takes a network of at most 2,000 weights.
+    The weights are the initial ones, or those of a run. The true gradient is that of the loss,
+    smoothed by noise on the weights, for the first batch of training images. The full gradient can
+    be estimated for at most 2,000 weights; larger networks need --directions.
     """  # noqa: D301
     from ..rules import from_config, split_rules
 
@@ -128,7 +126,7 @@ def microscope(
 def _opened(
     recipe: str, settings: Sequence[str], trust_code: bool
 ) -> tuple[Experiment, dict[str, Tensor] | None, str]:
-    """The experiment of a recipe or a run, a run's checkpoint, and what the weights are."""
+    """The experiment of a recipe or run, the run's checkpoint, and a name for the weights."""
     folder = Path(recipe)
     is_run = (folder / "config.toml").is_file()
     if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):

@@ -34,7 +34,7 @@ OF_FOLDERS = ("config.toml", "recipe.toml")  # recipes that the program writes, 
 def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
     """An option of the command line, by default named after its parameter, and its help.
 
-    Words joined by ``|`` are all that it takes, and completed.
+    If the metavar is words joined by ``|``, these are its values, and are completed.
     """
     if "|" in metavar and metavar.islower():
         more["autocompletion"] = completing(lambda: metavar.split("|"))
@@ -47,7 +47,7 @@ def argument(metavar: str, text: str, **more: Any) -> Any:
 
 
 def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What completes a word of the command line, from those that are known."""
+    """Return a function that completes a word of the command line from the known ones."""
 
     def complete(incomplete: str) -> list[str]:
         return [word for word in known() if word.startswith(incomplete)]
@@ -56,7 +56,7 @@ def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Folders of runs whose paths begin so, down to two levels below, and networks that ship."""
+    """Run folders with this prefix, down to two levels below, and networks that ship trained."""
     begin = glob.escape(incomplete)
     found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
     folders = {os.path.dirname(path) for paths in found for path in paths}
@@ -70,7 +70,7 @@ RunFolder = Annotated[
     Path,
     argument(
         "RUN",
-        "A run's folder, or the name of a network that ships trained, such as mnist.",
+        "A run folder, or the name of a network that ships trained, such as mnist.",
         autocompletion=complete_run,
     ),
 ]
@@ -78,52 +78,52 @@ Checkpoint = Annotated[
     str | None,
     option(
         "last|best-validation|best-test|averaged",
-        "Weights to take, by default those chosen on validation images, or the last.",
+        "Weights to use; default: those chosen on validation images, or else the last.",
     ),
 ]
 Settings = Annotated[
-    list[str] | None, option("KEY=VALUE", "Change a key of the recipe; repeatable.", "--set")
+    list[str] | None, option("KEY=VALUE", "Change a key of the recipe. Repeatable.", "--set")
 ]
-Epochs = Annotated[int | None, option("N", "Passes over the training images.")]
+Epochs = Annotated[int | None, option("N", "Number of passes over the training images.")]
 DataDir = Annotated[
     Path | None,
     option(
         "DIR",
-        "Folder of the data sets (DIR/mnist/...); without it they are downloaded once.",
+        "Folder of the data sets (DIR/mnist/...). By default they are downloaded once.",
         envvar="TSSLBP_DATA",
     ),
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="On a GPU: the same bits in every run, slower.")
+    bool, typer.Option("--deterministic", help="On a GPU: slower, but bit-identical in every run.")
 ]
 Formats = Annotated[
     list[str] | None,
-    option("pdf|png", "Also write the figures as PDF or PNG; repeatable.", "--format"),
+    option("pdf|png", "Also write the figures as PDF or PNG. Repeatable.", "--format"),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Only say which runs there are to make, their cost and what disk they take.",
+        help="Only list the runs to be made, and estimate their time and disk space.",
     ),
 ]
 TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Run the network's file that lies in the folder of a run or study: only one you know.",
+        help="Run the network's code in the folder of a run or study. Use it only if you trust it.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Which experiment: a recipe and what is changed in it."""
+    """Which experiment: a recipe and the changes to it."""
 
     recipe: Annotated[
         str,
         argument(
-            "RECIPE", "A shipped recipe's name, or a .toml file.", autocompletion=complete_recipe
+            "RECIPE", "Name of a shipped recipe, or a .toml file.", autocompletion=complete_recipe
         ),
     ]
     settings: Settings = None
@@ -149,39 +149,39 @@ class RunOptions:
 
     seed: Annotated[int | None, option("N", "Seed of weights, order, crops and dropout.")] = None
     out: Annotated[
-        Path | None, option("DIR", "The run's folder, by default one in runs, by recipe and seed.")
+        Path | None, option("DIR", "The run folder. By default runs/ and a name with the seed.")
     ] = None
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in its folder, or start it if none is."),
+        typer.Option("--resume", help="Resume the run if the folder contains one, else start it."),
     ] = False
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How trainings go: their data, their device, and who is told."""
+    """How to train: data, device and trackers."""
 
     data_dir: DataDir = None
-    device: Annotated[str, option("cpu|cuda", "Where to train; cuda is an NVIDIA GPU.")] = "cpu"
+    device: Annotated[str, option("cpu|cuda", "Device; cuda is an NVIDIA GPU.")] = "cpu"
     track: Annotated[
         list[str] | None,
-        option("tensorboard|wandb|mlflow", "Tell a tracker how it goes; repeatable."),
+        option("tensorboard|wandb|mlflow", "Log metrics to a tracker. Repeatable."),
     ] = None
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where many trainings run at a time, and where they are kept."""
+    """Where several trainings run at once, and where their runs are kept."""
 
     out: Annotated[
         Path | None,
-        option("DIR", "Folder of the runs, by default runs/RECIPE-COMMAND, or runs/reproduce."),
+        option("DIR", "Folder for the runs; default: runs/RECIPE-COMMAND, or runs/reproduce."),
     ] = None
     workers: Annotated[
         int | None,
         option(
             "N",
-            "Runs at once; by default one a core or GPU, on a cluster all, in a sweep one.",
+            "Number of runs at once; default: one per core or GPU, all on a cluster, one in sweep.",
             min=1,
         ),
     ] = None
@@ -189,14 +189,14 @@ class JobOptions:
         str | None,
         option(
             "slurm|local",
-            "Run as jobs of a cluster, through submitit; local tries that on this machine.",
+            "Submit the runs as jobs with submitit; local tests this without a cluster.",
         ),
     ] = None
     cluster_settings: Annotated[
         list[str] | None,
         option(
             "KEY=VALUE",
-            "Setting of the jobs, such as slurm_partition=gpu or cpus_per_task=8; repeatable.",
+            "Setting for the jobs, e.g. slurm_partition=gpu or cpus_per_task=8. Repeatable.",
             "--cluster-set",
         ),
     ] = None
@@ -204,14 +204,14 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class TableOptions:
-    """A table as text for another program, alone on the standard output."""
+    """A table as text for another program; nothing else goes to the standard output."""
 
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print the table as CSV, and all else to standard error.")
+        bool, typer.Option("--csv", help="Print the table as CSV; other output goes to stderr.")
     ] = False
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False
     as_latex: Annotated[
-        bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
+        bool, typer.Option("--latex", help="Print the table as a LaTeX tabular (booktabs).")
     ] = False
 
     @property
@@ -220,11 +220,11 @@ class TableOptions:
         asked = {"csv": self.as_csv, "json": self.as_json, "latex": self.as_latex}
         kinds = [kind for kind, is_asked in asked.items() if is_asked]
         if len(kinds) > 1:
-            raise InvalidInput(f"ask for one of --{' and --'.join(kinds)} at a time")
+            raise InvalidInput(f"give only one of --{' and --'.join(kinds)}")
         return "".join(kinds)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Print all but the table to the standard error stream, where it is for a program."""
+        """If the table is for a program, print everything else to the standard error stream."""
         return printing.to_stderr() if self.kind else nullcontext()
 
     def show(
@@ -234,12 +234,12 @@ class TableOptions:
         records: Sequence[Mapping[str, Any]] | None = None,
         text: Collection[int] = (0, 1, 2),
     ) -> None:
-        """Print a table in the form that is asked for.
+        """Print a table in the requested form.
 
         Args:
             head: names of the columns.
-            rows: cells for people, which LaTeX has, too.
-            records: the same rows as values by names, for CSV and JSON; None: `rows` serve.
+            rows: formatted cells, for the terminal and LaTeX.
+            records: the same rows as values by name, for CSV and JSON; None: use `rows`.
             text: numbers of the columns that hold text, on a terminal.
         """
         if not self.kind:
@@ -259,7 +259,7 @@ def _plain(value: Any) -> Any:
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Show typer the fields of a verb's option classes as options of the verb itself."""
+    """Present the fields of a verb's option classes to typer as options of the verb itself."""
     signature = inspect.signature(verb, eval_str=True)
     classes: dict[str, Any] = {}
     shown: list[inspect.Parameter] = []
@@ -285,7 +285,7 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def figure_formats(asked: Sequence[str] | None) -> list[str]:
-    """The formats of figures beside SVG that are asked for.
+    """The requested formats of figures in addition to SVG.
 
     Raises:
         InvalidInput: there is no such format.
@@ -302,10 +302,10 @@ def experiment_of(
     changes: Mapping[str, Any],
     trust_code: bool = False,
 ) -> Experiment:
-    """The experiment of a recipe, with ``key=value`` settings, and those changes not None.
+    """The experiment of a recipe, with ``key=value`` settings and the changes that are not None.
 
     Raises:
-        InvalidInput: it cannot be read, or its network is code that may not be run.
+        InvalidInput: it cannot be read, or its network is code that must not be run.
     """
     base = experiment.load_recipe(recipe)
     if recipe.endswith(".toml") and base.name is None and Path(recipe).name not in OF_FOLDERS:
@@ -316,22 +316,22 @@ def experiment_of(
 
 
 def load_data(wanted: Experiment, data_dir: Path | None) -> DataSet:
-    """Load the data of an experiment; a terminal shows that."""
+    """Load the data of an experiment, with a message on a terminal."""
     with printing.working(f"loading {wanted.data}"):
         return training.load_data(wanted, data_dir)
 
 
 def load_checked(wanted: Experiment, data_dir: Path | None) -> DataSet:
-    """Load the data of an experiment; raise what the user can correct before anything runs."""
+    """Load and check the data of an experiment; raise the user's errors before anything runs."""
     data_set = load_data(wanted, data_dir)
     check(wanted, data_set)
     return data_set
 
 
 def check(wanted: Experiment, data_set: DataSet) -> None:
-    """Raise `InvalidInput` where data and network of an experiment do not go together.
+    """Raise `InvalidInput` if data and network of an experiment do not fit together.
 
-    Its network may be run, if it is code: `experiment_of` has seen to that.
+    If the network is code, it may be run: `experiment_of` has checked that.
     """
     training.check_data(wanted, data_set)
     training.check_network(wanted, data_set, trust_code=True)
@@ -339,34 +339,34 @@ def check(wanted: Experiment, data_set: DataSet) -> None:
 
 @dataclass(frozen=True)
 class MovedData:
-    """Where data of one's own lie, of a run that was made elsewhere."""
+    """Where the user's own data are now, for a run that was made elsewhere."""
 
     settings: Annotated[
         list[str] | None,
         option(
             "data=PATH",
-            "Where data of your own are now; without it they are looked for where they were, in "
-            "--data-dir, and beside the run.",
+            "Where your own data are now. Default: the original path, --data-dir, or next to the "
+            "run.",
             "--set",
         ),
     ] = None
 
     def load(self, run: Run, data_dir: Path | None) -> DataSet:
-        """The data of a run; a terminal shows that they are loaded."""
+        """Load the data of a run, with a message on a terminal."""
         at = None
         for setting in self.settings or ():
             key, _, at = (part.strip() for part in setting.partition("="))
             if key != "data" or not at:
                 raise InvalidInput(
-                    f"--set takes data=PATH here, got {setting!r}: a run keeps its settings, and "
-                    f"tsslbp train {run.folder / 'config.toml'} --set ... trains another one"
+                    f"--set takes only data=PATH here, got {setting!r}: a run keeps its settings; "
+                    f"tsslbp train {run.folder / 'config.toml'} --set ... trains a new run"
                 )
         with printing.working(f"loading {run.experiment.data}"):
             return training.load_run_data(run, data_dir, at)
 
 
 def first_batch(wanted: Experiment, data_set: DataSet) -> tuple[Tensor, Tensor]:
-    """The first training images, normalised, as many as a batch holds, and their labels."""
+    """The first batch of training images, normalised, and their labels."""
     train, _, _ = training.splits(wanted, data_set)
     first = slice(wanted.batch_size)
     return data.normalise(train.images[first], wanted.mean, wanted.std), train.labels[first]

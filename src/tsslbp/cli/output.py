@@ -1,6 +1,6 @@
-"""Where the program's output goes: no control character of a file's passes, and no loss ends it.
+"""The program's output streams: control characters are removed, and lost output is not fatal.
 
-A training must not end because a disk is full under its log, or its terminal has been closed.
+A training must not end because the disk with its log is full, or because its terminal was closed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PROXIED = "rich_proxied_file"  # rich's name for the stream that it stands for
 
 
 class Stream:
-    """The process's standard output or error stream, whichever it is at each moment.
+    """The process's current standard output or error stream.
 
-    What it does not take is lost, from its first refusal on.
+    After its first failure, all further output is lost.
     """
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
@@ -36,7 +36,7 @@ class Stream:
         return getattr(self._target(), name)
 
     def _target(self) -> Any:
-        """The stream itself, also while rich stands in its place to keep bars below all lines."""
+        """The stream itself, even while rich replaces it to keep bars below all lines."""
         stream = getattr(sys, self.name)
         return getattr(stream, _PROXIED, stream)
 
@@ -69,17 +69,17 @@ OUT, ERR = Stream("stdout"), Stream("stderr")
 
 
 def plain(text: str) -> Text:
-    """Text as it is: it gives no command to a terminal, nor to rich."""
+    """Text as it is, without commands to a terminal or to rich."""
     return Text(printable(text))
 
 
 def begin() -> None:
-    """Forget what an earlier command in this process has lost."""
+    """Reset the losses of an earlier command in this process."""
     OUT.loss = ERR.loss = None
 
 
 def loss() -> str | None:
-    """Why output was lost, where somebody has to be told; "" where they closed the pipe."""
+    """Why output was lost, or None; "" if the reader closed the pipe."""
     OUT.flush()
     ERR.flush()
     if OUT.loss is None:

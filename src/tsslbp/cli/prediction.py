@@ -30,11 +30,11 @@ PICTURES = (".svg", ".png", ".pdf")
 def predict(
     folder: RunFolder,
     files: Annotated[
-        list[Path], argument("IMAGE...", "Image files, or .npz or .npy files of images.")
+        list[Path], argument("IMAGE...", "Image files, or .npz or .npy files with images.")
     ],
     out: Annotated[
         Path | None,
-        option("FILE", "Draw the spikes behind the answer, of one image: .svg, .png or .pdf."),
+        option("FILE", "Draw the spikes behind the answer for one image: .svg, .png or .pdf."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the answers as JSON, with all scores.")
@@ -42,18 +42,19 @@ def predict(
     checkpoint: Checkpoint = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Classify images of your own by a trained network.
+    """Classify your own images with a trained network.
 
-    That is a run's, or one that ships trained.
+    The network is that of a run, or one that ships trained.
 
     \b
     Examples:
       tsslbp predict mnist seven.png --out seven.svg
       tsslbp predict runs/first mine/*.png --json
 
-    An image has the size of the images that trained the network; colours become grey where it
-    takes grey images. The table has the class, its score (the output summed over time), by how much
-    it is above the next class's, and the spikes of the class's output neuron.
+    An image must have the size of the images that the network was trained on. Colour images are
+    converted to grey if the network takes grey images. The table shows the class, its score (the
+    output summed over time), the margin over the second-best class, and the spikes of the class's
+    output neuron.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     if out is not None and out.suffix not in PICTURES:
         raise InvalidInput(f"--out must end in {', '.join(PICTURES)}, got {out}")
@@ -97,7 +98,7 @@ def predict(
 def _read(
     file: Path, net: Network | CustomNetwork, trained_on: str
 ) -> Iterator[tuple[str, Images]]:
-    """The images in a file, each as a batch of one, by the names that the table has."""
+    """The images in a file, each as a batch of one, with their names in the table."""
     if file.suffix in ARRAYS:
         images = data.npz.load_images(file)
     else:
@@ -107,8 +108,8 @@ def _read(
     if tuple(images.shape[1:]) != tuple(expected):
         kind = "recordings of" if is_frames else "images of"
         raise InvalidInput(
-            f"{file} holds {kind} {_size(images.shape[1:])}, and the network takes "
-            f"{_size(expected)}, as {Path(trained_on).name} has them: scale or cut them first"
+            f"{file} contains {kind} {_size(images.shape[1:])}, but the network takes "
+            f"{_size(expected)}, as in {Path(trained_on).name}: scale or crop them first"
         )
     for number in range(len(images)):
         name = f"{file}[{number}]" if file.suffix in ARRAYS else str(file)

@@ -40,26 +40,26 @@ SWEEP_ROW = "{:<11}{:<9}{:>10}  {}"
 
 
 def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str = "recipe") -> None:
-    """What trainings will take, in seconds a run by recipe, with so many runs at a time."""
-    rows: list[Sequence[object]] = [(title, "runs to make", "a run", "together")]
+    """The time of trainings: seconds per run, by recipe, with so many runs at once."""
+    rows: list[Sequence[object]] = [(title, "runs to make", "per run", "in total")]
     for name, runs in costs.items():
         each = duration(runs[0]) if runs else "-"
         rows.append((name, len(runs), each, duration(studies.trials.wall_clock(runs, workers))))
     print_table(rows)
     every = [seconds for runs in costs.values() for seconds in runs]
     total = duration(studies.trials.wall_clock(every, workers))
-    say(f"about {total} for all, {workers} at a time; an estimate from a few steps\n")
+    say(f"about {total} in total, {workers} at a time; estimated from a few training steps\n")
 
 
 def print_plan(names: Sequence[str]) -> None:
-    """The runs that a dry run would make."""
-    say("\nruns to make:" if names else "\nno run is left to make")
+    """The runs that the command would make."""
+    say("\nruns to make:" if names else "\nno runs are left to make")
     for name in names:
         say(f"  {name}")
 
 
 def print_trials(results: Sequence[Result]) -> None:
-    """Mean, standard deviation and best of each accuracy, for runs of equal settings together."""
+    """Mean, standard deviation and best of each accuracy, for each group of equal settings."""
     for group_ in run_folder.results.group(results):
         seeds = ", ".join(map(str, group_.seeds))
         say(f"\n{group_.label}, seeds {seeds}", "bold")
@@ -75,12 +75,12 @@ def print_trials(results: Sequence[Result]) -> None:
 def print_rules(
     results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
 ) -> None:
-    """What learning rules have reached side by side, and how far they lie from the first one."""
+    """The results of learning rules in a table, and their differences from the first rule."""
     head, rows = rules_table(results)
     print_table([head, *rows])
     say()
     for pair in comparisons:
-        say(f"{pair.first.name}, against {pair.second.rule}: {describe_comparison(pair)}")
+        say(f"{pair.first.name}, compared with {pair.second.rule}: {describe_comparison(pair)}")
 
 
 def rules_table(results: Sequence[RuleResult]) -> tuple[list[str], list[list[object]]]:
@@ -92,7 +92,7 @@ def rules_table(results: Sequence[RuleResult]) -> tuple[list[str], list[list[obj
 def describe_comparison(pair: Comparison[RuleResult]) -> str:
     """Such as ``"-0.52 points (95 % interval -0.90 to -0.14), p = 0.013: lower"``."""
     if pair.difference is None or pair.p is None:
-        return f"{pair.verdict}, a test needs two seeds of both"
+        return f"{pair.verdict}, a test needs two seeds of each"
     points = wording.difference(pair.difference.mean, pair.difference.interval)
     p = wording.p_value(pair.p) if pair.p < 0.001 else f"= {wording.p_value(pair.p)}"
     diverged = ", a run diverged" if pair.diverged else ""
@@ -142,7 +142,7 @@ def print_outcome(outcome: Outcome) -> None:
 def print_accuracies(records: Mapping[str, Mapping[str, Any]]) -> None:
     """The three accuracies, always all three, with the caveats that the records carry.
 
-    "-" stands for what the run does not have. Where weights were averaged, theirs stand below.
+    "-" marks accuracies that the run does not have. Those of averaged weights follow, if any.
     """
     rows: list[Sequence[object]] = [("accuracy", "epoch", "validation", "test")]
     for name, title in _titles().items():
@@ -162,7 +162,7 @@ def _titles() -> dict[str, str]:
 def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:
     """Cosines of rules' gradients with the truth and with each other, a table for each layer.
 
-    Where there is none, the reason stands in its place. A control further than 0.01 from 1 makes a
+    If a cosine cannot be given, the table shows the reason. A control further than 0.01 from 1 is a
     caution.
     """
     width = max(26, *(len(rule) + 4 for rule in layers[0].truth))
@@ -181,11 +181,11 @@ def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) ->
             say(f"{f'{number}  with 1 to {len(cosines)}':<{width}}{cells}")
         value = layer.control.value
         agreement = analysis.microscope.AGREEMENT
-        if value is None or abs(value - 1) > 1 - agreement:  # noise takes it above 1 as well
+        if value is None or abs(value - 1) > 1 - agreement:  # noise can take it above 1 as well
             complain(
                 "caution",
                 f"the control of {layer.name} is {control}, it should reach {agreement}: "
-                "take more rounds, or do not trust the numbers of this layer",
+                "use more --rounds; until then the numbers of this layer are unreliable",
             )
 
 
@@ -202,7 +202,7 @@ def print_cost(cost: Cost, table: EnergyTable, memory: str | None) -> None:
     Args:
         cost: what `tsslbp.analysis.cost` counted.
         table: of the energies.
-        memory: that all accesses go to; None: what they take is left out.
+        memory: to which all accesses go; None: their energy is left out.
     """
     titles = ("neurons", "parameters", "dense mult.", "multiplied", "added", "updates", "traffic")
     rows: list[Sequence[object]] = [("layer", *titles, "energy", "with ReLU")]
@@ -218,18 +218,18 @@ def print_cost(cost: Cost, table: EnergyTable, memory: str | None) -> None:
     spiking, relu = (one.energy(table, memory) for one in (total.spiking, total.relu))
     parts = {"connections": spiking.connections, "neurons": spiking.neurons, memory: spiking.memory}
     shares = ", ".join(f"{name} {wording.energy(one)}" for name, one in parts.items() if name)
-    say(f"\nspikes      {total.spikes:,.0f}; parameters take {size(total.bytes)}")
+    say(f"\nspikes      {total.spikes:,.0f}; size of the parameters {size(total.bytes)}")
     say(f"energy      {wording.energy(spiking.total)} ({shares})")
     ratio = f"{spiking.total / relu.total:.2f}"
-    say(f"with ReLU   {wording.energy(relu.total)}; the spiking network takes {ratio} times that")
+    say(f"with ReLU   {wording.energy(relu.total)}; the spiking network needs {ratio} times that")
     say(
-        f"table       {table.name}: {table.multiply_add:g} pJ a multiply-add, {table.add:g} pJ an "
-        f"addition; {table.source}"
+        f"table       {table.name}: {table.multiply_add:g} pJ per multiply-add, {table.add:g} pJ "
+        f"per addition; {table.source}"
     )
 
 
 def print_conversion(record: Mapping[str, Any]) -> None:
-    """A ReLU network's accuracy, then that of its conversions and their spikes, by time steps.
+    """Accuracy of a ReLU network, then accuracy and spikes of its conversions, by time steps.
 
     Args:
         record: as ``tsslbp convert`` writes it.
@@ -265,7 +265,7 @@ def print_recipes(
     recorded: Mapping[str, Recorded],
     published: Mapping[str, Accuracy | None],
 ) -> None:
-    """A table of recipes by name, with what was recorded of some and published for some."""
+    """A table of recipes by name, with recorded and published accuracies where there are any."""
     rows: list[Sequence[object]] = [("recipe", "data", "network", "T", "on a CPU", "accuracy, %")]
     for name, one in recipes.items():
         ours, theirs = recorded.get(name), published[name]
@@ -276,25 +276,25 @@ def print_recipes(
     print_table(rows, text=(0, 1, 2))
     held_out = [name for name, one in recipes.items() if one.protocol == "validated"]
     say(
-        "\naccuracy on test images, ours / published with these settings: at the best test epoch,\n"
-        f"of {wording.joined(held_out)} at the epoch chosen on validation images"
+        "\naccuracy on test images, ours / published with these settings, at the best test epoch;\n"
+        f"for {wording.joined(held_out)}, at the epoch chosen on validation images"
     )
 
 
 def _shortened(network: str, width: int = 22) -> str:
-    """A network's first layers, where the description is too long for a column."""
+    """A network's first layers, if the description is too long for a column."""
     if len(network) <= width:
         return network
     return network[: width - len("...")].rpartition("-")[0] + "-..."
 
 
 def print_trained(name: str, record: Mapping[str, Any]) -> None:
-    """What ships trained under a name: accuracy, where it is from, and its licence."""
+    """A network that ships trained: accuracy, origin and licence."""
     checkpoint, _, why = record["checkpoint"].partition(": ")
     data_set = record["data"].partition(":")[0]
     facts = {
-        "test": f"{percent(record['test_accuracy'])} of the weights as they ship "
-        f"({record['stored']}), {percent(record['trained_accuracy'])} as they were trained",
+        "test": f"{percent(record['test_accuracy'])} with the weights as shipped "
+        f"({record['stored']}), {percent(record['trained_accuracy'])} as trained",
         "epoch": f"{record['epoch']}, checkpoint {checkpoint}: {why}",
         "seed": f"{record['seed']}, {record['seed_chosen']}",
         "command": f"{record['command']}, commit {record['commit'][:12]}",
@@ -307,7 +307,7 @@ def print_trained(name: str, record: Mapping[str, Any]) -> None:
 
 
 def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:
-    """A table of data sets, with where each has a local copy."""
+    """A table of data sets, with the paths of local copies."""
     titles = ("data set", "train + test", "shape", "classes", "to download")
     rows = [
         (
@@ -325,7 +325,7 @@ def print_data_sets(sets: Sequence[tuple[Entry, str]]) -> None:
 
 
 def print_data_set(entry: Entry) -> None:
-    """What a data set is, and where it is from."""
+    """Facts about a data set and its origin."""
     say(f"{entry.name}  {entry.title}", "bold")
     facts = {
         "page": entry.homepage,
@@ -352,7 +352,7 @@ def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) 
 
 @contextmanager
 def to_stderr() -> Iterator[None]:
-    """Print what `say` prints to the standard error stream, for as long as this."""
+    """While this lasts, `say` prints to the standard error stream."""
     before, console.file = console.file, cast(IO[str], output.ERR)
     try:
         yield
@@ -361,7 +361,7 @@ def to_stderr() -> Iterator[None]:
 
 
 def say(text: str = "", style: str | None = None) -> None:
-    """Print text to the standard output stream, in lines as long as they are."""
+    """Print text to the standard output stream, without breaking long lines."""
     console.print(plain(text), style=style, soft_wrap=True)
 
 
@@ -372,15 +372,15 @@ def complain(kind: str, message: str) -> None:
 
 
 def finished(status: int) -> int:
-    """Return the exit status of a command that ends with `status`: 1 where output was lost.
+    """Return the exit status of a command that ends with `status`: 1 if output was lost.
 
-    What is not printed may have been all that was asked for. Whoever has closed a pipe knows; all
-    else is told.
+    The lost output may have been the purpose of the command. A closed pipe is not reported, because
+    the reader closed it; any other loss is.
     """
     if (loss := output.loss()) is None or status:
         return status
     if loss:
-        complain("error", f"the output could not be written ({loss}); all else has been done")
+        complain("error", f"the output could not be written ({loss}); everything else was done")
     return 1
 
 
@@ -396,7 +396,7 @@ class Log(logging.Handler):
 
 @contextmanager
 def logging_shown() -> Iterator[None]:
-    """Print what the library logs, such as that it compiles its kernels, for as long as this."""
+    """While this lasts, print the library's log messages, such as that it compiles kernels."""
     logger, log = logging.getLogger("tsslbp"), Log()
     level = logger.level
     logger.addHandler(log)
@@ -409,7 +409,7 @@ def logging_shown() -> Iterator[None]:
 
 
 def working(on: str) -> AbstractContextManager[object]:
-    """Say on a terminal what is being done, until the context ends."""
+    """Show on a terminal what is being done, until the context ends."""
     return console.status(plain(on))
 
 

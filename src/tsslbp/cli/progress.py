@@ -1,4 +1,4 @@
-"""The progress of trainings, trials, sweeps and downloads: bars on terminals, lines everywhere."""
+"""Progress of trainings, trials, sweeps and downloads: bars on terminals, lines everywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Display(bars.Display):
 
 
 class _RunBars(bars.Bars):
-    """A bar for all runs, and one for each under way, which reads the epochs from its folder."""
+    """A bar for all runs, and one for each run in progress, from the epochs in its folder."""
 
     def __init__(self, what: str, total: int, unit: str, heading: str) -> None:
         super().__init__(
@@ -40,7 +40,7 @@ class _RunBars(bars.Bars):
         self.bars: dict[str, TaskID] = {}
 
     def show(self, trials: Sequence[Trial], completed: int) -> None:
-        """Show how far the trials are that are under way, and how much of all is done."""
+        """Update the bars of the trials in progress, and the bar of all."""
         for name in self.bars.keys() - {trial.name for trial in trials}:
             self.progress.remove_task(self.bars.pop(name))
         for trial in trials:
@@ -56,7 +56,7 @@ class _RunBars(bars.Bars):
 
 
 class TrialsDisplay(_RunBars):
-    """Progress of many runs, with a line for each that has ended."""
+    """Progress of many runs, with a line for each run that has ended."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = {trial.name: trial for trial in trials}

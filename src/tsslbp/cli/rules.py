@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RuleOptions:
-    """Which rules are compared, and at what."""
+    """Which rules are compared, and with what settings."""
 
     rules: Annotated[
         str, option("RULE, RULE, ...", "Learning rules; each is compared with the first.")
     ]
-    seeds: Annotated[int, option("N", "Runs at each chosen rate.", min=1)] = 3
-    time_steps: Annotated[str | None, option("T,T,...", "Time steps; by default the recipe's.")] = (
-        None
-    )
+    seeds: Annotated[int, option("N", "Number of runs at each chosen rate.", min=1)] = 3
+    time_steps: Annotated[
+        str | None, option("T,T,...", "Numbers of time steps; default: the recipe's.")
+    ] = None
     learning_rates: Annotated[
         str | None,
         option(
             "LR,LR,...",
-            "Tried for every rule and T; by default the recipe's times 1/4, 1/2, 1, 2, 4.",
+            "Rates tried for every rule and T; default: the recipe's times 1/4, 1/2, 1, 2, 4.",
         ),
     ] = None
 
@@ -83,11 +83,10 @@ def compare(
       tsslbp compare mnist --rules "TSSLBP, TSSLBP(warm_up=always)" --seeds 5
       tsslbp compare mnist --rules "TSSLBP, TSSLBP.published" --time-steps 1,2,5 --set loss=softmax
 
-    The rules see the same initial weights and images in the same order, with the same optimiser and
-    epochs. For each rule and T the learning rate is chosen on validation images, by runs with the
-    first seed; the other seeds follow at that rate. The command first estimates what that will cost
-    on this machine. Given again after an interruption it goes on; more rules, time steps, rates or
-    seeds add runs.
+    All rules train with the same initial weights, order of images, optimiser and epochs. For each
+    rule and T the learning rate is chosen on validation images, by runs with the first seed; the
+    other seeds then use that rate. The command first estimates the time on this machine. After an
+    interruption, the same command continues; more rules, time steps, rates or seeds add runs.
     """  # noqa: D301
     if any(re.match(r"\s*rule\b", setting) for setting in what.settings or ()):
         raise InvalidInput("--set rule has no effect here: name the rules in --rules")
@@ -129,7 +128,7 @@ def _compare(
 def _run_comparison(
     study: RuleStudy, folder: Path, engine: Engine, options: Sequence[str], form: TableOptions
 ) -> None:
-    """Make the runs of a comparison, print what the rules have reached, and report on it."""
+    """Make the runs of a comparison, print the results of the rules, and write a report."""
     tuning = study.tuning(folder)
     failures = _make(tuning, engine, options)
     finals = studies.compare.finals(study, folder)
@@ -169,7 +168,7 @@ def _data_sets(study: RuleStudy, data_dir: Path | None) -> dict[int, DataSet]:
 
 
 def _check_rules(study: RuleStudy, data_sets: Mapping[int, DataSet]) -> None:
-    """Raise `InvalidInput` where a network of one's own takes not every rule, or not every T."""
+    """Raise `InvalidInput` if a network of one's own does not accept every rule and every T."""
     for rule, steps in study.pairs:
         variant = study.variant(rule, steps, study.learning_rates[0])
         net = training.check_network(variant, data_sets[steps], trust_code=True)
@@ -185,14 +184,14 @@ def _print_plan(
     device: str,
     dry_run: bool,
 ) -> None:
-    """Which runs there are, and what those to be made will cost."""
+    """Print the number of runs, and the estimated time of those to be made."""
     rates, seeds = len(study.learning_rates), study.seeds
     left = sum(one.missing for one in results)
     counts = wording.count(len(study.rules), "rule"), wording.count(rates, "learning rate")
     runs = wording.count(len(results) * (rates + seeds - 1), "run")
     printing.say(
         f"{counts[0]} x {len(study.time_steps)} T x ({counts[1]} with the first seed + "
-        f"{wording.count(seeds - 1, 'more seed')} at the chosen one) = {runs}, "
+        f"{wording.count(seeds - 1, 'more seed')} at the chosen rate) = {runs}, "
         f"{left} of them to make"
     )
     with printing.working("estimating the cost"):
@@ -211,7 +210,7 @@ def _print_plan(
 def _records(
     results: Sequence[RuleResult], comparisons: Sequence[Comparison[RuleResult]]
 ) -> list[dict[str, Any]]:
-    """What each rule has reached as values: accuracies are shares, differences points."""
+    """The results of each rule as values: accuracies from 0 to 1, differences in points."""
     from .. import stats
 
     compared = {(pair.first.rule, pair.first.time_steps): pair for pair in comparisons}
@@ -246,7 +245,7 @@ def _records(
 def _seconds(
     study: RuleStudy, one: RuleResult, data_set: DataSet, threads: int, device: str
 ) -> float:
-    """Estimate of a run; 0 where nothing is to be made, or the rule diverges at once."""
+    """Estimated time of a run; 0 if none is to be made, or if the rule diverges at once."""
     if not one.missing:
         return 0.0
     variant = study.variant(one.rule, one.time_steps, study.learning_rates[0])

@@ -54,29 +54,30 @@ def train(
         str | None,
         option(
             "published|validated",
-            "Train on all training images, or hold some out to choose the epoch on.",
+            "Train on all training images, or hold some out for choosing the epoch.",
         ),
     ] = None,
     precision: Annotated[
-        str | None, option("float32|tf32|bf16", "Of matrix products; the last two need a GPU.")
+        str | None,
+        option("float32|tf32|bf16", "Precision of matrix products; the last two need a GPU."),
     ] = None,
     weights: Annotated[
         str | None,
         option(
             "RUN|FILE|NAME",
-            "Start from trained weights: of a run, a file of tensors, or a network that ships.",
+            "Start from the weights of a run, a file of tensors, or a network that ships trained.",
             autocompletion=options.complete_run,
         ),
     ] = None,
     weights_partial: Annotated[
         bool,
-        typer.Option("--weights-partial", help="Take the weights that fit, and say what is left."),
+        typer.Option("--weights-partial", help="Load only the weights that fit; list the others."),
     ] = False,
     deterministic: Deterministic = False,
     which: RunOptions,
     how: TrainingOptions,
 ) -> None:
-    """Train a network by a recipe, into a run's folder.
+    """Train a network from a recipe; results go to a run folder.
 
     \b
     Examples:
@@ -87,7 +88,7 @@ def train(
       tsslbp train digits --weights runs/first --set 'freeze=["conv1"]'
       torchrun --standalone --nproc-per-node 2 -m tsslbp train mnist --device cuda
 
-    `tsslbp recipes RECIPE` shows the keys of a recipe, and their values.
+    `tsslbp recipes RECIPE` shows the keys of a recipe and their values.
     """  # noqa: D301 (\b is the character after which lines stay as they are)
     wanted = what.experiment(
         seed=which.seed,
@@ -100,7 +101,7 @@ def train(
         device = processes.device(how.device)
         training.configure(device, wanted.precision, deterministic)
         training.trackers.check(how.track or [])
-        # Before the folder is made: what the user corrects now should not stand in the way then.
+        # Before the folder is made: after an error, the corrected command finds no folder.
         with processes.first_of_machine_first():
             data_set = options.load_data(wanted, how.data_dir)
         folder = what.folder(which.out, f"seed{wanted.seed}")
@@ -133,7 +134,7 @@ def resume(
     how: TrainingOptions,
     trust_code: TrustCode = False,
 ) -> None:
-    """Continue a run with the settings that its folder has.
+    """Resume a run with the settings in its folder.
 
     \b
     Examples:
@@ -141,7 +142,7 @@ def resume(
       tsslbp resume runs/first --epochs 20
       tsslbp resume copied/first --set data=here/mine.npz
 
-    More --epochs train a finished run further. The folder, and data of your own, may have been
+    A larger --epochs trains a finished run further. The folder and your own data may have been
     moved.
     """  # noqa: D301
     run = run_folder.Run.open(folder, trust_code)
@@ -174,7 +175,7 @@ def resume(
 
 
 def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> None:
-    """Train a run, and say what it has reached, took and costs."""
+    """Train a run; print its accuracies, training time and cost."""
     train_run(ready, run, track)
     epochs = run.epochs()
     if not epochs:
@@ -196,9 +197,9 @@ def evaluate(
 ) -> None:
     """Measure the accuracies of a run again.
 
-    All three from the weights in the run's checkpoints: the accuracy of the last epoch, of the
-    epoch chosen on validation images, and of the best test epoch; of a run that averages its
-    weights, theirs as well. Where they are not what the run has recorded, that is said.
+    Computes all three from the weights in the run's checkpoints: the accuracy of the last epoch,
+    of the epoch chosen on validation images, and of the best test epoch. For a run with averaged
+    weights it also computes their accuracy. It reports differences from the run's records.
     """
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
@@ -220,21 +221,22 @@ def evaluate(
 def draw(
     folder: RunFolder,
     *,
-    image: Annotated[int, option("N", "Test image to follow through the network, from 0.")] = 0,
+    image: Annotated[int, option("N", "Test image whose spikes are drawn, counted from 0.")] = 0,
     checkpoint: Checkpoint = None,
     formats: Formats = None,
     data_dir: DataDir = None,
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Draw what a run has learned, as figures/*.svg.
+    """Draw figures of a run and its trained network.
 
-    The figures of a network that ships, such as mnist, go into mnist-figures. With --format the
-    same as PDF or PNG beside it.
+    The figures are SVG files in RUN/figures; --format writes them as PDF or PNG as well. For a
+    network that ships trained, such as mnist, they go to mnist-figures.
 
-    How training accuracy, firing rates and warm-up went (training, layers), which test classes are
-    taken for which (confusion), the spikes and membrane potentials that a test image causes
-    (image-N), and the weights, with their gradients on a batch of training images (histograms).
+    training and layers show training accuracy, firing rates and the fraction in warm-up over
+    training. confusion is the confusion matrix of the test images. image-N shows the spikes and
+    membrane potentials for a test image. histograms shows the weights, and their gradients on a
+    batch of training images.
     """
     suffixes = ["svg", *options.figure_formats(formats)]
     run = run_folder.Run.open(folder, trust_code)
@@ -272,32 +274,32 @@ def cost(
     *,
     checkpoint: Checkpoint = None,
     images: Annotated[
-        int | None, option("N", "Test images to count on, by default 200 or fewer.", min=1)
+        int | None, option("N", "Number of test images; default: 200, or fewer.", min=1)
     ] = None,
     numbers: Annotated[
-        str, option("float32|float16|int8", "Numbers of the energy's table.")
+        str, option("float32|float16|int8", "Number format that the energies are for.")
     ] = "float32",
     memory: Annotated[
         str | None,
-        option("8KB|32KB|1MB|DRAM", "Add what memory takes, if every access goes to this one."),
+        option("8KB|32KB|1MB|DRAM", "Add the energy of memory, if all accesses go to this one."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the record instead, by layer, with all tables.")
+        bool, typer.Option("--json", help="Print the whole record as JSON, with all energies.")
     ] = False,
     data_dir: DataDir = None,
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Count what a run's network costs on an image.
+    """Count the operations and energy of a run's network per image.
 
     \b
     Examples:
       tsslbp cost runs/first
       tsslbp cost runs/first --numbers int8 --memory 32KB
 
-    By layer: neurons, parameters, multiplications of a dense pass, multiplications and additions
-    that the spikes cause, updates of membrane potentials, accesses to memory, and energy. The
-    record is kept in the run's folder as cost.json, for `tsslbp report`.
+    For each layer: neurons, parameters, multiplications of a dense pass, multiplications and
+    additions of the spiking network, updates of membrane potentials, memory traffic, and energy.
+    The record is saved in the run folder as cost.json, where `tsslbp report` finds it.
     """  # noqa: D301
     table = analysis.energy.table_of(numbers)
     analysis.energy.Operations().energy(table, memory)  # checked before anything is loaded
@@ -323,12 +325,12 @@ def recipes(
         str | None,
         argument(
             "[RECIPE]",
-            "A recipe to tell all about; by default all are listed.",
+            "A recipe to describe; by default all are listed.",
             autocompletion=complete_recipe,
         ),
     ] = None,
 ) -> None:
-    """List the shipped recipes, or tell all about one."""
+    """List the shipped recipes, or describe one of them."""
     if recipe is not None:
         wanted = experiment.load_recipe(recipe)
         network = experiment.network_name(wanted.network)
@@ -340,7 +342,7 @@ def recipes(
     printing.print_recipes(loaded, experiment.recorded(), published)
     trained = wording.joined(experiment.trained_names())
     printing.say(f"\nnetworks that ship trained: {trained}")
-    printing.say("tsslbp recipes RECIPE tells all about one.")
+    printing.say("tsslbp recipes RECIPE describes one recipe.")
 
 
 def info(
@@ -348,33 +350,34 @@ def info(
         str,
         argument(
             "NETWORK",
-            "Such as 15C5-P2-40C5-P2-300 or vgg, or a recipe's name.",
+            "Layers such as 15C5-P2-40C5-P2-300, vgg, sew_resnet, or the name of a recipe.",
             autocompletion=complete_recipe,
         ),
     ],
     input_shape: Annotated[
         str | None,
         option(
-            "CxHxW", "Channels, height and width of the images, by default 1x28x28 or the recipe's."
+            "CxHxW", "Channels, height and width of the images; default: the recipe's, or 1x28x28."
         ),
     ] = None,
     classes: Annotated[
-        int | None, option("N", "Neurons of the output layer, by default 10 or the data's.", min=1)
+        int | None, option("N", "Number of output neurons; default: the recipe's, or 10.", min=1)
     ] = None,
-    time_steps: Annotated[int | None, option("T", "Time steps.")] = None,
+    time_steps: Annotated[int | None, option("T", "Number of time steps.")] = None,
     padding: Annotated[
-        str | None, option("P", "Of the convolutions, such as 1, or 1,0 for each.")
+        str | None, option("P", "Padding of the convolutions: 1, or one for each such as 1,0.")
     ] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Print a network's layers, shapes and parameters.
 
-    Of a network that ships trained, such as mnist, its record is printed, too.
+    A network is described by its layers, joined with "-": 15C5 is a convolution with 15 channels
+    and 5 x 5 kernels, P2 is 2 x 2 sum pooling, 300 is a linear layer with 300 neurons. The output
+    layer is added automatically. For vgg, sew_resnet, or a network of your own, the layers of
+    neurons and their constants are printed.
 
-    A network's description joins its layers with "-": 15C5 is a convolution of 15 channels and a
-    5 x 5 kernel, P2 sum pooling of 2 x 2, 300 a linear layer of 300 neurons. The output layer is
-    implied. For a recipe this prints its settings as well. Of a network of one's own, or of vgg and
-    sew_resnet, which ship, it prints the layers of neurons and their constants.
+    For a recipe, its settings are printed as well. For a network that ships trained, such as mnist,
+    so is its origin.
     """
     names = experiment.recipe_names()
     is_recipe = network.endswith(".toml") or network in names
@@ -387,7 +390,7 @@ def info(
     except InvalidInput as error:
         hint = "" if is_recipe else nearest(network, [*names, *experiment.networks.SHIPPED])
         if network[:1].isalpha() and experiment.is_described(network) and not is_recipe:
-            hint += "; a recipe's name serves as well, `tsslbp recipes` lists them"
+            hint += "; the name of a recipe is also accepted, `tsslbp recipes` lists them"
         raise InvalidInput(f"{error}{hint}") from error
     if is_recipe:
         printing.say()
@@ -397,7 +400,7 @@ def info(
 
 
 def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:
-    """The layers of an experiment's network; one of its own has to be made for that."""
+    """The layers of an experiment's network; a network of one's own has to be built for that."""
     if experiment.is_described(wanted.network):
         layers = networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
         text = networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
@@ -422,7 +425,7 @@ def _print_promise(wanted: Experiment) -> None:
 def _input_shape(
     wanted: Experiment, input_shape: str | None, classes: int | None
 ) -> tuple[tuple[int, ...], int]:
-    """Shape of the images and number of classes, of the data where they are not given."""
+    """Shape of the images and number of classes; those of the data unless they are given."""
     given = options.numbers("--input-shape", input_shape or None, int, "x")
     if known := data.known_shape(wanted.data, wanted.binning):
         return given or known[0], classes or known[1]
@@ -433,7 +436,7 @@ def _input_shape(
 
 
 def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
-    """Accuracies of a checkpoint, with the keys of an epoch's record."""
+    """Accuracies of a checkpoint, by the keys of an epoch's record."""
     net, state = training.read_network(run, name)
     _, validation, test = training.splits(run.experiment, data_set)
     record: dict[str, Any] = {"epoch": epoch_of(state)}
@@ -446,14 +449,14 @@ def _measure(run: Run, name: str, data_set: DataSet) -> dict[str, Any]:
 
 
 def epoch_of(state: Mapping[str, Any]) -> int | str:
-    """How far a checkpoint was trained; with the steps of an epoch that was broken off."""
+    """The epoch of a checkpoint, and the steps of an interrupted epoch after it."""
     epoch: int = state["epoch"]
     steps = state.get("progress", {}).get("step", 0)
     return f"{epoch} + {steps} steps" if steps else epoch
 
 
 def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> Cost:
-    """On the first test images, by default those of an evaluation's batch, on the net's device."""
+    """Count on the first test images, by default one evaluation batch, on the net's device."""
     _, _, test = training.splits(run.experiment, data_set)
     (first, *_) = training.evaluation_batches(len(test.labels), net.time_steps)
     chosen = test.images[first if images is None else slice(images)]
@@ -463,28 +466,28 @@ def _count_cost(run: Run, net: Model, data_set: DataSet, images: int | None) -> 
 
 
 def _record_cost(run: Run, trained: Training) -> None:
-    """Write down what the network costs that a training has ended with."""
+    """Record the cost of the network at the end of a training."""
     net = trained.net
     net.set_precision("float32")
     name = training.default_checkpoint(run)
     try:
         counted = _count_cost(run, net, trained.data, None)
-    except InvalidInput as error:  # a module of one's own that has no count
+    except InvalidInput as error:  # a module of one's own whose operations are not known
         printing.complain("caution", f"the cost of the network is not recorded: {error}")
         return
     _write_cost(run, name, run.checkpoint_state(name)["epoch"], counted)
     total = counted.total
     spiking, relu = (wording.energy(one.energy().total) for one in (total.spiking, total.relu))
-    printing.say(f"energy        {spiking} an image, {relu} with ReLU (tsslbp cost tells more)")
+    printing.say(f"energy        {spiking} per image, {relu} with ReLU (details: tsslbp cost)")
 
 
 def _write_cost(run: Run, checkpoint: str, epoch: int, cost: Cost) -> dict[str, Any]:
-    """Keep a record in the run's folder, where it can be written, and return it."""
+    """Save a record in the run folder, if that can be written, and return it."""
     record = {"checkpoint": checkpoint, "epoch": epoch, **cost.to_table()}
     if run.is_shipped:
         return record
     try:
         run.record_cost(record)
     except RunError as error:
-        printing.complain("caution", f"{error}; a report will know nothing of the cost")
+        printing.complain("caution", f"{error}; reports will not include the cost")
     return record

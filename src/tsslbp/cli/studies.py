@@ -59,11 +59,11 @@ _complete_space = completing(lambda: study.space.space_names())
 
 @dataclass(frozen=True)
 class SeedOptions:
-    """How many runs of a recipe there are."""
+    """How many runs of a recipe to make."""
 
-    seeds: Annotated[int, option("N", "Runs of each recipe.", min=1)] = 5
+    seeds: Annotated[int, option("N", "Number of runs of each recipe.", min=1)] = 5
     protocol: Annotated[
-        str | None, option("published|validated|both", "As for train; by default the recipe's.")
+        str | None, option("published|validated|both", "As for train; default: the recipe's.")
     ] = None
 
     def plan(self, wanted: Experiment, folder: Path, dry_run: bool = False) -> list[Trial]:
@@ -85,32 +85,34 @@ class SeedOptions:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What a sweep searches, how, and where it remembers."""
+    """What a sweep searches, how, and where it keeps its state."""
 
     space_name: Annotated[
         str,
         option(
             "SPACE",
-            "What to search: digits or published, or a .toml file.",
+            "Search space: digits or published, or a .toml file.",
             "--space",
             autocompletion=_complete_space,
         ),
     ]
     trials: Annotated[
-        int | None, option("N", "Trials in all; by default as the space says.", min=1)
+        int | None, option("N", "Total number of trials; default: that of the space.", min=1)
     ] = None
     objective: Annotated[
-        str, option("validation|test", "Accuracy to search for; test flatters.")
+        str, option("validation|test", "Accuracy to maximise; test is optimistically biased.")
     ] = "validation"
-    sampler: Annotated[str, option("gp|tpe|random", "How to choose what to try.")] = "gp"
-    pruner: Annotated[str, option("none|median|halving", "How to give up bad trials early.")] = (
-        "none"
-    )
+    sampler: Annotated[
+        str, option("gp|tpe|random", "Sampler: Gaussian process, TPE or random search.")
+    ] = "gp"
+    pruner: Annotated[
+        str, option("none|median|halving", "Stop unpromising trials early by this method.")
+    ] = "none"
     storage: Annotated[
         str | None,
         option(
             "URL|FILE",
-            "Database, or journal (.log), that many machines share; by default DIR/study.db.",
+            "Database or journal file (.log) that machines share; default: DIR/study.db.",
             envvar="TSSLBP_STORAGE",
         ),
     ] = None
@@ -124,7 +126,7 @@ def trials(
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
-    """Train one recipe with several seeds, many runs at a time.
+    """Train a recipe with several seeds, several runs at once.
 
     \b
     Examples:
@@ -132,8 +134,8 @@ def trials(
       tsslbp trials mnist --protocol both --out runs/mnist
       tsslbp trials cifar10-cnn1 --cluster slurm --cluster-set slurm_partition=gpu
 
-    Each run has a folder and a log of its own. The same command goes on where it was interrupted,
-    and makes what failed again; more --seeds add runs. `tsslbp report DIR` puts them together.
+    Each run has its own folder and log. The same command continues after an interruption and
+    repeats failed runs; a larger --seeds adds runs. `tsslbp report DIR` summarises them.
     """  # noqa: D301
     wanted, folder = what.experiment(), what.folder(where.out, "trials")
     arguments = train_arguments(how)
@@ -152,7 +154,7 @@ def reproduce(
         str | None,
         argument(
             "[TABLE]",
-            "Such as mnist or cifar10, or a row such as cifar10-cnn1; by default all.",
+            "A table such as mnist, or a row such as cifar10-cnn1; by default all tables.",
             autocompletion=_complete_table,
         ),
     ] = None,
@@ -163,19 +165,19 @@ def reproduce(
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
-    """Reproduce a published table: its recipes' trials and a report.
+    """Reproduce a published table: train its recipes and report.
 
-    First it says what that will cost on this machine, from a few training steps. Interrupted, the
-    same command goes on.
+    First it estimates the time on this machine from a few training steps. After an interruption,
+    the same command continues.
     """
     arguments = train_arguments(how)
     rows = reports.published.find(table)
     names = dict.fromkeys(name for row in rows for name in row.recipes)
     for row in rows:
         if not row.recipes:
-            printing.say(f"{row.title}, T = {row.time_steps}: left out, there is no recipe yet")
+            printing.say(f"{row.title}, T = {row.time_steps}: omitted, there is no recipe yet")
     if not names:
-        raise InvalidInput("nothing is left to reproduce")
+        raise InvalidInput("nothing to reproduce: no row of the table has a recipe")
     reports.check_packages()
     folder = where.out or Path("runs") / "reproduce"
     wanted = {name: options.experiment_of(name, settings, {"epochs": epochs}) for name in names}
@@ -202,8 +204,8 @@ def _print_reproduction(
     device: str,
     dry_run: bool,
 ) -> None:
-    """Say what the trials that are left will cost, by recipe."""
-    with printing.working("measuring what it will cost"):
+    """Print the estimated time of the remaining trials, by recipe."""
+    with printing.working("estimating the time"):
         costs = {
             name: len(study.trials.missing(trials))
             * [
@@ -233,7 +235,7 @@ def sweep(
     how: TrainingOptions,
     where: JobOptions,
 ) -> None:
-    """Search good settings of a recipe, by Bayesian optimisation.
+    """Search for good hyperparameters, by Bayesian optimisation.
 
     \b
     Examples:
@@ -241,8 +243,8 @@ def sweep(
       tsslbp sweep mnist --space mine.toml --trials 50 --pruner median --workers 4
       tsslbp sweep mnist --space published --objective test
 
-    The same command goes on with a sweep, or joins it from another process; more --trials take it
-    further. Each trial is a run in a folder of its own. With one worker the sweep repeats exactly.
+    The same command continues a sweep, or joins it from another process; a larger --trials extends
+    it. Each trial is a run in its own folder. With one worker a sweep is exactly repeatable.
     """  # noqa: D301
     require("a sweep needs", "study", "optuna", "scipy")
     with form.alone():
@@ -262,12 +264,12 @@ def _sweep(
     searched = study.space.load_space(by.space_name)
     if what.epochs is not None and "epochs" in searched.parameters:
         raise InvalidInput(
-            f"--epochs has no effect, the space {by.space_name} searches epochs: leave it out, or "
-            "give --space FILE.toml without epochs"
+            f"--epochs has no effect because the space {by.space_name} searches epochs: omit it, "
+            "or give --space FILE.toml without epochs"
         )
     count = by.trials or searched.trials
     if count is None:
-        raise InvalidInput(f"{by.space_name} does not say how many trials to make: give --trials")
+        raise InvalidInput(f"{by.space_name} does not set the number of trials: give --trials")
     folder = what.folder(where.out, "sweep")
     planned = study.sweep.Sweep(
         wanted,
@@ -308,7 +310,7 @@ def _sweep(
 def _plan_sweep(
     planned: Sweep, data_set: DataSet, engine: Engine, device: str, search: Search | None = None
 ) -> None:
-    """Say what the trials that are left will take; without a `search`, all of them."""
+    """Print the estimated time of the remaining trials; without a `search`, of all trials."""
     ended = sum(one.state != "running" for one in search.outcomes()) if search else 0
     left = max(0, planned.trials - ended)
     try:
@@ -325,26 +327,27 @@ def _plan_sweep(
 
 
 def report(
-    runs: Annotated[list[Path], argument("RUNS...", "Folders of runs, or folders of those.")],
+    runs: Annotated[list[Path], argument("RUNS...", "Run folders, or folders that contain them.")],
     out: Annotated[Path, option("FILE", "The HTML file to write.", "--out", "-o")] = Path(
         "report.html"
     ),
     against: Annotated[
-        Path | None, option("FOLDER", "Compare all with the runs in here, instead of every two.")
+        Path | None, option("FOLDER", "Compare all runs only with those in FOLDER.")
     ] = None,
     formats: Formats = None,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Also write each table as CSV, into FILE_tables/.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Also write each table as JSON.")] = False,
     as_latex: Annotated[
-        bool, typer.Option("--latex", help="The same as a LaTeX tabular, for the package booktabs.")
+        bool, typer.Option("--latex", help="Also write each table as a LaTeX tabular (booktabs).")
     ] = False,
 ) -> None:
-    """Report on runs: one HTML file, and Markdown beside it.
+    """Write a report on runs, as one HTML file and as Markdown.
 
-    Published tables beside ours with intervals, verdicts on the paper's claims, comparisons over
-    the same seeds, figures, compute. Reads records only: nothing is trained or measured again.
+    It compares published tables with ours, with intervals, gives verdicts on the paper's claims,
+    compares settings over the same seeds, and shows figures and compute. It only reads records:
+    nothing is trained or measured again.
     """
     asked = {"csv": as_csv, "json": as_json, "latex": as_latex}
     kinds = [kind for kind, is_asked in asked.items() if is_asked]
@@ -361,7 +364,7 @@ def report(
 def _sweep_table(
     outcomes: Sequence[Outcome], objective: str
 ) -> tuple[list[str], list[list[str]], list[dict[str, Any]]]:
-    """Titles, cells for people and values of a sweep's table."""
+    """Titles, formatted cells and values of a sweep's table."""
     keys = list(dict.fromkeys(key for one in outcomes for key in one.values))
     cells = [
         [
@@ -389,7 +392,7 @@ def _sweep_table(
 
 
 def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> dict[str, str]:
-    """Make the runs that are not finished, and print what all have reached; returns failures."""
+    """Make the runs that are not finished, and print the results of all; returns failures."""
     failures = make(planned, engine, options)
     results = [done for trial in planned if (done := trial.result())]
     printing.print_trials([result for result in results if result.finished])
@@ -397,16 +400,16 @@ def _run_trials(planned: Sequence[Trial], engine: Engine, options: Sequence[str]
 
 
 def _print_caution(planned: Sweep, recipe: Experiment) -> None:
-    """Say what the objective means, where it is not the recipe's own way."""
+    """Explain the objective if it differs from the recipe's protocol."""
     if planned.objective == "test":
         printing.complain(
             "caution",
-            "the settings are chosen on test images, as the published protocol does: the best "
-            "trial's accuracy flatters, and is no estimate of what the settings do on other images",
+            "the settings are chosen on test images, as in the published protocol: the accuracy of "
+            "the best trial is optimistically biased, and no estimate of that on other images",
         )
     elif recipe.protocol == "published":
         count = planned.experiment.validation_images
-        printing.say(f"note        {count:,} training images are held out to judge the trials on")
+        printing.say(f"note        {count:,} training images are held out to rank the trials")
 
 
 def _print_sweep(
@@ -421,8 +424,8 @@ def _print_sweep(
     ended = [outcome for outcome in outcomes if outcome.state != "running"]
     if len(ended) < planned.trials:
         printing.say(
-            f"{len(ended)} of {planned.trials} trials have ended; where no process makes the "
-            "others any more, the same command does"
+            f"{len(ended)} of {planned.trials} trials have ended; if no process is working on the "
+            "others, the same command continues them"
         )
     if not ended or ended[0].state != "finished":
         why = ended[0].reason or ended[0].state if ended else "none has ended"
@@ -433,4 +436,4 @@ def _print_sweep(
     for setting in [*(what.settings or []), *epochs, *study.space.settings(best.values)]:
         words += ["--set", setting]
     words += ["--protocol", planned.experiment.protocol, "--seed", str(best.seed)]
-    printing.say(f"\nbest settings, in {best.folder}; as a command:\n{shlex.join(words)}")
+    printing.say(f"\nbest trial: {best.folder}; command with its settings:\n{shlex.join(words)}")

@@ -1,4 +1,4 @@
-"""The verbs that put runs side by side: runs, diff."""
+"""The verbs that list and compare runs: runs, diff."""
 
 from __future__ import annotations
 
@@ -31,23 +31,25 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 @with_options
 def runs(
-    folder: Annotated[Path, argument("[FOLDER]", "Of runs, at any depth.")] = Path("runs"),
+    folder: Annotated[
+        Path, argument("[FOLDER]", "Folder that contains runs, at any depth.")
+    ] = Path("runs"),
     *,
     where: Annotated[
         list[str] | None,
         option(
             "CONDITION",
-            "Only runs for which it holds, such as state=finished, last>0.98 or any setting: "
-            "rule.warm_up=always; repeatable.",
+            "List only runs that meet it: state=finished, last>0.98, or any setting, such as "
+            "rule.warm_up=always. Repeatable.",
         ),
     ] = None,
     sort: Annotated[
         str | None,
-        option("COLUMN", "A column or a setting, such as best_test; -COLUMN: the largest first."),
+        option("COLUMN", "Sort by a column or a setting; -COLUMN puts the largest first."),
     ] = None,
     form: TableOptions,
 ) -> None:
-    """List all runs below a folder, with what they have reached.
+    """List all runs in a folder with their results.
 
     \b
     Examples:
@@ -56,10 +58,10 @@ def runs(
       tsslbp runs --where state=interrupted
       tsslbp runs --where "best_test>0.98" --csv > runs.csv
 
-    Settings are the recipe and what differs from it. The columns are run, settings, state (running,
-    finished, diverged or interrupted), seed, epochs, of (how many it shall have), last,
-    best_validation, best_test (accuracies on test images, 0 to 1) and seconds. CSV and JSON have
-    these, and every setting in which the runs differ.
+    Settings are the recipe and the changes to it. The columns are run, settings, state (running,
+    finished, diverged or interrupted), seed, epochs, of (the number of epochs to train), last,
+    best_validation, best_test (accuracies on test images, 0 to 1) and seconds. CSV and JSON also
+    have every setting in which the runs differ.
     """  # noqa: D301
     with form.alone():
         if not folder.is_dir():
@@ -76,7 +78,7 @@ def runs(
         if sort:
             chosen = _sorted(chosen, sort, values)
         if not chosen:
-            printing.say(f"none of {count(len(found), 'run')} is such")
+            printing.say(f"none of {count(len(found), 'run')} meets the conditions")
             return
         form.show(_head(), [_cells(one) for one in chosen], run_folder.results.records(chosen))
         if not form.kind:
@@ -90,7 +92,7 @@ def diff(
     *,
     form: TableOptions,
 ) -> None:
-    """Put two runs side by side: what differs, and their records.
+    """Compare two runs: settings, environment and records.
 
     \b
     Examples:
@@ -103,7 +105,7 @@ def diff(
                 raise RunError(
                     problems[0]
                     if problems
-                    else f"{folder} holds {count(len(found), 'run')}: name one"
+                    else f"{folder} holds {count(len(found), 'run')}: name one of them"
                 )
         pair = [found[0] for found, _ in sides]
         parts = {
@@ -128,7 +130,7 @@ def diff(
 
 
 def _values(one: Overview) -> dict[str, Any]:
-    """What a condition or an order may ask of a run: its columns, and all of its settings."""
+    """The values of a run for filtering and sorting: its columns and all of its settings."""
     return {**_settings(one), **one.record()}
 
 
@@ -163,7 +165,7 @@ def _word(value: Any) -> str:
 
 
 def _holds(condition: str, values: Mapping[str, Any]) -> bool:
-    """Whether a condition, such as ``"last>0.9"``, holds of a run's values."""
+    """Whether a run's values meet a condition such as ``"last>0.9"``."""
     parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*)", condition)
     if parts is None:
         raise InvalidInput(
@@ -177,12 +179,12 @@ def _holds(condition: str, values: Mapping[str, Any]) -> bool:
         value, wanted = list(value), list(wanted) if isinstance(wanted, list) else [wanted]
     try:
         return COMPARE[sign](value, wanted)
-    except TypeError:  # one of them is none, or of another kind
+    except TypeError:  # one of them is None, or of another type
         return False
 
 
 def _value(key: str, values: Mapping[str, Any]) -> Any:
-    """What a run has for a key; None where only others have it."""
+    """A run's value for a key; None if only other runs have it."""
     if key not in values and key not in _known():
         raise InvalidInput(f"unknown column or setting {key!r}{nearest(key, [*values, *_known()])}")
     return values.get(key)
@@ -221,7 +223,7 @@ def _cells(one: Overview) -> list[str]:
 
 
 def _states(found: Sequence[Overview]) -> str:
-    """How many runs are in which state, where they are not all finished."""
+    """The number of runs in each state, unless all are finished."""
     states = [one.state for one in found]
     counts = {name: states.count(name) for name in run_folder.results.STATES}
     words = [f"{number} {name}" for name, number in counts.items() if number]

@@ -1,4 +1,4 @@
-"""What the verbs share that train: how a run is opened and trained, and how many are made."""
+"""What the training verbs share: opening and training one run, and making many runs."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 
 
 def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None) -> Run:
-    """Make the run, or open it again where `resume` finds one of the same settings.
+    """Create the run, or with `resume` open an existing one with the same settings.
 
-    A run that is opened again keeps its number of epochs unless `epochs` says another.
+    An existing run keeps its number of epochs unless `epochs` is given.
     """
     if not (folder / "config.toml").exists():
         return run_folder.Run.create(folder, wanted)
     if not resume:
         raise RunError(
-            f"{folder} holds a run already: continue it with --resume, or give another --out"
+            f"{folder} already contains a run: continue it with --resume, or give another --out"
         )
     return run_folder.results.reopen(folder, wanted, epochs, _advice(folder, epochs))
 
 
 def _advice(folder: Path, epochs: int | None) -> str:
-    """What to do where a run that is to be resumed has other settings than are asked for."""
+    """What to do if a run to be resumed has other settings than those given."""
     words = ["tsslbp", "resume", str(folder), *(["--epochs", str(epochs)] if epochs else [])]
-    return f"{shlex.join(words)} continues it with its own; or give another --out"
+    return f"{shlex.join(words)} continues it with its own settings; or give another --out"
 
 
 def with_kept_file(
     folder: Path, wanted: Experiment, resume: bool, epochs: int | None = None
 ) -> Experiment:
-    """What is trained where a run is resumed whose network is a file: the copy in its folder.
+    """The experiment to train; a resumed run uses the copy of the network's file in its folder.
 
-    It is run only if it has the checksum of the file that is wanted.
+    The copy is run only if it has the checksum of the wanted file.
 
     Raises:
         RunError: the run has other settings, or another file.
@@ -64,21 +64,21 @@ def with_kept_file(
         return wanted
     checksum = experiments.networks.checksum_of(file.source(wanted.network_checksum))
     kept = run_folder.Run.open(folder).experiment
-    what, apart = f"{folder} holds a run", ("epochs", "description")
+    what, apart = f"{folder} contains a run", ("epochs", "description")
     run_folder.results.check_settings(what, kept, wanted, apart, _advice(folder, epochs))
     return replace(wanted, network=kept.network, network_checksum=checksum)
 
 
 def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
-    """Train a run to its end, and show how it goes.
+    """Train a run to its end, and show the progress.
 
     Raises:
         Diverged: as `Training.fit` does; it names the checkpoint that is kept.
-        typer.Exit: the training was interrupted, and that has been told.
+        typer.Exit: the training was interrupted; a message has been printed.
     """
     if len(run.epochs()) >= run.experiment.epochs:
         printing.say(
-            f"{run.folder} has trained its {wording.count(run.experiment.epochs, 'epoch')}; "
+            f"{run.folder} has finished its {wording.count(run.experiment.epochs, 'epoch')}; "
             "a larger --epochs trains it further"
         )
     _print_start(trained, run)
@@ -99,15 +99,15 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
 
 
 def _resumed(run: Run) -> str:
-    """The command that goes on with a run."""
-    if run.experiment.activation:  # its network is made by `convert` alone
+    """The command that continues a run."""
+    if run.experiment.activation:  # only `convert` makes its network
         return "the same command with --resume"
     return shlex.join(["tsslbp", "resume", str(run.folder)])
 
 
 @contextmanager
 def interruptible(advice: str) -> Iterator[None]:
-    """End the program at an interrupt with the status of one, and say how to go on."""
+    """End the program at an interrupt with the usual status, and say how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -130,9 +130,9 @@ def _print_start(trained: Training, run: Run) -> None:
         printing.say(f"processes   {trained.processes.count}")
     if start := trained.start:
         taken = len(start.taken)
-        printing.say(f"weights     {start.source}: {wording.count(taken, 'tensor')} taken")
+        printing.say(f"weights     {start.source}: {wording.count(taken, 'tensor')} loaded")
         for line in start.left:
-            printing.say(f"            left: {line}")
+            printing.say(f"            not loaded: {line}")
     if frozen := run.experiment.freeze:
         printing.say(f"frozen      {', '.join(frozen)}")
     printing.say(f"run folder  {run.folder}{f', resumed after epoch {done}' if done else ''}\n")
@@ -141,7 +141,7 @@ def _print_start(trained: Training, run: Run) -> None:
 def engine_of(
     jobs: int, where: JobOptions, device: str, folder: Path, *wanted: Experiment
 ) -> Engine:
-    """Where so many jobs at once, at most, that train `wanted` run, by the command line's options.
+    """Where at most `jobs` trainings of `wanted` run at once, by the command line's options.
 
     Raises:
         InvalidInput: an option is not allowed, or there is no such cluster or device.
@@ -163,7 +163,7 @@ def engine_of(
 
 
 def train_arguments(options: TrainingOptions) -> list[str]:
-    """Arguments that a command hands on to the trainings that it starts."""
+    """Arguments that a command passes to the trainings that it starts."""
     training.trackers.check(options.track or [])
     inherited = options.data_dir is None or str(options.data_dir) == os.environ.get("TSSLBP_DATA")
     arguments = [] if inherited else ["--data-dir", str(options.data_dir)]
@@ -175,7 +175,7 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
     """Make the runs that are not finished yet.
 
     Returns:
-        One line of why by name for each run that failed.
+        The reason for each run that failed, one line, by name.
     """
     missing = studies.trials.missing(planned)
     by_name = {trial.name: trial for trial in missing}
@@ -184,7 +184,7 @@ def make(planned: Sequence[Trial], engine: Engine, options: Sequence[str]) -> di
         f"{engine.workers} at a time, {wording.count(engine.threads, 'thread')} each"
     )
     with (
-        interruptible("the same command goes on with the runs"),
+        interruptible("the same command continues the runs"),
         progress.TrialsDisplay(missing) as watch,
     ):
         return run_jobs(
@@ -201,25 +201,25 @@ LONG = 3600.0  # seconds of a plan that says how to stop it
 def say_plan(
     seconds: float, disk: int, dry_run: bool, what: str = "", each: float | None = None
 ) -> None:
-    """What runs that are to be made will take: time, disk, and how to stop a long plan.
+    """Print the time and disk space that planned runs need, and how to stop a long plan.
 
     Args:
-        seconds: of all.
-        disk: bytes of all, about.
-        dry_run: whether none of them is made now.
-        what: they are, such as ``"16 trials"``; "": that has been told.
-        each: seconds of one.
+        seconds: of all runs together.
+        disk: bytes of all runs together, about.
+        dry_run: whether no run is made now.
+        what: the runs, such as ``"16 trials"``; "": already printed.
+        each: seconds of one run.
     """
     if what:
-        one = f", {wording.duration(each)} a run" if each is not None else ""
-        printing.say(f"{what}{one}: about {wording.duration(seconds)} for all")
+        one = f", {wording.duration(each)} each" if each is not None else ""
+        printing.say(f"{what}{one}: about {wording.duration(seconds)} in total")
     printing.say(f"disk        about {wording.size(disk)}")
     if dry_run:
-        printing.say("a dry run: nothing is trained or written")
+        printing.say("dry run: nothing is trained or written")
     elif seconds > LONG:
         printing.say(
-            "Ctrl-C stops it at any time, and the same command goes on; smaller --seeds or "
-            "--epochs take less, and --dry-run only tells"
+            "Ctrl-C stops at any time, and the same command continues; smaller --seeds or --epochs "
+            "take less time, and --dry-run only prints the plan"
         )
 
 
@@ -228,5 +228,5 @@ def check_failures(failures: Mapping[str, str], runs: int) -> None:
     if failures:
         what = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise RunError(
-            f"{len(failures)} of {runs} runs failed ({what}); each has a log beside its folder"
+            f"{len(failures)} of {runs} runs failed ({what}); each has a log next to its folder"
         )

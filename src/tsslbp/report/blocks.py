@@ -1,4 +1,4 @@
-"""What a report is made of, in HTML as in Markdown: sections of text, tables, figures, commands.
+"""The parts of a report, for HTML and Markdown: sections of text, tables, figures, commands.
 
 Text is plain; the templates escape it.
 """
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 @dataclass(frozen=True)
 class Lines:
-    """A paragraph, which is one line; a list of short lines; or commands, one a line."""
+    """A paragraph, which is one line; a list of short lines; or commands, one per line."""
 
     kind: Literal["paragraph", "list", "code"]
     lines: tuple[str, ...]
@@ -21,19 +21,19 @@ class Lines:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a row of one cell is a heading of those below it."""
+    """A table; a row of one cell is a heading for the rows below it."""
 
     kind: ClassVar = "table"
     caption: str  # what it shows
     head: tuple[str, ...]  # names of the columns
     rows: tuple[tuple[str, ...], ...]  # what follows a line break in a cell is secondary
-    text_columns: int = 1  # so many on the left hold text, the others numbers
-    folded: bool = False  # shown on demand only
+    text_columns: int = 1  # number of columns with text, on the left; the others are numbers
+    folded: bool = False  # shown only on demand
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: a drawing, or a file's content, shown as an image, in which nothing can run."""
+    """A figure: a drawing, or the content of a file, shown as an image that cannot run scripts."""
 
     kind: ClassVar = "figure"
     name: str  # of its file and element, unique in the report
@@ -41,7 +41,7 @@ class Figure:
     caption: str  # how to read it
     svg: str = ""  # the drawing, an element of HTML; empty where `image` is given
     image: bytes = b""  # the content of a file of SVG
-    file: Path | None = None  # that file, beside which the same may lie in other formats
+    file: Path | None = None  # that file; next to it there may be the same in other formats
     interactive: dict[str, Any] | None = None  # the same as plotly's ``data`` and ``layout``
     drawing: Any = field(default=None, repr=False)  # matplotlib's, for files of other formats
     webgl: bool = False  # whether the interactive one needs WebGL

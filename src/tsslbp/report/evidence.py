@@ -1,4 +1,4 @@
-"""What a report is about: runs that are read, put into groups and compared once."""
+"""The evidence of a report: its runs, read, grouped and compared once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .verdicts import Judgement, compare_groups, judge
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a report tells."""
+    """Everything that a report shows."""
 
     results: Sequence[Result]  # each folder and each pair of settings and seed once
     problems: Sequence[str]  # a line for each folder that could not be read
     studies: Sequence[StudyRecord]  # of learning rules; their runs have sections of their own
-    tuning: int  # so many runs only chose a learning rate: they count nowhere but in compute
+    tuning: int  # number of runs that only chose a learning rate: they count only in compute
     groups: Sequence[Group]  # all runs by their settings
     finished: Sequence[Group]  # the finished runs that count
     others: Sequence[Group]  # those of them that belong to no study of learning rules
@@ -36,7 +36,7 @@ class Evidence:
 
     @cached_property
     def names(self) -> dict[Path, str]:
-        """What each run's folder is called: its path from the folder on that all are in."""
+        """The name of each run's folder: its path below the common parent folder."""
         folders = {result.folder: result.folder.absolute() for result in self.results}
         base = os.path.commonpath([folder.parent for folder in folders.values()])
         return {one: folder.relative_to(base).as_posix() for one, folder in folders.items()}
@@ -87,7 +87,7 @@ def gather(paths: Sequence[Path], against: Path | None = None) -> Evidence:
 
 
 def _only(groups: Sequence[Group], wanted: Callable[[Result], bool]) -> list[Group]:
-    """The groups with the wanted runs alone; without those that have none."""
+    """The groups with only the wanted runs, without groups that have none."""
     kept = (replace(one, results=tuple(filter(wanted, one.results))) for one in groups)
     return [one for one in kept if one.results]
 
@@ -109,7 +109,7 @@ def _below(folder: Path, groups: Sequence[Group]) -> list[Group]:
 
 
 def _once(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
-    """Results, each folder and each pair of settings and seed once; a finished run goes first."""
+    """Results, each folder and each pair of settings and seed once; finished runs have priority."""
     folders = {result.folder.resolve(): result for result in results}
     kept: dict[str, Result] = {}
     repeats = []

@@ -1,4 +1,4 @@
-"""The figures of a report: those of the runs on one data set, and how a drawing becomes one."""
+"""The figures of a report: figures of the runs on one data set, and blocks made of drawings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def figure(
 
 
 def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The settings of each run in which the runs differ, but for the seed."""
+    """The settings of each run in which the runs differ, except for the seed."""
     tables = [flat(settings_table(result.experiment)) for result in results]
     names = dict.fromkeys(key for table in tables for key in table if key not in UNTOLD)
     varying = [key for key in names if len({str(table.get(key)) for table in tables}) > 1]
@@ -91,12 +91,12 @@ def hyperparameters(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _search(prefix: str, results: Sequence[Result], measure: str) -> Iterator[Figure]:
-    """The figures of a search, where at least three settings were tried."""
+    """The figures of a search, if at least three settings were tried."""
     trials = hyperparameters(results)
     if len({str(trial) for trial in trials}) < 3:
         return
     accuracies = [result.accuracy[measure] for result in results]
-    coloured = f"per run, coloured by test accuracy ({MEASURES[measure]})."
+    coloured = f"per run; the colour is the test accuracy ({MEASURES[measure]})."
     yield figure(
         f"{prefix}-search",
         "Hyperparameters and accuracy",
@@ -127,7 +127,7 @@ def _curves(prefix: str, results: Sequence[Result]) -> Figure:
     return figure(
         f"{prefix}-training",
         "Training accuracy",
-        "Training accuracy of every run at the end of each epoch, over its training steps.",
+        "Training accuracy of every run at the end of each epoch, by training step.",
         run_figures.training_curves(curves, drops),
         interactive.training_curves(curves, drops),
     )
@@ -140,8 +140,8 @@ def _latency(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Fig
         if rows and all(rows):
             curves[group.label] = np.array(rows)
     caption = (
-        "Test accuracy when the output is read after fewer time steps: the line is the mean of the "
-        f"runs, the band spans the lowest to the highest ({MEASURES[measure]})."
+        "Test accuracy if the output is read after fewer time steps. The line is the mean of the "
+        f"runs; the band spans the lowest to the highest ({MEASURES[measure]})."
     )
     yield from _of_best(prefix, "Latency", caption, study_figures.latency, curves)
 
@@ -156,13 +156,13 @@ def _spikes(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figu
                 np.array([one["spikes_per_image"] for one in records]),
                 np.array([one["test_accuracy"] for one in records]),
             )
-    caption = f"Test accuracy against the spikes that an image causes ({MEASURES[measure]})."
+    caption = f"Test accuracy against the number of spikes per image ({MEASURES[measure]})."
     draw = study_figures.accuracy_against_spikes
     yield from _of_best(prefix, "Spikes", caption, draw, points)
 
 
 def _energy(prefix: str, groups: Sequence[Group]) -> Iterator[Figure]:
-    """Where two settings at least have runs whose cost is recorded."""
+    """A figure if at least two settings have runs whose cost is recorded."""
     known = [replace(one, results=tuple(filter(_has_cost, one.results))) for one in groups]
     known = [one for one in known if one.results]
     if len(known) < 2:
@@ -176,9 +176,9 @@ def _energy(prefix: str, groups: Sequence[Group]) -> Iterator[Figure]:
         return Point(steps, _estimate(accuracies, 1.0), _estimate(energies))
 
     caption = (
-        "Test accuracy against the energy of an image's operations in numbers of 32 bits (45 nm), "
-        "of the weights whose cost is recorded: mean of the runs, and its 95 % interval. A line "
-        "joins settings that differ in nothing but T."
+        "Test accuracy against the energy of the operations per image, for 32-bit numbers (45 nm), "
+        "with the weights whose cost is recorded: mean of the runs with its 95 % confidence "
+        "interval. Lines connect settings that differ only in T."
     )
 
     def draw(curves: Mapping[str, Sequence[Point]]) -> Drawing:
@@ -188,7 +188,7 @@ def _energy(prefix: str, groups: Sequence[Group]) -> Iterator[Figure]:
 
 
 def _time_steps(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[Figure]:
-    """Where some settings differ in nothing but the number of time steps."""
+    """A figure if some settings differ only in the number of time steps."""
 
     def point(one: Group) -> Point:
         return Point(one.experiment.time_steps, _estimate(one.accuracies(measure), 1.0))
@@ -196,8 +196,8 @@ def _time_steps(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[
     curves = _by_time_steps(groups, point)
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     caption = (
-        "Test accuracy of networks that were trained with different numbers of time steps T: mean "
-        f"of the runs, and its 95 % interval ({MEASURES[measure]})."
+        "Test accuracy of networks trained with different numbers of time steps T: mean of the "
+        f"runs with its 95 % confidence interval ({MEASURES[measure]})."
     )
     draw = study_figures.accuracy_against_time_steps
     yield from _of_best(prefix, "Time steps", caption, draw, curves)
@@ -210,7 +210,7 @@ def _has_cost(run: Result) -> bool:
 def _by_time_steps(
     groups: Sequence[Group], point: Callable[[Group], Point]
 ) -> dict[str, list[Point]]:
-    """Points of groups that differ in T alone, in its order, by what they share."""
+    """Points of groups that differ only in T, in the order of T, by their common settings."""
     shared: dict[str, list[Group]] = {}
     for one in groups:
         settings = {key: value for key, value in one.settings.items() if key != "time_steps"}
@@ -235,7 +235,7 @@ def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
         figure(
             f"{prefix}-layers-{number}",
             f"Layers: {label}",
-            f"Firing rate of each layer and its share in warm-up, seed {run.experiment.seed}.",
+            f"Firing rate and fraction in warm-up of each layer, seed {run.experiment.seed}.",
             run_figures.layers_over_training(run.epochs),
         )
         for number, (label, run) in enumerate(best.items(), 1)
@@ -244,7 +244,7 @@ def _layers(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
 
 
 def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
-    """What `tsslbp draw` left in the folder of each group's best run."""
+    """The figures that `tsslbp draw` left in the folder of each group's best run."""
     return [
         Figure(
             f"{prefix}-run-{number}-{UNFIT.sub('-', file.stem)}",
@@ -269,9 +269,9 @@ def _own_files(folder: Path) -> list[Path]:
 
 
 def _image(file: Path, folder: Path) -> bytes:
-    """What a figure in a run's folder holds; nothing where it cannot be read, or leads elsewhere.
+    """The content of a figure in a run folder; empty if unreadable, or a link to elsewhere.
 
-    A link could show a file of whoever makes the report to whoever reads it.
+    A link could show the readers of a report a private file of its author.
     """
     try:
         if not file.resolve().is_relative_to(folder.resolve()):
@@ -282,7 +282,7 @@ def _image(file: Path, folder: Path) -> bytes:
 
 
 def _names(results: Sequence[Result]) -> list[str]:
-    """Runs by what tells them apart: hyperparameters and seed; equal ones numbered."""
+    """Names of runs by hyperparameters and seed; equal names are numbered."""
     names: list[str] = []
     seen: Counter[str] = Counter()
     for result, varying in zip(results, hyperparameters(results), strict=True):
@@ -307,7 +307,7 @@ def _of_best(
 ) -> Iterator[Figure]:
     """A figure of the first groups, if there are any."""
     if len(of) > SHOWN_GROUPS:
-        caption += f" Shown are the {SHOWN_GROUPS} of {len(of)} settings with the best runs."
+        caption += f" Only the {SHOWN_GROUPS} of {len(of)} settings with the best runs are shown."
     if of:
         drawing = draw(dict(list(of.items())[:SHOWN_GROUPS]))
         yield figure(f"{prefix}-{title.lower().replace(' ', '-')}", title, caption, drawing)

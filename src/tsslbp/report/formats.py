@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 Cell = str | int | float | bool | None
 Row = Sequence[Cell]
 
-NONE = "-"  # a cell that says nothing, as None does
+NONE = "-"  # an empty cell, like None
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -26,8 +26,8 @@ _NUMBER = re.compile(r"(?<![\w.])-(?=\d)")  # its minus sign
 def table_text(kind: str, head: Sequence[str], rows: Sequence[Row], caption: str = "") -> str:
     """A table as text of another format, with a line break at its end.
 
-    What follows a line break in a cell is secondary (an interval): it stands in parentheses. A row
-    of one cell is a heading of those below it, which CSV and JSON repeat in a first column,
+    Text after a line break in a cell is secondary (an interval) and is put in parentheses. A row of
+    one cell is a heading for the rows below it, which CSV and JSON repeat in a first column,
     ``part``.
 
     Args:

@@ -1,7 +1,7 @@
 """The published figures for a browser, as plotly's tables of ``data`` and ``layout``.
 
-They show what `tsslbp.figures.study` draws. The tables are written by hand, since plotly's own
-classes take seconds to import; a test holds them against its schema.
+They show the figures of `tsslbp.figures.study`. The tables are made without plotly's own classes,
+which take seconds to import; a test checks them against its schema.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The report's files: one HTML file, and Markdown and figures beside it.
+"""The report's files: one HTML file, and Markdown and figures next to it.
 
-The HTML file fetches nothing. Accuracies are in percent on the test images; unfinished runs are
-shown, but left out of all statistics.
+The HTML file loads nothing from elsewhere. Accuracies are in percent on the test images. Unfinished
+runs are shown, but excluded from all statistics.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def write(
     """Report on all runs at or below `paths`.
 
     Args:
-        paths: folders of runs, or folders of such folders.
-        out: the HTML file; ``.md`` and the folder ``_figures`` of the same name lie beside it.
-        against: folder of the runs that the others are compared with, and nothing else; without it
-            every pair of settings is compared, and Holm's correction goes over all of them.
-        formats: of the figures' files beside SVG, ``"pdf"`` and ``"png"``.
+        paths: run folders, or folders that contain them.
+        out: the HTML file; ``.md`` and the folder ``_figures`` of the same name are next to it.
+        against: folder of the runs with which all others, and only these, are compared; without it
+            every pair of settings is compared, and Holm's correction covers all of them.
+        formats: of the figures' files in addition to SVG, ``"pdf"`` and ``"png"``.
         tables: formats of the tables' files, in the folder ``_tables``: some of
             `tsslbp.report.formats.KINDS`.
 
@@ -44,15 +44,15 @@ def write(
         A line for each folder that could not be read.
 
     Raises:
-        InvalidInput: `out` is no ``.html`` file, the Markdown file beside it would replace one
-            that is no report, no finished run is at or below `against`, or a package is missing.
+        InvalidInput: `out` is not an ``.html`` file, the Markdown file would replace one that is
+            not a report, no finished run is at or below `against`, or a package is missing.
         RunError: no run could be read, or the files cannot be written.
     """
     if out.suffix != ".html":
         raise InvalidInput(f"the report is an HTML file, such as report.html; got {out}")
     beside = out.with_suffix(".md")
     if beside.exists() and not beside.read_bytes().startswith(f"# {TITLE}".encode()):
-        raise InvalidInput(f"{beside}, which is no report, would be replaced: give another name")
+        raise InvalidInput(f"{beside} is not a report and would be replaced: give another name")
     check_packages()
     evidence = gather(paths, against)
     options = ["-o", str(out), *(["--against", str(against)] if against else [])]
@@ -73,7 +73,7 @@ def write(
 
 
 def _write_figure(figure: Figure, path: Path) -> None:
-    """A figure in another format than SVG; of a run's own file the one that lies beside it."""
+    """A figure in a format other than SVG; for a run's own figure, the file next to it."""
     if figure.drawing is not None:
         save(figure.drawing, path)
         return

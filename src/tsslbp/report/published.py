@@ -30,7 +30,7 @@ class Accuracy(Checked):
         if not 1 < self.mean <= self.best <= 100:  # not a share of 1
             raise InvalidInput(f"an accuracy in percent expected, got {self}")
         if (self.sd is None) != (self.runs == 1):
-            raise InvalidInput(f"a deviation belongs to several runs, got {self}")
+            raise InvalidInput(f"a standard deviation needs several runs, got {self}")
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Row(Checked):
     time_steps: int
     published: Accuracy  # by the authors
     study: Accuracy | None = None  # by the reproduction study
-    copies: tuple[str, ...] = ()  # inexact copies of the data that serve, too
-    others: tuple[str, ...] = ()  # what other methods reached at the same network, and how
+    copies: tuple[str, ...] = ()  # inexact copies of the data that are accepted, too
+    others: tuple[str, ...] = ()  # accuracies of other methods with the same network
     caveats: tuple[str, ...] = ()  # what to know about the numbers
     recipes: tuple[RecipeName, ...] = ()  # that reproduce the row, the published settings first
 
     def reached(self, source: Source) -> Accuracy | None:
-        """What the authors or the study reached."""
+        """The accuracy of the authors or of the study."""
         return self.published if source == "published" else self.study
 
 
@@ -68,7 +68,7 @@ class Reaches(Checked):
 
 @dataclass(frozen=True)
 class Exceeds(Checked):
-    """A recipe's mean lies above the accuracy (percent) published for a rival method."""
+    """A recipe's mean is above the accuracy (percent) published for another method."""
 
     text: str
     recipe: RecipeName
@@ -86,7 +86,7 @@ class Settings(Checked):
 
 @dataclass(frozen=True)
 class Change(Checked):
-    """Runs with one setting are better than runs that differ from them in it alone."""
+    """Runs with one setting are better than runs that differ from them only in this setting."""
 
     text: str
     key: str  # the setting, such as ``"rule.warm_up"``
@@ -107,7 +107,7 @@ def rows() -> tuple[Row, ...]:
 
 
 def of_recipe(name: str) -> Accuracy | None:
-    """What was reached with a recipe's settings, by the authors or else by the study."""
+    """The accuracy with a recipe's settings, by the authors or else by the study."""
     for row in rows():
         if name in row.recipes:
             return row.published if name == row.recipes[0] else row.study
@@ -159,7 +159,7 @@ def read(text: str) -> tuple[tuple[Row, ...], tuple[Claim, ...]]:
                 f"{claim.text}: unknown row {claim.row!r}{nearest(claim.row, names)}"
             )
         if read_rows[names.index(claim.row)].reached(claim.against) is None:
-            raise InvalidInput(f"{claim.text}: the study reached nothing for {claim.row!r}")
+            raise InvalidInput(f"{claim.text}: the study has no result for {claim.row!r}")
     return read_rows, read_claims
 
 

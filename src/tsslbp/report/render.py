@@ -40,12 +40,12 @@ def to_markdown(page: Page, folder: str) -> str:
 
 
 def block_to_markdown(block: Block, folder: str) -> str:
-    """One block as it stands in `to_markdown`."""
+    """One block in the form of `to_markdown`."""
     return _render("block.md", block=block, folder=quote(os.fsencode(folder)))
 
 
 def svg(figure: Figure) -> bytes:
-    """What a figure's SVG file holds."""
+    """The content of a figure's SVG file."""
     return figure.image or figure.svg.encode()
 
 
@@ -69,7 +69,7 @@ def _render(name: str, **values: Any) -> str:
 
 
 def _script_json(table: Mapping[str, Any]) -> Any:
-    """JSON that stands in a script element: nothing in it can end the element."""
+    """JSON for a script element: nothing in it can end the element."""
     from markupsafe import Markup
 
     text = json.dumps(table, separators=(",", ":"))
@@ -77,7 +77,7 @@ def _script_json(table: Mapping[str, Any]) -> Any:
 
 
 def _markdown_code(lines: Sequence[str]) -> str:
-    """Lines of code between two fences, which are longer than any that the lines hold."""
+    """Lines of code between two fences, which are longer than any fence in the lines."""
     lines = [" ".join(printable(line).splitlines()) for line in lines]
     longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -85,7 +85,7 @@ def _markdown_code(lines: Sequence[str]) -> str:
 
 
 def _markdown_line(text: str) -> str:
-    """Text that Markdown takes as it is."""
+    """Text escaped for Markdown."""
     text = printable(text)
     for letter in "\\`*_[]<>":
         text = text.replace(letter, f"\\{letter}")

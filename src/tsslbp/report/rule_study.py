@@ -1,4 +1,4 @@
-"""The section on learning rules side by side: what `tsslbp compare` made, read from its folder."""
+"""The section on comparisons of learning rules, read from the folders of `tsslbp compare`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from .figures import figure
 from .tables import NONE, difference_cells, reached
 
 CAPTION = (
-    "Test accuracy (%) at the epoch chosen on validation images: mean ± standard deviation of the "
-    "seeds, in small print the 95 % interval of the mean. Spikes per image are counted at the same "
-    "epoch, over all layers and time steps. Training time is that of one run, without evaluations."
+    "Test accuracy (%) at the epoch chosen on validation images: mean ± standard deviation over "
+    "the seeds; in small print, the 95 % confidence interval of the mean. Spikes per image are "
+    "counted at the same epoch, over all layers and time steps. Training time is that of one run, "
+    "without evaluations."
 )
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study of learning rules, in its folder, and what every rule has reached at every T."""
+    """A study of learning rules, its folder, and the results of every rule at every T."""
 
     folder: Path
     study: RuleStudy
@@ -70,7 +71,7 @@ def find(paths: Iterable[Path]) -> tuple[list[StudyRecord], list[str]]:
 
 
 def section(number: int, record: StudyRecord, runs: Sequence[Result]) -> Section:
-    """What a study says; `number`: its own, `runs`: all of the report, for the time they took."""
+    """The section of a study; `number`: its own, `runs`: all of the report, for their time."""
     study, results = record.study, record.results
     lines, comparisons = compare.cautions(study, results), compare.against_first(results)
     blocks: list[Block] = [
@@ -93,13 +94,13 @@ def _conditions(study: RuleStudy) -> str:
     rates = ", ".join(f"{rate:g}" for rate in study.learning_rates)
     images = f"{experiment.train_images:,}" if experiment.train_images else "all other"
     return (
-        f"The runs differ only in learning rule, time steps T, learning rate and seed. All have "
-        f"the same initial weights, order of images, optimiser and {experiment.epochs} epochs; the "
-        f"network is {network}, the loss is {experiment.loss}, and they train on "
-        f"{images} images, with {experiment.validation_images:,} held out for validation. For each "
-        f"rule and T, runs with seed {experiment.seed} tried the learning rates {rates}; the one "
-        f"with the best validation accuracy was chosen, its run counts as a result, and the other "
-        f"seeds were run at that rate. Test images were not used to choose anything."
+        f"The runs differ only in learning rule, number of time steps T, learning rate and seed. "
+        f"All use the same initial weights, order of images and optimiser, and train for "
+        f"{experiment.epochs} epochs. The network is {network} and the loss is {experiment.loss}. "
+        f"They train on {images} images; {experiment.validation_images:,} are held out for "
+        f"validation. For each rule and T, runs with seed {experiment.seed} tried the learning "
+        f"rates {rates}. The rate with the best validation accuracy was chosen; its run counts as "
+        f"a result, and the other seeds were run at that rate. No choice used test images."
     )
 
 
@@ -135,20 +136,20 @@ def _comparison_table(comparisons: Sequence[Comparison[RuleResult]]) -> Table:
     ]
     caption = (
         f"Each rule compared with the first, {comparisons[0].second.rule}: difference in "
-        "percentage points of test accuracy, paired by seed, with the 95 % interval; p of the "
-        "paired t test after Holm's correction over this table. Undecided: the interval contains "
-        f"zero, p is above {stats.LEVEL:g} after the correction, a run diverged, or fewer than two "
-        "shared seeds allow no test."
+        "percentage points of test accuracy, paired by seed, with the 95 % confidence interval. p "
+        "is that of the paired t test, with Holm's correction over this table. The verdict is "
+        f"undecided if the interval contains zero, p is above {stats.LEVEL:g} after the "
+        "correction, a run diverged, or there are fewer than two shared seeds."
     )
-    head = ("rule", "it is", "T", "seeds", "difference", "p")
+    head = ("rule", "verdict", "T", "seeds", "difference", "p")
     return Table(caption, head, tuple(rows), text_columns=2)
 
 
 def _rate_table(study: RuleStudy, results: Sequence[RuleResult]) -> Table:
     rows = [(one.name, *(_tried(one, rate) for rate in study.learning_rates)) for one in results]
     caption = (
-        "Choice of the learning rate: best validation accuracy (%) of the run with seed "
-        f"{study.experiment.seed} at each rate."
+        "Choice of the learning rate: best validation accuracy (%) of the run at each rate, with "
+        f"seed {study.experiment.seed}."
     )
     head = ("rule", *(f"{rate:g}" for rate in study.learning_rates))
     return Table(caption, head, tuple(rows), folded=True)
@@ -167,20 +168,21 @@ def _spent(record: StudyRecord, runs: Sequence[Result]) -> str:
     tuning = [run for run in mine if not record.counts(run)]
     total, rest = (duration(sum(run.seconds for run in some)) for some in (mine, tuning))
     return (
-        f"{wording.count(len(mine), 'run')} took {total} of training in all. {len(tuning)} of "
-        f"them, which took {rest}, are not at a chosen learning rate and count nowhere else."
+        f"{wording.count(len(mine), 'run')} took {total} of training time in total. {len(tuning)} "
+        f"of them ({rest}) did not use a chosen learning rate; they count only here and in the "
+        f"compute."
     )
 
 
 def _figures(prefix: str, study: RuleStudy, results: Sequence[RuleResult]) -> list[Block]:
-    caption = "Mean of the seeds at the chosen learning rates, and its 95 % interval."
+    caption = "Mean over the seeds at the chosen learning rates, with its 95 % confidence interval."
     against_cost = study_figures.accuracy_against_cost
     spikes = _curves(study, results, lambda one: one.spikes)
     seconds = _curves(study, results, lambda one: one.seconds)
     drawings = {
         ("steps", "time steps"): study_figures.accuracy_against_time_steps(_curves(study, results)),
         ("spikes", "spikes per image"): against_cost(spikes, "spikes per image"),
-        ("seconds", "training time"): against_cost(seconds, "training time of a run (s)"),
+        ("seconds", "training time"): against_cost(seconds, "training time per run (s)"),
     }
     return [
         figure(f"{prefix}-{name}", f"Accuracy against {axis}", caption, drawing)

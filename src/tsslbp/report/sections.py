@@ -22,10 +22,10 @@ SHOWN_LINES = 40  # of a list of problems or commands
 
 
 def compose(evidence: Evidence, command: str) -> Page:
-    """Put together what a report says.
+    """Compose a report.
 
     Args:
-        evidence: what it is about.
+        evidence: its runs, groups and comparisons.
         command: that makes the same report again.
     """
     return Page(
@@ -34,7 +34,7 @@ def compose(evidence: Evidence, command: str) -> Page:
         tallies=_tallies(evidence),
         results=_best(evidence.others),
         verdicts=_summary(evidence.judgements),
-        made_by=f"Made by tsslbp {__version__} from the records in the runs' folders.",
+        made_by=f"Made by tsslbp {__version__} from the records in the run folders.",
         sections=[one for one in _sections(evidence, command) if one.blocks],
     )
 
@@ -44,7 +44,7 @@ def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
     for number, study in enumerate(evidence.studies, 1):
         yield rule_study.section(number, study, results)
     yield Section("groups", "Results", tables.other_tables(others, _measure(others)))
-    yield Section("published", "Results beside the published ones", _published(others))
+    yield Section("published", "Comparison with published results", _published(others))
     yield Section("comparisons", "Comparisons over the same seeds", _comparisons(evidence))
     yield Section("costs", "What the networks cost", tables.cost_tables(evidence.finished))
     yield from _figures(evidence)
@@ -56,7 +56,7 @@ def _sections(evidence: Evidence, command: str) -> Iterator[Section]:
     yield Section("runs", "Runs", [tables.run_table(evidence.groups, evidence.names)])
     notes = tables.notes(results)
     yield Section("caveats", "Caveats of the data", [Lines("list", tuple(notes))] if notes else [])
-    yield Section("problems", "Folders left out", _lines(evidence.problems))
+    yield Section("problems", "Skipped folders", _lines(evidence.problems))
     yield Section("environment", "Environment", [tables.environment_table(results)])
     yield Section("repeat", "How to repeat", _repeat(results, command))
 
@@ -67,7 +67,7 @@ def _published(groups: Sequence[Group]) -> list[Block]:
         f"{row.title}, {row.network}: {text}"
         for row in published.rows()
         if any(table.caption.startswith(row.title.partition(",")[0] + ":") for table in found)
-        for text in (*row.caveats, *(f"at the same network, {other}" for other in row.others))
+        for text in (*row.caveats, *(f"with the same network, {other}" for other in row.others))
     )
     if not found:
         return []
@@ -77,7 +77,7 @@ def _published(groups: Sequence[Group]) -> list[Block]:
 def _comparisons(evidence: Evidence) -> list[Block]:
     if not evidence.comparisons:
         return []
-    left_out = f"{evidence.left_out:,} more pairs differ in more settings and are left out."
+    left_out = f"{evidence.left_out:,} more pairs differ in more settings and are not shown."
     table = tables.comparison_table(evidence.comparisons)
     return [table, Lines("paragraph", (left_out,))] if evidence.left_out else [table]
 
@@ -114,13 +114,13 @@ def _described(drop: Mapping[str, Any]) -> str:
 def _repeat(results: Sequence[Result], command: str) -> list[Block]:
     commands = dict.fromkeys(one.environment.get("command") for one in results)
     text = (
-        "Each run's config.toml holds all its settings and repeats it: tsslbp train "
-        "FOLDER/config.toml. These commands made the runs:"
+        "The config.toml of each run contains all its settings; tsslbp train FOLDER/config.toml "
+        "repeats the run. These commands made the runs:"
     )
     return [
         Lines("paragraph", (text,)),
         *_lines([str(one) for one in commands if one], "code"),
-        Lines("paragraph", ("This command made the report:",)),
+        Lines("paragraph", ("This command made this report:",)),
         Lines("code", (command,)),
     ]
 
@@ -135,9 +135,9 @@ def _lead(evidence: Evidence) -> str:
         f"{data}, trained in {total} on {machines}."
     )
     if unfinished := len(results) - finished - evidence.tuning:
-        text += f" {count(unfinished, 'unfinished run')} left out of all statistics."
+        text += f" {count(unfinished, 'unfinished run')} excluded from all statistics."
     if evidence.tuning:
-        text += f" {count(evidence.tuning, 'further run')} only chose a learning rate."
+        text += f" {count(evidence.tuning, 'further run')} only for choosing a learning rate."
     return text
 
 
@@ -153,7 +153,7 @@ def _tallies(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _summary(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
-    """Of the claims that a run can test, how many have which verdict, and which these are."""
+    """For the claims with matching runs: the number with each verdict, and their texts."""
     lines = []
     for verdict in tables.VERDICTS:
         if seen := [one.claim for one in judgements if one.verdict == verdict and one.seen]:
@@ -166,7 +166,7 @@ def _summary(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
 
 
 def _best(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """The first results in one glance: the settings, and what their runs have reached."""
+    """The best results at a glance: settings and accuracies."""
     measure = _measure(groups)
     ordered = sorted(groups, key=lambda one: (one.experiment.data, -one.accuracies(measure).mean()))
     shown = []
@@ -180,7 +180,7 @@ def _best(groups: Sequence[Group]) -> list[tuple[str, str]]:
 
 
 def _measure(groups: Sequence[Group]) -> str:
-    """How runs are put in order: as their protocol chooses the epoch, else by the last one."""
+    """The measure for sorting runs: that of their common protocol, else the last epoch."""
     protocols = {one.experiment.protocol for one in groups}
     if len(protocols) == 1:
         return "best-validation" if protocols == {"validated"} else "best-test"

@@ -36,15 +36,15 @@ HEAD = (
     "bias of choosing on test",
 )
 MEANING = (
-    "Mean ± standard deviation of the runs; in small print the 95 % interval of the mean "
-    "(Student's t, or the bootstrap from 20 runs on)."
+    "Mean ± standard deviation over the runs; in small print, the 95 % confidence interval of the "
+    "mean (Student's t; bootstrap from 20 runs)."
 )
 VERDICTS = ("supported", "not supported", "undecided")  # in the order of the tables
 DETAILS = ("command", "resumed")  # of an environment, which may differ from run to run
 
 
 def published_tables(groups: Sequence[Group], names: Iterable[str]) -> list[Table]:
-    """Published, reproduction study and ours, for those of the tables in which we have a run."""
+    """Published, reproduction study and ours, for the tables for which there is a run."""
     present = {found[0].table for found in map(row_of, groups) if found}
     return [published_table(groups, name) for name in names if name in present]
 
@@ -64,7 +64,7 @@ def published_table(groups: Sequence[Group], name: str) -> Table:
 def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:
     """Groups that belong to no published row, best first within a data set.
 
-    Of very many all but the first are folded away.
+    If there are many, all but the first are in a folded table.
     """
     others = [group for group in groups if row_of(group) is None]
     others.sort(key=lambda one: (one.experiment.data, -one.accuracies(measure).mean()))
@@ -72,36 +72,37 @@ def other_tables(groups: Sequence[Group], measure: str) -> list[Table]:
     shown = len(rows) if len(rows) <= FOLD_ABOVE else SHOWN_OF_MANY
     head = ("settings", *HEAD)
     caption = f"Test accuracy (%), best first by {MEASURES[measure]}. {MEANING}"
-    tables = [Table(caption, head, rows[:shown]), Table("The others.", head, rows[shown:])]
+    tables = [Table(caption, head, rows[:shown]), Table("Other settings.", head, rows[shown:])]
     return [replace(one, folded=one is not tables[0]) for one in tables if one.rows]
 
 
 def claims_tables(judgements: Sequence[Judgement]) -> list[Table]:
-    """Claims that some run can test, decided ones first; and those that none can."""
+    """Claims with matching runs, decided ones first; and claims without."""
     ordered = sorted(judgements, key=lambda one: VERDICTS.index(one.verdict))
     seen = tuple((x.claim, x.verdict, x.reason, p_value(x.p)) for x in ordered if x.seen)
     unseen = tuple((one.claim, one.reason) for one in judgements if not one.seen)
-    caption = "Claims that these runs can test; p after Holm's correction over all tests here."
-    open_caption = "Claims that no run here can test yet."
+    caption = "Claims tested by these runs. p is corrected by Holm's method over all these tests."
+    open_caption = "Claims without matching runs."
     tables = [
-        Table(caption, ("claim", "verdict", "why", "p"), seen, 3),
-        Table(open_caption, ("claim", "why"), unseen, 2, folded=True),
+        Table(caption, ("claim", "verdict", "reason", "p"), seen, 3),
+        Table(open_caption, ("claim", "reason"), unseen, 2, folded=True),
     ]
     return [one for one in tables if one.rows]
 
 
 def comparison_table(comparisons: Sequence[Comparison[Group]]) -> Table:
     rows = [
-        (f"{one.first.label}\nagainst {one.second.label}", one.verdict, *difference_cells(one))
+        (f"{one.first.label}\nvs. {one.second.label}", one.verdict, *difference_cells(one))
         for one in comparisons
     ]
     caption = (
-        "First minus second in percentage points of test accuracy, paired by seed, with the 95 % "
-        "interval. Accuracies are those of the epoch chosen on validation images where both groups "
-        "held some out, otherwise those of the last epoch. p of the paired t test after Holm's "
+        "Difference of test accuracy, first minus second settings, in percentage points, paired by "
+        "seed, with the 95 % confidence interval. The verdict says whether the first is higher or "
+        "lower. Accuracies are those of the epoch chosen on validation images if both groups held "
+        "some out, otherwise those of the last epoch. p is that of the paired t test, with Holm's "
         "correction over this table."
     )
-    head = ("settings", "first is", "seeds", "difference", "p")
+    head = ("settings", "verdict", "seeds", "difference", "p")
     return Table(caption, head, tuple(rows), text_columns=2, folded=len(rows) > FOLD_ABOVE)
 
 
@@ -112,25 +113,25 @@ def compute_table(groups: Sequence[Group]) -> Table:
     total = duration(sum(one.seconds for one in results))
     rows.append(("all runs", str(len(results)), *[""] * 4, total, ""))
     caption = (
-        "Time spent on training, without the evaluations: mean per epoch, mean per run, and total; "
-        "median of the images per second; largest resident memory."
+        "Training time without evaluations: mean per epoch, mean per run, and total. Median of the "
+        "images per second. Largest resident memory."
     )
     head = ("settings", "runs", "epochs", "epoch", "images/s", "run", "total", "memory")
     return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
 def cost_tables(groups: Sequence[Group]) -> list[Table]:
-    """What networks cost on an image, by group, as the mean of the runs that have a record."""
+    """The cost of networks per image, by group, as the mean of the runs that have a record."""
     rows = []
     for group in groups:
         if costs := [run.cost for run in group.results if run.cost]:
             rows.append((group.label, str(len(costs)), *_cost_cells(costs)))
     caption = (
-        "On one image, over all time steps: multiply-adds of a dense pass, which the same network "
-        "with ReLU takes; multiply-adds and additions that spikes cause; updates of membrane "
-        "potentials. Energy of these operations in numbers of 32 bits by Horowitz (2014), 45 nm: "
-        "4.6 pJ a multiply-add, 0.9 pJ an addition, memory left out; in small print without the "
-        "updates, as papers often count."
+        "Operations per image, over all time steps: multiply-adds of a dense pass, which is the "
+        "cost of the same network with ReLU; multiply-adds and additions of the spiking network; "
+        "updates of membrane potentials. Energy for 32-bit numbers at 45 nm (Horowitz 2014): 4.6 "
+        "pJ per multiply-add, 0.9 pJ per addition, without memory. In small print, the energy "
+        "without the updates, as papers often count it."
     )
     head = ("settings", "runs", "neurons", "parameters", "dense", "multiplied", "added", "updates")
     ends = ("energy", "with ReLU", "ratio")
@@ -139,7 +140,7 @@ def cost_tables(groups: Sequence[Group]) -> list[Table]:
 
 
 def run_table(groups: Sequence[Group], names: Mapping[Path, str]) -> Table:
-    """Every run by itself, in the order of `names`: what the folders are called."""
+    """Every run, in the order of `names`, the names of the folders."""
     runs = {run.folder: (group.label, run) for group in groups for run in group.results}
     rows = [
         (
@@ -157,13 +158,13 @@ def run_table(groups: Sequence[Group], names: Mapping[Path, str]) -> Table:
         for reached in [result.accuracy]
     ]
     head = ("folder", "settings", "state", "seed", "epochs", "last", "validation", "best test")
-    caption = "Every run: test accuracy (%) by measure, training time, number of sudden drops."
+    caption = "All runs: test accuracy (%) by measure, training time, number of sudden drops."
     folded = len(rows) > FOLD_ABOVE
     return Table(caption, (*head, "time", "drops"), tuple(rows), text_columns=3, folded=folded)
 
 
 def environment_table(results: Sequence[Result]) -> Table:
-    """The environments that differ, and how many runs were made in each."""
+    """The different environments, and the number of runs made in each."""
     environments = (result.environment.items() for result in results)
     counts = Counter(
         json.dumps({key: value for key, value in one if key not in DETAILS}, sort_keys=True)
@@ -184,7 +185,7 @@ def environment_table(results: Sequence[Result]) -> Table:
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """Caveats of the data, and every accuracy that they concern."""
+    """Caveats of the data, and the accuracies that they apply to."""
     concerned: dict[str, list[Result]] = {}
     for result in results:
         for note in dict.fromkeys(one["note"] for one in result.epochs if one.get("note")):
@@ -202,7 +203,7 @@ def machine(result: Result) -> str:
     cpu = environment.get("cpu") or "unknown processor"
     threads, cores = environment.get("threads"), environment.get("cores")
     words = f"{cpu}, {threads} of {cores} cores" if threads and cores else cpu
-    return f"GPU beside {words}" if "device_peak_memory" in result.epochs[-1] else words
+    return f"GPU, with {words}" if "device_peak_memory" in result.epochs[-1] else words
 
 
 def reached(summary: Summary, low: float = 0.0, high: float = 100.0) -> str:
@@ -239,7 +240,7 @@ def _accuracy_line(name: str, one: Accuracy) -> tuple[str, ...]:
 
 
 def _group_lines(name: str, group: Group) -> list[tuple[str, ...]]:
-    """A group's line, and where all its runs average their weights one for these."""
+    """A group's line, and one for averaged weights if all its runs have them."""
     lines = [_group_line(name, group)]
     for measure, title in AVERAGED_MEASURES.items():
         values = 100 * group.accuracies(measure)

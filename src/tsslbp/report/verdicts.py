@@ -33,13 +33,13 @@ class Judgement:
     verdict: Verdict
     reason: str  # one line
     p: float | None = None  # of the test, corrected for the number of tests; None without one
-    seen: bool = True  # whether any run speaks to it
+    seen: bool = True  # whether there are matching runs
 
 
 def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
-    """Judge every claim by the runs at hand; Holm's correction over all tests made here.
+    """Judge every claim by the available runs; Holm's correction over all tests made here.
 
-    A claim about a changed setting is judged once for every pair of groups that shows it.
+    A claim about a changed setting is judged once for every pair of groups that differ in it.
     """
     recipes = _by_recipe(groups)
     found = [one for claim in claims for one in _judge(claim, groups, recipes)]
@@ -54,15 +54,15 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Judgement]:
 def compare_groups(
     groups: Sequence[Group], against: Sequence[Group] = ()
 ) -> tuple[list[Comparison[Group]], int]:
-    """Compare groups of the same data that share two seeds or more, the most alike first.
+    """Compare groups of the same data that share two seeds or more, the most similar first.
 
     Args:
         groups: to be compared.
-        against: those among them that all others, and nothing else, are compared with.
+        against: those among them with which all others, and only these, are compared.
 
     Returns:
-        At most `MAX_COMPARISONS`, with Holm's correction over all of them, and how many were left
-        out.
+        At most `MAX_COMPARISONS`, with Holm's correction over all of them, and the number of pairs
+        that were left out.
     """
     if against:
         rest = [one for one in groups if one not in against]
@@ -81,7 +81,7 @@ def compare_groups(
 
 
 def row_of(group: Group) -> tuple[Row, str] | None:
-    """The published row that a group's runs belong to, and the recipe; None where there is none.
+    """The published row that a group's runs belong to, and the recipe; None if there is none.
 
     They may differ from the recipe in `FREE` settings, and train on an inexact copy of the data.
     """
@@ -103,8 +103,8 @@ def _judge(
     names = (claim.recipe, claim.other) if isinstance(claim, Settings) else (claim.recipe,)
     for name in names:
         if name is None or name not in recipes:
-            lacking = f"no finished run of {name} by the published protocol yet"
-            reason = "no recipe for it yet" if name is None else lacking
+            lacking = f"there is no finished run of {name} with the published protocol"
+            reason = "there is no recipe for it" if name is None else lacking
             return [Judgement(claim.text, "undecided", reason, seen=False)]
     found = [recipes[str(name)] for name in names]
     match claim:
@@ -124,13 +124,13 @@ def _judge_reaches(claim: Reaches, group: Group) -> Judgement:
     values = 100 * group.accuracies("best-test")
     if sd is None or len(values) < 2:
         single = "a single published run" if sd is None else "a single run"
-        reason = f"{values.mean() - mean:+.2f} points, but {single} allows no test"
+        reason = f"{values.mean() - mean:+.2f} points, but {single} cannot be tested"
         return Judgement(claim.text, "undecided", reason)
     return _test(
         claim,
         lambda margin: stats.welch(values + margin, mean, sd, runs),
         claim.margin,
-        f"{count(len(values), 'run')} against {runs}{_note(group)}",
+        f"{count(len(values), 'run')} compared with {runs}{_note(group)}",
     )
 
 
@@ -138,16 +138,16 @@ def _judge_exceeds(claim: Exceeds, group: Group) -> Judgement:
     summary = stats.summary(100 * group.accuracies("best-test"))
     reason = f"{summary.mean - claim.rival:+.2f} points"
     if summary.interval:
-        reason += f" (ours 95 % interval {wording.interval(summary.interval)})"
-    reason += f", but one published number without its spread allows no test{_note(group)}"
+        reason += f" (95 % interval of ours {wording.interval(summary.interval)})"
+    reason += f", but a published number without a spread cannot be tested{_note(group)}"
     return Judgement(claim.text, "undecided", reason)
 
 
 def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]:
-    """Judge by groups that differ in the claim's setting alone.
+    """Judge by groups that differ only in the claim's setting.
 
-    Of several such pairs on one data set and network, as a sweep makes them, by the one with the
-    most seeds, and among these by that nearest to a shipped recipe.
+    If there are several such pairs on one data set and network, as from a sweep, use the one with
+    the most seeds, and among these the one closest to a shipped recipe.
     """
     best: dict[str, tuple[Group, Group, Any]] = {}
     for first, second in permutations(groups, 2):
@@ -166,11 +166,11 @@ def _judge_change(claim: Change, groups: Sequence[Group]) -> Iterator[Judgement]
                 key=lambda one: (len({*one[0].seeds} & {*one[1].seeds}), -one[0].label.count(",")),
             )
     if not best:
-        reason = f"no two recipes that differ in {claim.key} alone have been run"
+        reason = f"there are no two groups of runs that differ only in {claim.key}"
         yield Judgement(claim.text, "undecided", reason, seen=False)
     for one, other, there in best.values():
         judgement = _test_pair(claim, one, other, _measure(one, other), claim.margin or 0.0)
-        what = f"{claim.text}: {one.label}, against {claim.key} = {there!r}"
+        what = f"{claim.text}: {one.label}, compared with {claim.key} = {there!r}"
         yield replace(judgement, claim=what)
 
 
@@ -190,13 +190,13 @@ def _test_pair(claim: Claim, first: Group, second: Group, measure: str, margin: 
 def _test(
     claim: Claim, test: Callable[[float], Difference], margin: float, evidence: str
 ) -> Judgement:
-    """Decide whether a difference lies above minus the margin, or below zero.
+    """Decide whether a difference is above minus the margin, or below zero.
 
     Args:
         claim: to be judged.
-        test: returns the difference after our accuracies were raised by its argument.
+        test: returns the difference after raising our accuracies by its argument.
         margin: in percentage points; 0: the difference itself must be positive.
-        evidence: said in the reason.
+        evidence: stated in the reason.
     """
     plain, raised = test(0.0), test(margin)
     reason = f"{wording.difference(plain.mean, plain.interval)}; {evidence}"
@@ -212,7 +212,7 @@ def _test(
 def _corrected(judgement: Judgement, p: float, tests: int) -> Judgement:
     if judgement.verdict == "undecided" or p <= LEVEL:
         return replace(judgement, p=p)
-    reason = f"{judgement.reason}; not after Holm's correction over {tests} tests"
+    reason = f"{judgement.reason}; not significant after Holm's correction over {tests} tests"
     return replace(judgement, verdict="undecided", reason=reason, p=p)
 
 
@@ -232,7 +232,7 @@ def _note(group: Group) -> str:
 
 
 def _measure(first: Group, second: Group) -> str:
-    """How two groups are compared: by validation images where both held some out, else last."""
+    """The measure for two groups: chosen on validation images if both have some, else last."""
     validated = all(
         "best-validation" in one.accuracy for group in (first, second) for one in group.results
     )

@@ -370,10 +370,7 @@ class Run:
         """
         for _ in range(_TRIES):
             with self._opened(name) as (file, metadata, expected):
-                if expected not in (None, digest_of_rest(file)):
-                    raise ValueError(
-                        f"{DAMAGED}: its tensors have another digest than when they were written"
-                    )
+                _check_digest(expected, digest_of_rest(file))
                 with safe_open(self._checkpoint(name), framework="pt") as opened:
                     if (opened.metadata() or {}) == metadata:  # not replaced in the meantime
                         names = opened.keys()
@@ -428,6 +425,9 @@ def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
+        file = io.BytesIO(content)
+        _, expected = read_header(file)
+        _check_digest(expected, digest(memoryview(content)[file.tell() :]))
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
@@ -436,6 +436,12 @@ def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
     if not (ours or tensors):
         raise RunError(f"{path} contains no tensors")
     return ours or tensors
+
+
+def _check_digest(expected: str | None, found: str) -> None:
+    """Raise `ValueError` if tensors have another digest than the one written with them, if any."""
+    if expected not in (None, found):
+        raise ValueError(f"{DAMAGED}: its tensors have another digest than when they were written")
 
 
 @contextlib.contextmanager

@@ -197,6 +197,8 @@ def start_from_weights(net: Model, experiment: Experiment) -> Start | None:
             f"weights = {experiment.weights!r} contain nothing that fits {net.description}: "
             f"{'; '.join(left[:3])}"
         )
+    for key, value in taken.items():
+        _check_finite(key, value, f"weights = {experiment.weights!r}")
     net.load_state_dict(state | taken)
     return Start(experiment.weights, tuple(taken), left)
 
@@ -223,6 +225,10 @@ def _check_tensor(name: str, found: Tensor, expected: Tensor, source: str) -> No
             f"{source}: {name} holds numbers of type {types[0]}, expected {types[1]}; was it "
             "written by another program?"
         )
+    _check_finite(name, found, source)
+
+
+def _check_finite(name: str, found: Tensor, source: str) -> None:
     if not torch.isfinite(found).all():
         raise RunError(f"{source} cannot be used: {name} contains NaN or infinity")
 
