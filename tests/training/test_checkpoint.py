@@ -54,7 +54,7 @@ def test_checkpoint_under_another_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has no 'progress'"):
         training.fit(Run.open(run.folder), toy())
     run.save_checkpoint("last", {}, {})
-    with pytest.raises(RunError, match="holds no 'input_shape'"):
+    with pytest.raises(RunError, match="has no 'input_shape'"):
         tsslbp.load(run.folder, "last")
 
 
