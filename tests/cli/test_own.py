@@ -234,7 +234,7 @@ def test_compare(program: Program, refused: Callable[..., str]) -> None:
     assert code == 0, error
     assert "2 rules x 2 T" in output
     page = Path("out/report.md").read_text()
-    assert "the network is nets.py:make, the loss" in page
+    assert "The network is nets.py:make and the loss" in page
     runs = [Run.open(path.parent) for path in Path("out").rglob("metrics.jsonl")]
     assert {type(run.experiment.rule).__name__ for run in runs} == {"TSSLBP", "Surrogate"}
     assert {run.experiment.time_steps for run in runs} == {1, 2}

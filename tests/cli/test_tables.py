@@ -195,7 +195,7 @@ def test_diff(program: Program, refused: Callable[..., str]) -> None:
     rows = json.loads(program("diff", "runs/a", "runs/b", "--json")[1])
     assert {"part": "settings", "key": "seed", "runs/a": 0, "runs/b": 1} in rows
     assert "runs holds 4 runs: name one" in refused("diff", "runs", "runs/a")
-    assert "no folder" in refused("diff", "runs/a", "runs/x")
+    assert "runs/x is not a folder" in refused("diff", "runs/a", "runs/x")
 
 
 def re_blocks(output: str) -> list[list[str]]:

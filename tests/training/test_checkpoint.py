@@ -51,10 +51,10 @@ def test_checkpoint_under_another_name(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
     folder = run.folder / "checkpoints"
     (folder / "last.safetensors").write_bytes((folder / "best-test.safetensors").read_bytes())
-    with pytest.raises(RunError, match="holds no 'progress'"):
+    with pytest.raises(RunError, match="has no 'progress'"):
         training.fit(Run.open(run.folder), toy())
     run.save_checkpoint("last", {}, {})
-    with pytest.raises(RunError, match="holds no 'input_shape'"):
+    with pytest.raises(RunError, match="has no 'input_shape'"):
         tsslbp.load(run.folder, "last")
 
 
