@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tsslbp import Network
 from tsslbp.analysis import cost
+from tsslbp.export import to_plain
 
 models = pytest.importorskip("neurobench.models")
 workload = pytest.importorskip("neurobench.metrics.workload")
@@ -82,3 +83,29 @@ def test_operations_are_those_of_neurobench(description: str, padding: tuple[int
         rates = zip(list(trains.values())[:-1], widths[1:], strict=True)
         expected = sum(train.mean() * train[0, 0].numel() * STEPS * wide for train, wide in rates)
         assert ours.total.spiking.additions == pytest.approx(float(expected))
+
+
+class Summed(nn.Module):
+    """The scores of a network's output ``[T, N, classes]``, as NeuroBench expects them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).sum(0)
+
+
+def test_neurobench_understands_an_exported_network() -> None:
+    """Its hooks find the modules of `to_plain`, in which a static image is multiplied once."""
+    generator = torch.Generator().manual_seed(0)
+    net = Network("64-32", (1, 9, 8), 10, STEPS, weight_scale=2.0, generator=generator).double()
+    images = 2 * torch.randn(30, 1, 9, 8, generator=generator).double()
+    model = models.TorchModel(Summed(to_plain(net.eval())))
+    model.register_hooks()
+    outputs = model(images)
+    theirs = workload.SynapticOperations()(model, outputs, (images, torch.zeros(30)))
+    ours = cost(net, images).total.spiking
+    assert theirs["Effective_ACs"] > 100
+    assert theirs["Effective_ACs"] == pytest.approx(ours.additions, rel=1e-12)
+    assert theirs["Effective_MACs"] == ours.multiplications

@@ -87,7 +87,7 @@ def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--rules", "TSSLBP, TSSLBP"], "different learning rules"),
         (["--rules", " , "], "different learning rules"),
         (["--widths", "0.1;0.3"], "expects numbers such as 0.001,0.01"),
-        (["--out", "seen.png"], "must end in .svg"),
+        (["--out", "seen.gif"], "must end in .svg, .pdf, .png"),
         (["--set", "network=99"], "at most 2,000 weights"),
     ],
 )

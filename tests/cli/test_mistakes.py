@@ -201,7 +201,8 @@ def test_class_names_of_a_file(program: Program) -> None:
     np.savez("mine.npz", **arrays(), class_names=["left", "right"])
     assert "left" in program("data", "show", "mine.npz", "0")[1]
     data = tsslbp.data.load("mine.npz")
-    assert data.class_names == ("left", "right")
+    assert data.class_names == tsslbp.data.class_names("mine.npz") == ("left", "right")
+    assert tsslbp.data.class_names("gone.npz") == ()
     figure = tsslbp.figures.run.raster({"output": np.ones((3, 2))}, data.class_names)
     assert {"left", "right"} <= {text.get_text() for text in figure.axes[0].texts}
     np.savez("few.npz", **arrays(), class_names=["left"])

@@ -58,6 +58,25 @@ def test_records(tmp_path: Path) -> None:
         tsslbp.load(run.folder, module=wider)
 
 
+def test_progress_is_shown_and_the_observer_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    class Watch:
+        def on_step(self, *_: object) -> None:
+            pass
+
+        def on_epoch(self, record: dict[str, Any]) -> None:
+            seen.append(record["epoch"])
+
+    tsslbp.fit(module(), toy(), SETTINGS, observer=Watch())
+    assert capsys.readouterr().out == ""
+    tsslbp.fit(module(), toy(), SETTINGS, observer=Watch(), progress=True)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["epoch", "loss", "train"]
+    assert [line.split()[0] for line in lines] == ["1/2", "2/2"]
+    assert seen == [1, 2] * 2
+
+
 def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tsslbp.fit(module(), toy(), SETTINGS, out=tmp_path / "whole")
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)

@@ -54,7 +54,13 @@ def microscope(
     how: NoiseOptions,
     data_dir: DataDir = None,
     out: Annotated[
-        Path, option("FILE.svg", "The figure to write; FILE.json gets the numbers.", "--out", "-o")
+        Path,
+        option(
+            "FILE",
+            "The figure to write: .svg, .pdf or .png; the numbers go to a .json file next to it.",
+            "--out",
+            "-o",
+        ),
     ] = Path("microscope.svg"),
     trust_code: TrustCode = False,
 ) -> None:
@@ -75,8 +81,9 @@ def microscope(
     if not names or len(set(names)) < len(names):
         raise InvalidInput(f"--rules expects different learning rules, got {rules!r}")
     named = {name: from_config(name) for name in names}
-    if out.suffix != ".svg":
-        raise InvalidInput(f"--out must end in .svg, got {out}")
+    if out.suffix not in figures.svg.SUFFIXES:
+        known = ", ".join(figures.svg.SUFFIXES)
+        raise InvalidInput(f"--out must end in {known}, got {out}")
     require("the microscope needs", "study", "matplotlib", "scipy")
     wanted, checkpoint, source = _opened(recipe, settings or [], trust_code)
     widths = options.numbers("--widths", how.widths, float)
@@ -118,7 +125,7 @@ def microscope(
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    figures.svg.save_svg(figure, out, "gradient microscope")
+    figures.svg.save(figure, out, "gradient microscope")
     write_file(out.with_suffix(".json"), f"{text}\n")
     printing.say(f"\nfigure in {out}, numbers in {out.with_suffix('.json')}")
 

@@ -80,11 +80,13 @@ def _with_names(data: DataSet, entry: Entry) -> DataSet:
 def class_names(name: str) -> tuple[str, ...]:
     """Return the names of a data set's classes without reading an image.
 
-    Empty if the classes have only numbers, or if a folder of images no longer exists.
+    Empty if the classes have only numbers, or if a file or folder of images no longer exists.
     """
     if entry := catalogue.entries().get(name):
         return entry.class_names
     path = Path(name)
+    if name.endswith(".npz"):
+        return npz.class_names(path)
     return folder.class_names(path) if is_path(name) and path.is_dir() else ()
 
 

@@ -113,6 +113,14 @@ def _data_set(name: str, arrays: dict[str, _Array]) -> DataSet:
     return DataSet(name, *train, *test, classes, note, names)
 
 
+def class_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes in a file; empty if it has none or cannot be read."""
+    try:
+        return _names(read_arrays(path, lambda names: {"class_names"}.intersection(names)))
+    except (OSError, ValueError):
+        return ()
+
+
 def _names(arrays: dict[str, _Array]) -> tuple[str, ...]:
     array = arrays.get("class_names", np.empty(0, dtype=str))
     if array.ndim != 1 or array.dtype.kind != "U":

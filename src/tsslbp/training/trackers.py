@@ -33,6 +33,7 @@ from typing import Any
 import tomli_w
 
 from ..errors import InvalidInput, RunError, nearest
+from ..reading import read_whole
 from ..run import Run
 from ..storage import hold, write_file, writing
 from ..toml_files import flat
@@ -192,6 +193,7 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
     beside = run.folder.resolve().parent
     place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside / 'mlflow.db'}"
     last: dict[str, int] = {}  # last step that MLflow has, by name
+    id_ = ""  # until the run is known
 
     def log(numbers: dict[str, float], step: int) -> None:
         named = {re.sub(r"[^\w./: -]", "_", tag): value for tag, value in numbers.items()}
@@ -213,8 +215,9 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
     except MlflowException as error:
         raise RunError(f"MLflow at {place}: {' '.join(str(error).split())}") from error
     except BaseException:
-        with _quiet_mlflow():
-            client.set_terminated(id_, "FAILED")
+        if id_:
+            with _quiet_mlflow():
+                client.set_terminated(id_, "FAILED")
         raise
     with _quiet_mlflow():
         client.set_terminated(id_, "FINISHED")
@@ -223,7 +226,7 @@ def _mlflow(run: Run, since: int) -> Iterator[Log]:
 def _mlflow_run(client: Any, run: Run) -> str:
     """Return the id of the MLflow run, which is created with its settings if there is none."""
     path = run.folder / "mlflow-id"
-    if path.exists() and (known := path.read_text().strip()):
+    if known := _kept_id(path):
         client.update_run(known, status="RUNNING")
         return known
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "tsslbp")
@@ -270,9 +273,27 @@ def _wandb_failure(error: object) -> str:
 
 def _wandb_id(path: Path) -> str:
     """Return the id in the file `path`, which is created if there is none."""
-    if not path.exists() or not path.read_text().strip():
-        write_file(path, secrets.token_hex(8))
-    return path.read_text().strip()
+    if known := _kept_id(path):
+        return known
+    write_file(path, made := secrets.token_hex(8))
+    return made
+
+
+def _kept_id(path: Path) -> str:
+    """Return the id in a file of a run folder; "" if there is none.
+
+    Raises:
+        RunError: the file cannot be read, or contains something else.
+    """
+    if not os.path.lexists(path):
+        return ""
+    try:
+        known = read_whole(path).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        known = "?"
+    if not re.fullmatch(r"[\w-]{0,128}", known):
+        raise RunError(f"{path} contains no id: remove it to start another run there")
+    return known
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
