@@ -160,7 +160,8 @@ def test_what_is_refused(refused: Callable[..., str], run: str) -> None:
     Image.fromarray(np.full((8, 8, 4), 99, np.uint8), "RGBA").save("glass.png")
     assert "would replace the image" in refused("predict", run, "large.png", "--out", "large.png")
     assert "without transparency" in refused("predict", run, "glass.png")
-    assert "cannot be read as an image" in refused("predict", run, "nothing.png")
+    error = refused("predict", run, "nothing.png")
+    assert "nothing.png cannot be read as an image: No such file or directory" in error
     Path("no.npy").write_text("text")
     assert "Python objects, which are not loaded" in refused("predict", run, "no.npy")
     np.savez("other.npz", pixels=np.zeros((2, 8, 8)))

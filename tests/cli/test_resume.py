@@ -50,6 +50,10 @@ def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> Non
             "train", typed, "--resume"
         )
     assert "nowhere is not a run folder" in refused("resume", "nowhere")
+    Path("study").mkdir()
+    Path("a run").rename("study/a run")
+    assert "but study/a run is one" in refused("resume", "study")
+    Path("study/a run").rename("a run")
     assert "--set takes only data=PATH here, got 'epochs=3'" in refused(
         "resume", "a run", "--set", "epochs=3"
     )

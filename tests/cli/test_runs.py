@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -194,10 +195,11 @@ def test_recipes_tells_all_about_one(program: Program, refused: Callable[..., st
     assert code == 0
     recipe = experiment.load_recipe("fashion-mnist-cnn")
     assert f"fashion-mnist-cnn  {recipe.network}, T = {recipe.time_steps}\n" in output
-    assert recipe.description.strip() in output
+    assert recipe.description.strip() in output.replace("# ", "")
     settings = [line for line in output.splitlines() if re.match(r"[a-z_.]+ = ", line)]
     copy = experiment.with_settings(experiment.load_recipe("digits"), settings)
     assert replace(copy, description=recipe.description) == recipe
+    assert tomllib.loads(output)["network"]  # a recipe to begin with
     assert "(did you mean 'digits'?)" in refused("recipes", "digit")
 
 

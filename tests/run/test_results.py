@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import Network, analysis
+from tsslbp import Network, Surrogate, analysis
 from tsslbp.errors import RunError
 from tsslbp.experiment import Experiment, load_recipe
 from tsslbp.run import Run, results
@@ -167,6 +167,8 @@ def test_labels_of_shipped_recipes_are_their_names() -> None:
 
     for name in recipe_names():
         assert results.label(replace(load_recipe(name), seed=3)) == name
+    other = results.label(replace(load_recipe("digits"), rule=Surrogate()))
+    assert "rule.name = 'Surrogate'" in other and "None" not in other
 
 
 def test_committed_records_can_be_read() -> None:

@@ -330,12 +330,15 @@ def recipes(
         ),
     ] = None,
 ) -> None:
-    """List the shipped recipes, or describe one of them."""
+    """List the shipped recipes, or describe one of them.
+
+    A description is a recipe itself: `tsslbp recipes RECIPE > mine.toml` begins one of your own.
+    """
     if recipe is not None:
         wanted = experiment.load_recipe(recipe)
         network = experiment.network_name(wanted.network)
-        printing.say(f"{recipe}  {network}, T = {wanted.time_steps}\n", "bold")
-        _print_promise(wanted)
+        printing.say(f"# {recipe}  {network}, T = {wanted.time_steps}\n", "bold")
+        _print_promise(wanted, comment="# ")
         return
     loaded = {name: experiment.load_recipe(name) for name in experiment.recipe_names()}
     published = {name: reports.published.of_recipe(name) for name in loaded}
@@ -412,11 +415,11 @@ def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_cod
     return net.summary()
 
 
-def _print_promise(wanted: Experiment) -> None:
-    """Print the description of a recipe and its settings."""
+def _print_promise(wanted: Experiment, comment: str = "") -> None:
+    """Print the description of a recipe, each line after `comment`, and its settings."""
     table = wanted.to_table() | {"network": experiment.network_name(wanted.network)}
     for line in table.pop("description").strip().splitlines():
-        printing.say(printing.folded(line))
+        printing.say(printing.folded(line, comment))
     printing.say()
     for key, value in flat(table).items():
         printing.say(f"{key} = {json.dumps(value, ensure_ascii=False)}")

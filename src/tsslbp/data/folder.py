@@ -155,7 +155,7 @@ def _pixels(file: Path, wanted: str | None = None) -> Pixels:
             mode = wanted if wanted and (mode in KEPT or is_opaque) else mode
             pixels = np.asarray(image.convert(mode) if mode != image.mode else image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise DataError(f"{file} cannot be read as an image: {reason}") from error
     if mode not in KEPT:
         raise DataError(

@@ -410,7 +410,11 @@ def varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _named(name: str, differing: Mapping[str, Any]) -> str:
-    return ", ".join([name, *(f"{key} = {_shown(key, one)}" for key, one in differing.items())])
+    # Keys that another rule does not have follow from its name.
+    follows = {key for key, one in differing.items() if key.startswith("rule.") and one is None}
+    shown = {key: one for key, one in differing.items() if key not in follows}
+    shown = shown if "rule.name" in differing else differing
+    return ", ".join([name, *(f"{key} = {_shown(key, one)}" for key, one in shown.items())])
 
 
 def _shown(key: str, value: Any) -> str:

@@ -130,6 +130,8 @@ class Run:
         if not os.path.isfile(config):
             is_name = not os.path.lexists(folder) and folder.name == named
             known = nearest(named, trained_names()) if is_name else ""
+            inside = sorted(folder.glob(f"*/{_CONFIG}")) if os.path.isdir(folder) else []
+            known = f", but {inside[0].parent} is one" if inside else known
             raise RunError(f"{folder} is not a run folder: it contains no {_CONFIG}{known}")
         try:
             experiment = experiments.load_recipe(config)
