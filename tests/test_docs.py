@@ -159,11 +159,6 @@ def test_command(
     run(re.sub(r"--epochs \d+", "--epochs 1", command))
 
 
-def test_the_readme_is_short() -> None:
-    """Without code, at most 700 words."""
-    assert len(re.sub(r"^```.*?^```$", "", README.read_text(), flags=re.S | re.M).split()) <= 700
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

@@ -341,5 +341,5 @@ def test_gradient_that_is_not_finite() -> None:
     def bad(psc: Tensor, labels: Tensor) -> Tensor:
         return psc.sum() * math.inf
 
-    with pytest.raises(Diverged, match="the gradient of layer linear1 by a holds NaN"):
+    with pytest.raises(Diverged, match="the gradient of layer linear1 by a contains NaN"):
         examine({"a": network("5")}, Batch(bad, *batch()), Noise())

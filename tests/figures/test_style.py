@@ -135,7 +135,6 @@ def test_the_users_settings_change_no_byte(what: str, tmp_path: Path) -> None:
         before = dict(matplotlib.rcParams)
         assert written(figures()[what], tmp_path) == expected
         assert dict(matplotlib.rcParams) == before
-    assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_a_picture_of_pixels_is_the_same_whatever_the_settings(tmp_path: Path) -> None:

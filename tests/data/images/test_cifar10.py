@@ -252,7 +252,7 @@ def test_a_file_with_a_hole_is_not_read(tmp_path: Path) -> None:
     path = folder / "cifar10" / FOLDER / "data_batch_3.bin"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    expect_error(lambda: cifar10.load(edition(), folder), path, "holds 1,099,511,627,776 bytes")
+    expect_error(lambda: cifar10.load(edition(), folder), path, "has 1,099,511,627,776 bytes")
 
 
 @pytest.mark.parametrize(
