@@ -410,10 +410,12 @@ def varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _named(name: str, differing: Mapping[str, Any]) -> str:
-    # Keys that another rule does not have follow from its name.
-    follows = {key for key, one in differing.items() if key.startswith("rule.") and one is None}
-    shown = {key: one for key, one in differing.items() if key not in follows}
-    shown = shown if "rule.name" in differing else differing
+    has_another_rule = "rule.name" in differing
+    shown = {
+        key: one
+        for key, one in differing.items()  # that a rule lacks a key follows from its name
+        if not (has_another_rule and key.startswith("rule.") and one is None)
+    }
     return ", ".join([name, *(f"{key} = {_shown(key, one)}" for key, one in shown.items())])
 
 
