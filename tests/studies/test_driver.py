@@ -572,7 +572,7 @@ def test_the_program_names_a_space_without_trials(
     assert not Path("runs").exists()
 
 
-EPOCHS, TRIALS, DRIVERS = 30, 8, 8
+EPOCHS, TRIALS, DRIVERS = 40, 8, 8
 
 
 class Processes:
@@ -630,7 +630,7 @@ def processes(planned: Planned) -> Iterator[Processes]:
 
 
 def is_under_way(run: Path) -> bool:
-    return 2 <= len(lines(run)) < EPOCHS - 20
+    return 2 <= len(lines(run)) < EPOCHS - 12
 
 
 def can_be_stopped(pid: int, run: Path) -> bool:
