@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gzip
 import hashlib
@@ -27,6 +28,7 @@ from tests import mutations
 from tests.data.events import event_files
 from tests.report.conftest import cost, make
 
+import tsslbp
 from tsslbp import data, report, storage, toml_files, training
 from tsslbp.cli.drawing import figures_of_run
 from tsslbp.data import catalogue, files, frame_cache
@@ -436,6 +438,21 @@ def test_odd_things_in_the_place_of_files(tmp_path: Path) -> None:
     assert good in [one.folder for one in results]
     for problem in problems:
         check_line(problem)
+
+
+def test_files_are_looked_for_without_errors() -> None:
+    """By `os.path` and `find`: methods of `Path` raise for some names and links, others do not."""
+    raising = {"exists", "is_dir", "is_file", "is_symlink", "is_mount", "glob", "rglob", "walk"}
+    package = Path(tsslbp.__file__).parent
+    found = [
+        f"{path.name}:{node.lineno} {node.func.attr}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in raising
+        if not ast.unparse(node.func).startswith(("os.", "glob.", "ast.", "SHIPPED."))
+    ]
+    assert found == []
 
 
 ODD_THINGS: dict[str, Callable[[Path], object]] = {

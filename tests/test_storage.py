@@ -17,6 +17,7 @@ import pytest
 
 import tsslbp
 from tsslbp.errors import RunError
+from tsslbp.reading import find
 from tsslbp.storage import hold, remove_leftovers, replace_file
 
 needs_flock = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other locks")
@@ -264,3 +265,17 @@ def test_a_replaced_file_has_the_usual_mode(tmp_path: Path) -> None:
     replace_file(tmp_path / "a", lambda new: new.write_bytes(b"1"))
     (tmp_path / "b").touch()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_finding_never_fails(tmp_path: Path) -> None:
+    """Neither for folders that are none, nor for links with impossible targets."""
+    (tmp_path / "link").symlink_to("x" * 300)
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "sub").mkdir()
+    for name in (".hidden", "b", "a", "sub/c"):
+        (tmp_path / name).touch()
+    assert find(tmp_path, "[ab]") == [tmp_path / "a", tmp_path / "b"]
+    assert find(tmp_path, "*/c") == [tmp_path / "sub/c"]
+    assert tmp_path / ".hidden" in find(tmp_path, "*")
+    for folder in ("x" * 300, "link", "circle", "a", "none", "a\0b"):
+        assert find(tmp_path / folder, "*") == []

@@ -7,6 +7,7 @@ line says what is wrong with it. Nothing here executes code or unpickles anythin
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import stat
@@ -60,6 +61,18 @@ def folders_with(path: Path, names: Collection[str]) -> list[Path]:
     """
     walk = os.walk(path)
     return sorted(Path(folder) for folder, _, files in walk if not set(names).isdisjoint(files))
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    """Return the sorted paths in a folder that match a pattern of `glob`, hidden ones included.
+
+    Folders that are missing, cannot be read or have an impossible name contain nothing, whereas
+    the methods of `Path` raise `OSError` for some of them.
+    """
+    if not os.path.isdir(folder):
+        return []
+    names = glob.glob(pattern, root_dir=folder, include_hidden=True)
+    return [folder / name for name in sorted(names)]
 
 
 def parse_json(content: bytes) -> Any:

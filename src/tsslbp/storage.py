@@ -89,9 +89,9 @@ def is_held(folder: Path) -> bool:
     import filelock
 
     path = folder / _LOCK
-    if path.with_name(f"{path.name}-holder").exists():
+    if os.path.exists(path.with_name(f"{path.name}-holder")):
         return True
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     lock = filelock.FileLock(path, 0, _EVERYONE, thread_local=False, fallback_to_soft=False)
     try:
@@ -120,7 +120,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     if mine in _HELD:
         yield
         return
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    made = [one for one in (folder, *folder.parents) if not os.path.exists(one)]
     with writing(f"the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / _LOCK):
@@ -298,7 +298,8 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
     import filelock
 
     file = "*" if name is None else glob.escape(name)
-    for path in folder.glob(f".{file}.*{_TEMPORARY_SUFFIX}"):
+    for found in glob.glob(f".{file}.*{_TEMPORARY_SUFFIX}", root_dir=folder):
+        path = folder / found
         with contextlib.suppress(OSError, filelock.Timeout), _in_use(path):
             path.unlink()
 
@@ -319,7 +320,7 @@ def _in_use(temporary: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    is_new = not temporary.exists()
+    is_new = not os.path.exists(temporary)
     if is_new:
         temporary.touch()  # only here, since the lock would also create the folder
     lock = filelock.FileLock(temporary, -1 if is_new else 0, fallback_to_soft=False)

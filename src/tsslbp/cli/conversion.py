@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import analysis, training
@@ -60,7 +61,7 @@ def convert(
         device=how.device,
         resumed=which.resume and run_folder.has_begun(folder),
     )
-    if (folder / RECORD).exists() and not which.resume:
+    if os.path.exists(folder / RECORD) and not which.resume:
         raise RunError(
             f"{folder} holds a conversion already: convert its network again with --resume, or "
             "give another --out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -87,7 +88,7 @@ def check(
     Image files are compared with the official checksums. Event recordings are read, and the
     recordings and events counted.
     """
-    if what not in data.catalogue.entries() and Path(what).is_dir():
+    if what not in data.catalogue.entries() and os.path.isdir(what):
         folder = Path(what).resolve()
         what, data_dir = data.catalogue.of_folder(folder.name), folder.parent
     entry = data.catalogue.find(what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,8 +136,8 @@ def _opened(
 ) -> tuple[Experiment, dict[str, Tensor] | None, str]:
     """The experiment of a recipe or run, the run's checkpoint, and a name for the weights."""
     folder = Path(recipe)
-    is_run = (folder / "config.toml").is_file()
-    if not is_run and (recipe in experiment.recipe_names() or not folder.is_dir()):
+    is_run = os.path.isfile(folder / "config.toml")
+    if not is_run and (recipe in experiment.recipe_names() or not os.path.isdir(folder)):
         wanted = options.experiment_of(recipe, settings, {}, trust_code)
         return wanted, None, f"weights of {wanted.weights}" if wanted.weights else "initial weights"
     run = run_folder.Run.open(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def runs(
     have every setting in which the runs differ.
     """  # noqa: D301
     with form.alone():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise RunError(f"there is no folder {folder}: `tsslbp train RECIPE` makes the first")
         found, problems = run_folder.results.overviews([folder])
         for problem in problems:

@@ -34,7 +34,7 @@ def open_run(folder: Path, wanted: Experiment, resume: bool, epochs: int | None)
 
     An existing run keeps its number of epochs unless `epochs` is given.
     """
-    if not (folder / "config.toml").exists():
+    if not os.path.exists(folder / "config.toml"):
         return run_folder.Run.create(folder, wanted)
     if not resume:
         raise RunError(
@@ -60,7 +60,7 @@ def with_kept_file(
         RunError: the run has other settings, or another file.
     """
     file = experiments.network_file(wanted.network)
-    if not (resume and file and (folder / "config.toml").exists()):
+    if not (resume and file and os.path.exists(folder / "config.toml")):
         return wanted
     checksum = experiments.networks.checksum_of(file.source(wanted.network_checksum))
     kept = run_folder.Run.open(folder).experiment

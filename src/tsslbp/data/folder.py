@@ -76,7 +76,7 @@ def _with_test(path: Path, classes: list[str], images: Tensor, labels: Tensor) -
 
 def _folders(path: Path) -> list[str]:
     """Return the names of the folders in a folder, in the order of the classes."""
-    names = [one.name for one in path.iterdir() if one.is_dir() and one.name[0] != "."]
+    names = [one.name for one in path.iterdir() if os.path.isdir(one) and one.name[0] != "."]
     are_numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name), name)) if are_numbers else sorted(names)
 
@@ -96,7 +96,7 @@ def _read(path: Path, classes: list[str], like: Path | None = None) -> tuple[Ten
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(path / name) if (path / name).is_dir() else []
+        found = _images(path / name) if os.path.isdir(path / name) else []
         if not found and like is None:
             raise DataError(f"{path / name} contains no image ({', '.join(SUFFIXES)})")
         files += found

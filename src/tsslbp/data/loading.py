@@ -87,7 +87,7 @@ def class_names(name: str) -> tuple[str, ...]:
     path = Path(name)
     if name.endswith(".npz"):
         return npz.class_names(path)
-    return folder.class_names(path) if is_path(name) and path.is_dir() else ()
+    return folder.class_names(path) if is_path(name) and os.path.isdir(path) else ()
 
 
 def recordings(name: str, data_dir: Path | None = None) -> EventSet:

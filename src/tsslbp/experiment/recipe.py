@@ -288,7 +288,7 @@ def _placed(network: str, folder: Path) -> str:
 
 def _put(copy: Path, source: bytes) -> None:
     """Write a network's file into a folder, unless it is already there."""
-    if copy.exists():
+    if os.path.exists(copy):
         if copy.read_bytes() != source:
             raise RunError(
                 f"{copy.parent} contains another file {copy.name}, where a copy of the network's "

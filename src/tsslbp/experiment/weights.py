@@ -32,7 +32,7 @@ def trained_folder(name_or_folder: str | Path) -> Path:
     A folder of such a name that contains a run takes precedence over the network.
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    is_name = name in trained_names() and not (folder / CONFIG).is_file()
+    is_name = name in trained_names() and not os.path.isfile(folder / CONFIG)
     return SHIPPED / name if is_name else folder
 
 
@@ -57,7 +57,7 @@ def trained_record(name: str) -> dict[str, Any]:
 
 def is_shipped(folder: Path) -> bool:
     """Whether a run folder is that of a network that ships; nothing is written into it."""
-    return (folder / FACTS).is_file()
+    return os.path.isfile(folder / FACTS)
 
 
 def weights_file(weights: str) -> Path:
@@ -67,8 +67,8 @@ def weights_file(weights: str) -> Path:
         InvalidInput: there is none.
     """
     path = trained_folder(weights)
-    if not path.is_dir():
-        if path.is_file():
+    if not os.path.isdir(path):
+        if os.path.isfile(path):
             return path
         known = nearest(path.name, trained_names())
         raise InvalidInput(
@@ -76,7 +76,7 @@ def weights_file(weights: str) -> Path:
             f"{known}; the networks are {', '.join(trained_names())}"
         )
     files = [path / "checkpoints" / f"{name}.safetensors" for name in PREFERRED]
-    if found := next((file for file in files if file.is_file()), None):
+    if found := next((file for file in files if os.path.isfile(file)), None):
         return found
     raise InvalidInput(
         f"weights = {weights!r} has no checkpoint {' or '.join(PREFERRED)}: name a run that has "
@@ -108,5 +108,5 @@ def placed_weights(weights: str | None, folder: Path) -> str | None:
     """Return `weights` with an absolute path, if it is a path; a relative one is in `folder`."""
     if weights is None:
         return None
-    is_name = weights in trained_names() and not (folder / weights / CONFIG).is_file()
+    is_name = weights in trained_names() and not os.path.isfile(folder / weights / CONFIG)
     return weights if is_name else os.path.abspath(folder / weights)

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
 from ..errors import InvalidInput, RunError
+from ..reading import find
 from ..storage import digest, write_file
 
 SMALLEST_SHARE = 1 << 14  # values per thread; less work is not worth another thread
@@ -132,7 +133,7 @@ def _remove_earlier(folder: Path, machine: str, state: str) -> None:
     """Remove the files of a machine's earlier states except the last ones, and those of Numba."""
     ages: dict[str, float] = {}
     paths = [
-        (path, path.name.rpartition("-")[2]) for path in folder.glob(f"*-{machine}-*{_SUFFIX}")
+        (path, path.name.rpartition("-")[2]) for path in find(folder, f"*-{machine}-*{_SUFFIX}")
     ]
     with contextlib.suppress(OSError):  # another process does the same
         for path, one in paths:
@@ -140,7 +141,7 @@ def _remove_earlier(folder: Path, machine: str, state: str) -> None:
         ages.pop(f"{state}{_SUFFIX}", None)
         left_out = sorted(ages, key=lambda one: ages[one])[: -(STATES_KEPT - 1)]
         gone = [path for path, one in paths if one in left_out]
-        for path in (*gone, *folder.glob("*.nbi"), *folder.glob("*.nbc")):
+        for path in (*gone, *find(folder, "*.nb[ic]")):
             path.unlink(missing_ok=True)
 
 
@@ -155,7 +156,7 @@ def _state(*folders: Path) -> str:
     It uses the code as Python has loaded it, possibly from an earlier compilation, and not the
     source text: Numba compiles the loaded code, and only that may be stored under this name.
     """
-    paths = sorted({path for folder in folders for path in folder.glob("*.py")})
+    paths = sorted({path for folder in folders for path in find(folder, "*.py")})
     codes = [SourceFileLoader(path.stem, str(path)).get_code(path.stem) for path in paths]
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
     return _hash(repr((versions, [_facts(code) for code in codes])))

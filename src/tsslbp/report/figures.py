@@ -20,7 +20,7 @@ from ..figures import study as study_figures
 from ..figures.study import Estimate, Point
 from ..figures.style import Array
 from ..figures.svg import svg_text
-from ..reading import read_whole
+from ..reading import find, read_whole
 from ..run.results import MEASURES, Group, Result, measures
 from ..toml_files import flat
 from . import interactive
@@ -261,10 +261,7 @@ def _own(prefix: str, best: Mapping[str, Result]) -> list[Figure]:
 
 def _own_files(folder: Path) -> list[Path]:
     """The files of a run's own figures; of images the first."""
-    try:
-        found = [sorted(folder.glob(f"{pattern}.svg"))[:OWN_IMAGES] for pattern in OWN_FIGURES]
-    except OSError:
-        return []
+    found = [find(folder, f"{pattern}.svg")[:OWN_IMAGES] for pattern in OWN_FIGURES]
     return [file for some in found for file in some]
 
 

@@ -6,6 +6,7 @@ runs are shown, but excluded from all statistics.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def write(
     if out.suffix != ".html":
         raise InvalidInput(f"the report is an HTML file, such as report.html; got {out}")
     beside = out.with_suffix(".md")
-    if beside.exists() and not beside.read_bytes().startswith(f"# {TITLE}".encode()):
+    if os.path.exists(beside) and not beside.read_bytes().startswith(f"# {TITLE}".encode()):
         raise InvalidInput(f"{beside} is not a report and would be replaced: give another name")
     check_packages()
     evidence = gather(paths, against)
@@ -79,7 +80,7 @@ def _write_figure(figure: Figure, path: Path) -> None:
         return
     beside = figure.file.with_suffix(path.suffix) if figure.file else path
     is_own = figure.file and beside.resolve().parent == figure.file.resolve().parent
-    if is_own and beside.is_file():  # and no link to elsewhere
+    if is_own and os.path.isfile(beside):  # and no link to elsewhere
         write_file(path, read_whole(beside))
 
 

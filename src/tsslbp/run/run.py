@@ -35,7 +35,7 @@ from safetensors import SafetensorError, safe_open
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
-from ..reading import parse_json, parse_json_lines, read_arrays, read_table, read_whole
+from ..reading import find, parse_json, parse_json_lines, read_arrays, read_table, read_whole
 from ..storage import (
     DAMAGED,
     append_lines,
@@ -101,7 +101,7 @@ class Run:
         """
         with claim(folder):
             for pattern in (_CONFIG, _METRICS, _STEPS, f"{_CHECKPOINT_FOLDER}/*.safetensors"):
-                if any(folder.glob(pattern)):
+                if find(folder, pattern):
                     raise RunError(
                         f"{folder} holds a run already (found {pattern}): resume it, or choose "
                         "another folder"
@@ -130,7 +130,7 @@ class Run:
         if not os.path.isfile(config):
             is_name = not os.path.lexists(folder) and folder.name == named
             known = nearest(named, trained_names()) if is_name else ""
-            inside = sorted(folder.glob(f"*/{_CONFIG}")) if os.path.isdir(folder) else []
+            inside = find(folder, f"*/{_CONFIG}")
             known = f", but {inside[0].parent} is one" if inside else known
             raise RunError(f"{folder} is not a run folder: it contains no {_CONFIG}{known}")
         try:
@@ -409,7 +409,7 @@ class Run:
 
 def has_begun(folder: Path) -> bool:
     """Whether a folder contains a run with a checkpoint from which it can resume."""
-    return (folder / _CHECKPOINT_FOLDER / "last.safetensors").is_file()
+    return os.path.isfile(folder / _CHECKPOINT_FOLDER / "last.safetensors")
 
 
 def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -458,8 +458,8 @@ def claim(folder: Path) -> Iterator[None]:
         RunError: another process uses the run, the folder contains other files than a run's, or it
             cannot be written.
     """
-    if not (folder / _CONFIG).exists():  # leave no trace in a folder with other files
-        _check_others(folder, [path.name for path in folder.glob("*.py")])
+    if not os.path.exists(folder / _CONFIG):  # leave no trace in a folder with other files
+        _check_others(folder, [path.name for path in find(folder, "*.py")])
     with _hold(folder):
         yield
 
@@ -475,7 +475,7 @@ def _hold(folder: Path) -> Iterator[None]:
 def _check_others(folder: Path, ours: Collection[str]) -> None:
     """Raise `RunError` if a folder contains files that are neither a run's nor `ours`."""
     known = {_CONFIG, _ENVIRONMENT, _METRICS, _STEPS, _CHECKPOINT_FOLDER, *ours}
-    names = (path.name for path in folder.glob("*"))
+    names = (path.name for path in find(folder, "*"))
     if others := [name for name in names if name not in known and name[0] != "."]:
         raise RunError(
             f"{folder} contains other files (found {min(others)}): choose an empty or new folder"

@@ -11,6 +11,7 @@ A run that diverged counts as finished: its learning rate or its seed is exclude
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -203,7 +204,7 @@ def prepare(study: RuleStudy, folder: Path) -> RuleStudy:
             requested, is in use, or cannot be written; or a rule is written differently there.
     """
     with hold_folder(folder):
-        if (folder / FILE).exists():
+        if os.path.exists(folder / FILE):
             _check_growth(study, folder)
         study = replace(study, experiment=trials.prepare(study.experiment, folder))
         for trial in study.tuning(folder):

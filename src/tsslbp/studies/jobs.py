@@ -121,7 +121,7 @@ def run(
         try:
             for job in jobs:
                 if job:
-                    logged[job] = job.log.stat().st_size if job.log.exists() else 0
+                    logged[job] = job.log.stat().st_size if os.path.exists(job.log) else 0
                     tasks[job] = engine.start(job)
                 else:
                     look()

@@ -9,6 +9,7 @@ process that is killed, and the next process that looks for work in the folder t
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -202,8 +203,8 @@ class Search:
     def _identity(self) -> dict[str, str]:
         """Return this folder's identity in the study and the study's name; it may be moved."""
         path = self.folder / _IDENTITY
-        if not path.exists():
-            if (self.folder / RECIPE).exists():
+        if not os.path.exists(path):
+            if os.path.exists(self.folder / RECIPE):
                 raise RunError(
                     f"{self.folder} contains the {RECIPE} of other runs and no sweep: choose "
                     "another --out"
@@ -248,7 +249,7 @@ class Search:
         for number, trial in ((one.number, one) for one in self.under_way()):
             with suppress(RunError), ExitStack() as lock:  # raised if a process holds it
                 lock.enter_context(hold(self.folder / f".trial-{number:04d}.lock"))
-                if (folder := self._run_folder(number)).exists():
+                if os.path.exists(folder := self._run_folder(number)):
                     with Run(folder, self.sweep.experiment).hold():
                         pass  # verifies that no process of a killed driver still trains it
                 if number in [one.number for one in self.under_way()]:  # still

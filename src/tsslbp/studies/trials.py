@@ -90,7 +90,7 @@ def prepare(experiment: Experiment, folder: Path) -> Experiment:
     """
     recipe = folder / RECIPE
     with hold_folder(folder):
-        if recipe.exists():
+        if os.path.exists(recipe):
             there = experiments.load_recipe(recipe)
             apart = ("seed", "protocol", "epochs", "description")
             check_settings(f"{folder} holds trials", there, experiment, apart)

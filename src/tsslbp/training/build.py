@@ -71,7 +71,7 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
     was = Path(wanted.data)
     folders = [*([data_dir] if data_dir else []), run.folder, run.folder.resolve().parent]
     places = [was, *(folder / was.name for folder in folders)] if at is None else [Path(at)]
-    there = [os.path.abspath(place) for place in places if place.exists()]
+    there = [os.path.abspath(place) for place in places if os.path.exists(place)]
     if not there:
         tried = ", ".join(str(place) for place in dict.fromkeys(places))
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -112,7 +113,7 @@ def _experiment(
 
 
 def _run(folder: Path, wanted: Experiment, resume: bool) -> Run:
-    if not (folder / "config.toml").exists():
+    if not os.path.exists(folder / "config.toml"):
         return Run.create(folder, wanted)
     if not resume:
         raise RunError(

@@ -28,6 +28,7 @@ from importlib import resources
 from pathlib import Path
 
 from ...errors import DataError
+from ...reading import find
 from ..catalogue import Entry
 from ..files import checksum, require_folder
 from . import aedat
@@ -54,7 +55,7 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
     drawn = split() if entry.name == DRAWN else {}
     parts: tuple[list[Path], list[Path]] = [], []  # for training, for testing
     for label in CLASSES:
-        paths = sorted((root / label).glob("*.aedat"), key=_number)
+        paths = sorted(find(root / label, "*.aedat"), key=_number)
         if len(paths) != RECORDINGS:
             raise DataError(
                 f"{root / label} contains {len(paths)} recordings *.aedat, expected {RECORDINGS}: "

@@ -13,6 +13,7 @@ Source: Amir et al., "A low power, fully event-based gesture recognition system"
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def _listed(path: Path) -> list[Path]:
             )
         recording = path.with_name(name)
         for needed in (recording, labels_of(recording)):
-            if not needed.is_file():
+            if not os.path.isfile(needed):
                 raise DataError(f"{needed} is missing, but line {at} of {path.name} refers to it")
         recordings.append(recording)
     if not recordings:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DataError
+from ...reading import find
 from .. import catalogue
 from ..catalogue import Entry
 from ..files import read as read_file
@@ -38,7 +39,7 @@ def source(entry: Entry, data_dir: Path | None = None) -> EventSet:
         DataError: the folder is missing or contains no recordings.
     """
     root = require_folder(entry, data_dir)
-    train, test = (sorted((root / part).glob("[0-9]/*.bin")) for part in ("Train", "Test"))
+    train, test = (find(root / part, "[0-9]/*.bin") for part in ("Train", "Test"))
     for part, paths in (("Train", train), ("Test", test)):
         if not paths:
             raise DataError(f"{root / part} contains no recordings such as {part}/7/00042.bin")
