@@ -53,7 +53,7 @@ from .cpu_rules import (
 )
 from .reference import Shared, output_scale
 from .settings import NeuronLayer
-from .tracing import check_rule, fold, unfold
+from .tracing import Gradient, check_rule, fold, unfold
 
 SUMS = 4  # computed by the backward kernel, for each worker
 
@@ -446,16 +446,12 @@ class _Layer(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> Any:
         axis, size = 0 if settings[3].static else 1, info.batch_size
-        folded = fold(x, in_dims[0], size, axis)
-        output, total = _Layer.apply(folded, *settings)
-        if folded.ndim == x.ndim - 1:
-            output = unfold(output, size, 1)
-        return (output, total), (1, None)
+        x, is_joined = fold(x, in_dims[0], size, axis)
+        output, total = _Layer.apply(x, *settings)
+        return (unfold(output, size, 1, is_joined), total), (1, None)
 
 
-class _Gradient(Function):
-    """The backward kernel; a separate function, so that `torch.func` can unwrap its tensors."""
-
+class _Gradient(Gradient):
     @staticmethod
     def forward(
         x: Tensor, grad_out: Tensor, images: bool, k: Constants, r: Any, shared: Shared | None
@@ -477,23 +473,13 @@ class _Gradient(Function):
         return grad_x, grad_constants
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError("a learning rule has no second derivative")
-
-    @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], x: Tensor, grad_out: Tensor, *settings: Any
     ) -> Any:
         axis, size = 0 if settings[1].static else 1, info.batch_size
-        folded = fold(x, in_dims[0], size, axis), fold(grad_out, in_dims[1], size, 1)
-        grad_x = _Gradient.apply(*folded, *settings)
-        if folded[0].ndim == x.ndim - (in_dims[0] is not None):
-            grad_x = unfold(grad_x, size, axis)
-        return grad_x, axis
+        x, is_joined = fold(x, in_dims[0], size, axis)
+        grad_out, _ = fold(grad_out, in_dims[1], size, 1)
+        return unfold(_Gradient.apply(x, grad_out, *settings), size, axis, is_joined), axis
 
 
 def _last(x: Tensor, images: bool) -> Tensor:

@@ -140,15 +140,12 @@ class _Spikes(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], current: Tensor, *rest: Any) -> Any:
         function: Any = _Spikes.apply
-        folded = tracing.fold(current, in_dims[0], info.batch_size, 1)
+        folded, is_joined = tracing.fold(current, in_dims[0], info.batch_size, 1)
         output = function(folded, *rest)
-        is_joined = folded.ndim == current.ndim - 1
-        return tracing.unfold(output, info.batch_size, 1) if is_joined else output, 1
+        return tracing.unfold(output, info.batch_size, 1, is_joined), 1
 
 
-class _Gradient(torch.autograd.Function):
-    """The backward pass of a rule; a separate function, so that `torch.func` can map it."""
-
+class _Gradient(tracing.Gradient):
     @staticmethod
     def forward(
         current: Tensor,
@@ -169,24 +166,14 @@ class _Gradient(torch.autograd.Function):
         return grad_current, learned
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError("a learning rule has no second derivative")
-
-    @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], current: Tensor, grad_spikes: Tensor, *rest: Any
     ) -> Any:
         function: Any = _Gradient.apply
         size, pairs = info.batch_size, zip((current, grad_spikes), in_dims, strict=False)
-        folded = [tracing.fold(one, dim, size, 1) for one, dim in pairs]
-        grad_current, _ = function(*folded, *rest)
-        is_joined = folded[0].ndim == current.ndim - (in_dims[0] is not None)
-        mapped = tracing.unfold(grad_current, size, 1) if is_joined else grad_current
-        return (mapped, None), (1, None)
+        (current, is_joined), (grad_spikes, _) = (tracing.fold(*pair, size, 1) for pair in pairs)
+        grad_current, _ = function(current, grad_spikes, *rest)
+        return (tracing.unfold(grad_current, size, 1, is_joined), None), (1, None)
 
 
 def grad_constants(

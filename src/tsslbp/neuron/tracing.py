@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from ..errors import InvalidInput
 from ..rules import Rule
@@ -62,20 +63,35 @@ def check_rule(rule: Rule, x: Tensor) -> None:
         )
 
 
-def fold(x: Tensor, dim: int | None, size: int, axis: int) -> Tensor:
-    """Return a tensor whose mapped axis is folded into `axis`, or is `axis` if there is none.
+def fold(x: Tensor, dim: int | None, size: int, axis: int) -> tuple[Tensor, bool]:
+    """Fold the mapped axis of a tensor into `axis`; a tensor without this axis gets it.
 
     Args:
         x: the argument of a function's ``vmap``.
         dim: the mapped axis; None: `x` is the same for all.
         size: size of the mapped axis.
         axis: counted without the mapped axis.
+
+    Returns:
+        The tensor, and whether the tensor had `axis`; otherwise the mapped axis is this axis.
     """
     x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    x = x.movedim(0, axis)
-    return x.flatten(axis, axis + 1) if x.ndim > axis + 1 else x
+    x, is_joined = x.movedim(0, axis), x.ndim > axis + 1
+    return x.flatten(axis, axis + 1) if is_joined else x, is_joined
 
 
-def unfold(x: Tensor, size: int, axis: int) -> Tensor:
+def unfold(x: Tensor, size: int, axis: int, is_joined: bool) -> Tensor:
     """Return a result for arguments from `fold`, with the mapped axis at `axis`."""
-    return torch.unflatten(x, axis, (size, x.shape[axis] // size))
+    return torch.unflatten(x, axis, (size, x.shape[axis] // size)) if is_joined else x
+
+
+class Gradient(Function):
+    """The backward pass of a learning rule as a function of its own, which `torch.func` can map."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError("a learning rule has no second derivative")
