@@ -185,9 +185,7 @@ def grad_constants(
     """
     rest = trace.potential * (1 - trace.spikes)
     tau_m = (grad_current[1:] * rest[:-1]).sum(dtype=torch.float64) / neuron.tau_m**2
-    threshold = torch.zeros_like(
-        tau_m
-    )  # `LIF` does not train the threshold by a rule that is not in the table
+    threshold = torch.zeros_like(tau_m)  # which `LIF` trains only by the rules of the table
     if by_spike := THROUGH_SPIKE.get(type(rule)):
         part = by_spike(rule, trace, rate, grad_current, neuron)
         threshold = -part.sum(dtype=torch.float64)

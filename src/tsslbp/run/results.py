@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
-from itertools import chain
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from ..reading import folders_with
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
+from .records import is_amount, is_number, read_environment, read_epochs
 from .run import AVERAGED, Run, claim
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ COLUMNS = (  # of a table of runs
 )
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
-_NUMBERS = (int, float)  # a union would be created anew for each of many numbers
-_NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # in every epoch's record
 
 
 def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -87,7 +84,7 @@ def differences(
     lines = []
     for split in ("validation", "test"):
         found, known = measured.get(f"{split}_accuracy"), record.get(f"{prefix}{split}_accuracy")
-        if _is_number(found) and _is_number(known) and found != known:
+        if is_number(found) and is_number(known) and found != known:
             lines.append(
                 f"{split} accuracy {percent(found)}, but the run recorded {percent(known)} "
                 f"after epoch {measured['epoch']}: the data or the weights have changed, or "
@@ -135,7 +132,7 @@ class Costs:
             of_epoch = [one["test_accuracy"] for one in epochs if one["epoch"] == record["epoch"]]
         except (KeyError, TypeError) as error:
             raise RunError(f"{run.folder}: cost.json is damaged: {error}") from error
-        if not all(map(_is_amount, values)):
+        if not all(map(is_amount, values)):
             raise RunError(f"{run.folder}: cost.json is damaged: it holds {values!r:.80}")
         return cls(of_epoch[0], *values) if of_epoch else None
 
@@ -158,13 +155,13 @@ class Result:
             RunError: it is not a run, has not finished an epoch, or cannot be read.
         """
         run = Run.open(folder)
-        epochs = _epochs(run)
+        epochs = read_epochs(run)
         if not epochs:
             why = "has not finished an epoch yet"
             if reason := run.divergence():
                 why = f"diverged in its first epoch: {reason}"
             raise RunError(f"{folder} {why}")
-        return cls(folder, run.experiment, _environment(run), epochs, Costs.read(run, epochs))
+        return cls(folder, run.experiment, read_environment(run), epochs, Costs.read(run, epochs))
 
     @cached_property
     def accuracy(self) -> dict[str, float]:
@@ -247,7 +244,7 @@ def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
 
     def look(folder: Path) -> None:
         run = Run.open(folder)
-        found.append((run, _epochs(run)))
+        found.append((run, read_epochs(run)))
 
     _each_run(paths, look, problems)
     names = labels([run.experiment for run, _ in found])
@@ -501,131 +498,6 @@ def reopen(
         run = run.extended(epochs) if epochs else run
         run.record_resume()
         return run
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
-
-
-def _is_amount(value: Any) -> bool:
-    """Whether a value is a valid number of seconds, bytes, spikes or images."""
-    return _is_number(value) and 0 <= value <= _MOST
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST
-
-
-def _is_fact(value: Any) -> bool:
-    """Whether a value is allowed in the description of an environment."""
-    return value is None or _is_text(value) or isinstance(value, bool) or _is_number(value)
-
-
-_MOST, _LONGEST = 10**15, 10_000  # largest number, and longest text, in a record
-
-# Checks of the values of a key, in one record or in all records at once. A sum is finite if all
-# numbers are, and needs no Python code per number.
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {int, float} and math.isfinite(sum(values, 0.0))
-
-
-def _are_shares(values: Sequence[Any]) -> bool:
-    return not values or (_are_numbers(values) and min(values) >= 0 and max(values) <= 1)
-
-
-def _are_amounts(values: Sequence[Any]) -> bool:
-    return not values or (_are_numbers(values) and min(values) >= 0 and max(values) <= _MOST)
-
-
-def _are_texts(values: Sequence[Any]) -> bool:
-    return all(map(_is_text, values))
-
-
-def _are_by_layer(values: Sequence[Any]) -> bool:
-    if any(type(one) is not dict for one in values):
-        return False
-    numbers = chain.from_iterable(one.values() for one in values)
-    return _are_numbers([one for one in numbers if one is not None])
-
-
-def _are_lists(fit: Callable[[Sequence[Any]], bool], values: Sequence[Any]) -> bool:
-    return all(type(one) is list for one in values) and fit(list(chain.from_iterable(values)))
-
-
-def _are_drops(values: Sequence[Any]) -> bool:
-    return all(isinstance(one, dict) and _is_amount(one.get("step")) for one in values)
-
-
-_FIT: dict[str, Callable[[Sequence[Any]], bool]] = {  # what readers of a record rely on
-    "epoch": lambda values: not values or (min(values) >= 1 and max(values) <= 10**9),
-    **dict.fromkeys(("test_accuracy", "train_accuracy", "validation_accuracy"), _are_shares),
-    **dict.fromkeys(("averaged_test_accuracy", "averaged_validation_accuracy"), _are_shares),
-    **dict.fromkeys(("seconds", "evaluation_seconds", "images_per_second"), _are_amounts),
-    **dict.fromkeys(("peak_memory", "spikes_per_image"), _are_amounts),
-    **dict.fromkeys(("firing_rate", "warm_up"), _are_by_layer),
-    "test_accuracy_by_step": partial(_are_lists, _are_shares),
-    "drops": partial(_are_lists, _are_drops),
-    "warnings": partial(_are_lists, _are_texts),
-    "note": _are_texts,
-}
-
-
-def _epochs(run: Run) -> list[dict[str, Any]]:
-    """Return the checked records of a run's epochs, possibly none.
-
-    Raises:
-        RunError: a record is damaged.
-    """
-    epochs = run.epochs()
-    needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys() if epochs else ())}
-    time_steps = 1 if run.experiment.activation else run.experiment.time_steps
-    if not _fit(epochs, needed, time_steps):
-        for record in epochs:
-            _check(record, needed, time_steps, run)
-    return epochs
-
-
-def _fit(records: Sequence[Mapping[str, Any]], needed: set[str], time_steps: int) -> bool:
-    """Whether `_check` accepts all records, tested for all records at once."""
-    return (
-        all(needed <= record.keys() for record in records)
-        and all(fit([one[key] for one in records if key in one]) for key, fit in _FIT.items())
-        and all(len(one.get("test_accuracy_by_step", ())) in (0, time_steps) for one in records)
-    )
-
-
-def _check(record: Mapping[str, Any], needed: set[str], time_steps: int, run: Run) -> None:
-    where = f"{run.folder}: the record of epoch {record['epoch']}"
-    if missing := needed - record.keys():
-        raise RunError(f"{where} has no {min(missing)!r}")
-    for key, fit in _FIT.items():
-        if key in record and not fit([record[key]]):
-            raise RunError(f"{where} is damaged: {key} is {record[key]!r:.40}")
-    steps = record.get("test_accuracy_by_step", ())
-    if len(steps) not in (0, time_steps):
-        raise RunError(
-            f"{where} is damaged: test_accuracy_by_step has {len(steps)} numbers, but T is "
-            f"{time_steps}"
-        )
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    """Return the checked environment of a run: text, numbers, true, false or None."""
-    table = run.environment
-    resumed = table.get("resumed", [])
-    for one in (table, *(resumed if isinstance(resumed, list) else [None])):
-        if not isinstance(one, dict):
-            raise RunError(
-                f"{run.folder}: environment.json is damaged: resumed is not a list of tables"
-            )
-        for key, value in one.items():
-            if key != "resumed" and not (_is_fact(value) and _is_text(key)):
-                raise RunError(
-                    f"{run.folder}: environment.json is damaged: {key!r:.40} is {value!r:.40}"
-                )
-    return table
 
 
 def _run_folders(path: Path) -> list[Path]:
