@@ -15,9 +15,9 @@ demo: $(VENV)/demo
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-# Also what is long by nature.
+# Also what is long by nature. It names the longest tests, which decide how long the suite takes.
 test-all: $(VENV)/docs
-	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) --durations=40 $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

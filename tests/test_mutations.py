@@ -35,14 +35,16 @@ from tsslbp.data import catalogue, files, frame_cache
 from tsslbp.data.events import aedat, dvs_gesture, nmnist
 from tsslbp.data.events.recording import EventSet
 from tsslbp.data.images import cifar10, idx
-from tsslbp.errors import Error, printable
+from tsslbp.errors import Error, InvalidInput, RunError, printable
 from tsslbp.experiment import Binning, Experiment, load_recipe, save
 from tsslbp.run import Run
 from tsslbp.run.results import Result, read_all
 from tsslbp.studies import compare
 from tsslbp.studies.space import load_space
+from tsslbp.studies.sweep import read_identity
+from tsslbp.training import trackers
 from tsslbp.training.build import build_network, build_optimizer
-from tsslbp.training.checkpoint import TrainingState
+from tsslbp.training.checkpoint import TrainingState, start_from_weights
 
 Mutate = Callable[[bytes, random.Random], bytes]
 
@@ -64,6 +66,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
     (folder / "diverged.json").write_text(json.dumps({"reason": "the loss is nan"}))
     run = Run.open(folder)
     arrays = {"images": [50, 50], "correct": [10, 20], "loss": [1.0, 0.5], "epoch": [1, 1]}
+    run.record_data("0" * 64, ("left", "right"))
     run.save_steps({name: np.array(values) for name, values in arrays.items()})
     (folder / "checkpoints").mkdir()
     net = build_network(experiment, (1, 8, 8), 10)
@@ -323,6 +326,67 @@ def make_identity(folder: Path) -> Path:
     return folder / "sweep.json"
 
 
+def read_data_record(path: Path) -> None:
+    run = Run.open(path.parent)
+    run.data_digest()
+    run.class_names()
+
+
+def make_weights(folder: Path) -> Path:
+    return make_run(folder / "run").folder / "checkpoints" / "last.safetensors"
+
+
+def read_weights(path: Path) -> None:
+    wanted = Experiment("digits", "4", weights=str(path))
+    start_from_weights(build_network(wanted, (1, 8, 8), 10), wanted)
+
+
+def make_array(folder: Path) -> Path:
+    np.save(folder / "mine.npy", np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4))
+    return folder / "mine.npy"
+
+
+def make_id(folder: Path) -> Path:
+    (folder / "wandb-id").write_text("0123456789abcdef")
+    return folder / "wandb-id"
+
+
+def make_study(name: str) -> Callable[[Path], Path]:
+    """The study of a sweep with a trial that has ended, and one that has not."""
+
+    def make_file(folder: Path) -> Path:
+        optuna = pytest.importorskip("optuna")
+        opened = open_study(folder / name)
+        opened.set_user_attr("tsslbp", {"a": 1})
+        for state in ("COMPLETE", "RUNNING"):
+            opened.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[state],
+                    value=0.5 if state == "COMPLETE" else None,
+                    params={"x": 0.5},
+                    distributions={"x": optuna.distributions.FloatDistribution(0, 1)},
+                    intermediate_values={1: 0.25, 2: 0.5},
+                )
+            )
+        return folder / name
+
+    return make_file
+
+
+def open_study(path: Path) -> Any:
+    optuna_study = pytest.importorskip("tsslbp.studies.optuna_study")
+    storage = path if path.suffix == ".db" else str(path)
+    with optuna_study.storage_errors(str(path), InvalidInput):
+        return optuna_study.open_study("a", storage, optuna_study.make_pruner("none", 3, 1))
+
+
+def read_study(path: Path) -> None:
+    optuna_study = pytest.importorskip("tsslbp.studies.optuna_study")
+    study = open_study(path)
+    with optuna_study.storage_errors(str(path), RunError):
+        study.get_trials()
+
+
 KINDS: dict[str, Kind] = {
     "config.toml": Kind(file_of_run("config.toml"), read_result, mutations.mutated_toml),
     "environment.json": Kind(file_of_run("environment.json"), read_result, mutations.mutated_json),
@@ -337,6 +401,14 @@ KINDS: dict[str, Kind] = {
     "checkpoint of old": Kind(
         file_of_run("checkpoints/last.safetensors"), load_checkpoint, unsealed
     ),
+    "data.json": Kind(file_of_run("data.json"), read_data_record, mutations.mutated_json),
+    "weights": Kind(make_weights, read_weights),
+    "weights resealed": Kind(make_weights, read_weights, resealed),
+    "array": Kind(make_array, data.npz.load_images),
+    "id of a tracker": Kind(make_id, trackers._kept_id),
+    "sweep.json": Kind(make_identity, read_identity, mutations.mutated_json),
+    "study.db": Kind(make_study("study.db"), read_study),
+    "study.log": Kind(make_study("study.log"), read_study, mutations.mutated_lines),
     "recipe": Kind(make_recipe, load_recipe, mutations.mutated_toml),
     "space": Kind(make_space, read_space, mutations.mutated_toml),
     "compare.json": Kind(make_comparison, read_comparison, mutations.mutated_json),

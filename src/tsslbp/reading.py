@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_TEXT = 1 << 26  # largest size in bytes of a file of records, settings or code that is read
+MOST_ARRAYS = 1 << 34  # of a file of weights
 TOO_DEEP = "it is nested too deeply"
 
 _DEEPEST = 32  # levels of nested tables and lists

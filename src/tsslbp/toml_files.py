@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -87,6 +88,8 @@ def load(
         text, source = _read(kind, name), name
     elif name in (names := shipped_names(folder)):
         text, source = (folder / f"{name}.toml").read_text(encoding="utf-8"), f"{kind} {name}"
+    elif os.path.isfile(f"{name}.toml"):
+        raise InvalidInput(f"unknown {kind} {name!r}; for your own file, give {name}.toml")
     else:
         raise InvalidInput(
             f"unknown {kind} {name!r}{nearest(name, names)}; known: {', '.join(names)}, "

@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import tsslbp
+from tsslbp.cli import COMMANDS, VERBS
 from tsslbp.data import DataSet
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment, load_recipe, with_settings
@@ -47,6 +49,12 @@ def test_settings(typed: str, meant: str, refused: Callable[..., str]) -> None:
         ("train digits --lr 0.1", "No such option: --lr; --set learning_rate=0.001 changes"),
         ("train digits --gpu", "No such option: --gpu; --device cuda trains on a GPU"),
         ("train digits --seeds 5", "--seeds; tsslbp trials RECIPE --seeds 5 trains with several"),
+        ("train digits -o runs/x", "No such option: -o; --out PATH sets where the results go"),
+        ("train digits --out", "Option '--out' requires an argument; see tsslbp train --help"),
+        ("plot runs/x", "No such command 'plot': use tsslbp draw"),
+        ("download mnist", "No such command 'download': use tsslbp data fetch"),
+        ("eval runs/x", "No such command 'eval': use tsslbp evaluate"),
+        ("frobnicate", "No such command 'frobnicate'; see tsslbp --help"),
         ("train digits --device gpu", "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
         ("train digits --bogus", "; see tsslbp train --help"),
         ("sweep mnist --space published --epochs 3", "the space published searches epochs"),
@@ -54,6 +62,18 @@ def test_settings(typed: str, meant: str, refused: Callable[..., str]) -> None:
 )
 def test_options(typed: str, words: str, refused: Callable[..., str]) -> None:
     assert words in refused(*typed.split())
+
+
+def test_a_recipe_without_its_ending(refused: Callable[..., str]) -> None:
+    Path("digits-mine.toml").write_text("")
+    hint = "unknown recipe 'digits-mine'; for your own file, give digits-mine.toml"
+    assert hint in refused("train", "digits-mine")
+
+
+def test_every_hint_names_what_there_is(program: Program) -> None:
+    for command in set(COMMANDS.values()):
+        assert program(*command.split(), "--help")[0] == 0
+    assert not set(COMMANDS) & {verb.__name__ for verb in VERBS}
 
 
 def test_a_number_is_a_list_of_one() -> None:

@@ -128,6 +128,10 @@ def test_a_folder_of_images_names_its_classes(program: Program) -> None:
     net = tsslbp.load("runs/sides")
     predicted = tsslbp.predict(net(data.normalise(torch.stack(pixels), 0.0, 1.0))).tolist()
     assert [row[1] for row in rows] == [("left", "right")[one] for one in predicted]
+    Path("sides").rename("elsewhere")  # the run keeps the names
+    images = ("elsewhere/right/3.png", "elsewhere/left/3.png")
+    moved = cells(program("predict", "runs/sides", *images)[1])
+    assert [row[1:] for row in moved] == [row[1:] for row in rows]
 
 
 def test_recordings(program: Program) -> None:

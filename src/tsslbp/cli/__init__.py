@@ -50,6 +50,19 @@ OPTIONS = {
     "--gpu": "--device cuda trains on a GPU",
     "--cuda": "--device cuda trains on a GPU",
     "--seeds": "tsslbp trials RECIPE --seeds 5 trains with several seeds",
+    "-o": "--out PATH sets where the results go",
+}
+
+# The same for commands.
+COMMANDS = {
+    **dict.fromkeys(("plot", "show", "figures", "visualize", "visualise"), "draw"),
+    **dict.fromkeys(("test", "eval", "validate", "accuracy"), "evaluate"),
+    **dict.fromkeys(("infer", "inference", "classify"), "predict"),
+    **dict.fromkeys(("list", "ls", "results", "status"), "runs"),
+    **dict.fromkeys(("search", "tune", "optimize", "optimise"), "sweep"),
+    **dict.fromkeys(("continue", "restart"), "resume"),
+    **dict.fromkeys(("fit", "run"), "train"),
+    **dict.fromkeys(("download", "fetch"), "data fetch"),
 }
 
 VERBS = (
@@ -94,10 +107,7 @@ def _run(given: list[str]) -> int:
             command = typer.main.get_command(app)
             return command.main(arguments, "tsslbp", standalone_mode=False) or 0
         except UsageError as error:
-            where = error.ctx.command_path if error.ctx else "tsslbp"
-            reason = f"{error.format_message().rstrip('.')}; see {where} --help"
-            if (option := getattr(error, "option_name", "")) in OPTIONS:
-                reason = f"No such option: {option}; {OPTIONS[option]}"
+            reason = _correction(error, arguments)
             printing.complain("error", reason)
             tell_parent(reason)
         except (Error, OSError, MemoryError) as error:
@@ -111,6 +121,21 @@ def _run(given: list[str]) -> int:
             tell_parent(f"{type(error).__name__}: {error}")
             raise
     return 2
+
+
+def _correction(error: Any, arguments: Sequence[str]) -> str:
+    """What is wrong with the arguments, and what to type instead or where to read about it."""
+    if (option := getattr(error, "option_name", "")) in OPTIONS:
+        return f"No such option: {option}; {OPTIONS[option]}"
+    known = {verb.__name__ for verb in VERBS}
+    if error.ctx:
+        where = error.ctx.command_path
+    else:
+        where = " ".join(["tsslbp", *(verb for verb in arguments[:1] if verb in known)])
+    wrong = error.format_message().rstrip(".")
+    if wrong.startswith("No such command") and (instead := COMMANDS.get(arguments[0])):
+        return f"No such command {arguments[0]!r}: use tsslbp {instead}"
+    return f"{wrong}; see {where} --help"
 
 
 def _reason(error: Error | OSError | MemoryError) -> str:

@@ -74,7 +74,8 @@ def predict(
             for name, image in named.items()
             for answer in analysis.inspection.answers(net, normalised(image))
         }
-    classes = data.class_names(run.experiment.data)
+    # The run has the names of the user's own classes, wherever their data are now.
+    classes = run.class_names() or data.class_names(run.experiment.data)
     names = classes if len(classes) == net.classes else tuple(map(str, range(net.classes)))
     if as_json:
         rows = [

@@ -313,6 +313,8 @@ def _plan_sweep(
     """Print the estimated time of the remaining trials; without a `search`, of all trials."""
     ended = sum(one.state != "running" for one in search.outcomes()) if search else 0
     left = max(0, planned.trials - ended)
+    if not left:
+        return
     try:
         with printing.working("estimating the cost"):
             each = training.cost.estimate(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from .. import run as run_folder
 from .. import toml_files
 from ..errors import InvalidInput, RunError, nearest
-from ..wording import count, duration, percent
+from ..wording import count, duration, percent, size
 from . import printing
 from .options import RunFolder, TableOptions, argument, option, with_options
 
@@ -122,7 +122,7 @@ def diff(
             form.show(("part", "key", *titles), cells)
             return
         for part, table in parts.items():
-            rows = [(key, *map(_word, both)) for key, both in table.items()]
+            rows = [(key, *(_word(key, value) for value in both)) for key, both in table.items()]
             if rows:
                 printing.print_table([(part, *titles), *rows], text=(0, 1, 2))
             else:
@@ -159,9 +159,11 @@ def _side_by_side(
     return {key: (first.get(key), second.get(key)) for key in dict.fromkeys((*first, *second))}
 
 
-def _word(value: Any) -> str:
+def _word(key: str, value: Any) -> str:
     if value is None:
         return "-"
+    if "peak_memory" in key and isinstance(value, int):
+        return size(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, nearest
-from ..reading import read_arrays
+from ..reading import check_plain, read_arrays
 from .dataset import DataSet, Images, hold_out
 from .frames import Frames
 
@@ -73,6 +73,7 @@ def load_images(path: Path) -> Images:
 def _read_array(path: Path) -> _Array:
     """Return the array in a ``.npy`` file."""
     try:
+        check_plain(path)
         return np.asarray(np.load(path, allow_pickle=False))
     except Exception as error:  # NumPy raises many types for damaged files
         raise DataError(

@@ -21,6 +21,7 @@ import tomli_w
 from .. import toml_files
 from ..checked import Checked, Positive, Text, check_keys, type_hints
 from ..errors import InvalidInput, RunError
+from ..reading import read_whole
 from ..rules import as_table
 from ..storage import write_file
 from ..toml_files import flat, parse_value
@@ -289,7 +290,7 @@ def _placed(network: str, folder: Path) -> str:
 def _put(copy: Path, source: bytes) -> None:
     """Write a network's file into a folder, unless it is already there."""
     if os.path.exists(copy):
-        if copy.read_bytes() != source:
+        if read_whole(copy) != source:
             raise RunError(
                 f"{copy.parent} contains another file {copy.name}, where a copy of the network's "
                 "file must be kept: remove it, or choose another --out"

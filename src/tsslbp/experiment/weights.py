@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput, nearest
+from ..reading import MOST_ARRAYS, read_whole
 from .networks import checksum_of
 
 SHIPPED = Path(__file__).parent / "trained"
@@ -92,7 +93,7 @@ def weights_source(weights: str, checksum: str | None = None) -> tuple[Path, byt
     """
     file = weights_file(weights)
     try:
-        content = file.read_bytes()
+        content = read_whole(file, MOST_ARRAYS)
     except OSError as error:
         raise InvalidInput(f"cannot read the weights {file}: {error.strerror}") from None
     if checksum is not None and (found := checksum_of(content)) != checksum:

@@ -184,7 +184,7 @@ def _paddings(padding: int | Sequence[int], convolutions: int) -> list[int]:
     if len(paddings) != convolutions:
         raise InvalidInput(
             f"padding must be one number or one for each of the {convolutions} convolutions, "
-            f"got {len(paddings)} numbers"
+            f"got {len(paddings)} numbers; padding = 1 would pad all of them by one pixel"
         )
     return [check_whole("padding", pad, 0) for pad in paddings]
 

@@ -134,9 +134,8 @@ def _na_step(t: tl.constexpr, moment, state, history, rule: tl.constexpr, k: tl.
     effect = (1 - 1 / k.neuron.tau_s) * effect + grad
     fires = potential > k.neuron.threshold
     total = tl.where(fires, -effect, effect)
-    rest = tl.where(
-        fires, k.neuron.threshold, 0 * potential
-    )  # of its dtype: two numbers are float32
+    # Of the potential's dtype, whereas a choice between two numbers is float32.
+    rest = tl.where(fires, k.neuron.threshold, 0 * potential)
     for after in tl.static_range(t + 1, len(currents)):
         neighbour = (1 - 1 / k.neuron.tau_m) * rest + currents[after]
         fires = neighbour > k.neuron.threshold

@@ -52,7 +52,7 @@ def write(
     if out.suffix != ".html":
         raise InvalidInput(f"the report is an HTML file, such as report.html; got {out}")
     beside = out.with_suffix(".md")
-    if os.path.exists(beside) and not beside.read_bytes().startswith(f"# {TITLE}".encode()):
+    if os.path.exists(beside) and not read_whole(beside).startswith(f"# {TITLE}".encode()):
         raise InvalidInput(f"{beside} is not a report and would be replaced: give another name")
     check_packages()
     evidence = gather(paths, against)

@@ -7,7 +7,7 @@
 ``metrics.jsonl``            one JSON object per epoch and line; ``note``: a caveat of its data
 ``steps.npz``                arrays with one value per training step
 ``diverged.json``            why the training ended, if it diverged: ``{"reason": ...}``
-``data.json``                digest of the data, if they are the user's own
+``data.json``                digest and class names of the data, if they are the user's own
 ``cost.json``                cost of the trained network per image
 ``checkpoints/*.safetensors``  tensors, and the rest of the state as JSON in the file's metadata
 ===========================  ==============================================================
@@ -286,14 +286,20 @@ class Run:
         path = self.folder / _COST
         return read_table(path) if os.path.lexists(path) else None
 
-    def record_data(self, digest: str) -> None:
-        """Record the digest of the user's own data on which the run trains (`data.digest`).
+    def record_data(self, digest: str, class_names: Sequence[str] = ()) -> None:
+        """Record the user's own data on which the run trains: their digest, and their classes.
+
+        Args:
+            digest: digest of the images and labels (`data.digest`).
+            class_names: names of the classes, if they have names.
 
         Raises:
             RunError: the run has trained on different data.
         """
         if (there := self.data_digest()) is None:
-            write_json(self.folder / _DATA, {"data": self.experiment.data, "sha256": digest})
+            table = {"data": self.experiment.data, "sha256": digest}
+            names = {"class_names": list(class_names)} if class_names else {}
+            write_json(self.folder / _DATA, table | names)
         elif there != digest:
             raise RunError(
                 f"{self.folder} was trained on different data: their SHA-256 is {there[:12]}..., "
@@ -301,17 +307,33 @@ class Run:
             )
 
     def data_digest(self) -> str | None:
-        """Return what `record_data` wrote; None if it was never called.
+        """Return the digest that `record_data` wrote; None if it was never called.
 
         Raises:
             RunError: the file is damaged.
         """
-        path = self.folder / _DATA
-        if not os.path.lexists(path):
+        if (table := self._data()) is None:
             return None
-        if not isinstance(digest := read_table(path).get("sha256"), str):
-            raise RunError(f"cannot read {path}: it holds no 'sha256'")
+        if not isinstance(digest := table.get("sha256"), str):
+            raise RunError(f"cannot read {self.folder / _DATA}: it holds no 'sha256'")
         return digest
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the class names that `record_data` wrote; empty if there are none.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        names = (self._data() or {}).get("class_names", [])
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise RunError(
+                f"cannot read {self.folder / _DATA}: 'class_names' is not a list of text"
+            )
+        return tuple(names)
+
+    def _data(self) -> dict[str, Any] | None:
+        path = self.folder / _DATA
+        return read_table(path) if os.path.lexists(path) else None
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -485,7 +507,7 @@ def _check_others(folder: Path, ours: Collection[str]) -> None:
 def count_epochs(folder: Path) -> int:
     """Return the number of epochs that the run in `folder` has recorded so far; 0 if none."""
     try:
-        return (folder / _METRICS).read_bytes().count(b"\n")
+        return read_whole(folder / _METRICS).count(b"\n")
     except OSError:
         return 0
 

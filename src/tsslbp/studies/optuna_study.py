@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import sqlalchemy
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from ..errors import InvalidInput, RunError
+from ..errors import InvalidInput, RunError, printable
 from ..storage import append_lines, writing
 from .space import Choice, Range, as_text
 
@@ -39,7 +39,7 @@ def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner
             options["connect_args"] = {"timeout": SQLITE_SECONDS}
         opened = optuna.storages.RDBStorage(storage, engine_kwargs=options)
     elif storage.endswith(JOURNALS):
-        opened = optuna.storages.JournalStorage(_Journal(storage))
+        opened = _JournalStorage(_Journal(storage))
     else:
         raise InvalidInput(
             "storage must be the URL of a database, such as postgresql://user@host/name, or a file "
@@ -71,6 +71,20 @@ class _Journal(JournalFileBackend):
             yield from super().read_logs(log_number_from)
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read the journal {self._place}: {error}") from error
+
+
+class _JournalStorage(optuna.storages.JournalStorage):
+    """Optuna's storage in a journal; on damaged lines Optuna raises errors of many types."""
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except (optuna.exceptions.OptunaError, RunError):
+            raise
+        except Exception as error:
+            place = cast(_Journal, self._backend)._place
+            reason = printable(f"{type(error).__name__}: {error}")[:200]
+            raise RunError(f"the journal {place} is damaged: {reason}") from error
 
 
 def without_password(storage: str) -> str:

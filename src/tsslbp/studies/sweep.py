@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 
@@ -211,11 +211,7 @@ class Search:
                 )
             name = self.folder.resolve().name
             return {"id": uuid.uuid4().hex, "study": name, "storage": self.shown_storage}
-        try:
-            read = read_table(path)
-            identity = {key: str(read[key]) for key in ("id", "study", "storage")}
-        except KeyError as error:
-            raise RunError(f"cannot read {path}: it has no {error}") from error
+        identity = read_identity(path)
         if identity["storage"] != self.shown_storage:
             raise InvalidInput(
                 f"the sweep in {self.folder} is stored in {identity['storage']}, not in "
@@ -301,6 +297,20 @@ def _defaults() -> dict[str, Any]:
     """Return the defaults of a recipe, for studies that are older than some keys."""
     fields = Experiment(data="-", network="-").to_table()
     return {f"recipe: {key}": json.loads(json.dumps(fields[key])) for key in fields}
+
+
+def read_identity(path: Path) -> dict[str, str]:
+    """Return a sweep folder's id, the name of its study and its storage, from ``sweep.json``.
+
+    Raises:
+        RunError: the file cannot be read, or a part is missing.
+    """
+    table = read_table(path)
+    identity = {key: table.get(key) for key in ("id", "study", "storage")}
+    for key, value in identity.items():
+        if not isinstance(value, str):
+            raise RunError(f"cannot read {path}: it has no text {key!r}")
+    return cast(dict[str, str], identity)
 
 
 def _current(key: str) -> str:

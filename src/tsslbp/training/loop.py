@@ -202,7 +202,7 @@ class Training:
             self.state.restore(*checkpoint, source)
         if run:
             if is_path(run.experiment.data):
-                run.record_data(digest(self.data))
+                run.record_data(digest(self.data), self.data.class_names)
             run.truncate_epochs(self.state.progress.epochs)
             run.record_divergence(None)
 
