@@ -36,14 +36,17 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in room
 LIGHT = {"annotated_doc", "click", "lazy_loader", "rich", "shellingham", "tsslbp", "typer"}
 EXPERIMENTS = LIGHT | {"tomli_w"}  # also for recipes
 LOADED = """
-import sys, traceback
+import sys
 known = sys.stdlib_module_names | {name.partition(".")[0] for name in sys.modules}
 chains = {}
 class Witness:
     def find_spec(name, path=None, target=None):
-        lines = [f"{one.filename}:{one.lineno} {one.line}" for one in traceback.extract_stack()]
-        chain = [line for line in lines if not line.startswith("<frozen")]
-        chains.setdefault(name.partition(".")[0], chain[:-1])
+        chain, frame = [], sys._getframe(1)
+        while frame:  # module traceback would itself import
+            chain.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+            frame = frame.f_back
+        chain = [line for line in reversed(chain) if not line.startswith("<frozen")]
+        chains.setdefault(name.partition(".")[0], chain)
 sys.meta_path.insert(0, Witness)
 from tsslbp.cli import main
 try:

@@ -35,8 +35,9 @@ def open_study(name: str, storage: str | Path, pruner: optuna.pruners.BasePruner
     opened: optuna.storages.BaseStorage
     if "://" in storage:
         options: dict[str, Any] = {"pool_pre_ping": True}  # connections may end during a trial
-        if storage.startswith("sqlite"):
-            options["connect_args"] = {"timeout": SQLITE_SECONDS}
+        if storage.startswith("sqlite"):  # a file, which is closed after each use
+            wait = {"timeout": SQLITE_SECONDS}
+            options = {"poolclass": sqlalchemy.NullPool, "connect_args": wait}
         opened = optuna.storages.RDBStorage(storage, engine_kwargs=options)
     elif storage.endswith(JOURNALS):
         opened = _JournalStorage(_Journal(storage))
