@@ -233,6 +233,7 @@ net, x = tsslbp.Network("2C3-P2-4", (1, 6, 6), 2, time_steps=2), torch.rand(3, 1
 assert "numba" not in sys.modules
 with warnings.catch_warnings(record=True) as told, torch.no_grad():
     warnings.simplefilter("always")
+    warnings.filterwarnings("ignore", "Guards may run slower on Python 3.13.0")
     found = torch.compile(net, backend="eager")(x)
 assert "numba" in sys.modules and not told
 assert torch.equal(found, net(x))

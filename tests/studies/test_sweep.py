@@ -223,8 +223,9 @@ def test_studies_are_optunas(planned: Planned) -> None:
     search = Search(planned(trials=1))
     assert claimed(search) == 0
     end(search, 0, 0.5)
-    study = optuna.load_study(study_name="out", storage="sqlite:///out/study.db")
-    assert study.best_value == 0.5
+    storage = optuna.storages.RDBStorage("sqlite:///out/study.db")
+    assert optuna.load_study(study_name="out", storage=storage).best_value == 0.5
+    storage.engine.dispose()  # which Optuna leaves to its users
 
 
 def test_a_study_that_is_older_than_a_key_goes_on(planned: Planned) -> None:
