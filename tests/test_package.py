@@ -69,7 +69,7 @@ def test_files_of_a_release() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "version" in project["dynamic"]
     claimed = [one for one in project["classifiers"] if re.search(r":: 3\.\d+$", one)]
-    assert claimed == [f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12)]
+    assert claimed == [f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)]
 
 
 @pytest.mark.slow

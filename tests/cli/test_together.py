@@ -17,7 +17,7 @@ import tsslbp
 from tsslbp.experiment import load_recipe
 from tsslbp.run import Run
 
-ROUNDS = int(os.environ.get("TSSLBP_ROUNDS", "3"))  # of every command
+ROUNDS = int(os.environ.get("TSSLBP_ROUNDS", "2"))  # of every command
 HEAD_START = 0.05  # seconds until both begin, in which both have read what to do
 
 CHILD = """

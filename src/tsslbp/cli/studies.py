@@ -310,10 +310,14 @@ def _sweep(
 def _plan_sweep(
     planned: Sweep, data_set: DataSet, engine: Engine, device: str, search: Search | None = None
 ) -> None:
-    """Print the estimated time of the remaining trials; without a `search`, of all trials."""
-    ended = sum(one.state != "running" for one in search.outcomes()) if search else 0
-    left = max(0, planned.trials - ended)
-    if not left:
+    """Print the estimated time of the remaining trials; without a `search`, of all trials.
+
+    An estimate takes seconds of computing: if trials are under way, their number must do.
+    """
+    begun = search.outcomes() if search else []
+    left = max(0, planned.trials - sum(one.state != "running" for one in begun))
+    if not left or any(one.state == "running" for one in begun):
+        printing.say(f"trials left: {left} of {planned.trials}")
         return
     try:
         with printing.working("estimating the cost"):
