@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.report.conftest import make
 
 import tsslbp.data.npz
 from tsslbp import cli, experiment, rules
@@ -64,6 +65,25 @@ def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(document, "python"))
     exec(compile(code, document.name, "exec"), {})
+
+
+def test_runs_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide's example with pandas, of two learning rates with two seeds each."""
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(experiment.load_recipe("digits"), epochs=2)
+    for rate in (0.001, 0.01):
+        for seed in (0, 1):
+            wanted = replace(recipe, learning_rate=rate, seed=seed)
+            make(Path("runs", f"{rate}-{seed}"), wanted, 0.9 + seed / 100)
+    (example,) = (block for block in blocks(GUIDE, "") if "results.table(" in block)
+    *first, last = example.strip().splitlines()
+    names: dict[str, Any] = {"tsslbp": tsslbp}
+    exec("\n".join(first), names)
+    found = eval(last, names)
+    assert list(found.index) == [0.001, 0.01] and list(found.columns) == ["mean", "std"]
+    best = names["runs"].query("learning_rate == 0.01")["best_validation"]
+    assert len(best) == 2 and found["mean"][0.01] == pytest.approx(best.mean())
 
 
 def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
