@@ -332,10 +332,6 @@ def read_data_record(path: Path) -> None:
     run.class_names()
 
 
-def make_weights(folder: Path) -> Path:
-    return make_run(folder / "run").folder / "checkpoints" / "last.safetensors"
-
-
 def read_weights(path: Path) -> None:
     wanted = Experiment("digits", "4", weights=str(path))
     start_from_weights(build_network(wanted, (1, 8, 8), 10), wanted)
@@ -402,8 +398,8 @@ KINDS: dict[str, Kind] = {
         file_of_run("checkpoints/last.safetensors"), load_checkpoint, unsealed
     ),
     "data.json": Kind(file_of_run("data.json"), read_data_record, mutations.mutated_json),
-    "weights": Kind(make_weights, read_weights),
-    "weights resealed": Kind(make_weights, read_weights, resealed),
+    "weights": Kind(file_of_run("checkpoints/last.safetensors"), read_weights),
+    "weights resealed": Kind(file_of_run("checkpoints/last.safetensors"), read_weights, resealed),
     "array": Kind(make_array, data.npz.load_images),
     "id of a tracker": Kind(make_id, trackers._kept_id),
     "sweep.json": Kind(make_identity, read_identity, mutations.mutated_json),

@@ -127,15 +127,12 @@ def _correction(error: Any, arguments: Sequence[str]) -> str:
     """What is wrong with the arguments, and what to type instead or where to read about it."""
     if (option := getattr(error, "option_name", "")) in OPTIONS:
         return f"No such option: {option}; {OPTIONS[option]}"
-    known = {verb.__name__ for verb in VERBS}
-    if error.ctx:
-        where = error.ctx.command_path
-    else:
-        where = " ".join(["tsslbp", *(verb for verb in arguments[:1] if verb in known)])
-    wrong = error.format_message().rstrip(".")
-    if wrong.startswith("No such command") and (instead := COMMANDS.get(arguments[0])):
-        return f"No such command {arguments[0]!r}: use tsslbp {instead}"
-    return f"{wrong}; see {where} --help"
+    wrong, first = error.format_message().rstrip("."), next(iter(arguments), "")
+    if first in COMMANDS and wrong.startswith("No such command"):
+        return f"No such command {first!r}: use tsslbp {COMMANDS[first]}"
+    is_verb = any(first == verb.__name__ for verb in VERBS)  # click does not always tell
+    where = f"tsslbp {first}" if is_verb else "tsslbp"
+    return f"{wrong}; see {error.ctx.command_path if error.ctx else where} --help"
 
 
 def _reason(error: Error | OSError | MemoryError) -> str:

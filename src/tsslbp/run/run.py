@@ -261,11 +261,10 @@ class Run:
         Raises:
             RunError: the file cannot be read.
         """
-        path = self.folder / _DIVERGED
-        if not os.path.lexists(path):
+        if (table := self._table(_DIVERGED)) is None:
             return None
-        if "reason" not in (table := read_table(path)):
-            raise RunError(f"cannot read {path}: it holds no 'reason'")
+        if "reason" not in table:
+            raise RunError(f"cannot read {self.folder / _DIVERGED}: it holds no 'reason'")
         return str(table["reason"])
 
     def record_cost(self, record: Mapping[str, Any]) -> None:
@@ -283,8 +282,7 @@ class Run:
         Raises:
             RunError: the file is damaged.
         """
-        path = self.folder / _COST
-        return read_table(path) if os.path.lexists(path) else None
+        return self._table(_COST)
 
     def record_data(self, digest: str, class_names: Sequence[str] = ()) -> None:
         """Record the user's own data on which the run trains: their digest, and their classes.
@@ -312,7 +310,7 @@ class Run:
         Raises:
             RunError: the file is damaged.
         """
-        if (table := self._data()) is None:
+        if (table := self._table(_DATA)) is None:
             return None
         if not isinstance(digest := table.get("sha256"), str):
             raise RunError(f"cannot read {self.folder / _DATA}: it holds no 'sha256'")
@@ -324,15 +322,16 @@ class Run:
         Raises:
             RunError: the file is damaged.
         """
-        names = (self._data() or {}).get("class_names", [])
+        names = (self._table(_DATA) or {}).get("class_names", [])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise RunError(
                 f"cannot read {self.folder / _DATA}: 'class_names' is not a list of text"
             )
         return tuple(names)
 
-    def _data(self) -> dict[str, Any] | None:
-        path = self.folder / _DATA
+    def _table(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a JSON file of the folder; None if there is no such file."""
+        path = self.folder / name
         return read_table(path) if os.path.lexists(path) else None
 
     @contextlib.contextmanager

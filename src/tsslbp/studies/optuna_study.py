@@ -67,25 +67,20 @@ class _Journal(JournalFileBackend):
         finally:
             self._turn.release()
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        try:
-            yield from super().read_logs(log_number_from)
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read the journal {self._place}: {error}") from error
-
 
 class _JournalStorage(optuna.storages.JournalStorage):
-    """Optuna's storage in a journal; on damaged lines Optuna raises errors of many types."""
+    """Optuna's storage in a journal; where a line is damaged, Optuna raises errors of any type."""
 
     def _sync_with_backend(self) -> None:
         try:
             super()._sync_with_backend()
-        except (optuna.exceptions.OptunaError, RunError):
+        except optuna.exceptions.OptunaError:
             raise
         except Exception as error:
             place = cast(_Journal, self._backend)._place
-            reason = printable(f"{type(error).__name__}: {error}")[:200]
-            raise RunError(f"the journal {place} is damaged: {reason}") from error
+            kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+            reason = printable(f"{kind}{error}")[:200]
+            raise RunError(f"cannot read the journal {place}: {reason}") from error
 
 
 def without_password(storage: str) -> str:
