@@ -1,12 +1,13 @@
 """HM2-BP and ST-RSBP on the digits: ``python research/digits.py [--json FILE]``.
 
-A table of their own, under their papers' conditions at a quarter of their steps: T = 100 in the
-place of 400, tau_m = 16 and tau_s = 2 steps; a pixel spikes at each step with a probability in
-proportion to its value, so that it spikes as often in all as there; desired counts 35 and 5, margin
-5; Adam. Not theirs: batches of 50 in the place of one image, a network 64-100-10, no lateral
-inhibition and no weight regularisation. Each rule's learning rate is the best of three on
-validation images after five epochs. Then it trains on all training images, and is tested once,
-after the last epoch. Two minutes of one core.
+The conditions are those of the papers, with a quarter of their time steps: T = 100 instead of 400,
+tau_m = 16 and tau_s = 2 steps. At each step a pixel spikes with a probability proportional to its
+value, so that the total number of its spikes is the same as in the papers. The desired counts are
+35 and 5, with a margin of 5, and the optimiser is Adam. Other conditions differ from the papers:
+batches of 50 instead of single images, a network 64-100-10, no lateral inhibition and no weight
+regularisation. Each rule uses the learning rate that is the best of three on validation images
+after five epochs. It then trains on all training images, and is tested once, after the last epoch.
+This takes two minutes on one core.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What both rules share."""
+    """The settings that both rules share."""
 
     time_steps: int = 100
     hidden: int = 100
@@ -69,7 +70,7 @@ class Case:
 
 
 def main() -> None:
-    """Search the learning rates, train, print the table, write the record where asked to."""
+    """Search the learning rates, train, print the table, and write the record if requested."""
     parser = argparse.ArgumentParser(description="HM2-BP and ST-RSBP on the digits.")
     parser.add_argument(
         "--quick", action="store_true", help="one seed, one epoch, few steps and images"
@@ -183,7 +184,7 @@ def _accuracy(counts: Tensor, labels: Tensor) -> float:
 
 
 def table(runs: Sequence[Row], rates: Mapping[str, float]) -> str:
-    """The runs in Markdown, a row a rule."""
+    """Return the runs as a Markdown table, one row per rule."""
     lines = [
         "| rule | learning rate | test accuracy % (seeds) | spikes a hidden, output neuron "
         "| smallest S |",

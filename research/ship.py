@@ -1,11 +1,11 @@
-"""Make a finished run a network that ships trained: ``tsslbp.load(NAME)``.
+"""Make a finished run a pretrained network: ``tsslbp.load(NAME)``.
 
     python research/ship.py runs/digits-seed0 digits
 
-What is kept of the run is its configuration, its environment, the record of the epoch that was
-chosen, and its weights, in half the bits (float16). The accuracies in the record are those of the
-weights as they are stored. The epoch is the one chosen on validation images; of a run that held
-none out it is the last, since the best test epoch is chosen by test images.
+The folder contains the run's configuration, its environment, the record of the chosen epoch, and
+the weights in float16. The accuracies in the record are those of the stored weights. The epoch is
+the one chosen on validation images. If the run held out no images, it is the last epoch, since the
+best test epoch is chosen on test images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tsslbp.experiment import network_file, recipe_names, save
 from tsslbp.experiment.weights import FACTS, SHIPPED
 from tsslbp.run import Run, results, to_json, write_json
 
-LIMIT = 3_000_000  # bytes of all networks that ship
+LIMIT = 3_000_000  # bytes of all pretrained networks
 CHOICES = {
     "best-validation": "the epoch with the best accuracy on validation images",
     "last": "the last epoch; no images were held out, and test images chose nothing",
@@ -48,7 +48,7 @@ def ship(
         name: of the network.
         why: this seed, in words, for the record.
         data_dir: folder of the data sets.
-        place: of the networks that ship.
+        place: of the pretrained networks.
 
     Raises:
         InvalidInput: the run is not finished, its network is a file of one's own, or all networks
@@ -80,7 +80,7 @@ def ship(
     facts = _facts(run, why, checkpoint, record, measured)
     (target / FACTS).write_text(to_json(facts, indent=1) + "\n", encoding="utf-8")
     if (size := sum(one.stat().st_size for one in place.rglob("*") if one.is_file())) > LIMIT:
-        raise InvalidInput(f"the networks that ship take {size:,} bytes, more than {LIMIT:,}")
+        raise InvalidInput(f"the pretrained networks take {size:,} bytes, more than {LIMIT:,}")
     return target
 
 

@@ -1,9 +1,10 @@
-"""HM2-BP and ST-RSBP: learning rules whose errors live on whole spike trains and single synapses.
+"""HM2-BP and ST-RSBP: learning rules that define errors for whole spike trains and single synapses.
 
-A readable reference for fully connected networks of up to about 100 time steps, in plain PyTorch.
-Not to be confused with the rules of `tsslbp.rules`: those map a gradient for every neuron and step
-to another one, and `tsslbp.spikes` runs them. These have one number for a neuron's whole spike
-train, and pass it on through each synapse's own factor, so autograd cannot carry them.
+This is a readable reference in plain PyTorch, for fully connected networks of up to about 100 time
+steps. Not to be confused with the rules of `tsslbp.rules`, which map one gradient for every neuron
+and step to another and are run by `tsslbp.spikes`. The rules here have one error for a neuron's
+whole spike train, and propagate it with a separate factor for each synapse. Autograd cannot express
+this.
 
 Symbols, for one sample and the synapses between two layers:
 
@@ -15,12 +16,12 @@ Symbols, for one sample and the synapses between two layers:
 ``nu``        threshold       threshold; the rules take ``o_i = a_i / nu``
 ============  ==============  =====================================================
 
-The S-PSP (`s_psp`) adds up, over neuron i's spikes, input j's share of the potential at the spike.
-So ``a_i`` is exactly the sum of the potentials at the spikes. In steps it exceeds ``nu o_i`` by
-what these potentials exceed the threshold, which the reset to 0 loses; ``o_i = a_i / nu`` is an
-approximation even without a leak.
+The S-PSP (`s_psp`) is the contribution of input j to the potential of neuron i at its spikes,
+summed over these. ``a_i`` is therefore exactly the sum of the potentials at the spikes. In discrete
+time, each of these potentials exceeds the threshold by some amount, which the reset to 0 discards,
+so ``a_i`` exceeds ``nu o_i``. Hence ``o_i = a_i / nu`` is an approximation even without a leak.
 
-Both rules share three steps, which `gradients` takes:
+Both rules share three steps (`gradients`):
 
 - at the output, ``dE/do_i = o_i - y_i`` (`CountLoss`), and everywhere ``dE/da_i = dE/do_i / nu``;
 - ``dE/dw_ij = dE/da_i da_i/dw_ij``;
@@ -29,11 +30,11 @@ Both rules share three steps, which `gradients` takes:
 They differ in the two derivatives of ``a_i``, since ``e_i|j`` changes with both counts: `HM2BP`
 and `STRSBP`.
 
-Forward, the neuron is the house's own (`tsslbp.neuron.reference`), to which the authors' equations
-are equal but for two things left out here: a delay of one step from layer to layer, and a
-refractory period of two steps. Also left out are lateral inhibition at the output, recurrent
-connections, weight regularisation and the weighting of samples. Times are in steps; what the
-papers call 1 ms is one step of their 400 (`papers_neuron`).
+The forward pass uses the neuron of this package (`tsslbp.neuron.reference`). The authors' equations
+are the same, except for a delay of one step from layer to layer and a refractory period of two
+steps, which are omitted here. Lateral inhibition at the output, recurrent connections, weight
+regularisation and the weighting of samples are also omitted. Times are in steps; the papers
+simulate 400 steps of 1 ms (`papers_neuron`).
 
 Sources: Jin, Zhang & Li, "Hybrid macro/micro level backpropagation for training deep spiking neural
 networks", NeurIPS 2018, with the code jinyyy666/mm-bp-snn; Zhang & Li, "Spike-train level
@@ -61,33 +62,34 @@ PAPER_STEPS, PAPER_TAU_M, PAPER_TAU_S = 400, 64.0, 8.0  # of 1 ms, MNIST; both p
 
 
 def papers_neuron(time_steps: int) -> Neuron:
-    """The papers' neuron, where `time_steps` steps stand for their 400 of 1 ms.
+    """Return the papers' neuron if `time_steps` steps represent their 400 steps of 1 ms.
 
-    tau_m = 64 ms and tau_s = 8 ms become 16 and 2 steps at T = 100, and 8 and 1 at T = 50, the
-    fewest steps. Spike counts stay as they are. The papers have a threshold for each layer; here it
-    is 1, the unit of the weights.
+    tau_m = 64 ms and tau_s = 8 ms become 16 and 2 steps at T = 100, and 8 and 1 steps at T = 50,
+    the smallest possible T. Spike counts are not scaled. The papers have a threshold for each
+    layer; here it is 1, which sets the unit of the weights.
     """
     scale = time_steps / PAPER_STEPS
     return Neuron(PAPER_TAU_M * scale, PAPER_TAU_S * scale)
 
 
 def s_psp(inputs: Tensor, spikes: Tensor, neuron: Neuron) -> Tensor:
-    """Spike-train-level postsynaptic potentials ``e_i|j``.
+    """Return the spike-train-level postsynaptic potentials ``e_i|j``.
 
-    With the inputs' postsynaptic currents ``p_j``, input j's share of neuron i's potential is
-    ``q[t] = (1 - 1/tau_m) (1 - s_i[t-1]) q[t-1] + p_j[t]``, and ``e_i|j = sum_t s_i[t] q[t]``: the
-    reset ends the effect of the currents before a spike, but not the currents themselves. It is
-    computed the other way round: ``c_i[t] = s_i[t] + (1 - s_i[t]) (1 - 1/tau_m) c_i[t+1]`` is what
-    remains of a current of step t at the neuron's next spike, and ``e_i|j = sum_t c_i[t] p_j[t]``.
-    At fixed spike times this is the derivative of ``a_i`` by ``w_ij``.
+    With the inputs' postsynaptic currents ``p_j``, the contribution of input j to the potential of
+    neuron i is ``q[t] = (1 - 1/tau_m) (1 - s_i[t-1]) q[t-1] + p_j[t]``, and
+    ``e_i|j = sum_t s_i[t] q[t]``. The reset ends the effect of earlier currents on the potential,
+    but not the currents themselves. The computation runs backward in time:
+    ``c_i[t] = s_i[t] + (1 - s_i[t]) (1 - 1/tau_m) c_i[t+1]`` is the fraction of a current of step t
+    that remains at the neuron's next spike, and ``e_i|j = sum_t c_i[t] p_j[t]``. For fixed spike
+    times this is the derivative of ``a_i`` with respect to ``w_ij``.
 
     Args:
         inputs: ``[T, N, in]``, spikes, or real values at every step.
         spikes: the neurons' spikes ``[T, N, out]``.
-        neuron: their constants.
+        neuron: constants of the neurons.
 
     Returns:
-        ``[N, out, in]``, the potential at a weight of 1.
+        ``[N, out, in]``, the potential for a weight of 1.
 
     Raises:
         InvalidInput: the two are not ``[T, N, ...]`` with the same T and N.
@@ -116,23 +118,23 @@ class MeanEffect(NamedTuple):
 
 
 def mean_effect(counts: Tensor, time_steps: int, neuron: Neuron) -> MeanEffect:
-    """Mean of ``e_i|j / o_j`` over random spike trains, a function ``h`` of ``o_i``.
+    """Return the mean of ``e_i|j / o_j`` over random spike trains, a function ``h`` of ``o_i``.
 
-    An input spike falls on any step alike, and neuron i fires at each step with probability
-    ``p = o_i / T``. The mean share of the potential is then
+    An input spike is equally likely at every step, and neuron i fires at each step with probability
+    ``p = o_i / T``. The mean contribution to the potential is then
     ``q[t] = (1 - 1/tau_m) (1 - p) q[t-1] + p_j[t]``, where ``p_j`` is the synaptic filter's
-    response to ``1 / T`` at every step, and ``h(o_i) = p sum_t q[t]``. It rises from 0, and
-    saturates where neuron i fires again before its membrane forgets.
+    response to ``1 / T`` at every step, and ``h(o_i) = p sum_t q[t]``. ``h`` rises from 0, and
+    saturates if neuron i fires again before its membrane potential has decayed.
 
     Args:
         counts: ``o_i``, 0..T, any shape.
         time_steps: T.
-        neuron: the neurons' constants.
+        neuron: constants of the neurons.
 
-    Source: ST-RSBP's code samples 1,000 pairs of trains for each pair of counts and fits a
-    polynomial of fourth degree in ``o_i`` for each ``o_j``, in which the mean is linear. Its trains
-    have exactly ``o_i`` spikes, which makes ``h`` larger by 10 % at two spikes and 2 % at ten; its
-    refractory period flattens it from 20 spikes in 400 steps on.
+    Source: ST-RSBP's code samples 1,000 pairs of trains for each pair of counts, and fits a
+    polynomial of fourth degree in ``o_i`` for each ``o_j``; the mean is linear in ``o_j``. Its
+    trains have exactly ``o_i`` spikes, which makes ``h`` larger by 10 % at two spikes and by 2 % at
+    ten. Its refractory period flattens ``h`` above 20 spikes in 400 steps.
     """
     p = counts / time_steps
     q, q_slope, total, slope = (torch.zeros_like(p) for _ in range(4))
@@ -145,7 +147,7 @@ def mean_effect(counts: Tensor, time_steps: int, neuron: Neuron) -> MeanEffect:
 
 
 class Connection(NamedTuple):
-    """What a rule reads of the synapses between two layers."""
+    """The values from which a rule computes the gradients of the synapses between two layers."""
 
     weight: Tensor  # [out, in]
     effect: Tensor  # e: [N, out, in]
@@ -178,22 +180,24 @@ class SpikeTrainRule(ABC):
 class HM2BP(SpikeTrainRule):
     """Hybrid macro/micro level backpropagation (Jin, Zhang & Li, NeurIPS 2018).
 
-    The S-PSP is taken as decoupled, ``e_i|j = alpha_ij o_i o_j``, where ``alpha_ij`` holds the
-    spike times and stays fixed. So ``de_i|j/do_j = e_i|j / o_j``, ``de_i|j/do_i = e_i|j / o_i`` and
+    The S-PSP is assumed to be decoupled, ``e_i|j = alpha_ij o_i o_j``, where ``alpha_ij`` depends
+    on the spike times and is held constant. Then ``de_i|j/do_j = e_i|j / o_j``,
+    ``de_i|j/do_i = e_i|j / o_i`` and
 
     - ``da_i/do_j = w_ij e_i|j / o_j``;
-    - ``da_i/dw_ij = e_i|j (1 + (1 / nu) sum_l w_il e_i|l / o_i)``: a weight moves the neuron's own
-      count by ``e_i|j / nu``, and with it all its S-PSPs. What that does to the count in turn is
-      left out. The factor is ``1 + a_i / (nu o_i)``, above 2 for every neuron that fired.
+    - ``da_i/dw_ij = e_i|j (1 + (1 / nu) sum_l w_il e_i|l / o_i)``: a change of the weight changes
+      the neuron's own count by ``e_i|j / nu``, and thereby all of its S-PSPs. The effect of these
+      on the count is ignored. The factor is ``1 + a_i / (nu o_i)``, above 2 for every neuron that
+      fired.
 
-    Where a neuron is silent, the formulas are 0 or 0 / 0, and the constants below take their place.
-    If they are all 0, a silent neuron has no gradient and passes none on.
+    For a silent neuron the formulas give 0 or 0 / 0, and the constants below replace them. If all
+    of these are 0, a silent neuron has no gradient and propagates none.
 
     Attributes:
         silent_effect: ``e_i|j`` of a silent neuron i and an input j that spiked, in
             ``da_i/dw_ij``.
         silent_own: ``e_i|j / o_i`` of a silent neuron i.
-        silent_ratio: ``e_i|j / o_j`` where neuron i or input j is silent.
+        silent_ratio: ``e_i|j / o_j`` if neuron i or input j is silent.
 
     Raises:
         InvalidInput: a field is negative or not finite.
@@ -229,20 +233,21 @@ class HM2BP(SpikeTrainRule):
 class STRSBP(SpikeTrainRule):
     """Spike-train level backpropagation (Zhang & Li, NeurIPS 2019), feedforward connections.
 
-    The S-PSP is linear in the input's count, ``de_i|j/do_j = e_i|j / o_j``, and grows with the
-    neuron's own count as its mean over random spike trains does, ``de_i|j/do_i = o_j h'(o_i)``
-    (`mean_effect`). The effect of the own count on itself is summed to its end:
+    The S-PSP is linear in the input's count, ``de_i|j/do_j = e_i|j / o_j``. It grows with the
+    neuron's own count like its mean over random spike trains, ``de_i|j/do_i = o_j h'(o_i)``
+    (`mean_effect`). The effect of the neuron's count on itself is a geometric series, which is
+    summed completely:
 
     - ``S_i = 1 - (1 / nu) h'(o_i) sum_l w_il o_l``;
     - ``da_i/dw_ij = e_i|j / S_i``;
     - ``da_i/do_j = w_ij e_i|j / (o_j S_i)``.
 
-    HM2-BP's estimate of ``de_i|j/do_i`` in the place of ``o_j h'`` would give
-    ``S_i = 1 - a_i / (nu o_i)``, which is negative. ``h'`` keeps ``S_i`` positive where ``h``
-    saturates: the rule is made for long membrane time constants and many spikes. Where the membrane
-    forgets at once, ``h`` is linear, and ``S_i`` falls through 0 as the mean current rises through
-    the threshold; nothing bounds it, here or in the authors' code. A silent neuron has no gradient
-    and passes none on.
+    With HM2-BP's estimate of ``de_i|j/do_i`` instead of ``o_j h'``, ``S_i`` would be
+    ``1 - a_i / (nu o_i)``, which is negative. With ``h'``, ``S_i`` is positive where ``h``
+    saturates: the rule is designed for long membrane time constants and many spikes. If the
+    membrane has no memory, ``h`` is linear, and ``S_i`` crosses 0 when the mean current crosses the
+    threshold. Neither this code nor the authors' bounds it. A silent neuron has no gradient and
+    propagates none.
 
     Source: ST-RSBP's backpropagated error of a hidden feedforward layer, and its code.
     """
@@ -283,11 +288,11 @@ def gradients(rule: SpikeTrainRule, network: Sequence[Connection], error: Tensor
 
 @dataclass(frozen=True)
 class CountLoss:
-    """``E = 1/2 sum_i (o_i - y_i)^2`` over the neurons whose count is off by more than a margin.
+    """``E = 1/2 sum_i (o_i - y_i)^2`` over the neurons whose count is not within a margin.
 
     Attributes:
-        desired, undesired: the spike counts y_i wished for of the label's neuron and of the others.
-        margin: a count within this distance of y_i is right.
+        desired, undesired: the desired spike counts y_i of the label's neuron and of the others.
+        margin: a count within this distance of y_i has no error.
 
     Raises:
         InvalidInput: `desired` is not positive, or another field is negative.
@@ -315,14 +320,15 @@ class CountLoss:
 
 
 def teach(spikes: Tensor, labels: Tensor, desired: int) -> Tensor:
-    """Give the label's neuron, where it is silent, a spike every ``T // desired`` steps.
+    """If the label's neuron is silent, let it spike every ``T // desired`` steps.
 
-    A silent neuron has no S-PSP and could not learn to fire. The error is that of the silence.
+    A silent neuron has no S-PSP and could not learn to fire. The error is still that of a silent
+    neuron.
 
     Args:
-        spikes: of the output neurons, ``[T, N, classes]``; left as they are.
+        spikes: spikes of the output neurons, ``[T, N, classes]``; they are not changed.
         labels: ``[N]``.
-        desired: the count that `CountLoss` wishes for.
+        desired: the desired count of `CountLoss`.
 
     Source: both papers' code.
     """
@@ -342,7 +348,7 @@ class SpikeTrainNetwork(nn.Module):
     Args:
         sizes: numbers of inputs, hidden neurons of each layer, and classes, such as (64, 100, 10).
         neuron: the neurons' constants.
-        generator: random numbers of the weights.
+        generator: random number generator for the weights.
 
     Raises:
         InvalidInput: fewer than two sizes, or one below 1.
@@ -365,7 +371,7 @@ class SpikeTrainNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """Spike trains of all layers, ``[T, N, size]`` each, beginning with `inputs` themselves.
+        """Return the spike trains of all layers, ``[T, N, size]`` each, beginning with `inputs`.
 
         Raises:
             InvalidInput: `inputs` are not ``[T, N, sizes[0]]``.
@@ -381,14 +387,14 @@ class SpikeTrainNetwork(nn.Module):
         return trains
 
     def connections(self, trains: Sequence[Tensor]) -> list[Connection]:
-        """What a rule reads, of `trains` as `forward` returns them."""
+        """Return the connections of all layers, from the `trains` that `forward` returned."""
         return [
             connect(weight.detach(), before, after, self.neuron)
             for weight, (before, after) in zip(self.weights, pairwise(trains), strict=True)
         ]
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """Classes ``[N]``: the neuron that fires most often, the first of several."""
+        """Return classes ``[N]``: the neuron with the most spikes, or the first of several."""
         output: Tensor = self(inputs)[-1]
         return output.sum(0).argmax(1)
 
@@ -402,13 +408,13 @@ def train_step(
     inputs: Tensor,
     labels: Tensor,
 ) -> float:
-    """One update of the weights by the mean gradient of a batch; returns the mean loss before it.
+    """Update the weights by the mean gradient of a batch; return the mean loss before the update.
 
     Args:
         net: the network.
         rule: `HM2BP` or `STRSBP`.
-        loss: the counts wished for.
-        optimizer: of the network's parameters.
+        loss: the loss with the desired counts.
+        optimizer: optimiser of the network's parameters.
         inputs: ``[T, N, in]``.
         labels: ``[N]``.
     """
@@ -423,7 +429,7 @@ def train_step(
 
 
 def _ratio(effect: Tensor, counts: Tensor, silent: float) -> Tensor:
-    """``effect / counts``, and `silent` where the count is 0."""
+    """Return ``effect / counts``, or `silent` where the count is 0."""
     fired = counts > 0
     return torch.where(fired, effect / torch.where(fired, counts, 1), silent)
 

@@ -1,4 +1,4 @@
-"""The networks that ship: shapes, names, and that every weight is reached and learns."""
+"""The built-in architectures: shapes, names, and that every weight is reached and learns."""
 
 from typing import Any
 

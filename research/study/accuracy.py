@@ -33,7 +33,7 @@ HEADER = "| data set | network | time steps |"  # of the README's table
 
 @dataclass(frozen=True)
 class Missing:
-    """Runs that are not there."""
+    """Runs that are missing."""
 
     what: str
     why: str

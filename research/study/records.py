@@ -30,11 +30,11 @@ class Family:
 
 @dataclass(frozen=True)
 class Pair:
-    """A sudden drop, run again from the same state with one thing changed.
+    """A sudden drop, repeated from the same state with one change at a time.
 
-    Its folder holds ``pair.toml`` and run folders: ``as-recorded``, the training as it was, and
-    others, which differ from it in some settings from the epoch after `from_epoch` on; one whose
-    name begins with ``placebo`` changes what cannot be the cause.
+    Its folder contains ``pair.toml`` and run folders. ``as-recorded`` is the unchanged training.
+    The others differ from it in some settings from the epoch after `from_epoch` on; if the name
+    begins with ``placebo``, the change cannot be the cause.
     """
 
     name: str

@@ -1,9 +1,10 @@
 """Repeat a sudden drop with its suspected cause removed: ``python -m study.repeat NAME ...``.
 
-Trains a recipe up to an epoch before a drop, then trains on from that state several times: as it
-was, and each time with one setting changed, by ``--change`` (a suspected cause removed) or by
-``--placebo`` (what cannot be the cause). The records go to ``results/drops/NAME``, with the numbers
-of every step and without checkpoints. Interrupted, the same command goes on.
+This trains a recipe up to an epoch before a drop, and then continues from that state several times:
+once unchanged, and each time with one setting changed, by ``--change`` (a suspected cause is
+removed) or by ``--placebo`` (a change that cannot be the cause). The records go to
+``results/drops/NAME``, with the numbers of every step and without checkpoints. After an
+interruption, the same command continues.
 """
 
 from __future__ import annotations

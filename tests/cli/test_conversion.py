@@ -52,7 +52,7 @@ def test_the_verb_writes_a_record_and_prints_it(program: Program) -> None:
     assert [one["epoch"] for one in record["epochs"]] == [1, 2]
     assert list(record["calibrated"]) == ["1", "4"]
     assert record["note"].startswith("tested on 7 of the 70 images") and "note  " in output
-    assert f"record in {path}" in output
+    assert f"record saved in {path}" in output
     (row,) = (line.split() for line in output.splitlines() if line.split()[:1] == ["4"])
     run = Run.open(path.parent)
     assert (run.experiment.activation, run.experiment.seed) == ("relu", 3)

@@ -192,7 +192,7 @@ def test_show_draws_an_image(program: Program, folder: Path) -> None:
     code, output, _ = program("show", "mine.npz", 3)
     assert code == 0
     assert f"mine.npz, training sample 3, class {label}\n" in output
-    assert "picture in mine-3.png" in output
+    assert "picture saved in mine-3.png" in output
     assert (folder / "mine-3.png").read_bytes().startswith(b"\x89PNG")
     code, output, _ = program("show", "mine.npz", 1, "--test", "--out", "a/b.svg")
     assert code == 0 and "test sample 1" in output
@@ -254,7 +254,7 @@ def test_show_draws_a_recording_and_its_animation(
     assert f"class {count}\n" in output and "only a sample" in output
     length = 1.5 * (count - 1)
     assert f"\n{count} events, {count - 1} brighter and 1 darker, in {length} ms\n" in output
-    assert output.endswith("picture in seen.png and seen.gif\n")
+    assert output.endswith("picture saved in seen.png and seen.gif\n")
     assert (folder / "seen.png").read_bytes().startswith(b"\x89PNG")
     with Image.open(folder / "seen.gif") as animation:
         assert animation.format == "GIF" and animation.is_animated
@@ -278,7 +278,7 @@ def test_show_writes_the_animation_alone(recordings: None, program: Program, fol
     pytest.importorskip("matplotlib")
     code, output, error = program("show", "nmnist-sample", 2, "--out", "seen.gif")
     assert (code, error) == (0, "")
-    assert output.endswith("picture in seen.gif\n")
+    assert output.endswith("picture saved in seen.gif\n")
     assert [path.name for path in folder.iterdir()] == ["seen.gif"]
 
 
@@ -290,4 +290,4 @@ def test_show_draws_frames_that_are_given(program: Program, folder: Path) -> Non
     code, output, error = program("show", "mine.npz", 6)
     assert (code, error) == (0, "")
     assert "active pixels by frame: 0, 1, 2\n" in output
-    assert output.endswith("picture in mine-6.png and mine-6.gif\n")
+    assert output.endswith("picture saved in mine-6.png and mine-6.gif\n")

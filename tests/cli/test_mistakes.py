@@ -105,7 +105,7 @@ def test_the_output_layer_is_implied(program: Program) -> None:
     train = ("train", "digits", "--set", "network=16-10", "--epochs", "1")
     assert note in program(*train)[1]
     assert note in program("info", "16-10")[1]
-    assert "is implied" not in program("info", "16-20")[1]
+    assert "added automatically" not in program("info", "16-20")[1]
 
 
 def test_uint8_images() -> None:
@@ -125,9 +125,9 @@ def test_uint8_images() -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((1, 8, 8), "make a batch of a single image by x[None]"),
-        ((7, 64), "turn rows of pixels into images by x.reshape(-1, 1, 8, 8)"),
-        ((9, 5, 1, 8, 8), "which looks like [N, T, ...]: put time first by x.transpose(0, 1)"),
+        ((1, 8, 8), "make a batch of a single image with x[None]"),
+        ((7, 64), "turn rows of pixels into images with x.reshape(-1, 1, 8, 8)"),
+        ((9, 5, 1, 8, 8), "which looks like [N, T, ...]: put time first with x.transpose(0, 1)"),
         ((9, 3, 8, 8), "expected images [N, 1, 8, 8] or spike trains [5, N, 1, 8, 8], got shape"),
     ],
 )

@@ -46,7 +46,7 @@ def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> Non
     assert command in error
     assert program("resume", "a run", "--epochs", "2")[0] == 0
     for typed in ("a run", "a run/"):
-        assert "a run is a run folder: resume the run by tsslbp resume a run" in refused(
+        assert "a run is a run folder: resume the run with tsslbp resume a run" in refused(
             "train", typed, "--resume"
         )
     assert "nowhere is not a run folder" in refused("resume", "nowhere")

@@ -253,7 +253,7 @@ def test_checkpoint_of_another_network(program: Program, refused: Callable[..., 
     assert "another network than '4C3-P2-8'" in refused("evaluate", "one")
     resume = ("train", "mine.toml", "--epochs", "2", "--out", "one", "--resume")
     assert "another network than '4C3-P2-8'" in refused(*resume)
-    assert "two holds no checkpoint yet" in refused("evaluate", "two")
+    assert "two contains no checkpoint yet" in refused("evaluate", "two")
 
 
 class Bomb:
@@ -556,5 +556,5 @@ def test_the_end_of_a_training_stays_where_the_network_is(
     monkeypatch.setattr(training, "device_of", lambda net: device)
     monkeypatch.setattr(torch.Tensor, "to", to)
     code, output, error = program("train", "mine.toml", "--out", "run")
-    assert (code, error) == (0, "") and "energy " in output and "picture in" in output
+    assert (code, error) == (0, "") and "energy " in output and "picture saved in" in output
     assert asked == ["(7, 1, 8, 8)", "(1, 1, 8, 8)"]  # all test images, at most 200; the drawn one

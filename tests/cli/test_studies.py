@@ -118,7 +118,7 @@ def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Other, T = 5: omitted, there is no recipe yet" in output
     cost = output.index("about ")
     assert re.search(r"digits +2 +\d+\.\d s +\d+\.\d s\n", output[:cost])
-    assert cost < output.index("digits/validated-seed0") < output.index("report in")
+    assert cost < output.index("digits/validated-seed0") < output.index("report saved in")
     assert "digits, epochs = 1" in Path("out/report.html").read_text()
     code, output, _ = program("reproduce", "x", *options)
     assert code == 0

@@ -1,4 +1,4 @@
-"""Which trained weights a name, a folder or a file means; the networks that ship."""
+"""Which trained weights a name, a folder or a file means; the pretrained networks."""
 
 from dataclasses import replace
 from pathlib import Path

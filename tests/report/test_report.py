@@ -101,7 +101,7 @@ def test_tables_say_what_the_records_say(written: tuple[str, str]) -> None:
 
 def test_unfinished_runs_are_marked(written: tuple[str, str]) -> None:
     html, markdown = written
-    assert "1 unfinished run excluded from all statistics" in html
+    assert "Excluded from all statistics: 1 unfinished run" in html
     (line,) = [line for line in markdown.splitlines() if line.startswith("| unfinished |")]
     assert "| unfinished | 7 | 3/100 |" in line
 

@@ -91,7 +91,7 @@ def test_choice_of_the_learning_rate(written: tuple[str, str, list[str]]) -> Non
 def test_runs_that_only_chose_a_rate_are_no_evidence(written: tuple[str, str, list[str]]) -> None:
     _, markdown, problems = written
     assert "9 finished runs of 3 settings on digits" in markdown
-    assert "6 further runs only for choosing a learning rate." in markdown
+    assert "6 further runs served only to choose a learning rate." in markdown
     for title in ("Results", "Comparisons over the same seeds", "Figures: digits"):
         assert f"## {title}" not in markdown
     assert "lr-0.001/validated-seed0 |" in part(markdown, "Runs")

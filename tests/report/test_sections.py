@@ -28,7 +28,7 @@ def page(tmp_path: Path, make_run: Callable, recipe: Callable) -> Page:
 def test_first_screen(page: Page) -> None:
     assert page.title == "TSSL-BP: 6 runs"
     assert page.lead.startswith("5 finished runs of 2 settings on digits and mnist, trained in ")
-    assert page.lead.endswith(" on Test CPU. 1 unfinished run excluded from all statistics.")
+    assert page.lead.endswith(" on Test CPU. Excluded from all statistics: 1 unfinished run.")
     assert dict(page.tallies)["seeds"] == "4"
     (digits, reached), (mnist, _) = page.results
     assert (digits, mnist) == ("digits", "mnist")

@@ -1,4 +1,4 @@
-"""Analysis of trained networks: confusion, gradients compared with the truth, conversion, cost."""
+"""Analysis of trained networks: confusion, learning-rule gradients, conversion, cost."""
 
 import lazy_loader
 

@@ -76,7 +76,7 @@ def convert(
             record["note"] = data_set.note
         run_folder.write_json(folder / RECORD, record)
     printing.print_conversion(record)
-    printing.say(f"\nrecord in {folder / RECORD}")
+    printing.say(f"\nrecord saved in {folder / RECORD}")
 
 
 def _record(wanted: Experiment, trained: Training, run: Run) -> dict[str, Any]:

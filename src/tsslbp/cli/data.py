@@ -251,4 +251,4 @@ def _save(path: Path, figure: Figure, animation: Animation | None = None) -> Non
             figures.svg.save_png(figure, path, dpi=150)
         if animation is not None:
             figures.svg.save_gif(animation, moving)
-    printing.say(f"picture in {' and '.join(map(str, written))}")
+    printing.say(f"picture saved in {' and '.join(map(str, written))}")

@@ -30,7 +30,7 @@ def draw_picture(run: Run, trained: Training) -> None:
     except Exception as error:  # whatever it is, the run is trained
         printing.say(f"no picture: {' '.join(str(error).split()) or type(error).__name__}")
     else:
-        printing.say(f"picture in {path}")
+        printing.say(f"picture saved in {path}")
 
 
 def _picture(run: Run, trained: Training) -> Figure:

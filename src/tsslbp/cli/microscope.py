@@ -128,7 +128,7 @@ def microscope(
         out.parent.mkdir(parents=True, exist_ok=True)
     figures.svg.save(figure, out, "gradient microscope")
     write_file(out.with_suffix(".json"), f"{text}\n")
-    printing.say(f"\nfigure in {out}, numbers in {out.with_suffix('.json')}")
+    printing.say(f"\nfigure saved in {out}, numbers in {out.with_suffix('.json')}")
 
 
 def _opened(

@@ -56,7 +56,7 @@ def completing(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Run folders with this prefix, down to two levels below, and networks that ship trained."""
+    """Run folders with this prefix, down to two levels below, and pretrained networks."""
     begin = glob.escape(incomplete)
     found = (glob.glob(f"{begin}{below}/config.toml") for below in ("*", "*/*"))
     folders = {os.path.dirname(path) for paths in found for path in paths}
@@ -70,7 +70,7 @@ RunFolder = Annotated[
     Path,
     argument(
         "RUN",
-        "A run folder, or the name of a network that ships trained, such as mnist.",
+        "A run folder, or the name of a pretrained network, such as mnist.",
         autocompletion=complete_run,
     ),
 ]
@@ -94,7 +94,11 @@ DataDir = Annotated[
     ),
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="On a GPU: slower, but bit-identical in every run.")
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="On a GPU, use slower algorithms that give identical bits.",
+    ),
 ]
 Formats = Annotated[
     list[str] | None,
@@ -104,14 +108,14 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Only list the runs to be made, and estimate their time and disk space.",
+        help="Only list the planned runs, and estimate their time and disk space.",
     ),
 ]
 TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Run the network's code in the folder of a run or study. Use it only if you trust it.",
+        help="Execute network code from a run or study folder; use only if you trust the code.",
     ),
 ]
 

@@ -44,7 +44,7 @@ def predict(
 ) -> None:
     """Classify your own images with a trained network.
 
-    The network is that of a run, or one that ships trained.
+    The network is that of a run, or a pretrained one.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def predict(
             out.parent.mkdir(parents=True, exist_ok=True)
         figures.svg.save(figure, out, "spikes")
         if not as_json:
-            printing.say(f"\npicture in {out}")
+            printing.say(f"\npicture saved in {out}")
 
 
 def _read(

@@ -160,7 +160,7 @@ def _titles() -> dict[str, str]:
 
 
 def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) -> None:
-    """Cosines of rules' gradients with the truth and with each other, a table for each layer.
+    """Cosines of rules' gradients with the true one and with each other, a table per layer.
 
     If a cosine cannot be given, the table shows the reason. A control further than 0.01 from 1 is a
     caution.
@@ -184,7 +184,7 @@ def print_microscope(layers: Sequence[LayerCosines], widths: Sequence[float]) ->
         if value is None or abs(value - 1) > 1 - agreement:  # noise can take it above 1 as well
             complain(
                 "caution",
-                f"the control of {layer.name} is {control}, it should reach {agreement}: "
+                f"the control of {layer.name} is {control}, not within {1 - agreement:.2g} of 1: "
                 "use more --rounds; until then the numbers of this layer are unreliable",
             )
 
@@ -289,7 +289,7 @@ def _shortened(network: str, width: int = 22) -> str:
 
 
 def print_trained(name: str, record: Mapping[str, Any]) -> None:
-    """A network that ships trained: accuracy, origin and licence."""
+    """A pretrained network: accuracy, origin and licence."""
     checkpoint, _, why = record["checkpoint"].partition(": ")
     data_set = record["data"].partition(":")[0]
     facts = {

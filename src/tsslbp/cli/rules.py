@@ -144,7 +144,7 @@ def _run_comparison(
         printing.complain("caution", caution)
     if any(trial.result() for trial in tuning):
         reports.write([folder], folder / "report.html")
-        printing.say(f"report in {folder / 'report.html'} and {folder / 'report.md'}")
+        printing.say(f"report saved in {folder / 'report.html'} and {folder / 'report.md'}")
     check_failures(failures, len({trial.name for trial in (*tuning, *finals)}))
 
 

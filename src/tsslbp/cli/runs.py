@@ -65,7 +65,7 @@ def train(
         str | None,
         option(
             "RUN|FILE|NAME",
-            "Start from the weights of a run, a file of tensors, or a network that ships trained.",
+            "Start from the weights of a run, a file of tensors, or a pretrained network.",
             autocompletion=options.complete_run,
         ),
     ] = None,
@@ -204,7 +204,7 @@ def evaluate(
     run = run_folder.Run.open(folder, trust_code)
     experiment.check_trust(run.experiment, trust_code)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
-        raise RunError(f"{folder} holds no checkpoint yet: tsslbp resume {folder} trains it")
+        raise RunError(f"{folder} contains no checkpoint yet: train it with tsslbp resume {folder}")
     data_set = moved.load(run, data_dir)
     rows = {}
     with printing.working("measuring"):
@@ -231,7 +231,7 @@ def draw(
     """Draw figures of a run and its trained network.
 
     The figures are SVG files in RUN/figures; --format writes them as PDF or PNG as well. For a
-    network that ships trained, such as mnist, they go to mnist-figures.
+    pretrained network, such as mnist, they go to mnist-figures.
 
     training and layers show training accuracy, firing rates and the fraction in warm-up over
     training. confusion is the confusion matrix of the test images. image-N shows the spikes and
@@ -265,7 +265,7 @@ def draw(
     for title, figure in drawn.items():
         for suffix in suffixes:
             figures.svg.save(figure, place / f"{title}.{suffix}", title)
-    printing.say(f"figures in {place}: {', '.join(names)}")
+    printing.say(f"figures saved in {place}: {', '.join(names)}")
 
 
 @options.with_options
@@ -277,11 +277,14 @@ def cost(
         int | None, option("N", "Number of test images; default: 200, or fewer.", min=1)
     ] = None,
     numbers: Annotated[
-        str, option("float32|float16|int8", "Number format that the energies are for.")
+        str, option("float32|float16|int8", "Number format for which the energies are given.")
     ] = "float32",
     memory: Annotated[
         str | None,
-        option("8KB|32KB|1MB|DRAM", "Add the energy of memory, if all accesses go to this one."),
+        option(
+            "8KB|32KB|1MB|DRAM",
+            "Add the energy of memory traffic, all of it to this memory.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole record as JSON, with all energies.")
@@ -344,7 +347,7 @@ def recipes(
     published = {name: reports.published.of_recipe(name) for name in loaded}
     printing.print_recipes(loaded, experiment.recorded(), published)
     trained = wording.joined(experiment.trained_names())
-    printing.say(f"\nnetworks that ship trained: {trained}")
+    printing.say(f"\npretrained networks: {trained}")
     printing.say("tsslbp recipes RECIPE describes one recipe.")
 
 
@@ -379,8 +382,8 @@ def info(
     layer is added automatically. For vgg, sew_resnet, or a network of your own, the layers of
     neurons and their constants are printed.
 
-    For a recipe, its settings are printed as well. For a network that ships trained, such as mnist,
-    so is its origin.
+    For a recipe, its settings are printed as well. For a pretrained network, such as mnist,
+    its origin is printed too.
     """
     names = experiment.recipe_names()
     is_recipe = network.endswith(".toml") or network in names

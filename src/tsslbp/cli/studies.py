@@ -106,7 +106,7 @@ class SearchOptions:
         str, option("gp|tpe|random", "Sampler: Gaussian process, TPE or random search.")
     ] = "gp"
     pruner: Annotated[
-        str, option("none|median|halving", "Stop unpromising trials early by this method.")
+        str, option("none|median|halving", "Method for stopping unpromising trials early.")
     ] = "none"
     storage: Annotated[
         str | None,
@@ -351,9 +351,9 @@ def report(
 ) -> None:
     """Write a report on runs, as one HTML file and as Markdown.
 
-    It compares published tables with ours, with intervals, gives verdicts on the paper's claims,
-    compares settings over the same seeds, and shows figures and compute. It only reads records:
-    nothing is trained or measured again.
+    It compares the results with published tables, with confidence intervals, gives verdicts on the
+    paper's claims, compares settings over the same seeds, and shows figures and compute. It only
+    reads records: nothing is trained or measured again.
     """
     asked = {"csv": as_csv, "json": as_json, "latex": as_latex}
     kinds = [kind for kind, is_asked in asked.items() if is_asked]
@@ -362,9 +362,9 @@ def report(
         problems = reports.write(runs, out, against, formats=suffixes, tables=kinds)
     for problem in problems:
         printing.complain("skipped", problem)
-    printing.say(f"report in {out} and {out.with_suffix('.md')}")
+    printing.say(f"report saved in {out} and {out.with_suffix('.md')}")
     if kinds:
-        printing.say(f"tables in {out.with_name(f'{out.stem}_tables')}")
+        printing.say(f"tables saved in {out.with_name(f'{out.stem}_tables')}")
 
 
 def _sweep_table(
@@ -411,7 +411,7 @@ def _print_caution(planned: Sweep, recipe: Experiment) -> None:
         printing.complain(
             "caution",
             "the settings are chosen on test images, as in the published protocol: the accuracy of "
-            "the best trial is optimistically biased, and no estimate of that on other images",
+            "the best trial is optimistically biased, and too high as an estimate for new images",
         )
     elif recipe.protocol == "published":
         count = planned.experiment.validation_images

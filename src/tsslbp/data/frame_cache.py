@@ -179,7 +179,7 @@ def _read(source: EventSet, item: Any) -> Iterator[tuple[int, Events]]:
         for label, events in source.read(item):
             if not isinstance(events, Events):
                 raise DataError(
-                    f"{source.name}: item {item!r} gave no Events: convert it by data.as_events"
+                    f"{source.name}: item {item!r} gave no Events: convert it with data.as_events"
                 )
             if not 0 <= label < source.classes:
                 raise DataError(

@@ -138,7 +138,7 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, _Array]:
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(
-                f"{path} is not a .npz file, or is cut short: write one by numpy.savez(file, "
+                f"{path} is not a .npz file, or is cut short: write one with numpy.savez(file, "
                 "images=..., labels=...)"
             )
         arrays = read_arrays(path, lambda names: _wanted(path, names, wanted))
@@ -197,7 +197,7 @@ def _images(array: _Array, name: str) -> Images:
     if array.ndim == 4 and array.shape[3] <= 4 < min(array.shape[1:3]):
         raise ValueError(
             f"{name!r} of shape {list(array.shape)} looks like [N, H, W, C], expected "
-            "[N, C, H, W]: reorder it by numpy.moveaxis(images, 3, 1)"
+            "[N, C, H, W]: reorder it with numpy.moveaxis(images, 3, 1)"
         )
     kind = np.uint8 if array.dtype == np.uint8 else np.float32
     with np.errstate(over="ignore"):

@@ -98,7 +98,7 @@ class Experiment(Checked, called=""):
             configuration, in the folder of a run or a study. Its code is executed only if it is
             trusted, see `tsslbp.training.build_network`.
         weights: trained weights to start from, instead of random ones: a run folder, a file of
-            tensors (safetensors), or the name of a network that ships trained; see
+            tensors (safetensors), or the name of a pretrained network; see
             `tsslbp.experiment.weights`.
         weights_partial: whether weights that do not fit are ignored; otherwise all must fit.
         weights_checksum: SHA-256 of the file of weights, in the configuration that a run keeps.

@@ -64,8 +64,8 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
     path = Path(name_or_path)
     if os.path.isfile(path / "config.toml"):
         raise InvalidInput(
-            f"{path} is a run folder: resume the run by tsslbp resume {path}, or train another "
-            f"run with its settings by tsslbp train {path / 'config.toml'}"
+            f"{path} is a run folder: resume the run with tsslbp resume {path}, or train another "
+            f"run of its settings with tsslbp train {path / 'config.toml'}"
         )
     is_folder = is_path(str(name_or_path)) and path.suffix != ".toml" and os.path.isdir(path)
     if path.suffix == ".npz" or is_folder:
@@ -167,7 +167,7 @@ def check_trust(experiment: Experiment, trust_code: bool) -> None:
     if network.startswith(AT_HAND):
         raise InvalidInput(
             f"the network ({network}) is a module that a script gave to tsslbp.fit and is not "
-            "stored: build it in Python and load its weights by tsslbp.load(folder, module=...)"
+            "stored: build it in Python and load its weights with tsslbp.load(folder, module=...)"
         )
     if experiment.network_checksum is not None and network_file(network) and not trust_code:
         raise InvalidInput(

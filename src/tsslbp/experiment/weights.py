@@ -1,6 +1,6 @@
-"""Finds trained weights by a network's name, a run folder or a file; networks that ship trained.
+"""Finds trained weights by a network's name, a run folder or a file; pretrained networks.
 
-A network that ships is a run folder (``trained/NAME/``) without the parts that only training needs.
+A pretrained network is a run folder (``trained/NAME/``) without the parts that only training needs.
 It contains the configuration, the environment, the record of the chosen epoch, the weights, and
 ``trained.json``, which gives their origin and licence.
 """
@@ -18,17 +18,17 @@ from .networks import checksum_of
 
 SHIPPED = Path(__file__).parent / "trained"
 CONFIG = "config.toml"  # in every run folder
-FACTS = "trained.json"  # also in the folder of a network that ships
+FACTS = "trained.json"  # also in the folder of a pretrained network
 PREFERRED = ("best-validation", "last")  # checkpoints, in order of preference
 
 
 def trained_names() -> list[str]:
-    """Names of the networks that ship trained, sorted."""
+    """Names of the pretrained networks, sorted."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
 
 
 def trained_folder(name_or_folder: str | Path) -> Path:
-    """Return the folder of a network that ships, given its name, or else the path unchanged.
+    """Return the folder of a pretrained network, given its name, or else the path unchanged.
 
     A folder of such a name that contains a run takes precedence over the network.
     """
@@ -38,7 +38,7 @@ def trained_folder(name_or_folder: str | Path) -> Path:
 
 
 def trained_record(name: str) -> dict[str, Any]:
-    """Return the facts about a network that ships, by its name.
+    """Return the facts about a pretrained network, by its name.
 
     ``"recipe"``, ``"seed"`` and ``"seed_chosen"`` (the reason for this seed), ``"checkpoint"`` (and
     how its epoch was chosen), ``"epoch"``, ``"command"``, ``"commit"``, ``"stored"`` (the type of
@@ -57,7 +57,7 @@ def trained_record(name: str) -> dict[str, Any]:
 
 
 def is_shipped(folder: Path) -> bool:
-    """Whether a run folder is that of a network that ships; nothing is written into it."""
+    """Whether a run folder is that of a pretrained network; nothing is written into it."""
     return os.path.isfile(folder / FACTS)
 
 
@@ -73,7 +73,7 @@ def weights_file(weights: str) -> Path:
             return path
         known = nearest(path.name, trained_names())
         raise InvalidInput(
-            f"weights = {weights!r} is neither a run folder nor a file nor a network that ships"
+            f"weights = {weights!r} is neither a run folder nor a file nor a pretrained network"
             f"{known}; the networks are {', '.join(trained_names())}"
         )
     files = [path / "checkpoints" / f"{name}.safetensors" for name in PREFERRED]

@@ -93,7 +93,7 @@ def to_nir(
 
 
     Returns:
-        The graph; write it by ``nir.write("net.nir", graph)``.
+        The graph; write it with ``nir.write("net.nir", graph)``.
 
     Raises:
         InvalidInput: the package ``nir`` is not installed, or NIR cannot represent a part, which

@@ -72,7 +72,7 @@ def to_onnx(
         metadata: further entries of `metadata_props`; values that are not text become JSON.
 
     Returns:
-        The model; write it by ``onnx.save(model, "net.onnx")``.
+        The model; write it with ``onnx.save(model, "net.onnx")``.
 
     Raises:
         InvalidInput: a package of the extra ``exchange`` is not installed, `torch.export` cannot

@@ -123,7 +123,6 @@ def to_plain(net: nn.Module) -> nn.Module:
     Returns:
         A module in evaluation mode with the input and output of `net`. The output equals that of
         ``impl="reference"``; other implementations add in a different order.
-        ``impl="reference"``; other implementations add in another order.
     """
     return _plain(fold_batch_norms(as_modules(net)), {})
 

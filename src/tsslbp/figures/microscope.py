@@ -66,7 +66,7 @@ def microscope(
         above.set_title(f"{label(layer)}\ncontrol {control[layer]:.3f}", fontsize="medium")
         _draw_between(below, between[layer])
         if column == 0:
-            above.set_ylabel("cosine with the truth")
+            above.set_ylabel("cosine with the true gradient")
             below.set_ylabel("rule")
     place_legend(figure, figure.axes[0].get_legend_handles_labels()[1], legend_columns)
     return figure

@@ -143,7 +143,7 @@ class LIF(nn.Module):
         if is_exported():
             raise InvalidInput(
                 "an exported graph cannot contain learned constants: "
-                "convert them to numbers by tsslbp.export.to_plain"
+                "convert them to numbers with tsslbp.export.to_plain"
             )
         constants = self._constants()
         if is_mapped(x, constants):

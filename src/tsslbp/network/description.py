@@ -131,12 +131,12 @@ def checked_shape(input_shape: Sequence[int]) -> Shape:
 
 
 def note_on_output(description: str, classes: int) -> str:
-    """Return a note if the last layer is as large as the implied output layer, otherwise ""."""
+    """Return a note if the last layer is as large as the output layer, otherwise ""."""
     if description.rpartition("-")[2] != str(classes):
         return ""
     return (
         f"the {classes} at the end of {description} is a hidden layer: the output layer of "
-        f"{classes} classes is implied and follows it"
+        f"{classes} classes is added automatically"
     )
 
 

@@ -79,7 +79,7 @@ def check_images(
     if x.dtype != dtype:
         raise InvalidInput(
             f"expected an input of the weights' dtype {dtype}, got {x.dtype}; "
-            f"convert it by x.to({dtype})"
+            f"convert it with x.to({dtype})"
         )
     if can_look_at(x) and not torch.isfinite(x).all():  # would wait for a GPU
         raise InvalidInput("the input contains NaN or infinity")
@@ -96,11 +96,12 @@ def _numbers(values: Sequence[float]) -> str:
 def _other_shape(x: Tensor, images: tuple[int, ...], time_steps: int) -> str:
     """Guess what an input of a wrong shape is, as the end of a message."""
     if x.shape == images:
-        return "; make a batch of a single image by x[None]"
+        return "; make a batch of a single image with x[None]"
     if x.ndim == len(images) + 2 and x.shape[1:] == (time_steps, *images):
-        return ", which looks like [N, T, ...]: put time first by x.transpose(0, 1)"
+        return ", which looks like [N, T, ...]: put time first with x.transpose(0, 1)"
     if x.ndim == 2 and x.shape[1] == prod(images):
-        return f"; turn rows of pixels into images by x.reshape(-1, {', '.join(map(str, images))})"
+        sizes = ", ".join(map(str, images))
+        return f"; turn rows of pixels into images with x.reshape(-1, {sizes})"
     return ""
 
 
@@ -123,7 +124,7 @@ def _warn_of_swapped(x: Tensor) -> None:
         _told_of_swapped.append(True)
         warnings.warn(
             f"the input {list(x.shape)} is interpreted as [T, N, ...] but looks like [N, T, ...], "
-            "with the frames of a recording along axis 1: put time first by x.transpose(0, 1)",
+            "with the frames of a recording along axis 1: put time first with x.transpose(0, 1)",
             stacklevel=4,
         )
 
@@ -276,7 +277,7 @@ class Network(LayeredModel):
 
     Args:
         description: layers joined by ``-``, see `tsslbp.network.description`; the output layer is
-            implied.
+            added automatically.
         input_shape: ``(C, H, W)`` of an image.
         classes: number of neurons of the output layer.
         time_steps: T, at least 1.

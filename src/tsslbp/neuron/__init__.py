@@ -212,7 +212,7 @@ def _implementation(impl: str, x: Tensor, rule: Rule | None, steps: int = 1) -> 
     if name == "cuda" and not _HAS_TRITON:
         raise InvalidInput(
             "impl='cuda' needs the package triton, which is not installed; "
-            f"install it by pip install 'tsslbp[gpu]', or use impl={able!r}"
+            f"install it with pip install 'tsslbp[gpu]', or use impl={able!r}"
         )
     if name == "cpu" and not COMPILES:
         raise InvalidInput(

@@ -30,7 +30,7 @@ def check_dense(name: str, x: Tensor) -> None:
     if x.is_nested or x.layout is not torch.strided:
         layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
         raise InvalidInput(
-            f"{name} must be a dense tensor, got layout {layout}: convert it by x.to_dense()"
+            f"{name} must be a dense tensor, got layout {layout}: convert it with x.to_dense()"
         )
 
 

@@ -135,9 +135,9 @@ def _lead(evidence: Evidence) -> str:
         f"{data}, trained in {total} on {machines}."
     )
     if unfinished := len(results) - finished - evidence.tuning:
-        text += f" {count(unfinished, 'unfinished run')} excluded from all statistics."
+        text += f" Excluded from all statistics: {count(unfinished, 'unfinished run')}."
     if evidence.tuning:
-        text += f" {count(evidence.tuning, 'further run')} only for choosing a learning rate."
+        text += f" {count(evidence.tuning, 'further run')} served only to choose a learning rate."
     return text
 
 

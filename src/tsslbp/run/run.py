@@ -119,7 +119,7 @@ class Run:
     def open(cls, folder: Path, trust_code: bool = False) -> Run:
         """Open the run in `folder`; set `trust_code` only for files that you know.
 
-        The name of a network that ships trained opens that network, unless a folder of this name
+        The name of a pretrained network opens that network, unless a folder of this name
         contains a run (`tsslbp.experiment.trained_folder`).
 
         Raises:
@@ -146,7 +146,7 @@ class Run:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it is a network that ships, whose folder is never written."""
+        """Whether it is a pretrained network, whose folder is never written."""
         return is_shipped(self.folder)
 
     @property

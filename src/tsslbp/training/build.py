@@ -75,7 +75,7 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
     if not there:
         tried = ", ".join(str(place) for place in dict.fromkeys(places))
         raise DataError(
-            f"the data of {run.folder} were not found (tried {tried}): give their path by "
+            f"the data of {run.folder} were not found (tried {tried}): give their path with "
             "--set data=PATH, or put them next to the run"
         )
     expected = run.data_digest()
@@ -85,7 +85,7 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
             return found
     raise DataError(
         f"{there[0]} differs from the data on which {run.folder} was trained, whose SHA-256 is "
-        f"{expected and expected[:12]}...: give their path by --set data=PATH"
+        f"{expected and expected[:12]}...: give their path with --set data=PATH"
     )
 
 

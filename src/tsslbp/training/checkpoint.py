@@ -330,7 +330,7 @@ def load(
     (`tsslbp.data.normalise`).
 
     Args:
-        folder: the run folder, or the name of a network that ships trained, such as ``"mnist"``
+        folder: the run folder, or the name of a pretrained network, such as ``"mnist"``
             (`tsslbp.experiment.trained_names`); a run folder of that name takes precedence.
         checkpoint: ``"last"``, ``"best-validation"``, ``"best-test"`` or, for a run that averages
             its weights, ``"averaged"``; by default `default_checkpoint`.

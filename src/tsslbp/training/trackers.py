@@ -263,7 +263,7 @@ def _log_in() -> None:
     except (wandb.Error, ValueError) as error:
         raise InvalidInput(_wandb_failure(error)) from error
     if online and not logged_in:
-        raise InvalidInput(_wandb_failure("there is no API key; store one by `wandb login`"))
+        raise InvalidInput(_wandb_failure("there is no API key; store one with `wandb login`"))
 
 
 def _wandb_failure(error: object) -> str:
