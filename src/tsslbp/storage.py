@@ -280,14 +280,18 @@ def writing(what: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {what}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {what}: {cause(error)}") from error
+
+
+def cause(error: OSError) -> str:
+    """What the system says, and whether that is a full disk."""
+    full = " (the disk is full)" if error.errno in _DISK_FULL else ""
+    return f"{error.strerror or error}{full}"
 
 
 def write_error(path: Path, error: OSError) -> str:
-    cause = "the disk is full" if error.errno in _DISK_FULL else "is the folder writable?"
-    return (
-        f"cannot write {path}: {error.strerror or error} ({cause}); the earlier contents are kept"
-    )
+    hint = "" if error.errno in _DISK_FULL else " (is the folder writable?)"
+    return f"cannot write {path}: {cause(error)}{hint}; the earlier contents are kept"
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import disk_of
 
 from tsslbp.data import catalogue, files
 from tsslbp.data.catalogue import Entry
@@ -161,6 +162,15 @@ def test_interrupted(server: Any, cache: Path) -> None:
     server.files[FILE] = CONTENT[:100]
     server.promised[FILE] = len(CONTENT)
     expect_failure(server.url, cache, "no connection to the server (ChunkedEncodingError)")
+
+
+def test_a_full_disk_under_a_download(server: Any, cache: Path) -> None:
+    """Nothing torn is left in the file's place, and the next call downloads it."""
+    server.files[FILE] = CONTENT
+    with disk_of(len(CONTENT) // 2):
+        expect_failure(server.url, cache, "the disk is full")
+    assert not files_in(cache)
+    assert download(make_entry(server.url), FILE, cache).read_bytes() == CONTENT
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.conftest import disk_of
 
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import Experiment
@@ -49,18 +49,6 @@ def temporary_files(run: Run) -> list[Path]:
 
 def checkpoint_path(run: Run, name: str = "last") -> Path:
     return run.folder / "checkpoints" / f"{name}.safetensors"
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """Let the system refuse to write past `size` bytes of a file, as a full disk would."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # Creating and opening

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from tests.conftest import disk_of
 
 from tsslbp import cli, storage
 from tsslbp.errors import Error, InvalidInput, RunError
@@ -262,17 +263,11 @@ def fill(search: Search) -> None:
 
 def test_a_full_disk_does_not_end_a_database(planned: Planned) -> None:
     """SQLite takes its change back, and the sweep goes on."""
-    resource = pytest.importorskip("resource")
     search = Search(planned())
     assert search.claim() is not None
     search.release(0)
     size = Path("out/study.db").stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        with pytest.raises(RunError, match=r"cannot use the storage study\.db: "):
-            fill(search)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with disk_of(size), pytest.raises(RunError, match=r"cannot use the storage study\.db: "):
+        fill(search)
     search.study.set_user_attr("key", "text")
     assert Search(planned()).claim() is not None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import disk_of
 
 from tsslbp import cli, training
 from tsslbp.data import DataSet
@@ -47,14 +48,34 @@ class Stop:
         pass
 
 
-def fit(folder: Path, *names: str, stop: int = 0, experiment: Experiment = EXPERIMENT) -> Run:
+class FullDisk(Stop):
+    """From a step on, no file can become larger than the largest of a tracker is then."""
+
+    def __init__(self, folder: Path, steps: int, stack: contextlib.ExitStack) -> None:
+        super().__init__(steps)
+        self.folder, self.stack = folder, stack
+
+    def on_step(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            files = [*self.folder.rglob("*tfevents*"), *self.folder.rglob("*.db")]
+            self.stack.enter_context(disk_of(max(path.stat().st_size for path in files)))
+
+
+def fit(
+    folder: Path,
+    *names: str,
+    stop: int = 0,
+    experiment: Experiment = EXPERIMENT,
+    observer: Stop | None = None,
+) -> Run:
     """Train, or train on; interrupted after `stop` steps."""
     torch.manual_seed(0)
     there = (folder / "config.toml").exists()
     run = Run.open(folder) if there else Run.create(folder, experiment)
     with (
         contextlib.suppress(KeyboardInterrupt) if stop else contextlib.nullcontext(),
-        tracking.trackers(names, run, STEPS, Stop(stop)) as observer,
+        tracking.trackers(names, run, STEPS, observer or Stop(stop)) as observer,
     ):
         training.fit(run, toy(), observer)
     return run
@@ -103,6 +124,32 @@ def test_tracker_that_cannot_write(tmp_path: Path) -> None:
     (run.folder / "tensorboard").write_text("a file in the way")
     with pytest.raises(RunError, match="cannot write what --track needs"):
         fit(run.folder, "tensorboard")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_full_disk_under_a_tracker(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The training ends in one line; continued, it has the bits of one that was not disturbed.
+
+    The files of Weights & Biases are written by a process of its own.
+    """
+    pytest.importorskip(name)
+    for variable in [key for key in os.environ if key.startswith("MLFLOW_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(tracking, "STEPS_EVERY", 1)
+    whole, folder = fit(tmp_path / "whole"), tmp_path / "run"
+    with contextlib.ExitStack() as stack, pytest.raises(RunError) as caught:
+        fit(folder, name, observer=FullDisk(tmp_path, STEPS + 2, stack))
+    message = str(caught.value)
+    assert "\n" not in message and ("the disk is full" in message or "disk I/O error" in message)
+    assert capfd.readouterr().err == ""
+    run = fit(folder, name)
+    assert run.epochs()[-1]["test_accuracy"] == whole.epochs()[-1]["test_accuracy"]
+    assert run.steps()["loss"].tolist() == whole.steps()["loss"].tolist()
 
 
 # TensorBoard

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import DataError
 from ..reading import read_whole
+from ..storage import cause
 from .catalogue import Entry
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ def _reason(error: OSError | ValueError) -> str:
     if not isinstance(error, OSError):
         return "the downloaded file has another checksum than the official file"
     if not hasattr(error, "response"):
-        return error.strerror or str(error.__cause__ or error)
+        return cause(error) if error.strerror else str(error.__cause__ or error)
     if error.response is not None:
         error.response.close()  # the error would keep its socket open
         return f"the server answered {error.response.status_code} {error.response.reason}"

@@ -23,6 +23,7 @@ import os
 import re
 import secrets
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,10 +144,29 @@ def _tensorboard(run: Run, since: int) -> Iterator[Log]:
             writer.add_scalar(tag, value, step)
         writer.flush()
 
-    with SummaryWriter(str(run.folder / "tensorboard"), purge_step=since) as writer:
+    folder = run.folder / "tensorboard"
+    with _thread_that_fails_silently(), contextlib.ExitStack() as stack:
+        writer = SummaryWriter(str(folder), purge_step=since)
+        stack.callback(_close, writer, folder)
         table = tomli_w.dumps(run.experiment.to_table())
         writer.add_text("config", textwrap.indent(table, "    "), since)  # Markdown for code
         yield log
+
+
+def _close(writer: Any, folder: Path) -> None:
+    with writing(folder):
+        writer.close()
+
+
+@contextlib.contextmanager
+def _thread_that_fails_silently() -> Iterator[None]:
+    """TensorBoard's thread prints a traceback if the disk is full; the next call raises it, too."""
+    hook = threading.excepthook
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 @contextlib.contextmanager
@@ -241,10 +261,10 @@ def _mlflow_run(client: Any, run: Run) -> str:
 
 @contextlib.contextmanager
 def _quiet_mlflow() -> Iterator[None]:
-    """Hide MLflow's messages about its tables and its dependencies from the user."""
+    """Hide MLflow's own messages from the user; what fails is also raised."""
     logger = logging.getLogger("mlflow")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
