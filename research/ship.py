@@ -51,14 +51,14 @@ def ship(
         place: of the pretrained networks.
 
     Raises:
-        InvalidInput: the run is not finished, its network is a file of one's own, or all networks
-            together become too large.
+        InvalidInput: the run is not finished, its network is in a user's file, or all networks take
+            too much space together.
     """
     run = Run.open(folder)
     if not (epochs := run.epochs()) or not results.is_finished(epochs, run.experiment):
         raise InvalidInput(f"{folder} is not finished: train it to its end")
     if network_file(run.experiment.network):
-        raise InvalidInput(f"the network of {folder} is code of one's own, which does not ship")
+        raise InvalidInput(f"the network of {folder} is in a user's file, which cannot be shipped")
     checkpoint = training.default_checkpoint(run)
     tensors, state = run.load_checkpoint(checkpoint)
     (record,) = (one for one in epochs if one["epoch"] == state["epoch"])

@@ -313,9 +313,9 @@ class CountLoss:
 
     def error(self, counts: Tensor, labels: Tensor) -> Tensor:
         """``dE/do``, ``[N, classes]``: ``o_i - y_i``, or 0 within the margin."""
-        wished = torch.full_like(counts, self.undesired)
-        wished.scatter_(1, labels.unsqueeze(1), self.desired)
-        difference = counts - wished
+        desired = torch.full_like(counts, self.undesired)
+        desired.scatter_(1, labels.unsqueeze(1), self.desired)
+        difference = counts - desired
         return difference * (difference.abs() > self.margin)
 
 

@@ -1,4 +1,4 @@
-"""HM2-BP and ST-RSBP against cases worked by hand, simulation and finite differences."""
+"""HM2-BP and ST-RSBP against manual calculations, simulation and finite differences."""
 
 from functools import partial
 
@@ -250,7 +250,7 @@ def test_strsbp_is_the_derivative_of_the_mean_model() -> None:
 
 
 def test_strsbp_feedback_without_memory_is_the_drives_distance_from_the_threshold() -> None:
-    """tau_m = tau_s = 1: every spike stands alone, h = o_i / T, and S = 1 - mean current."""
+    """tau_m = tau_s = 1: every spike acts on its own, h = o_i / T, and S = 1 - mean current."""
     inputs = random_trains(50, 1, 3)
     weight = torch.tensor([[1.2, 0.9, 1.1]]).double()
     spikes = (inputs @ weight.T > 1).double()

@@ -21,7 +21,7 @@ from .accuracy import Missing
 from .drawing import COLUMN, Drawing, files
 from .records import Pair, Records, facts
 
-FIGURES = "study_figures"  # folder beside the page
+FIGURES = "study_figures"  # folder next to the page
 TEMPLATE = Path(__file__).parent / "page.md"
 
 

@@ -97,7 +97,7 @@ class Operations:
         return self.accesses * table.bits / 8
 
     def energy(self, table: EnergyTable = FLOAT32, memory: str | None = None) -> Energy:
-        """Return ``multiply_add`` (multiplications) + ``add`` (additions), likewise for updates.
+        """Return ``multiply_add`` (multiplications) + ``add`` (additions); the same for updates.
 
         Args:
             table: energy of each operation.

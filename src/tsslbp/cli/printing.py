@@ -1,6 +1,6 @@
 """What the program prints: lines, tables, errors.
 
-Nothing has line breaks of its own within a line; colours appear on terminals only.
+Lines are printed without extra line breaks; colours appear only on terminals.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _data_sets(study: RuleStudy, data_dir: Path | None) -> dict[int, DataSet]:
 
 
 def _check_rules(study: RuleStudy, data_sets: Mapping[int, DataSet]) -> None:
-    """Raise `InvalidInput` if a network of one's own does not accept every rule and every T."""
+    """Raise `InvalidInput` if a custom network does not accept every rule and every T."""
     for rule, steps in study.pairs:
         variant = study.variant(rule, steps, study.learning_rates[0])
         net = training.check_network(variant, data_sets[steps], trust_code=True)

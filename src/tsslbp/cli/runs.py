@@ -406,7 +406,7 @@ def info(
 
 
 def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:
-    """The layers of an experiment's network; a network of one's own has to be built for that."""
+    """The layers of an experiment's network; a custom network must be built for that."""
     if experiment.is_described(wanted.network):
         layers = networks.plan(wanted.network, shape, classes, wanted.padding, wanted.neunorm)
         text = networks.summary(wanted.network, wanted.time_steps, layers, wanted.neunorm)
@@ -478,7 +478,7 @@ def _record_cost(run: Run, trained: Training) -> None:
     name = training.default_checkpoint(run)
     try:
         counted = _count_cost(run, net, trained.data, None)
-    except InvalidInput as error:  # a module of one's own whose operations are not known
+    except InvalidInput as error:  # a custom module whose operations are not known
         printing.complain("caution", f"the cost of the network is not recorded: {error}")
         return
     _write_cost(run, name, run.checkpoint_state(name)["epoch"], counted)

@@ -411,7 +411,7 @@ def add(
     - ``t``: the number of the step, from 0;
     - ``grad``: a tile of dL/ds[t], after the synaptic filter;
     - ``state``: the tuple of tiles that the call for step t + 1 returned; zeros at the last step;
-    - ``history``: `History`; ``kept(history.potentials, t)`` is u[t], and likewise the potential's
+    - ``history``: `History`; ``kept(history.potentials, t)`` is u[t]; it also has the potential's
       increment ``changes`` and the PSC ``pscs``;
     - ``k``: constants of the layer, including ``steps``, ``decay`` (1 - 1/tau_m), ``leak``
       (1/tau_m), ``psc_decay``, ``psc_gain`` (1/tau_s) and ``threshold``.

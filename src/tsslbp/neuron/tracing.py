@@ -86,7 +86,7 @@ def unfold(x: Tensor, size: int, axis: int, is_joined: bool) -> Tensor:
 
 
 class Gradient(Function):
-    """The backward pass of a learning rule as a function of its own, which `torch.func` can map."""
+    """The backward pass of a learning rule as a separate function, which `torch.func` can map."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

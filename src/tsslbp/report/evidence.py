@@ -24,7 +24,7 @@ class Evidence:
 
     results: Sequence[Result]  # each folder and each pair of settings and seed once
     problems: Sequence[str]  # a line for each folder that could not be read
-    studies: Sequence[StudyRecord]  # of learning rules; their runs have sections of their own
+    studies: Sequence[StudyRecord]  # of learning rules; their runs have separate sections
     tuning: int  # number of runs that only chose a learning rate: they count only in compute
     groups: Sequence[Group]  # all runs by their settings
     finished: Sequence[Group]  # the finished runs that count

@@ -56,7 +56,7 @@ def _json(head: Sequence[str], rows: Sequence[Row], _: str) -> str:
 
 
 def _plain(head: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
-    """Names and cells, with the headings among the rows in a column of their own."""
+    """Names and cells, with the headings among the rows in a separate column."""
     has_parts = any(len(row) == 1 for row in rows)
     names = [*(["part"] if has_parts else []), *(name or "name" for name in head)]
     lines: list[list[Cell]] = []

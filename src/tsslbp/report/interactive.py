@@ -32,7 +32,7 @@ LEGEND_BELOW = {
     "x": 0,
     "xanchor": "left",
     "maxheight": LEGEND_ROW * LEGEND_ROWS,
-    "title": {"text": "click: hide or show, double click: this one alone", "font": {"size": 11}},
+    "title": {"text": "click: hide or show, double click: isolate", "font": {"size": 11}},
 }
 
 

@@ -207,7 +207,7 @@ def machine(result: Result) -> str:
 
 
 def reached(summary: Summary, low: float = 0.0, high: float = 100.0) -> str:
-    """Such as ``"99.40 ± 0.04"`` and, on a line of its own, the interval, within the bounds."""
+    """Such as ``"99.40 ± 0.04"`` and, on a separate line, the interval, clipped to the bounds."""
     words = wording.mean_and_deviation(summary.mean, summary.sd)
     interval = stats.shown_interval(summary, low, high)
     return f"{words}\n{wording.interval(interval)}" if interval else words

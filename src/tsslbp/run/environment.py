@@ -18,7 +18,7 @@ from .. import _version
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return everything on which a result may depend besides its configuration; None if unknown.
+    """Return all that a result may depend on apart from its configuration; None if unknown.
 
     ``commit`` and ``dirty`` (whether tracked source files were modified) describe the checkout from
     which this package is run; they are None if it is installed in another way. ``threads`` is the

@@ -195,7 +195,7 @@ class Local:
         environment = {"OMP_NUM_THREADS": str(self.threads)}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
-        # It is in a session of its own, so signals of the terminal reach it only through us.
+        # It is in a separate session, so signals of the terminal reach it only through us.
         task = _launch(_Process, job, environment, start_new_session=True)
         self._places[place] = task
         return task

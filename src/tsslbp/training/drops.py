@@ -55,7 +55,7 @@ class Drop(Checked):
             before the drop. Their updates may be its cause, while `gradient_norm` shows its effect.
         firing_rate: by layer, the last measurement before the drop and the first from it on, which
             may be 25 steps later (200 on a GPU); empty if it was not measured yet.
-        warm_up: fraction in warm-up, likewise, for layers that have a warm-up.
+        warm_up: the same for the fraction in warm-up, of layers that have a warm-up.
         recovery: the first step from which on, over `AFTER` steps, the fraction `RECOVERED` of the
             lost accuracy is regained; None if this does not happen in the given steps.
     """

@@ -20,7 +20,7 @@ class Placement(NamedTuple):
     """Crop position of each of N images, and whether it is mirrored; each ``[N]``, on the CPU."""
 
     top: Tensor  # int64, 0 to 2 * padding
-    left: Tensor  # likewise
+    left: Tensor  # in the same form
     mirrored: Tensor  # bool
 
 
