@@ -57,7 +57,15 @@ def table(found: Sequence[Effect]) -> Table:
             for value in constant["values"]
             if value not in tried
         ]
-    head = ("value", "data", "verdict", "seeds", "test accuracy", "minus the code's value", "p")
+    head = (
+        "value",
+        "data",
+        "verdict",
+        "seeds",
+        "test accuracy",
+        "difference from the code's value",
+        "p",
+    )
     return Table("", head, tuple(rows), text_columns=3)
 
 
