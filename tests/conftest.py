@@ -65,7 +65,7 @@ def disk_of(size: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _kernels_compile_silently() -> None:
-    """Which test is the first to compile them, and would say so, is a matter of chance."""
+    """Which test compiles a kernel first, and would print a message, depends on chance."""
     compiled._tell()
 
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: bytes, JSON and TOML with changes drawn at random."""
+"""Damaged and malicious files: bytes, JSON and TOML with random changes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _mutated(table: Any, draw: random.Random, write: Callable[[Any], str], odd: 
 
 
 def _places(value: Any) -> Any:
-    """Where values stand in a value: what holds each, and its key or number there."""
+    """Return the container of every value inside a value, and its key or number there."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in list(items):
         yield value, key

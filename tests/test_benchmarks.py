@@ -1,4 +1,4 @@
-"""The benchmark runs, and its checks pass, also where no peer is installed."""
+"""The benchmark runs and its checks pass, even if no other library is installed."""
 
 import json
 import subprocess

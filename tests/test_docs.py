@@ -1,4 +1,4 @@
-"""What the documents show works: code, commands, links."""
+"""The code, commands and links in the documents work."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ def file_of(block: str) -> str | None:
 def small(
     name: str, _: object = None, time_steps: int = 0, binning: Binning | None = None
 ) -> DataSet:
-    """A few random images, or recordings, in the place of a whole data set."""
+    """A few random images or recordings instead of a whole data set."""
     if name.endswith(".npz"):
         return tsslbp.data.npz.load(Path(name))
     if tsslbp.data.holds_events(name):
@@ -87,7 +87,7 @@ def test_runs_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of rules.md: about 30 lines, and a rule like those that ship."""
+    """The example of rules.md has about 30 lines, and its rule works like built-in ones."""
     monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
     monkeypatch.setattr(reference, "BACKWARD", dict(reference.BACKWARD))
     monkeypatch.setattr(cpu_rules, "CONSTANTS", constants := dict(cpu_rules.CONSTANTS))

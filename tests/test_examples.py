@@ -1,4 +1,4 @@
-"""The scripts of examples/ run, and reach what they should, in fewer steps where they take long."""
+"""The scripts of examples/ run and reach the expected results, some of them in fewer steps."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The house stands: every import points to a lower floor, and private names stay in their room.
+"""Every import points to a lower floor, and private names are used only in their own room.
 
 The program loads no package that a command does not need.
 

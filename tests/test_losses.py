@@ -1,4 +1,4 @@
-"""The losses: values worked by hand, gradients by finite differences, and what they refuse."""
+"""The losses: values calculated manually, gradients by finite differences, and errors."""
 
 import math
 from collections.abc import Callable

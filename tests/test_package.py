@@ -1,4 +1,4 @@
-"""What a release uploads: built, installed into an empty environment, and run."""
+"""The files of a release are built, installed into an empty environment, and run."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_distribution(dist: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_wheel_in_a_clean_environment(dist: Path, tmp_path: Path) -> None:
-    """Without extras: what they would add is missed in words, and a training runs."""
+    """Without extras, messages say what is missing, and a training runs."""
     (wheel,) = dist.glob("*.whl")
     venv.create(tmp_path / "env", with_pip=True)
     programs = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")

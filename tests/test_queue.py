@@ -1,4 +1,4 @@
-"""The queue of measurements on a GPU: its commands are ones that the programs understand."""
+"""The queue of measurements on a GPU: the programs accept all of its commands."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_training(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Recipe and options are right: the one thing missing is the GPU."""
+    """Recipe and options are valid: only the GPU is missing."""
     spec = importlib.util.spec_from_file_location("gpu_train", GPU / "train.py")
     assert spec and spec.loader
     train = importlib.util.module_from_spec(spec)

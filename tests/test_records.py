@@ -1,4 +1,4 @@
-"""The committed records are whole, and what the README says is what they say."""
+"""The committed records are complete, and the README agrees with them."""
 
 import json
 import re
@@ -119,7 +119,7 @@ def test_what_is_said_of_the_gpu_is_what_its_records_say() -> None:
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_findings_say_what_the_comparisons_say(name: str) -> None:
-    """All runs are there, and every accuracy and difference stands in the page."""
+    """All runs are there, and the page contains every accuracy and difference."""
     text, folder = FINDINGS.read_text(), RESULTS / "findings" / name
     results = compare.read_results(compare.read(folder), folder)
     assert not any(one.missing for one in results)

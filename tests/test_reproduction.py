@@ -1,7 +1,7 @@
 """The identities of the derivation, and each difference between paper and code.
 
-docs/reproduction.md names these tests; its formulas are written out here once more, in NumPy, and
-the library is held against them.
+docs/reproduction.md names these tests. Its formulas are written out here again, in NumPy, and the
+library is compared with them.
 """
 
 from __future__ import annotations

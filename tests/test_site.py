@@ -1,4 +1,4 @@
-"""The documentation's site: prepared, built and looked at in a browser; its tutorials are run."""
+"""The documentation's site is prepared, built and opened in a browser; its tutorials are run."""
 
 from __future__ import annotations
 

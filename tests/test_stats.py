@@ -1,4 +1,4 @@
-"""Statistics against hand-worked numbers, textbook values and their own promises."""
+"""Statistics compared with manual calculations and textbook values, and their properties."""
 
 import sys
 

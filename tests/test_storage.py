@@ -1,4 +1,4 @@
-"""Locks between processes and threads, and files that are replaced whole."""
+"""Locks between processes and threads, and files that are replaced atomically."""
 
 from __future__ import annotations
 

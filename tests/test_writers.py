@@ -1,4 +1,4 @@
-"""Every place that writes a file: with a full disk, after a kill, and beside what a kill leaves.
+"""Every function that writes a file, with a full disk, after a kill, and next to its leftovers.
 
 `COMMANDS` says which functions a command writes by. A function of the package that writes, and is
 in none of them, fails the first test: it belongs to a command here.

@@ -38,7 +38,7 @@ def images(count: int = 20) -> Tensor:
 
 
 def error(net: ReLUNetwork, converted: ConvertedNetwork, x: Tensor) -> float:
-    """Root mean square of what the outputs' mean over time is off."""
+    """Return the root mean square error of the outputs' mean over time."""
     return (converted(x).mean(0) - net(x)[0]).square().mean().sqrt().item()
 
 
@@ -55,7 +55,7 @@ def test_twin_has_the_weights_and_shapes_of_the_spiking_network() -> None:
 
 
 def test_twin_has_the_keys_of_the_spiking_network() -> None:
-    """So weights pass to and fro; those of earlier versions, by number, are loaded as well."""
+    """Weights can be exchanged in both directions; states with numbered keys are also loaded."""
     spiking, twin = Network("P2-4C3-P2-7", (1, 12, 12), dropout=0.2), relu_network("4C3-P2-7")
     other = ReLUNetwork(Network("P2-4C3-P2-7", (1, 12, 12)))
     assert list(other.state_dict()) == list(spiking.state_dict())
@@ -157,7 +157,7 @@ def test_spikes_come_as_early_as_they_can_and_the_rest_is_kept() -> None:
 
 
 def test_many_steps_approach_the_relu_network() -> None:
-    """The error shrinks like 1/T where no activation is above its threshold."""
+    """The error decreases as 1/T if no activation is above its threshold."""
     net, x = relu_network(), images(8)
     errors = [error(net, convert.plain(net, x, steps, 100), x) for steps in (10, 100, 1000)]
     assert 5 < errors[0] / errors[1] < 20
@@ -277,7 +277,7 @@ def test_the_records_say_nothing_of_spikes(trained: Digits) -> None:
 
 
 def test_a_run_of_a_relu_network_resumes(tmp_path: Path, trained: Digits) -> None:
-    """Stopped within an epoch, with dropout and crops, it ends with the same bits."""
+    """Stopped within an epoch, with dropout and crops, it gives bit-identical results."""
     base = replace(load_recipe("digits"), epochs=2, dropout=0.2, crop_padding=1, train_images=400)
     experiment, data = convert.relu_experiment(base), load("digits")
     whole, parts = (Run.create(tmp_path / name, experiment) for name in ("whole", "parts"))

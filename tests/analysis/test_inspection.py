@@ -1,4 +1,4 @@
-"""What is read from a trained network is what the network does."""
+"""Values read from a trained network agree with what the network does."""
 
 import pytest
 import torch

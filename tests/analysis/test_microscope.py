@@ -1,4 +1,4 @@
-"""The microscope sees what is there: checked where the truth is known."""
+"""The microscope gives correct results in cases with a known true gradient."""
 
 import json
 import math
@@ -275,7 +275,7 @@ def test_cosines_of_rules() -> None:
 
 
 def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
-    """The noise is common to all, and that of the seed."""
+    """All rules and widths use the same noise, which depends only on the seed."""
     nets, settings = networks(), {"rounds": 4, "widths": [0.1, 0.3]}
     together = look(nets, **settings)
     alone = look({"published": nets["published"]}, rounds=4, widths=[0.3])
@@ -288,7 +288,7 @@ def test_a_rule_is_seen_the_same_beside_others_and_at_other_widths() -> None:
 
 
 def test_wide_noise_is_met_by_the_rules() -> None:
-    """What the rules compute has to do with the truth: in the output layer they agree."""
+    """In the output layer, the rules' gradients agree with the true gradient."""
     *_, output = look(networks(), widths=[0.3], rounds=8)
     assert output.firing_rate > 0.05
     for (one,) in output.truth.values():

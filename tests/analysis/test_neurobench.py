@@ -1,4 +1,4 @@
-"""The count of operations beside NeuroBench's, on the same network of plain modules.
+"""The counts of operations compared with NeuroBench's, on the same network of plain modules.
 
 NeuroBench and the snnTorch that it imports are installed without what else they ask for
 (tests/requirements.txt).
@@ -19,7 +19,7 @@ STEPS = 5
 
 
 class Neurons(nn.Module):
-    """Leaky neurons behind a synaptic filter, a step a call."""
+    """Leaky neurons after a synaptic filter; each call is one step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Plain(nn.Module):
     ("description", "padding"), [("64-32", ()), ("100", ()), ("4C3-3C3-9", (1, 2))]
 )
 def test_operations_are_those_of_neurobench(description: str, padding: tuple[int, ...]) -> None:
-    """Additions to the last one; NeuroBench multiplies the image at every step, we once."""
+    """Additions are equal; NeuroBench multiplies the image at every step, we do so once."""
     generator = torch.Generator().manual_seed(0)
     net = Network(
         description, (1, 9, 8), 10, STEPS, padding=padding, weight_scale=2.0, generator=generator

@@ -1,4 +1,4 @@
-"""What a network costs: against products counted one by one, and against closed forms."""
+"""The cost of a network, compared with products counted one by one and with closed forms."""
 
 import itertools
 import math
@@ -210,7 +210,7 @@ def test_sums_count_by_spikes() -> None:
 
 
 def test_saturated_windows_count_all_their_spikes() -> None:
-    """Where every window holds four spikes, none tells what one spike is."""
+    """If every window holds four spikes, no window shows the value of a single spike."""
     net, x = made("2C1-P2-3", (1, 4, 4), 3, neuron=Neuron(threshold=0.1)), torch.ones(1, 1, 4, 4)
     net.spiking_layers[0].connection.weight.data.fill_(5.0)
     found = cost(net, x)
@@ -366,7 +366,7 @@ def test_total_and_table() -> None:
 
 
 def test_mean_over_batches() -> None:
-    """More images than are counted at once; each weighs the same."""
+    """With more images than one batch, each image has the same weight."""
     net, x = made("6-4", (1, 3, 3), 100), 3 * images(23, 1, 3, 3)
     whole = cost(net, x)
     parts = [cost(net, one[None]) for one in x]

@@ -1,4 +1,4 @@
-"""What tests of the program share: a user's recipe and images, and the program in this process."""
+"""Fixtures for tests of the program: a user's recipe and images; the program in this process."""
 
 import re
 from collections.abc import Callable

@@ -110,7 +110,7 @@ def test_install_completion(
 
 
 def test_what_help_says_is_so(program: Program) -> None:
-    """Choices and defaults that stand in the help in words: their modules are not loaded for it."""
+    """Choices and defaults in the help are correct, although their modules are not loaded."""
     assert "|".join(CHECKPOINTS) in program("draw", "--help")[1]
     default = fields(NoiseOptions)
     assert [field.default for field in default[:2]] == [

@@ -1,4 +1,4 @@
-"""The verb convert: its run, its record, and what it prints."""
+"""The command convert: its run, its record and its output."""
 
 import json
 from collections.abc import Callable

@@ -39,7 +39,7 @@ def program(program: Program) -> Program:
 
 @pytest.fixture
 def served(tiny: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The small set in the place of MNIST, on a server."""
+    """The small data set instead of MNIST, on a local server."""
     entry = replace(tiny.entry(server.url), name="mnist", folders=("mnist",))
     monkeypatch.setitem(catalogue.entries(), "mnist", entry)
     server.files.update(tiny.files)
@@ -153,7 +153,7 @@ def test_check_of_a_folder(
 def test_fetch_refuses_a_download_that_would_not_be_read(
     refused: Callable[..., str], server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unpacked files of CIFAR-10 come before the archive, be they whole or not."""
+    """Unpacked files of CIFAR-10 take precedence over the archive, complete or not."""
     entry = replace(catalogue.find("cifar10"), url=server.url)
     monkeypatch.setitem(catalogue.entries(), "cifar10", entry)
     folder = tmp_path / "cifar10" / cifar10.FOLDER

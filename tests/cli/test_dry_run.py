@@ -1,4 +1,4 @@
-"""Plans of many runs: what they will take, and how a long one is stopped."""
+"""Plans of many runs: estimated time and disk space, and how to stop a long one."""
 
 import json
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_a_long_plan_says_how_to_stop(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_tables_alone_on_the_standard_output(program: Program) -> None:
-    """Of a comparison and a sweep; all else goes to the standard error stream."""
+    """For a comparison and a sweep, all other output goes to the standard error stream."""
     rules = ("compare", "mine.toml", "--rules", "TSSLBP, SLAYER", "--learning-rates", "0.01")
     code, output, error = program(*rules, "--seeds", "1", "--epochs", "1", "--json")
     assert code == 0 and "2 of them to make" in error

@@ -1,4 +1,4 @@
-"""The command export: files that other programs read, and what they say of the run."""
+"""The command export: files for other programs, and the information on the run in them."""
 
 from collections.abc import Callable
 from pathlib import Path

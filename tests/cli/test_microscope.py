@@ -1,4 +1,4 @@
-"""The verb microscope: what it prints and writes, and what it refuses."""
+"""The command microscope: its output, its files and its errors."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_command(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It looks at the run's weights: where they are zero, there is nothing to see."""
+    """It uses the run's weights: if they are zero, there is no gradient."""
     run = Run.create(Path("run"), experiment.load_recipe("mine.toml"))
     net = training.build_network(run.experiment, (1, 6, 6), 3)
     zeros = {f"weights.{key}": 0 * value for key, value in net.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Mistakes as people type them, and what the program and the library say to them."""
+"""Typical mistakes of users, and the messages of the program and the library."""
 
 import warnings
 from collections.abc import Callable
@@ -139,7 +139,7 @@ def test_shapes(shape: tuple[int, ...], words: str) -> None:
 
 
 def test_recordings_whose_axes_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where N equals T sizes do not tell; one warning does, and none where time is first."""
+    """If N equals T, sizes do not show the mistake: one warning, and none if time is first."""
     monkeypatch.setattr(networks, "_told_of_swapped", [])
     net = tsslbp.Network("8", (2, 8, 8), time_steps=5)
     places = torch.rand(5, 1, 2, 8, 8) < 0.2  # each recording has pixels of its own

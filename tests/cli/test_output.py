@@ -1,4 +1,4 @@
-"""Where output goes: full disks, closed pipes and terminals, and control characters from files."""
+"""Output with full disks, closed pipes and terminals, and control characters from files."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_output_that_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whoever has closed a pipe is told nothing."""
+    """No error is reported for a closed pipe."""
     stream = make()
     with stdout_to(monkeypatch, stream):
         assert cli.main(["recipes", "digits"]) == 1

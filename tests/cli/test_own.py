@@ -1,4 +1,4 @@
-"""Networks of one's own in the program: every verb, the file that travels, and whose code runs."""
+"""Custom networks in the program: all commands, the copied file, and whose code is executed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OWN = RECIPE.replace('"4C3-P2-8"', '"nets.py:make"') + 'loss = "softmax"\nweight
 
 @pytest.fixture(autouse=True)
 def own(folder: Path) -> Path:
-    """The recipe of the user's own names a file beside it; running it leaves a file `ran`."""
+    """The user's recipe names a file next to it; executing that file creates a file `ran`."""
     (folder / "mine.toml").write_text(OWN)
     ran = str(folder / "ran")
     trace = f"with open({ran!r}, 'a') as file:\n    file.write(__file__ + chr(10))\n\n"
@@ -89,7 +89,7 @@ def test_train_evaluate_draw(program: Program) -> None:
 
 
 def test_code_of_a_folder_is_not_run_unasked(program: Program, refused: Callable[..., str]) -> None:
-    """A run's or a study's folder may be somebody else's: its code runs only where told to."""
+    """Code from the folder of a run or a study is executed only with permission."""
     assert program("train", "mine.toml", "--epochs", "1", "--out", "run")[0] == 0
     Path("nets.py").unlink()
     ran()
@@ -140,7 +140,7 @@ def test_a_changed_copy_is_refused(program: Program, refused: Callable[..., str]
 def test_resume_runs_the_kept_file(
     program: Program, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And takes a recipe only with the same file; from within an epoch, bit for bit."""
+    """It accepts a recipe only with the same file, and resumes within an epoch bit for bit."""
     program("train", "mine.toml", "--out", "whole")
     with monkeypatch.context() as patch:
         patch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
@@ -166,7 +166,7 @@ def test_resume_runs_the_kept_file(
 
 @pytest.mark.usefixtures("jobs_here")
 def test_trials(program: Program, refused: Callable[..., str]) -> None:
-    """The file travels, so that what becomes of the user's does not matter to a study."""
+    """The study has a copy of the file, so later changes to the user's file do not matter."""
     command = ("trials", "mine.toml", "--epochs", "1", "--out", "out")
     code, output, error = program(*command, "--seeds", "1")
     assert (code, error) == (0, "")
@@ -279,7 +279,7 @@ def test_info_and_recipes(program: Program) -> None:
 
 @pytest.mark.parametrize("name", ["vgg", "sew_resnet"])
 def test_networks_that_ship(name: str, program: Program) -> None:
-    """By their names, with `[network_settings]` as their arguments; no code lies in the folder."""
+    """Built-in architectures take `[network_settings]`; the run folder contains no code."""
     channels = "[[4], [4]]" if name == "vgg" else "[4, 6]"
     command = ("train", "mine.toml", "--set", f"network={name}", "--set", "weight_scale=1")
     command += ("--set", f"network_settings.channels={channels}", "--epochs", "1", "--out", "run")
@@ -299,7 +299,7 @@ def test_convert_takes_networks_of_layers(refused: Callable[..., str]) -> None:
 
 
 def test_runs_of_a_module_at_hand(program: Program, refused: Callable[..., str]) -> None:
-    """Their records are like all others; what needs the network says that it is not there."""
+    """Their records are like all others; commands that need the network say that it is missing."""
     from tests.training import nets
     from tests.training.toy import EXPERIMENT, toy
 

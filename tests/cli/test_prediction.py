@@ -1,4 +1,4 @@
-"""The verb predict: images of one's own, classified."""
+"""The command predict classifies the user's own images."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def cells(output: str) -> list[list[str]]:
 
 
 def test_image_files_and_arrays_give_the_same(program: Program) -> None:
-    """The digits that ship, whatever file they lie in: as the network says of the tensor."""
+    """The shipped digits give the same answers from files of all formats as from a tensor."""
     images = (255 * data.load("digits").test_images[:3]).round().to(torch.uint8)
     net = tsslbp.load("digits")
     psc = net(data.normalise(images, 0.305, 0.376))

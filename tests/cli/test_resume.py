@@ -19,7 +19,7 @@ CHANGED = ["--set", "learning_rate=0.02", "--seed", "3"]
 
 
 def test_a_run_goes_on_with_what_its_folder_says(program: Program) -> None:
-    """As the uninterrupted run does, although settings had been changed by --set."""
+    """It gives the result of an uninterrupted run, also if --set has changed settings."""
     assert program("train", "mine.toml", *CHANGED, "--epochs", "3", "--out", "whole")[0] == 0
     assert program("train", "mine.toml", *CHANGED, "--epochs", "2", "--out", "run")[0] == 0
     code, output, error = program("resume", "run", "--epochs", "3")
@@ -68,7 +68,7 @@ def test_a_conversion_is_resumed_by_its_own_command(
 
 @pytest.fixture
 def moved(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run on data of one's own, moved to another machine without the data, which are `data`."""
+    """A run on the user's own data, moved without these data, which are `data`."""
     assert program("train", "mine.toml", "--epochs", "1", "--out", "run")[0] == 0
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -111,7 +111,7 @@ def test_a_moved_run_is_drawn(moved: Path, program: Program) -> None:
 
 
 def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> None:
-    """By the digest in the record, whatever the file is called; the right ones are taken."""
+    """The recorded digest decides, not the name of the file; the correct data are accepted."""
     np.savez("mine.npz", **(arrays() | {"labels": 1 - arrays()["labels"]}))
     digest = Run.open(Path("run")).data_digest()
     assert digest is not None and re.fullmatch("[0-9a-f]{64}", digest)

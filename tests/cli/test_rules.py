@@ -1,4 +1,4 @@
-"""The verb compare: plan, both stages, table and report; and what it refuses."""
+"""The command compare: plan, both stages, table, report and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def program(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Program:
-    """Run the program beside a small recipe, its jobs in this process; with a rate that diverges.
+    """Run the program with a small recipe and jobs in this process; one rate diverges.
 
     Returns exit code, output and error.
     """

@@ -1,4 +1,4 @@
-"""The verbs about one run: train, evaluate, draw, cost, recipes, info."""
+"""The commands for one run: train, evaluate, draw, cost, recipes, info."""
 
 import hashlib
 import io
@@ -408,7 +408,7 @@ def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_of_images(folder: Path, program: Program) -> None:
-    """Trained, drawn and told about by the names of its classes, from another folder, too."""
+    """It is trained and drawn with the names of its classes, also from another folder."""
     stored = np.load("mine.npz")
     for number, (image, label) in enumerate(zip(stored["images"], stored["labels"], strict=True)):
         place = folder / "halves" / ("left", "right")[label]

@@ -1,4 +1,4 @@
-"""The verbs that make many runs: trials and reproduce."""
+"""The commands that make many runs: trials and reproduce."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The verbs that put runs side by side: runs, diff; and a run's state."""
+"""The commands that list and compare runs, runs and diff; and the state of a run."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Two commands that are started at the same moment into one folder: one has it, and it stays so."""
+"""Two commands started at the same time for one folder: exactly one of them gets it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ WRITERS = {  # by command: more of its arguments, where it keeps the recipe, why
 
 @pytest.mark.parametrize("command", WRITERS)
 def test_one_of_two_has_a_new_folder(folder: Path, together: Together, command: str) -> None:
-    """What lies in the folder is what that one trains."""
+    """The folder contains the configuration of the one that trains."""
     Path("space.toml").write_text("trials = 1\n[parameters]\nlearning_rate = [0.01, 0.02]\n")
     more, recipe, reasons = WRITERS[command]
     for number in range(ROUNDS):
@@ -150,7 +150,7 @@ def test_one_of_two_resumes(folder: Path, together: Together) -> None:
 
 
 def test_refused_before_anything_changes(folder: Path, together: Together) -> None:
-    """Beside a training that is under way, whatever is asked for."""
+    """During a training, every other command for the folder is refused."""
     out = folder / "run"
     common = ["train", str(folder / "mine.toml"), "--out", str(out), "--resume", "--epochs"]
     assert [code for code, _ in together([*common, "1"], ["recipes"])] == [0, 0]

@@ -1,4 +1,4 @@
-"""No test of the data looks at the user's own folders."""
+"""No test of the data uses the user's own folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue agrees with what the loaders give, and with the files themselves."""
+"""The catalogue agrees with the loaders and with the files themselves."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def test_recordings_are_found_where_they_are_read_from(
 
 
 def test_the_editions_of_cifar10_are_told_apart(tmp_path: Path) -> None:
-    """They lie in the same folder; the test file says which it is."""
+    """They share a folder; the test file distinguishes them."""
     contents = {file: file.encode() for file in cifar10.FILES}
     sums = {file: checksum(content, "sha1") for file, content in contents.items()}
     mine = replace(catalogue.find("cifar10-reencoded"), sha1=sums)

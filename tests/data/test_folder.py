@@ -1,4 +1,4 @@
-"""The user's own images in a folder of classes: what is read, and what each mistake is called."""
+"""The user's own images in a folder of classes: what is read, and the message for each mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own images: what is accepted, and what each mistake is called."""
+"""The user's own images in .npz files: what is accepted, and the message for each mistake."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_file_outside(recipe: Path, file: str) -> None:
 
 
 def test_a_recipe_is_saved_with_its_file(recipe: Path, tmp_path: Path) -> None:
-    """Which is then a copy, known by its checksum, that may lie anywhere."""
+    """The saved file is a copy, identified by its checksum, and may be in any folder."""
     experiment = load_recipe(recipe)
     (tmp_path / "run").mkdir()
     save(experiment, tmp_path / "run" / "config.toml")
@@ -113,7 +113,7 @@ def test_a_file_that_changed_is_not_saved(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_trust(recipe: Path, tmp_path: Path) -> None:
-    """A user's own recipe may run its file; a copy beside a configuration only where trusted."""
+    """A user's own recipe may execute its file; a copy next to a configuration only if trusted."""
     own = load_recipe(recipe)
     check_trust(own, False)
     save(own, tmp_path / "config.toml")

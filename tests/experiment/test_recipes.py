@@ -1,4 +1,4 @@
-"""The recipes that ship: complete, readable, and exactly the settings they claim."""
+"""The shipped recipes are complete and readable, and have exactly the settings that they claim."""
 
 import re
 import tomllib

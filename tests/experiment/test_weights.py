@@ -1,4 +1,4 @@
-"""Which trained weights a name, a folder or a file means; the pretrained networks."""
+"""Trained weights are found by name, folder or file; the pretrained networks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_it_reaches_its_recorded_accuracy(name: str, request: pytest.FixtureRequ
 
 
 def test_a_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without a run, of data for instance, does not stand in the way; a run does."""
+    """Only a folder that contains a run takes precedence, not, for example, a folder of data."""
     monkeypatch.chdir(tmp_path)
     Path("digits").mkdir()
     assert trained_folder("digits") == SHIPPED / "digits"

@@ -1,4 +1,4 @@
-"""NIR: spikes in three importers, the same bits back, files of peers, and what it cannot hold."""
+"""NIR: spikes in three importers, exact round trips, files of other libraries, and errors."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""ONNX: what onnxruntime computes is what the network does, and the checker has no complaint."""
+"""ONNX: onnxruntime computes the same as the network, and the checker accepts the model."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Values lie on the axes of parallel coordinates where their ticks say."""
+"""Values on the axes of parallel coordinates agree with the ticks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Figures of a run show what its records and arrays hold."""
+"""Figures of a run show the values of its records and arrays."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Images and frames look as their pixels say."""
+"""Images and frames are drawn according to their pixels."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Figures of many runs show what the arrays hold."""
+"""Figures of many runs show the values of the arrays."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A figure's SVG stands in a page beside others."""
+"""The SVG of a figure can be embedded in a page with others."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Shares of work: their arguments, their workers and their errors."""
+"""Compiled kernels: their arguments, workers, errors and cache."""
 
 import ast
 import os
@@ -217,7 +217,7 @@ def double(x):
 
 
 def test_code_of_another_signature_is_not_taken(cache: Path) -> None:
-    """Whatever lies under a name, what it was compiled for stands in it."""
+    """Whatever the name of a file, it contains the signature for which it was compiled."""
     first = kernel()(double)
     assert (first(2), first(2.5)) == (4, 5.0)
     files = sorted(cache.rglob("*.kernel"))
@@ -229,7 +229,7 @@ def test_code_of_another_signature_is_not_taken(cache: Path) -> None:
 
 
 def test_damaged_code_is_noticed_and_made_again(cache: Path) -> None:
-    """Wherever the damage is, and without a word."""
+    """Wherever the damage is, and without a message."""
     first = kernel()(double)
     assert first(2) == 4
     (path,) = cache.rglob("*.kernel")

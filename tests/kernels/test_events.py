@@ -1,4 +1,4 @@
-"""Event-driven connections against PyTorch's dense ones."""
+"""Event-driven connections compared with PyTorch's dense ones."""
 
 import math
 import os

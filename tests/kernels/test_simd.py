@@ -1,4 +1,4 @@
-"""Vector operations against the sums that their descriptions say, written with NumPy."""
+"""Vector operations compared with their definitions, written with NumPy."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Tiles and rows against the same operations with NumPy, value by value and exactly."""
+"""Tiles and rows compared with the same operations in NumPy; all values are exactly equal."""
 
 import numba
 import numpy as np

@@ -1,4 +1,4 @@
-"""The neurons' module: the neuron's function, learned constants, and what a module has to be."""
+"""The module LIF: the neuron's function, learned constants, and the properties of a module."""
 
 import copy
 import io
@@ -104,7 +104,7 @@ def test_constants_get_gradients_under_every_rule(name: str, impl: str) -> None:
 
 @pytest.mark.parametrize("rule", [TSSLBP(), Surrogate("arctangent", through_reset=True)])
 def test_learned_constants_find_those_of_other_neurons(rule: Rule) -> None:
-    """Neurons learn what others answer to the same currents."""
+    """Neurons learn to respond to the same currents as other neurons."""
     x = currents(20, 1, 400).clamp(min=0)
     teacher = LIF(8.0, 4.0, 1.3, output_psc=True)
     student = LIF(2.5, 2.0, 0.8, rule, CONSTANTS, output_psc=True)

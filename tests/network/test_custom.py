@@ -1,4 +1,4 @@
-"""A module of one's own as training knows networks: what `Model` promises, and what it refuses."""
+"""A custom module as a network for training: the interface of `Model`, and errors."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Network descriptions: shapes, names, and errors that point at the place."""
+"""Network descriptions: shapes, names, and errors that give the position."""
 
 import re
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Networks as a PyTorch user expects them, and what they report about themselves."""
+"""Networks behave as a PyTorch user expects, and report correct values about themselves."""
 
 import copy
 import io
@@ -114,7 +114,7 @@ def test_state_dict_round_trip() -> None:
 @pytest.mark.parametrize("kind", [None, "rows"])
 @pytest.mark.parametrize("neunorm", [False, True])
 def test_keys_are_the_names_of_layers(kind: str | None, neunorm: bool) -> None:
-    """Whatever stands between them; and a state of numbers, as earlier versions had, is loaded."""
+    """Other modules between them do not matter; numbered keys of earlier versions are loaded."""
     settings = {"dropout": 0.3 if kind else 0.0, "neunorm": neunorm}
     net, other = network("P2-4C3-P2-6C2-7", **settings), network("P2-4C3-P2-6C2-7", neunorm=neunorm)
     assert [key for key in net.state_dict() if "neunorm" not in key] == [

@@ -1,4 +1,4 @@
-"""The GPU kernels, compiled for a GPU that need not be there.
+"""Compiles the GPU kernels for a GPU that need not be present.
 
 These functions run in the process of the fixture `compiler`, which does not interpret them.
 """

@@ -1,4 +1,4 @@
-"""The implementations of the neuron that the tests of this folder are about.
+"""The implementations of the neuron that the tests of this folder compare.
 
 Those that take an `impl` or `fused` run with the kernels of the CPU and with those of the GPU: on
 a GPU where there is one, or else on the CPU in Triton's interpreter. It shows neither speed nor
@@ -64,7 +64,7 @@ def impl(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(params=["cpu", CUDA])
 def fused(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The implementation to hold against the reference."""
+    """The implementation to compare with the reference."""
     with _prepared(request):
         yield request.param
 
@@ -101,7 +101,7 @@ def _language_patched(patch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=SIZES, ids=str)
 def size(request: pytest.FixtureRequest) -> tuple[int, int]:
-    """Ugly numbers of steps and neurons."""
+    """Awkward numbers of steps and neurons."""
     return request.param
 
 

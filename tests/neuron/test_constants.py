@@ -1,4 +1,4 @@
-"""Gradients of the neuron's constants, against checks that share no code with them."""
+"""Gradients of the neuron's constants, compared with checks that share no code with them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the CPU's kernels alone promise; test_neuron.py holds them against the reference."""
+"""Properties of the CPU kernels only; test_neuron.py compares them with the reference."""
 
 import math
 

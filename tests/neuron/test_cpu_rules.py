@@ -1,4 +1,4 @@
-"""The series that stand for exponentials in the CPU's rules, and rules of one's own.
+"""The series that replace exponentials in the CPU's rules, and custom rules.
 
 What the shipped rules compute is tested by test_neuron.py and test_cpu.py.
 """

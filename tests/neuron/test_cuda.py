@@ -1,4 +1,4 @@
-"""What the GPU kernels alone promise, on a GPU or in Triton's interpreter.
+"""Properties of the GPU kernels only, on a GPU or in Triton's interpreter.
 
 The tests of test_neuron.py and test_golden.py that take an implementation hold them against the
 reference and against recordings.

@@ -1,4 +1,4 @@
-"""The GPU kernels' machine code, compiled for a GPU that need not be there.
+"""The machine code of the GPU kernels, compiled for a GPU that need not be present.
 
 What they compute is tested by test_cuda.py.
 """

@@ -184,7 +184,7 @@ def test_pooling_windows_at_ugly_sizes(pool: int, channels: int, fused: str) -> 
 def test_the_scale_of_a_layers_gradient_is_the_mean_over_its_neurons(
     pool: int, static: bool, fused: str
 ) -> None:
-    """Not over the places of a tile that hold none, as those beside a window of 3 x 3."""
+    """Places of a tile without a neuron, as next to a window of 3 x 3, are not counted."""
     shape, settings = (2, 5, 2 * pool, 3 * pool), {"rule": NA(), "pool": pool}
     x = 3 * currents(*(shape if static else (4, *shape)))
     grad = currents(4, 2, 5, 2, 3, seed=1)
@@ -299,7 +299,7 @@ def test_order_of_the_batch_does_not_matter(rule: Rule, impl: str) -> None:
 
 
 def test_silent_input(impl: str) -> None:
-    """Without spikes only the surrogate speaks: sigma'(0) at threshold 1 and width 0.2."""
+    """Without spikes only the surrogate has a gradient: sigma'(0) at threshold 1 and width 0.2."""
     x = torch.zeros(5, 4, dtype=torch.float64, device=DEVICE)
     grad = torch.ones_like(x)
     value, gradient = value_and_gradient(lambda x: tsslbp.spikes(x, impl=impl), x, grad)
@@ -313,7 +313,7 @@ def test_silent_input(impl: str) -> None:
 
 
 def test_hand_worked_spike() -> None:
-    """One neuron, tau_m = 2, tau_s = 2: a spike at the second step, worked by hand."""
+    """One neuron, tau_m = 2, tau_s = 2: a spike at the second step, calculated manually."""
     current = torch.tensor([[0.8], [0.8]], dtype=torch.float64, requires_grad=True)
     spikes = tsslbp.spikes(
         current, tau_m=2.0, tau_s=2.0, rule=TSSLBP(warm_up="never"), impl="reference"
@@ -350,7 +350,7 @@ def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
 @pytest.mark.parametrize(("rate", "warm_up"), [(0.1, "always"), (0.1001, "never")])
 @pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif, layer])
 def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, impl: str) -> None:
-    """A rule by layer is told the rate, for the sum and number of the spikes that are here."""
+    """A layer-wise rule uses the shared rate, computed from the sum and number of local spikes."""
     told = []
 
     def mean(total: Tensor, values: int) -> Tensor:

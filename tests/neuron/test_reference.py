@@ -1,4 +1,4 @@
-"""Each learning rule against a check of its own, which shares no code with it."""
+"""Each learning rule compared with a separate check that shares no code with it."""
 
 import itertools
 import math
@@ -127,7 +127,7 @@ def test_slayer_correlates_with_the_kernel_of_the_psc() -> None:
 
 
 def test_spike_bp_is_what_the_public_code_makes_of_autograd() -> None:
-    """Its tricks, told anew: leaks and resets detached, and the leak's factor at every spike."""
+    """Its use of autograd, written again: leaks and resets detached, a factor at spikes."""
     x = CURRENT.clone().requires_grad_()
     membrane, trace, number = (torch.zeros_like(x[0]) for _ in range(3))
     spikes = []

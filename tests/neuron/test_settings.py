@@ -141,7 +141,7 @@ PLACES = {  # where a constant of neurons, filters or kernels is given
 @pytest.mark.parametrize("kind", NO_NUMBERS)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_constant_that_would_not_be_trained_is_refused(place: str, kind: str) -> None:
-    """Its gradient would be lost in silence; the message names the constant."""
+    """Its gradient would be silently lost; the message names the constant."""
     if kind == "nothing" and place.startswith("recipe"):
         kind = "text"  # a key that is not set has its default
     name = place.rpartition(" ")[2]
@@ -191,7 +191,7 @@ def test_tensors_that_are_not_dense(call: Callable[[Tensor], object]) -> None:
 
 
 def test_numba_that_may_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With NUMBA_DISABLE_JIT=1 the reference stands in; who asks for the kernels is told."""
+    """With NUMBA_DISABLE_JIT=1, auto uses the reference; requesting the kernels is an error."""
     net, x = nn.Sequential(layers.Linear(8, 3), LIF()), torch.ones(2, 1, 8)
     expected = net(x)
     monkeypatch.setattr(neuron, "COMPILES", False)

@@ -1,4 +1,4 @@
-"""Neurons and networks under `torch.func.vmap`, beside a loop; and in graphs that are traced."""
+"""Neurons and networks under `torch.func.vmap`, compared with a loop; and in traced graphs."""
 
 import subprocess
 import sys

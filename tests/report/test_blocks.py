@@ -1,4 +1,4 @@
-"""A page knows its figures."""
+"""A page lists its figures."""
 
 from tsslbp.report.blocks import Figure, Lines, Page, Section, Table
 

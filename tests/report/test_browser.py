@@ -43,10 +43,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium o
 
 
 class Browser:
-    """Chromium, spoken to in the DevTools protocol: JSON texts ended by a zero byte, over pipes.
+    """Chromium, controlled by the DevTools protocol: JSON texts ended by a zero byte, over pipes.
 
     Attributes:
-        events: what it has told without being asked.
+        events: events that it has sent.
     """
 
     def __init__(self, profile: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a report is about: every run once, and only those that count in the statistics."""
+"""The evidence of a report: every run once, and in the statistics only finished runs."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which figures a report has, and what they are named."""
+"""The figures of a report, and their names."""
 
 from collections.abc import Callable
 from pathlib import Path

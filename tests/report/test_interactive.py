@@ -1,4 +1,4 @@
-"""The graphs for a browser hold what the drawings show, in plotly's own terms."""
+"""The interactive figures have the contents of the static ones, in plotly's format."""
 
 import base64
 import gzip

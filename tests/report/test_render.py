@@ -1,4 +1,4 @@
-"""Every block stands in the page, and what it says is text in HTML as in Markdown."""
+"""Every block is in the page, and its text is escaped in HTML and in Markdown."""
 
 import base64
 import re

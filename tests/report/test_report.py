@@ -1,4 +1,4 @@
-"""The report's files: complete, safe, and made from whatever lies in the folders."""
+"""The report's files: complete, safe, and made from any contents of the folders."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The section on learning rules says what the records say, and only runs that count enter it."""
+"""The section on learning rules agrees with the records, and includes only runs that count."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_other_runs_beside_a_comparison(
 
 
 def test_a_comparison_that_cannot_be_read(study: Path, tmp_path: Path) -> None:
-    """Its runs are told as others are, and why there is no section is said."""
+    """Its runs are reported like others, and the reason why there is no section is given."""
     shutil.copytree(study / "rules", tmp_path / "rules")
     (tmp_path / "rules" / compare.FILE).write_text("{")
     _, markdown, problems = write(tmp_path / "rules", tmp_path)

@@ -58,7 +58,7 @@ def test_how_to_repeat_ends_with_the_reports_command(page: Page) -> None:
 
 
 def test_runs_of_no_published_row(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
-    """Neither the published tables nor the paper's claims are in the way."""
+    """The published tables and the paper's claims are omitted."""
     make_run(tmp_path / "run", recipe("digits"), 0.9)
     page = compose(tmp_path)
     names = [one.name for one in page.sections]

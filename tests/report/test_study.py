@@ -1,4 +1,4 @@
-"""docs/study.md: what the records say, nothing that was not run, and commands that work."""
+"""docs/study.md agrees with the records, claims nothing that was not run, and its commands work."""
 
 from __future__ import annotations
 

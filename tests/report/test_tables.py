@@ -1,4 +1,4 @@
-"""Tables say what the records say."""
+"""Tables agree with the records."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Verdicts follow from the records, and only where these allow one."""
+"""Verdicts follow from the records, and are given only if the records allow one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,7 +105,7 @@ def test_the_surrogate_alone_is_judged_by_pairs_that_differ_in_nothing_else(
 
 
 def test_equal_differences_say_nothing(groups: Callable) -> None:
-    """Two seeds on few images often differ by the same; that is no spread of 0."""
+    """Two seeds on few images often differ by equal amounts, which does not mean a spread of 0."""
     found = groups(("digits", {}, [95.0, 96.0]), ("digits", {"rule": ALWAYS}, [94.0, 95.0]))
     assert judge(SURROGATE, found).verdict == "undecided"
     (comparison,), _ = verdicts.compare_groups(found)

@@ -1,4 +1,4 @@
-"""Runs read from their folders, and put together by their settings."""
+"""Runs are read from their folders and grouped by their settings."""
 
 import json
 import math

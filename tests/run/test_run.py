@@ -1,4 +1,4 @@
-"""The run folder: round trips of every file, kills, full disks, and files that are not ours."""
+"""The run folder: round trips of every file, kills, full disks, and foreign files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drivers of a sweep: what they tell the study, and what becomes of trials that end early."""
+"""Drivers of a sweep: their reports to the study, and trials that end early."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def test_interruptions_do_not_give_up_a_trial(planned: Planned) -> None:
 
 
 def test_a_command_that_refuses_ends_the_sweep(planned: Planned) -> None:
-    """A full disk must not use up the trials; the same sweep goes on later."""
+    """A full disk must not use up the trials; the same sweep continues later."""
     messages = iter(["error: the disk is full"] * 2)
 
     def refuse(experiment: Experiment, epoch: int) -> float:

@@ -19,7 +19,7 @@ from tsslbp.studies.jobs import Cluster, Job, Local
 
 
 class Record:
-    """Remembers what it was told."""
+    """Records the calls that it receives."""
 
     def __init__(self) -> None:
         self.ends: dict[str, str | None] = {}

@@ -176,7 +176,7 @@ def grown(path: Path, trials: int) -> optuna.Study:
 
 
 def test_a_journal_torn_anywhere_goes_on(tmp_path: Path) -> None:
-    """What stands in whole lines is kept, the rest is cut off by whoever writes next."""
+    """Complete lines are kept; the next writer removes the rest."""
     path = tmp_path / "study.log"
     grown(path, 3)
     content = path.read_bytes()

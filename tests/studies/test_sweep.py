@@ -1,4 +1,4 @@
-"""A sweep's study: whose trials are whose, which are made, and what is refused."""
+"""The study of a sweep: ownership of trials, which trials are made, and errors."""
 
 from __future__ import annotations
 

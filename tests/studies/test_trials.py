@@ -1,4 +1,4 @@
-"""A recipe over seeds: what is planned, what is left to do, and what it has reached."""
+"""A recipe over several seeds: planned, missing and finished runs."""
 
 from dataclasses import replace
 from pathlib import Path

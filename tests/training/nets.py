@@ -1,4 +1,4 @@
-"""Networks of one's own, as users write them, for tests."""
+"""Custom networks as users write them, for tests."""
 
 from torch import Tensor, nn
 

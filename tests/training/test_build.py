@@ -93,7 +93,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules(name: str) -> None:
-    """Four epochs of two steps, by hand."""
+    """Four epochs of two steps, calculated manually."""
     changes, expected = SCHEDULES[name]
     experiment = replace(EXPERIMENT, epochs=4, **changes)
     found = [training.build.learning_rate(experiment, step, 2) for step in range(8)]

@@ -1,4 +1,4 @@
-"""Networks that a function makes: of a user's file, or one that ships."""
+"""Networks that a function makes: in a user's file, or a built-in architecture."""
 
 import os
 import random

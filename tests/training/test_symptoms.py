@@ -1,4 +1,4 @@
-"""Layers that learn nothing are told, once each, and a sound training is left in peace."""
+"""Layers that learn nothing are reported once each; a normal training has no warning."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def rows(records: list[Any]) -> list[dict[str, Any]]:
 def test_mlflow_of_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In an SQLite file beside the run; each step counts once, the numbers it had first."""
+    """In an SQLite file next to the run; each step counts once, with its first numbers."""
     pytest.importorskip("mlflow")
     for variable in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(variable)

@@ -1,4 +1,4 @@
-"""CIFAR10-DVS: its layout, its two splits, and recordings that are odd."""
+"""CIFAR10-DVS: its layout, its two splits, and irregular recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated event camera, by what is known of it; and the set that it makes."""
+"""The simulated event camera, tested by its known properties, and its data set."""
 
 from __future__ import annotations
 

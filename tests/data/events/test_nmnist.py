@@ -1,4 +1,4 @@
-"""N-MNIST's files, and its images held still."""
+"""N-MNIST's files, and the stabilisation of its images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""N-MNIST's reader and the binning beside tonic's, where it is installed.
+"""The N-MNIST reader and the binning compared with those of tonic, if it is installed.
 
 The functions of tonic 1.7 for AEDAT fail on any file.
 """

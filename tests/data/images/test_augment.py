@@ -1,4 +1,4 @@
-"""Crops and mirror images: every one against its definition, and what they are drawn from."""
+"""Augmentation: each kind compared with its definition, and its random numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tsslbp.experiment.seeding import generator
 
 
 def images(count: int = 7, height: int = 5, width: int = 6) -> Tensor:
-    """Pixels from 1: what is 0 afterwards is padding."""
+    """Pixels are at least 1, so zeros in the result are padding."""
     random = torch.Generator().manual_seed(0)
     size = (count, 3, height, width)
     return torch.randint(1, 256, size, dtype=torch.uint8, generator=random)

@@ -322,7 +322,7 @@ def test_editions() -> None:
 
 @pytest.fixture(scope="module")
 def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Name and folder of a real data set: as it lies in `data_dir`, or unpacked from mosaics."""
+    """Name and folder of a real data set, as it is in `data_dir` or unpacked from mosaics."""
     given = data_dir / "cifar10"
     if (given / ARCHIVE).is_file() or (given / FOLDER).is_dir():
         return "cifar10", data_dir

@@ -1,4 +1,4 @@
-"""The digits: those of scikit-learn, and a split that stays as it is."""
+"""The digits are those of scikit-learn, and their split never changes."""
 
 from __future__ import annotations
 
