@@ -143,7 +143,7 @@ def _opened(
     run = run_folder.Run.open(folder)
     experiment.check_trust(run.experiment, trust_code)
     name = training.default_checkpoint(run)
-    tensors, _ = run.load_checkpoint(name)
+    tensors, _ = run.load_checkpoint(name, run_folder.WEIGHTS)
     return experiment.with_settings(run.experiment, settings), tensors, f"checkpoint {name}"
 
 

@@ -2,6 +2,7 @@ from . import results as results
 from .environment import describe_environment as describe_environment
 from .run import AVERAGED as AVERAGED
 from .run import CHECKPOINTS as CHECKPOINTS
+from .run import WEIGHTS as WEIGHTS
 from .run import Run as Run
 from .run import claim as claim
 from .run import count_epochs as count_epochs

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 AVERAGED = "averaged"  # checkpoint of the averaged weights
 CHECKPOINTS = ("last", "best-validation", "best-test", AVERAGED)
+WEIGHTS = "weights."  # with which the names of a network's weights begin in a checkpoint
 
 _CONFIG = "config.toml"
 _ENVIRONMENT = "environment.json"
@@ -384,8 +385,14 @@ class Run:
         data = memoryview(content)[file.tell() :]
         write_file(path, sealed_header(header, digest(data)), data)
 
-    def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load_checkpoint(
+        self, name: str, prefix: str = ""
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors of a checkpoint, on the CPU, and its state.
+
+        Args:
+            name: one of `CHECKPOINTS`.
+            prefix: only tensors whose names begin with it are returned; all are verified.
 
         Raises:
             InvalidInput: the name is unknown.
@@ -396,7 +403,7 @@ class Run:
                 _check_digest(expected, digest_of_rest(file))
                 with safe_open(self._checkpoint(name), framework="pt") as opened:
                     if (opened.metadata() or {}) == metadata:  # not replaced in the meantime
-                        names = opened.keys()
+                        names = [key for key in opened.keys() if key.startswith(prefix)]  # noqa: SIM118
                         # Cloned, because the file is mapped into memory.
                         tensors = {key: opened.get_tensor(key).clone() for key in names}
                         return tensors, _parse_state(metadata)
@@ -454,8 +461,8 @@ def read_weights(content: bytes, path: Path) -> dict[str, Tensor]:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"cannot load {path}: {_load_failure(path, error)}") from error
-    prefix = "weights."
-    ours = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
+    own = {key: one for key, one in tensors.items() if key.startswith(WEIGHTS)}
+    ours = {key.removeprefix(WEIGHTS): one for key, one in own.items()}
     if not (ours or tensors):
         raise RunError(f"{path} contains no tensors")
     return ours or tensors

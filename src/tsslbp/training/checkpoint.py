@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..errors import Diverged, InvalidInput, RunError
 from ..experiment import Experiment, check_trust, is_described
 from ..experiment.weights import PREFERRED, weights_source
 from ..network import CustomNetwork, Model, Network, plan
-from ..run import AVERAGED, Run, read_weights
+from ..run import AVERAGED, WEIGHTS, Run, read_weights
 from .averaging import AveragedWeights
 from .build import build_network
 from .history import History
@@ -58,7 +59,7 @@ class TrainingState:
         """
         averaged = self.averaged.values if self.averaged and name == AVERAGED else None
         values = self.net.state_dict() if averaged is None else averaged
-        weights = {f"weights.{key}": value for key, value in values.items()}
+        weights = {f"{WEIGHTS}{key}": value for key, value in values.items()}
         for key, value in weights.items():
             if not torch.isfinite(value).all():
                 raise Diverged(f"{key} holds NaN or infinity; the last good checkpoint is kept")
@@ -94,7 +95,7 @@ class TrainingState:
             RunError: it belongs to another network, is another checkpoint, or contains a tensor of
                 an unexpected name, shape or type, or NaN or infinity.
         """
-        weights = _weights("weights.", self.net, tensors, source)
+        weights = _weights(WEIGHTS, self.net, tensors, source)
         averaged = _weights("averaged.", self.net, tensors, source) if self.averaged else {}
         progress = _progress(_entry(state, "progress", source), source)
         moments = _moments(self.optimizer, _under("optimizer.", tensors), source)
@@ -116,7 +117,7 @@ def load_weights(net: Model, tensors: Mapping[str, Tensor], source: str) -> None
     Raises:
         RunError: they belong to another network; the message names the difference.
     """
-    net.load_state_dict(_weights("weights.", net, tensors, source))
+    net.load_state_dict(_weights(WEIGHTS, net, tensors, source))
 
 
 def _weights(
@@ -124,7 +125,7 @@ def _weights(
 ) -> dict[str, Tensor]:
     """Return the weights of `net` that a checkpoint holds under a prefix."""
     weights = dict(net.with_present_keys(_under(prefix, tensors)))
-    if not weights and _under("weights.", tensors):
+    if not weights and _under(WEIGHTS, tensors):
         raise RunError(f"{source} holds no {prefix[:-1]} weights: the run was trained without them")
     expected = net.state_dict()
     shapes = [{key: tuple(one.shape) for key, one in all_.items()} for all_ in (weights, expected)]
@@ -229,7 +230,8 @@ def _check_tensor(name: str, found: Tensor, expected: Tensor, source: str) -> No
 
 
 def _check_finite(name: str, found: Tensor, source: str) -> None:
-    if not torch.isfinite(found).all():
+    # A sum is not finite if one of its numbers is not; it may be too large otherwise.
+    if not (math.isfinite(found.sum()) or torch.isfinite(found).all()):
         raise RunError(f"{source} cannot be used: {name} contains NaN or infinity")
 
 
@@ -359,7 +361,7 @@ def read_network(
     """
     if module is None:
         check_trust(run.experiment, run.trust_code)
-    tensors, state = run.load_checkpoint(name)
+    tensors, state = run.load_checkpoint(name, WEIGHTS)
     source = f"checkpoint {name!r} of {run.folder}"
     shape = _input_shape(state, source)
     classes, _ = _count(state, "classes", 1, source), _count(state, "epoch", 0, source)
@@ -390,7 +392,7 @@ def _check_size(
     if is_described(experiment.network):
         layers = plan(experiment.network, shape, classes, experiment.padding, experiment.neunorm)
         wanted = sum(layer.parameters for layer in layers)
-        held = sum(one.numel() for one in _under("weights.", tensors).values())
+        held = sum(one.numel() for one in _under(WEIGHTS, tensors).values())
         if wanted > 2 * held:  # below that, the message names the layer that differs
             raise RunError(
                 f"{source} belongs to another network than {experiment.network!r}: it has "

@@ -24,7 +24,7 @@ from ..errors import Diverged, InvalidInput
 from ..experiment import Experiment
 from ..experiment.recipe import is_path
 from ..network import Activity, Model
-from ..run import AVERAGED, Run
+from ..run import AVERAGED, WEIGHTS, Run
 from ..run.environment import peak_memory
 from ..run.results import runs_out_of_patience
 from . import drops, symptoms
@@ -363,7 +363,7 @@ class Training:
         """Load the weights of the best validation epoch, possibly from before a resume."""
         name = "best-validation"
         if not self._chosen and self.run and self.run.has_checkpoint(name):
-            self._chosen, _ = self.run.load_checkpoint(name)
+            self._chosen, _ = self.run.load_checkpoint(name, WEIGHTS)
         if self._chosen:
             load_weights(self.net, self._chosen, f"checkpoint {name!r}")
 
