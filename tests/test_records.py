@@ -112,7 +112,7 @@ def test_what_is_said_of_the_gpu_is_what_its_records_say() -> None:
     epoch = median(one["seconds"] + one["evaluation_seconds"] for one in cnn1.epochs)
     assert f"100 epochs of MNIST take {mnist.seconds:.0f} s" in readme
     assert f"takes {epoch:.1f} s in bfloat16" in readme
-    for run, time in ((mnist, f"{mnist.seconds:.0f} s, of which"), (cnn1, f"{epoch:.1f} s")):
+    for run, time in ((mnist, f"{mnist.seconds:.0f} s, including"), (cnn1, f"{epoch:.1f} s")):
         memory = max(one["device_peak_memory"] for one in run.epochs) / 1e9
         assert f"| {time}" in page and f"| {memory:.2g} GB |" in page
 
