@@ -65,7 +65,8 @@ def peak_memory(name: str, size: Size) -> int:
 def first_step(name: str, cache: str) -> float:
     """Return the seconds of the first training step of case `name` in a fresh process.
 
-    `cache` is the folder of the compiled kernels; if it is empty, the step compiles them.
+    `cache` is the folder of the compiled kernels ("": the usual one); if it is empty, the step
+    compiles them.
     """
     command = [sys.executable, str(Path(__file__).with_name("first.py")), name]
     threads = str(torch.get_num_threads())

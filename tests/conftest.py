@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 import torch
 
-from tsslbp import cli
+from tsslbp import cli, storage
 from tsslbp.data import catalogue
 from tsslbp.data.catalogue import Entry
 from tsslbp.data.files import VARIABLE
 from tsslbp.data.images import idx
+from tsslbp.figures import svg
 from tsslbp.kernels import compiled
 from tsslbp.studies import jobs
 
@@ -72,6 +73,25 @@ def _kernels_compile_silently() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training ends in a picture, which takes longer than they do; see tests/figures."""
+
+    def save(figure: object, path: Path, dpi: int) -> None:
+        storage.write_file(path, b"\x89PNG")
+
+    monkeypatch.setattr(svg, "save_png", save)
+
+
+@pytest.fixture
+def without_pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of processes whose trainings end without a picture."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tsslbp import cli, storage
-from tsslbp.figures import svg
+from tsslbp import cli
 from tsslbp.run import Run, results
 
 RECIPE = """
@@ -39,16 +38,6 @@ def arrays(count: int = 70) -> dict[str, np.ndarray]:
     images[labels == 0, :, :4] += 100
     images[labels == 1, :, 4:] += 100
     return {"images": images, "labels": labels}
-
-
-@pytest.fixture(autouse=True)
-def _no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every training ends in a picture, which takes longer than they do; see tests/figures."""
-
-    def save(figure: object, path: Path, dpi: int) -> None:
-        storage.write_file(path, b"\x89PNG")
-
-    monkeypatch.setattr(svg, "save_png", save)
 
 
 @pytest.fixture

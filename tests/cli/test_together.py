@@ -22,6 +22,7 @@ HEAD_START = 0.05  # seconds until both begin, in which both have read what to d
 
 CHILD = """
 import contextlib, io, json, sys, time
+sys.modules["matplotlib"] = None  # no pictures, which take longer than the trainings
 import torch
 from tsslbp import cli
 from tsslbp.studies import jobs

@@ -24,6 +24,11 @@ from tsslbp.figures.run import training_curves
 from .parts import drawn
 
 
+@pytest.fixture(autouse=True)
+def no_pixels() -> None:
+    """Here pictures are drawn."""
+
+
 def test_legend_of_many_entries_leaves_the_axes_their_height() -> None:
     steps = np.arange(3)
     curves = {f"a long name of a run {run}": (steps, steps / 3) for run in range(15)}

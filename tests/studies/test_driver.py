@@ -579,7 +579,8 @@ EPOCHS, TRIALS, DRIVERS = 40, 8, 8
 class Processes:
     """Drivers as processes; each is known by its folder of data, which nobody reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
         self.drivers = {"driver-0": self._start(0)}
         self.first(lambda pid, run: True)  # whose estimate has compiled the kernels
         self.drivers |= {f"driver-{number}": self._start(number) for number in range(1, DRIVERS)}
@@ -588,9 +589,8 @@ class Processes:
         command = [sys.executable, "-m", "tsslbp", "sweep", "mine.toml", "--space", "space.toml"]
         command += ["--trials", str(TRIALS), "--out", "out", "--set", f"epochs={EPOCHS}"]
         command += ["--sampler", "random", "--data-dir", f"driver-{number}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with Path(f"driver-{number}.txt").open("wb") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def trainings(self) -> dict[str, tuple[int, Path]]:
         """By driver: the process of the training that it has started, and its run."""
@@ -621,8 +621,8 @@ class Processes:
 
 
 @pytest.fixture
-def processes(planned: Planned) -> Iterator[Processes]:
-    processes = Processes()
+def processes(planned: Planned, without_pictures: dict[str, str]) -> Iterator[Processes]:
+    processes = Processes(without_pictures)
     names = dict.fromkeys(processes.drivers)
     yield processes
     for name in list(processes.drivers):
