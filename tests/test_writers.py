@@ -143,7 +143,7 @@ def figures_of(name: str) -> str:
 
 
 RUN = "run/run.py:Run."
-JSON, SAVED = "run/run.py:write_json", "experiment/recipe.py:save"
+JSON, SAVED = "run/json_files.py:write_json", "experiment/recipe.py:save"
 PAGE = "report/output.py:write"
 RECORDS = ("append_epoch", "truncate_epochs", "save_steps", "save_checkpoint")
 TRAINING = {SAVED, JSON, *(f"{RUN}{name}" for name in RECORDS)}

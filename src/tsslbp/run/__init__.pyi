@@ -1,5 +1,7 @@
 from . import results as results
 from .environment import describe_environment as describe_environment
+from .json_files import to_json as to_json
+from .json_files import write_json as write_json
 from .run import AVERAGED as AVERAGED
 from .run import CHECKPOINTS as CHECKPOINTS
 from .run import WEIGHTS as WEIGHTS
@@ -8,5 +10,3 @@ from .run import claim as claim
 from .run import count_epochs as count_epochs
 from .run import has_begun as has_begun
 from .run import read_weights as read_weights
-from .run import to_json as to_json
-from .run import write_json as write_json

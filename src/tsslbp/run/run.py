@@ -22,9 +22,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, final
@@ -35,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from .. import experiment as experiments
 from ..errors import Error, InvalidInput, RunError, nearest
 from ..experiment import Experiment, is_shipped, network_file, trained_folder, trained_names
-from ..reading import find, parse_json, parse_json_lines, read_arrays, read_table, read_whole
+from ..reading import find, parse_json, read_arrays, read_table, read_whole
 from ..storage import (
     DAMAGED,
     append_lines,
@@ -51,6 +50,7 @@ from ..storage import (
     writing,
 )
 from .environment import describe_environment
+from .json_files import parse_records, to_line, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,7 +195,7 @@ class Run:
         Raises:
             InvalidInput: the number of the epoch is missing, or JSON cannot represent a value.
         """
-        append_lines(self.folder / _METRICS, _to_line(record))
+        append_lines(self.folder / _METRICS, to_line(record))
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the records of all epochs in order; empty before the first epoch has ended.
@@ -208,12 +208,12 @@ class Run:
             lines = read_whole(path).splitlines() if os.path.lexists(path) else []
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-        by_epoch = {record["epoch"]: record for record in _parse_records(lines)}
+        by_epoch = {record["epoch"]: record for record in parse_records(lines)}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def truncate_epochs(self, count: int) -> None:
         """Keep only the records with ``epoch <= count``, one line each, and no incomplete line."""
-        lines = [_to_line(record) for record in self.epochs() if record["epoch"] <= count]
+        lines = [to_line(record) for record in self.epochs() if record["epoch"] <= count]
         write_file(self.folder / _METRICS, *lines)
 
     def save_steps(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -518,52 +518,6 @@ def count_epochs(folder: Path) -> int:
         return 0
 
 
-def _to_line(record: Mapping[str, Any]) -> bytes:
-    if not _is_epoch(record.get("epoch")):
-        raise InvalidInput(f"an epoch's record needs an integer 'epoch', got {record!r:.80}")
-    return to_json(record, separators=(",", ":")).encode() + b"\n"
-
-
-def to_json(value: Mapping[str, Any], **layout: Any) -> str:
-    """Return strict JSON, with null for NaN and infinity; `layout` is passed to `json.dumps`."""
-    try:
-        return json.dumps(_without_nan(value), allow_nan=False, **layout)
-    except TypeError as error:
-        raise InvalidInput(f"cannot be written as JSON: {error}") from error
-
-
-def _without_nan(value: Any) -> Any:
-    """Return a JSON value in which None replaces NaN and infinity, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the records in the lines; incomplete lines are skipped."""
-    values: Iterable[Any]
-    try:
-        values = parse_json_lines(lines)
-    except ValueError:
-        values = map(_parse_line, lines)
-    for record in values:
-        if isinstance(record, dict) and _is_epoch(record.get("epoch")):
-            yield record
-
-
-def _parse_line(line: bytes) -> Any:
-    try:
-        return parse_json(line)
-    except ValueError:
-        return None
-
-
-def _is_epoch(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _parse_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(text := metadata.get(_STATE_KEY), str):
         raise ValueError("it has no training state, so it was written by another program")
@@ -588,8 +542,3 @@ def _load_failure(path: Path, error: Exception) -> str:
     if isinstance(error, SafetensorError):
         return f"it is truncated, damaged or not a safetensors file ({error})"
     return str(error)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, replacing the earlier one atomically; raise `RunError` if it fails."""
-    write_file(path, to_json(value, indent=2) + "\n")
