@@ -14,7 +14,7 @@ from .. import toml_files
 from ..errors import InvalidInput, RunError, nearest
 from ..wording import count, duration, percent, size
 from . import printing
-from .options import RunFolder, TableOptions, argument, option, with_options
+from .options import OwnRun, TableOptions, argument, option, with_options
 
 if TYPE_CHECKING:
     from ..run.results import Overview
@@ -24,6 +24,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "!=": operator.ne,
+    "==": operator.eq,
     "=": operator.eq,
     "<": operator.lt,
     ">": operator.gt,
@@ -88,8 +89,8 @@ def runs(
 
 @with_options
 def diff(
-    first: RunFolder,
-    second: RunFolder,
+    first: OwnRun,
+    second: OwnRun,
     *,
     form: TableOptions,
 ) -> None:
@@ -169,13 +170,13 @@ def _word(key: str, value: Any) -> str:
 
 def _holds(condition: str, values: Mapping[str, Any]) -> bool:
     """Whether a run's values meet a condition such as ``"last>0.9"``."""
-    parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*)", condition)
+    parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s=<>].*)", condition)
     if parts is None:
         raise InvalidInput(
             f"--where expects a condition such as state=finished or last>0.98, got {condition!r}"
         )
     key, sign, text = parts.groups()
-    value, wanted = _value(key, values), toml_files.parse_value(text)
+    value, wanted = _value(key, values), _wanted(key, text)
     if isinstance(value, str):
         wanted = text.strip().strip("\"'")
     if isinstance(value, tuple | list):
@@ -186,8 +187,26 @@ def _holds(condition: str, values: Mapping[str, Any]) -> bool:
         return False
 
 
+def _wanted(key: str, text: str) -> Any:
+    """The value that a condition compares with; accuracies may be written in percent."""
+    if key in run_folder.results.ACCURACIES and (share := re.fullmatch(r"(.*\d)\s*%\s*", text)):
+        wanted = toml_files.parse_value(share[1])
+        return wanted / 100 if isinstance(wanted, int | float) else wanted
+    wanted = toml_files.parse_value(text)
+    if key in run_folder.results.NUMBERS and not isinstance(wanted, int | float):
+        raise InvalidInput(f"--where: {key} is a number, got {text.strip()!r}")
+    if key in run_folder.results.ACCURACIES and wanted > 1:
+        raise InvalidInput(f"--where: {key} is between 0 and 1, got {wanted}: write 0.98 or 98%")
+    if key == "state" and wanted not in run_folder.results.STATES:
+        known = ", ".join(run_folder.results.STATES)
+        hint = nearest(str(wanted), run_folder.results.STATES)
+        raise InvalidInput(f"--where: state is one of {known}, got {text.strip()!r}{hint}")
+    return wanted
+
+
 def _value(key: str, values: Mapping[str, Any]) -> Any:
     """A run's value for a key; None if only other runs have it."""
+    key = {"rule": "rule.name", **{title: name for name, title in TITLES.items()}}.get(key, key)
     if key not in values and key not in _known():
         raise InvalidInput(f"unknown column or setting {key!r}{nearest(key, [*values, *_known()])}")
     return values.get(key)

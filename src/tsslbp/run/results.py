@@ -17,6 +17,7 @@ from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..experiment.recipe import is_path
 from ..reading import folders_with
+from ..rules import RULES
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
@@ -34,10 +35,9 @@ MEASURES = {
 AVERAGED_MEASURES = {AVERAGED: "averaged weights, last epoch"}  # in addition, if a run has them
 MAY_DIFFER = ("seed", "description")  # between runs of equal settings
 STATES = ("running", "finished", "diverged", "interrupted")
-COLUMNS = (  # of a table of runs
-    *("run", "settings", "state", "seed", "epochs", "of"),
-    *("last", "best_validation", "best_test", "seconds"),
-)
+ACCURACIES = ("last", "best_validation", "best_test")
+NUMBERS = ("seed", "epochs", "of", *ACCURACIES, "seconds")  # columns that hold numbers
+COLUMNS = ("run", "settings", "state", *NUMBERS)  # of a table of runs
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
 
@@ -407,11 +407,12 @@ def varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _named(name: str, differing: Mapping[str, Any]) -> str:
-    has_another_rule = "rule.name" in differing
-    shown = {
-        key: one
-        for key, one in differing.items()  # that a rule lacks a key follows from its name
-        if not (has_another_rule and key.startswith("rule.") and one is None)
+    rule = RULES.get(differing.get("rule.name", ""))
+    usual = {f"rule.{key}": value for key, value in vars(rule()).items()} if rule else {}
+    shown = {  # of another rule, its name and what differs from its defaults
+        "rule" if key == "rule.name" else key: one
+        for key, one in differing.items()
+        if not (rule and key.startswith("rule.") and one in (None, usual.get(key)))
     }
     return ", ".join([name, *(f"{key} = {_shown(key, one)}" for key, one in shown.items())])
 
