@@ -106,7 +106,7 @@ def _decode_archive(content: bytes) -> dict[str, _Records]:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    """Return the content of a regular file of the archive; links and sparse files are refused."""
+    """Return the content of a regular file of the archive; links and sparse files are rejected."""
     try:
         member = archive.getmember(name)
     except KeyError as error:
