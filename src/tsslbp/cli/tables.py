@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from .. import run as run_folder
 from .. import toml_files
 from ..errors import InvalidInput, RunError, nearest
+from ..reading import without_collection
 from ..wording import count, duration, percent, size
 from . import printing
 from .options import OwnRun, TableOptions, argument, option, with_options
@@ -65,7 +66,7 @@ def runs(
     best_validation, best_test (accuracies on test images, 0 to 1) and seconds. CSV and JSON also
     have every setting in which the runs differ.
     """  # noqa: D301
-    with form.alone():
+    with form.alone(), without_collection():
         if not os.path.isdir(folder):
             raise RunError(f"there is no folder {folder}: `tsslbp train RECIPE` makes the first")
         found, problems = run_folder.results.overviews([folder])
@@ -82,7 +83,8 @@ def runs(
         if not chosen:
             printing.say(f"none of {count(len(found), 'run')} meets the conditions")
             return
-        form.show(_head(), [_cells(one) for one in chosen], run_folder.results.records(chosen))
+        rows = run_folder.results.records(chosen) if form.kind else None
+        form.show(_head(), [_cells(one) for one in chosen], rows)
         if not form.kind:
             printing.say(f"\n{count(len(chosen), 'run')}{_states(chosen)}")
 
@@ -133,12 +135,11 @@ def diff(
 
 def _values(one: Overview) -> dict[str, Any]:
     """The values of a run for filtering and sorting: its columns and all of its settings."""
-    return {**_settings(one), **one.record()}
+    return {**_settings(one), **one.record}
 
 
 def _settings(one: Overview) -> dict[str, Any]:
-    settings = run_folder.results.settings_of(one.experiment)
-    return {**settings, "seed": one.experiment.seed}
+    return {**one.settings, "seed": one.experiment.seed}
 
 
 def _environment(one: Overview) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _environment(one: Overview) -> dict[str, Any]:
 
 def _record(one: Overview) -> dict[str, Any]:
     """The numbers of a run: its accuracies and time, and those of its last epoch."""
-    own = {key: value for key, value in one.record().items() if key not in ("run", "seed")}
+    own = {key: value for key, value in one.record.items() if key not in ("run", "seed")}
     last = toml_files.flat(one.epochs[-1]) if one.epochs else {}
     known = ("epoch", "seconds", "test_accuracy", "test_accuracy_by_step", "drops", "note")
     return own | {f"{key} (last epoch)": one for key, one in last.items() if key not in known}
@@ -237,7 +238,7 @@ def _head() -> list[str]:
 
 
 def _cells(one: Overview) -> list[str]:
-    record = one.record()
+    record = one.record
     shares = (percent(record[name]) for name in ("last", "best_validation", "best_test"))
     epochs = f"{record['epochs']}/{record['of']}"
     own = (record["run"], record["settings"], record["state"], str(record["seed"]), epochs)
