@@ -216,7 +216,7 @@ def re_blocks(output: str) -> list[list[str]]:
 
 
 def test_a_table_of_a_thousand_runs() -> None:
-    """Less than 2 s of an idle processor with the start of the program; twice that on a busy one."""
+    """Less than 2 s of an idle processor with the program's start; twice that on a busy one."""
     make("0", [0.5 + epoch / 1000 for epoch in range(100)], epochs=100)
     text = Path("runs/0/config.toml").read_text()
     for number in range(1, 1000):
