@@ -18,7 +18,7 @@ import pytest
 import tsslbp
 from tsslbp.errors import RunError
 from tsslbp.reading import find
-from tsslbp.storage import hold, remove_leftovers, replace_file
+from tsslbp.storage import hold, remove_leftovers, replace_file, write_file
 
 needs_flock = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other locks")
 
@@ -177,6 +177,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         replace_file(path, fail)
     assert path.read_bytes() == b"1"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_file_needs_a_name(name: str) -> None:
+    with pytest.raises(RunError, match="it is a folder, expected the name of a file"):
+        write_file(Path(name), "text")
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -164,6 +164,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: the file cannot be written.
     """
+    if not path.name or path.name == "..":
+        raise RunError(f"cannot write {str(path)!r}: it is a folder, expected the name of a file")
     own = f"{os.getpid()}-{secrets.token_hex(4)}"  # other machines may use the same number
     temporary = path.with_name(f".{path.name}.{own}{_TEMPORARY_SUFFIX}")
     try:

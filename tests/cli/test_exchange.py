@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -31,7 +32,8 @@ def test_nir(run: Path, program: Program) -> None:
     epoch = Run.open(run).epochs()[-1]
     net, graph = tsslbp.load(run), nir.read("net.nir")
     assert "net.nir  nir, checkpoint best-validation of run, epoch" in output
-    assert "normalised images, mean 0.4, std 1" in output
+    assert "images, normalised as for training, the same at every step" in output
+    assert "(mean 0.4, std 1)" in output and told_input(graph) in output
     told = graph.metadata
     assert (told["mean"].tolist(), told["std"].tolist()) == ([0.4], [1.0])
     assert told["data"].endswith("mine.npz") and told["time_steps"] == 3 and told["classes"] == 2
@@ -67,7 +69,8 @@ def test_onnx(kind: str, folder: Path, program: Program) -> None:
     np.savez("mine.npz", **data)
     assert program("train", "mine.toml", "--out", "run", "--epochs", "1", *settings)[0] == 0
     code, output, _ = program("export", "run", "--to", "onnx", "-o", "net.onnx", *options)
-    assert code == 0 and ("raw pixels" in output) == bool(options)
+    expected = {"frames": "frames of recordings", "float32": "raw images [N, C, H, W] of type"}
+    assert code == 0 and expected.get(kind, "of type uint8, which the model normalises") in output
     onnx.checker.check_model("net.onnx", full_check=True)
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
     test = tsslbp.training.load_data(Run.open(folder / "run").experiment).test_images
@@ -82,6 +85,45 @@ def test_onnx(kind: str, folder: Path, program: Program) -> None:
     assert told["data"].endswith("mine.npz") and float(told["test_accuracy"]) >= 0
 
 
+def told_input(graph: Any) -> str:
+    return str(graph.metadata["input"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_digits_are_real_numbers(program: Program) -> None:
+    """As this data set stores them, and therefore the model takes them."""
+    options = ("--to", "onnx", "-o", "net.onnx", "--with-normalisation")
+    assert program("export", "digits", *options)[0] == 0
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    images = tsslbp.data.load("digits").test_images[:50]
+    (found,) = session.run(None, {"images": images.numpy()})
+    wanted = Run.open(Path("digits")).experiment
+    expected = tsslbp.load("digits")(tsslbp.data.normalise(images, wanted.mean, wanted.std))
+    right = tsslbp.predict(torch.from_numpy(found)) == tsslbp.predict(expected)
+    assert right.float().mean() > 0.97
+    assert "of type float32" in session.get_modelmeta().custom_metadata_map["input"]
+
+
+def test_a_run_whose_data_have_moved(run: Path, program: Program, refused: Refused) -> None:
+    """The data are only needed to know what raw pixels are."""
+    Path("mine.npz").rename("elsewhere.npz")
+    arguments = ("export", "run", "--to", "onnx", "-o", "net.onnx")
+    assert program(*arguments)[0] == 0
+    raw = (*arguments, "--with-normalisation")
+    assert "give their path by --set data=PATH" in refused(*raw)
+    code, output, _ = program(*raw, "--set", "data=elsewhere.npz")
+    assert code == 0 and "of type uint8" in output
+
+
+def test_recordings_are_not_normalised(folder: Path, program: Program, refused: Refused) -> None:
+    data = arrays()
+    data["images"] = (data["images"][:, None, None].repeat(3, 1) > 90).astype(np.float32)
+    np.savez("mine.npz", **data)
+    assert program("train", "mine.toml", "--out", "run", "--epochs", "1")[0] == 0
+    options = ("--to", "onnx", "-o", "net.onnx", "--with-normalisation")
+    assert "recordings are not normalised: leave out --with-n" in refused("export", "run", *options)
+
+
 def test_mistakes(run: Path, refused: Refused) -> None:
     assert "--to must be one of nir, onnx, got 'onx' (did you mean 'onnx'?)" in refused(
         "export", "run", "--to", "onx", "-o", "net"
@@ -93,6 +135,11 @@ def test_mistakes(run: Path, refused: Refused) -> None:
         "export", "run", "--to", "onnx", "-o", "net.onnx", "--no-fold-pooling"
     )
     assert "cannot write" in refused("export", "run", "--to", "nir", "-o", "nowhere/net.nir")
+    for out in ("run/config.toml", "net.onnx", "net", "."):
+        message = refused("export", "run", "--to", "nir", "-o", out)
+        assert f"--out must end in .nir, .h5, .hdf5, got '{out}'" in message
+    assert "must end in .onnx" in refused("export", "run", "--to", "onnx", "-o", "net.nir")
+    assert Run.open(run).experiment.network  # still a run
     assert "not a run folder" in refused("export", ".", "--to", "nir", "-o", "net.nir")
     assert "did you mean 'best-test'?" in refused(
         *("export", "run", "--to", "nir", "-o", "net.nir", "--checkpoint", "best-tset")

@@ -49,7 +49,7 @@ def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> Non
         assert "a run is a run folder: resume the run with tsslbp resume a run" in refused(
             "train", typed, "--resume"
         )
-    assert "nowhere is not a run folder" in refused("resume", "nowhere")
+    assert "nowhere is not a run folder: it does not exist" in refused("resume", "nowhere")
     Path("study").mkdir()
     Path("a run").rename("study/a run")
     assert "but study/a run is one" in refused("resume", "study")

@@ -527,6 +527,10 @@ def test_names_of_networks_that_ship(program: Program, refused: Callable[..., st
     for kind, check in (("nir", nir.read), ("onnx", onnx.checker.check_model)):
         assert program("export", "digits", "--to", kind, "-o", f"digits.{kind}")[0] == 0
         check(f"digits.{kind}")
+    advice = "tsslbp train digits --weights digits trains it further as a new run"
+    assert advice in refused("resume", "digits")
+    with pytest.raises(RunError, match="digits is a network that ships trained"):
+        training.fit(Run.open(Path("digits")), data.load("digits"))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     told = program("info", "digits")[1]
     assert f"{wording.percent(record['test_accuracy'])} with the weights as shipped" in told

@@ -82,7 +82,7 @@ def test_a_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert trained_folder("digits") == Path("digits")
     with pytest.raises(RunError, match="digits has no checkpoint"):
         tsslbp.load("digits")
-    with pytest.raises(RunError, match=r"no config.toml \(did you mean 'digits'\?\)"):
+    with pytest.raises(RunError, match=r"does not exist \(did you mean 'digits'\?\)"):
         tsslbp.load("digit")
     with pytest.raises(InvalidInput, match=r"there is no trained network 'minst' .*'mnist'"):
         trained_record("minst")

@@ -234,38 +234,38 @@ def test_a_changed_file_comes_in_as_it_is_now() -> None:
 
 
 REFUSED = {
-    "neuron normalisation.*: neunorm1": lambda: network(neunorm=True),
-    "maximum pooling .MaxPool.: 2": lambda: custom(
+    "neuron normalisation.*: module 'neunorm1'": lambda: network(neunorm=True),
+    "maximum pooling .MaxPool.: module '2'": lambda: custom(
         *(layers.Conv(2, 3, 3), LIF(time_steps=5), layers.MaxPool(2), nn.Flatten(-3)),
         layers.Linear(3 * 3 * 4, CLASSES),
     ),
-    "BatchNorm can only .*: 0": lambda: custom(
+    "BatchNorm can only .*: module '0'": lambda: custom(
         *(layers.BatchNorm(2), nn.Flatten(-3), layers.Linear(198, CLASSES), LIF(time_steps=5))
     ),
-    "a module of type GELU.*: 1.1": lambda: custom(
+    "a module of type torch.nn.GELU .*: module '1.1'": lambda: custom(
         nn.Flatten(-3),
         nn.Sequential(layers.Linear(198, CLASSES), nn.GELU()),
         LIF(time_steps=5),
     ),
-    "neurons 1 must directly follow a connection": lambda: custom(
+    "neurons of module '1' must directly follow a connection": lambda: custom(
         *(nn.Flatten(-3), LIF(time_steps=5), layers.Linear(198, CLASSES))
     ),
-    "neurons in 2 return a PSC": lambda: custom(
+    "neurons in module '2' return a PSC": lambda: custom(
         *(nn.Flatten(-3), layers.Linear(198, 5), LIF(time_steps=5, output_psc=True)),
         layers.Linear(5, CLASSES),
     ),
-    "without groups, but 0 has 2": lambda: custom(
+    "without groups, but module '0' has 2": lambda: custom(
         *(layers.Conv(2, 4, 9, groups=2), LIF(time_steps=5), nn.Flatten(-3)),
         layers.Linear(4 * 3, CLASSES),
     ),
     "factor 0.0625 of the last pooling": lambda: custom(
         *(layers.Conv(2, 3, 6), LIF(time_steps=5), layers.AvgPool(4), nn.Flatten(-3))
     ),
-    "the mean 2 over images of 7 x 9": lambda: custom(
+    "module '2' takes the mean over images of 7 x 9": lambda: custom(
         *(layers.Conv(2, 4, 3), LIF(time_steps=5), layers.AvgPool(), nn.Flatten(-3)),
         layers.Linear(4, CLASSES),
     ),
-    "the two branches of 2": lambda: custom(
+    "the two branches of module '2'": lambda: custom(
         *(nn.Flatten(-3), layers.Linear(198, CLASSES), layers.Residual(nn.Identity())),
         *(layers.Linear(CLASSES, CLASSES), LIF(time_steps=5)),
     ),
@@ -284,6 +284,59 @@ def test_vgg_is_refused_by_its_pooling_alone() -> None:
     net = CustomNetwork(models.vgg((2, 8, 8), 3, 4, channels=[(4,)], hidden=[5]), (2, 8, 8), 3, 4)
     with pytest.raises(InvalidInput, match="maximum pooling"):
         to_nir(net)
+
+
+def test_only_networks_have_a_graph() -> None:
+    for other in (nn.Linear(3, 4), None):
+        with pytest.raises(InvalidInput, match=f"CustomNetwork, got {type(other).__name__}"):
+            to_nir(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"time_steps": 7}, "must not contain time_steps, which the export writes itself"),
+        ({"dt": 1, "input": ""}, "must not contain dt, input"),
+        ({"labels": torch.ones(2)}, "but labels is not: Object of type Tensor"),
+        ({3: "three"}, "names in metadata must be text, got 3"),
+    ],
+)
+def test_metadata_that_would_mislead(metadata: Any, message: str) -> None:
+    """Another T, for instance, is what `from_nir` would build the network with."""
+    with pytest.raises(InvalidInput, match=message):
+        to_nir(network("13"), metadata=metadata)
+
+
+def test_names_that_a_file_cannot_hold(tmp_path: Path) -> None:
+    """HDF5 takes a slash for a folder; NIR has an input and an output of its own."""
+    parts = {"in/out": nn.Flatten(-3), "output": layers.Linear(198, 4), "b c": LIF(time_steps=5)}
+    module = nn.Sequential()
+    for name, part in (parts | {"forward_": layers.Linear(4, CLASSES)}).items():
+        module.add_module(name, part)
+    net = CustomNetwork(module, SHAPE, CLASSES, 5).eval()
+    graph = through_file(to_nir(net), tmp_path)
+    assert {"in_out", "linear_output", "b_c", "forward_"} < set(graph.nodes)
+    x = images(net)
+    assert net(x).any() and torch.equal(from_nir(graph)(x), net(x))
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_branches_behind_one_flatten(fold: bool, tmp_path: Path) -> None:
+    """Pooling and Flatten become nodes that both branches share; each takes the factor."""
+
+    def branch(tau_s: float) -> nn.Module:
+        return nn.Sequential(layers.Linear(3 * 3 * 4, 5), LIF(2.0, tau_s, 0.4))
+
+    net = custom(
+        *(layers.Conv(2, 3, 3), LIF(2.0, 2.0, 0.5, time_steps=5, pool=2, pool_scale=1.1)),
+        *(nn.Flatten(-3), layers.Residual(branch(2.0), branch(1.0)), layers.Linear(5, CLASSES)),
+    )
+    graph, x = through_file(to_nir(net, fold_pooling=fold), tmp_path), images(net)
+    kinds = [type(one).__name__ for one in graph.nodes.values()]
+    assert kinds.count("Flatten") == kinds.count("SumPool2d") == 1
+    assert net(x).any() and torch.equal(from_nir(graph)(x), net(x))
+    with quiet():
+        torch.testing.assert_close(run(snntorch(graph), x, 5), net(x), rtol=0, atol=1e-5)
 
 
 # Files of peers
@@ -402,11 +455,25 @@ LINEAR = nir.Linear(np.ones((4, 3)))
         ([nir.AvgPool2d(np.array([2, 2]), np.array([1, 1]), np.array([0, 0]))], "windows overlap"),
         ([nir.SumPool2d(np.array([2, 3]), np.array([2, 3]), np.array([0, 0]))], "several values"),
         ([nir.Flatten({"input": None}, 1, -1)], "'node0' flattens dimensions 1 to 2"),
+        ([nir.Linear(np.ones((4, 7)))], "'node0' has 7 inputs, but receives .* shape .3."),
+        ([nir.Linear(np.full((4, 3), np.nan))], "'node0' must have finite real numbers as weight"),
+        ([nir.Linear(np.full((4, 3), 1j))], "'node0' must have finite real numbers as weight"),
+        ([nir.Affine(np.ones((4, 3)), np.ones(5))], "'node0' must have a bias of .4., got .* .5."),
+        ([LINEAR, lif(5)], "'node1' has constants of shape .5., but receives .* shape .4."),
+        (
+            [nir.Conv2d((4, 4), np.ones((2, 3, 3, 3)), 1, 0, 1, 1, np.zeros(2))],
+            "'node0' has 3 input channels .* images of shape .1, 4, 4.",
+        ),
+        (
+            [nir.Conv2d((4, 4), np.ones((2, 1, 5, 5)), 1, 0, 1, 1, np.zeros(2))],
+            "a kernel of 5 x 5, but receives images of shape .1, 4, 4.",
+        ),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )
 def test_what_layers_cannot_hold_is_named(nodes: list[Any], message: str) -> None:
-    shape = (3,) if isinstance(nodes[0], nir.Linear | nir.LIF) else (1, 4, 4)
+    flat = isinstance(nodes[0], nir.Linear | nir.Affine | nir.LIF)
+    shape = (3,) if flat else (1, 4, 4)
     with pytest.raises(InvalidInput, match=message) as caught:
         from_nir(graph_of(*nodes, inputs=shape))
     assert "\n" not in str(caught.value)
@@ -417,6 +484,37 @@ def test_neurons_of_several_thresholds_are_refused() -> None:
     node.v_threshold[1] = 2
     with pytest.raises(InvalidInput, match="'node1' has several values of v_threshold"):
         from_nir(graph_of(LINEAR, node))
+
+
+def test_signals_that_cannot_be_added_and_edges_from_nowhere() -> None:
+    graph = graph_of(LINEAR, nir.Linear(np.ones((5, 3))), lif())
+    graph.edges[:] = [("input", "node0"), ("input", "node1"), ("node2", "output")]
+    graph.edges += [("node0", "node2"), ("node1", "node2")]
+    with pytest.raises(InvalidInput, match="'node2' adds signals of different shapes: 4 and 5"):
+        from_nir(graph)
+    graph.edges.append(("node9", "node2"))
+    with pytest.raises(InvalidInput, match="from 'node9' to 'node2', but no node 'node9'"):
+        from_nir(graph)
+
+
+def test_groups_come_in() -> None:
+    weight, x = normal(4, 1, 3, 3), normal(5, 2, 2, 4, 4)
+    node = nir.Conv2d((4, 4), weight.numpy(), 1, 1, 1, 2, np.zeros(4))
+    expected = nn.functional.conv2d(x.flatten(0, 1), weight, padding=1, groups=2)
+    module = from_nir(graph_of(node, inputs=(2, 4, 4)))
+    torch.testing.assert_close(module(x).flatten(0, 1), expected)
+
+
+def test_nodes_called_like_methods_of_modules() -> None:
+    for names in (["forward", "keys"], ["training", "a.b"]):
+        ends = nir.Input({"input": np.array([3])}), nir.Output({"output": np.array([4])})
+        every = dict(
+            zip(["input", *names, "output"], [ends[0], LINEAR, lif(), ends[1]], strict=True)
+        )
+        chain = nir.NIRGraph(every, list(pairwise(every)), type_check=False)
+        assert from_nir(chain)(torch.ones(5, 2, 3)).any()
+        chain.edges.append((names[0], "output"))
+        assert isinstance(from_nir(chain), Branching)
 
 
 def test_a_cycle_is_refused() -> None:
@@ -433,7 +531,7 @@ def test_paddings_by_name() -> None:
         assert module(torch.ones(2, 1, 1, 6, 6)).shape[-2:] == (sides, sides)
 
 
-@pytest.mark.parametrize("dt", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("dt", [0.0, -1.0, float("nan"), "1e-4"])
 def test_dt_is_checked(dt: float) -> None:
     with pytest.raises(InvalidInput, match="dt must be a positive"):
         from_nir(graph_of(LINEAR), dt=dt)
@@ -442,6 +540,17 @@ def test_dt_is_checked(dt: float) -> None:
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*missing.nir"):
         from_nir(tmp_path / "missing.nir")
+    with pytest.raises(DataError, match="as a NIR file: it is a folder"):
+        from_nir(tmp_path)
+    nir.write(tmp_path / "node.nir", LINEAR)
+    with pytest.raises(DataError, match="a single node of type Linear, not a graph"):
+        from_nir(tmp_path / "node.nir")
+    with pytest.raises(InvalidInput, match=r"path of a NIR file or a nir\.NIRGraph, got Linear"):
+        from_nir(LINEAR)
+    graph = graph_of(LINEAR)
+    graph.metadata["time_steps"] = 2.5
+    with pytest.raises(InvalidInput, match=r"time_steps must be a whole number .* got 2\.5"):
+        from_nir(graph)
     (tmp_path / "text.nir").write_text("no HDF5")
     with pytest.raises(DataError, match=r"cannot read .*text.nir as a NIR file"):
         from_nir(tmp_path / "text.nir")

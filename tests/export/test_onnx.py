@@ -1,7 +1,9 @@
 """ONNX: onnxruntime computes the same as the network, and the checker accepts the model."""
 
+import copy
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -76,6 +78,8 @@ def test_the_mnist_network_gives_the_same_numbers() -> None:
     pixels = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8)
     model = to_onnx(net, pixels=torch.uint8, mean=0.1307, std=0.3081)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    told = {one.key: one.value for one in model.metadata_props}["input"]
+    assert told == "raw images [N, C, H, W] of type uint8, which the model normalises"
     expected = net(tsslbp.data.normalise(pixels, 0.1307, 0.3081)).detach()
     found = outputs(model, pixels)
     assert expected.any()
@@ -111,6 +115,7 @@ def test_what_a_model_says() -> None:
     assert found["prediction"] == "the class with the largest output summed over time"
     assert (found["time_steps"], found["classes"], found["mean"]) == ("5", "3", "[0.1]")
     assert found["command"] == "tsslbp train mnist" and found["network"] == "13"
+    assert found["input"] == "images [N, C, H, W], normalised as for training"
     text = model.SerializeToString()
     assert __file__.encode() not in text and b"site-packages" not in text and b".py" not in text
 
@@ -132,6 +137,31 @@ def test_a_module_that_cannot_be_traced_is_told_in_a_line() -> None:
     ) as e:
         to_onnx(net)
     assert "\n" not in str(e.value)
+
+
+def test_doubles_are_converted() -> None:
+    """A model that mixes types could be written, but not run."""
+    net = network("13", input_shape=(1, 5, 3), steps=2)
+    model, x = to_onnx(copy.deepcopy(net).double()), images(net, 3)
+    assert net(x).any()
+    torch.testing.assert_close(outputs(model, x), net(x).detach())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": 0.3}, "mean and std are only used with pixels"),
+        ({"pixels": torch.int64}, "pixels must be torch.uint8 or torch.float32, got torch.int64"),
+        ({"pixels": torch.uint8, "std": 0.0}, "std must be positive"),
+        ({"metadata": {"classes": 99}}, "must not contain classes, which the export writes"),
+        ({"metadata": {"labels": torch.ones(2)}}, "but labels is not: Object of type Tensor"),
+    ],
+)
+def test_what_is_refused(options: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        to_onnx(network("13"), **options)
+    with pytest.raises(InvalidInput, match="CustomNetwork, got Linear"):
+        to_onnx(nn.Linear(3, 4), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])

@@ -123,8 +123,8 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_open_refuses_what_is_no_run(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(RunError, match="not a run folder: it contains no config"):
+    for folder, why in ((tmp_path, "contains no config.toml"), (tmp_path / "a", "does not exist")):
+        with pytest.raises(RunError, match=f"not a run folder: it {why}"):
             Run.open(folder)
 
 

@@ -60,6 +60,8 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
         trained(tmp_path / "e", replace(EXPERIMENT, train_images=49))
     with pytest.raises(InvalidInput, match="validation_images must be between 1 and 59"):
         trained(tmp_path / "a", replace(EXPERIMENT, validation_images=60))
+    with pytest.raises(InvalidInput, match="between 1 and 59 for toy, got 5000, the default"):
+        trained(tmp_path / "default", replace(EXPERIMENT, validation_images=5000))
     three = replace(EXPERIMENT, mean=(0.0,) * 3, std=(1.0,) * 3)
     with pytest.raises(InvalidInput, match="images of 1 channels"):
         trained(tmp_path / "b", three)

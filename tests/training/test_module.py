@@ -123,6 +123,10 @@ def test_what_does_not_fit(change: dict[str, Any], words: str) -> None:
             continue
         with pytest.raises(InvalidInput, match=words):
             tsslbp.fit(module(), toy(), settings, **change)
+    pairs = torch.utils.data.TensorDataset(torch.rand(9, 1, 8, 8), torch.arange(9) % 3)
+    for wrong in (pairs, torch.rand(9, 1, 8, 8), (torch.rand(9, 1, 8, 8), torch.arange(9))):
+        with pytest.raises(InvalidInput, match=rf"got {type(wrong).__name__}: .*from_torch"):
+            tsslbp.fit(module(), wrong, SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=r"the module must be a torch.nn.Module, got int"):
         tsslbp.fit(3, toy(), SETTINGS)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=r"the module contains no tsslbp.layers.LIF"):

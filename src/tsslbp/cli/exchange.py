@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,20 +15,28 @@ from .. import run as run_folder
 from ..errors import InvalidInput, nearest
 from ..storage import write_file
 from . import printing
-from .options import Checkpoint, DataDir, RunFolder, TrustCode, option
+from .options import (
+    Checkpoint,
+    DataDir,
+    MovedData,
+    RunFolder,
+    TrustCode,
+    option,
+    with_options,
+)
 from .runs import epoch_of
 
 if TYPE_CHECKING:
     from ..network import CustomNetwork, Network
     from ..run import Run
 
-FORMATS = ("nir", "onnx")
-
-Writer = Callable[[Path], object]
+FORMATS = {"nir": (".nir", ".h5", ".hdf5"), "onnx": (".onnx",)}  # and how their files are called
 
 
+@with_options
 def export(
     folder: RunFolder,
+    *,
     to: Annotated[str, option("nir|onnx", "Format of the file.")],
     out: Annotated[Path, option("FILE", "The file to write.", "-o", "--out")],
     fold_pooling: Annotated[
@@ -46,14 +54,15 @@ def export(
     ] = False,
     checkpoint: Checkpoint = None,
     data_dir: DataDir = None,
+    moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
     """Export a run's network to NIR or ONNX.
 
     nir: the Neuromorphic Intermediate Representation, which Norse, snnTorch, SpikingJelly and
     compilers for neuromorphic chips read. onnx: for onnxruntime and others, with all time steps in
-    the graph. The file also says how to read the output, and contains mean and standard deviation
-    of the input, classes, time steps, accuracy and the command of the run.
+    the graph. The file also says what the input is and how to read the output, and contains mean
+    and standard deviation of the input, classes, time steps, accuracy and the command of the run.
 
     \b
     Examples:
@@ -69,6 +78,8 @@ def export(
         )
     if not fold_pooling and to == "onnx":
         raise InvalidInput("--no-fold-pooling is for NIR; ONNX files never fold pooling")
+    if out.suffix.lower() not in FORMATS[to]:
+        raise InvalidInput(f"--out must end in {', '.join(FORMATS[to])}, got {str(out)!r}")
     run = run_folder.Run.open(folder, trust_code)
     name = checkpoint or training.default_checkpoint(run)
     net, state = training.read_network(run, name)
@@ -76,14 +87,16 @@ def export(
     with printing.working(f"writing {out}"):
         if to == "nir":
             graph = exports.to_nir(net, fold_pooling=fold_pooling, metadata=facts)
+            given = graph.metadata["input"]
             write_file(out, _nir(graph))
         else:
-            model = _onnx(run, net, facts, with_normalisation, data_dir)
+            takes = _input(run, net, moved, data_dir, with_normalisation)
+            model = exports.to_onnx(net, **takes, metadata=facts)
+            given = next(one.value for one in model.metadata_props if one.key == "input")
             write_file(out, model.SerializeToString())
     mean, std = (", ".join(f"{one:g}" for one in facts[key]) for key in ("mean", "std"))
     printing.say(f"{out}  {to}, checkpoint {name} of {folder}, epoch {facts['epoch']}")
-    inputs = "raw pixels" if with_normalisation else f"normalised images, mean {mean}, std {std}"
-    printing.say(f"input       {inputs}")
+    printing.say(f"input       {given} (mean {mean}, std {std})")
     printing.print_note(facts.get("note", ""))
 
 
@@ -113,27 +126,29 @@ def _nir(graph: Any) -> memoryview:
     return content.getbuffer()
 
 
-def _onnx(
-    run: Run,
-    net: Network | CustomNetwork,
-    facts: Mapping[str, Any],
-    normalised: bool,
-    data_dir: Path | None,
-) -> Any:
-    """The ONNX model of a run's network, whose input is what its data are: images or frames."""
+def _input(
+    run: Run, net: Network | CustomNetwork, moved: MovedData, data_dir: Path | None, raw: bool
+) -> dict[str, Any]:
+    """What a run's network takes, as arguments of `to_onnx`: frames, or images, `raw` or not.
+
+    The data are only loaded if nothing else says what they are.
+    """
     import torch
 
-    wanted, dtype = run.experiment, torch.uint8
-    frames = data.holds_events(wanted.data)
-    if wanted.data.endswith(".npz"):
-        images = training.load_run_data(run, data_dir).test_images
-        frames = isinstance(images, data.Frames)
-        dtype = torch.uint8 if isinstance(images, data.Frames) else images.dtype
-    return exports.to_onnx(
-        net,
-        frames=frames,
-        pixels=dtype if normalised else None,
-        mean=wanted.mean,
-        std=wanted.std,
-        metadata=facts,
-    )
+    wanted = run.experiment
+    entry = data.catalogue.entries().get(wanted.data)
+    frames, pixels = data.holds_events(wanted.data) or getattr(net, "frames", False), torch.uint8
+    is_known = entry is not None and entry.origin != "package"  # such images are bytes
+    unchanged = not any(wanted.mean) and all(one == 1 for one in wanted.std)  # as frames must be
+    ask = (raw and not is_known) or (unchanged and wanted.data.endswith(".npz"))
+    if ask and not frames:
+        images = moved.load(run, data_dir).test_images
+        if isinstance(images, data.Frames):
+            frames = True
+        else:
+            pixels = images.dtype
+    if frames and raw:
+        raise InvalidInput("recordings are not normalised: leave out --with-normalisation")
+    if not raw:
+        return {"frames": frames}
+    return {"pixels": pixels, "mean": wanted.mean, "std": wanted.std}

@@ -74,6 +74,7 @@ RunFolder = Annotated[
         autocompletion=complete_run,
     ),
 ]
+OwnRun = Annotated[Path, argument("RUN", "A run folder.", autocompletion=complete_run)]
 Checkpoint = Annotated[
     str | None,
     option(

@@ -216,6 +216,8 @@ def print_cost(cost: Cost, table: EnergyTable, memory: str | None) -> None:
     print_table(rows)
     total = cost.total
     spiking, relu = (one.energy(table, memory) for one in (total.spiking, total.relu))
+    word, memories = analysis.energy.WORD, analysis.energy.MEMORIES
+    access = f", {memories[memory]:g} pJ per {word}-bit access" if memory else ""
     parts = {"connections": spiking.connections, "neurons": spiking.neurons, memory: spiking.memory}
     shares = ", ".join(f"{name} {wording.energy(one)}" for name, one in parts.items() if name)
     say(f"\nspikes      {total.spikes:,.0f}; size of the parameters {size(total.bytes)}")
@@ -224,7 +226,7 @@ def print_cost(cost: Cost, table: EnergyTable, memory: str | None) -> None:
     say(f"with ReLU   {wording.energy(relu.total)}; the spiking network needs {ratio} times that")
     say(
         f"table       {table.name}: {table.multiply_add:g} pJ per multiply-add, {table.add:g} pJ "
-        f"per addition; {table.source}"
+        f"per addition{access}; {table.source}"
     )
 
 

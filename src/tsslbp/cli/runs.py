@@ -26,6 +26,7 @@ from .options import (
     Epochs,
     Formats,
     MovedData,
+    OwnRun,
     RecipeOptions,
     RunFolder,
     RunOptions,
@@ -126,7 +127,7 @@ def train(
 
 @options.with_options
 def resume(
-    folder: RunFolder,
+    folder: OwnRun,
     *,
     epochs: Epochs = None,
     moved: MovedData,
@@ -151,6 +152,9 @@ def resume(
             f"{folder} is a run of tsslbp convert: give that command again, with --resume"
         )
     experiment.check_trust(run.experiment, trust_code)
+    if run.is_shipped:
+        with run.hold():  # says that it is never changed
+            pass
     with training.parallel.join() as processes:
         device = processes.device(how.device)
         training.configure(device, run.experiment.precision, deterministic)

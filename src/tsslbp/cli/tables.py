@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from .. import run as run_folder
 from .. import toml_files
 from ..errors import InvalidInput, RunError, nearest
+from ..reading import without_collection
 from ..wording import count, duration, percent, size
 from . import printing
-from .options import RunFolder, TableOptions, argument, option, with_options
+from .options import OwnRun, TableOptions, argument, option, with_options
 
 if TYPE_CHECKING:
     from ..run.results import Overview
@@ -24,6 +25,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "!=": operator.ne,
+    "==": operator.eq,
     "=": operator.eq,
     "<": operator.lt,
     ">": operator.gt,
@@ -64,7 +66,7 @@ def runs(
     best_validation, best_test (accuracies on test images, 0 to 1) and seconds. CSV and JSON also
     have every setting in which the runs differ.
     """  # noqa: D301
-    with form.alone():
+    with form.alone(), without_collection():
         if not os.path.isdir(folder):
             raise RunError(f"there is no folder {folder}: `tsslbp train RECIPE` makes the first")
         found, problems = run_folder.results.overviews([folder])
@@ -81,15 +83,16 @@ def runs(
         if not chosen:
             printing.say(f"none of {count(len(found), 'run')} meets the conditions")
             return
-        form.show(_head(), [_cells(one) for one in chosen], run_folder.results.records(chosen))
+        rows = run_folder.results.records(chosen) if form.kind else None
+        form.show(_head(), [_cells(one) for one in chosen], rows)
         if not form.kind:
             printing.say(f"\n{count(len(chosen), 'run')}{_states(chosen)}")
 
 
 @with_options
 def diff(
-    first: RunFolder,
-    second: RunFolder,
+    first: OwnRun,
+    second: OwnRun,
     *,
     form: TableOptions,
 ) -> None:
@@ -132,12 +135,11 @@ def diff(
 
 def _values(one: Overview) -> dict[str, Any]:
     """The values of a run for filtering and sorting: its columns and all of its settings."""
-    return {**_settings(one), **one.record()}
+    return {**_settings(one), **one.record}
 
 
 def _settings(one: Overview) -> dict[str, Any]:
-    settings = run_folder.results.settings_of(one.experiment)
-    return {**settings, "seed": one.experiment.seed}
+    return {**one.settings, "seed": one.experiment.seed}
 
 
 def _environment(one: Overview) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _environment(one: Overview) -> dict[str, Any]:
 
 def _record(one: Overview) -> dict[str, Any]:
     """The numbers of a run: its accuracies and time, and those of its last epoch."""
-    own = {key: value for key, value in one.record().items() if key not in ("run", "seed")}
+    own = {key: value for key, value in one.record.items() if key not in ("run", "seed")}
     last = toml_files.flat(one.epochs[-1]) if one.epochs else {}
     known = ("epoch", "seconds", "test_accuracy", "test_accuracy_by_step", "drops", "note")
     return own | {f"{key} (last epoch)": one for key, one in last.items() if key not in known}
@@ -169,13 +171,13 @@ def _word(key: str, value: Any) -> str:
 
 def _holds(condition: str, values: Mapping[str, Any]) -> bool:
     """Whether a run's values meet a condition such as ``"last>0.9"``."""
-    parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*)", condition)
+    parts = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*([^\s=<>].*)", condition)
     if parts is None:
         raise InvalidInput(
             f"--where expects a condition such as state=finished or last>0.98, got {condition!r}"
         )
     key, sign, text = parts.groups()
-    value, wanted = _value(key, values), toml_files.parse_value(text)
+    value, wanted = _value(key, values), _wanted(key, text)
     if isinstance(value, str):
         wanted = text.strip().strip("\"'")
     if isinstance(value, tuple | list):
@@ -186,8 +188,26 @@ def _holds(condition: str, values: Mapping[str, Any]) -> bool:
         return False
 
 
+def _wanted(key: str, text: str) -> Any:
+    """The value that a condition compares with; accuracies may be written in percent."""
+    if key in run_folder.results.ACCURACIES and (share := re.fullmatch(r"(.*\d)\s*%\s*", text)):
+        wanted = toml_files.parse_value(share[1])
+        return wanted / 100 if isinstance(wanted, int | float) else wanted
+    wanted = toml_files.parse_value(text)
+    if key in run_folder.results.NUMBERS and not isinstance(wanted, int | float):
+        raise InvalidInput(f"--where: {key} is a number, got {text.strip()!r}")
+    if key in run_folder.results.ACCURACIES and wanted > 1:
+        raise InvalidInput(f"--where: {key} is between 0 and 1, got {wanted}: write 0.98 or 98%")
+    if key == "state" and wanted not in run_folder.results.STATES:
+        known = ", ".join(run_folder.results.STATES)
+        hint = nearest(str(wanted), run_folder.results.STATES)
+        raise InvalidInput(f"--where: state is one of {known}, got {text.strip()!r}{hint}")
+    return wanted
+
+
 def _value(key: str, values: Mapping[str, Any]) -> Any:
     """A run's value for a key; None if only other runs have it."""
+    key = {"rule": "rule.name", **{title: name for name, title in TITLES.items()}}.get(key, key)
     if key not in values and key not in _known():
         raise InvalidInput(f"unknown column or setting {key!r}{nearest(key, [*values, *_known()])}")
     return values.get(key)
@@ -218,7 +238,7 @@ def _head() -> list[str]:
 
 
 def _cells(one: Overview) -> list[str]:
-    record = one.record()
+    record = one.record
     shares = (percent(record[name]) for name in ("last", "best_validation", "best_test"))
     epochs = f"{record['epochs']}/{record['of']}"
     own = (record["run"], record["settings"], record["state"], str(record["seed"]), epochs)

@@ -33,8 +33,8 @@ def trained_folder(name_or_folder: str | Path) -> Path:
     A folder of such a name that contains a run takes precedence over the network.
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    is_name = name in trained_names() and not os.path.isfile(folder / CONFIG)
-    return SHIPPED / name if is_name else folder
+    is_run = os.path.isfile(folder / CONFIG)  # asked first, because it takes the least time
+    return SHIPPED / name if not is_run and name in trained_names() else folder
 
 
 def trained_record(name: str) -> dict[str, Any]:

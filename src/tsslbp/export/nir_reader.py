@@ -68,12 +68,16 @@ def from_nir(
         DataError: the file cannot be read.
     """
     require("NIR needs", "exchange", "nir")
-    graph = source if not isinstance(source, str | Path) else _read(Path(source))
+    graph = _read(Path(source)) if isinstance(source, str | Path) else source
+    if type(graph).__name__ != "NIRGraph":
+        raise InvalidInput(
+            f"expected the path of a NIR file or a nir.NIRGraph, got {type(graph).__name__}"
+        )
     metadata = dict(graph.metadata)
     with _naming("the graph's metadata"):
         recorded = _recorded(metadata)
         if time_steps is None and "time_steps" in metadata:
-            time_steps = check_whole("time_steps", int(metadata["time_steps"]))
+            time_steps = check_whole("time_steps", metadata["time_steps"])
         if rule is None:
             rule = from_config(recorded["rule"]) if recorded else TSSLBP()
     with _naming("the graph"):
@@ -153,14 +157,18 @@ class _Reader:
     """Builds modules from a graph's nodes, each after those from which it receives signals."""
 
     def __init__(self, graph: NIRGraph, dt: float, time_steps: int | None, rule: Rule) -> None:
-        if not (math.isfinite(dt) and dt > 0):
-            raise InvalidInput(f"dt must be a positive number of seconds, got {dt}")
+        if isinstance(dt, str) or not (math.isfinite(dt) and dt > 0):
+            raise InvalidInput(f"dt must be a positive number of seconds, got {dt!r}")
         self.nodes: dict[str, Any] = graph.nodes
         self.dt, self.time_steps, self.rule = dt, time_steps, rule
         self.kinds = {name: type(node).__name__ for name, node in self.nodes.items()}
         self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.behind: dict[str, list[str]] = {name: [] for name in self.nodes}
         for one, other in dict.fromkeys(map(tuple, graph.edges)):
+            if unknown := {one, other} - self.nodes.keys():
+                raise InvalidInput(
+                    f"the graph has an edge from {one!r} to {other!r}, but no node {min(unknown)!r}"
+                )
             self.before[other].append(one)
             self.behind[one].append(other)
         self.input, self.output = self._only("Input"), self._only("Output")
@@ -172,12 +180,13 @@ class _Reader:
     def read(self, name: str, ends_in_psc: bool) -> None:
         """Build the module of a node; those before it have been built."""
         node, kind = self.nodes[name], self.kinds[name]
-        shape = self.shapes[self.before[name][0]]
+        shape = self._received(name)
         if kind == "Conv2d":
             part, shape = self._conv(name, node, shape)
         elif kind in CONNECTIONS:
-            part, shape = self._linear(name, node), (len(node.weight),)
+            part, shape = self._linear(name, node, shape), (len(node.weight),)
         elif kind in NEURONS:
+            _check_neurons(name, node, shape)
             part = self._neurons(name, node, ends_in_psc and self.output in self.behind[name])
         elif kind in ("SumPool2d", "AvgPool2d"):
             part, shape = self._pool(name, node, kind, shape)
@@ -189,10 +198,12 @@ class _Reader:
 
     def module(self) -> nn.Module:
         """Return a sequence if each part takes the output of the one before, else `Branching`."""
-        names = {name: name.replace(".", "_") for name in self.order} | {self.input: ""}
+        self._received(self.output)
+        names = {name: _module_name(name) for name in self.order} | {self.input: ""}
         if len(set(names.values())) < len(names):
             raise InvalidInput(
-                "two nodes of the graph have names that differ only in dots: rename one of them"
+                "two nodes of the graph would have the same name in a module, where dots become "
+                "underscores: rename one of them"
             )
         parts = {names[name]: part for name, part in self.parts.items()}
         chain = [self.input, *self.order, self.output]
@@ -232,6 +243,16 @@ class _Reader:
             raise InvalidInput(f"expected a graph with one {kind} node, got {len(found)}")
         return found[0]
 
+    def _received(self, name: str) -> Shape:
+        """Return the shape of the signals that a node receives and adds; None if unknown."""
+        shapes = {self.shapes[one] for one in self.before[name]} - {None}
+        if len(shapes) > 1:
+            texts = sorted(" x ".join(map(str, one or ())) for one in shapes)
+            raise InvalidInput(
+                f"node {name!r} adds signals of different shapes: {' and '.join(texts)}"
+            )
+        return shapes.pop() if shapes else None
+
     def _sorted(self) -> list[str]:
         """Return the nodes between Input and Output, each after those that feed it."""
         order, ends = [self.input], (self.input, self.output)
@@ -251,8 +272,8 @@ class _Reader:
         return order[1:]
 
     def _conv(self, name: str, node: Any, shape: Shape) -> tuple[nn.Module, Shape]:
-        weight = np.asarray(node.weight, np.float64)
-        side = weight.shape[-1]
+        weight = _numbers(name, "weight", node.weight, 4)
+        side, groups = weight.shape[-1], int(node.groups)
         if weight.shape[-2] != side:
             raise InvalidInput(
                 f"node {name!r} must have a square kernel, got {weight.shape[-2]} x {side}"
@@ -261,15 +282,20 @@ class _Reader:
         padding = _padding(name, node, stride, dilation, side)
         beyond = 2 * padding - dilation * (side - 1) - 1
         sides = [(one + beyond) // stride + 1 for one in (shape or ())[1:]]
+        channels = weight.shape[1] * groups
+        if shape is not None and len(shape) == 3 and (shape[0] != channels or min(sides) < 1):
+            raise InvalidInput(
+                f"node {name!r} has {channels} input channels and a kernel of {side} x {side}, but "
+                f"receives images of shape {list(shape)}"
+            )
         pool = int(node.metadata.get(POOL, 1))
         whole = not (side % pool or stride % pool or padding % pool)
         if pool > 1 and whole and np.array_equal(spread(weight[..., ::pool, ::pool], pool), weight):
             weight, stride, padding = weight[..., ::pool, ::pool], stride // pool, padding // pool
         else:
             pool = 1
-        groups = int(node.groups)
         conv = Conv(
-            *(weight.shape[1] * groups, len(weight), weight.shape[-1]),
+            *(channels, len(weight), weight.shape[-1]),
             **{"stride": stride, "padding": padding, "dilation": dilation, "groups": groups},
             bias=bool(np.any(np.asarray(node.bias))),
         )
@@ -277,14 +303,15 @@ class _Reader:
         part = conv if pool == 1 else nn.Sequential(SumPool(pool, _scale(node)), conv)
         return part, None if shape is None else (len(weight), *sides)
 
-    def _linear(self, name: str, node: Any) -> nn.Module:
-        weight = np.asarray(node.weight, np.float64)
-        if weight.ndim != 2:
+    def _linear(self, name: str, node: Any, received: Shape) -> nn.Module:
+        weight = _numbers(name, "weight", node.weight, 2)
+        if received is not None and received[-1] != weight.shape[1]:
             raise InvalidInput(
-                f"node {name!r} must have weights of 2 dimensions, got {weight.ndim}"
+                f"node {name!r} has {weight.shape[1]} inputs, but receives a signal of shape "
+                f"{list(received)}"
             )
         pool, before = int(node.metadata.get(POOL, 1)), self.before[name][0]
-        if pool > 1 and self.kinds[before] == "Flatten":
+        if pool > 1 and self.kinds[before] == "Flatten" and self.behind[before] == [name]:
             shape = self.shapes[self.before[before][0]]
             if shape is not None and (small := _unfolded(weight, shape, pool)) is not None:
                 weight = small
@@ -309,7 +336,8 @@ class _Reader:
         with torch.no_grad():
             part.weight.copy_(torch.from_numpy(weight * (gain / scale)))
             if part.bias is not None:
-                part.bias.copy_(torch.from_numpy(np.asarray(node.bias, np.float64) * gain))
+                bias = _numbers(name, "bias", node.bias, 1, len(weight))
+                part.bias.copy_(torch.from_numpy(bias * gain))
         self.connections.append(part)
 
     def _pool_before(self, name: str) -> SumPool | None:
@@ -384,13 +412,13 @@ def _read(path: Path) -> NIRGraph:
 
     try:
         check_plain(path)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
         _check_size(path)
         graph = nir.read(path, type_check=False)  # files of other libraries may omit shapes
     except Exception as error:  # h5py and nir raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"cannot read {path} as a NIR file: {reason}") from error
-    if not isinstance(graph, nir.NIRGraph):
-        raise DataError(f"{path} contains a {type(graph).__name__}, not a NIR graph")
     return graph
 
 
@@ -413,12 +441,53 @@ def _check_size(path: Path) -> None:
 
         visit("", file)
         file.visititems(visit)
+        kind = file.get("node/type")
+        if kind is not None and (text := bytes(kind[()]).decode()) != "NIRGraph":
+            raise ValueError(f"it contains a single node of type {text}, not a graph")
     check_claim(sum(sizes), path.stat().st_size)
 
 
 def _shape_of(node: Any) -> Shape:
     shape = node.input_type.get("input")
     return None if shape is None else tuple(int(side) for side in np.atleast_1d(shape))
+
+
+def _module_name(name: str) -> str:
+    """Return the name of a node's module: without dots, and not that of a method of modules."""
+    text = name.replace(".", "_") or "node"
+    taken = any(hasattr(kind(), text) for kind in (nn.Sequential, nn.ModuleDict))
+    return f"{text}_" if taken else text
+
+
+def _numbers(name: str, key: str, values: Any, dimensions: int, length: int = 0) -> Array:
+    """Return weights as float64 after checking them; with `length`, a number is repeated."""
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+        raise InvalidInput(f"node {name!r} must have finite real numbers as {key}")
+    if length and found.size == 1:
+        found = np.full(length, found.item())
+    if found.ndim != dimensions or (length and len(found) != length):
+        shape = f"[{length}]" if length else f"{dimensions} dimensions"
+        raise InvalidInput(
+            f"node {name!r} must have a {key} of {shape}, got shape {list(found.shape)}"
+        )
+    return found.astype(np.float64)
+
+
+def _check_neurons(name: str, node: Any, shape: Shape) -> None:
+    """Raise `InvalidInput` if a node has constants for another number of neurons than inputs."""
+    given = np.shape(node.v_threshold)
+    if shape is None or len(shape) not in (1, 3) or math.prod(given) in (1, math.prod(shape)):
+        return
+    try:
+        fits = np.broadcast_shapes(given, shape) == tuple(shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InvalidInput(
+            f"node {name!r} has constants of shape {list(given)}, but receives a signal of shape "
+            f"{list(shape)}"
+        )
 
 
 def _one(name: str, key: str, values: Any) -> Any:

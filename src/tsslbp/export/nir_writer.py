@@ -12,6 +12,7 @@ before x and I. SpikingJelly requires this, and snnTorch would merge a factor in
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -37,13 +38,14 @@ from ..layers import (
 )
 from ..network import CustomNetwork, Network
 from ..neuron import Neuron
-from .facts import as_text, facts
+from .facts import as_text, check_network, facts
 from .plain import as_modules
 
 if TYPE_CHECKING:
     from nir import NIRGraph, NIRNode
 
 DT = 1e-4  # seconds; a constant in snnTorch
+INPUT = "images, normalised as for training, the same at every step; or one frame of a recording"
 NETWORK = "tsslbp_network"  # metadata: arguments of `Network`
 POOL, POOL_SCALE, OUTPUT = "pool", "pool_scale", "output"  # metadata, see `to_nir`
 
@@ -89,20 +91,20 @@ def to_nir(
             supports a factor.) If false, or if this would not be exact (padding around images that
             windows do not fill, dilation), pooling becomes a SumPool2d, and its factor is merged
             into the next connection.
-        metadata: further entries; text, numbers and lists of numbers.
-
+        metadata: further entries: text, numbers and lists of numbers; other values become JSON.
 
     Returns:
         The graph; write it with ``nir.write("net.nir", graph)``.
 
     Raises:
-        InvalidInput: the package ``nir`` is not installed, or NIR cannot represent a part, which
-            the message names.
+        InvalidInput: the package ``nir`` is not installed, NIR cannot represent a part, which
+            the message names, or `metadata` cannot be written.
 
     Source: Pedersen et al., "Neuromorphic intermediate representation" (Nature Communications,
     2024).
     """
     require("NIR needs", "exchange", "nir")
+    check_network(net)
     writer = _Writer(fold_pooling)
     graph_input = Signal(("input",), tuple(net.input_shape))
     writer.nodes["input"] = writer.nir.Input({"input": np.array(net.input_shape)})
@@ -118,9 +120,10 @@ def to_nir(
             ),
             "psc",
         )
-    known = facts(net, prediction, metadata) | {"dt": DT, OUTPUT: output}
+    own = {"input": INPUT, "prediction": prediction, "dt": DT, OUTPUT: output}
     if isinstance(net, Network):
-        known[NETWORK] = json.dumps(_arguments(net))
+        own[NETWORK] = json.dumps(_arguments(net))
+    known = facts(net, own, metadata)
     return writer.graph(end, {key: _entry(value) for key, value in known.items()})
 
 
@@ -186,7 +189,7 @@ class _Writer:
         if isinstance(part, Conv):
             if part.groups > 1:
                 raise InvalidInput(
-                    f"NIR supports only convolutions without groups, but {path} has "
+                    f"NIR supports only convolutions without groups, but module {path!r} has "
                     f"{part.groups} groups"
                 )
             bias = np.zeros(len(weight)) if bias is None else bias
@@ -214,8 +217,8 @@ class _Writer:
         neuron = settings.neuron
         if not behind_connection and (neuron.tau_s != 1 or x.scale != 1):
             raise InvalidInput(
-                f"the neurons {path} must directly follow a connection, whose weights can include "
-                "a factor that NIR's importers do not support"
+                f"the neurons of module {path!r} must directly follow a connection, whose weights "
+                "can include a factor that NIR's importers do not support"
             )
         x = self._done(x, _name(path, lif))
         constants = {
@@ -240,13 +243,14 @@ class _Writer:
             height, size = x.shape[1:]
             if height != size:
                 raise InvalidInput(
-                    f"the mean {path} over images of {height} x {size} is not a pooling over "
-                    "squares, which NIR requires"
+                    f"module {path!r} takes the mean over images of {height} x {size}, which is "
+                    "not a pooling over squares, as NIR requires"
                 )
         return replace(x, pool=size, scale=x.scale / size**2)
 
     def _residual(self, path: str, part: Residual, x: Signal) -> Signal:
         """Write body and shortcut from the same nodes; the next part has an edge from each."""
+        x = self._done(x, _name(path, part)) if x.flatten else x  # one Flatten for both branches
         ends = [
             self.write(_flat(f"{path}.{side}", module), x)
             for side, module in (("body", part.body), ("shortcut", part.shortcut))
@@ -255,8 +259,8 @@ class _Writer:
         nodes = ends[0].nodes + ends[1].nodes
         if ends[0].scale != ends[1].scale or len(set(nodes)) < len(nodes):
             raise InvalidInput(
-                f"NIR adds the outputs of nodes, but cannot add the two branches of {path}: they "
-                "share a node, or a pooling leaves a factor in one of them"
+                "NIR adds the outputs of nodes, but cannot add the two branches of module "
+                f"{path!r}: they share a node, or a pooling leaves a factor in one of them"
             )
         return replace(ends[0], nodes=nodes)
 
@@ -309,15 +313,15 @@ def _psc_at_end(parts: list[Named]) -> float | None:
                 if lif is part and index == len(parts) - 1:
                     return lif.neurons.neuron.tau_s
                 raise InvalidInput(
-                    f"NIR's neurons emit spikes, but neurons in {path} return a PSC: only the last "
-                    "layer may have output_psc=True"
+                    f"NIR's neurons emit spikes, but neurons in module {path!r} return a PSC: only "
+                    "the last layer may have output_psc=True"
                 )
     return None
 
 
 def _name(path: str, part: nn.Module) -> str:
     """Return the name of a part's node: a valid Python name that differs from NIR's own."""
-    name = path.replace(".", "_")
+    name = re.sub(r"\W", "_", path)
     if name[0].isdigit() or name in ("input", "output"):
         return f"{type(part).__name__.lower()}_{name}"
     return name
@@ -330,11 +334,12 @@ def _refusal(path: str, part: nn.Module) -> str:
         BatchNorm: "BatchNorm can only be written where it follows a connection",
     }
     kind = type(part).__name__
+    kind = f"torch.nn.{kind}" if type(part).__module__.startswith("torch.nn.") else kind
     other = (
         f"a module of type {kind} cannot be written as NIR, only tsslbp.layers, "
         "torch.nn.Sequential and torch.nn.Flatten(-3)"
     )
-    return f"{reasons.get(type(part), other)}: {path}"
+    return f"{reasons.get(type(part), other)}: module {path!r}"
 
 
 def _folds(part: Conv | Linear, x: Signal) -> bool:

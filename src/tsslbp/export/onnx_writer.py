@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data.dataset import channel_statistics, normalised
 from ..errors import InvalidInput, require
 from ..network import CustomNetwork, Network
-from .facts import as_text, facts
+from .facts import as_text, check_network, facts
 from .plain import to_plain
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "output", "batch"
 PREDICTION = "the class with the largest output summed over time"
+FRAMES = "frames of recordings [T, N, C, H, W]"
+NORMALISED = "images [N, C, H, W], normalised as for training"
+RAW = "raw images [N, C, H, W] of type {}, which the model normalises"
 TRACED = 2  # images in the traced batch; sizes 0 and 1 would be treated as constant
 
 
@@ -58,17 +61,17 @@ def to_onnx(
 
     The model maps ``images`` to ``output``, ``[T, N, classes]``, the output of `net`: for a
     `Network` the PSC. The predicted class has the largest sum over time; `metadata_props` say so,
-    and give T, the number of classes and the version. N is dynamic. The traced module is that of
-    `to_plain` in float32, so the results are those of ``impl="reference"`` up to the order of
-    summation.
+    and give T, the number of classes, the version, and whether the images must be normalised. N is
+    dynamic. The traced module is that of `to_plain` in float32, so the results are those of
+    ``impl="reference"`` up to the order of summation.
 
     Args:
-        net: the network, in float32 and on the CPU.
+        net: the network; it is not changed.
         frames: whether the model takes spike trains ``[T, N, C, H, W]`` instead of static images
             ``[N, C, H, W]``.
         pixels: includes `tsslbp.data.normalise` by `mean` and `std` in the model, which then takes
             raw images: ``torch.uint8``, 0 to 255, or ``torch.float32``.
-        mean, std: one number, or one per channel.
+        mean, std: one number, or one per channel; only with `pixels`.
         metadata: further entries of `metadata_props`; values that are not text become JSON.
 
     Returns:
@@ -76,22 +79,34 @@ def to_onnx(
 
     Raises:
         InvalidInput: a package of the extra ``exchange`` is not installed, `torch.export` cannot
-            trace the network, or `pixels` is given for frames.
+            trace the network, `pixels` is given for frames, or `mean` or `std` without `pixels`, or
+            `metadata` cannot be written.
     """
     require("ONNX needs", "exchange", "onnx", "onnxscript")
     import onnx
 
+    check_network(net)
     if frames and pixels is not None:
         raise InvalidInput("frames of events are not normalised: leave out pixels, mean and std")
+    if pixels is None and not (mean == 0 and std == 1):
+        raise InvalidInput(
+            "mean and std are only used with pixels, the type of the images to normalise: give it, "
+            "or leave them out"
+        )
+    if pixels not in (None, torch.uint8, torch.float32):
+        raise InvalidInput(f"pixels must be torch.uint8 or torch.float32, got {pixels}")
+    given = FRAMES if frames else NORMALISED
+    if pixels is not None:
+        given = RAW.format(str(pixels).removeprefix("torch."))
+    known = facts(net, {"input": given, "prediction": PREDICTION}, metadata)
     shape = [net.time_steps] * frames + [TRACED, *net.input_shape]
     example = torch.zeros(shape, dtype=pixels or torch.float32)
-    module = to_plain(net)
+    module = to_plain(net).to("cpu", torch.float32)
     if pixels is not None:
         module = nn.Sequential(Normalisation(example, mean, std), module)
     model = _traced(module, example, 1 if frames else 0)
     for node in model.graph.node:  # remove the tracing information with paths of this machine
         del node.metadata_props[:]
-    known = facts(net, PREDICTION, metadata)
     onnx.helper.set_model_props(model, {key: as_text(value) for key, value in known.items()})
     return model
 

@@ -8,6 +8,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidInput
 from ..layers import (
     LIF,
     AvgPool,
@@ -123,7 +124,12 @@ def to_plain(net: nn.Module) -> nn.Module:
     Returns:
         A module in evaluation mode with the input and output of `net`. The output equals that of
         ``impl="reference"``; other implementations add in a different order.
+
+    Raises:
+        InvalidInput: `net` is not a module.
     """
+    if not isinstance(net, nn.Module):
+        raise InvalidInput(f"expected a module, got {type(net).__name__}")
     return _plain(fold_batch_norms(as_modules(net)), {})
 
 

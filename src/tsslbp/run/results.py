@@ -17,6 +17,7 @@ from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..experiment.recipe import is_path
 from ..reading import folders_with
+from ..rules import RULES
 from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
@@ -34,10 +35,9 @@ MEASURES = {
 AVERAGED_MEASURES = {AVERAGED: "averaged weights, last epoch"}  # in addition, if a run has them
 MAY_DIFFER = ("seed", "description")  # between runs of equal settings
 STATES = ("running", "finished", "diverged", "interrupted")
-COLUMNS = (  # of a table of runs
-    *("run", "settings", "state", "seed", "epochs", "of"),
-    *("last", "best_validation", "best_test", "seconds"),
-)
+ACCURACIES = ("last", "best_validation", "best_test")
+NUMBERS = ("seed", "epochs", "of", *ACCURACIES, "seconds")  # columns that hold numbers
+COLUMNS = ("run", "settings", "state", *NUMBERS)  # of a table of runs
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
 
@@ -210,12 +210,14 @@ class Overview:
 
     folder: Path
     experiment: Experiment
+    settings: Mapping[str, Any]  # see `settings_of`
     epochs: Sequence[dict[str, Any]]
     state: str  # one of `STATES`
     label: str  # its recipe and the changes from it, as in `labels`
 
+    @cached_property
     def record(self) -> dict[str, Any]:
-        """Return the run's row in a table with `COLUMNS`; None marks unknown values."""
+        """The run's row in a table with `COLUMNS`; None marks unknown values."""
         reached = measures(self.epochs) if self.epochs else {}
         accuracies = {
             name.replace("-", "_"): reached[name]["test_accuracy"] if name in reached else None
@@ -247,10 +249,11 @@ def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
         found.append((run, read_epochs(run)))
 
     _each_run(paths, look, problems)
-    names = labels([run.experiment for run, _ in found])
+    tables = [settings_of(run.experiment) for run, _ in found]
+    names = _labels([run.experiment for run, _ in found], tables)
     return [
-        Overview(run.folder, run.experiment, epochs, state(run, epochs), name)
-        for (run, epochs), name in zip(found, names, strict=True)
+        Overview(run.folder, run.experiment, table, epochs, state(run, epochs), name)
+        for (run, epochs), table, name in zip(found, tables, names, strict=True)
     ], problems
 
 
@@ -293,10 +296,10 @@ def table(folder: Path | str) -> pandas.DataFrame:
 
 def records(runs: Sequence[Overview]) -> list[dict[str, Any]]:
     """Return `Overview.record` of each run, followed by the settings in which they differ."""
-    tables = [settings_of(one.experiment) for one in runs]
+    tables = [one.settings for one in runs]
     keys = [key for key in varying(tables) if key not in COLUMNS]
     return [
-        one.record() | {key: settings.get(key) for key in keys}
+        one.record | {key: settings.get(key) for key in keys}
         for one, settings in zip(runs, tables, strict=True)
     ]
 
@@ -387,10 +390,13 @@ def label(experiment: Experiment) -> str:
 
 def labels(experiments: Sequence[Experiment]) -> list[str]:
     """Return the `label` of each experiment; equal labels of different settings show them."""
-    tables = [settings_of(one) for one in experiments]
+    return _labels(experiments, [settings_of(one) for one in experiments])
+
+
+def _labels(experiments: Sequence[Experiment], tables: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = [json.dumps(table, sort_keys=True) for table in tables]
     found = {key: label(one) for key, one in dict(zip(keys, experiments, strict=True)).items()}
-    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    alike: dict[str, dict[str, Mapping[str, Any]]] = {}
     for key, table in zip(keys, tables, strict=True):
         alike.setdefault(found[key], {})[key] = table
     for name, those in alike.items():
@@ -407,11 +413,12 @@ def varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _named(name: str, differing: Mapping[str, Any]) -> str:
-    has_another_rule = "rule.name" in differing
-    shown = {
-        key: one
-        for key, one in differing.items()  # that a rule lacks a key follows from its name
-        if not (has_another_rule and key.startswith("rule.") and one is None)
+    rule = RULES.get(differing.get("rule.name", ""))
+    usual = {f"rule.{key}": value for key, value in vars(rule()).items()} if rule else {}
+    shown = {  # of another rule, its name and what differs from its defaults
+        "rule" if key == "rule.name" else key: one
+        for key, one in differing.items()
+        if not (rule and key.startswith("rule.") and one in (None, usual.get(key)))
     }
     return ", ".join([name, *(f"{key} = {_shown(key, one)}" for key, one in shown.items())])
 

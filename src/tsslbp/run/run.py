@@ -129,10 +129,11 @@ class Run:
         named, folder = str(folder), trained_folder(folder)
         config = folder / _CONFIG
         if not os.path.isfile(config):
-            is_name = not os.path.lexists(folder) and folder.name == named
-            known = nearest(named, trained_names()) if is_name else ""
+            if not os.path.lexists(folder):
+                known = nearest(named, trained_names()) if folder.name == named else ""
+                raise RunError(f"{folder} is not a run folder: it does not exist{known}")
             inside = find(folder, f"*/{_CONFIG}")
-            known = f", but {inside[0].parent} is one" if inside else known
+            known = f", but {inside[0].parent} is one" if inside else ""
             raise RunError(f"{folder} is not a run folder: it contains no {_CONFIG}{known}")
         try:
             experiment = experiments.load_recipe(config)
@@ -494,6 +495,11 @@ def claim(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hold(folder: Path) -> Iterator[None]:
+    if is_shipped(folder):
+        raise RunError(
+            f"{folder.name} is a network that ships trained, and its folder is never changed: "
+            f"tsslbp train {folder.name} --weights {folder.name} trains it further as a new run"
+        )
     with hold_folder(folder):
         for place in (folder, folder / _CHECKPOINT_FOLDER):
             remove_leftovers(place)

@@ -387,9 +387,10 @@ def _check_counts(experiment: Experiment, data: DataSet) -> None:
     if experiment.protocol == "validated":
         held_out = experiment.validation_images
         if not 0 < held_out < count:
+            default = "" if held_out != Experiment.validation_images else ", the default"
             raise InvalidInput(
                 f"validation_images must be between 1 and {count - 1} for {data.name}, "
-                f"got {held_out}"
+                f"got {held_out}{default}"
             )
     left = count - held_out
     if experiment.train_images is not None and experiment.train_images > left:

@@ -80,6 +80,11 @@ def fit(
             raise InvalidInput(
                 f"fit cannot change {key}: the module or the data determine it; leave it out"
             )
+    if not isinstance(data, str | data_sets.DataSet):
+        raise InvalidInput(
+            f"data must be a data set of tsslbp or the name of one, got {type(data).__name__}: "
+            "tsslbp.data.DataSet.from_torch(name, pairs) makes one of images with labels"
+        )
     name = data if isinstance(data, str) else data.name
     wanted = _experiment(module, name, settings, changes)
     if isinstance(data, str):
