@@ -362,6 +362,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(autouse=True)
+def no_pixels() -> None:
+    """Pictures are empty here, and written as usual."""
+
+
+@pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Pictures are empty, and commands that are started run in this process, undisturbed."""
 
@@ -388,9 +393,9 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(analysis.microscope, "examine", lambda *_, **__: [])
     monkeypatch.setattr(printing, "print_microscope", lambda *_: None)
     monkeypatch.setattr(output, "compose", lambda *_: page(Path("run/own.svg")))
-    monkeypatch.setattr(
-        exchange, "_onnx", lambda *_: SimpleNamespace(SerializeToString=lambda: b"onnx")
-    )
+    facts = [SimpleNamespace(key="input", value="images")]
+    model = SimpleNamespace(SerializeToString=lambda: b"onnx", metadata_props=facts)
+    monkeypatch.setattr(exchange.exports, "to_onnx", lambda *_, **__: model)
     monkeypatch.setenv("TSSLBP_CACHE", "cache")
 
 
