@@ -103,7 +103,7 @@ def test_values_are_brought_to_their_types(key: str, value: Any, expected: Any) 
         ("colour", 3, "colour must be one of red, green, got 3"),
         ("pole", "sooth", "one of north, south, got 'sooth' (did you mean 'south'?)"),
         ("pair", [1, 2, 3], "pair must be a list (of 2), each item a number above 0"),
-        ("several", [], "a list (not empty), each item a whole number of at least 1"),
+        ("several", [], "a whole number of at least 1, or a list (not empty) of such numbers"),
         ("table", {"a": 0}, "table must be a table, got {'a': 0}"),
         ("inner", {"width": 0}, "inner: width must be a number above 0, got 0"),
         ("inner", {"wdth": 0}, "inner: unknown key 'wdth' (did you mean 'width'?)"),

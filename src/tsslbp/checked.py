@@ -214,8 +214,11 @@ def expected(hint: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(expected(option) for option in args if option is not NoneType)
     if origin is tuple:
+        item, number = expected(args[0]), (*get_args(args[0]), args[0])[0]
+        if args[-1] is Ellipsis and number in (int, float):
+            return f"{item}, or a list (not empty) of such numbers"
         length = "not empty" if args[-1] is Ellipsis else f"of {len(args)}"
-        return f"a list ({length}), each item {expected(args[0])}"
+        return f"a list ({length}), each item {item}"
     if origin is Mapping or (isinstance(hint, type) and issubclass(hint, Checked)):
         return "a table"
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}

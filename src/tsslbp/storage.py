@@ -284,7 +284,8 @@ def cause(error: OSError) -> str:
 
 def write_error(path: Path, error: OSError) -> str:
     hint = "" if error.errno in _DISK_FULL else " (is the folder writable?)"
-    return f"cannot write {path}: {cause(error)}{hint}; the earlier contents are kept"
+    kept = "; the earlier contents are kept" if os.path.lexists(path) else ""
+    return f"cannot write {path}: {cause(error)}{hint}{kept}"
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tsslbp import analysis, cli, data, studies
+from tsslbp.cli import printing
 from tsslbp.cli.microscope import NoiseOptions
 from tsslbp.data import DataSet
 from tsslbp.run import CHECKPOINTS, count_epochs
@@ -45,6 +46,16 @@ def test_termination_is_an_interruption() -> None:
         _, error = process.communicate()
     assert process.returncode == 130
     assert "stopped: tsslbp resume run continues the run in run" in error
+
+
+def test_an_interruption_anywhere_is_told(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(printing, "print_recipes", interrupt)
+    assert program("recipes") == (130, "", "stopped: the command was interrupted before its end\n")
 
 
 def test_as_a_module() -> None:
@@ -135,7 +146,7 @@ def test_what_help_says_is_so(program: Program) -> None:
         (["train", "mine.toml", "--set", "network=4C9"], "4C9"),
         (["train", "mine.toml", "--set", "data=cifar"], "'cifar' (did you mean 'cifar10'?)"),
         (["train", "mine.toml", "--set", "data=other.npz"], "other.npz"),
-        (["train", "mine.toml", "--set", "mean=[0.1, 0.2, 0.3]"], "1 channels"),
+        (["train", "mine.toml", "--set", "mean=[0.1, 0.2, 0.3]"], "1 channel: give one number"),
         (["train", "mine.toml", "--set", "validation_images=63"], "between 1 and 62"),
         (["train", "mine.toml", "--epochs", "0"], "epochs must be a whole number of at least 1"),
         (["train", "mine.toml", "--protocol", "publish"], "(did you mean 'published'?)"),

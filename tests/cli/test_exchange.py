@@ -110,7 +110,7 @@ def test_a_run_whose_data_have_moved(run: Path, program: Program, refused: Refus
     arguments = ("export", "run", "--to", "onnx", "-o", "net.onnx")
     assert program(*arguments)[0] == 0
     raw = (*arguments, "--with-normalisation")
-    assert "give their path by --set data=PATH" in refused(*raw)
+    assert "give their path with --set data=PATH" in refused(*raw)
     code, output, _ = program(*raw, "--set", "data=elsewhere.npz")
     assert code == 0 and "of type uint8" in output
 

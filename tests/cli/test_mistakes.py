@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_settings(typed: str, meant: str, refused: Callable[..., str]) -> None:
         ("eval runs/x", "No such command 'eval': use tsslbp evaluate"),
         ("frobnicate", "No such command 'frobnicate'; see tsslbp --help"),
         ("train digits --device gpu", "device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
+        ("train digits --epochs five", "'--epochs': 'five' is not a whole number; see tsslbp"),
+        ("train digits --set std=0", "std must be a number above 0, or a list (not empty) of"),
         ("train digits --bogus", "; see tsslbp train --help"),
         ("sweep mnist --space published --epochs 3", "the space published searches epochs"),
     ],
@@ -239,3 +242,61 @@ def test_class_names_of_the_catalogue() -> None:
     assert {"fashion-mnist", "cifar10", "cifar10-dvs", "dvs-gesture"} <= named.keys()
     assert all(len(set(one.class_names)) == one.classes for one in named.values())
     assert isinstance(tsslbp.data.load("digits"), DataSet)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: tsslbp.spikes(x),
+        lambda x: tsslbp.lif(x),
+        lambda x: tsslbp.psc(x),
+        lambda x: tsslbp.predict(x),
+        lambda x: tsslbp.losses.van_rossum(x, torch.zeros(2, dtype=torch.int64)),
+        lambda x: tsslbp.losses.tet(x, torch.zeros(2, dtype=torch.int64)),
+        lambda x: tsslbp.data.normalise(x, 0, 1),
+        lambda x: tsslbp.Network("6", (1, 8, 8), classes=10, time_steps=3)(x),
+        lambda x: tsslbp.Network("6", (1, 8, 8), classes=10, time_steps=3).trace(x),
+        lambda x: tsslbp.layers.Conv(1, 2, 3)(x),
+        lambda x: tsslbp.layers.Linear(8, 2)(x),
+        lambda x: tsslbp.layers.BatchNorm(1)(x),
+        lambda x: tsslbp.layers.MaxPool(2)(x),
+        lambda x: tsslbp.layers.Residual(LIF())(x),
+        lambda x: LIF()(x),
+    ],
+)
+@pytest.mark.parametrize("of", [np.asarray, np.ndarray.tolist])
+def test_something_else_in_the_place_of_a_tensor(call: Any, of: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"got (ndarray|list)"):
+        call(of(np.zeros((3, 2, 1, 8, 8), dtype=np.float32)))
+
+
+def test_a_kernel_that_is_larger_than_its_input() -> None:
+    with pytest.raises(InvalidInput, match=r"spans 9 x 9 values and does not fit into 8 x 8 with"):
+        tsslbp.layers.Conv(1, 2, 5, dilation=2)(torch.zeros(3, 2, 1, 8, 8))
+    assert tsslbp.layers.Conv(1, 2, 9, padding=1)(torch.zeros(3, 2, 1, 8, 8)).shape[-1] == 2
+
+
+def test_learnable_that_names_nothing() -> None:
+    with pytest.raises(InvalidInput, match=r"learnable must contain names among tau_m.*got True"):
+        LIF(learnable=True)  # type: ignore[arg-type]
+
+
+def test_fit_of_a_described_network() -> None:
+    net = tsslbp.Network("6", (1, 8, 8), classes=10, time_steps=3)
+    with pytest.raises(
+        InvalidInput, match=r"not a tsslbp\.Network: write network = '6' into a rec"
+    ):
+        tsslbp.fit(net, "digits")
+
+
+def test_figures_of_nothing_and_of_an_unknown_format(tmp_path: Path) -> None:
+    run, svg = tsslbp.figures.run, tsslbp.figures.svg
+    figure = run.raster({"conv1": torch.ones(3, 4)})
+    with pytest.raises(
+        InvalidInput, match=r"must end in one of \.svg, \.pdf, \.png, got .*x\.jpg'"
+    ):
+        svg.save(figure, tmp_path / "x.jpg")
+    with pytest.raises(InvalidInput, match="by the name of their layer, got no layer"):
+        run.raster({})
+    with pytest.raises(InvalidInput, match="by the name of their layer, got Tensor"):
+        run.raster(torch.ones(3, 4))  # type: ignore[arg-type]

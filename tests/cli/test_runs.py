@@ -214,6 +214,15 @@ def test_a_recipe_on_a_narrow_terminal(program: Program, monkeypatch: pytest.Mon
     assert max(len(ANSI.sub("", line)) for line in screen.getvalue().splitlines()) <= 60
 
 
+def test_info_about_a_run(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program("train", "mine.toml", "--epochs", "1", "--out", "run")[0] == 0
+    code, output, error = program("info", "run")
+    assert (code, error) == (0, "") and "epochs = 1\n" in output
+    assert output.startswith(f"Network('{experiment.load_recipe('mine.toml').network}'")
+    monkeypatch.chdir("run")
+    assert program("info", ".") == (code, output, error)
+
+
 def test_info_counts_parameters_as_published(program: Program) -> None:
     code, output, _ = program("info", "15C5-P2-40C5-P2-300")
     assert code == 0

@@ -301,7 +301,7 @@ def test_neurons_that_are_not_called() -> None:
         (images(7, 1, 6, 5), r"expected images \[N, 1, 6, 6\] or spike trains \[4, N, 1, 6, 6\]"),
         (images(7, 1, 6, 6).double(), "weights' dtype torch.float32, got torch.float64"),
         (images(7, 1, 6, 6) * torch.nan, "the input contains NaN or infinity"),
-        ([1.0], "expected a tensor of images, got list"),
+        ([1.0], "the input must be a tensor, got list: convert it with torch.as_tensor"),
     ],
 )
 def test_inputs_that_do_not_fit(x: Any, words: str) -> None:

@@ -553,8 +553,10 @@ def test_full_disk_leaves_every_earlier_file(run: Run) -> None:
     )
     with disk_of(10):
         for write in writers:
-            with pytest.raises(RunError, match=r"cannot write .*the disk is full.*are kept"):
+            with pytest.raises(RunError, match=r"cannot write .*the disk is full") as caught:
                 write()
+            path = Path(str(caught.value).removeprefix("cannot write ").partition(":")[0])
+            assert str(caught.value).endswith("the earlier contents are kept") == path.exists()
     after = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     assert after == before
 

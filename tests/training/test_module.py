@@ -77,6 +77,22 @@ def test_progress_is_shown_and_the_observer_is_called(capsys: pytest.CaptureFixt
     assert seen == [1, 2] * 2
 
 
+def test_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A widget, in which the bar is drawn, and a line of output per epoch."""
+    widgets = pytest.importorskip("ipywidgets")
+    import IPython.display
+
+    shown: list[Any] = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    tsslbp.fit(module(), toy(), SETTINGS, progress=True)
+    assert sum(isinstance(one, widgets.Output) for one in shown) == 1
+    texts = [one.text for one in shown if hasattr(one, "text")]
+    rows = [text.split() for text in texts if text.strip()]
+    assert [row[0] for row in rows if row[0] in ("1/2", "2/2")] == ["1/2", "2/2"]
+    assert any(row[:2] == ["epoch", "2/2"] for row in rows)
+
+
 def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tsslbp.fit(module(), toy(), SETTINGS, out=tmp_path / "whole")
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from . import (
     data,
     exchange,
     microscope,
+    options,
     output,
     prediction,
     printing,
@@ -128,6 +130,7 @@ def _correction(error: Any, arguments: Sequence[str]) -> str:
     if (option := getattr(error, "option_name", "")) in OPTIONS:
         return f"No such option: {option}; {OPTIONS[option]}"
     wrong, first = error.format_message().rstrip("."), next(iter(arguments), "")
+    wrong = re.sub(r"is not a valid int(eger)?( range)?$", "is not a whole number", wrong)
     if first in COMMANDS and wrong.startswith("No such command"):
         return f"No such command {first!r}: use tsslbp {COMMANDS[first]}"
     is_verb = any(first == verb.__name__ for verb in VERBS)  # click does not always tell
@@ -163,5 +166,5 @@ def program(
 
 
 for verb in VERBS:
-    app.command()(verb)
+    app.command()(options.interruptible("the command was interrupted before its end")(verb))
 app.add_typer(data.app, name="data")

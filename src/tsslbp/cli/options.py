@@ -6,8 +6,8 @@ import glob
 import inspect
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -261,6 +261,16 @@ class TableOptions:
 def _plain(value: Any) -> Any:
     """A value of a setting as a cell: lists and tables become text."""
     return str(value) if isinstance(value, list | tuple | dict) else value
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """End the program at an interrupt with the usual status, and say how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        printing.complain("stopped", advice)
+        raise typer.Exit(130) from None
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:

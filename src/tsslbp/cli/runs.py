@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -360,7 +361,8 @@ def info(
         str,
         argument(
             "NETWORK",
-            "Layers such as 15C5-P2-40C5-P2-300, vgg, sew_resnet, or the name of a recipe.",
+            "Layers such as 15C5-P2-40C5-P2-300, vgg, sew_resnet, the name of a recipe, or the "
+            "folder of a run.",
             autocompletion=complete_recipe,
         ),
     ],
@@ -386,9 +388,12 @@ def info(
     layer is added automatically. For vgg, sew_resnet, or a network of your own, the layers of
     neurons and their constants are printed.
 
-    For a recipe, its settings are printed as well. For a pretrained network, such as mnist,
-    its origin is printed too.
+    For a recipe or a run, its settings are printed as well; for a pretrained network, such as
+    mnist, its origin is printed too.
     """
+    if os.path.isfile(Path(network) / "config.toml"):
+        _print_run(Path(network), trust_code)
+        return
     names = experiment.recipe_names()
     is_recipe = network.endswith(".toml") or network in names
     base = experiment.load_recipe(network) if is_recipe else experiment.Experiment("mnist", network)
@@ -407,6 +412,18 @@ def info(
         _print_promise(wanted)
     if network in experiment.trained_names():
         printing.print_trained(network, experiment.trained_record(network))
+
+
+def _print_run(folder: Path, trust_code: bool) -> None:
+    """Print the layers and the settings of a run's network."""
+    run = run_folder.Run.open(folder, trust_code)
+    net, _ = training.read_network(run, training.default_checkpoint(run))
+    if isinstance(net, networks.CustomNetwork):
+        printing.say(net.summary())
+    else:
+        printing.say(_summary(run.experiment, net.input_shape, net.classes, trust_code))
+    printing.say()
+    _print_promise(run.experiment)
 
 
 def _summary(wanted: Experiment, shape: tuple[int, ...], classes: int, trust_code: bool) -> str:

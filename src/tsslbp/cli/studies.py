@@ -28,12 +28,12 @@ from .options import (
     TrainingOptions,
     argument,
     completing,
+    interruptible,
     option,
 )
 from .trainings import (
     check_failures,
     engine_of,
-    interruptible,
     make,
     say_plan,
     train_arguments,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 from .. import experiment as experiments
 from .. import network as networks
@@ -20,7 +17,7 @@ from ..errors import Diverged, InvalidInput, RunError
 from ..studies.jobs import Cluster, Engine, Local, cores
 from ..studies.jobs import run as run_jobs
 from . import printing, progress
-from .options import JobOptions, TrainingOptions
+from .options import JobOptions, TrainingOptions, interruptible
 
 if TYPE_CHECKING:
     from ..experiment import Experiment
@@ -103,16 +100,6 @@ def _resumed(run: Run) -> str:
     if run.experiment.activation:  # only `convert` makes its network
         return "the same command with --resume"
     return shlex.join(["tsslbp", "resume", str(run.folder)])
-
-
-@contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """End the program at an interrupt with the usual status, and say how to continue."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        printing.complain("stopped", advice)
-        raise typer.Exit(130) from None
 
 
 def _print_start(trained: Training, run: Run) -> None:

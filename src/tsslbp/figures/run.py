@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import InvalidInput
 from . import style
 from .sample import draw_image
 from .style import Array, Look
@@ -312,7 +313,14 @@ def histograms(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> 
 
 @style.own_settings()
 def raster(spikes: Mapping[str, Array], class_names: Sequence[str] = ()) -> Figure:
-    """Draw spikes of all layers over time, see `draw_raster`."""
+    """Draw spikes of all layers over time, see `draw_raster`.
+
+    Raises:
+        InvalidInput: `spikes` is not a mapping, or contains no layer.
+    """
+    if not isinstance(spikes, Mapping) or not spikes:
+        got = "no layer" if isinstance(spikes, Mapping) else type(spikes).__name__
+        raise InvalidInput(f"spikes must be arrays [T, ...] by the name of their layer, got {got}")
     figure, axes = style.new_axes(1.4 + 0.9 * len(spikes))
     draw_raster(axes, spikes, class_names=class_names)
     return figure
@@ -327,12 +335,12 @@ def draw_raster(
     """Draw spikes over time, one band per layer, with the first layer at the bottom.
 
     Args:
-        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1. At most `NEURONS_SHOWN`
-            neurons of a layer are drawn.
+        spikes: by layer, from input to output, ``[T, ...]`` with 0 and 1, arrays or tensors on the
+            CPU. At most `NEURONS_SHOWN` neurons of a layer are drawn.
         numbered: number the last layer's neurons on the right, if there are only a few.
         class_names: names instead of these numbers.
     """
-    trains = [train.reshape(len(train), -1) for train in spikes.values()]
+    trains = [np.asarray(train).reshape(len(train), -1) for train in spikes.values()]
     gap = (1 - BAND) / 2
     for band, train in enumerate(trains):
         count = train.shape[1]

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import printable
+from ..errors import InvalidInput, printable
 from ..storage import write_file
 from .style import LEGEND_CHARACTERS, label, own_settings
 
@@ -103,8 +103,12 @@ def save(figure: Figure, path: Path, title: str = "") -> None:
     inch.
 
     Raises:
+        InvalidInput: the suffix is another one.
         RunError: the file cannot be written.
     """
+    if path.suffix not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise InvalidInput(f"a figure's file must end in one of {known}, got {str(path)!r}")
     if path.suffix == ".svg":
         save_svg(figure, path, title)
         return

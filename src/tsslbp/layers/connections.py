@@ -128,6 +128,12 @@ class Conv(nn.Module):
                 f"Conv expects a signal [T, N, {channels}, H, W] or images [N, {channels}, H, W], "
                 f"got shape {list(x.shape)}"
             )
+        spanned = self.dilation * (self.weight.shape[-1] - 1) + 1
+        if min(x.shape[-2:]) + 2 * self.padding < spanned:
+            raise InvalidInput(
+                f"Conv: the kernel spans {spanned} x {spanned} values and does not fit into "
+                f"{x.shape[-2]} x {x.shape[-1]} with padding {self.padding}"
+            )
         is_plain = self.dilation == self.groups == 1
         if is_plain and x.ndim == 5 and _event_driven(self.impl, x, self.weight):
             from ..kernels import events

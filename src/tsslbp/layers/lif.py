@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -215,7 +215,8 @@ def _checked(learnable: Sequence[str], start: NeuronLayer) -> tuple[str, ...]:
     Raises:
         InvalidInput: a constant is unknown, or it cannot be learned from its initial value.
     """
-    names = (learnable,) if isinstance(learnable, str) else tuple(learnable)
+    is_one = isinstance(learnable, str) or not isinstance(learnable, Iterable)
+    names: tuple[Any, ...] = (learnable,) if is_one else tuple(learnable)
     for name in names:
         if name not in CONSTANTS:
             raise InvalidInput(

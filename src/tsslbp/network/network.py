@@ -59,8 +59,6 @@ def check_images(
     `statistics` belong to the images that the network was trained on. The message about uint8
     quotes them.
     """
-    if not isinstance(x, Tensor):
-        raise InvalidInput(f"expected a tensor of images, got {type(x).__name__}")
     check_dense("the input", x)
     images, trains = tuple(shape), (time_steps, *shape)
     if x.shape[1:] != images and (x.shape[:1] + x.shape[2:]) != trains:

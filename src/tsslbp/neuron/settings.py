@@ -26,7 +26,11 @@ def check_implementation(impl: str) -> None:
 
 
 def check_dense(name: str, x: Tensor) -> None:
-    """Raise `InvalidInput` if a tensor is sparse, nested, or in another library's layout."""
+    """Raise `InvalidInput` if `x` is no tensor, or sparse, nested, or in an unknown layout."""
+    if not isinstance(x, Tensor):
+        raise InvalidInput(
+            f"{name} must be a tensor, got {type(x).__name__}: convert it with torch.as_tensor(x)"
+        )
     if x.is_nested or x.layout is not torch.strided:
         layout = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
         raise InvalidInput(

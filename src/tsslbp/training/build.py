@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import data as data_sets
-from .. import losses
+from .. import losses, wording
 from ..data import DataSet, digest, split_validation, subset
 from ..data.dataset import Images, channel_statistics
 from ..data.frames import Frames
@@ -331,8 +331,9 @@ def check_data(experiment: Experiment, data: DataSet) -> None:
         count = len(getattr(experiment, name))
         if count not in (1, channels):
             raise InvalidInput(
-                f"{name} holds {count} numbers, but {data.name} has images of {channels} channels: "
-                f"give one number, or {channels}"
+                f"{name} holds {wording.count(count, 'number')}, but {data.name} has images of "
+                f"{wording.count(channels, 'channel')}: give one number"
+                f"{f', or {channels}' if channels > 1 else ''}"
             )
     _check_augmentation(experiment, data)
     _check_counts(experiment, data)

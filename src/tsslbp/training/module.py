@@ -16,7 +16,7 @@ from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
 from ..experiment.networks import AT_HAND
 from ..layers import LIF
-from ..network import CustomNetwork
+from ..network import CustomNetwork, Network
 from ..run import Run, claim, has_begun, results
 from .loop import Observer, Training
 from .progress import Display
@@ -84,6 +84,12 @@ def fit(
         raise InvalidInput(
             f"data must be a data set of tsslbp or the name of one, got {type(data).__name__}: "
             "tsslbp.data.DataSet.from_torch(name, pairs) makes one of images with labels"
+        )
+    if isinstance(module, Network):
+        raise InvalidInput(
+            "fit trains a module of your own, not a tsslbp.Network: write network = "
+            f"{module.description!r} into a recipe, and train it with tsslbp train or "
+            "tsslbp.training.fit"
         )
     name = data if isinstance(data, str) else data.name
     wanted = _experiment(module, name, settings, changes)

@@ -18,7 +18,10 @@ LEAST_STEPS = 25  # of a run before any warning
 ALWAYS = 1 - 1e-6  # firing rate of a layer that fires at every step, up to rounding
 
 _SILENT, _SATURATED, _STILL = "silent", "saturated", "still"
-_MORE = "larger weights (weight_scale), a lower threshold or a shorter tau_m usually help"
+_MORE = (
+    "larger weights (weight_scale), a lower threshold or a shorter tau_m usually help, and a lower "
+    "learning rate if the network fired before"
+)
 _LESS = "smaller weights (weight_scale), a higher threshold or a lower learning rate usually help"
 _REACH = (
     "a rule with a gradient for silent neurons (TSSLBP with warm_up neuron or always, Surrogate), "
