@@ -100,6 +100,17 @@ def test_classes_have_their_names(program: Program) -> None:
         assert " ".join(row).startswith(f"{row[0]} {names[one]} ")
 
 
+def test_floats_that_are_no_fractions(program: Program) -> None:
+    """A network of known images takes bytes, or floats from 0 to 1."""
+    images = np.random.default_rng(0).integers(0, 200, (2, 28, 28), dtype=np.uint8)
+    for name, values in (("a", images), ("b", images / 255), ("c", images.astype(np.float32))):
+        np.save(f"{name}.npy", values)
+    answers = [program("predict", "mnist", f"{name}.npy") for name in "abc"]
+    found = [[row[1:] for row in cells(output)] for _, output, _ in answers]
+    assert found[0] == found[1] and [error for _, _, error in answers[:2]] == ["", ""]
+    assert "caution: c.npy has pixel values up to 19" in answers[2][2]
+
+
 def _statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     wanted = tsslbp.experiment.load_recipe(name)
     return wanted.mean, wanted.std

@@ -19,6 +19,8 @@ from .drawing import follow
 from .options import Checkpoint, RunFolder, TrustCode, argument, option
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..analysis.inspection import Answer
     from ..data import Images
     from ..network import CustomNetwork, Network
@@ -112,9 +114,21 @@ def _read(
             f"{file} contains {kind} {_size(images.shape[1:])}, but the network takes "
             f"{_size(expected)}, as in {Path(trained_on).name}: scale or crop them first"
         )
+    if not isinstance(images, data.Frames) and trained_on in data.catalogue.entries():
+        _check_range(file, images)
     for number in range(len(images)):
         name = f"{file}[{number}]" if file.suffix in ARRAYS else str(file)
         yield name, images[number : number + 1]
+
+
+def _check_range(file: Path, images: Tensor) -> None:
+    """Print a caution if floating-point pixels are not fractions of white, as they should be."""
+    if images.is_floating_point() and (most := float(images.max())) > 1:
+        printing.complain(
+            "caution",
+            f"{file} has pixel values up to {most:g}, but floating-point pixels must be from 0 to "
+            "1: store them as uint8, or divide them by 255",
+        )
 
 
 def _size(shape: Sequence[int]) -> str:
