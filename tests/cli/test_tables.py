@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tsslbp import run as run_folder
+from tsslbp.cli import printing
 from tsslbp.experiment import Experiment, load_recipe
 from tsslbp.run import Run, results
 
-from .conftest import Program
+from .conftest import ANSI, Program
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -268,3 +270,15 @@ def test_records_are_read_without_torch() -> None:
         == 0
     )
     assert run_folder.count_epochs(Path("runs/a")) == 2
+
+
+def test_a_table_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is folded, and numbers stay whole."""
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=90, highlight=False)
+    monkeypatch.setattr(printing, "console", terminal)
+    rows = [("run", "settings", "last"), ("runs/a", "x" * 100, "98.50 %"), ("b", "y z", "1.00 %")]
+    printing.print_table(rows, text=(0, 1))
+    lines = ANSI.sub("", screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 90 and len(lines) == 4
+    assert "".join(lines).count("x") == 100 and lines[1].rstrip().endswith("98.50 %")

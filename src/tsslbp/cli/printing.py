@@ -342,14 +342,35 @@ def print_data_set(entry: Entry) -> None:
 
 
 def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) -> None:
-    """Rows in columns, the titles first; columns of `text`, by number, are aligned left."""
+    """Rows in columns, the titles first; columns of `text`, by number, are aligned left.
+
+    On a terminal that is too narrow, the columns of text are folded.
+    """
     widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    if console.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.width:
+        _print_folded(rows, text)
+        return
     for index, row in enumerate(rows):
         cells = [
             str(cell).ljust(width) if column in text else str(cell).rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         say("  ".join(cells).rstrip(), None if index else "bold")
+
+
+def _print_folded(rows: Sequence[Sequence[object]], text: Collection[int]) -> None:
+    from rich.table import Table
+
+    titles, *others = ([plain(str(cell)) for cell in row] for row in rows)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column, title in enumerate(titles):
+        if column in text:
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    for row in others:
+        table.add_row(*row)
+    console.print(table)
 
 
 @contextmanager
