@@ -100,6 +100,7 @@ def load(
     except ValueError as error:
         last = f"line {text.count(chr(10)) + 1}, the end of the file"
         reason = str(error).replace("end of document", last)
+        reason += "; text must be in quotation marks" if reason.startswith("Invalid value") else ""
         raise InvalidInput(f"{source} is not valid TOML: {reason}") from None
     try:
         return make(table)
