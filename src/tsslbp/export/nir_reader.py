@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -412,7 +413,7 @@ def _read(path: Path) -> NIRGraph:
 
     try:
         check_plain(path)
-        if path.is_dir():
+        if os.path.isdir(path):
             raise IsADirectoryError("it is a folder")
         _check_size(path)
         graph = nir.read(path, type_check=False)  # files of other libraries may omit shapes
