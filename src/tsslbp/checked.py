@@ -154,7 +154,7 @@ class Checked:
         hints = type_hints(type(self))
         for field in fields(self):
             value, hint = getattr(self, field.name), hints[field.name]
-            if value is field.default:
+            if type(value) is type(field.default) and value == field.default:
                 continue
             try:
                 object.__setattr__(self, field.name, _fit(_listed(value, hint), hint))

@@ -350,12 +350,16 @@ def print_table(rows: Sequence[Sequence[object]], text: Collection[int] = (0,)) 
     if console.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.width:
         _print_folded(rows, text)
         return
-    for index, row in enumerate(rows):
-        cells = [
+    lines = [
+        "  ".join(
             str(cell).ljust(width) if column in text else str(cell).rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        say("  ".join(cells).rstrip(), None if index else "bold")
+        ).rstrip()
+        for row in rows
+    ]
+    say(lines[0], "bold")
+    if lines[1:]:
+        say("\n".join(lines[1:]))
 
 
 def _print_folded(rows: Sequence[Sequence[object]], text: Collection[int]) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,9 @@ def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         out. If weights were averaged, `AVERAGED` is the last epoch's record with the accuracies of
         the averaged weights instead of the others.
     """
-    chosen = {"last": epochs[-1], "best-test": max(epochs, key=lambda one: one["test_accuracy"])}
+    chosen = {"last": epochs[-1], "best-test": max(epochs, key=itemgetter("test_accuracy"))}
     if "validation_accuracy" in epochs[-1]:
-        chosen["best-validation"] = max(epochs, key=lambda one: one["validation_accuracy"])
+        chosen["best-validation"] = max(epochs, key=itemgetter("validation_accuracy"))
     found = {name: chosen[name] for name in MEASURES if name in chosen}
     last, prefix = epochs[-1], "averaged_"
     averaged = {
