@@ -13,7 +13,7 @@ from .errors import InvalidInput, nearest
 from .reading import TOO_DEEP, check_depth, read_whole
 
 MOST = 1 << 20  # bytes of a file
-_MOST_PARTS = 32  # of a dotted key
+_MOST_PARTS = 100  # of a dotted key
 _STRING = re.compile(  # each alternative consumes an unclosed string, so matching is linear
     r'"{3}(?:[^\\]|\\.)*?(?:"{3}|\Z)'
     r"|'{3}.*?(?:'{3}|\Z)"
@@ -34,9 +34,10 @@ def parse(text: str) -> dict[str, Any]:
         ValueError: it is not TOML, is nested too deeply, or has a number of thousands of digits.
     """
     # `tomllib` takes time that grows with the square of the number of a key's parts.
-    plain = _COMMENT.sub("", _STRING.sub("", text))
-    if max(part.count(".") for part in _APART.split(plain)) > _MOST_PARTS:
-        raise ValueError(TOO_DEEP)
+    if text.count(".") > _MOST_PARTS:
+        plain = _COMMENT.sub("", _STRING.sub("", text))
+        if max(part.count(".") for part in _APART.split(plain)) > _MOST_PARTS:
+            raise ValueError(TOO_DEEP)
     try:
         table = tomllib.loads(text)
     except RecursionError:
