@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from tsslbp.analysis.microscope import Noise
 from tsslbp.checked import Checked, Count, Number, OneOf, Parsed, Positive, Text, check_keys
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment
+from tsslbp.network import plan
 from tsslbp.studies.compare import RuleStudy
 
 KNOWN = ["north", "south"]
@@ -91,6 +93,7 @@ def test_values_are_brought_to_their_types(key: str, value: Any, expected: Any) 
     [
         ("name", " ", "Everything: name must be text that is not empty, got ' '"),
         ("name", 3, "Everything: name must be text that is not empty, got 3"),
+        ("name", "a\0b", "Everything: name must be text without NUL characters, got 'a\\x00b'"),
         ("count", 0, "count must be a whole number of at least 1, got 0"),
         ("count", True, "count must be a whole number of at least 1, got True"),
         ("whole", 1.0, "whole must be a whole number, got 1.0"),
@@ -245,6 +248,29 @@ def test_a_number_beyond_64_bits_is_one_clear_line(number: int) -> None:
     ) as error:
         make(count=number)
     assert "\n" not in str(error.value)
+
+
+HUGE = 10**5000  # Python does not write it out
+
+
+@pytest.mark.parametrize(
+    "make_it",
+    [
+        *(partial(kind, HUGE) for what, kind in COUNTS.items() if what != "batches"),
+        *(partial(kind, HUGE) for kind in NUMBERS.values()),
+        *(partial(tsslbp.Neuron, **{key: HUGE}) for key in ("tau_m", "tau_s", "threshold")),
+        lambda: tsslbp.spikes(torch.zeros(2, 1), tau_m=HUGE),
+        lambda: make(count=[HUGE]),
+        lambda: make(name=HUGE),
+        lambda: plan("9" * 5000 + "C3", (1, 8, 8), 2),
+        lambda: plan("4C3-P" + "9" * 5000, (1, 8, 8), 2),
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_one_clear_line(make_it: Callable[[], Any]) -> None:
+    with pytest.raises(InvalidInput) as error:
+        make_it()
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2500
 
 
 @pytest.mark.parametrize("labels", [[2, 0], (2, 0), np.array([2, 0]), np.array([2, 0], np.int8)])

@@ -57,6 +57,7 @@ def test_errors_name_the_file_and_the_line(folder: Path) -> None:
     for content, words in (
         (b"x = 1\ny = [1", "is not valid TOML: .*line 2, the end of the file"),
         (b"x = 1\ny = z\n", "is not valid TOML: .*line 2.*; text must be in quotation marks"),
+        (b"x = [0x" + b"f" * 5000 + b"]", "is not valid TOML: a number has thousands of digits"),
         (b"\xff", "it is not UTF-8 text"),
     ):
         path.write_bytes(content)

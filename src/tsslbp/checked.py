@@ -24,8 +24,9 @@ from typing import (
     get_type_hints,
 )
 
-from .errors import InvalidInput, nearest
+from .errors import InvalidInput, nearest, shown
 
+_NUL = "\0"  # no path contains it
 _BEYOND = 2**63  # the smallest number that 64 bits cannot represent
 
 
@@ -71,7 +72,7 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
     if whole is None or not least <= whole < _BEYOND:
         raise InvalidInput(
             f"{name} {_too_large(value) or f'must be a whole number of at least {least}'}, "
-            f"got {value!r}"
+            f"got {shown(value)}"
         )
     return whole
 
@@ -103,7 +104,7 @@ def check_number(name: str, value: object, allowed: Allowed = FINITE) -> float:
     """
     number = as_number(value)
     if number is None or not allowed.holds(number):
-        raise InvalidInput(f"{name} must be {allowed.text}, got {value!r}")
+        raise InvalidInput(f"{name} must be {allowed.text}, got {shown(value)}")
     return number
 
 
@@ -120,7 +121,9 @@ class Parsed(NamedTuple):
     parse: Callable[[Any], Any]
 
 
-Text = Annotated[str, Allowed("text that is not empty", lambda text: text.strip() != "")]
+Text = Annotated[
+    str, Allowed("text that is not empty", lambda text: text.strip() != "" and _NUL not in text)
+]
 Natural = Annotated[int, Allowed("a whole number of at least 0", lambda n: n >= 0)]
 Count = Annotated[int, Allowed("a whole number of at least 1", lambda n: n >= 1)]
 Number = Annotated[int | float, Allowed("a finite number", lambda x: True)]
@@ -160,8 +163,9 @@ class Checked:
                 object.__setattr__(self, field.name, _fit(_listed(value, hint), hint))
             except _Misfit:
                 what = _wanted(value, hint)
-                message = f"{self.called}{field.name} {what}, got {value!r}"
-                raise InvalidInput(message + nearest(str(value), _names(hint))) from None
+                message = f"{self.called}{field.name} {what}, got {shown(value)}"
+                word = value if isinstance(value, str) else shown(value)
+                raise InvalidInput(message + nearest(word, _names(hint))) from None
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
@@ -245,6 +249,8 @@ def _wanted(value: object, hint: Any) -> str:
     """Describe what a field's value must be, given that it is `value`."""
     if too_large := _too_large(value):
         return too_large
+    if isinstance(value, str) and _NUL in value:
+        return "must be text without NUL characters"
     words = expected(hint)
     is_odd = isinstance(value, float) and not math.isfinite(value) and "finite" not in words
     return f"must be {'finite: ' if is_odd else ''}{words}"

@@ -22,6 +22,7 @@ _STRING = re.compile(  # each alternative consumes an unclosed string, so matchi
     re.DOTALL,
 )
 _COMMENT = re.compile("#[^\n]*")
+_LONG_NUMBER = re.compile(r"0[xob][\da-fA-F_]{1000}")  # Python itself limits decimal numbers
 _APART = re.compile(r"[=,\[\]{}\n]")  # separators between keys
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ def parse(text: str) -> dict[str, Any]:
         plain = _COMMENT.sub("", _STRING.sub("", text))
         if max(part.count(".") for part in _APART.split(plain)) > _MOST_PARTS:
             raise ValueError(TOO_DEEP)
+    if _LONG_NUMBER.search(text) and _LONG_NUMBER.search(_COMMENT.sub("", _STRING.sub("", text))):
+        raise ValueError("a number has thousands of digits")
     try:
         table = tomllib.loads(text)
     except RecursionError:

@@ -50,7 +50,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from ..checked import as_number, as_whole, check_whole
-from ..errors import Diverged, InvalidInput
+from ..errors import Diverged, InvalidInput, shown
 from ..experiment.seeding import generator
 from ..layers import LIF, Conv, Linear
 from ..losses import Loss
@@ -184,7 +184,9 @@ class Noise:
     def __post_init__(self) -> None:
         widths = tuple(as_number(one) or 0.0 for one in self.widths)
         if not widths or min(widths) <= 0:
-            raise InvalidInput(f"noise widths must be positive numbers, got {list(self.widths)}")
+            raise InvalidInput(
+                f"noise widths must be positive numbers, got {shown(list(self.widths))}"
+            )
         rounds = as_whole(self.rounds) or 0
         if rounds < 4 or rounds % 2:
             raise InvalidInput(f"rounds must be an even number of at least 4, got {self.rounds}")

@@ -144,7 +144,8 @@ def batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator
             f"batches need at least one image and a batch size of at least 1, got {count} images "
             f"and batch size {batch_size}"
         )
-    return iter(torch.split(torch.randperm(count, generator=generator), batch_size))
+    order = torch.randperm(check_whole("count", count), generator=generator)
+    return iter(torch.split(order, min(batch_size, count)))
 
 
 def normalise(

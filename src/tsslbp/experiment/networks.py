@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from ..checked import as_number, as_whole
-from ..errors import InvalidInput
+from ..errors import InvalidInput, shown
 from ..reading import read_whole
 
 SHIPPED = ("sew_resnet", "vgg")  # functions of `tsslbp.models`
@@ -108,5 +108,5 @@ def _value(key: str, value: Any) -> Any:
     if whole is None and number is not None:
         return number
     raise InvalidInput(
-        f"{key} must be a number, text, true or false, or a list of those, got {value!r}"
+        f"{key} must be a number, text, true or false, or a list of those, got {shown(value)}"
     )

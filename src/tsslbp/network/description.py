@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..checked import as_whole, check_whole
-from ..errors import InvalidInput
+from ..errors import InvalidInput, shown
 
 MOST_PARAMETERS = 10**10
+_MOST_DIGITS = 18  # of a number; Python reads no number of thousands of digits
 
 Shape = tuple[int, ...]  # of one sample at one time step: (C, H, W) or (features,)
 
@@ -120,13 +121,14 @@ def checked_shape(input_shape: Sequence[int]) -> Shape:
     sides = tuple(map(as_whole, input_shape)) if isinstance(input_shape, Iterable) else ()
     if len(sides) != 3:
         is_row = (as_whole(input_shape) or 0) >= 1
-        row = f", such as (1, 1, {input_shape})" if is_row else ""
+        row = f", such as (1, 1, {shown(input_shape)})" if is_row else ""
         raise InvalidInput(
-            f"input_shape must be (C, H, W), channels, height and width{row}, got {input_shape!r}"
+            f"input_shape must be (C, H, W), channels, height and width{row}, "
+            f"got {shown(input_shape)}"
         )
-    whole = tuple(side for side in sides if side is not None and side >= 1)
+    whole = tuple(side for side in sides if side is not None and 1 <= side < 2**63)
     if len(whole) != 3:
-        raise InvalidInput(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+        raise InvalidInput(f"input_shape must be (C, H, W), got {shown(tuple(input_shape))}")
     return whole
 
 
@@ -170,6 +172,10 @@ def _read(description: str, texts: list[str], index: int) -> re.Match[str]:
         raise InvalidInput(
             f"network: cannot read {_position(description, texts, index)}; expected a convolution "
             "such as 15C5, a pooling such as P2, or a number of neurons such as 300, joined by '-'"
+        )
+    if max(len(number or "") for number in match.groups()) > _MOST_DIGITS:
+        raise InvalidInput(
+            f"network: a number is too large in {_position(description, texts, index)}"
         )
     return match
 

@@ -24,7 +24,7 @@ from ..neuron.tracing import can_look_at
 from ..rules import TSSLBP, Rule
 from .description import LayerPlan, checked_shape, plan, summary
 
-OLD_KEY = re.compile(r"layers\.(\d+)\.(connection\.)?(\w+)")  # by number, in earlier versions
+OLD_KEY = re.compile(r"layers\.(\d{1,9})\.(connection\.)?(\w+)")  # by number, in earlier versions
 
 
 class Activity(NamedTuple):

@@ -151,7 +151,7 @@ def layer(
     Raises:
         InvalidInput: the input or the implementation is invalid.
     """
-    if time_steps is not None and type(time_steps) is not int:
+    if time_steps is not None and (type(time_steps) is not int or time_steps >= 2**63):
         time_steps = check_whole("time_steps", time_steps)
     if time_steps is not None and time_steps < 1:
         raise InvalidInput(f"time_steps must be at least 1, got {time_steps}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from numbers import Real
 
@@ -47,6 +48,11 @@ def check_number(name: str, value: object) -> None:
         trained = name in ("tau_m", "tau_s", "threshold")
         hint = "; tsslbp.layers.LIF(learnable=...) trains constants" if trained else ""
         raise InvalidInput(f"{name} must be a number, got {type(value).__name__}{hint}")
+    try:
+        float(value)
+    except OverflowError:
+        largest = f"{sys.float_info.max:.1e}"
+        raise InvalidInput(f"{name} must be at most {largest}, got a larger number") from None
 
 
 def check_time_constant(name: str, value: float) -> None:

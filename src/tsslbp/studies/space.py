@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import toml_files
 from ..checked import Checked, Count, Number, check_keys, type_hints
-from ..errors import InvalidInput
+from ..errors import InvalidInput, shown
 from ..experiment import Experiment, with_settings
 
 TABLES = ("rule", "weight_scale", "network_settings")  # keys of a recipe that have parts
@@ -200,7 +200,8 @@ def _parameter(key: str, value: Any) -> Choice | Range:
         except InvalidInput as error:
             raise InvalidInput(f"{key}: {error}") from None
     raise InvalidInput(
-        f"{key} must be a list of values, or a table such as {{ low = 1, high = 5 }}, got {value!r}"
+        f"{key} must be a list of values, or a table such as {{ low = 1, high = 5 }}, "
+        f"got {shown(value)}"
     )
 
 

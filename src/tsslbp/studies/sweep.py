@@ -21,7 +21,7 @@ import optuna
 
 from .. import experiment as experiments
 from ..checked import check_whole
-from ..errors import InvalidInput, RunError, nearest
+from ..errors import InvalidInput, RunError, nearest, shown
 from ..experiment import Experiment
 from ..experiment.seeding import derive
 from ..reading import read_table
@@ -82,7 +82,7 @@ class Sweep:
         for name, names in known.items():
             if (value := getattr(self, name)) not in names:
                 raise InvalidInput(
-                    f"{name} must be one of {', '.join(names)}, got {value!r}"
+                    f"{name} must be one of {', '.join(names)}, got {shown(value)}"
                     f"{nearest(value, names)}"
                 )
         object.__setattr__(self, "trials", check_whole("trials", self.trials))
