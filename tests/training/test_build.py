@@ -16,6 +16,7 @@ from tsslbp.experiment import Experiment, ProtocolName
 from tsslbp.experiment.seeding import derive, generator
 from tsslbp.layers.dropout import DROPOUT
 from tsslbp.network import Model
+from tsslbp.training.build import check_data
 
 from .toy import EXPERIMENT, toy, trained
 
@@ -62,8 +63,13 @@ def test_data_that_do_not_fit(tmp_path: Path) -> None:
         trained(tmp_path / "a", replace(EXPERIMENT, validation_images=60))
     with pytest.raises(InvalidInput, match="between 1 and 59 for toy, got 5000, the default"):
         trained(tmp_path / "default", replace(EXPERIMENT, validation_images=5000))
+    single = replace(
+        toy(), train_images=toy().train_images[:1], train_labels=toy().train_labels[:1]
+    )
+    with pytest.raises(InvalidInput, match="has only 1 training image, so none can be held out"):
+        check_data(EXPERIMENT, single)
     three = replace(EXPERIMENT, mean=(0.0,) * 3, std=(1.0,) * 3)
-    with pytest.raises(InvalidInput, match="images of 1 channels"):
+    with pytest.raises(InvalidInput, match=r"images of 1 channel: give one number$"):
         trained(tmp_path / "b", three)
     with pytest.raises(InvalidInput, match=r"crop_padding must be below .* 6 x 6 for toy, got 6"):
         trained(tmp_path / "d", replace(EXPERIMENT, crop_padding=6))

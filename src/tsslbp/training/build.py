@@ -387,6 +387,11 @@ def _check_counts(experiment: Experiment, data: DataSet) -> None:
     count, held_out = len(data.train_labels), 0
     if experiment.protocol == "validated":
         held_out = experiment.validation_images
+        if count < 2:
+            raise InvalidInput(
+                f"{data.name} has only {wording.count(count, 'training image')}, so none can be "
+                "held out for validation: set protocol = 'published'"
+            )
         if not 0 < held_out < count:
             default = "" if held_out != Experiment.validation_images else ", the default"
             raise InvalidInput(
