@@ -50,6 +50,11 @@ def test_values_do_not_change() -> None:
         ({"tau_s": math.nan}, "tau_s must be at least 1 time step .* got nan"),
         ({"threshold": 0.0}, "threshold must be a positive number, got 0.0"),
         ({"threshold": -1.0}, "threshold must be a positive number, got -1.0"),
+        (
+            {"threshold": 1e-310},
+            r"must be from 1e-30 to 1e\+30, since float32",
+        ),
+        ({"threshold": 1e31}, r"must be from 1e-30 to 1e\+30, since float32"),
         ({"threshold": math.inf}, "threshold must be a positive number, got inf"),
     ],
     ids=str,

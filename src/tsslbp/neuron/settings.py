@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InvalidInput, nearest
 from ..rules import TSSLBP, Rule, from_config
 
+LEAST_THRESHOLD = 1e-30  # half of it and its reciprocal are normal numbers in float32
 IMPLEMENTATIONS = ("auto", "reference", "cpu", "cuda")
 COMPILES = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")  # whether Numba may compile
 
@@ -85,7 +86,7 @@ class Neuron:
         tau_m: membrane time constant in time steps, at least 1.
         tau_s: synaptic time constant in time steps, at least 1.
         threshold: potential that the neuron must exceed (strictly) to fire, in units of the input
-            current; positive.
+            current; from `LEAST_THRESHOLD` to its reciprocal, 1e30.
 
     Raises:
         InvalidInput: a constant is outside its range.
@@ -103,6 +104,11 @@ class Neuron:
         check_number("threshold", self.threshold)
         if not (math.isfinite(self.threshold) and self.threshold > 0):
             raise InvalidInput(f"threshold must be a positive number, got {self.threshold}")
+        if not LEAST_THRESHOLD <= float(self.threshold) <= 1 / LEAST_THRESHOLD:
+            raise InvalidInput(
+                f"threshold must be from {LEAST_THRESHOLD:g} to {1 / LEAST_THRESHOLD:g}, since "
+                f"float32 represents no others, got {float(self.threshold):g}"
+            )
         for name in ("tau_m", "tau_s", "threshold"):
             value = getattr(self, name)
             if type(value) is not float:
