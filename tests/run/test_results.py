@@ -117,6 +117,22 @@ def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
         assert word in problem
 
 
+@pytest.mark.parametrize(("count", "damaged"), [(1, 1), (3, 1), (3, 2)])
+def test_a_damaged_line_is_not_left_out_in_silence(
+    tmp_path: Path, count: int, damaged: int
+) -> None:
+    """A torn last line is: the training had not finished that epoch."""
+    make(tmp_path / "run", load_recipe("digits"), [0.5] * count)
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join(lines) + b'\n{"epoch": 4, "test')
+    assert len(results.read_epochs(Run.open(tmp_path / "run"))) == count
+    lines[damaged - 1] = b"\0" * 20
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(RunError, match=f"holds no intact record of epoch {damaged}: was the file"):
+        results.Result.read(tmp_path / "run")
+
+
 def test_a_run_without_an_epoch_is_no_result(tmp_path: Path) -> None:
     make(tmp_path / "run", load_recipe("digits"), [])
     with pytest.raises(RunError, match="has not finished an epoch"):
