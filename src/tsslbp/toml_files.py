@@ -13,7 +13,7 @@ from .errors import InvalidInput, nearest
 from .reading import TOO_DEEP, check_depth, read_whole
 
 MOST = 1 << 20  # bytes of a file
-_MOST_PARTS = 100  # of a dotted key
+_MOST_PARTS = 32  # of a dotted key
 _STRING = re.compile(  # each alternative consumes an unclosed string, so matching is linear
     r'"{3}(?:[^\\]|\\.)*?(?:"{3}|\Z)'
     r"|'{3}.*?(?:'{3}|\Z)"

@@ -107,7 +107,7 @@ class Neuron:
         if not LEAST_THRESHOLD <= float(self.threshold) <= 1 / LEAST_THRESHOLD:
             raise InvalidInput(
                 f"threshold must be from {LEAST_THRESHOLD:g} to {1 / LEAST_THRESHOLD:g}, since "
-                f"float32 represents no others, got {float(self.threshold):g}"
+                f"float32 computes reliably only there, got {float(self.threshold):g}"
             )
         for name in ("tau_m", "tau_s", "threshold"):
             value = getattr(self, name)
