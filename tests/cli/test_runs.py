@@ -538,7 +538,7 @@ def test_names_of_networks_that_ship(program: Program, refused: Callable[..., st
         check(f"digits.{kind}")
     advice = "tsslbp train digits --weights digits trains it further as a new run"
     assert advice in refused("resume", "digits")
-    with pytest.raises(RunError, match="digits is a network that ships trained"):
+    with pytest.raises(RunError, match="digits is a pretrained network"):
         training.fit(Run.open(Path("digits")), data.load("digits"))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     told = program("info", "digits")[1]

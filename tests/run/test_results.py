@@ -12,7 +12,8 @@ import torch
 
 from tsslbp import Network, Surrogate, analysis
 from tsslbp.errors import RunError
-from tsslbp.experiment import Experiment, load_recipe
+from tsslbp.experiment import Experiment, load_recipe, trained_names
+from tsslbp.experiment.weights import SHIPPED, trained_record
 from tsslbp.run import Run, results
 
 
@@ -117,7 +118,7 @@ def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
         assert word in problem
 
 
-@pytest.mark.parametrize(("count", "damaged"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("count", "damaged"), [(1, 1), (3, 1), (3, 2), (3, 3)])
 def test_a_damaged_line_is_not_left_out_in_silence(
     tmp_path: Path, count: int, damaged: int
 ) -> None:
@@ -129,8 +130,16 @@ def test_a_damaged_line_is_not_left_out_in_silence(
     assert len(results.read_epochs(Run.open(tmp_path / "run"))) == count
     lines[damaged - 1] = b"\0" * 20
     path.write_bytes(b"\n".join(lines) + b"\n")
-    with pytest.raises(RunError, match=f"holds no intact record of epoch {damaged}: was the file"):
+    middle = f"holds no intact record of epoch {damaged}: was"
+    last = "the last line is not the record of an epoch: was the file"
+    with pytest.raises(RunError, match=last if damaged == count else middle):
         results.Result.read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", trained_names())
+def test_a_pretrained_network_is_a_result_with_one_epoch(name: str) -> None:
+    (record,) = results.Result.read(SHIPPED / name).epochs
+    assert record["epoch"] == trained_record(name)["epoch"]
 
 
 def test_a_run_without_an_epoch_is_no_result(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,17 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def parse_records(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the records in the lines; incomplete lines are skipped."""
+def parse_records(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
+    """Return the record in each line; None for a line that is no record, such as a cut-off one."""
     values: Iterable[Any]
     try:
         values = parse_json_lines(lines)
     except ValueError:
         values = map(_parse_line, lines)
-    for record in values:
-        if isinstance(record, dict) and _is_epoch(record.get("epoch")):
-            yield record
+    return [
+        value if isinstance(value, dict) and _is_epoch(value.get("epoch")) else None
+        for value in values
+    ]
 
 
 def _parse_line(line: bytes) -> Any:

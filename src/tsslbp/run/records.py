@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from ..errors import RunError
-from .run import Run, count_epochs
+from .run import Run
 
 _NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # in every epoch's record
 _MOST, _LONGEST = 10**15, 10_000  # largest number, and longest text, in a record
@@ -18,16 +18,19 @@ _MOST, _LONGEST = 10**15, 10_000  # largest number, and longest text, in a recor
 def read_epochs(run: Run) -> list[dict[str, Any]]:
     """Return the checked records of a run's epochs, possibly none.
 
+    A pretrained network has one record, of its weights' epoch.
+
     Raises:
         RunError: a record is damaged, or that of an epoch before the last one is missing.
     """
     epochs = run.epochs()
-    whole = len(epochs) or min(1, count_epochs(run.folder))  # a torn line does not count
-    if gaps := set(range(1, whole + 1)) - {record["epoch"] for record in epochs}:
-        raise RunError(
-            f"{run.folder}: metrics.jsonl holds no intact record of epoch {min(gaps)}: was the "
-            "file damaged or edited?"
-        )
+    first = epochs[0]["epoch"] if epochs and run.is_shipped else 1
+    for epoch, record in enumerate(epochs, first):
+        if record["epoch"] != epoch:
+            raise RunError(
+                f"{run.folder}: metrics.jsonl holds no intact record of epoch {epoch}: was the "
+                "file damaged or edited?"
+            )
     needed = {*_NEEDED, *({"validation_accuracy"} & epochs[-1].keys() if epochs else ())}
     time_steps = 1 if run.experiment.activation else run.experiment.time_steps
     if not _fit(epochs, needed, time_steps):

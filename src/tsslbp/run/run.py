@@ -203,13 +203,22 @@ class Run:
 
         A line that was cut off by a kill is left out. If an epoch has several lines, the last one
         counts.
+
+        Raises:
+            RunError: the file cannot be read, or its last line is complete but no record.
         """
         path = self.folder / _METRICS
         try:
-            lines = read_whole(path).splitlines() if os.path.lexists(path) else []
+            content = read_whole(path) if os.path.lexists(path) else b""
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-        by_epoch = {record["epoch"]: record for record in parse_records(lines)}
+        records = parse_records(content.splitlines())
+        if content.endswith(b"\n") and records[-1] is None:  # a kill leaves no line's end
+            raise RunError(
+                f"{path}: the last line is not the record of an epoch: was the file damaged or "
+                "edited?"
+            )
+        by_epoch = {record["epoch"]: record for record in records if record}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def truncate_epochs(self, count: int) -> None:
@@ -497,7 +506,7 @@ def claim(folder: Path) -> Iterator[None]:
 def _hold(folder: Path) -> Iterator[None]:
     if is_shipped(folder):
         raise RunError(
-            f"{folder.name} is a network that ships trained, and its folder is never changed: "
+            f"{folder.name} is a pretrained network, and its folder is never changed: "
             f"tsslbp train {folder.name} --weights {folder.name} trains it further as a new run"
         )
     with hold_folder(folder):
