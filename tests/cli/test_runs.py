@@ -105,6 +105,9 @@ def test_evaluate_says_where_it_differs_from_the_records(
     damaged[-3] ^= 0x40
     path.write_bytes(damaged)
     assert "last.safetensors: it is truncated, damaged" in refused("evaluate", "run")
+    code, output, error = program("resume", "run")
+    assert code == 2 and "last.safetensors: it is truncated, damaged" in error
+    assert "run folder  run" in output and "loss" not in output  # no table that would stay empty
 
 
 @pytest.mark.parametrize("name", experiment.recipe_names())

@@ -71,16 +71,22 @@ def test_cost_of_a_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "what"),
     [
-        {"epoch": None},
-        {"total": None},
-        {"total": {"neurons": 3}},
-        {"images": "many"},
-        {"energy": {"float32": {"spiking": {"connections": math.nan, "neurons": 1.0}}}},
+        ({"epoch": None}, "epoch is None"),
+        ({"epoch": "1"}, "epoch is '1'"),
+        ({"total": None}, "total.neurons is None"),
+        ({"total": {"neurons": 3}}, "total.parameters is None"),
+        ({"images": "many"}, "images is 'many'"),
+        ({"images": True}, "images is True"),
+        ({"energy": {"float32": [1]}}, "energy.float32.spiking.connections is None"),
+        (
+            {"energy": {"float32": {"spiking": {"connections": math.nan, "neurons": 1.0}}}},
+            "energy.float32.spiking.connections is None",
+        ),
     ],
 )
-def test_damaged_cost_is_told(tmp_path: Path, damage: dict[str, object]) -> None:
+def test_damaged_cost_is_told(tmp_path: Path, damage: dict[str, object], what: str) -> None:
     make(tmp_path / "run", load_recipe("digits"), [0.5])
     run = Run.open(tmp_path / "run")
     counted = analysis.cost(Network("6", (1, 3, 3), 4, 2), torch.ones(5, 1, 3, 3))
@@ -88,7 +94,7 @@ def test_damaged_cost_is_told(tmp_path: Path, damage: dict[str, object]) -> None
     if damage == {"epoch": None}:
         del table["epoch"]
     run.record_cost(table)
-    with pytest.raises(RunError, match=r"run: cost\.json is damaged: "):
+    with pytest.raises(RunError, match=rf"run: cost\.json is damaged: {what}, expected a number"):
         results.Result.read(run.folder)
 
 

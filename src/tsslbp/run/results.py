@@ -94,6 +94,21 @@ def differences(
     return lines
 
 
+_AMOUNTS = {  # where cost.json has them
+    "epoch": "epoch",
+    "images": "images",
+    "neurons": "total.neurons",
+    "parameters": "total.parameters",
+    "multiplications": "total.spiking.multiplications",
+    "additions": "total.spiking.additions",
+    "updates": "total.spiking.updates",
+    "dense_multiplications": "total.dense_multiplications",
+    "connection_energy": "energy.float32.spiking.connections",
+    "neuron_energy": "energy.float32.spiking.neurons",
+    "relu_energy": "energy.float32.relu.connections",
+}
+
+
 @dataclass(frozen=True)
 class Costs:
     """Cost of a run's network per image, over all layers, from the run's record."""
@@ -120,22 +135,19 @@ class Costs:
         record = run.cost()
         if record is None:
             return None
-        try:
-            total, energy = record["total"], record["energy"]["float32"]
-            spiking, parts, relu = total["spiking"], energy["spiking"], energy["relu"]
-            values = [
-                *(record["images"], total["neurons"], total["parameters"]),
-                *(spiking["multiplications"], spiking["additions"], spiking["updates"]),
-                total["dense_multiplications"],
-                *(parts["connections"] + parts["neurons"], parts["connections"]),
-                relu["connections"],
-            ]
-            of_epoch = [one["test_accuracy"] for one in epochs if one["epoch"] == record["epoch"]]
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{run.folder}: cost.json is damaged: {error}") from error
-        if not all(map(is_amount, values)):
-            raise RunError(f"{run.folder}: cost.json is damaged: it holds {values!r:.80}")
-        return cls(of_epoch[0], *values) if of_epoch else None
+        values = {}
+        for name, keys in _AMOUNTS.items():
+            value: Any = record
+            for key in keys.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if not is_amount(value):
+                found = f"{keys} is {value!r:.40}, expected a number of at least 0"
+                raise RunError(f"{run.folder}: cost.json is damaged: {found}")
+            values[name] = value
+        values["energy"] = values["connection_energy"] + values.pop("neuron_energy")
+        epoch = values.pop("epoch")
+        accuracies = [one["test_accuracy"] for one in epochs if one["epoch"] == epoch]
+        return cls(accuracies[0], **values) if accuracies else None
 
 
 @dataclass(frozen=True)

@@ -66,13 +66,17 @@ class Display(Bars):
     def __init__(
         self, epochs: int, console: Console | None = None, then: Observer | None = None
     ) -> None:
+        super().__init__(300, "{task.fields[train]}", console=console)
         titles = ("epoch", "loss", "train", "validation", "test", "time", "images/s")
-        super().__init__(300, "{task.fields[train]}", EPOCH_ROW.format(*titles), console)
+        self.titles = EPOCH_ROW.format(*titles)  # until the first step: a run may be refused
         self.epochs, self.then = epochs, then
         self.seen = self.correct = 0  # in this epoch, by this process
         self.task = self.progress.add_task("starting", total=None, train="")
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
+        if self.titles:
+            self.say(self.titles, "bold")
+            self.titles = ""
         self.seen += result.images
         self.correct += result.correct
         doing = f"step {step}/{steps}" if step < steps else "testing"
