@@ -35,7 +35,7 @@ def parse(text: str) -> dict[str, Any]:
         ValueError: it is not TOML, is nested too deeply, or has a number of thousands of digits.
     """
     # `tomllib` takes time that grows with the square of the number of a key's parts.
-    if text.count(".") > _MOST_PARTS:
+    if any(line.count(".") > _MOST_PARTS for line in text.split("\n")):
         plain = _COMMENT.sub("", _STRING.sub("", text))
         if max(part.count(".") for part in _APART.split(plain)) > _MOST_PARTS:
             raise ValueError(TOO_DEEP)

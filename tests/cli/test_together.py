@@ -139,13 +139,21 @@ def test_one_of_two_has_a_new_folder(folder: Path, together: Together, command: 
 
 
 def test_one_of_two_resumes(folder: Path, together: Together) -> None:
-    """The other changes neither the configuration nor the list of resumes."""
+    """The other changes neither the configuration nor the list of resumes.
+
+    On a busy machine the second may start when the first has ended. Then both go through.
+    """
     for number in range(ROUNDS):
         out = folder / "runs" / str(number)
         common = ["train", str(folder / "mine.toml"), "--out", str(out), "--resume", "--epochs"]
         assert [code for code, _ in together([*common, "1"], ["recipes"])] == [0, 0]
-        won = winner(together([*common, "2"], [*common, "3"]), IN_USE)
+        answers = together([*common, "2"], [*common, "3"])
         run = Run.open(out)
+        if [code for code, _ in answers] == [0, 0]:
+            assert run.experiment.epochs == len(run.epochs()) == 3
+            assert len(run.environment["resumed"]) == 2
+            continue
+        won = winner(answers, IN_USE)
         assert run.experiment.epochs == len(run.epochs()) == (2, 3)[won]
         (resumed,) = run.environment["resumed"]
         assert resumed["processes"] == 1
