@@ -153,7 +153,7 @@ def test_one_of_two_resumes(folder: Path, together: Together) -> None:
             assert run.experiment.epochs == len(run.epochs()) == 3
             assert len(run.environment["resumed"]) == 2
             continue
-        won = winner(answers, IN_USE)
+        won = winner(answers, (*IN_USE, "has 3 epochs already"))
         assert run.experiment.epochs == len(run.epochs()) == (2, 3)[won]
         (resumed,) = run.environment["resumed"]
         assert resumed["processes"] == 1
