@@ -1,9 +1,12 @@
 """The code, commands and links in the documents work."""
 
+import ast
 import re
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,25 @@ def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(document, "python"))
     exec(compile(code, document.name, "exec"), {})
+
+
+@pytest.mark.parametrize("document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
+def test_examples_use_no_module_that_something_else_imported(document: Path) -> None:
+    """A package of this library gives its modules as attributes if its stub names them."""
+    tree = ast.parse("\n".join(blocks(document, "python")))
+    names: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and "tsslbp" in ast.unparse(node):
+            exec(ast.unparse(node), names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, *rest = ast.unparse(node).split(".")
+            module = names.get(first)
+            while rest and isinstance(module, ModuleType) and hasattr(module, "__all__"):
+                inner = sys.modules.get(f"{module.__name__}.{rest[0]}")
+                assert inner is None or rest[0] in dir(module), ast.unparse(node)
+                module = inner
+                del rest[0]
 
 
 def test_runs_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

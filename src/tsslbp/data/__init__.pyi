@@ -1,6 +1,7 @@
 from . import catalogue as catalogue
 from . import files as files
 from . import folder as folder
+from . import frame_cache as frame_cache
 from . import npz as npz
 from .catalogue import holds_events as holds_events
 from .catalogue import known_shape as known_shape
