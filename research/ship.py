@@ -23,7 +23,7 @@ from tsslbp import data, training
 from tsslbp.errors import Error, InvalidInput
 from tsslbp.experiment import network_file, recipe_names, save
 from tsslbp.experiment.weights import FACTS, SHIPPED
-from tsslbp.run import Run, results, to_json, write_json
+from tsslbp.run import Run, read_epochs, results, to_json, write_json
 
 LIMIT = 3_000_000  # bytes of all pretrained networks
 CHOICES = {
@@ -55,7 +55,7 @@ def ship(
             too much space together.
     """
     run = Run.open(folder)
-    if not (epochs := run.epochs()) or not results.is_finished(epochs, run.experiment):
+    if not (epochs := read_epochs(run)) or not results.is_finished(epochs, run.experiment):
         raise InvalidInput(f"{folder} is not finished: train it to its end")
     if network_file(run.experiment.network):
         raise InvalidInput(f"the network of {folder} is in a user's file, which cannot be shipped")

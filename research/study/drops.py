@@ -9,7 +9,7 @@ import torch
 
 from tsslbp.figures.style import Array
 from tsslbp.report.blocks import Table
-from tsslbp.run import Run
+from tsslbp.run import Run, read_steps
 from tsslbp.run.results import Result, changes, settings_of
 from tsslbp.training import build
 from tsslbp.training.drops import AFTER, BEFORE, LEAD, Change, Drop
@@ -109,7 +109,7 @@ def silence(one: Result, drop: Drop) -> float | None:
 
 def silent_steps(one: Result, since: int = 0) -> int | None:
     """Training steps from `since` on whose loss is that of a silent output; None: not kept."""
-    arrays = Run.open(one.folder).steps()
+    arrays = read_steps(Run.open(one.folder))
     if not arrays:
         return None
     loss = silent_loss(one)
@@ -249,7 +249,7 @@ def windows(pair: Pair, around: int = BEFORE) -> dict[str, tuple[Array, Array]]:
     """Training accuracy of the steps around the drop, by branch, where steps were kept."""
     found = {}
     for one in (pair.control, *pair.others):
-        arrays = Run.open(one.folder).steps()
+        arrays = read_steps(Run.open(one.folder))
         if not arrays:
             continue
         part = slice(max(0, pair.step - around), pair.step + around)

@@ -444,6 +444,41 @@ def test_a_folder_of_images(folder: Path, program: Program) -> None:
     assert records("other") == records("run")
 
 
+RECORDS = {  # what is wrong with a run's records, and the file's name
+    "no accuracy": (b'{"epoch": 2}', None, "epoch 2"),
+    "not a record": (b"[]", None, "epoch 2"),
+    "a drop without a step": (None, {"drops": [{}]}, "epoch 2"),
+    "text for a rate": (None, {"firing_rate": {"conv1": "x"}}, "epoch 2"),
+    "steps without a column": (None, None, "steps.npz"),
+}
+READERS = (
+    *("resume run", "train mine.toml --epochs 3 --out run --resume", "evaluate run", "draw run"),
+    *("export run --to nir -o net.nir", "runs run", "diff run run", "report run"),
+)
+
+
+@pytest.mark.parametrize("damage", RECORDS)
+def test_damaged_records_are_a_line_in_every_command(damage: str, program: Program) -> None:
+    program("train", "mine.toml", "--epochs", "3", "--out", "run")
+    run, (line, changes, what) = Run.open(Path("run")), RECORDS[damage]
+    if what == "steps.npz":
+        steps = run.steps()
+        run.save_steps({name: steps[name] for name in steps if name != "correct"})
+    else:
+        path = Path("run/metrics.jsonl")
+        first, second, third = path.read_bytes().splitlines()
+        second = line or json.dumps(json.loads(second) | (changes or {})).encode()
+        path.write_bytes(b"\n".join((first, second, third)) + b"\n")
+    kept = Path("run/metrics.jsonl").read_bytes()
+    for command in READERS:
+        code, output, error = program(*command.split())
+        if what != "steps.npz" or command == "draw run":
+            lines = [one for one in error.splitlines() if one.startswith(("error: ", "skipped: "))]
+            assert any(what in one for one in lines), (command, output, error)
+            assert code == (0 if command == "runs run" else 2), (command, output, error)
+        assert Path("run/metrics.jsonl").read_bytes() == kept  # and nothing is written over
+
+
 def test_averaged_weights_are_told_apart(program: Program) -> None:
     """As a row of their own, of runs that have them; stored, and drawn."""
     title = "averaged weights, last epoch"

@@ -81,7 +81,7 @@ def convert(
 
 def _record(wanted: Experiment, trained: Training, run: Run) -> dict[str, Any]:
     """The training's part of the record."""
-    epochs = run.epochs()
+    epochs = run_folder.read_epochs(run)
     chosen = "best-validation" if trained.validation else "last"
     return {
         "experiment": wanted.to_table(),

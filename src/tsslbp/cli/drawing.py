@@ -47,7 +47,7 @@ def _picture(run: Run, trained: Training) -> Figure:
         int(data_set.test_labels[0]),
         int(predict(net(pixels).detach())),
         {name: trace.spikes.cpu().numpy() for name, trace in net.trace(pixels).items()},
-        run.epochs(),
+        run_folder.read_epochs(run),
         data_set.class_names,
     )
 
@@ -57,13 +57,14 @@ def figures_of_run(run: Run) -> dict[str, Figure]:
     import numpy as np
 
     drawn: dict[str, Figure] = {}
-    if steps := run.steps():
+    epochs = run_folder.read_epochs(run)
+    if steps := run_folder.read_steps(run):
         accuracies = steps["correct"] / steps["images"]
         name = f"{run_folder.results.label(run.experiment)}, seed {run.experiment.seed}"
         curve = np.arange(1, len(accuracies) + 1), accuracies
-        drops = [drop["step"] + 1 for one in run.epochs() for drop in one.get("drops", ())]
+        drops = [drop["step"] + 1 for one in epochs for drop in one.get("drops", ())]
         drawn["training"] = figures.run.training_curves({name: curve}, {name: drops})
-    if epochs := run.epochs():
+    if epochs:
         drawn["layers"] = figures.run.layers_over_training(epochs)
     return drawn
 

@@ -103,7 +103,8 @@ def export(
 def describe(run: Run, name: str, epoch: int | str) -> dict[str, Any]:
     """The metadata of a file: the run, checkpoint and epoch that it is made from."""
     wanted = run.experiment
-    records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in run.epochs()}
+    epochs = run_folder.read_epochs(run)
+    records: dict[int | str, Mapping[str, Any]] = {one["epoch"]: one for one in epochs}
     record = records.get(epoch, {})  # an interrupted epoch has none
     shown = ("test_accuracy", "validation_accuracy", "note")
     return {

@@ -182,7 +182,7 @@ def resume(
 def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> None:
     """Train a run; print its accuracies, training time and cost."""
     train_run(ready, run, track)
-    epochs = run.epochs()
+    epochs = run_folder.read_epochs(run)
     if not epochs:
         raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
     printing.say()
@@ -216,7 +216,7 @@ def evaluate(
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
-    epochs = run.epochs()
+    epochs = run_folder.read_epochs(run)
     for name, row in rows.items():
         for difference in run_folder.results.differences(name, row, epochs):
             printing.complain("caution", f"checkpoint {name}: {difference}")

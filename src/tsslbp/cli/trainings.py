@@ -73,7 +73,7 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
         Diverged: as `Training.fit` does; it names the checkpoint that is kept.
         typer.Exit: the training was interrupted; a message has been printed.
     """
-    if len(run.epochs()) >= run.experiment.epochs:
+    if len(run_folder.read_epochs(run)) >= run.experiment.epochs:
         printing.say(
             f"{run.folder} has finished its {wording.count(run.experiment.epochs, 'epoch')}; "
             "a larger --epochs trains it further"
@@ -103,7 +103,8 @@ def _resumed(run: Run) -> str:
 
 
 def _print_start(trained: Training, run: Run) -> None:
-    network, done = experiments.network_name(run.experiment.network), len(run.epochs())
+    network = experiments.network_name(run.experiment.network)
+    done = len(run_folder.read_epochs(run))
     relu = run.experiment.activation == "relu"
     printing.say(
         f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"

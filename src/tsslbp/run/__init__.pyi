@@ -2,6 +2,8 @@ from . import results as results
 from .environment import describe_environment as describe_environment
 from .json_files import to_json as to_json
 from .json_files import write_json as write_json
+from .records import read_epochs as read_epochs
+from .records import read_steps as read_steps
 from .run import AVERAGED as AVERAGED
 from .run import CHECKPOINTS as CHECKPOINTS
 from .run import WEIGHTS as WEIGHTS

@@ -8,10 +8,14 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from ..errors import RunError
+from ..stats import Array
 from .run import Run
 
 _NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # in every epoch's record
+_OF_STEPS = ("loss", "epoch", "images", "correct", "gradient_norm")  # arrays in steps.npz
 _MOST, _LONGEST = 10**15, 10_000  # largest number, and longest text, in a record
 
 
@@ -37,6 +41,24 @@ def read_epochs(run: Run) -> list[dict[str, Any]]:
         for record in epochs:
             _check(record, needed, time_steps, run)
     return epochs
+
+
+def read_steps(run: Run) -> dict[str, Array]:
+    """Return the arrays of a run's training steps; empty if they were not kept.
+
+    Raises:
+        RunError: an array is missing, or does not have one number per step.
+    """
+    arrays = run.steps()
+    if not arrays:
+        return {}
+    nothing = np.empty(())
+    steps = arrays.get("loss", nothing).shape[:1]
+    for name in _OF_STEPS:
+        array = arrays.get(name, nothing)
+        if not steps or array.shape != steps or array.dtype.kind not in "iuf":
+            raise RunError(f"{run.folder}: steps.npz is damaged: {name} is not a number per step")
+    return arrays
 
 
 def read_environment(run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import optuna
 
 from ..errors import InvalidInput, RunError
 from ..experiment import Experiment
-from ..run import Run, count_epochs
+from ..run import Run, count_epochs, read_epochs
 from . import jobs
 from .jobs import Engine, Job, Task
 from .optuna_study import storage_errors
@@ -94,7 +94,7 @@ class Driver:
         if training.is_pruned:
             self._tell(optuna_trial, "PRUNED")
         elif failure is None:
-            records = Run.open(trial.folder).epochs()
+            records = read_epochs(Run.open(trial.folder))
             self._tell(optuna_trial, "COMPLETE", max(record[self._key] for record in records))
         elif reason := trial.divergence():
             self._fail(optuna_trial, reason)
@@ -139,7 +139,7 @@ class Driver:
         optuna_trial, trial = training.optuna_trial, training.trial
         if training.is_pruned or count_epochs(trial.folder) <= training.epoch:
             return
-        for record in Run.open(trial.folder).epochs():
+        for record in read_epochs(Run.open(trial.folder)):
             if record["epoch"] <= training.epoch:
                 continue
             training.epoch = record["epoch"]
