@@ -8,8 +8,10 @@ import itertools
 import json
 import math
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,3 +273,28 @@ def test_a_full_disk_does_not_end_a_database(planned: Planned) -> None:
         fill(search)
     search.study.set_user_attr("key", "text")
     assert Search(planned()).claim() is not None
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("trial_params", "distribution_json", "{"),
+        ("trial_params", "distribution_json", '{"name": "a"}'),
+        ("trial_params", "param_value", 99.0),
+        ("trial_user_attributes", "value_json", "{"),
+        ("study_user_attributes", "value_json", "{"),
+        ("trials", "state", "LOST"),
+    ],
+)
+def test_a_damaged_database_is_told_in_one_line(
+    planned: Planned, table: str, column: str, value: object
+) -> None:
+    """Whatever type of error Optuna raises."""
+    search = Search(planned())
+    assert search.claim() is not None
+    search.study.set_user_attr("a", 1)
+    with closing(sqlite3.connect("out/study.db")) as database, database:
+        assert database.execute(f"UPDATE {table} SET {column} = ?", (value,)).rowcount
+    with pytest.raises(Error) as caught, storage_errors("study.db", RunError):
+        Search(planned()).claim()
+    assert "study.db" in str(caught.value) and "\n" not in str(caught.value)

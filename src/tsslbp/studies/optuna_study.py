@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import optuna
 import sqlalchemy
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from ..errors import InvalidInput, RunError, printable
+from ..errors import Error, InvalidInput, RunError, printable
 from ..storage import append_lines, writing
 from .space import Choice, Range, as_text
 
@@ -99,6 +100,17 @@ def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> I
         cause = error.__cause__ or error
         reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
         raise kind(f"cannot use the storage {storage}: {reason}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # Optuna's, of damage
+        if isinstance(error, Error) or not _is_raised_in_storage(error):
+            raise
+        reason = printable(f"{type(error).__name__}: {error}")[:200]
+        raise kind(f"cannot use the storage {storage}: is it damaged? {reason}") from error
+
+
+def _is_raised_in_storage(error: BaseException) -> bool:
+    """Whether an error passed through Optuna's code that reads and writes storages."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals["__name__"].startswith("optuna.storages") for frame in frames)
 
 
 def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
