@@ -210,13 +210,13 @@ def evaluate(
     experiment.check_trust(run.experiment, trust_code)
     if not any(run.has_checkpoint(name) for name in run_folder.CHECKPOINTS):
         raise RunError(f"{folder} contains no checkpoint yet: train it with tsslbp resume {folder}")
+    epochs = run_folder.read_epochs(run)
     data_set = moved.load(run, data_dir)
     rows = {}
     with printing.working("measuring"):
         for name in (name for name in run_folder.CHECKPOINTS if run.has_checkpoint(name)):
             rows[name] = _measure(run, name, data_set)
     printing.print_accuracies(rows)
-    epochs = run_folder.read_epochs(run)
     for name, row in rows.items():
         for difference in run_folder.results.differences(name, row, epochs):
             printing.complain("caution", f"checkpoint {name}: {difference}")
