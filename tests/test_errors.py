@@ -26,6 +26,11 @@ def test_the_program_catches_every_error(kind: type[errors.Error]) -> None:
     assert issubclass(kind, errors.Error)
 
 
+@pytest.mark.parametrize("kind", [errors.InvalidInput, errors.DataError, errors.RunError])
+def test_an_error_is_one_line_whatever_it_names(kind: type[errors.Error]) -> None:
+    assert str(kind("no array 'a\nb\r\x1b[2J'")) == r"no array 'a\nb\x0d\x1b[2J'"
+
+
 def test_invalid_input_is_a_value_error() -> None:
     """As callers of a library expect, without knowing its errors."""
     with pytest.raises(ValueError, match=r"^x$"):

@@ -66,6 +66,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
     (folder / "diverged.json").write_text(json.dumps({"reason": "the loss is nan"}))
     run = Run.open(folder)
     arrays = {"images": [50, 50], "correct": [10, 20], "loss": [1.0, 0.5], "epoch": [1, 1]}
+    arrays["gradient_norm"] = [0.1, 0.2]
     run.record_data("0" * 64, ("left", "right"))
     run.save_steps({name: np.array(values) for name, values in arrays.items()})
     (folder / "checkpoints").mkdir()
@@ -301,7 +302,7 @@ def mutated_nodes(content: bytes, draw: random.Random) -> bytes:
                 value = draw.choice([old[..., :1], old[None], -old, old * 1e300, old * np.nan])
             if isinstance(old, bytes) and draw.random() < 0.5:
                 value = mutations.mutated_bytes(old, draw).replace(b"\0", b"")
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):  # after another change
                     value = mutations.mutated_json(old, draw).replace(b"\0", b"")
             file[name] = value
     return stream.getvalue()

@@ -62,11 +62,12 @@ def as_number(value: object) -> float | None:
     return number if abs(number) <= sys.float_info.max else None  # not NaN
 
 
-def check_whole(name: str, value: object, least: int = 1) -> int:
+def check_whole(name: str, value: object, least: int = 1, most: int | None = None) -> int:
     """Return a whole number of any integer type as an int.
 
     Raises:
-        InvalidInput: it is not a whole number, is below `least`, or does not fit into 64 bits.
+        InvalidInput: it is not a whole number, is below `least` or above `most`, or does not fit
+            into 64 bits.
     """
     whole = as_whole(value)
     if whole is None or not least <= whole < _BEYOND:
@@ -74,6 +75,8 @@ def check_whole(name: str, value: object, least: int = 1) -> int:
             f"{name} {_too_large(value) or f'must be a whole number of at least {least}'}, "
             f"got {shown(value)}"
         )
+    if most is not None and whole > most:
+        raise InvalidInput(f"{name} must be at most {most:,}, got {whole:,}")
     return whole
 
 

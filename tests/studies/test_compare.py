@@ -16,7 +16,7 @@ from tsslbp.data import DataSet
 from tsslbp.errors import InvalidInput, RunError
 from tsslbp.experiment import Experiment, load_recipe
 from tsslbp.run import Run
-from tsslbp.studies import compare
+from tsslbp.studies import compare, trials
 from tsslbp.studies.compare import RuleResult, RuleStudy
 from tsslbp.studies.trials import Trial
 from tsslbp.training.history import StepResult
@@ -337,3 +337,12 @@ def test_bad_comparisons(changes: dict[str, Any], message: str) -> None:
 )
 def test_folders_of_rules(rule: str, name: str) -> None:
     assert compare.slug(rule) == name
+
+
+@pytest.mark.parametrize("seeds", [10_001, 2**62])
+def test_the_runs_of_a_plan_fit_into_memory(seeds: int) -> None:
+    """A damaged plan may ask for any number."""
+    with pytest.raises(InvalidInput, match="seeds must be at most 10,000, got "):
+        study(seeds)
+    with pytest.raises(InvalidInput, match="seeds must be at most 10,000, got "):
+        trials.planned(recipe(), seeds, ["validated"], Path("out"))

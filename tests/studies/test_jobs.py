@@ -218,7 +218,7 @@ def test_clusters_that_cannot_be_used(
 
 
 def test_no_worker(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="workers must be at least 1, got 0"):
+    with pytest.raises(InvalidInput, match="workers must be a whole number of at least 1, got 0"):
         Local(0)
 
 

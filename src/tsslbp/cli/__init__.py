@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import Error
+from ..storage import cause
 from ..studies.jobs import tell_parent, terminated_as_interrupted
 from . import (
     conversion,
@@ -142,7 +143,7 @@ def _reason(error: Error | OSError | MemoryError) -> str:
     """Why a command has failed, in one line."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        return str(Error(f"{where}{cause(error)}"))
     if isinstance(error, MemoryError):
         return f"there is not enough memory{f': {error}' if str(error) else ''}"
     return str(error)

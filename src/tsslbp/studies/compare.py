@@ -86,7 +86,7 @@ class RuleStudy:
             "learning_rates": tuple(
                 sorted(float(f"{check_number('learning rate', rate):.6g}") for rate in rates)
             ),
-            "seeds": check_whole("seeds", self.seeds),
+            "seeds": check_whole("seeds", self.seeds, most=trials.MOST_SEEDS),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)

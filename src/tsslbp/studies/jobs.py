@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..checked import check_whole
 from ..errors import InvalidInput, RunError, nearest
 from ..storage import writing
 
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 CLUSTERS = ("slurm", "local")
 CLUSTER_MINUTES = 24 * 60  # default time limit of a job on a cluster; submitit's own is 5
+MOST_WORKERS = 10_000
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0  # for a job that was asked to end
 REASON = "TSSLBP_REASON"  # environment variable: number of the pipe for a job's error message
@@ -181,8 +183,7 @@ class Local:
     _places: list[_Process | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InvalidInput(f"workers must be at least 1, got {self.workers}")
+        check_whole("workers", self.workers, most=MOST_WORKERS)
         wanted = os.environ.get("OMP_NUM_THREADS", "")
         most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
         self.threads = self.threads or max(1, min(most, cores() // self.workers))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import experiment as experiments
+from ..checked import check_whole
 from ..errors import RunError
 from ..experiment import Experiment, ProtocolName, network_file
 from ..run import Run, read_epochs
@@ -16,6 +17,7 @@ from ..storage import hold_folder
 from .jobs import Job
 
 RECIPE = "recipe.toml"
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,11 @@ def planned(
 
     `base` is that of `Trial`. Nothing is read from the disk or written: `prepare` writes the
     recipe.
+
+    Raises:
+        InvalidInput: there are more than `MOST_SEEDS` seeds.
     """
+    check_whole("seeds", seeds, most=MOST_SEEDS)
     return [
         Trial(
             folder / RECIPE,
