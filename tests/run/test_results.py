@@ -134,6 +134,8 @@ def test_a_damaged_line_is_not_left_out_in_silence(
     lines = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join(lines) + b'\n{"epoch": 4, "test')
     assert len(results.read_epochs(Run.open(tmp_path / "run"))) == count
+    path.write_bytes(b"\n\n".join(lines) + b"\n \n")  # empty lines, as editors leave them
+    assert len(results.read_epochs(Run.open(tmp_path / "run"))) == count
     lines[damaged - 1] = b"\0" * 20
     path.write_bytes(b"\n".join(lines) + b"\n")
     middle = f"holds no intact record of epoch {damaged}: was"

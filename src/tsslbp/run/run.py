@@ -212,8 +212,8 @@ class Run:
             content = read_whole(path) if os.path.lexists(path) else b""
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
-        records = parse_records(content.splitlines())
-        if content.endswith(b"\n") and records[-1] is None:  # a kill leaves no line's end
+        records = parse_records([line for line in content.splitlines() if line.strip()])
+        if content.endswith(b"\n") and records and records[-1] is None:  # a kill leaves no line's end
             raise RunError(
                 f"{path}: the last line is not the record of an epoch: was the file damaged or "
                 "edited?"
