@@ -299,7 +299,8 @@ def mutated_nodes(content: bytes, draw: random.Random) -> bytes:
                 del file[name]
             value = draw.choice(odd_nodes())
             if isinstance(old, np.ndarray) and old.dtype.kind in "if" and draw.random() < 0.5:
-                value = draw.choice([old[..., :1], old[None], -old, old * 1e300, old * np.nan])
+                with np.errstate(all="ignore"):
+                    value = draw.choice([old[..., :1], old[None], -old, old * 1e300, old * np.nan])
             if isinstance(old, bytes) and draw.random() < 0.5:
                 value = mutations.mutated_bytes(old, draw).replace(b"\0", b"")
                 with contextlib.suppress(ValueError, RecursionError):  # after another change
