@@ -213,7 +213,8 @@ class Run:
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from error
         records = parse_records([line for line in content.splitlines() if line.strip()])
-        if content.endswith(b"\n") and records and records[-1] is None:  # a kill leaves no line's end
+        is_whole = content.endswith(b"\n")  # not cut off by a kill
+        if is_whole and records and records[-1] is None:
             raise RunError(
                 f"{path}: the last line is not the record of an epoch: was the file damaged or "
                 "edited?"
