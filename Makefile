@@ -47,7 +47,7 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # What the demo uses, and no more. Python compiles the modules that it imports; pip would compile
-# all of 20,000.
+# all 20,000 of them.
 $(VENV)/demo: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (less than a minute, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'

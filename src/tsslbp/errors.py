@@ -69,7 +69,7 @@ class Error(Exception):
     """Base class of all errors below; the program prints it without a traceback."""
 
     def __str__(self) -> str:
-        text = printable(super().__str__()).replace("\n", "\\n")  # of names in files
+        text = printable(super().__str__()).replace("\n", "\\n")  # as in a name from a file
         if len(text) <= _LONGEST:
             return text
         return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"

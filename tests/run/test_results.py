@@ -73,16 +73,17 @@ def test_cost_of_a_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        ({"epoch": None}, "epoch is None"),
+        ({"epoch": None}, "it has no epoch"),
         ({"epoch": "1"}, "epoch is '1'"),
-        ({"total": None}, "total.neurons is None"),
-        ({"total": {"neurons": 3}}, "total.parameters is None"),
+        ({"total": None}, "it has no total.neurons"),
+        ({"total": {"neurons": 3}}, "it has no total.parameters"),
         ({"images": "many"}, "images is 'many'"),
         ({"images": True}, "images is True"),
-        ({"energy": {"float32": [1]}}, "energy.float32.spiking.connections is None"),
+        ({"images": 1e300}, "images is 1e\\+300"),
+        ({"energy": {"float32": [1]}}, "it has no energy.float32.spiking.connections"),
         (
             {"energy": {"float32": {"spiking": {"connections": math.nan, "neurons": 1.0}}}},
-            "energy.float32.spiking.connections is None",
+            "it has no energy.float32.spiking.connections",
         ),
     ],
 )
@@ -94,7 +95,7 @@ def test_damaged_cost_is_told(tmp_path: Path, damage: dict[str, object], what: s
     if damage == {"epoch": None}:
         del table["epoch"]
     run.record_cost(table)
-    with pytest.raises(RunError, match=rf"run: cost\.json is damaged: {what}, expected a number"):
+    with pytest.raises(RunError, match=rf"run: cost\.json is damaged: {what}"):
         results.Result.read(run.folder)
 
 

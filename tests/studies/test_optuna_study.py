@@ -283,6 +283,7 @@ def test_a_full_disk_does_not_end_a_database(planned: Planned) -> None:
         ("trial_params", "param_value", 99.0),
         ("trial_user_attributes", "value_json", "{"),
         ("study_user_attributes", "value_json", "{"),
+        ("study_user_attributes", "value_json", "1"),
         ("trials", "state", "LOST"),
     ],
 )
@@ -298,3 +299,26 @@ def test_a_damaged_database_is_told_in_one_line(
     with pytest.raises(Error) as caught, storage_errors("study.db", RunError):
         Search(planned()).claim()
     assert "study.db" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_another_program_did_to_the_study(planned: Planned) -> None:
+    search = Search(planned())
+    assert search.claim() is not None
+    search.study.enqueue_trial({"learning_rate": 0.1})
+    with pytest.raises(RunError, match=r"study in study\.db: trial 1 is WAITING; was it changed"):
+        search.outcomes()
+    with closing(sqlite3.connect("out/study.db")) as database, database:
+        database.execute("UPDATE trials SET state = 'RUNNING'")
+        changed = "param_name = 'colour' WHERE param_name = 'learning_rate'"
+        assert database.execute(f"UPDATE trial_params SET {changed}").rowcount
+    with pytest.raises(RunError, match="a trial has values of 'colour', which is not searched"):
+        Search(planned()).outcomes()
+
+
+def test_errors_of_our_own_are_not_those_of_a_storage() -> None:
+    with pytest.raises(KeyError), storage_errors("study.db", RunError):
+        {}["key"]
+    with pytest.raises(InvalidInput, match="is its name right"), storage_errors("x", InvalidInput):
+        optuna_study.open_study(
+            "a", "postgresql://u@h:abc/n", optuna_study.make_pruner("none", 3, 1)
+        )

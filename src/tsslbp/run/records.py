@@ -57,7 +57,12 @@ def read_steps(run: Run) -> dict[str, Array]:
     for name in _OF_STEPS:
         array = arrays.get(name, nothing)
         if not steps or array.shape != steps or array.dtype.kind not in "iuf":
-            raise RunError(f"{run.folder}: steps.npz is damaged: {name} is not a number per step")
+            raise RunError(
+                f"{run.folder}: steps.npz is damaged: the array {name!r} is missing or does not "
+                "hold one number per step"
+            )
+    if not (arrays["images"] > 0).all():
+        raise RunError(f"{run.folder}: steps.npz is damaged: it has steps without images")
     return arrays
 
 

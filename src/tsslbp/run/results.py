@@ -41,6 +41,19 @@ NUMBERS = ("seed", "epochs", "of", *ACCURACIES, "seconds")  # columns that hold 
 COLUMNS = ("run", "settings", "state", *NUMBERS)  # of a table of runs
 
 _RUN_FILES = ("config.toml", "metrics.jsonl", "environment.json")
+_AMOUNTS = {  # where cost.json has them
+    "epoch": "epoch",
+    "images": "images",
+    "neurons": "total.neurons",
+    "parameters": "total.parameters",
+    "multiplications": "total.spiking.multiplications",
+    "additions": "total.spiking.additions",
+    "updates": "total.spiking.updates",
+    "dense_multiplications": "total.dense_multiplications",
+    "connection_energy": "energy.float32.spiking.connections",
+    "neuron_energy": "energy.float32.spiking.neurons",
+    "relu_energy": "energy.float32.relu.connections",
+}
 
 
 def measures(epochs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -94,21 +107,6 @@ def differences(
     return lines
 
 
-_AMOUNTS = {  # where cost.json has them
-    "epoch": "epoch",
-    "images": "images",
-    "neurons": "total.neurons",
-    "parameters": "total.parameters",
-    "multiplications": "total.spiking.multiplications",
-    "additions": "total.spiking.additions",
-    "updates": "total.spiking.updates",
-    "dense_multiplications": "total.dense_multiplications",
-    "connection_energy": "energy.float32.spiking.connections",
-    "neuron_energy": "energy.float32.spiking.neurons",
-    "relu_energy": "energy.float32.relu.connections",
-}
-
-
 @dataclass(frozen=True)
 class Costs:
     """Cost of a run's network per image, over all layers, from the run's record."""
@@ -140,9 +138,10 @@ class Costs:
             value: Any = record
             for key in keys.split("."):
                 value = value.get(key) if isinstance(value, dict) else None
+            if value is None:
+                raise RunError(f"{run.folder}: cost.json is damaged: it has no {keys}")
             if not is_amount(value):
-                found = f"{keys} is {value!r:.40}, expected a number of at least 0"
-                raise RunError(f"{run.folder}: cost.json is damaged: {found}")
+                raise RunError(f"{run.folder}: cost.json is damaged: {keys} is {value!r:.40}")
             values[name] = value
         values["energy"] = values["connection_energy"] + values.pop("neuron_energy")
         epoch = values.pop("epoch")
@@ -509,12 +508,14 @@ def reopen(
 
     Raises:
         RunError: its settings differ, it cannot be read, it has more epochs already, or it is in
-            use.
+            use, or its records are damaged.
     """
     apart, more = ("epochs", "description"), {"advice": advice} if advice else {}
     with claim(folder):
         run = Run.open(folder)
         check_settings(f"{folder} holds a run", run.experiment, wanted, apart, **more)
+        read_epochs(run)  # damage is refused before anything is written
+        read_environment(run)
         run = run.extended(epochs) if epochs else run
         run.record_resume()
         return run

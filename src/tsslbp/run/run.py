@@ -217,7 +217,7 @@ class Run:
         if is_whole and records and records[-1] is None:
             raise RunError(
                 f"{path}: the last line is not the record of an epoch: was the file damaged or "
-                "edited?"
+                "edited? Restore it from a copy"
             )
         by_epoch = {record["epoch"]: record for record in records if record}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]

@@ -280,6 +280,7 @@ class Cluster:
                 f"unknown cluster {self.kind!r}{nearest(self.kind, CLUSTERS)}; known: "
                 f"{', '.join(CLUSTERS)}"
             )
+        check_whole("workers", self.workers, most=MOST_WORKERS)
         if type(self.settings.get("cpus_per_task", 1)) is int and self.threads < 1:
             raise InvalidInput(f"cpus_per_task must be at least 1, got {self.threads}")
         try:

@@ -100,17 +100,25 @@ def storage_errors(storage: str, kind: type[InvalidInput] | type[RunError]) -> I
         cause = error.__cause__ or error
         reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
         raise kind(f"cannot use the storage {storage}: {reason}") from error
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # Optuna's, of damage
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, Error) or not _is_raised_in_storage(error):
             raise
-        reason = printable(f"{type(error).__name__}: {error}")[:200]
-        raise kind(f"cannot use the storage {storage}: is it damaged? {reason}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise kind(
+            f"cannot use the storage {storage}: {reason}; is its name right, and is it intact?"
+        ) from error
 
 
 def _is_raised_in_storage(error: BaseException) -> bool:
-    """Whether an error passed through Optuna's code that reads and writes storages."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_globals["__name__"].startswith("optuna.storages") for frame in frames)
+    """Whether Optuna's code for storages raised an error, and not our code that it called.
+
+    Where a study is damaged, Optuna raises errors of many types.
+    """
+    found = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__"))
+        found = name.startswith("optuna.storages") or (found and not name.startswith("tsslbp."))
+    return found
 
 
 def make_sampler(name: str, seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:

@@ -44,6 +44,7 @@ SEED, REASON = "tsslbp.seed", "tsslbp.reason"
 KILLED = "tsslbp.killed"  # number of processes that ended since the trial's last epoch
 _IDENTITY = "sweep.json"
 _LOCK = ".sweep.lock"
+MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Sweep:
                     f"{name} must be one of {', '.join(names)}, got {shown(value)}"
                     f"{nearest(value, names)}"
                 )
-        object.__setattr__(self, "trials", check_whole("trials", self.trials))
+        object.__setattr__(self, "trials", check_whole("trials", self.trials, most=MOST_TRIALS))
         protocol = "validated" if self.objective == "validation" else "published"
         experiment = Experiment.from_table(self.experiment.to_table() | {"protocol": protocol})
         object.__setattr__(self, "experiment", experiment)
@@ -230,7 +231,10 @@ class Search:
             study = optuna_study.open_study(name, storage, pruner)
             if SETTINGS not in study.user_attrs:
                 study.set_user_attr(SETTINGS, asked)
-            there = {_current(key): one for key, one in study.user_attrs[SETTINGS].items()}
+            kept = study.user_attrs[SETTINGS]
+        if not isinstance(kept, dict):
+            raise self._damage(f"its settings are {kept!r:.40}")
+        there = {_current(key): one for key, one in kept.items()}
         there = {key: one for key, one in _defaults().items() if key in asked} | there
         if there != asked:
             raise InvalidInput(
@@ -275,7 +279,9 @@ class Search:
         return self.folder / f"trial-{number:04d}"
 
     def _outcome(self, trial: optuna.trial.FrozenTrial) -> Outcome:
-        state, marks = STATES[trial.state.name], trial.user_attrs
+        marks = trial.user_attrs
+        if (state := STATES.get(trial.state.name)) is None:
+            raise self._damage(f"trial {trial.number} is {trial.state.name}")
         best = max(trial.intermediate_values.values(), default=None)
         return Outcome(
             trial.number,
@@ -290,7 +296,15 @@ class Search:
     def _values(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Convert Optuna's values to those of the space."""
         parameters = self.sweep.space.parameters
+        if unknown := stored.keys() - parameters.keys():
+            raise self._damage(f"a trial has values of {min(unknown)!r}, which is not searched")
         return {key: optuna_study.value_of(parameters[key], stored[key]) for key in stored}
+
+    def _damage(self, what: str) -> RunError:
+        return RunError(
+            f"cannot read the study in {self.shown_storage}: {what}; was it changed by another "
+            "program?"
+        )
 
 
 def _defaults() -> dict[str, Any]:

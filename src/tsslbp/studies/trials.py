@@ -11,7 +11,7 @@ from .. import experiment as experiments
 from ..checked import check_whole
 from ..errors import RunError
 from ..experiment import Experiment, ProtocolName, network_file
-from ..run import Run, read_epochs
+from ..run import Run
 from ..run.results import Result, check_settings
 from ..storage import hold_folder
 from .jobs import Job
@@ -49,7 +49,7 @@ class Trial:
         run = Run.open(self.folder)
         what = f"{self.folder} holds a run"
         check_settings(what, run.experiment, self.experiment, ("epochs", "description"))
-        result = Result.read(self.folder) if read_epochs(run) else None
+        result = Result.read(self.folder) if run.epochs() else None
         return result and replace(result, experiment=self.experiment)
 
     def is_finished(self) -> bool:

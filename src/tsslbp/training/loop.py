@@ -24,7 +24,7 @@ from ..errors import Diverged, InvalidInput
 from ..experiment import Experiment
 from ..experiment.recipe import is_path
 from ..network import Activity, Model
-from ..run import AVERAGED, WEIGHTS, Run
+from ..run import AVERAGED, WEIGHTS, Run, read_epochs
 from ..run.environment import peak_memory
 from ..run.results import runs_out_of_patience
 from . import drops, symptoms
@@ -195,6 +195,8 @@ class Training:
     def _resume(self) -> None:
         """Restore the state of the run's checkpoint ``last``, if there is one."""
         run, checkpoint = self.run, None
+        if run:
+            read_epochs(run)  # damage is refused before anything is written
         if run and run.has_checkpoint("last"):
             checkpoint = run.load_checkpoint("last")
         if (checkpoint := self.processes.broadcast(checkpoint)) is not None:

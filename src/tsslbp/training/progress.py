@@ -74,9 +74,7 @@ class Display(Bars):
         self.task = self.progress.add_task("starting", total=None, train="")
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
-        if self.titles:
-            self.say(self.titles, "bold")
-            self.titles = ""
+        self._say_titles()
         self.seen += result.images
         self.correct += result.correct
         doing = f"step {step}/{steps}" if step < steps else "testing"
@@ -91,6 +89,7 @@ class Display(Bars):
             self.then.on_step(epoch, step, steps, result)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
+        self._say_titles()
         self.seen = self.correct = 0
         splits = ("train", "validation", "test")
         self.say(
@@ -104,3 +103,9 @@ class Display(Bars):
         )
         if self.then:
             self.then.on_epoch(record)
+
+    def _say_titles(self) -> None:
+        """Print the table's heading, once."""
+        if self.titles:
+            self.say(self.titles, "bold")
+            self.titles = ""
