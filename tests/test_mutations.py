@@ -66,7 +66,6 @@ def make_run(folder: Path, **changes: Any) -> Run:
     (folder / "diverged.json").write_text(json.dumps({"reason": "the loss is nan"}))
     run = Run.open(folder)
     arrays = {"images": [50, 50], "correct": [10, 20], "loss": [1.0, 0.5], "epoch": [1, 1]}
-    arrays["gradient_norm"] = [0.1, 0.2]
     run.record_data("0" * 64, ("left", "right"))
     run.save_steps({name: np.array(values) for name, values in arrays.items()})
     (folder / "checkpoints").mkdir()

@@ -15,7 +15,7 @@ from ..stats import Array
 from .run import Run
 
 _NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # in every epoch's record
-_OF_STEPS = ("loss", "epoch", "images", "correct", "gradient_norm")  # arrays in steps.npz
+_OF_STEPS = ("loss", "images", "correct")  # arrays in steps.npz on which readers rely
 _MOST, _LONGEST = 10**15, 10_000  # largest number, and longest text, in a record
 
 
