@@ -42,11 +42,14 @@ def test_epoch_line_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     record = {"epoch": 100, "loss": 1234.5678, "seconds": 3599.0, "images_per_second": 12345.6}
     splits = ("train", "validation", "test")
     record |= {f"{split}_accuracy": 1.0 for split in splits}
-    progress.Display(100).on_epoch(record)
-    line = capsys.readouterr().out
+    shown = progress.Display(100)
+    shown.on_epoch(record)
+    shown.on_epoch(record)
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["epoch", "loss", *splits, "time", "images/s"]
     expected = "100/100 1234.5678 100.00 % 100.00 % 100.00 % 59 min 59 s 12,346"
-    assert " ".join(line.split()) == expected
-    assert len(line) <= 80
+    assert [" ".join(line.split()) for line in lines] == [expected] * 2
+    assert all(len(line) <= 80 for line in (heading, *lines))
 
 
 def test_what_the_library_logs_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
