@@ -73,12 +73,13 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
         Diverged: as `Training.fit` does; it names the checkpoint that is kept.
         typer.Exit: the training was interrupted; a message has been printed.
     """
-    if len(run_folder.read_epochs(run)) >= run.experiment.epochs:
+    done = len(run_folder.read_epochs(run))
+    if done >= run.experiment.epochs:
         printing.say(
             f"{run.folder} has finished its {wording.count(run.experiment.epochs, 'epoch')}; "
             "a larger --epochs trains it further"
         )
-    _print_start(trained, run)
+    _print_start(trained, run, done)
     training.keep_freed_memory()
     try:
         with (
@@ -102,9 +103,8 @@ def _resumed(run: Run) -> str:
     return shlex.join(["tsslbp", "resume", str(run.folder)])
 
 
-def _print_start(trained: Training, run: Run) -> None:
+def _print_start(trained: Training, run: Run, done: int) -> None:
     network = experiments.network_name(run.experiment.network)
-    done = len(run_folder.read_epochs(run))
     relu = run.experiment.activation == "relu"
     printing.say(
         f"network     {network}{' with ReLU' if relu else f', T = {run.experiment.time_steps}'}"
