@@ -6,15 +6,13 @@ line says what is wrong with it. Nothing here executes code or unpickles anythin
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
 import glob
 import json
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -192,15 +190,3 @@ def check_claim(size: int, held: int) -> None:
 
 def _in_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Suspend Python's search for cyclic garbage, which takes long among many records."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

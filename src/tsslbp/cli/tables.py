@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from .. import run as run_folder
 from .. import toml_files
 from ..errors import InvalidInput, RunError, nearest
-from ..reading import without_collection
 from ..wording import count, duration, percent, size
 from . import printing
 from .options import OwnRun, TableOptions, argument, option, with_options
@@ -66,7 +65,7 @@ def runs(
     best_validation, best_test (accuracies on test images, 0 to 1) and seconds. CSV and JSON also
     have every setting in which the runs differ.
     """  # noqa: D301
-    with form.alone(), without_collection():
+    with form.alone():
         if not os.path.isdir(folder):
             raise RunError(f"there is no folder {folder}: `tsslbp train RECIPE` makes the first")
         found, problems = run_folder.results.overviews([folder])
@@ -150,7 +149,7 @@ def _environment(one: Overview) -> dict[str, Any]:
 def _record(one: Overview) -> dict[str, Any]:
     """The numbers of a run: its accuracies and time, and those of its last epoch."""
     own = {key: value for key, value in one.record.items() if key not in ("run", "seed")}
-    last = toml_files.flat(one.epochs[-1]) if one.epochs else {}
+    last = toml_files.flat(one.last)
     known = ("epoch", "seconds", "test_accuracy", "test_accuracy_by_step", "drops", "note")
     return own | {f"{key} (last epoch)": one for key, one in last.items() if key not in known}
 
@@ -247,7 +246,7 @@ def _cells(one: Overview) -> list[str]:
 
 def _states(found: Sequence[Overview]) -> str:
     """The number of runs in each state, unless all are finished."""
-    states = [one.state for one in found]
+    states = [one.record["state"] for one in found]
     counts = {name: states.count(name) for name in run_folder.results.STATES}
     words = [f"{number} {name}" for name, number in counts.items() if number]
     return f": {', '.join(words)}" if counts["finished"] < len(found) else ""

@@ -223,28 +223,8 @@ class Overview:
     folder: Path
     experiment: Experiment
     settings: Mapping[str, Any]  # see `settings_of`
-    epochs: Sequence[dict[str, Any]]
-    state: str  # one of `STATES`
-    label: str  # its recipe and the changes from it, as in `labels`
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The run's row in a table with `COLUMNS`; None marks unknown values."""
-        reached = measures(self.epochs) if self.epochs else {}
-        accuracies = {
-            name.replace("-", "_"): reached[name]["test_accuracy"] if name in reached else None
-            for name in MEASURES
-        }
-        return {
-            "run": str(self.folder),
-            "settings": self.label,
-            "state": self.state,
-            "seed": self.experiment.seed,
-            "epochs": len(self.epochs),
-            "of": self.experiment.epochs,
-            **accuracies,
-            "seconds": float(sum(one["seconds"] for one in self.epochs)),
-        }
+    last: Mapping[str, Any]  # the record of the last epoch; empty before the first one has ended
+    record: Mapping[str, Any]  # the run's row in a table with `COLUMNS`; None marks unknown values
 
 
 def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
@@ -253,20 +233,43 @@ def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
     Returns:
         The runs, and one line for each folder that could not be read.
     """
-    found: list[tuple[Run, Sequence[dict[str, Any]]]] = []
+    found: list[tuple[Run, dict[str, Any], dict[str, Any]]] = []
     problems: list[str] = []
 
     def look(folder: Path) -> None:
         run = Run.open(folder)
-        found.append((run, read_epochs(run)))
+        epochs = read_epochs(run)  # not kept: of a thousand runs they would fill the memory
+        found.append((run, epochs[-1] if epochs else {}, _summary(run, epochs)))
 
     _each_run(paths, look, problems)
-    tables = [settings_of(run.experiment) for run, _ in found]
-    names = _labels([run.experiment for run, _ in found], tables)
+    experiments = [run.experiment for run, _, _ in found]
+    tables = [settings_of(one) for one in experiments]
+    names = _labels(experiments, tables)
+    rows = [
+        {"run": str(run.folder), "settings": name} | values
+        for (run, _, values), name in zip(found, names, strict=True)
+    ]
     return [
-        Overview(run.folder, run.experiment, table, epochs, state(run, epochs), name)
-        for (run, epochs), table, name in zip(found, tables, names, strict=True)
+        Overview(run.folder, run.experiment, table, last, row)
+        for (run, last, _), table, row in zip(found, tables, rows, strict=True)
     ], problems
+
+
+def _summary(run: Run, epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's values of `COLUMNS`, except for its name and its settings."""
+    reached = measures(epochs) if epochs else {}
+    accuracies = {
+        name.replace("-", "_"): reached[name]["test_accuracy"] if name in reached else None
+        for name in MEASURES
+    }
+    return {
+        "state": state(run, epochs),
+        "seed": run.experiment.seed,
+        "epochs": len(epochs),
+        "of": run.experiment.epochs,
+        **accuracies,
+        "seconds": float(sum(one["seconds"] for one in epochs)),
+    }
 
 
 def state(run: Run, epochs: Sequence[dict[str, Any]]) -> str:
@@ -311,7 +314,7 @@ def records(runs: Sequence[Overview]) -> list[dict[str, Any]]:
     tables = [one.settings for one in runs]
     keys = [key for key in varying(tables) if key not in COLUMNS]
     return [
-        one.record | {key: settings.get(key) for key in keys}
+        {**one.record, **{key: settings.get(key) for key in keys}}
         for one, settings in zip(runs, tables, strict=True)
     ]
 
