@@ -17,6 +17,7 @@ import pytest
 import tsslbp
 
 PACKAGE = Path(tsslbp.__file__).parent
+RESULTS = Path(__file__).parents[1] / "results"
 FLOORS = [  # from the ground up; a room may import from the floors below its own
     {"errors", "wording", "_version"},
     {"storage", "reading"},
@@ -166,6 +167,7 @@ def loaded_beyond(allowed: set[str], arguments: str, **environment: str) -> str:
         ("info mnist", EXPERIMENTS),
         ("info 15C5-P2-300", EXPERIMENTS),
         ("data list", LIGHT | {"platformdirs"}),
+        (f"runs {RESULTS}", EXPERIMENTS | {"safetensors", "xxhash"}),
     ],
 )
 def test_light_commands_load_little(arguments: str, allowed: set[str]) -> None:

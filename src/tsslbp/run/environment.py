@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import _version
 
 
@@ -34,7 +32,7 @@ def describe_environment() -> dict[str, Any]:
         "dirty": dirty,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "numpy": np.__version__,
+        "numpy": _installed("numpy"),
         "numba": _installed("numba"),
         "triton": _installed("triton"),
         "platform": platform.platform(),

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError
-from ..stats import Array
 from .run import Run
+
+if TYPE_CHECKING:
+    from ..stats import Array
 
 _NEEDED = ("test_accuracy", "train_accuracy", "seconds")  # in every epoch's record
 _OF_STEPS = ("loss", "images", "correct")  # arrays in steps.npz on which readers rely
@@ -49,6 +49,8 @@ def read_steps(run: Run) -> dict[str, Array]:
     Raises:
         RunError: an array is missing, or does not have one number per step.
     """
+    import numpy as np
+
     arrays = run.steps()
     if not arrays:
         return {}

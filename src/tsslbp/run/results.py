@@ -12,14 +12,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import Error, InvalidInput, RunError, printable
 from ..experiment import Experiment, load_recipe, recipe_names, settings_table
 from ..experiment.recipe import is_path
 from ..reading import folders_with
 from ..rules import RULES
-from ..stats import Array
 from ..toml_files import flat
 from ..wording import percent
 from .records import is_amount, is_number, read_environment, read_epochs
@@ -27,6 +24,8 @@ from .run import AVERAGED, Run, claim
 
 if TYPE_CHECKING:
     import pandas
+
+    from ..stats import Array
 
 MEASURES = {
     "last": "last epoch",
@@ -342,6 +341,8 @@ class Group:
 
     def accuracies(self, measure: str) -> Array:
         """Return the test accuracies, 0 to 1, of all runs ``[runs]``; empty without the measure."""
+        import numpy as np
+
         values = [result.accuracy.get(measure) for result in self.results]
         return np.array([value for value in values if value is not None])
 

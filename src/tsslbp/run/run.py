@@ -28,7 +28,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, final
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .. import experiment as experiments
@@ -53,6 +52,7 @@ from .environment import describe_environment
 from .json_files import parse_records, to_line, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 AVERAGED = "averaged"  # checkpoint of the averaged weights
@@ -233,6 +233,8 @@ class Run:
         Raises:
             InvalidInput: an array contains Python objects, which only pickle could store.
         """
+        import numpy as np
+
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray) or array.dtype.hasobject:
                 got = f"got {array!r:.60}"
