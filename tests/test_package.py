@@ -19,17 +19,18 @@ import tsslbp
 from tsslbp import cli
 
 ROOT = Path(__file__).resolve().parents[1]
+ADDRESS = "https://example.org/lab/tsslbp"  # of the repository
 
 
-def run(*command: str | Path, **options: object) -> str:
+def run(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         list(map(str, command)),
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
-        **options,  # type: ignore[call-overload]
+        env=environment | variables,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
@@ -41,7 +42,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("build") is None:
         pytest.skip("build is not installed: make .venv/docs")
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, TSSLBP_REPOSITORY=ADDRESS)
     return folder
 
 
@@ -86,6 +87,12 @@ def test_distribution(dist: Path) -> None:
     wanted = ("py.typed", "__init__.pyi", "data/images/digits.npz", "experiment/recipes/mnist.toml")
     assert {f"tsslbp/{name}" for name in wanted} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "docs"))]
+    assert f"Project-URL: Repository, {ADDRESS}\n" in text
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 5 and not [link for link in links if not link.startswith("https://")]
+    own = re.findall(rf"\({ADDRESS}/(?:blob|raw)/HEAD/([^)#]+)", text)
+    assert len(own) > 5 and not [path for path in own if not (ROOT / path).exists()]
+    assert f"]({ADDRESS}/raw/HEAD/docs/mnist.png)" in text
     assert "Requires-Python: >=3.11" in text and "License-Expression: MIT AND CC-BY-4.0" in text
 
 
