@@ -113,7 +113,7 @@ def written(make: Callable[[], Any], folder: Path) -> list[bytes]:
 
 
 def test_all_that_draws_does_so_under_our_own_settings() -> None:
-    """Functions that return or write a figure or an animation are decorated with the settings."""
+    """Functions that return or write a figure or an animation are decorated with `own_settings`."""
     drawing = []
     for path in sorted(FIGURES.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

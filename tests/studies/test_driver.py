@@ -229,7 +229,7 @@ def test_a_diverged_trial_counts_and_says_why(planned: Planned) -> None:
     assert {outcome.reason for outcome in failed} == {"the loss is nan"}
     assert {outcome.accuracy for outcome in failed} == {None}
     assert len(engine.started) == 12
-    # The sampler is not told of failures, yet it does not suggest the same values again.
+    # The sampler ignores failed trials, yet it does not suggest their values again.
     pairs = itertools.pairwise(outcomes)
     assert all(next_.values != one.values for one, next_ in pairs if one.state == "failed")
 
@@ -514,7 +514,7 @@ def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> No
     assert words[:2] == ["tsslbp", "train"]
     assert cli.main([*words[1:], "--out", "again"]) == 0
     again = Run.open(Path("again"))
-    alike = [replace(one.experiment, changed=None) for one in (again, best)]  # names of runs
+    alike = [replace(one.experiment, changed=None) for one in (again, best)]  # it only names runs
     assert alike[0] == alike[1]
     accuracies = [[one["test_accuracy"] for one in run.epochs()] for run in (again, best)]
     assert accuracies[0] == accuracies[1]

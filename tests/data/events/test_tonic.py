@@ -49,7 +49,7 @@ def test_nmnist(tonic: Any, tmp_path: Path) -> None:
 
 
 def test_frames(tonic: Any) -> None:
-    """Counts in windows of equal time agree, also for events converted from tonic's array."""
+    """Counts in windows of equal time agree, for events read from tonic's kind of array."""
     events = random_events(3000, 20, 6, 50_000)
     theirs = tonic.functional.to_frame_numpy(
         structured(events), (20, 20, 2), time_window=5000, start_time=0, end_time=50_000
