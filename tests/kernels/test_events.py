@@ -272,7 +272,7 @@ def test_shape_in_memory() -> None:
     assert events.linear(spikes(2, 3, 5), normal(16, 5)).is_contiguous()
 
 
-# Bits
+# Results that are equal bit for bit
 
 
 def on_threads(count: int, operation, *arguments) -> tuple[Tensor, ...]:
@@ -313,7 +313,7 @@ def test_order_of_the_frames_does_not_matter() -> None:
     assert torch.equal(straight[order], shuffled)
 
 
-# When they are used
+# When the event-driven kernels are used
 
 
 def test_is_faster_up_to_a_share_of_events() -> None:
@@ -384,7 +384,7 @@ def test_is_faster_needs_no_gradient_and_leaves_none() -> None:
     assert events.is_faster(2 * x, normal(16, 3, 3, 3).requires_grad_())
 
 
-# Around autograd
+# Transforms, higher derivatives and the default device
 
 
 def test_torch_func() -> None:
@@ -465,7 +465,7 @@ def test_processor_with_shorter_vectors(processor: str, tmp_path: Path) -> None:
         "NUMBA_CPU_FEATURES": "",  # otherwise Numba takes those of this processor
         "NUMBA_CACHE_DIR": str(tmp_path),
         "NUMBA_NUM_THREADS": "5",
-        "MALLOC_PERTURB_": "128",  # of the GNU C library
+        "MALLOC_PERTURB_": "128",  # read by the GNU C library
     }
     result = subprocess.run(
         [sys.executable, "-c", OTHER],
