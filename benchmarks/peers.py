@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 class ConvNet(nn.Module):
-    """Maps images ``[N, 1, 28, 28]`` to ``[N, 10]``, with ReLU instead of neurons."""
+    """Network from images ``[N, 1, 28, 28]`` to ``[N, 10]``, with ReLU instead of neurons."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,16 +64,17 @@ class ConvNet(nn.Module):
 
 
 class SpikingNet(ConvNet):
-    """The same with `neurons()` after each layer, which map currents ``[T, N, ...]`` to spikes.
+    """The same network with `neurons()` after each layer.
 
-    Returns the output neurons' spike counts ``[N, 10]``.
+    They map currents ``[T, N, ...]`` to spikes. The network returns the output neurons' spike
+    counts ``[N, 10]``.
     """
 
     def __init__(self, neurons: Callable[[], nn.Module], size: Size) -> None:
         super().__init__(size.channels)
         self.time_steps = size.time_steps
         self.neurons = nn.ModuleList(neurons() for _ in range(4))
-        with torch.no_grad():  # average pooling and few spikes: smaller weights leave layers silent
+        with torch.no_grad():  # with average pooling, smaller weights leave layers silent
             for weight in self.parameters():
                 nn.init.kaiming_normal_(weight).mul_(2)
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
@@ -147,7 +148,7 @@ class SpikingJellyNeurons(nn.Module):
 
 
 def _classifier(model: nn.Module) -> Case:
-    """Train `model` with the cross-entropy of its outputs."""
+    """Return `model` with a step that trains it on the cross-entropy of its outputs."""
     weights: list[Tensor] = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, fused=True)
 
@@ -174,7 +175,10 @@ def _peer(neurons: Callable[[], nn.Module], size: Size) -> Case:
 
 
 def _connections(size: Size) -> Case:
-    """Only the convolutions and linear layers, forward and backward, as dense products."""
+    """Return a step of the convolutions and linear layers alone, as dense products.
+
+    It runs them forward and backward.
+    """
     model = ConvNet(size.channels)
     frames = size.time_steps * size.batch
     shapes: dict[nn.Conv2d | nn.Linear, tuple[int, ...]] = {
@@ -208,7 +212,7 @@ def _tsslbp(size: Size) -> Case:
 
 
 def _trained(model: tsslbp.network.Model) -> Case:
-    """Train `model` by the training step of this library."""
+    """Return `model` with the training step of this library."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(images: Tensor, labels: Tensor) -> float:
@@ -226,7 +230,7 @@ def _trained(model: tsslbp.network.Model) -> Case:
 
 
 def _modules(size: Size) -> Case:
-    """The MNIST network of `_tsslbp`, built from `tsslbp.layers`."""
+    """Return the MNIST network of `_tsslbp`, built from `tsslbp.layers`."""
     neurons: dict[str, Any] = {"tau_m": TAU_M}
     pooled = {**neurons, "pool": 2, "pool_scale": 1.1}
     model = nn.Sequential(
@@ -306,7 +310,7 @@ class _Unit(nn.Module):
 
 
 def _by_step(model: nn.Module) -> Case:
-    """Train `model` with the cross-entropy of its output at every step."""
+    """Return `model` with a step on the cross-entropy of its output at every time step."""
     weights: list[Tensor] = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=2e-3, fused=True)
 

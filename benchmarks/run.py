@@ -209,7 +209,7 @@ def step_section(cases: Mapping[str, Case], quick: bool) -> list[Row]:
     images, labels = peers.batch()
     steps = {name: partial(case.step, images, labels) for name, case in cases.items()}
     timings = interleave(steps, 3 if quick else 40, 1 if quick else 3)
-    measured = {OURS} if quick else timings.keys() - {DENSE}  # a process each
+    measured = {OURS} if quick else timings.keys() - {DENSE}  # a process for each
     rows = [
         {
             "case": name,
@@ -300,7 +300,7 @@ def sew_section(quick: bool) -> list[Row]:
 def first_step_section(quick: bool) -> list[Row]:
     """Measure the first step of a process, with kernels to compile and with cached kernels.
 
-    Quick: only with those that are cached on this machine.
+    With `quick`, it is measured only with the kernels that are cached on this machine.
     """
     with TemporaryDirectory() as new:
         kinds = {"kept": ""} if quick else {"new": new, "kept": new}
@@ -358,10 +358,11 @@ def rules_section(quick: bool) -> list[Row]:
 
 
 def inference_section(net: nn.Module, quick: bool) -> list[Row]:
-    """Measure inference of the MNIST network: our kernels, plain PyTorch, and onnxruntime if there.
+    """Measure inference of the MNIST network by tsslbp, plain PyTorch and onnxruntime.
 
     The network has learned a batch in the checks, so that all layers fire. All use the same number
-    of threads, and their outputs must agree. Quick: of a network that takes less time to export.
+    of threads, and their outputs must agree. Without onnxruntime its row is omitted. With `quick`,
+    the network is one that takes less time to export.
     """
     if quick:
         net = tsslbp.Network("16", peers.batch()[0].shape[1:], classes=10, time_steps=2)
@@ -408,7 +409,7 @@ def _onnxruntime(net: tsslbp.Network) -> Callable[[Tensor], Tensor]:
 def growth_section(quick: bool) -> list[Row]:
     """Measure time and memory of tsslbp's step over T, batch and width (first channels).
 
-    Quick: only over T.
+    With `quick`, they are measured only over T.
     """
     doublings = 2 if quick else 4
     axes = {
@@ -467,7 +468,7 @@ def events_section(quick: bool) -> list[Row]:
 
 
 def _layer(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return them as in a network: with a time axis, and 1 x 1 windows as a linear layer."""
+    """Return both as in a network: with a time axis, and a 1 x 1 window as a linear layer."""
     return (x.flatten(1)[None], weight.flatten(1)) if weight.shape[-1] == 1 else (x[None], weight)
 
 

@@ -1,4 +1,4 @@
-"""Measures time by interleaved repetitions, and memory in a fresh process."""
+"""Measurement of time by interleaved repetitions, and of memory in a fresh process."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """One training."""
+    """A training with one rule, learning rate and seed."""
 
     rule: str
     learning_rate: float
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def search(setting: Setting, data: DataSet, quick: bool) -> list[Row]:
-    """Accuracy on validation images of each rule at each learning rate, seed 0."""
+    """Return each rule's accuracy on validation images at each learning rate, with seed 0."""
     kept, held_out = split_validation(len(data.train_labels), VALIDATION_IMAGES)
     rows = []
     for rule in RULES:
@@ -119,7 +119,10 @@ def search(setting: Setting, data: DataSet, quick: bool) -> list[Row]:
 
 
 def best_rates(rows: Sequence[Row]) -> dict[str, float]:
-    """Each rule's learning rate of the best validation accuracy; the smallest of equal ones."""
+    """Return each rule's learning rate with the best validation accuracy.
+
+    Of equally good ones it is the smallest.
+    """
     best = {}
     for rule in RULES:
         best[rule] = max(
@@ -152,7 +155,7 @@ def fit(case: Case, setting: Setting, data: DataSet, kept: Tensor) -> SpikeTrain
 
 
 def evaluate(net: SpikeTrainNetwork, setting: Setting, images: Images) -> dict[str, Any]:
-    """Output counts, mean spikes of a neuron by layer, and ST-RSBP's smallest feedback S."""
+    """Return output counts, mean spikes per neuron by layer, and ST-RSBP's smallest feedback S."""
     spikes = encode(images, setting.time_steps, seeding.generator(0, "evaluation"))
     trains = net(spikes)
     feedback = [STRSBP().feedback(synapses) for synapses in net.connections(trains)]
@@ -164,14 +167,14 @@ def evaluate(net: SpikeTrainNetwork, setting: Setting, images: Images) -> dict[s
 
 
 def encode(images: Images, time_steps: int, random: torch.Generator) -> Tensor:
-    """Spikes ``[T, N, pixels]`` of images with pixels 0..1."""
+    """Return spikes ``[T, N, pixels]`` of images with pixels from 0 to 1."""
     assert isinstance(images, Tensor)
     rates = images.flatten(1) * LARGEST_RATE / time_steps
     return (torch.rand(time_steps, *rates.shape, generator=random) < rates).float()
 
 
 def difference(runs: Sequence[Row]) -> stats.Difference:
-    """Test accuracy in %, ST-RSBP minus HM2-BP, paired by seed."""
+    """Return the difference in test accuracy in %, ST-RSBP minus HM2-BP, paired by seed."""
     first, second = (
         [100 * run["test accuracy"] for run in runs if run["rule"] == rule]
         for rule in ("STRSBP", "HM2BP")

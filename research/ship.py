@@ -25,7 +25,7 @@ from tsslbp.experiment import network_file, recipe_names, save
 from tsslbp.experiment.weights import FACTS, SHIPPED
 from tsslbp.run import Run, read_epochs, results, to_json, write_json
 
-LIMIT = 3_000_000  # bytes of all pretrained networks
+LIMIT = 3_000_000  # bytes that all pretrained networks together may take
 CHOICES = {
     "best-validation": "the epoch with the best accuracy on validation images",
     "last": "the last epoch; no images were held out, and test images chose nothing",
@@ -44,11 +44,11 @@ def ship(
     """Write the folder of the network `name` into `place` and return it.
 
     Args:
-        folder: of a finished run.
-        name: of the network.
-        why: this seed, in words, for the record.
+        folder: folder of a finished run.
+        name: name of the network.
+        why: why this seed was chosen, in words, for the record.
         data_dir: folder of the data sets.
-        place: of the pretrained networks.
+        place: folder of the pretrained networks.
 
     Raises:
         InvalidInput: the run is not finished, its network is in a user's file, or all networks take
@@ -85,7 +85,7 @@ def ship(
 
 
 def _accuracies(run: Run, checkpoint: str, data_dir: Path | None) -> dict[str, list[float]]:
-    """Of the weights as they are stored, after each time step, by the name of the split."""
+    """Return the accuracies of the stored weights after each time step, by the split's name."""
     wanted, net = run.experiment, training.load(run.folder, checkpoint)
     net.load_state_dict(
         {
@@ -105,7 +105,7 @@ def _accuracies(run: Run, checkpoint: str, data_dir: Path | None) -> dict[str, l
 def _facts(
     run: Run, why: str, checkpoint: str, record: dict[str, Any], measured: dict[str, float]
 ) -> dict[str, Any]:
-    """What ``trained.json`` says, see `tsslbp.experiment.trained_record`."""
+    """Return the contents of ``trained.json``; see `tsslbp.experiment.trained_record`."""
     wanted, environment = run.experiment, run.environment
     entry = data.catalogue.find(wanted.data)
     nearest = results.label(wanted)

@@ -1,10 +1,9 @@
 """HM2-BP and ST-RSBP: learning rules that define errors for whole spike trains and single synapses.
 
 This is a readable reference in plain PyTorch, for fully connected networks of up to about 100 time
-steps. Not to be confused with the rules of `tsslbp.rules`, which map one gradient for every neuron
-and step to another and are run by `tsslbp.spikes`. The rules here have one error for a neuron's
-whole spike train, and propagate it with a separate factor for each synapse. Autograd cannot express
-this.
+steps. The rules of `tsslbp.rules`, which `tsslbp.spikes` runs, are of another kind: they map one
+gradient for every neuron and step to another. The rules here have one error for a neuron's whole
+spike train, and propagate it with a separate factor for each synapse. Autograd cannot express this.
 
 Symbols, for one sample and the synapses between two layers:
 
@@ -114,7 +113,7 @@ class MeanEffect(NamedTuple):
     """The mean S-PSP of one input spike, and its slope, over spike trains with given counts."""
 
     value: Tensor
-    slope: Tensor  # by the count
+    slope: Tensor  # with respect to the count
 
 
 def mean_effect(counts: Tensor, time_steps: int, neuron: Neuron) -> MeanEffect:
@@ -169,11 +168,11 @@ class SpikeTrainRule(ABC):
 
     @abstractmethod
     def by_weight(self, synapses: Connection) -> Tensor:
-        """``da_i/dw_ij``, ``[N, out, in]``."""
+        """Return ``da_i/dw_ij``, ``[N, out, in]``."""
 
     @abstractmethod
     def by_count(self, synapses: Connection) -> Tensor:
-        """``da_i/do_j``, ``[N, out, in]``."""
+        """Return ``da_i/do_j``, ``[N, out, in]``."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +259,7 @@ class STRSBP(SpikeTrainRule):
         return synapses.weight * ratio / self.feedback(synapses).unsqueeze(-1)
 
     def feedback(self, synapses: Connection) -> Tensor:
-        """``S_i``, ``[N, out]``."""
+        """Return ``S_i``, ``[N, out]``."""
         counts = torch.arange(synapses.time_steps + 1).to(synapses.counts)
         slope = mean_effect(counts, synapses.time_steps, synapses.neuron).slope
         drive = synapses.inputs @ synapses.weight.T  # sum_l w_il o_l
@@ -271,7 +270,9 @@ RULES: dict[str, type[SpikeTrainRule]] = {"HM2BP": HM2BP, "STRSBP": STRSBP}
 
 
 def gradients(rule: SpikeTrainRule, network: Sequence[Connection], error: Tensor) -> list[Tensor]:
-    """Gradients ``dE/dw``, ``[out, in]`` each, summed over the batch; linear in `error`.
+    """Return the gradients ``dE/dw``, ``[out, in]`` each, summed over the batch.
+
+    They are linear in `error`.
 
     Args:
         rule: `HM2BP` or `STRSBP`.
@@ -312,7 +313,7 @@ class CountLoss:
             )
 
     def error(self, counts: Tensor, labels: Tensor) -> Tensor:
-        """``dE/do``, ``[N, classes]``: ``o_i - y_i``, or 0 within the margin."""
+        """Return ``dE/do``, ``[N, classes]``: ``o_i - y_i``, or 0 within the margin."""
         desired = torch.full_like(counts, self.undesired)
         desired.scatter_(1, labels.unsqueeze(1), self.desired)
         difference = counts - desired

@@ -1,4 +1,4 @@
-"""A finished run becomes a pretrained network."""
+"""Tests that a finished run becomes a pretrained network."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""HM2-BP and ST-RSBP against manual calculations, simulation and finite differences."""
+"""Tests of HM2-BP and ST-RSBP against manual calculations, simulation and finite differences."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ NEURON = Neuron(tau_m=4.0, tau_s=2.0, threshold=1.0)
 
 
 def trains(*rows: list[int]) -> Tensor:
-    """Spike trains of one sample, a row a neuron, as ``[T, 1, neurons]``."""
+    """Return spike trains of one sample, with one row per neuron, as ``[T, 1, neurons]``."""
     return torch.tensor(rows, dtype=torch.float64).T.unsqueeze(1)
 
 
@@ -44,7 +44,7 @@ def random_trains(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
 
 
 def s_psp_by_simulation(inputs: Tensor, spikes: Tensor, neuron: Neuron) -> Tensor:
-    """The definition: every synapse's share of the potential, step by step."""
+    """Return the S-PSP by its definition: each synapse's share of the potential, step by step."""
     share = effect = torch.zeros(spikes.shape[1], spikes.shape[2], inputs.shape[2]).double()
     for current, spike in zip(psc(inputs, neuron.tau_s), spikes, strict=True):
         share = (1 - 1 / neuron.tau_m) * share + current.unsqueeze(1)
@@ -54,7 +54,7 @@ def s_psp_by_simulation(inputs: Tensor, spikes: Tensor, neuron: Neuron) -> Tenso
 
 
 def layer(seed: int = 0, neuron: Neuron = NEURON) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights, 3 samples of 6 inputs, and the potentials and spikes of 4 neurons that follow."""
+    """Return weights, 3 samples of 6 inputs, and the potentials and spikes of 4 neurons."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(4, 6, generator=generator, dtype=torch.float64) * 0.7 + 0.2
     inputs = random_trains(30, 3, 6, seed=seed)
@@ -64,7 +64,7 @@ def layer(seed: int = 0, neuron: Neuron = NEURON) -> tuple[Tensor, Tensor, Tenso
 
 
 def network(seed: int = 0) -> list[Connection]:
-    """Synapses of three layers; spike trains of all rates, some of them silent."""
+    """Return the synapses of three layers with random spike trains, one of which is silent."""
     sizes = (6, 5, 4, 3)
     generator = torch.Generator().manual_seed(seed)
     spikes = [random_trains(20, 2, size, rate=0.2, seed=size) for size in sizes]
@@ -101,7 +101,7 @@ def test_s_psp_is_its_definition(neuron: Neuron, time_steps: int) -> None:
 
 @pytest.mark.parametrize("neuron", [NEURON, Neuron(tau_m=NO_LEAK, tau_s=2.0)], ids=repr)
 def test_total_psp_is_the_potential_at_the_spikes(neuron: Neuron) -> None:
-    """So it exceeds threshold times count, even without a leak: the reset loses the overshoot."""
+    """The total exceeds threshold times count even without a leak: the reset loses the excess."""
     weight, inputs, potential, spikes = layer(neuron=neuron)
     total = (weight * s_psp(inputs, spikes, neuron)).sum(-1)
     torch.testing.assert_close(total, (potential * spikes).sum(0))
@@ -111,7 +111,7 @@ def test_total_psp_is_the_potential_at_the_spikes(neuron: Neuron) -> None:
 
 
 def test_s_psp_is_the_derivative_of_the_total_at_fixed_spikes() -> None:
-    """By finite differences of the forward pass, small enough to move no spike."""
+    """Finite differences of the forward pass agree; they are small enough to move no spike."""
     weight, inputs, _, spikes = layer()
     effect, step = s_psp(inputs, spikes, NEURON), 1e-6
     for i, j in [(0, 0), (1, 5), (3, 2)]:
@@ -127,7 +127,7 @@ def test_s_psp_is_the_derivative_of_the_total_at_fixed_spikes() -> None:
 
 
 def test_ratio_is_the_derivative_by_an_inputs_strength_at_fixed_spikes() -> None:
-    """``e_i|j / o_j``, which both rules take: spikes of strength 1 + x, a count of (1 + x) o_j."""
+    """Both rules take ``e_i|j / o_j``: spikes of strength 1 + x have a count of (1 + x) o_j."""
     weight, inputs, _, spikes = layer()
     synapses = connect(weight, inputs, spikes, NEURON)
     stronger = inputs.clone()
@@ -139,7 +139,10 @@ def test_ratio_is_the_derivative_by_an_inputs_strength_at_fixed_spikes() -> None
 
 
 def worked_case() -> Connection:
-    """Inputs 1010 and 0100, weights 0.8 and 0.6, threshold 0.9: potentials 0.8, 1 and spike, ..."""
+    """Return synapses with inputs 1010 and 0100, weights 0.8 and 0.6, and threshold 0.9.
+
+    The potential is 0.8 and then 1, which causes the only spike.
+    """
     neuron = Neuron(tau_m=2.0, tau_s=1.0, threshold=0.9)
     inputs = trains([1, 0, 1, 0], [0, 1, 0, 0])
     weight = torch.tensor([[0.8, 0.6]]).double()
@@ -149,7 +152,7 @@ def worked_case() -> Connection:
 
 
 def test_hm2bp_worked_by_hand() -> None:
-    """S-PSPs 1/2 and 1, total 0.8/2 + 0.6 = 1, count 1: the factor is 1 + 1/0.9."""
+    """With S-PSPs 1/2 and 1, total 0.8/2 + 0.6 = 1 and count 1, the factor is 1 + 1/0.9."""
     synapses, factor = worked_case(), 1 + 1 / 0.9
     assert synapses.effect.flatten().tolist() == [0.5, 1.0]
     by_weight, by_count = HM2BP().by_weight(synapses), HM2BP().by_count(synapses)
@@ -160,7 +163,7 @@ def test_hm2bp_worked_by_hand() -> None:
 
 
 def test_strsbp_worked_by_hand() -> None:
-    """Firing with probability 1/4: q = 1/4 + 3/8 q, and its slope q' = 3/8 q' - q / 2."""
+    """At a firing probability of 1/4, q = 1/4 + 3/8 q, with the slope q' = 3/8 q' - q / 2."""
     q, slope = [0.25, 0.34375, 0.37890625, 0.39208984375], [0, -0.125, -0.21875, -0.271484375]
     rise = (sum(q) + sum(slope) / 4) / 4
     feedback = 1 - rise * (0.8 * 2 + 0.6 * 1) / 0.9
@@ -172,7 +175,7 @@ def test_strsbp_worked_by_hand() -> None:
 
 
 def test_error_two_layers_down_worked_by_hand() -> None:
-    """Input -> hidden -> output, one spike each at steps 0, 0, 1: e = 1, then e = 1/2."""
+    """Input, hidden and output neuron spike at steps 0, 0 and 1, so e is 1 and then 1/2."""
     neuron = Neuron(tau_m=2.0, tau_s=1.0, threshold=0.4)
     first, last = (torch.tensor([[w]]).double() for w in (0.5, 0.9))
     x, h, y = trains([1, 0]), trains([1, 0]), trains([0, 1])
@@ -199,9 +202,10 @@ def test_mean_effect_is_the_mean_over_random_trains() -> None:
 
 
 def test_mean_effect_beside_the_authors_table() -> None:
-    """The polynomial for 10 input spikes of their file for tau_m = 64, tau_s = 8 and 400 steps.
+    """The mean effect is close to the authors' polynomial for 10 input spikes and 400 steps.
 
-    Theirs is fitted to samples and has a refractory period of two steps.
+    It is the one of their file for tau_m = 64 and tau_s = 8, which is fitted to samples and has a
+    refractory period of two steps.
     """
     table = [-6.0030441e-06, 7.7504582e-04, -3.6904733e-02, 7.6185707e-01, 9.6468675e-01]
     neuron = papers_neuron(400)
@@ -221,7 +225,10 @@ def test_mean_effect_slope_is_its_derivative() -> None:
 
 
 def test_strsbp_is_the_derivative_of_the_mean_model() -> None:
-    """Counts that solve ``nu o_i = a_i = sum_j w_ij o_j h(o_i)``, moved by weight and by count."""
+    """The rule gives the derivatives of the count that solves the mean model.
+
+    The model is ``nu o_i = a_i = sum_j w_ij o_j h(o_i)``.
+    """
     neuron, time_steps, inputs = Neuron(10.0, 2.0), 40, torch.tensor([4.0, 9.0]).double()
     own = torch.tensor(6.0).double()
 
@@ -250,7 +257,7 @@ def test_strsbp_is_the_derivative_of_the_mean_model() -> None:
 
 
 def test_strsbp_feedback_without_memory_is_the_drives_distance_from_the_threshold() -> None:
-    """tau_m = tau_s = 1: every spike acts on its own, h = o_i / T, and S = 1 - mean current."""
+    """With tau_m = tau_s = 1 each spike acts alone, so h = o_i / T and S = 1 - mean current."""
     inputs = random_trains(50, 1, 3)
     weight = torch.tensor([[1.2, 0.9, 1.1]]).double()
     spikes = (inputs @ weight.T > 1).double()
@@ -259,7 +266,7 @@ def test_strsbp_feedback_without_memory_is_the_drives_distance_from_the_threshol
 
 
 def test_silent_neuron_and_silent_input() -> None:
-    """Neuron silent: HM2-BP's constants or nothing. Input silent: a ratio, but no weight moves."""
+    """A silent neuron has HM2-BP's constants or nothing; a silent input moves no weight."""
     weight = torch.tensor([[0.2, 0.4]]).double()
     quiet = connect(weight, trains([1, 0, 1], [0, 0, 0]), trains([0, 0, 0]), NEURON)
     factor = 1 + 0.5 * (0.2 + 0.4)
@@ -285,7 +292,7 @@ def test_gradients_are_linear_in_the_error(rule: SpikeTrainRule) -> None:
 
 @EVERY_RULE
 def test_gradients_add_up_over_the_batch(rule: SpikeTrainRule) -> None:
-    """In any order: no sample sees another."""
+    """Samples add up in any order, since no sample affects another."""
     error = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = gradients(rule, network(), error)
     for sample in (1, 0):
@@ -322,7 +329,7 @@ def test_teacher_speaks_for_the_labels_silent_neuron_alone() -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_learns_a_toy(name: str) -> None:
-    """Three classes: which third of nine inputs spikes often, with a hidden layer between."""
+    """Each rule learns, through a hidden layer, which third of nine inputs spikes often."""
     torch_random = torch.Generator().manual_seed(0)
     net = SpikeTrainNetwork((9, 12, 3), papers_neuron(50), torch_random)
     labels = torch.arange(12) % 3

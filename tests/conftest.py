@@ -31,11 +31,11 @@ from tsslbp.studies import jobs
 Arrays = dict[str, np.ndarray]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-# Tests run side by side, on one thread each; those that are about threads set their number.
+# Tests run in parallel, with one thread each; tests about threads set the number themselves.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Without a GPU its kernels are interpreted, which Triton decides at its import, PyTorch's or ours.
+# Without a GPU, Triton interprets the kernels; it reads this setting when it is first imported.
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -48,13 +48,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first, so that no worker is left alone with one at the end."""
+    """Run the slow tests first, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @contextmanager
 def disk_of(size: int) -> Iterator[None]:
-    """Let the system refuse to write past `size` bytes of a file, as a full disk would."""
+    """Make the system refuse to write a file beyond `size` bytes, as a full disk would."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -66,7 +66,7 @@ def disk_of(size: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _kernels_compile_silently() -> None:
-    """Which test compiles a kernel first, and would print a message, depends on chance."""
+    """Log the message about compilation now; otherwise chance decides which test logs it."""
     compiled._tell()
 
 
@@ -77,7 +77,7 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every training ends in a picture, which takes longer than they do; see tests/figures."""
+    """Replace PNG rendering, slower than the trainings themselves, by a stub; see tests/figures."""
 
     def save(figure: object, path: Path, dpi: int) -> None:
         storage.write_file(path, b"\x89PNG")
@@ -87,7 +87,7 @@ def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def without_pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of processes whose trainings end without a picture."""
+    """Return environment variables for subprocesses whose trainings then draw no pictures."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
@@ -96,7 +96,7 @@ def without_pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Fill uninitialised tensors with NaN, so that a cell nobody writes shows."""
+    """Fill uninitialised tensors with NaN, so that a value that is never written is noticed."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
@@ -105,7 +105,7 @@ def poisoned() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of data sets as `tsslbp.data.load` takes it, with ``mnist/`` and its like."""
+    """Return the folder of data sets that `tsslbp.data.load` uses, with ``mnist/`` and others."""
     folder = Path(os.environ.get(VARIABLE) or SHARED / "data")
     if not folder.is_dir():
         pytest.skip(f"no data sets: {folder} is no folder (set {VARIABLE})")
@@ -113,7 +113,7 @@ def data_dir() -> Path:
 
 
 class Here:
-    """A job that has run in this process, in less time than another one takes to start."""
+    """A job that runs in this process, in less time than it takes to start another one."""
 
     def __init__(self, job: jobs.Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ class Here:
 
 @pytest.fixture
 def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs on this machine run in this process, one after the other."""
+    """Run the jobs of this machine in this process, one after the other."""
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(jobs.Local, "start", lambda local, job: Here(job))
 
@@ -164,7 +164,7 @@ class Tiny:
 
 @pytest.fixture
 def make_tiny() -> Callable[..., Tiny]:
-    """Build the small set, with `changed` arrays in place of some."""
+    """Return a function that builds the tiny data set, with the arrays in `changed` replaced."""
 
     def make(changed: Arrays | None = None) -> Tiny:
         rng = np.random.default_rng(0)
@@ -186,7 +186,7 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in for the user's cache folder; also, no data folder or proxy is set."""
+    """Return a temporary folder in place of the user's cache; no data folder or proxy is used."""
     folder = tmp_path / "cache"
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(folder / name))
     monkeypatch.delenv(VARIABLE, raising=False)
@@ -197,7 +197,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass
 class Server:
-    """What a local web server serves, and which paths were asked for."""
+    """The files that a local web server serves, and the paths that were requested from it."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)

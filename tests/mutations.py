@@ -11,7 +11,7 @@ import tomli_w
 
 NUMBERS = [0, 1, 7, 8, 127, 128, 0x7FFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 30, (1 << 40) - 1]
 DEEP = 100_000
-_HOLE = "@@hole@@"  # stands for a value until a text is made of it
+_HOLE = "@@hole@@"  # placeholder for a value until the table has become text
 
 TEXTS = [
     "",
@@ -26,7 +26,7 @@ TEXTS = [
     "a\nb",
     "`" * 5,
 ]
-# Values as JSON and as TOML write them.
+# Unusual and invalid values, in the syntax of JSON and of TOML.
 ODD_JSON = [
     *("null", "true", "-1", "0", "1", "1.5", "-0.0", "1e308", "-1e308", "1e999", "NaN", "Infinity"),
     *("2147483648", "9223372036854775807", "9223372036854775808", "1" + "0" * 300, "1" + "0" * 400),
@@ -47,7 +47,7 @@ ODD_TOML = [
 
 
 def mutated_bytes(content: bytes, draw: random.Random) -> bytes:
-    """One to three changes: bytes replaced, cut, inserted, doubled, or a number; or cut short."""
+    """Make one to three changes: replace, flip, remove, insert or repeat bytes, or truncate."""
     for _ in range(draw.randint(1, 3)):
         at, length = draw.randint(0, len(content)), draw.randint(1, 8)
         some = draw.randbytes(length)
@@ -70,26 +70,26 @@ def mutated_bytes(content: bytes, draw: random.Random) -> bytes:
 
 
 def mutated_json(content: bytes, draw: random.Random) -> bytes:
-    """Another value somewhere, or a key that is missing, renamed or there twice; or other bytes."""
+    """Replace values, or delete or rename keys; in a fifth of all cases, change bytes instead."""
     if draw.random() < 0.2:
         return mutated_bytes(content, draw)
     return mutated_values(json.loads(content), draw).encode(errors="surrogatepass")
 
 
 def mutated_values(value: Any, draw: random.Random, odd: list[str] = ODD_JSON) -> str:
-    """A value as JSON, with other values from `odd` in some places."""
+    """Return a value as JSON with some keys deleted or renamed, or values replaced from `odd`."""
     return _mutated(value, draw, json.dumps, odd)
 
 
 def mutated_lines(content: bytes, draw: random.Random) -> bytes:
-    """`mutated_json` of one of several lines."""
+    """Apply `mutated_json` to one of several lines."""
     lines = content.splitlines(keepends=True)
     at = draw.randrange(len(lines))
     return b"".join([*lines[:at], mutated_json(lines[at].strip(), draw) + b"\n", *lines[at + 1 :]])
 
 
 def mutated_toml(content: bytes, draw: random.Random) -> bytes:
-    """As `mutated_json`, of TOML; or keys within each other without end."""
+    """Change TOML as `mutated_json` changes JSON, or prepend a key with 100,000 parts."""
     import tomllib
 
     kind = draw.random()
@@ -118,7 +118,7 @@ def _mutated(table: Any, draw: random.Random, write: Callable[[Any], str], odd: 
 
 
 def _places(value: Any) -> Any:
-    """Return the container of every value inside a value, and its key or number there."""
+    """Yield the container of every value inside a value, and its key or index there."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in list(items):
         yield value, key

@@ -1,4 +1,4 @@
-"""The benchmark runs and its checks pass, even if no other library is installed."""
+"""Tests of the benchmarks in their quick modes; the other libraries need not be installed."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ def test_gpu_benchmark_in_its_small_mode(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gpu_training_in_pieces(tmp_path: Path) -> None:
-    """A piece that ends before the training, then the rest; its record comes back."""
+    """A training that runs out of time exits with 75; the same command then finishes it."""
     command = [sys.executable, str(BENCHMARKS / "gpu" / "train.py"), "digits", "--device", "cpu"]
     command += ["--run", str(tmp_path / "run"), "--record", str(tmp_path / "record")]
     options = ["--", "--epochs", "2"]

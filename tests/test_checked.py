@@ -1,4 +1,4 @@
-"""Checked dataclasses: types, messages, tables."""
+"""Tests of checked dataclasses: conversion of types, error messages, and tables."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_table_of_what_is_set() -> None:
     assert table["pair"] == [1.0, 2.0]
     assert table["inner"] == {"width": 2.0}
     assert "several" not in table and "anything" not in table
-    table.pop("table")  # and the default's empty list is not given
+    table.pop("table")  # its value is the empty default, so it may be missing
     assert Everything.from_table(table) == whole
 
 
@@ -151,7 +151,7 @@ def test_names_are_looked_up_when_a_value_is_checked(monkeypatch: pytest.MonkeyP
     assert make(pole="east").pole == "east"
 
 
-COUNTS: dict[str, Callable[[Any], object]] = {  # what takes a whole number, which 2 fits
+COUNTS: dict[str, Callable[[Any], object]] = {  # calls that accept a whole number such as 2
     "classes of a network": lambda n: tsslbp.Network("4", (1, 2, 2), n).classes,
     "time steps": lambda n: tsslbp.Network("4", (1, 2, 2), time_steps=n).time_steps,
     "input shape": lambda n: tsslbp.Network("4", (1, n, n)).input_shape[1],
@@ -176,7 +176,7 @@ COUNTS: dict[str, Callable[[Any], object]] = {  # what takes a whole number, whi
 }
 ALONE = [key for key in COUNTS if key not in ("setting of a network", "directions")]
 PLAIN = neuron.NeuronLayer(impl="reference")
-NUMBERS: dict[str, Callable[[Any], object]] = {  # what takes a number, which 0.5 or 1.5 fits
+NUMBERS: dict[str, Callable[[Any], object]] = {  # calls that accept a number such as 0.5
     "neuron": lambda x: tsslbp.Neuron(1 + x, 1 + x, x).threshold,
     "spikes": lambda x: tsslbp.spikes(
         torch.ones(2, 1), tau_m=1 + x, tau_s=1 + x, threshold=x, impl="reference"
@@ -207,7 +207,7 @@ def data_set(classes: Any) -> data.DataSet:
 def test_a_count_may_have_any_integer_type(what: str, kind: Callable[[int], Any]) -> None:
     expected, found = COUNTS[what](2), COUNTS[what](kind(2))
     if isinstance(expected, int):
-        assert (found, type(found)) == (expected, int)  # as JSON can hold it
+        assert (found, type(found)) == (expected, int)  # a type that JSON can store
 
 
 @pytest.mark.parametrize("wrong", [True, np.True_, torch.tensor(True), 2.5, "2", np.nan])
@@ -250,7 +250,7 @@ def test_a_number_beyond_64_bits_is_one_clear_line(number: int) -> None:
     assert "\n" not in str(error.value)
 
 
-HUGE = 10**5000  # Python does not write it out
+HUGE = 10**5000  # Python refuses to convert it to text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The code, commands and links in the documents work."""
+"""Tests that the code, commands and links in the documents work."""
 
 import ast
 import re
@@ -39,7 +39,7 @@ def commands(document: Path) -> list[str]:
 
 
 def file_of(block: str) -> str | None:
-    """The file whose name a block's first line is."""
+    """Return the file name in a block's first line, if there is one."""
     named = re.match(r"# (\S+\.(?:py|toml))\n", block)
     return named and named[1]
 
@@ -47,7 +47,7 @@ def file_of(block: str) -> str | None:
 def small(
     name: str, _: object = None, time_steps: int = 0, binning: Binning | None = None
 ) -> DataSet:
-    """A few random images or recordings instead of a whole data set."""
+    """Return a few random images or recordings instead of a whole data set."""
     if name.endswith(".npz"):
         return tsslbp.data.npz.load(Path(name))
     if tsslbp.data.holds_events(name):
@@ -72,7 +72,7 @@ def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("document", [README, *sorted((ROOT / "docs").rglob("*.md"))], ids=str)
 def test_examples_use_no_module_that_something_else_imported(document: Path) -> None:
-    """A package of this library gives its modules as attributes if its stub names them."""
+    """Examples use a module as an attribute of its package only if the package exports it."""
     tree = ast.parse("\n".join(blocks(document, "python")))
     names: dict[str, Any] = {}
     for node in ast.walk(tree):
@@ -90,7 +90,7 @@ def test_examples_use_no_module_that_something_else_imported(document: Path) -> 
 
 
 def test_runs_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guide's example with pandas, of two learning rates with two seeds each."""
+    """The guide's example with pandas works, here for two learning rates with two seeds each."""
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
     recipe = replace(experiment.load_recipe("digits"), epochs=2)
@@ -109,7 +109,7 @@ def test_runs_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of rules.md has about 30 lines, and its rule works like built-in ones."""
+    """The example in rules.md has fewer than 40 lines, and its rule works like built-in ones."""
     monkeypatch.setattr(rules, "RULES", dict(rules.RULES))
     monkeypatch.setattr(reference, "BACKWARD", dict(reference.BACKWARD))
     monkeypatch.setattr(cpu_rules, "CONSTANTS", constants := dict(cpu_rules.CONSTANTS))
@@ -145,7 +145,7 @@ def test_command(
     capsys: pytest.CaptureFixture,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Every command of the documents runs: for one epoch, on a few images."""
+    """Every command in the documents runs, here for one epoch and on a few images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tsslbp.data, "load", small)
     files = tsslbp.data.files
@@ -187,7 +187,7 @@ def test_command(
         run("tsslbp train own.toml --out runs/own")
     if "sweep" in command:
         command = re.sub(r" --trials \d+", "", command) + " --trials 2"
-    if "reproduce" in command:  # in processes of its own, which only find the real digits
+    if "reproduce" in command:  # only the digits, with one seed
         row = replace(published.find("mnist")[0], recipes=("digits",))
         monkeypatch.setattr(published, "find", lambda _: (row,))
         command += " --seeds 1"

@@ -1,4 +1,4 @@
-"""Errors: what the program prints in one line, and the nearest known word."""
+"""Tests of errors: their messages of one line, and the suggestion of the nearest known word."""
 
 import pytest
 
@@ -32,6 +32,6 @@ def test_an_error_is_one_line_whatever_it_names(kind: type[errors.Error]) -> Non
 
 
 def test_invalid_input_is_a_value_error() -> None:
-    """As callers of a library expect, without knowing its errors."""
+    """Callers who do not know the library's own errors can catch `ValueError`."""
     with pytest.raises(ValueError, match=r"^x$"):
         raise errors.InvalidInput("x")

@@ -1,4 +1,4 @@
-"""The scripts of examples/ run and reach the expected results, some of them in fewer steps."""
+"""Tests that the scripts in examples/ run and reach the expected results, some in fewer steps."""
 
 import importlib.util
 from pathlib import Path

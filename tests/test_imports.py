@@ -1,8 +1,7 @@
-"""Every import points to a lower floor, and private names are used only in their own room.
+"""Tests of imports: each points to a lower floor, and private names stay in their own room.
 
-The program loads no package that a command does not need.
-
-A room is a folder or a file directly in the package; docs/design.md draws the same floors.
+A room is a folder or a file directly in the package; docs/design.md shows the same floors. Further
+tests show that the program loads no package that a command does not need.
 """
 
 import ast
@@ -18,7 +17,7 @@ import tsslbp
 
 PACKAGE = Path(tsslbp.__file__).parent
 RESULTS = Path(__file__).parents[1] / "results"
-FLOORS = [  # from the ground up; a room may import from the floors below its own
+FLOORS = [  # lowest first; a room may import only from floors below its own
     {"errors", "wording", "_version"},
     {"storage", "reading"},
     {"checked", "toml_files", "stats", "kernels", "figures"},
@@ -33,9 +32,9 @@ FLOORS = [  # from the ground up; a room may import from the floors below its ow
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
-# Packages that are loaded for whatever is printed.
+# Packages that every command may load.
 LIGHT = {"annotated_doc", "click", "lazy_loader", "rich", "shellingham", "tsslbp", "typer"}
-EXPERIMENTS = LIGHT | {"tomli_w"}  # also for recipes
+EXPERIMENTS = LIGHT | {"tomli_w"}  # for commands that read recipes
 LOADED = """
 import sys
 known = sys.stdlib_module_names | {name.partition(".")[0] for name in sys.modules}
@@ -67,7 +66,7 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Room, module and name of everything that a module imports from the package."""
+    """Yield room, module and name of everything that a module imports from the package."""
     place = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -103,7 +102,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_no_circle_within_a_room() -> None:
-    """Modules of one room import each other in one direction, at run time."""
+    """No chain of imports leads from a module back to itself."""
     arrows: dict[str, set[str]] = {}
     for path in MODULES:
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
@@ -131,7 +130,7 @@ def test_no_circle_within_a_room() -> None:
 
 
 def loaded_beyond(allowed: set[str], arguments: str, **environment: str) -> str:
-    """What a command loads but for the allowed packages, each with the chain of imports."""
+    """Return what a command loads beyond the allowed packages, each with the chain of imports."""
     result = subprocess.run(
         [sys.executable, "-c", LOADED, *arguments.split()],
         input=" ".join(allowed),
@@ -180,7 +179,7 @@ def test_completion_loads_little() -> None:
 
 
 def test_importing_the_package_loads_nothing() -> None:
-    """But each name is there, for completion and help, and loaded when it is used."""
+    """`import tsslbp` loads no submodule; names are listed, but loaded only when they are used."""
     program = (
         "import sys; import tsslbp; print(*sorted(m for m in sys.modules if m[:6] == 'tsslbp'));"
         "print(*dir(tsslbp)); from tsslbp import *; print(TSSLBP, load.__module__, data.load)"

@@ -1,4 +1,4 @@
-"""The losses: values calculated manually, gradients by finite differences, and errors."""
+"""Tests of the losses: values calculated by hand, gradients by finite differences, and errors."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def random_psc(steps: int = 5, samples: int = 4, classes: int = 3) -> Tensor:
 
 
 def target(steps: int, **settings) -> list[float]:
-    """Target of the true class: minus the gradient of the van Rossum distance at a PSC of 0."""
+    """Return the true class's target: minus the van Rossum distance's gradient at a PSC of 0."""
     psc = torch.zeros(steps, 1, 2, dtype=torch.float64, requires_grad=True)
     losses.van_rossum(psc, torch.tensor([1]), **settings).backward()
     assert psc.grad is not None
@@ -59,7 +59,7 @@ def test_gradient_of_van_rossum_with_settings(filters: int) -> None:
 def test_van_rossum_by_hand() -> None:
     psc = tensor([[[0.5, 0.0]], [[0.0, 0.0]]])  # T = 2, one sample, two classes
     labels = torch.tensor([1])
-    # tau_s = 2: the train 0, 1 becomes 0, 1/2 and then 0, 1/4
+    # at tau_s = 2 the train 0, 1 becomes 0, 1/2 by one filter, and 0, 1/4 by two
     once = losses.van_rossum(psc, labels, tau_s=2.0, target_filters=1)
     twice = losses.van_rossum(psc, labels, tau_s=2.0)
     assert once.item() == pytest.approx(0.5 * (0.5**2 + 0.5**2))
@@ -119,7 +119,7 @@ def test_van_rossum_refuses(steps: int, settings: dict, words: str) -> None:
 def test_count_by_hand() -> None:
     psc = tensor([[[0.5, 0.25, 1.0]], [[0.5, 0.25, 1.0]]])  # sums over T = 2: 1, 0.5, 2
     loss = losses.count(psc, torch.tensor([0]), desired=2.0, undesired=1.0)
-    # delta: (1 - 2) / 2; (0.5 - 1) / 2, harmless; (2 - 1) / 2
+    # errors: (1 - 2) / 2; (0.5 - 1) / 2, which is harmless and counts 0; (2 - 1) / 2
     assert loss.item() == pytest.approx(2 / 2 * (0.5**2 + 0 + 0.5**2))
 
 
@@ -134,7 +134,7 @@ def test_count_is_zero_on_the_harmless_side() -> None:
 
 def test_gradient_of_count_is_delta_at_every_step() -> None:
     psc, labels = random_psc(6, 1, 2).requires_grad_(), torch.tensor([0])
-    losses.count(psc, labels, desired=9.0, undesired=-1.0).backward()  # nothing harmless
+    losses.count(psc, labels, desired=9.0, undesired=-1.0).backward()  # no error is harmless
     delta = (psc.detach().sum(0) - tensor([9.0, -1.0])) / 6
     assert psc.grad is not None
     torch.testing.assert_close(psc.grad, delta.expand(6, 1, 2))
@@ -231,7 +231,7 @@ def test_label_smoothing_by_its_definition(smoothing: float) -> None:
 
 @pytest.mark.parametrize(("weight", "smoothing"), [(0.001, 0.0), (0.3, 0.1), (0.0, 0.0)])
 def test_tet_by_its_definition(weight: float, smoothing: float) -> None:
-    """The mean of the cross-entropies of the steps, and of the squared distances to the target."""
+    """TET mixes the mean cross-entropy of the steps with the mean squared distance to a target."""
     psc, labels = torch.randn(4, 5, 3, dtype=torch.float64), torch.tensor([0, 2, 1, 1, 0])
     target = smoothed(labels, 3, smoothing)
     entropies = [-(target * probabilities(step).log()).sum(1).mean() for step in psc]
@@ -241,7 +241,7 @@ def test_tet_by_its_definition(weight: float, smoothing: float) -> None:
 
 
 def test_tet_is_not_the_cross_entropy_of_the_sum() -> None:
-    """Two steps that contradict each other have no gradient together, but each by itself."""
+    """Two steps that cancel in the sum still have gradients, a larger one at the wrong step."""
     psc = torch.tensor([[[2.0, 0.0]], [[-2.0, 0.0]]], requires_grad=True)
     losses.tet(psc, torch.tensor([0]), weight=0.0).backward()
     assert psc.grad is not None and float(psc.grad[1, 0, 0]) < 7 * float(psc.grad[0, 0, 0]) < 0

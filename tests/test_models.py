@@ -1,4 +1,4 @@
-"""The built-in architectures: shapes, names, and that every weight is reached and learns."""
+"""Tests of the built-in architectures: their shapes and errors, and that all weights learn."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_images_and_spike_trains(name: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_sizes_by_default(name: str) -> None:
-    """The stages and blocks that the docstrings name."""
+    """The default networks have the stages and blocks that their docstrings name."""
     with torch.device("meta"):
         net = getattr(models, name)((3, 32, 32))
     convolutions = [part.weight.shape for part in net.modules() if isinstance(part, Conv)]
@@ -58,7 +58,7 @@ def test_sizes_by_default(name: str) -> None:
 @pytest.mark.parametrize("spiking_output", [False, True])
 @pytest.mark.parametrize("name", SMALL)
 def test_they_learn_a_batch(name: str, spiking_output: bool) -> None:
-    """With the rule and loss that they are for, or TSSL-BP's own."""
+    """A batch is learned with the default rule and cross-entropy, or with TSSL-BP and its loss."""
     settings: dict[str, Any] = {"learnable": ("tau_m",)}
     if spiking_output:
         settings |= {"neuron": Neuron(), "rule": tsslbp.TSSLBP()}
@@ -118,7 +118,7 @@ def test_images_that_are_too_small(name: str, shape: tuple[int, ...], settings: 
     ("kernel", "padding", "features"), [(5, 0, 4 * 4), (5, None, 7 * 7), (2, 1, 7 * 7)]
 )
 def test_kernels_of_other_sizes(kernel: int, padding: int | None, features: int) -> None:
-    """The published network for MNIST is one: 15C5-P2-40C5-P2-300."""
+    """Kernel and padding can be chosen, as for the published MNIST network 15C5-P2-40C5-P2-300."""
     settings: dict[str, Any] = {"channels": ((15,), (40,)), "hidden": (300,)}
     net = models.vgg(kernel=kernel, padding=padding, **settings)
     connections = [part for part in net if isinstance(part, Conv | Linear)]

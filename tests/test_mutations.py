@@ -1,6 +1,6 @@
-"""Every file that the library reads, damaged at random: it is read, or one line says what is wrong.
+"""Tests that every file the library reads, if damaged at random, is read or refused in one line.
 
-``--mutations N`` tries N changes of each kind of file, by default 300.
+``--mutations N`` tries N changes of each kind of file; the default is 300.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Mutate = Callable[[bytes, random.Random], bytes]
 
 @dataclass
 class Kind:
-    """A kind of file: how one is made in a folder, what reads it there, and how it is changed."""
+    """A kind of file: how to make one in a folder, how to read it there, and how to damage it."""
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
@@ -59,7 +59,7 @@ class Kind:
 
 
 def make_run(folder: Path, **changes: Any) -> Run:
-    """A run with every file that a run has, of a network that is never trained."""
+    """Create a run with every file that a run can have; its network has taken a single step."""
     experiment = replace(load_recipe("digits"), network="4", padding=0, epochs=3, **changes)
     make(folder, experiment, 0.9, note="a caveat", drops=[{"step": 3, "epoch": 1}])
     (folder / "cost.json").write_text(json.dumps(cost(3, 500.0)))
@@ -105,7 +105,7 @@ def load_checkpoint(path: Path) -> None:
 
 
 def header_of(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """The header of a file of tensors, without the digests, and the bytes behind it."""
+    """Return the header of a file of tensors without the digests, and the bytes after it."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     for name in storage.DIGESTS:
@@ -114,7 +114,7 @@ def header_of(content: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def resealed(content: bytes, draw: random.Random) -> bytes:
-    """A file of tensors that somebody has made on purpose: its digests are right."""
+    """Damage a file of tensors but make its digests match, as somebody could do on purpose."""
     header, rest = header_of(content)
     metadata = header["__metadata__"]
     key = draw.choice(sorted(metadata) + sorted(header.keys() - {"__metadata__"}) * 2)
@@ -132,7 +132,7 @@ def resealed(content: bytes, draw: random.Random) -> bytes:
 
 
 def unsealed(content: bytes, draw: random.Random) -> bytes:
-    """A file of tensors as earlier versions wrote it, damaged."""
+    """Damage a file of tensors without digests, as earlier versions wrote it."""
     header, rest = header_of(content)
     text = json.dumps(header).encode()
     return mutations.mutated_bytes(len(text).to_bytes(8, "little") + text + rest, draw)
@@ -194,7 +194,7 @@ def make_idx(folder: Path) -> Path:
 
 
 def read_packed(decode: Callable[[bytes], object]) -> Callable[[Path], object]:
-    """Of files whose checksum is taken for the right one, whatever they hold."""
+    """Return a reader of packed files that takes the checksum of any file for the right one."""
 
     def read(path: Path) -> object:
         md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest()}
@@ -217,7 +217,7 @@ def make_tar(folder: Path, packed: bool = True) -> Path:
 
 
 def mutated_within(content: bytes, draw: random.Random) -> bytes:
-    """What is packed is damaged, most often in the first bytes, where headers are."""
+    """Damage what is packed, in half of all cases only its first bytes, where headers are."""
     content = gzip.decompress(content)
     first = draw.choice((512, len(content)))
     return gzip.compress(mutations.mutated_bytes(content[:first], draw) + content[first:], 1)
@@ -260,7 +260,7 @@ def make_frames(folder: Path) -> Path:
 
 
 def read_frames(path: Path) -> None:
-    """A damaged cache is made again."""
+    """Read a cache of frames; if it is damaged, it is made again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSSLBP_CACHE", str(path.parent.parent))
         found = frame_cache.load(event_set(), 3, Binning(values="count"))
@@ -284,7 +284,7 @@ def read_nir(path: Path) -> None:
 
 
 def mutated_nodes(content: bytes, draw: random.Random) -> bytes:
-    """A NIR file with another value, or none, or a link in some place, or another edge."""
+    """Replace one or two nodes of a NIR file by other values or by links."""
     import h5py
 
     stream = io.BytesIO(content)
@@ -292,7 +292,7 @@ def mutated_nodes(content: bytes, draw: random.Random) -> bytes:
         places: list[str] = []
         file.visit(places.append)
         change_node(file, places, draw)
-        if draw.random() < 0.5:  # after a change that may have left links to nowhere
+        if draw.random() < 0.5:  # the first change may have left links without targets
             with contextlib.suppress(OSError, RuntimeError):
                 change_node(file, places, draw)
     return stream.getvalue()
@@ -357,7 +357,7 @@ def make_id(folder: Path) -> Path:
 
 
 def make_study(name: str) -> Callable[[Path], Path]:
-    """The study of a sweep with a trial that has ended, and one that has not."""
+    """Return a function that makes the study of a sweep with a finished and a running trial."""
 
     def make_file(folder: Path) -> Path:
         optuna = pytest.importorskip("optuna")
@@ -473,7 +473,7 @@ OF_RUN = ["config.toml", "environment.json", "metrics.jsonl", "cost.json", "dive
 
 
 def test_no_run_ends_a_report_for_all(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Runs with a damaged file each, of which many can still be read, in one report."""
+    """A report on many runs, each with a damaged file, is written and names the unreadable ones."""
     pytest.importorskip("jinja2")
     pytest.importorskip("scipy")
     count, draw = min(300, pytestconfig.getoption("--mutations")), random.Random(0)
@@ -499,7 +499,7 @@ def test_no_run_ends_a_report_for_all(tmp_path: Path, pytestconfig: pytest.Confi
 
 
 def test_odd_things_in_the_place_of_files(tmp_path: Path) -> None:
-    """Folders, pipes, devices, links in a circle, holes, and names that are too long."""
+    """Folders, pipes, devices, circular links and long names cause at most one-line errors."""
     good = make_run(tmp_path / "good").folder
     for name in OF_RUN:
         for kind, put in ODD_THINGS.items():
@@ -518,7 +518,7 @@ def test_odd_things_in_the_place_of_files(tmp_path: Path) -> None:
 
 
 def test_files_are_looked_for_without_errors() -> None:
-    """By `os.path` and `find`: methods of `Path` raise for some names and links, others do not."""
+    """Files are looked for by `os.path` and `find`, since some methods of `Path` raise errors."""
     raising = {"exists", "is_dir", "is_file", "is_symlink", "is_mount", "glob", "rglob", "walk"}
     package = Path(tsslbp.__file__).parent
     found = [

@@ -1,4 +1,4 @@
-"""The files of a release are built, installed into an empty environment, and run."""
+"""Tests that a release's files can be built, installed into an empty environment, and run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(*command: str | Path, cwd: Path | None = None, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source distribution, and the wheel that is built from it."""
+    """Build the source distribution, and the wheel from it; return their folder."""
     if importlib.util.find_spec("build") is None:
         pytest.skip("build is not installed: make .venv/docs")
     folder = tmp_path_factory.mktemp("dist")
@@ -99,7 +99,7 @@ def test_distribution(dist: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_wheel_in_a_clean_environment(dist: Path, tmp_path: Path) -> None:
-    """Without extras, messages say what is missing, and a training runs."""
+    """A wheel without extras trains, and says which package its figures need."""
     (wheel,) = dist.glob("*.whl")
     venv.create(tmp_path / "env", with_pip=True)
     programs = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")

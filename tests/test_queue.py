@@ -1,4 +1,4 @@
-"""The queue of measurements on a GPU: the programs accept all of its commands."""
+"""Tests of the queue of GPU measurements: the programs accept all of its commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = [(row[0], row[2].partition("`")[2].partition("`")[0]) for row in ROWS
 
 
 def trainings() -> list[tuple[str, list[str]]]:
-    """Every call of train.py, its loops unrolled once."""
+    """Return every call of train.py; of each loop, only the first value is used."""
     found = []
     for number, command in COMMANDS:
         call = re.search(r"python benchmarks/gpu/train\.py ([^;&`]*)", command)
@@ -37,7 +37,7 @@ def trainings() -> list[tuple[str, list[str]]]:
 
 
 def test_rows() -> None:
-    """Numbered in order; each with a time within half an hour, and with what it brings back."""
+    """Entries are numbered in order, take at most 30 minutes, and name the files they produce."""
     assert [int(row[0]) for row in ROWS] == list(range(1, len(ROWS) + 1))
     assert len(trainings()) >= 7
     for row in ROWS:
@@ -57,7 +57,7 @@ def test_training(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Recipe and options are valid: only the GPU is missing."""
+    """The recipe and the options of every training are valid: only the GPU is missing."""
     spec = importlib.util.spec_from_file_location("gpu_train", GPU / "train.py")
     assert spec and spec.loader
     train = importlib.util.module_from_spec(spec)

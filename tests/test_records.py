@@ -1,4 +1,4 @@
-"""The committed records are complete, and the README agrees with them."""
+"""Tests that the committed records are complete and that the documents agree with them."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def epochs(name: str) -> list[dict]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_record(name: str) -> None:
-    """Every epoch is there, the code was committed, and results/README.md lists the record."""
+    """A record has all epochs, was made by committed code, and is listed in results/README.md."""
     experiment = load_recipe(RESULTS / name / "config.toml")
     records = epochs(name)
     assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
@@ -45,7 +45,7 @@ def test_record(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_promise_what_the_records_say(name: str) -> None:
-    """Time and accuracy in the table of recipes, and the accuracy in the recipe's description."""
+    """The accuracy and the time that are stated for a recipe are those of its records."""
     results = [Result.read(RESULTS / f"{run}") for run in RUNS if "/" not in run]
     recipe = load_recipe(name)
     of_recipe = [
@@ -119,7 +119,7 @@ def test_what_is_said_of_the_gpu_is_what_its_records_say() -> None:
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_findings_say_what_the_comparisons_say(name: str) -> None:
-    """All runs are there, and the page contains every accuracy and difference."""
+    """No run is missing, and the page contains every accuracy and difference."""
     text, folder = FINDINGS.read_text(), RESULTS / "findings" / name
     results = compare.read_results(compare.read(folder), folder)
     assert not any(one.missing for one in results)
@@ -135,7 +135,7 @@ def test_findings_say_what_the_comparisons_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_findings_say_what_the_settings_do(name: str) -> None:
-    """Each setting's runs are paired by seed with those of the revised settings."""
+    """The page states each setting's accuracy, and its difference to `revised`, paired by seed."""
     text, folder = FINDINGS.read_text(), RESULTS / "findings" / name
 
     def accuracies(setting: str) -> list[float]:
@@ -170,7 +170,7 @@ def test_findings_say_what_the_microscope_saw() -> None:
 
 
 def test_no_rule_takes_much_longer_than_tssl_bp() -> None:
-    """But for NA, whose cost is quadratic in T."""
+    """No rule takes 1.3 times as long as TSSL-BP, except NA, whose cost is quadratic in T."""
     record = json.loads((RESULTS / "bench" / "rules.json").read_text())
     assert record["environment"]["dirty"] is False and record["quick"] is False
     times = {(row["rule"], row["T"]): row["times TSSLBP"] for row in record["rules"]}

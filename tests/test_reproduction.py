@@ -1,7 +1,7 @@
-"""The identities of the derivation, and each difference between paper and code.
+"""Tests of the identities of the derivation, and of each difference between paper and code.
 
-docs/reproduction.md names these tests. Its formulas are written out here again, in NumPy, and the
-library is compared with them.
+docs/reproduction.md names these tests. They compute its formulas independently, in NumPy, and
+compare the library with the results.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ both = pytest.mark.parametrize("impl", ["reference", "cpu"])
 
 
 def currents(*shape: int, seed: int = 0) -> Tensor:
-    """Input currents that make about a fifth of the neurons fire."""
+    """Return input currents that make about a fifth of the neurons fire."""
     generator = torch.Generator().manual_seed(seed)
     return 0.35 + 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def column(values: Sequence[float]) -> Tensor:
-    """One neuron's values over time, ``[T, 1]``."""
+    """Return one neuron's values over time as ``[T, 1]``."""
     return torch.tensor(values, dtype=torch.float64)[:, None]
 
 
@@ -61,13 +61,13 @@ def assert_close(actual: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> 
 
 
 def kernel_matrix(steps: int, tau_s: float) -> np.ndarray:
-    """``epsilon[k - t]`` at [t, k]: the synaptic kernel, 0 before the spike."""
+    """Return the synaptic kernel ``epsilon[k - t]`` at [t, k], which is 0 before the spike."""
     lag = np.arange(steps)[None] - np.arange(steps)[:, None]
     return np.where(lag >= 0, (1 - 1 / tau_s) ** np.maximum(lag, 0) / tau_s, 0.0)
 
 
 def simulated(current: np.ndarray, tau_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Potential before the reset, increment and spikes of one neuron at threshold 1."""
+    """Return potential before the reset, increment and spikes of one neuron at threshold 1."""
     rest, rows = 0.0, []
     for x in current:
         u = (1 - 1 / tau_m) * rest + x
@@ -83,7 +83,7 @@ def next_spike(spikes: np.ndarray, t: int) -> int | None:
 
 
 def revised(current: np.ndarray, grad: np.ndarray, tau_m: float, tau_s: float) -> np.ndarray:
-    """The revised rule without warm-up: a double sum, and an explicit search for the next spike."""
+    """The revised rule without warm-up, as a double sum with an explicit search for next spikes."""
     u, du, s = simulated(current, tau_m)
     q = np.clip(1 / du, 0, 8) * s
     result = q * (kernel_matrix(len(u), tau_s) @ grad)
@@ -96,7 +96,7 @@ def revised(current: np.ndarray, grad: np.ndarray, tau_m: float, tau_s: float) -
 
 
 def published(current: np.ndarray, grad: np.ndarray, tau_m: float, tau_s: float) -> np.ndarray:
-    """The published rule above its rate threshold: a matrix of reset effects."""
+    """The published rule above its rate threshold, with a matrix of reset effects."""
     u, du, s = simulated(current, tau_m)
     reset = np.zeros((len(u), len(u)))
     for t in np.flatnonzero(s):
@@ -193,7 +193,7 @@ def test_a_static_image_is_one_image_times_a_gain() -> None:
 
 @both
 def test_images_and_their_repetition_in_time_train_alike(impl: str) -> None:
-    """The first convolution is computed once for a static image: same output, same gradients."""
+    """A static image and its repetition in time give the same output and the same gradients."""
     net = Network("4C3-P2-6", (2, 8, 8), classes=3, weight_scale=4.0, impl=impl).double()
     images = 2 * currents(5, 2, 8, 8)
     results = []
@@ -211,7 +211,7 @@ def test_images_and_their_repetition_in_time_train_alike(impl: str) -> None:
 
 
 def cosh_form(u: np.ndarray, width: float, clamp: float) -> np.ndarray:
-    """The surrogate at threshold 1, from the series of ``cosh(y) - 1`` and three doublings."""
+    """The surrogate at threshold 1, by the series of ``cosh(y) - 1`` and three doublings."""
     y = np.clip((1 - u) / width, -clamp, clamp) / 8
     m, term = np.zeros_like(y), np.ones_like(y)
     for k in range(1, 10):
@@ -230,7 +230,7 @@ def test_cosh_form_equals_logistic_form(clamp: float, relative: float) -> None:
     actual = {"formula": cosh_form(u, 0.2, clamp)}
     for impl in ("reference", "cpu"):
         rule = TSSLBP(warm_up="always", surrogate_width=0.2, surrogate_clamp=clamp)
-        current = torch.tensor(u)[None]  # one step: the potential is the current
+        current = torch.tensor(u)[None]  # with one step, the potential is the current
         actual[impl] = gradient(
             lambda x: tsslbp.spikes(x, rule=rule, impl=impl),  # noqa: B023
             current,
@@ -242,7 +242,7 @@ def test_cosh_form_equals_logistic_form(clamp: float, relative: float) -> None:
 
 @both
 def test_surrogate_width_and_clamp(impl: str) -> None:
-    """The peak is 1 / (4 width); from `surrogate_clamp` widths on, the slope falls no further."""
+    """The peak is 1 / (4 width); beyond `surrogate_clamp` widths the slope falls no further."""
 
     def slope(u: float, **settings: float) -> float:
         rule = TSSLBP(warm_up="always", **settings)
@@ -261,13 +261,13 @@ def test_surrogate_width_and_clamp(impl: str) -> None:
 
 @both
 def test_the_reset_is_hard(impl: str) -> None:
-    """After a spike nothing is left, however far the potential was above the threshold."""
+    """After a spike the potential is 0, however far it was above the threshold."""
     after_spike = []
     for current in (1.1, 1.9):
         second = column([current, 0.95])
         after_spike.append(tsslbp.spikes(second, impl=impl).flatten().tolist())
     assert after_spike == [[1.0, 0.0], [1.0, 0.0]]
-    subtracted = (1 - 1 / 5) * (1.9 - 1) + 0.95  # what a reset by the threshold would leave
+    subtracted = (1 - 1 / 5) * (1.9 - 1) + 0.95  # the potential after a reset by subtraction
     assert subtracted > 1
 
 
@@ -308,7 +308,7 @@ def test_the_threshold_is_strict(impl: str) -> None:
 
 @both
 def test_a_higher_potential_counts_as_more_psc(impl: str) -> None:
-    """The rule's timing part has the opposite sign of the derivative by the firing time."""
+    """The timing part has the opposite sign of the derivative through the firing time."""
     tau_s, grad = 3.0, column([0.0, 0.0, 0.0, 1.0])  # a gradient at the fourth step only
     rule = TSSLBP(warm_up="never")
     actual = gradient(
@@ -332,7 +332,7 @@ def test_a_higher_potential_counts_as_more_psc(impl: str) -> None:
 
 @both
 def test_timing_bounds(impl: str) -> None:
-    """1/du of a spike is positive, so only the upper bound matters, where du is below it."""
+    """1/du is positive at every spike, so only the upper bound matters, and only where du < 1/8."""
     x, grad = currents(30, 200), currents(30, 200, seed=1)
     trace = neuron.reference.simulate(x, Neuron(5.0, 3.0, 1.0))
     assert (trace.increment[trace.spikes == 1] > 0).all()
@@ -353,7 +353,7 @@ def test_timing_bounds(impl: str) -> None:
 
 @both
 def test_forms_of_the_intra_neuron_part(impl: str) -> None:
-    """Spikes at steps 0 and 3: what steps 0 to 2 get to know of the second spike."""
+    """The three forms differ in the gradient that steps 0 to 2 receive from the spike at step 3."""
     current, grad = column([1.2, 0.1, 0.1, 1.1]), column([0.0, 0.0, 0.0, 1.0])
     assert tsslbp.spikes(current).flatten().tolist() == [1, 0, 0, 1]
 
@@ -376,11 +376,11 @@ def test_forms_of_the_intra_neuron_part(impl: str) -> None:
 @both
 @pytest.mark.parametrize(("tau_s", "steps"), [(2.0, 3), (3.0, 4), (4.0, 5)])
 def test_warm_up_of_a_neuron(tau_s: float, steps: int, impl: str) -> None:
-    """A lone spike keeps its neuron out of warm-up for `steps` steps, its own included."""
+    """An isolated spike keeps its neuron out of warm-up for `steps` steps, including its own."""
     current = torch.cat([column([0.0, 2.0]), torch.zeros(8, 1, dtype=torch.float64)])
 
     def in_warm_up(**settings) -> list[bool]:
-        """Where the surrogate speaks: silent steps get nothing from the timing part here."""
+        """Return at which steps the gradient is above 0, which here only the surrogate is."""
         rule = TSSLBP(intra_neuron="none", timing_max=0.0, **settings)
         result = gradient(lambda x: tsslbp.spikes(x, tau_s=tau_s, rule=rule, impl=impl), current)
         return (result.flatten() > 0).tolist()
@@ -394,7 +394,7 @@ def test_warm_up_of_a_neuron(tau_s: float, steps: int, impl: str) -> None:
 
 @both
 def test_warm_up_of_a_layer(impl: str) -> None:
-    """All or nothing, by the mean rate of the batch: one sample decides on another's gradient."""
+    """The mean rate of the batch decides for a whole layer, so samples affect each other."""
 
     def of_the_quiet(other: float, threshold: float = 0.1) -> Tensor:
         current = torch.tensor([[0.2, other]] * 5, dtype=torch.float64)
@@ -409,7 +409,7 @@ def test_warm_up_of_a_layer(impl: str) -> None:
 
 @both
 def test_warm_up_of_the_published_rule_sees_the_reset(impl: str) -> None:
-    """Its surrogate is multiplied with G plus the reset effect, that of the revised with G."""
+    """The surrogate multiplies G, and in the published rule G plus the effect of the reset."""
     current, grad = column([1.2, 1.2]), column([0.0, 1.0])
 
     def surrogate_part(form: str) -> float:
@@ -424,7 +424,7 @@ def test_warm_up_of_the_published_rule_sees_the_reset(impl: str) -> None:
 
 @both
 def test_warm_up_replaces_and_leaves_the_rest(impl: str) -> None:
-    """What warm-up replaces never reaches another step: the carried state is that without it."""
+    """Warm-up changes the gradient of its own step only: the state carried back ignores it."""
     x, grad = currents(20, 100), currents(20, 100, seed=1)
     with_it, without = (
         gradient(lambda x: tsslbp.spikes(x, rule=rule, impl=impl), x, grad)  # noqa: B023
@@ -442,7 +442,7 @@ def test_warm_up_replaces_and_leaves_the_rest(impl: str) -> None:
 
 
 def target(steps: int, tau_s: float, **settings) -> np.ndarray:
-    """The true class's target: minus the loss's gradient where the PSC is 0."""
+    """Return the true class's target, which is minus the gradient of the loss at a PSC of 0."""
     psc = torch.zeros(steps, 1, 3, dtype=torch.float64)
     label = torch.tensor([1])
     grad = gradient(lambda psc: losses.van_rossum(psc, label, tau_s=tau_s, **settings), psc)
@@ -451,7 +451,7 @@ def target(steps: int, tau_s: float, **settings) -> np.ndarray:
 
 
 def residuals(tau_s: float, **settings) -> dict[tuple[int, ...], float]:
-    """The kernel loss of each of the 32 spike trains of 5 steps."""
+    """Return the kernel loss of each of the 32 spike trains of 5 steps."""
     wanted = torch.tensor([0])
     return {
         train: losses.van_rossum(
@@ -479,7 +479,7 @@ def test_once_filtered_target_is_the_desired_train() -> None:
 
 @pytest.mark.parametrize("steps", [2, 5, 7, 10, 13, 20])
 def test_desired_trains(steps: int) -> None:
-    """Any T: the pattern is repeated and cut; the original took 5 and multiples of 10 only."""
+    """Patterns are repeated and cut to any T; the original took only 5 and multiples of 10."""
     train = target(steps, 1.0)  # at tau_s = 1 the filter does nothing
     period = [0, 1, 1, 1, 1] if steps < 10 else [0, 1]
     assert train.tolist() == (period * steps)[:steps]
@@ -487,7 +487,7 @@ def test_desired_trains(steps: int) -> None:
 
 
 def test_the_kernel_loss_is_a_sum() -> None:
-    """Over the batch too, so the gradient grows with it until it is clipped."""
+    """The loss is a sum over the batch: four copies of a batch have four times the loss."""
     psc, labels = currents(5, 3, 4).abs(), torch.tensor([0, 1, 2])
     assert losses.van_rossum(psc.repeat(1, 4, 1), labels.repeat(4)).item() == pytest.approx(
         4 * losses.van_rossum(psc, labels).item()
@@ -495,19 +495,19 @@ def test_the_kernel_loss_is_a_sum() -> None:
 
 
 def test_a_spike_count_is_a_psc_sum() -> None:
-    """Early spikes count more: two of them beat three late ones, and no spike counts 1."""
+    """A spike counts less than 1, and early ones count more: two of them beat three late ones."""
     early, late = column([1, 1, 0, 0, 0]), column([0, 0, 1, 1, 1])
     psc = tsslbp.psc(torch.stack([late, early], dim=2), 3.0)
     assert tsslbp.predict(psc).tolist() == [1]
     alone = [tsslbp.psc(column(np.eye(5)[t]), 2.0).sum().item() for t in range(5)]
     np.testing.assert_allclose(alone, [31 / 32, 15 / 16, 7 / 8, 3 / 4, 1 / 2])
     desired = 4.0  # of the published Fashion-MNIST recipe, at T = 5 and tau_s = 2
-    assert sum(alone) - min(alone) < desired < sum(alone)  # reached by spikes at all five steps
-    assert tsslbp.predict(torch.ones(5, 1, 3)).tolist() == [0]  # ties
+    assert sum(alone) - min(alone) < desired < sum(alone)  # only spikes at all five steps reach it
+    assert tsslbp.predict(torch.ones(5, 1, 3)).tolist() == [0]  # the lower class wins a tie
 
 
 def test_count_loss() -> None:
-    """Errors on the harmless side are zeroed; the gradient handed on is the loss's own."""
+    """Errors on the harmless side are set to 0, and the gradient is that of the loss itself."""
     steps, desired, undesired = 5, 4.0, 1.0
     sums = torch.tensor([[3.0, 0.5, 2.0], [1.5, 4.5, 0.0]], dtype=torch.float64)
     psc, labels = (sums / steps).expand(steps, 2, 3), torch.tensor([0, 1])
@@ -531,7 +531,7 @@ def test_a_second_log_softmax_changes_nothing() -> None:
 
 @both
 def test_pooling_is_a_sum_times_a_factor(impl: str) -> None:
-    """With four spikes in a window: 4.4, where the mean would be 1."""
+    """Four spikes in a window give 4.4 with the factor 1.1, where their mean would be 1."""
 
     def pooled(scale: float) -> Tensor:
         net = Network("1C1-P2", (1, 4, 4), pool_scale=scale, impl=impl)
@@ -547,7 +547,7 @@ def test_pooling_is_a_sum_times_a_factor(impl: str) -> None:
 
 
 def test_convolution_initialisation() -> None:
-    """Kaiming's weights are sqrt(6) times as wide as PyTorch's default."""
+    """Kaiming initialisation is wider than PyTorch's default by a factor of sqrt(6)."""
     generator = torch.Generator().manual_seed(0)
     uniform = Conv(
         20, 100, 5, initial=InitialWeights("uniform", generator=generator)
@@ -563,13 +563,13 @@ def test_dropout_drops_rows_for_all_time() -> None:
     dropout = RowDropout(0.2)
     images = dropout(torch.ones(4, 50, 8, 6, 7))
     assert sorted(images.unique().tolist()) == [0, 1.25]
-    assert torch.equal(images, images[:1, ..., :1].expand_as(images))  # of all steps and columns
+    assert torch.equal(images, images[:1, ..., :1].expand_as(images))  # for all steps and columns
     rows = images[0, ..., 0]
     assert 0.15 < (rows == 0).float().mean() < 0.25
     assert (rows[:, 0].amin(1) < rows[:, 0].amax(1)).any()  # rows of one channel differ
     features = dropout(torch.ones(4, 50, 40))
     assert torch.equal(features, features[:1].expand_as(features))
-    assert (features[0].amin(1) < features[0].amax(1)).all()  # not whole samples
+    assert (features[0].amin(1) < features[0].amax(1)).all()  # no sample is dropped as a whole
     assert torch.equal(dropout.eval()(images), images)
 
 
@@ -578,7 +578,7 @@ def test_dropout_drops_rows_for_all_time() -> None:
     [("cifar10-cnn1", 5 * (1 / 3) ** 0.5), ("cifar10-cnn1-published", 5 * 2**0.5)],
 )
 def test_initial_weights_of_cifar10(name: str, expected: float) -> None:
-    """Convolutions start five times as wide, linear layers do not."""
+    """The initial weights of convolutions are scaled by five, those of linear layers are not."""
     experiment = replace(load_recipe(name), network="96C3-P2-64", padding=1)
     conv, linear, _ = build_network(experiment, (3, 32, 32), 10).parameters()
     assert conv.std().item() * 27**0.5 == pytest.approx(expected, rel=0.05)
@@ -586,7 +586,7 @@ def test_initial_weights_of_cifar10(name: str, expected: float) -> None:
 
 
 def test_black_padding_is_normalised() -> None:
-    """A crop from the corner of the padded image: its border is black before normalising."""
+    """Images are padded with black before they are normalised, so the border of a crop is not 0."""
     experiment = load_recipe("cifar10-cnn1")
     corner = augment.Placement(torch.tensor([0]), torch.tensor([0]), torch.tensor([False]))
     white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
@@ -614,7 +614,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("bound", [None, 0.25])
 def test_the_gradient_is_clipped(bound: float | None) -> None:
-    """Over all weights together: the direction stays."""
+    """The gradient is clipped by its norm over all weights together, so its direction is kept."""
     net, optimizer, experiment = tiny(**({"gradient_clip": bound} if bound else {}))
     images, labels = batch()
     loss = losses.van_rossum(net(images), labels)
@@ -712,7 +712,7 @@ def test_every_test_of_this_file_is_named() -> None:
 
 
 def test_every_difference_says_what_it_must() -> None:
-    """Paper, code, effect, option, test; the options exist; the numbers run from 1."""
+    """The differences are numbered from 1; each has its five parts and names existing options."""
     parts = re.split(r"^### (\d+)\. ", DOCUMENTS[0].read_text(encoding="utf-8"), flags=re.M)[1:]
     numbers, texts = parts[::2], parts[1::2]
     assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))

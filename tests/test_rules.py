@@ -1,4 +1,4 @@
-"""Learning rules as data: names, tables, ranges."""
+"""Tests of learning rules as data: names, tables and valid ranges."""
 
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, get_args
@@ -143,7 +143,7 @@ def test_a_wrong_rule_is_one_clear_line(config: Any, words: list[str]) -> None:
 
 
 def test_another_derivative_brings_its_own_height_and_width() -> None:
-    """In the table of a recipe or a sweep, unless one was asked for."""
+    """Another derivative in a table has its own default height and width; given ones are kept."""
     table = Surrogate("rectangle", width=0.7).to_table()
     assert from_config(table) == Surrogate("rectangle", width=0.7)
     changed = from_config(table | {"derivative": "sigmoid"})
@@ -160,6 +160,6 @@ def test_split_rules_at_commas_outside_brackets() -> None:
 
 
 def test_a_field_of_an_earlier_version_has_its_present_name() -> None:
-    """Records of earlier versions say PSP for the postsynaptic current."""
+    """Field names of earlier versions, with PSP for the postsynaptic current, are translated."""
     assert from_config({"name": "TSSLBP", "warm_up_psp": 0.5}) == TSSLBP(warm_up_psc=0.5)
     assert from_config("TSSLBP(warm_up_psp=0.5)").to_table()["warm_up_psc"] == 0.5

@@ -1,4 +1,4 @@
-"""What `docs/SECURITY.md` promises: that its tests exist, and promises that have no other test."""
+"""Tests that `docs/SECURITY.md` names existing tests, and tests of promises without other tests."""
 
 import ast
 import re
@@ -52,7 +52,7 @@ def test_what_executes_or_unpickles() -> None:
 
 
 def test_a_text_that_is_too_long(tmp_path: Path) -> None:
-    """A hole of 10 GB takes no room on the disk."""
+    """A text file of 10 GB, here a sparse one that takes no space on the disk, is refused."""
     path = tmp_path / "a.toml"
     with path.open("wb") as file:
         file.truncate(10**10)

@@ -1,4 +1,4 @@
-"""The documentation's site is prepared, built and opened in a browser; its tutorials are run."""
+"""Tests of the documentation's site: it is built and opened in a browser, its tutorials are run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TUTORIALS = sorted(path.stem for path in (ROOT / "docs" / "tutorials").glob("*.p
 
 @pytest.fixture(scope="module")
 def tool() -> Iterator[ModuleType]:
-    """docs/site.py as a module."""
+    """Yield docs/site.py as a module."""
     spec = importlib.util.spec_from_file_location("tsslbp_site", ROOT / "docs" / "site.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -105,7 +105,7 @@ def test_formulas_and_links_are_prepared(tool: ModuleType) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_site(tool: ModuleType, tmp_path: Path) -> None:
-    """Built once as ``make docs`` builds it, which runs every tutorial, for all that is checked."""
+    """The site, built once as by ``make docs`` with all tutorials run, passes all checks."""
     if importlib.util.find_spec("zensical") is None:
         pytest.skip("zensical is not installed: make .venv/docs")
     command = [sys.executable, ROOT / "docs" / "site.py", "--out", tmp_path]
@@ -123,12 +123,12 @@ def test_site(tool: ModuleType, tmp_path: Path) -> None:
 
 
 def check_tutorial(folder: Path, name: str) -> None:
-    """The page shows what running it has printed or drawn, and the notebook holds the same."""
+    """Check that the page shows the outputs of the tutorial, and that the notebook has the same."""
     page = (folder / f"{name}.html").read_text()
     assert f'href="{name}.ipynb"' in page
     notebook = json.loads((folder / f"{name}.ipynb").read_text())
     outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
-    assert len(outputs) >= 2, name  # what a reader sees of it: own-rule, the shortest, has two
+    assert len(outputs) >= 2, name  # own-rule, the shortest tutorial, has two
     for output in outputs:
         if output["output_type"] == "stream":
             words = "".join(output["text"]).split()
@@ -137,7 +137,7 @@ def check_tutorial(folder: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def served(site: Path) -> Iterator[str]:
-    """The site behind a local web server."""
+    """Serve the site by a local web server, and yield its address."""
     handler = functools.partial(_Silent, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
@@ -151,7 +151,7 @@ class _Silent(SimpleHTTPRequestHandler):
 
 
 def look_at_pages(site: Path, address: str, profile: Path) -> None:
-    """Every page, at two widths: no error in the console, nothing from outside, none too wide."""
+    """Check all pages, at two widths, for console errors, outside requests and too wide content."""
     browser = Browser(profile)
     shots = Path(folder) if (folder := os.environ.get("TSSLBP_SCREENSHOTS")) else None
     try:

@@ -1,4 +1,4 @@
-"""Statistics compared with manual calculations and textbook values, and their properties."""
+"""Tests of the statistics by manual calculations, textbook values and general properties."""
 
 import sys
 
@@ -23,7 +23,7 @@ probabilities = st.lists(st.floats(0, 1), max_size=10)
 
 def test_summary_worked_by_hand() -> None:
     found = stats.summary([1, 2, 3, 4, 5])
-    half = 2.776445 * 2.5**0.5 / 5**0.5  # t of 4 degrees of freedom, sd of the root of 2.5
+    half = 2.776445 * 2.5**0.5 / 5**0.5  # t of 4 degrees of freedom, times the standard error
     assert (found.runs, found.mean, found.best) == (5, 3.0, 5.0)
     assert found.sd == pytest.approx(2.5**0.5)
     assert found.interval == pytest.approx((3 - half, 3 + half), abs=1e-6)
@@ -55,7 +55,7 @@ def test_t_interval_covers_the_mean_as_promised() -> None:
 
 
 def test_bootstrap_of_five_runs_does_not() -> None:
-    """Why the bootstrap waits for more runs: its 95 % interval covers the mean in 84 %."""
+    """A 95 % bootstrap interval of five runs covers the mean in 84 %, so it needs more runs."""
     random = np.random.RandomState(0)
     values, drawn = random.randn(2000, 5), random.randint(0, 5, (500, 5))
     low, high = np.quantile(values[:, drawn].mean(2), [0.025, 0.975], axis=1)
@@ -66,7 +66,7 @@ def test_from_twenty_runs_the_bootstrap_takes_over() -> None:
     skewed = np.random.RandomState(0).exponential(size=20)
     few, many = stats.summary(skewed[:19]).interval, stats.summary(skewed).interval
     assert few and sum(few) / 2 == pytest.approx(skewed[:19].mean())  # symmetric
-    assert many and sum(many) / 2 > skewed.mean() + 0.01  # longer to the side of the tail
+    assert many and sum(many) / 2 > skewed.mean() + 0.01  # longer on the side of the tail
     assert many == stats.summary(skewed).interval
 
 
@@ -130,7 +130,7 @@ def test_an_interval_that_ends_at_zero_is_undecided() -> None:
 
 @given(samples, samples, shifts, scales)
 def test_shift_and_scale(first: list, second: list, shift: int, scale: float) -> None:
-    """Another unit moves and scales everything alike, and changes neither p nor the verdict."""
+    """Another unit shifts and scales means, intervals and standard deviations alike."""
     runs = min(len(first), len(second))
     ours, theirs = np.array(first[:runs]), np.array(second[:runs])
     for one, other in (
@@ -162,7 +162,7 @@ def test_p_and_interval_agree(values: list, random) -> None:
 
 
 def test_holm_agrees_with_r() -> None:
-    """The result of R's p.adjust(p, "holm")."""
+    """The adjusted p-values are those of R's p.adjust(p, "holm")."""
     p = [0.03, 0.01, 0.05, 0.02, 0.04]
     assert stats.holm(p) == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
 
@@ -175,7 +175,7 @@ def test_holm(p: list) -> None:
     assert (adjusted >= p).all() and (adjusted <= 1).all()
     assert np.array_equal(stats.holm(p[::-1]), adjusted[::-1])
     if p:
-        assert adjusted.min() == min(1, len(p) * min(p))  # Bonferroni's for the smallest
+        assert adjusted.min() == min(1, len(p) * min(p))  # the smallest is that of Bonferroni
 
 
 def test_selection_bias() -> None:

@@ -1,4 +1,4 @@
-"""Locks between processes and threads, and files that are replaced atomically."""
+"""Tests of locks between processes and threads, and of files that are replaced atomically."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Holder = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def holder() -> Iterator[Holder]:
-    """Starts a process that holds a lock."""
+    """Yield a function that starts a process which holds a lock."""
     started: list[subprocess.Popen[str]] = []
 
     def start(path: Path, *no_locks: int) -> subprocess.Popen[str]:
@@ -151,7 +151,7 @@ def test_a_file_system_without_locks(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     path = tmp_path / ".lock"
-    path.touch()  # of an earlier version, which went on without a lock
+    path.touch()  # left by an earlier version, which continued without a lock
     message = r"if there is no such process, remove .*\.lock-holder"
     with hold(path), pytest.raises(RunError, match=message), hold(path):
         pass
@@ -217,7 +217,7 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
 
 @needs_flock
 def test_who_looks_for_leftovers_takes_none_from_another_process(tmp_path: Path) -> None:
-    """Hundreds of writes under as many looks as fit: a file taken away would end the writer."""
+    """Looking for leftovers during hundreds of writes removes no file that is being written."""
     command = [sys.executable, "-c", WRITER, str(tmp_path), "600"]
     looks = 0
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as writer:
@@ -274,7 +274,7 @@ def test_a_replaced_file_has_the_usual_mode(tmp_path: Path) -> None:
 
 
 def test_finding_never_fails(tmp_path: Path) -> None:
-    """Neither for folders that are none, nor for links with impossible targets."""
+    """`find` raises no error for paths that are not folders, or links with impossible targets."""
     (tmp_path / "link").symlink_to("x" * 300)
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "sub").mkdir()

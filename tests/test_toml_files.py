@@ -1,4 +1,4 @@
-"""TOML: values as text, and files."""
+"""Tests of TOML: values given as text, and files."""
 
 from pathlib import Path
 from typing import Any

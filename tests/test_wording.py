@@ -1,4 +1,4 @@
-"""Numbers in words, the same everywhere."""
+"""Tests of the wording of numbers, which is the same everywhere."""
 
 import pytest
 

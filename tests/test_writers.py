@@ -1,7 +1,7 @@
-"""Every function that writes a file, with a full disk, after a kill, and next to its leftovers.
+"""Tests of every function that writes a file: on a full disk, after a kill, and with leftovers.
 
-`COMMANDS` says which functions a command writes by. A function of the package that writes, and is
-in none of them, fails the first test: it belongs to a command here.
+`COMMANDS` says which functions a command writes by. A function of the package that writes, but is
+in none of them, fails the first test and must be added to one.
 """
 
 import ast
@@ -38,7 +38,7 @@ from tsslbp.studies import jobs
 from tsslbp.training import trackers
 
 PACKAGE = Path(tsslbp.__file__).parent
-output = importlib.import_module("tsslbp.report.output")  # which the package does not name
+output = importlib.import_module("tsslbp.report.output")  # which the package does not export
 WRITING = {"write_file", "replace_file", "append_lines"}
 CODE = """
 from torch import nn
@@ -68,7 +68,7 @@ learning_rate = [0.001, 0.01]
 class Command:
     """A call, the functions that write in it, and the calls before it, which are not disturbed.
 
-    Of a command that starts others, what writes in itself.
+    Of a command that starts others, only its own writes count.
     """
 
     call: Callable[[], int]
@@ -81,7 +81,7 @@ def calls(*arguments: str) -> Callable[[], int]:
 
 
 def function(call: Callable[[], object]) -> Callable[[], int]:
-    """A function as a command, which says in one line why it fails."""
+    """Return a function as a command, which prints in one line why it fails."""
 
     def as_command() -> int:
         try:
@@ -95,7 +95,7 @@ def function(call: Callable[[], object]) -> Callable[[], int]:
 
 
 def page(own: Path) -> blocks.Page:
-    """A page with a figure, one of a run's own in the file `own`, and a table."""
+    """Return a page with a drawn figure, one of a run's own in the file `own`, and a table."""
     shown = blocks.Figure("drawn", "a", "b", svg="<svg/>", drawing=figures.style.new_figure(1))
     held = blocks.Figure("own", "a", "b", image=b"<svg/>", file=own)
     section = blocks.Section("a", "A", [shown, held, blocks.Table("b", ("c",), (("d",),))])
@@ -217,20 +217,20 @@ COMMANDS = {
 
 @dataclass
 class Disk:
-    """Stands before the disk: the `at`-th write is torn, by a kill or since no room is left."""
+    """A stand-in for the disk: from the `at`-th on, writes are torn by a kill or lack of space."""
 
-    at: int = 0  # 0: all is well
+    at: int = 0  # 0: no write is torn
     kill: bool = False
-    is_calm: bool = False  # for now
+    is_calm: bool = False  # while true, no write is torn or recorded
     sites: list[str] = field(default_factory=list)
-    whole: dict[Path, bytes] = field(default_factory=dict)  # what has been written, and is there
+    whole: dict[Path, bytes] = field(default_factory=dict)  # what has been written completely
 
     def put(self, temporary: Path) -> None:
         content = temporary.read_bytes()
         name = temporary.name[1:].removesuffix(storage._TEMPORARY_SUFFIX).rpartition(".")[0]
         if self._is_torn():
             temporary.write_bytes(content[: len(content) // 2])
-            if self.kill:  # which removes nothing
+            if self.kill:  # which leaves temporary files
                 left = temporary.with_name(f".{name}.1-dead{storage._TEMPORARY_SUFFIX}")
                 shutil.copy(temporary, left)
             self._fail()
@@ -261,7 +261,7 @@ class Killed(BaseException):
 
 
 def site() -> str:
-    """The function of the package that writes now."""
+    """Return the function of the package that is writing now."""
     frame: Any = sys._getframe()
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -273,7 +273,7 @@ def site() -> str:
 
 
 def functions_that(is_meant: Callable[[ast.Call], bool]) -> set[str]:
-    """Functions and methods of the package with such a call."""
+    """Return the functions and methods of the package that contain such a call."""
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         for inside, call in _calls(ast.parse(path.read_text(encoding="utf-8")), ()):
@@ -313,7 +313,7 @@ METHODS |= {"copyfile", "copytree", "rename", "urlretrieve", "extractall", "syml
 
 
 def test_nothing_is_written_in_another_way() -> None:
-    """A file that is opened to be written into, in place, is torn by a kill."""
+    """Only the listed functions, which are harmless, write in ways that a kill could tear."""
 
     def is_meant(call: ast.Call) -> bool:
         function = call.func
@@ -328,7 +328,7 @@ def test_nothing_is_written_in_another_way() -> None:
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
-    """Files and their contents, but locks, logs, databases and what kills have left."""
+    """Return the files and their contents, except locks, logs, databases and leftovers of kills."""
     return {
         path.resolve(): path.read_bytes()
         for path in folder.rglob("*")
@@ -340,7 +340,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder in which the calls before a command have been made."""
+    """Return a function that makes a folder in which the calls before a command have been made."""
     made: dict[str, Path] = {}
 
     def get(name: str) -> Path:
@@ -363,12 +363,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(autouse=True)
 def no_pixels() -> None:
-    """Pictures are empty here, and written as usual."""
+    """Override the shared fixture: pictures are empty here, and written as usual."""
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pictures are empty, and commands that are started run in this process, undisturbed."""
+    """Make pictures empty, and run commands that are started in this process, undisturbed."""
 
     def empty(*_: object) -> Any:
         return figures.style.new_figure(1)
@@ -382,7 +382,7 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             disk.is_calm = False
         return SimpleNamespace(poll=lambda: status, terminate=lambda: None, kill=lambda: None)
 
-    monkeypatch.setattr(compiled._Cache, "save_overload", lambda *_: None)  # new in some runs
+    monkeypatch.setattr(compiled._Cache, "save_overload", lambda *_: None)  # its writes would vary
     monkeypatch.setattr(run_module, "describe_environment", dict)
     monkeypatch.setattr(jobs.Local, "start", start)
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
@@ -415,7 +415,7 @@ def test_every_write_may_fail(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At each write the disk is full, then the program is killed; the next call goes on."""
+    """Whichever write fails, by a full disk or a kill, old data survive and a new call succeeds."""
     command, source = COMMANDS[name], prepared(name)
 
     def fresh(at: int) -> Path:
@@ -438,7 +438,7 @@ def test_every_write_may_fail(
             assert (end is None) == (kill and len(disk.sites) == at), (at, end)
             known = before | disk.whole
             for path, content in snapshot(work).items():
-                whole = known.get(path, b"")  # a file that others open has no content at first
+                whole = known.get(path, b"")  # a file that other programs open is empty at first
                 is_torn = kill and path.suffix in (".jsonl", ".log")
                 assert content.startswith(whole) if is_torn else content == whole, path
             if not kill:
@@ -450,7 +450,7 @@ def test_every_write_may_fail(
 
 
 def ended(command: Command, capsys: pytest.CaptureFixture[str]) -> int | None:
-    """The exit status of a command that is disturbed; None: it was killed."""
+    """Return the exit status of a disturbed command, or None if it was killed."""
     capsys.readouterr()
     try:
         code = command.call()

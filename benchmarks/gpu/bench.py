@@ -39,14 +39,14 @@ from tsslbp.network.description import LayerPlan, plan
 from tsslbp.run.environment import describe_environment
 from tsslbp.training.device import WARM_UP, DeviceSteps, configure
 
-RECIPES = {  # for which the training step is measured, and the shape of their images
+RECIPES = {  # recipes whose training step is measured, and the shape of their images
     "mnist": (1, 28, 28),
     "fashion-mnist-cnn": (1, 28, 28),
     "cifar10-cnn1": (3, 32, 32),
     "cifar10-cnn2": (3, 32, 32),
 }
 PRECISIONS = ("float32", "tf32", "bf16")
-PEERS = ("snntorch", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x")  # with optional packages
+PEERS = ("snntorch", "spikingjelly", "cupy-cuda12x", "cupy-cuda13x")  # peers and their packages
 Row = dict[str, Any]
 console = Console(width=120)
 
@@ -150,7 +150,7 @@ def neuron_section(bench: Bench, card: Row) -> Iterator[Row]:
                 row: Row = {"T": steps, "dtype": str(dtype)[6:], "neuron": name}
                 try:
                     row |= _neuron_row(bench, run, current.requires_grad_(), card)
-                except Exception as error:  # a peer that does not support it
+                except Exception as error:  # a peer may not support this case
                     if name == "tsslbp":
                         raise
                     row |= {"failed": type(error).__name__}
@@ -180,7 +180,7 @@ def _neuron_row(
 ) -> dict[str, float]:
     """Return times and rates; forward moves two arrays, backward three."""
     source = current.detach()
-    calls = 3 if bench.gpu else 1  # hides the host's work for the next call
+    calls = 3 if bench.gpu else 1  # several calls hide the host's work for the next one
     forward = bench.seconds(partial(run, source), calls)
     output = run(current)
     grad = torch.ones_like(output)
@@ -208,7 +208,7 @@ def step_section(bench: Bench, card: Row) -> Iterator[Row]:
             row = {"network": name, "by": peer, "precision": "tf32" if bench.gpu else "float32"}
             try:
                 row |= _peer_row(bench, name, peer)
-            except Exception as error:  # not installed, or not supported
+            except Exception as error:  # the peer is not installed, or does not support this
                 row |= {"failed": type(error).__name__}
             yield row
 
@@ -217,11 +217,11 @@ def _step_row(bench: Bench, name: str, precision: str, card: Row) -> Row:
     configure(bench.device, precision)
     recipe, shape = _recipe(bench, name), RECIPES[name]
     steps = _device_steps(bench, recipe, shape, 2500, precision)
-    _train(steps, 0, WARM_UP)  # which tries algorithms, some with much memory
+    _train(steps, 0, WARM_UP)  # PyTorch tries algorithms here, some of which need much memory
     if bench.gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    _train(steps, WARM_UP, 2 * WARM_UP)  # captures
+    _train(steps, WARM_UP, 2 * WARM_UP)  # the step is captured here
     count = 5 if bench.quick else 40
     times = []
     for _ in range(3 if bench.quick else 10):

@@ -25,7 +25,7 @@ from tsslbp.studies.compare import RuleResult
 
 from .records import Records, facts
 
-NEAR = 0.001  # of an accuracy: 0.1 points
+NEAR = 0.001  # 0.1 points of accuracy
 CONSTANTS = "constants-mnist"  # folder of runs that differ in one setting
 BUDGET = "--seeds 5 --protocol validated --epochs 10 --set train_images=10000"
 HEADER = "| data set | network | time steps |"  # of the README's table
@@ -33,7 +33,7 @@ HEADER = "| data set | network | time steps |"  # of the README's table
 
 @dataclass(frozen=True)
 class Missing:
-    """Runs that are missing."""
+    """Missing runs: what they are, why they are missing, and commands that make them."""
 
     what: str
     why: str
@@ -49,7 +49,7 @@ class Part:
 
 
 def parts(records: Records) -> list[Part]:
-    """Verdicts on all parts of the claims, by the report's code."""
+    """Return verdicts on all parts of the claims, by the report's code."""
     ours = [one for one in records.evidence.finished if isinstance(one.experiment.rule, TSSLBP)]
     claims = published.claims()
     judged = [
@@ -62,7 +62,10 @@ def parts(records: Records) -> list[Part]:
 
 
 def verdict(found: Sequence[Part]) -> verdicts.Verdict:
-    """Of a claim: not supported if a part is not, supported if all are, else undecided."""
+    """Return a claim's verdict from those of its parts.
+
+    It is not supported if any part is not, supported if all parts are, and undecided otherwise.
+    """
     all_of_it = {one.judgement.verdict for one in found}
     if "not supported" in all_of_it:
         return "not supported"
@@ -70,7 +73,7 @@ def verdict(found: Sequence[Part]) -> verdicts.Verdict:
 
 
 def counted(found: Sequence[Part]) -> str:
-    """The number of parts with each verdict, in words."""
+    """Return the number of parts with each verdict, in words."""
     seen = [one.judgement for one in found if one.judgement.seen]
     lacking = wording.count(len(found) - len(seen), "part")
     if not seen:
@@ -84,7 +87,7 @@ def counted(found: Sequence[Part]) -> str:
 
 
 def parts_table(found: Sequence[Part]) -> Table:
-    """The parts with matching runs, decided ones first."""
+    """Return a table of the parts with matching runs, decided ones first."""
     judgements = [one.judgement for one in found if one.judgement.seen]
     order = sorted(judgements, key=lambda x: tables.VERDICTS.index(x.verdict))
     rows = [(x.claim, x.verdict, x.reason, wording.p_value(x.p)) for x in order]
@@ -92,12 +95,12 @@ def parts_table(found: Sequence[Part]) -> Table:
 
 
 def unseen(found: Sequence[Part]) -> list[str]:
-    """The parts without matching runs."""
+    """Return the parts without matching runs."""
     return [one.judgement.claim for one in found if not one.judgement.seen]
 
 
 def rivals_table(records: Records) -> Table:
-    """TSSL-BP and other learning rules under equal conditions."""
+    """Return a table of TSSL-BP and other learning rules under equal conditions."""
     rows: list[tuple[str, ...]] = []
     for study in records.evidence.studies:
         rows.append((conditions(study),))
@@ -110,14 +113,17 @@ def rivals_table(records: Records) -> Table:
 
 
 def conditions(study: StudyRecord) -> str:
-    """Such as ``"fashion-mnist, 400-400, kernel loss, 10,000 images, 10 epochs"``."""
+    """Return a study's conditions in words.
+
+    An example is ``"fashion-mnist, 400-400, kernel loss, 10,000 images, 10 epochs"``.
+    """
     one = study.study.experiment
     images = f"{one.train_images:,}" if one.train_images else "all"
     return f"{one.data}, {one.network}, {one.loss} loss, {images} images, {one.epochs} epochs"
 
 
 def table(records: Records, name: str) -> Table:
-    """A published table with our runs; recipes without any say so."""
+    """Return a published table with our runs, and a note for each recipe without any."""
     found = tables.published_table(records.evidence.others, name)
     rows: list[tuple[str, ...]] = []
     at = {f"{row.title}: {row.network}, T = {row.time_steps}": row for row in published.find(name)}
@@ -132,7 +138,7 @@ def table(records: Records, name: str) -> Table:
 
 
 def remarks(name: str) -> list[str]:
-    """Caveats of the published numbers, and what others reached at the same networks."""
+    """Return caveats of the published numbers, and what others reached with the same networks."""
     return [
         f"{row.title}, {row.network}: {text.rstrip('.')}."
         for row in published.find(name)
@@ -141,7 +147,7 @@ def remarks(name: str) -> list[str]:
 
 
 def lines(records: Records) -> list[Line]:
-    """Best test epochs minus the published mean, as lines of a figure."""
+    """Return best test epochs minus the published mean, as lines of a figure."""
     found = []
     for row in published.rows():
         groups = [one for recipe in row.recipes if (one := records.of_recipe(recipe, "published"))]
@@ -162,7 +168,7 @@ def lines(records: Records) -> list[Line]:
 
 
 def missing(records: Records) -> list[Missing]:
-    """The missing runs of the tables, with their commands."""
+    """Return the missing runs of the tables, with their commands."""
     found = []
     for row in published.rows():
         for recipe in row.recipes:
@@ -174,7 +180,7 @@ def missing(records: Records) -> list[Missing]:
 
 
 def further(records: Records) -> list[Missing]:
-    """Missing runs with more time steps than the recipe's."""
+    """Return missing runs with more time steps than the recipe's."""
     found = []
     for one in facts()["further"]:
         ours = [
@@ -196,20 +202,20 @@ def further(records: Records) -> list[Missing]:
 
 
 def small(records: Records) -> list[StudyRecord]:
-    """Comparisons of learning rules on CIFAR-10."""
+    """Return the comparisons of learning rules on CIFAR-10."""
     studies = records.evidence.studies
     return [one for one in studies if one.study.experiment.data.startswith("cifar10")]
 
 
 def small_table(records: Records) -> Table | None:
-    """Other runs on CIFAR-10 that belong to no comparison."""
+    """Return a table of runs on CIFAR-10 that belong to no comparison."""
     groups = [x for x in records.evidence.others if x.experiment.data.startswith("cifar10")]
     found = tables.other_tables(groups, "last")
     return found[0] if found else None
 
 
 def small_missing(records: Records) -> Missing | None:
-    """The comparison of learning rules on a CIFAR-10 for a CPU, if it is not there."""
+    """Return the comparison of learning rules on CIFAR-10 for a CPU, if it is missing."""
     recipe = facts()["small"]
     if small(records) or small_table(records):
         return None
@@ -221,7 +227,10 @@ def small_missing(records: Records) -> Missing | None:
 
 
 def selection(records: Records) -> list[str]:
-    """Bias of choosing the epoch on test images, a line per recipe with held-out images."""
+    """Return the bias of choosing the epoch on test images.
+
+    There is a line for each recipe with held-out images.
+    """
     found = []
     for groups in records.full.values():
         for one in groups:
@@ -234,7 +243,7 @@ def selection(records: Records) -> list[str]:
 
 
 def epochs_needed(results: Sequence[Result]) -> list[int]:
-    """The first epoch of each run whose test accuracy is within `NEAR` of the run's best."""
+    """Return the first epoch of each run with a test accuracy within `NEAR` of the run's best."""
     needed = []
     for one in results:
         accuracy = np.array([epoch["test_accuracy"] for epoch in one.epochs])
@@ -244,7 +253,7 @@ def epochs_needed(results: Sequence[Result]) -> list[int]:
 
 
 def summary_lines(records: Records) -> list[str]:
-    """The accuracies of each recipe with runs, in a sentence each."""
+    """Return a sentence on the accuracies of each recipe with runs."""
     found = []
     for row in published.rows():
         for number, recipe in enumerate(row.recipes):
@@ -263,7 +272,7 @@ def summary_lines(records: Records) -> list[str]:
 
 
 def readme(records: Records, text: str) -> str:
-    """The README with the rows of its results table from the records."""
+    """Return the README with the rows of its results table made from the records."""
     start = text.index(HEADER)
     end = text.index("\n\n", start)
     head, rule, *_ = text[start:end].split("\n")
@@ -272,7 +281,7 @@ def readme(records: Records, text: str) -> str:
 
 
 def cnn1_days(records: Records) -> float:
-    """How long CNN1 would train on the CPU of the benchmark's record, in days."""
+    """Return how many days CNN1 would train on the CPU of the benchmark's record."""
     record = json.loads((records.root / "bench" / "cpu.json").read_text(encoding="utf-8"))
     return float(record["cifar10"][0]["median s"]) * 1000 * 150 / 86_400
 
@@ -288,7 +297,7 @@ def _pairs(study: StudyRecord) -> list[Comparison[RuleResult]]:
 
 
 def _rivals(study: StudyRecord) -> Iterator[Judgement]:
-    """Whether TSSL-BP is better than each rule of another kind, at the recipe's number of steps."""
+    """Yield whether TSSL-BP is better than each other kind of rule, at the recipe's time steps."""
     said: dict[str, verdicts.Verdict] = {
         "higher": "not supported",
         "lower": "supported",
@@ -317,7 +326,7 @@ def _rival_row(one: RuleResult, pair: Comparison[RuleResult] | None) -> tuple[st
 
 
 def _absent(records: Records, row: Row) -> list[tuple[str, ...]]:
-    """A line for each recipe of a row without runs."""
+    """Return a line for each recipe of a row that has no runs."""
     needs = facts()["needs"].get(row.table)
     why = f"not run: needs {needs}" if needs else "not run yet"
     blank = (tables.NONE,) * (len(tables.HEAD) - 1)
@@ -362,7 +371,7 @@ def _runs(group: Group) -> str:
 
 
 def _readme_rows(records: Records, row: Row) -> Iterator[str]:
-    """A row for each recipe with three runs or more, or with one."""
+    """Yield a row for each recipe with one run, or with three or more."""
     for number, recipe in enumerate(row.recipes):
         group = records.of_recipe(recipe, "published")
         if group is None or len(group.results) == 2:

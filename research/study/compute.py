@@ -1,4 +1,4 @@
-"""Compute of our runs, compared with the GPU hours of the study; and the origin of each run."""
+"""Compute of our runs, compared with the study's GPU hours, and the origin of each run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .records import Records, facts
 
 
 def gpu_table(records: Records) -> Table:
-    """The study's compute, and ours for the same recipes."""
+    """Return a table of the study's compute, and of ours for the same recipes."""
     rows = []
     for one in facts()["gpu"]:
         groups = [group for recipe in one["recipes"] for group in records.full.get(recipe, [])]
@@ -36,13 +36,13 @@ def gpu_table(records: Records) -> Table:
 
 
 def group_table(records: Records) -> Table:
-    """Compute of the runs of the published tables, by settings."""
+    """Return a table of the compute of the runs of the published tables, by settings."""
     groups = [one for groups in records.full.values() for one in groups]
     return tables.compute_table(groups)
 
 
 def totals(records: Records) -> list[tuple[str, int, float]]:
-    """Name, number of runs and seconds of training, by kind."""
+    """Return name, number of runs and seconds of training for each kind of run."""
     full = {run.folder for run in full_runs(records)}
     others = [run for run in records.evidence.results if run.folder not in full]
     branches = [run for pair in records.pairs for run in (pair.control, *pair.others)]
@@ -58,12 +58,12 @@ def totals(records: Records) -> list[tuple[str, int, float]]:
 
 
 def full_runs(records: Records) -> list[Result]:
-    """The runs with all settings of a published row."""
+    """Return the runs with all settings of a published row."""
     return [run for groups in records.full.values() for one in groups for run in one.results]
 
 
 def on_gpu(records: Records) -> Table | None:
-    """Compute and accuracy of each of our runs on a GPU."""
+    """Return a table of compute and accuracy of our runs on a GPU, or None without any."""
     if not records.gpu:
         return None
     rows = [_on_gpu(one) for one in group(records.gpu)]
@@ -72,25 +72,25 @@ def on_gpu(records: Records) -> Table | None:
 
 
 def cnn1_gpu_minutes(records: Records) -> str:
-    """Minutes for all 150 epochs of CNN1 on the GPU of its record, from the median epoch."""
+    """Return the minutes for all 150 epochs of CNN1 on a GPU, from the median epoch on record."""
     runs = [one for one in records.gpu if one.experiment.data.startswith("cifar10")]
     epochs = [one["seconds"] + one["evaluation_seconds"] for run in runs for one in run.epochs]
     return f"{median(epochs) * 150 / 60:.1f}" if epochs else ""
 
 
 def gpu_hours() -> float:
-    """Of the study in all."""
+    """Return the study's GPU hours in all."""
     return float(sum(one["runs"] * one["minutes"] for one in facts()["gpu"]) / 60)
 
 
 def hours(value: float) -> str:
-    """Such as ``"206 h 30 min"``."""
+    """Return a duration in words, such as ``"206 h 30 min"``."""
     whole, minutes = divmod(round(3600 * value) // 60, 60)
     return f"{whole} h {minutes} min"
 
 
 def origins(records: Records) -> Table:
-    """The commit and the machine of every run of a published row."""
+    """Return a table of the commit and the machine of every run of a published row."""
     rows = [
         _origin(records, group, run)
         for groups in records.full.values()
@@ -111,7 +111,7 @@ def _ours(runs: list[Result]) -> tuple[str, str, str]:
 
 
 def _on_gpu(group: Group) -> tuple[str, ...]:
-    """The first run of a group: time of an epoch is the median, memory the card's."""
+    """Return a row on a group's first run, with its median epoch and the GPU's peak memory."""
     run = group.results[0]
     epoch = median(one["seconds"] + one["evaluation_seconds"] for one in run.epochs)
     memory = max(one["device_peak_memory"] for one in run.epochs)

@@ -23,14 +23,14 @@ MEASURE = "best-validation"
 class Effect:
     """The effect of another value of a constant on one data set."""
 
-    constant: dict[str, Any]  # of facts.toml
+    constant: dict[str, Any]  # from facts.toml
     value: Any
     family: Family
     comparison: Comparison[Group]  # with the code's value
 
 
 def effects(records: Records) -> list[Effect]:
-    """All that was run, in the order of facts.toml; Holm's correction over each data set."""
+    """Return all effects in the order of facts.toml, with Holm's correction over each data set."""
     found = []
     for data in dict.fromkeys(one.reference.experiment.data for one in records.families):
         families = [one for one in records.families if one.reference.experiment.data == data]
@@ -45,7 +45,7 @@ def effects(records: Records) -> list[Effect]:
 
 
 def table(found: Sequence[Effect]) -> Table:
-    """The effects by constant; a heading names the constant."""
+    """Return a table of the effects, with a heading for each constant."""
     rows: list[tuple[str, ...]] = []
     for constant in facts()["constants"]:
         mine = [one for one in found if one.constant is constant]
@@ -70,7 +70,7 @@ def table(found: Sequence[Effect]) -> Table:
 
 
 def lines(found: Sequence[Effect]) -> list[Line]:
-    """The effects as lines of a figure: filled where decided."""
+    """Return the effects as lines of a figure, filled where decided."""
     drawn = []
     for one in found:
         if difference := one.comparison.difference:
@@ -83,7 +83,7 @@ def lines(found: Sequence[Effect]) -> list[Line]:
 
 
 def missing(found: Sequence[Effect]) -> Missing | None:
-    """The missing runs, with the commands."""
+    """Return the missing runs with their commands, or None if there are none."""
     tried = {(one.constant["key"], one.value) for one in found}
     wanted = [
         (constant["key"], value)
@@ -105,7 +105,7 @@ def missing(found: Sequence[Effect]) -> Missing | None:
 
 
 def _effects(family: Family) -> list[Effect]:
-    """The constants of facts.toml that a family's runs change one at a time."""
+    """Return the effects of the constants that a family's runs change one at a time."""
     base = family.reference
     found = []
     for group in family.others:

@@ -18,13 +18,13 @@ Drawing = Callable[[], "Figure"]
 
 
 def files(drawings: Mapping[str, Drawing]) -> dict[str, bytes]:
-    """SVG and PDF of every figure, by file name."""
+    """Return SVG and PDF of every figure, by file name."""
     found: dict[str, bytes] = {}
     for name, draw in drawings.items():
         with own_settings({"font.size": FONT, "axes.linewidth": 0.6, "pdf.fonttype": 42}):
             text = svg_text(draw(), name, name.replace("-", " "))
             content = io.BytesIO()
-            # The date would make other bytes each time; the figure is drawn anew for each format.
+            # A date would change the bytes each time. Each format draws the figure anew.
             draw().savefig(content, format="pdf", metadata={"CreationDate": None})
         found[f"{name}.svg"] = text.encode()
         found[f"{name}.pdf"] = content.getvalue()

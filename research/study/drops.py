@@ -18,50 +18,50 @@ from .accuracy import Missing
 from .records import PLACEBO, Pair, Records
 
 WATCHED = "test_accuracy_by_step"  # in the records of versions that look for drops
-SILENT = 0.1  # share of its firing rate that a dead layer has left at most
-SATURATED = 0.5  # spikes per neuron and step that a saturated layer has at least
-RISE = 1.5  # times its firing rate before
-SWITCHED = 0.05  # of a layer's neurons and steps, into warm-up or out of it
-BURST = 3.0  # times the usual norm, of a gradient just before the drop
-ALIKE = 1.5  # factor within which accuracy and loss say the same length of a silence
-MUTE = 0.02  # share by which the loss of a step with a silent output is off at most
-FLOOR = 1e-3  # smaller rates count as this
-MARK = " (placebo)"  # of a branch
+SILENT = 0.1  # a layer that becomes silent keeps less than this share of its rate
+SATURATED = 0.5  # a saturated layer has more spikes per neuron and step than this
+RISE = 1.5  # and more than this many times its earlier firing rate
+SWITCHED = 0.05  # share of neurons and steps that enter or leave warm-up
+BURST = 3.0  # a gradient just before the drop exceeds the usual norm this many times
+ALIKE = 1.5  # accuracy and loss give the same length of a silence within this factor
+MUTE = 0.02  # the loss of a step with a silent output is off by less than this share
+FLOOR = 1e-3  # smaller values count as this in a ratio
+MARK = " (placebo)"  # marks the name of a placebo branch
 CLASSES = 10  # of every data set of the study
 
 
 def watched(one: Result) -> bool:
-    """Whether all of a run was trained by a version that looks for drops."""
+    """Return whether all of a run was trained by a version that looks for drops."""
     return all(WATCHED in epoch for epoch in one.epochs)
 
 
 def of(one: Result) -> list[Drop]:
-    """The drops that a run's records hold."""
+    """Return the drops in a run's records."""
     found = [drop for epoch in one.epochs for drop in epoch.get("drops", ())]
     return [Drop.from_table(dict(drop)) for drop in found]
 
 
 def steps_per_epoch(one: Result) -> int:
-    """Training steps of an epoch."""
+    """Return the number of training steps in an epoch."""
     last = one.epochs[-1]
     images: int = round(last["images_per_second"] * last["seconds"])
     return -(-images // one.experiment.batch_size)
 
 
 def curve(one: Result) -> tuple[Array, Array]:
-    """Steps done and training accuracy at the end of every epoch."""
+    """Return the steps done and the training accuracy at the end of every epoch."""
     epochs = np.array([epoch["epoch"] for epoch in one.epochs])
     accuracies = np.array([epoch["train_accuracy"] for epoch in one.epochs])
     return steps_per_epoch(one) * epochs, accuracies
 
 
 def depths(one: Result) -> list[tuple[float, float]]:
-    """Step and lowest mean accuracy of each drop."""
+    """Return the step and the lowest mean accuracy of each drop."""
     return [(drop.step, drop.accuracy.after) for drop in of(one)]
 
 
 def suspects(one: Result, drop: Drop) -> list[str]:
-    """What changed at a drop, by the thresholds of this module; empty: nothing recorded."""
+    """Return what changed at a drop, by this module's thresholds; empty if nothing is recorded."""
     found = measured(drop)
     if steps := silence(one, drop):
         found.append(f"consistent with a silent output for {steps:.1f} steps")
@@ -69,7 +69,7 @@ def suspects(one: Result, drop: Drop) -> list[str]:
 
 
 def measured(drop: Drop) -> list[str]:
-    """What changed in the gradients, and in the layers, which are measured every 25 steps."""
+    """Return what changed in the gradients and in the layers, which are measured every 25 steps."""
     found = []
     for layer, rate in drop.firing_rate.items():
         if rate.after < SILENT * rate.before:
@@ -85,14 +85,14 @@ def measured(drop: Drop) -> list[str]:
 
 
 def silent_loss(one: Result) -> float:
-    """Loss per image of an output layer without a spike."""
+    """Return the loss per image of an output layer without a spike."""
     psc = torch.zeros(one.experiment.time_steps, 1, CLASSES)
     loss = build.build_loss(one.experiment)(psc, torch.zeros(1, dtype=torch.int64))
     return float(loss)
 
 
 def silence(one: Result, drop: Drop) -> float | None:
-    """The number of steps with a silent output that would explain the drop; None if none would.
+    """Return the number of steps with a silent output that would explain the drop, or None.
 
     With a silent output every image is assigned to the lowest class, and the loss is `silent_loss`.
     The means over `AFTER` steps then give the number of such steps twice, from the decrease of the
@@ -108,7 +108,10 @@ def silence(one: Result, drop: Drop) -> float | None:
 
 
 def silent_steps(one: Result, since: int = 0) -> int | None:
-    """Training steps from `since` on whose loss is that of a silent output; None: not kept."""
+    """Return the number of steps from `since` on with a silent output's loss.
+
+    It is None if the losses of the steps were not kept.
+    """
     arrays = read_steps(Run.open(one.folder))
     if not arrays:
         return None
@@ -117,7 +120,7 @@ def silent_steps(one: Result, since: int = 0) -> int | None:
 
 
 def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
-    """Every drop, with what changed."""
+    """Return a table of every drop, with what changed."""
     rows = [
         (
             f"{name}\nlearning rate {one.experiment.learning_rate:g}",
@@ -145,7 +148,7 @@ def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
 
 
 def by_rate(runs: Iterable[Result]) -> Table:
-    """Frequency of drops by learning rate."""
+    """Return a table of the frequency of drops by learning rate."""
     counts: dict[float, list[int]] = {}
     for one in runs:
         place = counts.setdefault(one.experiment.learning_rate, [0, 0, 0])
@@ -160,7 +163,7 @@ def by_rate(runs: Iterable[Result]) -> Table:
 
 
 def in_all(records: Records) -> list[tuple[str, Result, Drop]]:
-    """Every drop on record: name of the run's folder, run, drop."""
+    """Return every drop on record, after the name of its run's folder and the run."""
     return [
         (one.folder.relative_to(records.root).as_posix(), one, drop)
         for one in every_run(records)
@@ -169,12 +172,12 @@ def in_all(records: Records) -> list[tuple[str, Result, Drop]]:
 
 
 def every_run(records: Records) -> list[Result]:
-    """The runs that are checked for drops: all except those of the pairs."""
+    """Return the runs that are checked for drops: all except those of the pairs."""
     return [*records.evidence.results, *records.search]
 
 
 def missing() -> Missing:
-    """The repetition of a drop, if none is recorded, with an example of its command."""
+    """Return the repetition of a drop as a missing run, with an example of its command."""
     command = (
         "PYTHONPATH=research python -m study.repeat silent-output --recipe mnist --seed 4 --set "
         'train_images=10000 --set protocol=validated --set "desired_train=[0,1,0,1,1]" '
@@ -186,7 +189,7 @@ def missing() -> Missing:
 
 
 def pair_table(pair: Pair) -> Table:
-    """The drop in the branches of a pair."""
+    """Return a table of the drop in the branches of a pair."""
     rows = [_branch(pair, one) for one in (pair.control, *pair.others)]
     head = (
         "branch",
@@ -200,7 +203,7 @@ def pair_table(pair: Pair) -> Table:
 
 
 def conclusion(pair: Pair) -> str:
-    """Whether the drop disappears with its suspected cause."""
+    """Return, in words, whether the drop disappears with its suspected cause."""
     if not near(pair, pair.control):
         return "The drop did not recur in the repetition, so the pair is not conclusive."
     causes = [one for one in pair.others if not _is_placebo(one)]
@@ -229,24 +232,24 @@ def conclusion(pair: Pair) -> str:
 
 
 def since(pair: Pair, one: Result) -> list[Drop]:
-    """Drops of a branch after the epoch at which the branches separate."""
+    """Return the drops of a branch after the epoch at which the branches separate."""
     return [drop for drop in of(one) if drop.epoch > pair.from_epoch]
 
 
 def changed(pair: Pair) -> list[str]:
-    """The settings in which the branches differ from the control."""
+    """Return the settings in which the branches differ from the control."""
     base = settings_of(pair.control.experiment)
     keys = [key for one in pair.others for key in changes(settings_of(one.experiment), base)]
     return list(dict.fromkeys(keys))
 
 
 def near(pair: Pair, one: Result) -> list[Drop]:
-    """Drops of a branch within `BEFORE` steps of the pair's."""
+    """Return the drops of a branch within `BEFORE` steps of the pair's."""
     return [drop for drop in of(one) if abs(drop.step - pair.step) <= BEFORE]
 
 
 def windows(pair: Pair, around: int = BEFORE) -> dict[str, tuple[Array, Array]]:
-    """Training accuracy of the steps around the drop, by branch, where steps were kept."""
+    """Return the training accuracy around the drop, for each branch whose steps were kept."""
     found = {}
     for one in (pair.control, *pair.others):
         arrays = read_steps(Run.open(one.folder))
@@ -259,7 +262,7 @@ def windows(pair: Pair, around: int = BEFORE) -> dict[str, tuple[Array, Array]]:
 
 
 def branch(pair: Pair, one: Result) -> str:
-    """The name of a branch, by its changes, such as ``"betas = [0.9, 0.95]"``."""
+    """Return the name of a branch, made of its changes, such as ``"betas = [0.9, 0.95]"``."""
     if one is pair.control:
         return "as recorded"
     found = changes(settings_of(one.experiment), settings_of(pair.control.experiment))

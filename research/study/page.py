@@ -49,7 +49,7 @@ def compose(records: Records) -> Page:
 
 
 def _values(records: Records, drawings: dict[str, Drawing]) -> dict[str, Any]:
-    """The values in the template, by name."""
+    """Return the values in the template, by name."""
     return {
         "facts": facts(),
         "figures": drawings,
@@ -172,7 +172,7 @@ def _compute(records: Records) -> dict[str, Any]:
 
 
 def _samples(records: Records) -> list[str]:
-    """Runs on samples of N-MNIST, in words."""
+    """Return the runs on samples of N-MNIST, in words."""
     found = [one for one in records.evidence.results if one.experiment.data == "nmnist-sample"]
     return [
         f"`{one.folder.name}`: {wording.percent(one.accuracy['last'])} at the last epoch"
@@ -181,7 +181,7 @@ def _samples(records: Records) -> list[str]:
 
 
 def _missing(records: Records) -> list[Missing]:
-    """All missing runs, in the order of the page."""
+    """Return all missing runs, in the order of the page."""
     found = accuracy.missing(records)
     small = accuracy.small_missing(records)
     if not records.search:
@@ -193,7 +193,7 @@ def _missing(records: Records) -> list[Missing]:
 
 
 def _missing_of(records: Records) -> dict[str, list[Missing]]:
-    """The missing runs of each published table."""
+    """Return the missing runs of each published table."""
     found = accuracy.missing(records)
     return {
         name: [
@@ -208,7 +208,7 @@ def _missing_of(records: Records) -> dict[str, list[Missing]]:
 
 
 def _drawings(records: Records) -> dict[str, Drawing]:
-    """The figures for which there are records."""
+    """Return the figures for which there are records."""
     found: dict[str, Drawing] = {}
     if lines := accuracy.lines(records):
         found["accuracies"] = lambda: study_figures.intervals(
@@ -232,7 +232,7 @@ def _pair_drawing(windows: dict[str, Any]) -> Drawing:
 
 
 def _markdown(table: Table) -> str:
-    """A table of blocks in Markdown, without its caption."""
+    """Return a table of blocks in Markdown, without its caption."""
     text = block_to_markdown(table, FIGURES)
     return text[text.index("|") :].rstrip() if table.rows else ""
 
@@ -242,6 +242,6 @@ def _code(commands: Sequence[str]) -> str:
 
 
 def _figure(title: str, name: str) -> str:
-    """A figure of the page, with a link to its PDF."""
+    """Return a figure of the page in Markdown, with a link to its PDF."""
     place = f"{FIGURES}/{name}"
     return f"![{title}]({place}.svg)\n\n{title} [PDF]({place}.pdf)"

@@ -1,4 +1,4 @@
-"""The records of the page, in results/, read once."""
+"""The records behind the page, which are read once from results/."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tsslbp.report.verdicts import row_of
 from tsslbp.run.results import Group, Result, group, read_all
 
 SEARCH, DROPS, FINDINGS, GPU = "search", "drops", "findings", "gpu"  # folders of results/
-REFERENCE = "revised"  # of runs that differ from it in one setting
-PAIR, CONTROL, PLACEBO = "pair.toml", "as-recorded", "placebo"  # of a pair's folder
+REFERENCE = "revised"  # folder of a family's reference runs
+PAIR, CONTROL, PLACEBO = "pair.toml", "as-recorded", "placebo"  # names in a pair's folder
 
 
 @dataclass(frozen=True)
 class Family:
-    """Runs in which one setting at a time differs from the reference; and the reference."""
+    """A reference, and runs in which one setting at a time differs from it."""
 
     name: str  # of the folder
     reference: Group
@@ -67,14 +67,14 @@ class Records:
         return found
 
     def of_recipe(self, recipe: str, protocol: str) -> Group | None:
-        """The largest group of a recipe's runs by a protocol."""
+        """Return the largest group of a recipe's runs with a protocol, or None."""
         groups = self.full.get(recipe, [])
         return next((one for one in groups if one.experiment.protocol == protocol), None)
 
 
 @cache
 def facts() -> dict[str, Any]:
-    """The published results of the study, and the runs that we want: facts.toml."""
+    """Return the study's published results and the runs that the page should have: facts.toml."""
     return tomllib.loads((Path(__file__).parent / "facts.toml").read_text(encoding="utf-8"))
 
 
@@ -100,13 +100,13 @@ def read(root: Path) -> Records:
 
 
 def _is_of_study(folder: Path) -> bool:
-    """Whether the first run in a folder is on a data set of the study."""
+    """Return whether the first run in a folder is on a data set of the study."""
     configs = sorted(folder.rglob("config.toml"))
     return bool(configs) and load_recipe(configs[0]).data in facts()["data"]
 
 
 def _runs(folder: Path) -> list[Result]:
-    """The finished runs at or below a folder; none where it is missing."""
+    """Return the finished runs at or below a folder, or none if it is missing."""
     if not folder.is_dir():
         return []
     results, _ = read_all([folder])

@@ -23,7 +23,7 @@ MEASURE = "best-test"  # the search's objective, as in the study
 
 
 def command() -> str:
-    """That makes the search."""
+    """Return the command that makes the search."""
     one = facts()["search"]
     return (
         f"tsslbp sweep {one['recipe']} --space {one['space']} --objective test --trials "
@@ -32,7 +32,7 @@ def command() -> str:
 
 
 def figures(trials: Sequence[Result]) -> dict[str, Drawing]:
-    """Figures 1 to 3, where there are trials to draw."""
+    """Return figures 1 to 3, if there are trials to draw."""
     if len(trials) < 2:
         return {}
     accuracies = [one.accuracy[MEASURE] for one in trials]
@@ -55,13 +55,13 @@ def figures(trials: Sequence[Result]) -> dict[str, Drawing]:
 
 
 def name(one: Result) -> str:
-    """A trial by what the search chose."""
+    """Return a trial's name, made of what the search chose."""
     experiment = one.experiment
     return f"T {experiment.time_steps}, rate {experiment.learning_rate:g}, {experiment.epochs} ep."
 
 
 def trials_table(trials: Sequence[Result]) -> Table:
-    """Every trial, the best first."""
+    """Return a table of every trial, the best first."""
     ordered = sorted(trials, key=lambda one: -one.accuracy[MEASURE])
     rows = [
         (
@@ -79,7 +79,7 @@ def trials_table(trials: Sequence[Result]) -> Table:
 
 
 def values_table(trials: Sequence[Result]) -> Table:
-    """For each value that was tried: number of trials, best and mean accuracy."""
+    """Return a table of the number of trials and their accuracies for each value tried."""
     rows: list[tuple[str, ...]] = []
     for key, title in KEYS.items():
         rows.append((title,))
@@ -91,7 +91,7 @@ def values_table(trials: Sequence[Result]) -> Table:
 
 
 def answers(trials: Sequence[Result]) -> list[str]:
-    """Answers on window, epochs and learning rate from the trials."""
+    """Return answers on window, epochs and learning rate from the trials."""
     best = max(trials, key=lambda one: one.accuracy[MEASURE])
     needed = accuracy.epochs_needed(trials)
     steps, rates = (_by_value(trials, key) for key in ("time_steps", "learning_rate"))
@@ -117,7 +117,7 @@ def answers(trials: Sequence[Result]) -> list[str]:
 
 
 def _by_value(trials: Sequence[Result], key: str) -> dict[Any, list[float]]:
-    """Accuracies in percent by the value of a setting, in rising order."""
+    """Return accuracies in percent by the value of a setting, in rising order."""
     found: dict[Any, list[float]] = {}
     for one in sorted(trials, key=lambda one: float(getattr(one.experiment, key))):
         value = getattr(one.experiment, key)

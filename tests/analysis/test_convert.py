@@ -1,4 +1,4 @@
-"""Conversion: ReLU twin, weight balancing, integrate-and-fire neurons, calibration."""
+"""Tests of conversion: ReLU twin, weight balancing, integrate-and-fire neurons, calibration."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ NAMES = ["conv1", "conv2", "linear3", "output"]
 
 
 def relu_network(description: str = "4C3-P2-6C3-7", **settings) -> ReLUNetwork:
-    """Small random network for the images below."""
+    """Return a small random network for the images below."""
     settings = {"input_shape": (2, 9, 8), "classes": 3, "padding": 1} | settings
     generator = torch.Generator().manual_seed(0)
     return ReLUNetwork(Network(description, generator=generator, **settings)).double().eval()
@@ -132,7 +132,7 @@ def test_a_percentile_out_of_range(percentile: float) -> None:
 
 @pytest.mark.parametrize("initial", [0.0, 0.5])
 def test_a_neuron_by_hand(initial: float) -> None:
-    """Spike counts of a constant current: floor((x T + v0) / threshold), not below 0 or above T."""
+    """A constant current x causes floor((x T + v0) / threshold) spikes, limited to 0 to T."""
     threshold, steps = 2.0, 9
     net = relu_network("1", input_shape=(1, 1, 1), classes=1)
     for weight in net.parameters():
@@ -147,7 +147,7 @@ def test_a_neuron_by_hand(initial: float) -> None:
 
 
 def test_spikes_come_as_early_as_they_can_and_the_rest_is_kept() -> None:
-    """Current 0.75 and threshold 1: potentials .75, 1.5, 1.25, 1 before the reset, then again."""
+    """The potential before each reset is 0.75, 1.5, 1.25 and 1, and then the same again."""
     net = relu_network("1", input_shape=(1, 1, 1), classes=1)
     for weight in net.parameters():
         weight.data.fill_(1.0)
@@ -230,7 +230,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Digits:
 def test_training_begins_as_the_spiking_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same initial weights, first batch, clipping and dropout seed."""
+    """Both have the same initial weights, first batch, clipping and dropout seed."""
     seen = []
 
     def spy(net, optimizer, loss, images, labels, **settings) -> None:
@@ -277,7 +277,7 @@ def test_the_records_say_nothing_of_spikes(trained: Digits) -> None:
 
 
 def test_a_run_of_a_relu_network_resumes(tmp_path: Path, trained: Digits) -> None:
-    """Stopped within an epoch, with dropout and crops, it gives bit-identical results."""
+    """A run with dropout and crops, stopped within an epoch, resumes with bit-identical results."""
     base = replace(load_recipe("digits"), epochs=2, dropout=0.2, crop_padding=1, train_images=400)
     experiment, data = convert.relu_experiment(base), load("digits")
     whole, parts = (Run.create(tmp_path / name, experiment) for name in ("whole", "parts"))

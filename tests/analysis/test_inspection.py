@@ -1,4 +1,4 @@
-"""Values read from a trained network agree with what the network does."""
+"""Tests that values read from a trained network agree with what the network does."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_a_training_step(net: Network, split: Split) -> N
 
 
 def test_a_network_of_ones_own(split: Split) -> None:
-    """Its weights are the parameters of two or more dimensions; one without use has no gradient."""
+    """Its weights are the parameters of two or more dimensions; an unused one has gradient zero."""
     module = nn.Sequential(
         nn.Flatten(-3), Linear(64, 9), LIF(time_steps=3), Linear(9, 4, bias=True)
     )

@@ -1,4 +1,4 @@
-"""The microscope gives correct results in cases with a known true gradient."""
+"""Tests that the microscope is right in cases with a known true gradient."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def look(nets: dict[str, Network], **noise) -> list[LayerCosines]:
 
 
 def directions_with(cosine_of_them: float, size: int, random: torch.Generator) -> list[Tensor]:
-    """Two vectors of length 1 with this cosine."""
+    """Return two vectors of length 1 with this cosine."""
     normal = torch.randn(size, 2, dtype=torch.float64, generator=random)
     first, other = torch.linalg.qr(normal).Q.T
     return [first, cosine_of_them * first + math.sqrt(1 - cosine_of_them**2) * other]
@@ -79,7 +79,7 @@ def test_with_the_step_it_is_the_network(description: str) -> None:
 
 
 def twins(rule: Rule = TSSLBP()) -> tuple[Network, CustomNetwork]:  # noqa: B008
-    """A network that is described by its layers, and the same made of modules."""
+    """Return a network described by its layers, and the same network made of modules."""
     net = network("3C3-P2-6", rule=rule)
     constants: tuple[Any, ...] = 5.0, 3.0, 1.0, rule
     module = nn.Sequential(
@@ -91,14 +91,14 @@ def twins(rule: Rule = TSSLBP()) -> tuple[Network, CustomNetwork]:  # noqa: B008
 
 
 def test_a_network_of_modules_is_seen_as_the_same_of_layers() -> None:
-    """Forward with steps and with logistic functions, the exact gradient, losses of many places."""
+    """Forward passes, exact gradients and losses at many places agree for both networks."""
     net, custom = twins()
     one = Batch(losses.van_rossum, *batch())
     for spike in (microscope.step, microscope.logistic):
         seen = [microscope.forward(x, x.weights, one.images, spike) for x in (net, custom)]
         torch.testing.assert_close(*seen)
     torch.testing.assert_close(seen[1].shape, net(one.images).shape)
-    assert torch.equal(custom(one.images), net(one.images))  # the neurons are themselves again
+    assert torch.equal(custom(one.images), net(one.images))  # the neurons are restored
     exact = [list(microscope.smooth_gradients(x, one).values()) for x in (net, custom)]
     torch.testing.assert_close(*exact)
     places = [microscope.coordinates_of(x, None, 0) for x in (net, custom)]
@@ -112,7 +112,7 @@ def test_a_network_of_modules_is_seen_as_the_same_of_layers() -> None:
 
 
 def test_modules_of_all_kinds() -> None:
-    """Normalisation, residual blocks, learned constants, maximum pooling; their control agrees."""
+    """The control agrees for normalisation, residual blocks, learned constants and max pooling."""
     made = {name: (torch.manual_seed(0), residual(rule))[1] for name, rule in RULES.items()}
     images, labels = batch()
     found = examine(made, Batch(losses.softmax, images, labels), Noise((0.1,), 30))
@@ -189,7 +189,7 @@ def test_control_would_notice_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_gradient_of_a_smoothed_step() -> None:
-    """A step at distance d from 0, smoothed, rises by the normal density at d."""
+    """A step at distance d, smoothed by normal noise, has the normal density at d as gradient."""
     width, distance = 0.5, 0.4
 
     def steps(places: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def test_a_plane_is_seen_nearly_exactly_and_a_parabola_not_at_all() -> None:
         [(lambda x: x @ slope, 0.1), (lambda x: x.square().sum(1), 0.1)], 100, rounds=40, seed=0
     )
     errors = (plane - slope).square().sum(1) / slope.square().sum()
-    assert errors.mean().item() == pytest.approx(2 / 100, rel=0.2)  # independent noise: 101 / 100
+    assert errors.mean().item() == pytest.approx(2 / 100, rel=0.2)  # if independent: 101 / 100
     assert parabola.abs().max() < 1e-12
 
 
@@ -238,7 +238,7 @@ def test_cosine_is_right_where_the_plain_one_is_biased() -> None:
     assert np.mean(plain) < expected - 0.1
     assert below > 100
     assert np.mean(found) == pytest.approx(expected, abs=0.01)
-    assert covered >= 186  # 190 if it were exact
+    assert covered >= 186  # an exact interval covers about 190
 
 
 def test_interval_along_directions_is_that_of_the_whole_layer() -> None:

@@ -1,6 +1,6 @@
-"""The counts of operations compared with NeuroBench's, on the same network of plain modules.
+"""Tests of operation counts against NeuroBench's, on the same network of plain modules.
 
-NeuroBench and the snnTorch that it imports are installed without what else they ask for
+NeuroBench and the snnTorch that it imports are installed without their other requirements
 (tests/requirements.txt).
 """
 
@@ -19,7 +19,7 @@ STEPS = 5
 
 
 class Neurons(nn.Module):
-    """Leaky neurons after a synaptic filter; each call is one step."""
+    """Leaky neurons after a synaptic filter; each call is one time step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Neurons(nn.Module):
 
 
 class Plain(nn.Module):
-    """The network in modules that NeuroBench knows, step by step."""
+    """The network as modules that NeuroBench knows, run step by step."""
 
     def __init__(self, net: Network) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Plain(nn.Module):
     ("description", "padding"), [("64-32", ()), ("100", ()), ("4C3-3C3-9", (1, 2))]
 )
 def test_operations_are_those_of_neurobench(description: str, padding: tuple[int, ...]) -> None:
-    """Additions are equal; NeuroBench multiplies the image at every step, we do so once."""
+    """Additions agree; NeuroBench multiplies the image at every step, tsslbp only once."""
     generator = torch.Generator().manual_seed(0)
     net = Network(
         description, (1, 9, 8), 10, STEPS, padding=padding, weight_scale=2.0, generator=generator
@@ -86,7 +86,7 @@ def test_operations_are_those_of_neurobench(description: str, padding: tuple[int
 
 
 class Summed(nn.Module):
-    """The scores of a network's output ``[T, N, classes]``, as NeuroBench expects them."""
+    """Module that sums a network's output over time, as NeuroBench expects it."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Summed(nn.Module):
 
 
 def test_neurobench_understands_an_exported_network() -> None:
-    """Its hooks find the modules of `to_plain`, in which a static image is multiplied once."""
+    """NeuroBench's hooks find the modules of `to_plain`, which multiply a static image once."""
     generator = torch.Generator().manual_seed(0)
     net = Network("64-32", (1, 9, 8), 10, STEPS, weight_scale=2.0, generator=generator).double()
     images = 2 * torch.randn(30, 1, 9, 8, generator=generator).double()

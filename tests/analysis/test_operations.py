@@ -1,4 +1,4 @@
-"""The cost of a network, compared with products counted one by one and with closed forms."""
+"""Tests of the cost of a network against products counted one by one and closed forms."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ from tsslbp.network import CustomNetwork, Model
 
 
 def products(connection: nn.Module, x: Tensor, dense: bool = False) -> int:
-    """``sum x`` over all pairs of an input ``[..., C, H, W]`` and a nonzero weight, one by one."""
+    """Return the sum of `x` over all pairs of an input `[..., C, H, W]` and a nonzero weight."""
     weight = connection.weight.detach().numpy()
     if weight.ndim == 2:
         total = 0
@@ -59,7 +59,7 @@ def products(connection: nn.Module, x: Tensor, dense: bool = False) -> int:
 
 
 def pooled(spikes: Tensor, size: int) -> Tensor:
-    """Spikes in each whole window."""
+    """Return the number of spikes in each whole window."""
     height, width = (side // size for side in spikes.shape[-2:])
     cut = spikes[..., : height * size, : width * size]
     return cut.unflatten(-1, (width, size)).unflatten(-3, (height, size)).sum((-3, -1))
@@ -129,7 +129,7 @@ def test_border_effects_are_exact(
         connection = nn.Conv2d(3, 6, 3, **settings)
 
     class Folded(nn.Module):
-        """`nn.Conv2d` takes time in the batch."""
+        """Module that moves time into the batch, since `nn.Conv2d` has no dimension for time."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -156,7 +156,7 @@ def test_border_effects_are_exact(
 
 
 def test_sums_count_by_spikes() -> None:
-    """Pooling of every kind, residual addition, several flattenings: no multiplication."""
+    """Spikes that are pooled, added or flattened in any way still need no multiplication."""
 
     class Twice(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def test_sums_count_by_spikes() -> None:
 
 
 def test_saturated_windows_count_all_their_spikes() -> None:
-    """If every window holds four spikes, no window shows the value of a single spike."""
+    """All spikes count even if every window holds four, so that none shows a single spike."""
     net, x = made("2C1-P2-3", (1, 4, 4), 3, neuron=Neuron(threshold=0.1)), torch.ones(1, 1, 4, 4)
     net.spiking_layers[0].connection.weight.data.fill_(5.0)
     found = cost(net, x)
@@ -260,8 +260,8 @@ def test_batch_normalisation_is_folded() -> None:
     assert [layer.name for layer in found.layers] == [
         *("0", "3.body.0", "3.body.3", "4.body.0", "4.body.3", "4.shortcut.0", "7")
     ]
-    assert found.layers[0].parameters == 4 * 9 + 4  # the bias that it leaves
-    assert found.layers[0].spiking.additions == 4 * 64  # of an image: once
+    assert found.layers[0].parameters == 4 * 9 + 4  # 4 biases from the folded normalisation
+    assert found.layers[0].spiking.additions == 4 * 64  # biases are added once for a static image
     assert found.layers[0].spiking.multiplications == found.layers[0].dense_multiplications
     alone = nn.Sequential(BatchNorm(1), Conv(1, 3, 3), LIF(time_steps=2), nn.Flatten(-3))
     first, conv = cost(CustomNetwork(alone, (1, 4, 4), 12, 2), images(3, 1, 4, 4)).layers

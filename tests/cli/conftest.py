@@ -1,4 +1,4 @@
-"""Fixtures for tests of the program: a user's recipe and images; the program in this process."""
+"""Fixtures for tests of the program, which runs in this process on a user's recipe and images."""
 
 import re
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Program = Callable[..., tuple[int, str, str]]
 
 
 def arrays(count: int = 70) -> dict[str, np.ndarray]:
-    """Images of 8 x 8 pixels with a bright left or right half, and their two classes."""
+    """Return images of 8 x 8 pixels with a bright left or right half, and their two classes."""
     labels = np.arange(count) % 2
     images = np.random.RandomState(0).randint(0, 100, (count, 8, 8)).astype(np.uint8)
     images[labels == 0, :, :4] += 100
@@ -42,7 +42,7 @@ def arrays(count: int = 70) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a recipe of the user's own and its images."""
+    """Return the current folder, which contains a user's recipe and its images."""
     for variable in ("TSSLBP_DATA", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    """Run the program; returns exit code, standard output and standard error."""
+    """Return a function that runs the program and returns exit code, output and error output."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -65,7 +65,7 @@ def program(capsys: pytest.CaptureFixture[str]) -> Program:
 
 @pytest.fixture
 def refused(program: Program) -> Callable[..., str]:
-    """Run the program, which must end with one line of error and exit code 2; returns the line."""
+    """Return a function that runs a command, which must fail with one line, and returns it."""
 
     def run(*arguments: str) -> str:
         code, _, error = program(*arguments)
@@ -79,13 +79,13 @@ def refused(program: Program) -> Callable[..., str]:
 
 
 def records(run: str | Path) -> list[dict[str, Any]]:
-    """The records of a run's epochs, without what differs between two equal runs."""
+    """Return the records of a run's epochs without what differs between two equal runs."""
     epochs = Run.open(Path(run)).epochs()
     return [{key: value for key, value in one.items() if key not in TIMES} for one in epochs]
 
 
 def accuracies(output: str) -> dict[str, list[str]]:
-    """Epoch, validation and test accuracy of each row of the last table in `output`."""
+    """Return epoch, validation and test accuracy by row of the last table in `output`."""
     rows = {}
     for line in output.splitlines():
         title, *cells = re.split(r"  +", line.strip())

@@ -1,4 +1,4 @@
-"""The program as a whole: its verbs, errors, warnings and signals."""
+"""Tests of the program as a whole: its verbs, errors, warnings and signals."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_version_and_help(program: Program) -> None:
 
 @pytest.mark.slow
 def test_termination_is_an_interruption() -> None:
-    """Schedulers send SIGTERM; the run can be continued then, too."""
+    """After SIGTERM, which schedulers send, a run can be continued as after Ctrl-C."""
     command = [sys.executable, "-m", "tsslbp", "train", "mine.toml", "--epochs", "10000"]
     with subprocess.Popen([*command, "--out", "run"], stdout=-1, stderr=-1, text=True) as process:
         while not count_epochs(Path("run")):
@@ -89,7 +89,7 @@ def test_as_a_module() -> None:
 def test_completion(
     typed: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Recipes, data sets, run folders and fixed choices, by bash's protocol."""
+    """Recipes, data sets, run folders and fixed choices are completed by bash's protocol."""
     for run in ("runs/one", "runs/study/two"):
         Path(run).mkdir(parents=True)
         Path(run, "config.toml").touch()
@@ -110,7 +110,7 @@ def test_install_completion(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The shell is the one that runs the program."""
+    """Completion is installed for the shell from which the program is started."""
     monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, f"/bin/{shell}"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(SystemExit) as end:

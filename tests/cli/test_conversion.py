@@ -1,4 +1,4 @@
-"""The command convert: its run, its record and its output."""
+"""Tests of the command convert: its run, its record and its output."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ learning_rate = 0.01
 def program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Program:
-    """The program, in a folder with a recipe and its images; returns exit code and output."""
+    """Return a function that runs convert on a small recipe and returns exit code and output."""
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(RECIPE)
     pixels = np.random.RandomState(0).randint(0, 256, (70, 8, 8)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The program's verbs about data sets, from the command line to what is downloaded and drawn."""
+"""Tests of the verbs about data sets, from the command line to what is downloaded and drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .conftest import Program
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder."""
+    """Return an empty current folder."""
     for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(variable, raising=False)
     here = tmp_path / "here"
@@ -33,13 +33,13 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def program(program: Program) -> Program:
-    """Run a verb about data sets."""
+    """Return a function that runs a verb about data sets."""
     return lambda *arguments: program("data", *map(str, arguments))
 
 
 @pytest.fixture
 def served(tiny: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The small data set instead of MNIST, on a local server."""
+    """Return a local server that offers the small data set in place of MNIST."""
     entry = replace(tiny.entry(server.url), name="mnist", folders=("mnist",))
     monkeypatch.setitem(catalogue.entries(), "mnist", entry)
     server.files.update(tiny.files)
@@ -153,7 +153,7 @@ def test_check_of_a_folder(
 def test_fetch_refuses_a_download_that_would_not_be_read(
     refused: Callable[..., str], server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unpacked files of CIFAR-10 take precedence over the archive, complete or not."""
+    """Unpacked files of CIFAR-10, complete or not, take precedence over the archive."""
     entry = replace(catalogue.find("cifar10"), url=server.url)
     monkeypatch.setitem(catalogue.entries(), "cifar10", entry)
     folder = tmp_path / "cifar10" / cifar10.FOLDER
@@ -228,7 +228,7 @@ def test_show_without_matplotlib(
 
 @pytest.fixture
 def recordings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three recordings for training, two in one file; the first to test has no events."""
+    """Provide three training recordings, two in one file, and two test ones, the first empty."""
 
     def read(item: tuple[int, ...]) -> list[tuple[int, Events]]:
         return [(label, events(label)) for label in item]

@@ -1,4 +1,4 @@
-"""Plans of many runs: estimated time and disk space, and how to stop a long one."""
+"""Tests of the plans of many runs: estimated time and disk space, and how to stop."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The command export: files for other programs, and the information on the run in them."""
+"""Tests of the command export: files for other programs, and what they tell of the run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_pooling_stays_where_it_is_asked_for(run: Path, program: Program) -> Non
 
 @pytest.mark.parametrize("kind", ["uint8", "float32", "frames"])
 def test_onnx(kind: str, folder: Path, program: Program) -> None:
-    """Raw pixels as they are stored; frames, which have nothing to normalise."""
+    """The model takes raw pixels as they are stored, and frames, which are not normalised."""
     data, options = arrays(), ["--with-normalisation"]
     settings = ["--set", "mean=[0.4]", "--set", "std=[0.3]"]
     if kind == "float32":
@@ -91,7 +91,7 @@ def told_input(graph: Any) -> str:
 
 @pytest.mark.usefixtures("folder")
 def test_digits_are_real_numbers(program: Program) -> None:
-    """As this data set stores them, and therefore the model takes them."""
+    """The exported model takes float32 pixels, as the data set stores them."""
     options = ("--to", "onnx", "-o", "net.onnx", "--with-normalisation")
     assert program("export", "digits", *options)[0] == 0
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
@@ -105,7 +105,7 @@ def test_digits_are_real_numbers(program: Program) -> None:
 
 
 def test_a_run_whose_data_have_moved(run: Path, program: Program, refused: Refused) -> None:
-    """The data are only needed to know what raw pixels are."""
+    """Only `--with-normalisation` needs the data, to know what raw pixels are."""
     Path("mine.npz").rename("elsewhere.npz")
     arguments = ("export", "run", "--to", "onnx", "-o", "net.onnx")
     assert program(*arguments)[0] == 0

@@ -1,4 +1,4 @@
-"""The command microscope: its output, its files and its errors."""
+"""Tests of the command microscope: its output, its files and its errors."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_command(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_on_a_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It uses the run's weights: if they are zero, there is no gradient."""
+    """The command uses the run's weights: if they are zero, there is no gradient."""
     run = Run.create(Path("run"), experiment.load_recipe("mine.toml"))
     net = training.build_network(run.experiment, (1, 6, 6), 3)
     zeros = {f"weights.{key}": 0 * value for key, value in net.state_dict().items()}
@@ -122,7 +122,7 @@ def test_a_control_that_fails_is_said(
 def test_a_recipe_that_starts_from_weights(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its gradients are those at these weights, as those of the run itself are."""
+    """The gradients of a recipe with weights are those of the run that trained the weights."""
     assert cli.main(["train", "mine.toml", "--out", "first"]) == 0
     few = [*COMMAND, "--rounds", "4", "--directions", "16", "--out"]
     assert cli.main([*few, "run.svg", "first"]) == 0

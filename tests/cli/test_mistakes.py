@@ -85,7 +85,7 @@ def test_a_number_is_a_list_of_one() -> None:
 
 
 def test_another_network_takes_its_padding_along(program: Program) -> None:
-    """`--set network=64` on a recipe with convolutions: the rest fits, and it is said."""
+    """Settings of convolutions are left out for a network without any, and the program says so."""
     code, _, error = program("train", "digits", "--set", "network=64", "--epochs", "1")
     assert code == 0
     assert error == "padding = 1 belongs to the recipe's network and is left out\n"
@@ -112,7 +112,7 @@ def test_the_output_layer_is_implied(program: Program) -> None:
 
 
 def test_uint8_images() -> None:
-    """The message has the numbers of the recipe, where they are known."""
+    """The message contains the recipe's mean and standard deviation if they are known."""
     net = tsslbp.training.build_network(load_recipe("mnist"), (1, 28, 28), 10)
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     with pytest.raises(InvalidInput, match=r"tsslbp\.data\.normalise\(x, 0\.1307, 0\.3081\)"):
@@ -142,7 +142,7 @@ def test_shapes(shape: tuple[int, ...], words: str) -> None:
 
 
 def test_recordings_whose_axes_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If N equals T, sizes do not show the mistake: one warning, and none if time is first."""
+    """If N equals T, swapped axes give one warning, and recordings with time first give none."""
     monkeypatch.setattr(networks, "_told_of_swapped", [])
     net = tsslbp.Network("8", (2, 8, 8), time_steps=5)
     places = torch.rand(5, 1, 2, 8, 8) < 0.2  # each recording has pixels of its own
@@ -152,7 +152,7 @@ def test_recordings_whose_axes_are_swapped(monkeypatch: pytest.MonkeyPatch) -> N
         UserWarning, match=r"is interpreted as \[T, N, \.\.\.\] but looks like \[N, T"
     ):
         net(recordings)
-    net(recordings)  # told once
+    net(recordings)  # no second warning
     monkeypatch.setattr(networks, "_told_of_swapped", [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -187,7 +187,7 @@ def test_predict(output: object, words: str) -> None:
 
 
 def test_a_rule_by_its_name() -> None:
-    """In Python as in recipes."""
+    """Python accepts the names and settings of rules that recipes accept."""
     current = torch.rand(3, 4)
     assert torch.equal(
         tsslbp.spikes(current, rule="SLAYER"),  # type: ignore[arg-type]
@@ -220,7 +220,7 @@ def test_help_is_not_cut(program: Program) -> None:
 
 
 def test_class_names_of_a_file(program: Program) -> None:
-    """Wherever classes are shown."""
+    """The class names in a file are used wherever classes are shown."""
     np.savez("mine.npz", **arrays(), class_names=["left", "right"])
     assert "left" in program("data", "show", "mine.npz", "0")[1]
     data = tsslbp.data.load("mine.npz")

@@ -1,4 +1,4 @@
-"""Options of the command line become an experiment and its data."""
+"""Tests of how options of the command line become an experiment and its data."""
 
 import gzip
 import struct
@@ -33,7 +33,7 @@ def test_options_reach_the_run(program: Program) -> None:
     assert table["protocol"] == "published"
     assert Path(table["data"]).is_absolute()
     assert "63 training, 7 test" in output
-    # Without held-out images that accuracy is absent, not zero.
+    # Without held-out images this accuracy is absent, not zero.
     assert accuracies(output)["epoch chosen on validation images"] == ["-", "-", "-"]
 
 
@@ -106,7 +106,7 @@ class Size:
 
 
 def test_option_classes_are_options_of_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    """Their fields, with their defaults and bounds; the verb is given the value whole."""
+    """A class's fields become options with defaults and bounds; the verb gets a whole object."""
     given: list[tuple[str, Size, bool]] = []
 
     @with_options

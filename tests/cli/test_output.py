@@ -1,4 +1,4 @@
-"""Output with full disks, closed pipes and terminals, and control characters from files."""
+"""Tests of output to full disks, closed pipes and terminals, and of control characters in it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_training_goes_on_where_nobody_takes_its_output(
     with stdout_to(monkeypatch, stream):
         status = cli.main(["train", "mine.toml", "--out", "run"])
     if not stream.closed:
-        stream.close()  # what it still held goes nowhere
+        stream.close()  # what it still holds is lost
     run, error = Run.open(folder / "run"), capsys.readouterr().err
     assert status == 1 and len(run.epochs()) == 2
     assert run.has_checkpoint("last") and run.cost() and (run.folder / "picture.png").is_file()
@@ -97,7 +97,7 @@ def test_output_that_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No error is reported for a closed pipe."""
+    """Lost output gives exit code 1 and one line of error, but none for a closed pipe."""
     stream = make()
     with stdout_to(monkeypatch, stream):
         assert cli.main(["recipes", "digits"]) == 1
@@ -131,7 +131,7 @@ def test_the_exit_status_tells_that_output_was_lost() -> None:
 
 
 def test_a_closed_terminal_under_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While bars are shown, rich stands between the program and the stream."""
+    """The loss of the terminal is noticed also while rich writes bars to it."""
     stream = closed_terminal()
     with stdout_to(monkeypatch, stream):
         output.begin()
@@ -161,7 +161,7 @@ def test_an_errors_text_has_an_end() -> None:
 
 @pytest.fixture
 def quiet(program: Program) -> Callable[..., str]:
-    """Run the program, which must print nothing that a terminal obeys; returns all it printed."""
+    """Return a function that runs the program and checks that no terminal obeys its output."""
 
     def run(*arguments: str) -> str:
         _, out, error = program(*arguments)

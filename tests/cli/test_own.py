@@ -1,4 +1,4 @@
-"""Custom networks in the program: all commands, the copied file, and whose code is executed."""
+"""Tests of custom networks in all commands: the copied file, and whose code is executed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OWN = RECIPE.replace('"4C3-P2-8"', '"nets.py:make"') + 'loss = "softmax"\nweight
 
 @pytest.fixture(autouse=True)
 def own(folder: Path) -> Path:
-    """The user's recipe names a file next to it; executing that file creates a file `ran`."""
+    """Write a recipe that names a file next to it; executing that file creates a file `ran`."""
     (folder / "mine.toml").write_text(OWN)
     ran = str(folder / "ran")
     trace = f"with open({ran!r}, 'a') as file:\n    file.write(__file__ + chr(10))\n\n"
@@ -51,7 +51,7 @@ def own(folder: Path) -> Path:
 
 
 def ran() -> list[str]:
-    """The files that were run since the last call."""
+    """Return the files that were executed since the last call."""
     path = Path("ran")
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def test_a_changed_copy_is_refused(program: Program, refused: Callable[..., str]
 def test_resume_runs_the_kept_file(
     program: Program, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It accepts a recipe only with the same file, and resumes within an epoch bit for bit."""
+    """A resume accepts a recipe only with the same file, and goes on in an epoch bit for bit."""
     program("train", "mine.toml", "--out", "whole")
     with monkeypatch.context() as patch:
         patch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
@@ -158,7 +158,7 @@ def test_resume_runs_the_kept_file(
     assert program("train", "mine.toml", "--out", "run", "--resume")[0] == 0
     assert set(ran()) == {str(Path("run/nets.py").resolve())}
     assert records("run") == records("whole")
-    Path("nets.py").unlink()  # gone: the folder alone will do, for who trusts it
+    Path("nets.py").unlink()  # the run folder suffices if its code is trusted
     longer = ("train", "run/config.toml", "--out", "run", "--resume", "--epochs", "3")
     assert program(*longer, "--trust-code")[0] == 0
     assert len(records("run")) == 3
@@ -201,7 +201,7 @@ def test_trials_in_processes(program: Program) -> None:
 
 @pytest.mark.usefixtures("jobs_here")
 def test_sweep(program: Program) -> None:
-    """Over the function's own keys; the same command goes on, and the best command trains."""
+    """A sweep over the function's own settings goes on; the command of its best trial trains."""
     pytest.importorskip("optuna")
     Path("space.toml").write_text(
         "[parameters]\nlearning_rate = [0.01]\nnetwork_settings.width = [2, 3]\n"
@@ -299,7 +299,7 @@ def test_convert_takes_networks_of_layers(refused: Callable[..., str]) -> None:
 
 
 def test_runs_of_a_module_at_hand(program: Program, refused: Callable[..., str]) -> None:
-    """Their records are like all others; commands that need the network say that it is missing."""
+    """A module's runs have ordinary records; commands that need the network say it is missing."""
     from tests.training import nets
     from tests.training.toy import EXPERIMENT, toy
 
@@ -313,7 +313,7 @@ def test_runs_of_a_module_at_hand(program: Program, refused: Callable[..., str])
 
 
 def test_bad_input(program: Program, refused: Callable[..., str]) -> None:
-    """One line each, before a folder is made."""
+    """Each mistake gives one line of error before a folder is created."""
     own = Path("nets.py").read_text()
     for source, words in (
         ("def make(:", "nets.py, line 1 is not valid Python"),

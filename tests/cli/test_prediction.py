@@ -1,4 +1,4 @@
-"""The command predict classifies the user's own images."""
+"""Tests of the command predict, which classifies the user's own images."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the program prints, line by line."""
+"""Tests of what the program prints, line by line."""
 
 from __future__ import annotations
 

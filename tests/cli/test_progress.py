@@ -1,4 +1,4 @@
-"""The progress of a training, as it is shown."""
+"""Tests of how the progress of a training is shown."""
 
 import io
 import logging
@@ -62,7 +62,7 @@ def test_what_the_library_logs_is_a_line(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_running_accuracy_is_that_of_the_epoch(program: Program) -> None:
-    """51 images in batches of 16: the last batch of three counts as three."""
+    """Batches count by their size: of 51 images in batches of 16, the last batch has only three."""
     seen = []
 
     class Spy(progress.Display):

@@ -1,4 +1,4 @@
-"""tsslbp resume, and runs whose folder or data have been moved to another place."""
+"""Tests of tsslbp resume, and of runs whose folder or data have been moved."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ CHANGED = ["--set", "learning_rate=0.02", "--seed", "3"]
 
 
 def test_a_run_goes_on_with_what_its_folder_says(program: Program) -> None:
-    """It gives the result of an uninterrupted run, also if --set has changed settings."""
+    """A resumed run equals an uninterrupted one, also if --set has changed settings."""
     assert program("train", "mine.toml", *CHANGED, "--epochs", "3", "--out", "whole")[0] == 0
     assert program("train", "mine.toml", *CHANGED, "--epochs", "2", "--out", "run")[0] == 0
     code, output, error = program("resume", "run", "--epochs", "3")
@@ -68,7 +68,7 @@ def test_a_conversion_is_resumed_by_its_own_command(
 
 @pytest.fixture
 def moved(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run on the user's own data, moved without these data, which are `data`."""
+    """Return a folder with a run that was moved, and with the run's own data in `data`."""
     assert program("train", "mine.toml", "--epochs", "1", "--out", "run")[0] == 0
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -122,7 +122,7 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
             in error
         )
     run = Run.open(Path("run"))
-    found = training.load_run_data(run, moved / "data")  # where both are found
+    found = training.load_run_data(run, moved / "data")  # although other data are found, too
     assert found.train_labels[0] == 0
     with pytest.raises(DataError, match="differs from the data"):
         training.load_run_data(run, at="mine.npz")

@@ -1,4 +1,4 @@
-"""The command compare: plan, both stages, table, report and errors."""
+"""Tests of the command compare: plan, both stages, table, report and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ batch_size = 16
 learning_rate = 0.01
 loss = "softmax"
 """
-LOST = 0.02  # the learning rate at which TSSLBP(warm_up=always) shall diverge
+LOST = 0.02  # the learning rate at which TSSLBP(warm_up=always) is made to diverge
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def program(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Program:
-    """Run the program with a small recipe and jobs in this process; one rate diverges.
+    """Return a function that runs the program with jobs in this process; one rate diverges.
 
-    Returns exit code, output and error.
+    The function returns exit code, output and error output. The folder has a small recipe.
     """
     monkeypatch.chdir(tmp_path)
     images = np.random.RandomState(0).randint(0, 256, (70, 8, 8)).astype(np.uint8)
@@ -68,7 +68,10 @@ def program(
 
 
 def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan, both stages, table, report; a lost rate; nothing is made twice, seeds are added."""
+    """A comparison is planned, trained and reported; with more seeds, only new runs are made.
+
+    One rule diverges at one of the learning rates.
+    """
     pytest.importorskip("jinja2")
     command = ["compare", "mine.toml", "--rules", ", ".join(RULES), "--time-steps", "1,2"]
     command += ["--learning-rates", f"0.01,{LOST}", "--out", "out"]

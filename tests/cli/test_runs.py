@@ -1,4 +1,4 @@
-"""The commands for one run: train, evaluate, draw, cost, recipes, info."""
+"""Tests of the commands for one run: train, evaluate, draw, cost, recipes and info."""
 
 import hashlib
 import io
@@ -97,7 +97,7 @@ def test_evaluate_says_where_it_differs_from_the_records(
     run.truncate_epochs(0)
     run.append_epoch(record | {"test_accuracy": record["test_accuracy"] + 0.125})
     code, _, error = program("evaluate", "run")
-    assert (code, error.count("\n")) == (0, 3)  # of all three checkpoints, of which this is one:
+    assert (code, error.count("\n")) == (0, 3)  # one for each checkpoint
     shares = [f"{100 * (record['test_accuracy'] + more):.2f} %" for more in (0, 0.125)]
     line = f"caution: checkpoint last: test accuracy {shares[0]}, but the run recorded {shares[1]} "
     assert line + "after epoch 1" in error
@@ -112,7 +112,7 @@ def test_evaluate_says_where_it_differs_from_the_records(
 
 @pytest.mark.parametrize("name", experiment.recipe_names())
 def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps with the recipe's own network and settings, on random images or frames.
+    """Two steps train with the recipe's own network and settings, on random images or frames.
 
     The largest networks are made thinner: their checkpoints are hundreds of megabytes.
     """
@@ -148,7 +148,7 @@ def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.Mo
 def test_cifar10_from_its_files(
     name: str, program: Program, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps on files in the official layout; results on the re-encoded copy always say so."""
+    """Two steps train on the official files; results on the re-encoded copy are labelled so."""
     records = np.random.RandomState(0).randint(0, 256, (6, 4, 3073)).astype(np.uint8)
     records[:, :, 0] = np.arange(24).reshape(6, 4) % 10
     folder = Path("sets/cifar10") / cifar10.FOLDER
@@ -176,7 +176,7 @@ def test_cifar10_from_its_files(
 
 
 def test_recipes_lists_all(program: Program) -> None:
-    """A line each: name, data, network, T, time on a CPU, accuracy of ours and published."""
+    """A line has name, data, network, T, time on a CPU, and our and the published accuracy."""
     code, output, _ = program("recipes")
     assert code == 0
     lines = output.splitlines()
@@ -206,7 +206,7 @@ def test_recipes_tells_all_about_one(program: Program, refused: Callable[..., st
     settings = [line for line in output.splitlines() if re.match(r"[a-z_.]+ = ", line)]
     copy = experiment.with_settings(experiment.load_recipe("digits"), settings)
     assert replace(copy, description=recipe.description) == recipe
-    assert tomllib.loads(output)["network"]  # a recipe to begin with
+    assert tomllib.loads(output)["network"]  # the output is a valid recipe
     assert "(did you mean 'digits'?)" in refused("recipes", "digit")
 
 
@@ -238,7 +238,7 @@ def test_info_counts_parameters_as_published(program: Program) -> None:
 
 
 def test_info_of_a_recipe(program: Program) -> None:
-    """The network with its settings, in a form that --set and a recipe file read."""
+    """The network is printed with its settings, in a form that --set and recipe files read."""
     code, output, _ = program("info", "fashion-mnist-cnn")
     assert code == 0
     assert "padding 2" in output
@@ -284,7 +284,7 @@ def test_checkpoint_that_would_run_code(program: Program, refused: Callable[...,
         assert "never opened" in refused(*resume)
     assert not Path("exploded").exists()
     pickle.loads(pickle.dumps(Bomb()))
-    assert Path("exploded").exists()  # it would have
+    assert Path("exploded").exists()  # unpickling does run the code
 
 
 def test_draw_writes_figures_of_the_run_and_of_a_checkpoint(program: Program) -> None:
@@ -306,7 +306,7 @@ def test_draw_by_default_takes_the_weights_chosen_on_validation_images(program: 
     (Path("run") / "steps.npz").unlink()
     program("draw", "run")
     assert "checkpoint best-validation" in Path("run/figures/image-0.svg").read_text()
-    assert not Path("run/figures/training.svg").exists()  # its numbers are gone
+    assert not Path("run/figures/training.svg").exists()  # the numbers it shows are gone
 
 
 def test_draw_of_what_is_not_there(
@@ -326,13 +326,13 @@ def test_draw_of_what_is_not_there(
 
 
 def test_cost_of_a_run(program: Program) -> None:
-    """What the command prints and keeps is what the library counts."""
+    """The command prints and stores what the library counts."""
     _, trained, _ = program("train", "mine.toml", "--out", "run")
     kept = Path("run/cost.json").read_text()
     Path("run/cost.json").unlink()
     code, output, error = program("cost", "run")
     assert (code, error) == (0, "")
-    assert Path("run/cost.json").read_text() == kept  # as the training has left it
+    assert Path("run/cost.json").read_text() == kept  # as the training left it
     record = json.loads(kept)
     assert record["images"] == 7 and record["time_steps"] == 3
     assert record["checkpoint"] == "best-validation"
@@ -420,7 +420,7 @@ def test_no_picture_on_a_full_disk(program: Program, monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_of_images(folder: Path, program: Program) -> None:
-    """It is trained and drawn with the names of its classes, also from another folder."""
+    """A folder of images is trained and drawn with its class names, also by a recipe elsewhere."""
     stored = np.load("mine.npz")
     for number, (image, label) in enumerate(zip(stored["images"], stored["labels"], strict=True)):
         place = folder / "halves" / ("left", "right")[label]
@@ -444,7 +444,7 @@ def test_a_folder_of_images(folder: Path, program: Program) -> None:
     assert records("other") == records("run")
 
 
-RECORDS = {  # what is wrong with a run's records, and the file's name
+RECORDS = {  # damage: a record's new text or changes in it, and words of the message
     "no accuracy": (b'{"epoch": 2}', None, "epoch 2"),
     "not a record": (b"[]", None, "epoch 2"),
     "a drop without a step": (None, {"drops": [{}]}, "epoch 2"),
@@ -483,7 +483,7 @@ def test_damaged_records_are_a_line_in_every_command(damage: str, program: Progr
 
 
 def test_averaged_weights_are_told_apart(program: Program) -> None:
-    """As a row of their own, of runs that have them; stored, and drawn."""
+    """Averaged weights have a row of their own in runs that have them, and can be drawn."""
     title = "averaged weights, last epoch"
     code, output, error = program("train", "mine.toml", "--out", "run", "--set", AVERAGE)
     assert (code, error) == (0, "")
@@ -523,7 +523,10 @@ def test_keys_of_a_recipe_that_do_not_fit(
 
 
 def test_train_from_weights(program: Program, refused: Callable[..., str]) -> None:
-    """The file's checksum is kept; what does not fit is named, or left with --weights-partial."""
+    """Tensors that do not fit are named, or left out with --weights-partial.
+
+    The run records the checksum of the file.
+    """
     assert program("train", "mine.toml", "--out", "first")[0] == 0
     first = tsslbp.load("first")
     same = ("train", "mine.toml", "--weights", "first", "--out")
@@ -561,7 +564,7 @@ def test_resume_from_weights_that_are_gone(program: Program, refused: Callable[.
 
 
 def test_names_of_networks_that_ship(program: Program, refused: Callable[..., str]) -> None:
-    """Where a run is expected, and nothing is written into the package."""
+    """The name stands for a run, and nothing is written into the package."""
     folder = experiment.trained_folder("digits")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     record = experiment.trained_record("digits")
@@ -592,7 +595,7 @@ def test_names_of_networks_that_ship(program: Program, refused: Callable[..., st
 def test_the_end_of_a_training_stays_where_the_network_is(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cost and picture take the device's kernels: a network on a GPU is not moved for them."""
+    """Cost and picture are computed on the network's device, without moving the network."""
 
     def moved(net: torch.nn.Module) -> None:
         raise AssertionError("the network is moved to the CPU")

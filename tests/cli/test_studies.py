@@ -1,4 +1,4 @@
-"""The commands that make many runs: trials and reproduce."""
+"""Tests of the commands that make many runs: trials and reproduce."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.mark.parametrize("where", ["here", pytest.param("processes", marks=pytest.mark.slow)])
 def test_trials(where: str, program: Program, request: pytest.FixtureRequest) -> None:
-    """One failure does not lose the others; the same command makes what is missing, only that."""
+    """One failed run does not stop the others; the same command makes only what is missing."""
     if where == "here":
         request.getfixturevalue("jobs_here")
     blocked = Path("out/validated-seed1/thesis.tex")
@@ -68,7 +68,7 @@ def test_trials_on_a_cluster_are_the_same(program: Program) -> None:
 def test_trials_are_told_of_data_that_they_do_not_inherit(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that the environment names is no part of the recorded commands."""
+    """Recorded commands name a folder of data only if it was an option, not the environment's."""
     monkeypatch.setenv("TSSLBP_DATA", "there")
     for name, extra in (("inherited", ()), ("told", ("--data-dir", "here"))):
         options = ("--seeds", "1", "--epochs", "1", "--out", name, *extra)
@@ -80,7 +80,7 @@ def test_trials_are_told_of_data_that_they_do_not_inherit(
 
 @pytest.mark.slow
 def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the midst of a run, the same command continues that run."""
+    """After an interruption in the midst of a run, the same command continues that run."""
 
     class Interrupting(progress.TrialsDisplay):
         def running(self, jobs: object) -> None:
@@ -99,7 +99,7 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
         patch.setattr(trainings, "run_jobs", lambda *_: {"out/validated-seed0": "no memory"})
         code, output, error = program(*command)
     assert code == 2 and "no memory" in error
-    assert "epoch chosen on validation images" not in output  # of runs that are not finished
+    assert "epoch chosen on validation images" not in output  # unfinished runs have no table
     code, output, _ = program(*command)
     assert code == 0, output
     assert [record["epoch"] for record in run.epochs()] == list(range(1, 41))
@@ -108,7 +108,7 @@ def test_an_interrupted_study_goes_on(program: Program, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("jobs_here")
 def test_reproduce(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trials of a table's recipes, what they will cost before, and the report."""
+    """The command estimates the cost of a table's recipes, runs their trials and reports them."""
     (row,) = published.find("cifar10-cnn1")
     fake = replace(row, recipes=("digits",)), replace(row, title="Other", recipes=())
     monkeypatch.setattr(published, "find", lambda name: fake if name == "x" else ())

@@ -1,4 +1,4 @@
-"""The commands that list and compare runs, runs and diff; and the state of a run."""
+"""Tests of the commands runs and diff, which list and compare runs, and of a run's state."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def make(folder: str, accuracies: list[float], epochs: int = 2, **changes: object) -> Run:
-    """A run of the digits' recipe with such test accuracies, of so many epochs in all."""
+    """Return a run of the recipe digits, of `epochs` epochs in all, with these test accuracies."""
     experiment = replace(load_recipe("digits"), epochs=epochs, **changes)
     run = Run.create(Path("runs") / folder, experiment)
     for epoch, accuracy in enumerate(accuracies, 1):
@@ -36,7 +36,7 @@ def make(folder: str, accuracies: list[float], epochs: int = 2, **changes: objec
 
 @pytest.fixture
 def four(folder: Path) -> None:
-    """Runs in each of the states but one."""
+    """Create runs in each of the states but running."""
     make("a", [0.9, 0.8])
     make("b", [0.7, 0.95], seed=1, learning_rate=0.25)
     make("deep/c", [0.6], epochs=3)
@@ -154,7 +154,7 @@ def test_runs_for_other_programs(program: Program) -> None:
 
 
 def test_a_recipe_of_ones_own_gives_its_name(program: Program) -> None:
-    """That of its file, or its `name`; with what was changed, and what else tells runs apart."""
+    """The label has the recipe's file or `name`, the changes, and what else tells runs apart."""
 
     def labels() -> list[str]:
         return [row["settings"] for row in json.loads(program("runs", "--json")[1])]
@@ -177,7 +177,7 @@ def test_a_recipe_of_ones_own_gives_its_name(program: Program) -> None:
 
 
 def test_the_name_is_no_setting(program: Program) -> None:
-    """A run goes on under another name, and is compared as if it had none."""
+    """A run can be resumed under another name, and comparisons ignore names."""
     assert program("train", "mine.toml", "--epochs", "1", "--out", "run")[0] == 0
     named = ["--set", "name=other", "--epochs", "1"]
     assert program("train", "mine.toml", *named, "--out", "run", "--resume")[0] == 0
@@ -218,7 +218,10 @@ def re_blocks(output: str) -> list[list[str]]:
 
 
 def test_a_table_of_a_thousand_runs() -> None:
-    """Less than 2 s of an idle processor with the program's start; twice that on a busy one."""
+    """The table takes less than 5 s of processor time, the start of the program included.
+
+    An idle processor needs less than 2 s, a busy one twice that.
+    """
     make("0", [0.5 + epoch / 1000 for epoch in range(100)], epochs=100)
     text = Path("runs/0/config.toml").read_text()
     for number in range(1, 1000):
@@ -273,7 +276,7 @@ def test_records_are_read_without_torch() -> None:
 
 
 def test_a_table_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text is folded, and numbers stay whole."""
+    """Text is wrapped, and numbers stay whole."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=90, highlight=False)
     monkeypatch.setattr(printing, "console", terminal)

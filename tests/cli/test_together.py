@@ -18,7 +18,7 @@ from tsslbp.experiment import load_recipe
 from tsslbp.run import Run
 
 ROUNDS = int(os.environ.get("TSSLBP_ROUNDS", "2"))  # of every command
-HEAD_START = 0.05  # seconds until both begin, in which both have read what to do
+HEAD_START = 0.05  # seconds in which both read their command before they begin
 
 CHILD = """
 import contextlib, io, json, sys, time
@@ -57,7 +57,7 @@ Together = Callable[[list[str], list[str]], list[tuple[int, str]]]
 
 @pytest.fixture(scope="module")
 def children() -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes that have loaded the program."""
+    """Yield two processes that have loaded the program."""
     source = str(Path(tsslbp.__file__).parents[1])
     environment = {key: value for key, value in os.environ.items() if key != "TSSLBP_DATA"}
     started = [
@@ -80,7 +80,7 @@ def children() -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.fixture
 def together(children: list[subprocess.Popen[str]]) -> Together:
-    """Run the program in both processes at once; returns exit codes and errors."""
+    """Return a function that runs two commands at once and returns exit codes and errors."""
 
     def run(*commands: list[str]) -> list[tuple[int, str]]:
         start = time.time() + HEAD_START
@@ -98,7 +98,7 @@ def together(children: list[subprocess.Popen[str]]) -> Together:
 
 
 def winner(answers: list[tuple[int, str]], reasons: tuple[str, ...]) -> int:
-    """Which of two commands went through; the other was refused with one line."""
+    """Return which of two commands succeeded; the other must have been refused with one line."""
     codes = [code for code, _ in answers]
     assert sorted(codes) == [0, 2], answers
     won = codes.index(0)
@@ -123,7 +123,7 @@ WRITERS = {  # by command: more of its arguments, where it keeps the recipe, why
 
 @pytest.mark.parametrize("command", WRITERS)
 def test_one_of_two_has_a_new_folder(folder: Path, together: Together, command: str) -> None:
-    """The folder contains the configuration of the one that trains."""
+    """One of two commands gets the folder, which contains the configuration of that one."""
     Path("space.toml").write_text("trials = 1\n[parameters]\nlearning_rate = [0.01, 0.02]\n")
     more, recipe, reasons = WRITERS[command]
     for number in range(ROUNDS):
@@ -139,9 +139,9 @@ def test_one_of_two_has_a_new_folder(folder: Path, together: Together, command: 
 
 
 def test_one_of_two_resumes(folder: Path, together: Together) -> None:
-    """The other changes neither the configuration nor the list of resumes.
+    """The refused command changes neither the configuration nor the list of resumes.
 
-    On a busy machine the second may start when the first has ended. Then both go through.
+    On a busy machine the second may start after the first has ended; then both succeed.
     """
     for number in range(ROUNDS):
         out = folder / "runs" / str(number)
@@ -160,7 +160,7 @@ def test_one_of_two_resumes(folder: Path, together: Together) -> None:
 
 
 def test_refused_before_anything_changes(folder: Path, together: Together) -> None:
-    """During a training, every other command for the folder is refused."""
+    """While a run is held, other commands for its folder are refused and change no file."""
     out = folder / "run"
     common = ["train", str(folder / "mine.toml"), "--out", str(out), "--resume", "--epochs"]
     assert [code for code, _ in together([*common, "1"], ["recipes"])] == [0, 0]

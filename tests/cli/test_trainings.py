@@ -1,4 +1,4 @@
-"""Runs are made, opened again, and trained."""
+"""Tests of runs that are created, opened again and trained."""
 
 import math
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_resume_with_other_settings_names_them(
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, call: int, act: Callable[[Any], None]) -> None:
-    """Let `act` do something to the network before the training step number `call`."""
+    """Call `act` on the network before the training step number `call`."""
     original, calls = training.step.train_step, []
 
     def wrapper(net: Any, *arguments: Any, **options: Any) -> Any:
@@ -112,7 +112,7 @@ def test_interrupt_says_how_to_continue(program: Program, monkeypatch: pytest.Mo
         code, _, error = program("train", "mine.toml", "--out", "run")
     assert code == 130
     assert error == "stopped: tsslbp resume run continues the run in run\n"
-    # Weights of an epoch that is not over are called that.
+    # Weights from within an epoch are labelled as such.
     assert accuracies(program("evaluate", "run")[1])["last epoch"][0] == "1 + 2 steps"
     assert program("train", "mine.toml", "--out", "run", "--resume")[0] == 0
     assert records("run") == records("whole")

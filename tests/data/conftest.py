@@ -1,4 +1,4 @@
-"""No test of the data uses the user's own folders."""
+"""Fixture that keeps the tests of data away from the user's own folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue agrees with the loaders and with the files themselves."""
+"""Tests that the catalogue agrees with the loaders and with the files themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tsslbp.data` as a whole: a set by its name, and its shape without its files."""
+"""Tests of `tsslbp.data` as a whole: loading by name, and shapes without files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tsslbp.errors import InvalidInput
 
 @pytest.mark.parametrize("name", catalogue.entries())
 def test_shapes_are_known_without_the_files(name: str) -> None:
-    """Images have the catalogue's shape; frames have two polarities, or one, and may be smaller."""
+    """Images have the catalogue's shape; that of frames depends on the binning."""
     entry = catalogue.entries()[name]
     known = data.known_shape(name, None)
     assert known is not None

@@ -1,4 +1,4 @@
-"""Loading by name, batches, normalisation and splits."""
+"""Tests of loading by name, batches, normalisation and splits."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_split_test_gives_every_class_its_share(count: int, held_out: int) -> No
 
 
 class Items(torch.utils.data.Dataset):
-    """What PyTorch calls a data set, of some kind of image."""
+    """A PyTorch data set of images of any kind."""
 
     def __init__(self, images: list, labels: list, classes: list | None = None) -> None:
         self.images, self.labels = images, labels
@@ -154,7 +154,7 @@ class Items(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple:
-        return self.images[index], self.labels[index]  # never an IndexError of its own
+        return self.images[index], self.labels[index]  # the lists raise the IndexError
 
 
 def colours(count: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The files of data sets: folders given, real downloads over HTTP, and whether copies are whole."""
+"""Tests of the files of data sets: given folders, downloads over HTTP, and damaged copies."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_interrupted(server: Any, cache: Path) -> None:
 
 
 def test_a_full_disk_under_a_download(server: Any, cache: Path) -> None:
-    """Nothing torn is left in the file's place, and the next call downloads it."""
+    """No partial file is left behind, and the next call downloads it."""
     server.files[FILE] = CONTENT
     with disk_of(len(CONTENT) // 2):
         expect_failure(server.url, cache, "the disk is full")
@@ -175,7 +175,7 @@ def test_a_full_disk_under_a_download(server: Any, cache: Path) -> None:
 
 @pytest.fixture
 def unreachable(server: Any) -> str:
-    """Address of a port that nobody listens at."""
+    """Return the address of a port where no server listens."""
     import socket
 
     with socket.socket() as free:
@@ -210,7 +210,7 @@ def test_cache_is_read_only(server: Any, cache: Path) -> None:
 
 @pytest.fixture
 def entry(tiny: Any) -> Entry:
-    """The facts about the small set, which is one of those in the IDX format."""
+    """Entry of the small set, which is in the IDX format."""
     return tiny.entry()
 
 
@@ -251,7 +251,7 @@ def test_a_copy_is_looked_for_in_the_folder_given_else_in_the_cache(
 def test_recordings_are_found_where_they_are_read_from(
     name: str, tmp_path: Path, cache: Path
 ) -> None:
-    """Under every name that the reader takes, and not in the cache folder, where it never looks."""
+    """The folder may have any name that the reader accepts, and the cache is not searched."""
     entry = catalogue.find("nmnist")
     (tmp_path / "given" / name).mkdir(parents=True)
     (cache / name).mkdir(parents=True)
@@ -260,7 +260,7 @@ def test_recordings_are_found_where_they_are_read_from(
 
 
 def test_the_editions_of_cifar10_are_told_apart(tmp_path: Path) -> None:
-    """They share a folder; the test file distinguishes them."""
+    """The editions share a folder, and the test file distinguishes them."""
     contents = {file: file.encode() for file in cifar10.FILES}
     sums = {file: checksum(content, "sha1") for file, content in contents.items()}
     mine = replace(catalogue.find("cifar10-reencoded"), sha1=sums)

@@ -1,4 +1,4 @@
-"""The user's own images in a folder of classes: what is read, and the message for each mistake."""
+"""Tests of a user's images in a folder of classes: what is read, and each mistake's message."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SPLIT: Files = {
 
 
 def test_train_and_test(tmp_path: Path) -> None:
-    """Classes and files by name; what is hidden, or no image by its suffix, is not looked at."""
+    """Classes and files are in order of name; hidden files and other suffixes are ignored."""
     path = write(tmp_path / "pets", SPLIT)
     for other in ("train/notes.txt", "train/cat/.hidden.png", "train/cat/list.csv", ".DS_Store"):
         (tmp_path / "pets" / other).write_text("no image")

@@ -1,4 +1,4 @@
-"""Binned event sets: the file, and when it is made again."""
+"""Tests of the file of a binned event set, and of when it is made again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOW = [Binning(), Binning(values="count", window=2.0), Binning(by="count", value
 
 
 def read(item: int) -> Iterable[tuple[int, Events]]:
-    """An item holds as many recordings as its number tells, of as many events."""
+    """Yield the recordings of an item, whose number and size depend on the item."""
     random = np.random.default_rng(item)
     for part in range(1 + item % 3):
         count = 7 * item + part + 1
@@ -71,7 +71,7 @@ def test_the_file_holds_every_recording(how: Binning) -> None:
                 active = bin_events(events, HEIGHT, WIDTH, STEPS, how)
                 where = frames.flatten(1).nonzero(as_tuple=True)
                 step = np.repeat(np.arange(STEPS), active.counts)
-                if how.values != "surface":  # where an event at time 0 is 0
+                if how.values != "surface":  # on a surface, an event at time 0 has the value 0
                     assert where[1].tolist() == active.pixels.tolist()
                     assert where[0].tolist() == step.tolist()
                 values = frames.flatten(1)[step, active.pixels]
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_made_again(cache: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
 def test_one_damaged_byte_is_noticed_and_the_file_made_again(cache: Path, flip: int) -> None:
-    """Wherever it is; only of the white space behind the header nothing depends on."""
+    """A change of any byte matters, except in the unused white space behind the header."""
     small = replace(SOURCE, train=range(2), test=range(8, 9))
     frame_cache.load(small, STEPS, HOW[1])
     (path,) = files(cache)

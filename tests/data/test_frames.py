@@ -1,4 +1,4 @@
-"""Frames: the same values as a dense tensor, however they are indexed."""
+"""Tests that frames equal a dense tensor, however they are indexed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tsslbp.errors import InvalidInput
 
 
 def dense(seed: int = 0, kind: torch.dtype = torch.float32) -> Tensor:
-    """``[N, T, C, H, W]``; the third recording and one frame of another are empty."""
+    """Return frames `[N, T, C, H, W]`, of which one recording and one other frame are empty."""
     generator = torch.Generator().manual_seed(seed)
     frames = (torch.rand(7, 5, 2, 6, 8, generator=generator) < 0.1).to(torch.float32)
     if kind is not torch.bool:

@@ -1,4 +1,4 @@
-"""The user's own images in .npz files: what is accepted, and the message for each mistake."""
+"""Tests of a user's images in .npz files: what is accepted, and each mistake's message."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 class Trap:
-    """Makes a folder when unpickled."""
+    """Object that makes a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -295,7 +295,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     bare.write_bytes(pickle.dumps(Trap(sprung)) + as_member(npy(IMAGES)))
     expect_error(str(bare), "cannot read")
     assert not sprung.exists()
-    pickle.loads(bare.read_bytes())  # what must not happen, to show that the trap works
+    pickle.loads(bare.read_bytes())  # this shows that the trap works
     assert sprung.exists()
 
 
@@ -323,7 +323,7 @@ def test_unreadable(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_damage_anywhere(tmp_path: Path, save: Callable[..., None]) -> None:
-    """A file cut short is refused; with a byte changed it is refused or reads the same."""
+    """A file cut short is refused; one with a changed byte is refused or reads the same."""
     path = tmp_path / "mine.npz"
     save(path, images=IMAGES[:4, :2, :2], labels=LABELS[:4].astype(np.uint8))
     good, whole = path.read_bytes(), data.load(str(path))

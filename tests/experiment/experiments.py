@@ -1,4 +1,4 @@
-"""Experiments at random, and how a message is checked, for the tests of this folder."""
+"""Random experiments and a check of messages, for the tests of this folder."""
 
 import string
 

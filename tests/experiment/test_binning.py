@@ -1,4 +1,4 @@
-"""The record of a binning: tables, options that do not go together, and the shape of a frame."""
+"""Tests of a binning's record: tables, options that exclude each other, and a frame's shape."""
 
 from __future__ import annotations
 

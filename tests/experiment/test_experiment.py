@@ -1,4 +1,4 @@
-"""An experiment: construction, errors, tables."""
+"""Tests of experiments: construction, errors and tables."""
 
 import pickle
 from dataclasses import FrozenInstanceError

@@ -1,4 +1,4 @@
-"""How a recipe names its network: files, their copies and checksums, and settings of their own."""
+"""Tests of how a recipe names its network: files, their copies and checksums, and settings."""
 
 import hashlib
 from dataclasses import replace
@@ -93,11 +93,11 @@ def test_a_recipe_is_saved_with_its_file(recipe: Path, tmp_path: Path) -> None:
     assert copy.network_checksum == hashlib.sha256(SOURCE.encode()).hexdigest()
     assert replace(copy, network=experiment.network, network_checksum=None) == experiment
     assert settings_table(copy) == settings_table(experiment)
-    save(copy, tmp_path / "moved" / "config.toml")  # once more, where it is
+    save(copy, tmp_path / "moved" / "config.toml")  # again, in its own folder
     (recipe.parent / "nets.py").write_text(SOURCE + "# changed\n")
     assert settings_table(copy) != settings_table(experiment)
     (tmp_path / "moved" / "nets.py").unlink()
-    assert settings_table(copy)["network"].startswith("nets.py:make (")  # records will do
+    assert settings_table(copy)["network"].startswith("nets.py:make (")  # the record suffices
 
 
 def test_a_file_that_changed_is_not_saved(recipe: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_file_that_changed_is_not_saved(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_trust(recipe: Path, tmp_path: Path) -> None:
-    """A user's own recipe may execute its file; a copy next to a configuration only if trusted."""
+    """A user's recipe may execute its file, but a copy beside a configuration only if trusted."""
     own = load_recipe(recipe)
     check_trust(own, False)
     save(own, tmp_path / "config.toml")

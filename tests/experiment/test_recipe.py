@@ -1,4 +1,4 @@
-"""Recipes: files, and settings of the command line."""
+"""Tests of recipes: their files, and the settings given on the command line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ class TestLoadRecipe:
         assert load_recipe(path).data == str(tmp_path / "mine.npz")
 
     def test_a_link_to_images_has_its_own_name(self, tmp_path: Path) -> None:
-        """A store may call files by their digests; the suffix says what they are."""
+        """A link is followed only if its target has the suffix too, which says what a file is."""
         (tmp_path / "store").mkdir()
         for name, target in (("mine", "store/1f3a"), ("second", "store/a.npz")):
             (tmp_path / f"{name}.npz").symlink_to(tmp_path / target)

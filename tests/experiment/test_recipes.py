@@ -1,4 +1,4 @@
-"""The shipped recipes are complete and readable, and have exactly the settings that they claim."""
+"""Tests that the shipped recipes are complete and have exactly the settings that they claim."""
 
 import re
 import tomllib
@@ -17,14 +17,14 @@ from tsslbp.network import SpikingLayer
 from tsslbp.rules import TSSLBP
 from tsslbp.training import build_network
 
-# What a recipe may leave unsaid: there is no number for "none".
+# Keys that a recipe may omit, since TOML has no value for None.
 OPTIONAL = {
     *("desired_count", "undesired_count", "patience", "train_images", "binning", "activation"),
     *("step_epochs", "average_weights", "network_settings", "network_checksum"),
     *("name", "changed"),
     *("weights", "weights_partial", "weights_checksum", "freeze"),
 }
-# Of newer recipes: the settings of the public code have none of it. Only `mnist` shows these keys.
+# Keys of newer recipes, which the public code lacks. Of the older recipes only `mnist` has them.
 NEWER: dict[str, Any] = {
     "roll": 0,
     "cutout": 0,
@@ -44,7 +44,7 @@ NEWER: dict[str, Any] = {
     "step_factor": 0.1,
     "average_weights": None,
 }
-# For networks that are described by their layers, and for losses of spike trains.
+# Keys for networks that are described by their layers, and for losses on spike trains.
 OF_LAYERS = {
     *("padding", "weight_scale", "conv_init", "pool_scale", "neunorm", "dropout_kind"),
     *("target_filters", "desired_train"),
@@ -144,7 +144,7 @@ CIFAR10_DVS = CNN1 | {
     "time_steps": 10,
     "binning": Binning(by="count", values="surface", normalise=True, down_sample=4),
 }
-# From the author's advice, but for the window and the last hidden layer.
+# From the author's advice, except for the window and the last hidden layer.
 DVS_GESTURE = COUNT | {
     "data": "dvs-gesture",
     "network": "64C3-128C3-P2-256C3-P2-512",
@@ -268,7 +268,7 @@ def test_the_network_can_be_built(name: str, parameters: int) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10-cnn1", "cifar10-cnn2"])
 def test_where_cifar10_drops_out(name: str) -> None:
-    """After conv1, conv2 + pool, conv3 + pool, conv4, conv5 and both hidden linear layers."""
+    """Dropout follows conv1, conv2 + pool, conv3 + pool, conv4, conv5 and both hidden layers."""
     thin = re.sub(r"\d{3,}", "4", load_recipe(name).network)
     assert thin in ("96C3-4C3-P2-4C3-P2-4C3-4C3-4-4", "4C3-4C3-P2-4C3-P2-4C3-4C3-4-4")
     net = build_network(replace(load_recipe(name), network=thin), (3, 32, 32), 10)

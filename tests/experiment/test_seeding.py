@@ -1,4 +1,4 @@
-"""Random numbers from seed, purpose, epoch and step alone."""
+"""Tests that random numbers depend on seed, purpose, epoch and step alone."""
 
 from itertools import product
 
@@ -8,7 +8,7 @@ from tsslbp.experiment.seeding import derive, generator
 
 
 def test_seeds_are_the_same_on_every_machine() -> None:
-    """Numbers written down once: another one would change every run that resumes."""
+    """These numbers must never change, since every run that resumes would change with them."""
     assert derive(0, "order") == 7578279855587470956
     assert derive(3, "dropout", epoch=2, step=5) == 5161860587492540916
 

@@ -1,4 +1,4 @@
-"""Trained weights are found by name, folder or file; the pretrained networks."""
+"""Tests of trained weights, found by name, folder or file, and of the pretrained networks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_its_record_says_where_it_is_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", trained_names())
 def test_it_reaches_its_recorded_accuracy(name: str, request: pytest.FixtureRequest) -> None:
-    """On another processor sums are added in another order, which flips a spike now and then."""
+    """Five images may differ: other processors add in another order, which flips some spikes."""
     wanted, data_dir = Run.open(Path(name)).experiment, None
     if wanted.data != "digits":
         data_dir = request.getfixturevalue("data_dir")
@@ -69,7 +69,7 @@ def test_it_reaches_its_recorded_accuracy(name: str, request: pytest.FixtureRequ
     accuracy = training.evaluate(net, test, wanted.mean, wanted.std)[-1]
     record = trained_record(name)
     assert abs(accuracy - record["test_accuracy"]) <= 5 / len(test.labels)
-    assert abs(record["test_accuracy"] - record["trained_accuracy"]) <= 0.001  # stored in half
+    assert abs(record["test_accuracy"] - record["trained_accuracy"]) <= 0.001  # float16
 
 
 def test_a_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_a_configuration_holds_path_and_checksum(
     save_file({"conv1.weight": torch.zeros(16, 1, 3, 3)}, kept.weights)
     with pytest.raises(InvalidInput, match=r"one.safetensors has changed .* expected [0-9a-f]{12}"):
         weights_source(kept.weights, kept.weights_checksum)
-    save(kept, tmp_path / "again.toml")  # which needs the file no more
+    save(kept, tmp_path / "again.toml")  # this no longer needs the file
 
 
 def test_relative_weights_start_from_the_recipe(tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ def custom(*parts: nn.Module, shape: tuple[int, ...] = SHAPE, steps: int = 5) ->
 
 
 def constants() -> CustomNetwork:
-    """Constants of their own in each layer, some of them learned; biases, stride and dilation."""
+    """Return a network in which each layer has its own constants, some of them learned.
+
+    It also has biases, stride and dilation.
+    """
     return custom(
         layers.Conv(2, 4, 3, stride=2, padding=1, bias=True),
         layers.LIF(2.5, 4.0, 0.8, learnable=("tau_m", "tau_s", "threshold"), time_steps=5),
@@ -39,7 +42,7 @@ def constants() -> CustomNetwork:
 
 
 def normalised() -> CustomNetwork:
-    """Batch normalisation behind every connection, with averages that training has left behind."""
+    """Return a network with batch normalisation, already trained, after every connection."""
     net = custom(
         layers.Conv(2, 4, 3),
         layers.BatchNorm(4),
@@ -54,7 +57,7 @@ def normalised() -> CustomNetwork:
 
 
 def residual(**settings: object) -> CustomNetwork:
-    """Two blocks, of which the second halves the image, and logits at the end."""
+    """Return a network of two residual blocks, the second of which halves the image, and logits."""
     settings = {"channels": (4, 6), "blocks": 1, "spiking_output": True, **settings}
     shape = (2, 8, 8)
     module = models.sew_resnet(shape, CLASSES, 5, **settings)  # type: ignore[arg-type]
@@ -64,14 +67,14 @@ def residual(**settings: object) -> CustomNetwork:
 
 
 def shared() -> CustomNetwork:
-    """A connection and its neurons in two places."""
+    """Return a network that uses one connection and its neurons in two places."""
     twice = layers.Linear(9, 9), layers.LIF(3.0, 2.0, 0.6)
     parts = layers.Linear(198, 9), layers.LIF(time_steps=5), *twice, *twice
     return custom(nn.Flatten(-3), *parts, layers.Linear(9, CLASSES, bias=True), layers.LIF())
 
 
 def trained(net: CustomNetwork) -> None:
-    """Let running averages and weights of the normalisation be some that no start has."""
+    """Give normalisations running averages and weights that differ from their initial values."""
     net.train()
     for seed in range(20):
         net(1 + 2 * normal(8, *net.input_shape, seed=seed))

@@ -1,4 +1,4 @@
-"""NIR: spikes in three importers, exact round trips, files of other libraries, and errors."""
+"""Tests of NIR: spikes in three importers, exact round trips, files of other libraries, errors."""
 
 import io
 import logging
@@ -57,7 +57,7 @@ CHAINS = [name for name in NETWORKS if name != "residual"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The peers print, log and use what they themselves call deprecated."""
+    """Silence the peers, which print, log and use what they themselves call deprecated."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -91,13 +91,13 @@ READ_BY = [  # Norse's executor returns what an inner node sends, where a graph 
 
 
 def through_file(graph: Any, folder: Path) -> Any:
-    """The graph as its own library reads it back, with all shapes checked."""
+    """Return the graph as NIR reads it back from a file, with all shapes checked."""
     nir.write(folder / "net.nir", graph)
     return nir.read(folder / "net.nir")
 
 
 def run(module: nn.Module, x: Tensor, steps: int) -> Tensor:
-    """Outputs ``[T, N, ...]`` of a peer's module, which takes a step after the other."""
+    """Return outputs `[T, N, ...]` of a peer's module, which takes one time step per call."""
     state, outputs = None, []
     with torch.no_grad():
         for _ in range(steps):
@@ -108,7 +108,7 @@ def run(module: nn.Module, x: Tensor, steps: int) -> Tensor:
 
 
 def expected(net: Net, x: Tensor) -> Tensor:
-    """What the graph's output is: spikes of the last neurons, or a connection's results."""
+    """Return the graph's output: spikes of the last neurons, or a connection's results."""
     last = [*net.modules()][-1]
     if isinstance(net, Network) or (isinstance(last, LIF) and last.start.output_psc):
         return list(net.trace(x).values())[-1].spikes
@@ -174,7 +174,7 @@ def test_a_rule_of_the_file_and_another() -> None:
 
 
 def test_the_portable_form() -> None:
-    """NIR's equations with forward Euler are ours; ``w_in`` and r leave no factor behind."""
+    """NIR's equations with forward Euler are ours, and `w_in` and `r` leave no factor behind."""
     net = network(neuron=layers.lif.Neuron(4.0, 2.5, 0.9))
     graph = to_nir(net)
     node = graph.nodes["conv1_neurons"]
@@ -198,7 +198,7 @@ def test_pooling_is_folded_where_that_is_exact() -> None:
             kinds[kind, fold] = [type(one).__name__ for one in graph.nodes.values()]
     assert kinds["padded pooling", True].count("SumPool2d") == 0
     assert kinds["padded pooling", False].count("SumPool2d") == 1
-    assert kinds["ragged and padded", True].count("SumPool2d") == 1  # its border would come in
+    assert kinds["ragged and padded", True].count("SumPool2d") == 1  # or the border would count
     assert kinds["ragged pooling", True].count("SumPool2d") == 0
     conv = to_nir(NETWORKS["padded pooling"]()).nodes["conv2"]
     assert conv.weight.shape[-2:] == (6, 6)
@@ -219,7 +219,7 @@ def test_metadata_say_how_to_read_the_output(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_comes_in_as_it_is_now() -> None:
-    """Not as what its metadata say that it was."""
+    """The current values of an edited file count, not what its metadata say."""
     graph, x = to_nir(network()), images(network())
     before = from_nir(graph)(x)
     conv = graph.nodes["conv1_neurons"]
@@ -302,13 +302,13 @@ def test_only_networks_have_a_graph() -> None:
     ],
 )
 def test_metadata_that_would_mislead(metadata: Any, message: str) -> None:
-    """Another T, for instance, is what `from_nir` would build the network with."""
+    """Metadata must be storable and must not replace entries that `from_nir` relies on."""
     with pytest.raises(InvalidInput, match=message):
         to_nir(network("13"), metadata=metadata)
 
 
 def test_names_that_a_file_cannot_hold(tmp_path: Path) -> None:
-    """HDF5 takes a slash for a folder; NIR has an input and an output of its own."""
+    """Names lose slashes, which are folders in HDF5, and avoid NIR's own `input` and `output`."""
     parts = {"in/out": nn.Flatten(-3), "output": layers.Linear(198, 4), "b c": LIF(time_steps=5)}
     module = nn.Sequential()
     for name, part in (parts | {"forward_": layers.Linear(4, CLASSES)}).items():
@@ -322,7 +322,7 @@ def test_names_that_a_file_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_branches_behind_one_flatten(fold: bool, tmp_path: Path) -> None:
-    """Pooling and Flatten become nodes that both branches share; each takes the factor."""
+    """Both branches share the nodes of pooling and Flatten, and each applies the factor."""
 
     def branch(tau_s: float) -> nn.Module:
         return nn.Sequential(layers.Linear(3 * 3 * 4, 5), LIF(2.0, tau_s, 0.4))
@@ -343,7 +343,7 @@ def test_branches_behind_one_flatten(fold: bool, tmp_path: Path) -> None:
 
 
 def snntorch_net(conv: bool) -> nn.Module:
-    """Its export asks for constants in the shape of the neurons."""
+    """Return a snnTorch network, with constants in the neurons' shape, as its export requires."""
     snn = pytest.importorskip("snntorch", reason=MISSING)
 
     def constants(*shape: int, **values: float) -> dict[str, Any]:
@@ -386,9 +386,9 @@ def test_a_file_of_norse(tmp_path: Path) -> None:
     net, x = peer.SequentialState(*parts), 2 * normal(4, 13)
     with quiet():
         graph = peer.to_nir(net, x, dt=0.001)
-        nir.write(tmp_path / "peer.nir", graph, compression=None)  # it holds scalars
+        nir.write(tmp_path / "peer.nir", graph, compression=None)  # scalars cannot be compressed
         theirs = run(net, x, 20)
-    for source in (tmp_path / "peer.nir", graph):  # which holds tensors
+    for source in (tmp_path / "peer.nir", graph):  # the graph itself holds tensors
         module = from_nir(source, dt=0.001, time_steps=20)
         assert theirs.any() and torch.equal(module(x), theirs)
 

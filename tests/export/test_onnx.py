@@ -1,4 +1,4 @@
-"""ONNX: onnxruntime computes the same as the network, and the checker accepts the model."""
+"""Tests of ONNX: onnxruntime agrees with the network, and the checker accepts the model."""
 
 import copy
 import sys
@@ -47,7 +47,7 @@ NETWORKS: dict[str, Callable[[], Net]] = {
 
 
 def outputs(model: onnx.ModelProto, x: Tensor) -> Tensor:
-    """What onnxruntime computes, on one thread as everything in tests."""
+    """Return what onnxruntime computes, on one thread like everything in tests."""
     onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -63,7 +63,7 @@ SLOW = ("pooling", "constants", "vgg")  # a conversion takes some seconds
     "kind", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in NETWORKS]
 )
 def test_onnxruntime_computes_the_network(kind: str) -> None:
-    """For batches of any size, that of one image among them."""
+    """The model agrees with the network for batches of any size, even of one image."""
     net = NETWORKS[kind]()
     model = to_onnx(net)
     for count in (1, 7):
@@ -83,7 +83,7 @@ def test_the_mnist_network_gives_the_same_numbers() -> None:
     expected = net(tsslbp.data.normalise(pixels, 0.1307, 0.3081)).detach()
     found = outputs(model, pixels)
     assert expected.any()
-    assert (found == expected).float().mean() > 0.999  # a sum may be rounded otherwise
+    assert (found == expected).float().mean() > 0.999  # a sum may be rounded differently
     assert torch.equal(tsslbp.predict(found), tsslbp.predict(expected))
 
 
@@ -121,7 +121,7 @@ def test_what_a_model_says() -> None:
 
 
 class Peeking(nn.Module):
-    """What depends on the input's values has no graph."""
+    """Module without a graph, since its result depends on the input's values."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 3 else 2 * x
@@ -140,7 +140,7 @@ def test_a_module_that_cannot_be_traced_is_told_in_a_line() -> None:
 
 
 def test_doubles_are_converted() -> None:
-    """A model that mixes types could be written, but not run."""
+    """Weights are converted to one type, since a model of mixed types cannot be run."""
     net = network("13", input_shape=(1, 5, 3), steps=2)
     model, x = to_onnx(copy.deepcopy(net).double()), images(net, 3)
     assert net(x).any()

@@ -1,4 +1,4 @@
-"""The plain network: the same outputs, of PyTorch's own modules, and traceable."""
+"""Tests of the plain network: the same outputs, PyTorch's own modules, and traceability."""
 
 import copy
 
@@ -77,7 +77,7 @@ def test_each_layer_has_a_module_that_hooks_find() -> None:
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("kind", ["pooling", "neunorm", "constants", "residual"])
 def test_torch_export_takes_it(kind: str, frames: bool) -> None:
-    """With a batch of any size, which the network itself does not allow."""
+    """The batch may have any size, which the network itself does not allow."""
     net = NETWORKS[kind]()
     plain, x = to_plain(net), images(net, 2)
     if frames:

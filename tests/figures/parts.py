@@ -1,4 +1,4 @@
-"""Parts of drawn figures, for the tests to look at."""
+"""Helpers that read the parts of drawn figures."""
 
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -14,6 +14,6 @@ def legend(figure: Figure) -> list[str]:
 
 
 def drawn(figure: Figure) -> Figure:
-    """The figure after it was laid out, which warns where something has no room."""
+    """Return the figure after its layout, which warns where something has no room."""
     figure.draw_without_rendering()
     return figure

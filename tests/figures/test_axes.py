@@ -1,4 +1,4 @@
-"""Values on the axes of parallel coordinates agree with the ticks."""
+"""Tests that values on the axes of parallel coordinates agree with the ticks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The microscope's figure shows the values of its arrays."""
+"""Tests that the microscope's figure shows the values of its arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Figures of a run show the values of its records and arrays."""
+"""Tests that figures of a run show the values of its records and arrays."""
 
 import math
 
@@ -32,7 +32,7 @@ def spikes(steps: int = 4, neurons: tuple[int, ...] = (5,), at: tuple[int, ...] 
 
 
 def segments(drawn) -> list[list[tuple[float, float]]]:
-    """The ends of every spike's tick, by layer."""
+    """Return the ends of every spike's tick, by layer."""
     return [[tuple(map(tuple, ends)) for ends in part.get_segments()] for part in drawn.collections]
 
 
@@ -199,7 +199,7 @@ def test_confusion_of_any_number_of_classes(classes: int, numbered: int) -> None
 
 
 def test_classes_have_names() -> None:
-    """Where they are given; a dollar sign is no formula."""
+    """Figures show class names if they are given, and a dollar sign starts no formula."""
     names = ("cat", "big $dog$", "hen")
     axes = drawn(figures.confusion(np.eye(3, dtype=int), names)).axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -243,7 +243,7 @@ def test_image_trace_follows_the_most_active_neurons_and_all_classes() -> None:
 def test_image_trace_of_any_number_of_steps(steps: int) -> None:
     *_, conv1, output = traced(steps, 1, 1).axes
     assert output.lines[-1].get_label() == "1 true and predicted"
-    assert (conv1.lines[2].get_marker() == "_") == (steps == 1)  # no spike, but still to be seen
+    assert (conv1.lines[2].get_marker() == "_") == (steps == 1)  # visible even without a spike
 
 
 def test_histograms_count_every_weight_and_gradient() -> None:

@@ -1,4 +1,4 @@
-"""Images and frames are drawn according to their pixels."""
+"""Tests that images and frames are drawn according to their pixels."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Figures of many runs show the values of the arrays."""
+"""Tests that figures of many runs show the values of the arrays."""
 
 import math
 
@@ -37,7 +37,7 @@ def point(
 
 
 def heights(figure: Figure) -> np.ndarray:
-    """How high each trial lies on each axis of parallel coordinates, the best trial last."""
+    """Return each trial's height on each axis of parallel coordinates, with the best trial last."""
     (lines,) = collections(figure)
     return np.array(lines.get_segments())[:, :, 1]
 
@@ -113,7 +113,7 @@ def test_learning_rate_against_epochs() -> None:
     assert points.get_offsets().tolist() == [[100, 0.001], [200, 0.0001], [50, 0.001], [50, 0.001]]
     assert points.get_array().tolist() == pytest.approx([70, 80, 90, 95])
     _, single, below, above = points.get_sizes()
-    assert below > above == single  # the better one lies on the other, which is seen around it
+    assert below > above == single  # the better lies on top, with the other around it
     assert [text.get_text() for text in axes.texts] == ["2 trials"]
 
 
@@ -158,7 +158,7 @@ def test_energy_by_group() -> None:
 
 
 def test_accuracy_against_time_steps_with_intervals() -> None:
-    """Rules at one T stand side by side, in equal distances around it on the logarithmic axis."""
+    """Rules at the same T stand at equal distances around it on the logarithmic axis."""
     rules = {
         "a": [point(1, 0.90, (0.88, 0.92)), point(5, 0.95)],
         "b": [point(1, 0.91), point(5, 0.96, (0.95, 0.97))],
@@ -175,7 +175,7 @@ def test_accuracy_against_time_steps_with_intervals() -> None:
 
 
 def test_accuracy_against_cost_with_intervals() -> None:
-    """A colour a rule, a marker a T; where the cost is not known there is no point."""
+    """Each rule has a colour and each T a marker; results without a known cost have no point."""
     rules = {
         "a": [point(1, 0.9, None, 100, (90, 110)), point(5, 0.95, (0.94, 0.96), 300)],
         "b": [point(1, 0.91, None, 120), point(5, 0.97)],

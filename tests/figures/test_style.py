@@ -1,4 +1,4 @@
-"""Colours, dashes and legends that all figures share."""
+"""Tests of the colours, dashes, legends and settings that all figures share."""
 
 import ast
 import os
@@ -26,7 +26,7 @@ from .parts import drawn
 
 @pytest.fixture(autouse=True)
 def no_pixels() -> None:
-    """Here pictures are drawn."""
+    """Override the fixture that replaces pictures, since these tests draw them."""
 
 
 def test_legend_of_many_entries_leaves_the_axes_their_height() -> None:
@@ -66,7 +66,7 @@ ODD = {  # settings of a user, each of which changes a figure
 
 
 def figures(name: str = "a") -> dict[str, Callable[[], object]]:
-    """All that the package draws, with a name from data wherever one is shown."""
+    """Return everything that the package draws, with a name from data wherever one is shown."""
     spikes, steps = (np.arange(24).reshape(4, 1, 6) % 3 == 0) * 1.0, np.arange(3)
     potentials, epochs = {name: spikes}, [{"epoch": 1, "test_accuracy": 0.5, "note": name}]
     epochs[0] |= {"firing_rate": {name: 0.5}, "warm_up": {name: None}}
@@ -104,7 +104,7 @@ def figures(name: str = "a") -> dict[str, Callable[[], object]]:
 
 
 def written(make: Callable[[], Any], folder: Path) -> list[bytes]:
-    """A figure as the bytes of its files."""
+    """Return a figure as the bytes of its files."""
     figure = make()
     if isinstance(figure, Animation):
         svg.save_gif(figure, folder / "a.gif")
@@ -113,7 +113,7 @@ def written(make: Callable[[], Any], folder: Path) -> list[bytes]:
 
 
 def test_all_that_draws_does_so_under_our_own_settings() -> None:
-    """Functions that return a figure or an animation, or take one to write it."""
+    """Functions that return or write a figure or an animation are decorated with `own_settings`."""
     drawing = []
     for path in sorted(FIGURES.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -1,4 +1,4 @@
-"""The SVG of a figure can be embedded in a page with others."""
+"""Tests that the SVG of a figure can be embedded in a page with others."""
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path

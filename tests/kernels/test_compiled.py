@@ -1,4 +1,4 @@
-"""Compiled kernels: their arguments, workers, errors and cache."""
+"""Tests of compiled kernels: their arguments, workers, errors and cache."""
 
 import ast
 import os
@@ -130,7 +130,7 @@ print(torch.get_num_threads())
 
 
 def test_pytorchs_number_of_threads_stays() -> None:
-    """Also when Numba starts its threads; PyTorch's sums depend on it."""
+    """PyTorch's number of threads, on which its sums depend, stays when Numba starts its own."""
     environment = os.environ | {"NUMBA_NUM_THREADS": "5"}
     command = [sys.executable, "-c", THREADS]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -138,7 +138,10 @@ def test_pytorchs_number_of_threads_stays() -> None:
 
 
 def test_functions_of_one_name_have_files_of_their_own() -> None:
-    """Or else two processes that compile at once could take one's code for the other's."""
+    """Functions of one name that close over different values do not share a cache file.
+
+    Otherwise, of two processes that compile at once, one could load the code of the other.
+    """
 
     def adding(number: int):
         @kernel()
@@ -164,7 +167,10 @@ print(x.grad.item(), backward.cache_hits)
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # five processes, of which three compile
 def test_a_changed_source_compiles_anew_and_an_unchanged_one_does_not(tmp_path: Path) -> None:
-    """Of the file of a function that the kernel calls, and nothing is ever deleted."""
+    """A change in a file whose functions the kernel calls makes it compile anew.
+
+    The code compiled for the former source stays in the cache.
+    """
     package = tmp_path / "site" / "tsslbp"
     shutil.copytree(
         Path(tsslbp.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
@@ -217,7 +223,7 @@ def double(x):
 
 
 def test_code_of_another_signature_is_not_taken(cache: Path) -> None:
-    """Whatever the name of a file, it contains the signature for which it was compiled."""
+    """A file that contains the code of another signature is not loaded, whatever its name."""
     first = kernel()(double)
     assert (first(2), first(2.5)) == (4, 5.0)
     files = sorted(cache.rglob("*.kernel"))
@@ -229,7 +235,7 @@ def test_code_of_another_signature_is_not_taken(cache: Path) -> None:
 
 
 def test_damaged_code_is_noticed_and_made_again(cache: Path) -> None:
-    """Wherever the damage is, and without a message."""
+    """Damage anywhere in a cache file is detected, and the code is silently compiled again."""
     first = kernel()(double)
     assert first(2) == 4
     (path,) = cache.rglob("*.kernel")
@@ -268,7 +274,7 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
 def test_without_a_home_the_current_folder_gets_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither ``HOME`` nor an entry of the user's: as in many containers."""
+    """Without ``HOME`` or a user entry, as in many containers, the current folder stays empty."""
     for name in ("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
@@ -281,7 +287,7 @@ def test_without_a_home_the_current_folder_gets_none(
 
 
 def test_files_of_earlier_states_are_removed_but_for_the_last(cache: Path) -> None:
-    """Of this machine; another one that shares the folder has its own."""
+    """All but the two latest earlier states of this machine are removed, and no other machine's."""
     (cache / "of-numba.py311.nbi").touch()
     (cache / "of-numba.py311.1.nbc").touch()
     (cache / "module.pyc").touch()
@@ -303,7 +309,10 @@ def test_files_of_earlier_states_are_removed_but_for_the_last(cache: Path) -> No
 def test_the_key_is_that_of_the_code_that_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python takes an old compiled file where size and time of the source are the same."""
+    """The key follows the bytecode that Python loads, even if that is older than the source.
+
+    Python loads an old compiled file if the size and time of the source are the same.
+    """
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
 
     def state() -> str:
@@ -345,7 +354,7 @@ def test_whatever_changes_the_code_changes_the_key(what: str) -> None:
 
 
 def test_all_that_a_kernel_is_made_of_lies_in_the_folders_of_its_key() -> None:
-    """The package's other modules lend the kernels' modules classes for the host, and no more."""
+    """Compiled functions use nothing from modules of the package that no cache key covers."""
     folders = [Path(module.__file__ or "").parent for module in (compiled, cpu)]
     for folder in folders:
         for path in folder.glob("*.py"):
@@ -362,13 +371,13 @@ def test_all_that_a_kernel_is_made_of_lies_in_the_folders_of_its_key() -> None:
 
 
 def outside(node: ast.ImportFrom, in_kernels: bool) -> bool:
-    """Whether something is imported from a module of the package that no key covers."""
+    """Return whether an import is from a module of the package that no key covers."""
     room = (node.module or "").partition(".")[0]
     return node.level == 2 and (in_kernels or room != "kernels")
 
 
 def compiled_functions(path: Path, tree: ast.Module) -> list[ast.FunctionDef]:
-    """The functions of a module that Numba compiles, or that make its code."""
+    """Return the functions of a module that Numba compiles, or that make its code."""
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     words = ("kernel", "ParallelKernel", "overload", "intrinsic")
     found = [

@@ -33,7 +33,7 @@ def spikes(*shape: int, dtype: torch.dtype = torch.float64, share: float = 0.2) 
 
 
 def pooled(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Sums of up to four spikes, times 1.1, as they leave a pooling layer."""
+    """Return sums of up to four spikes, times 1.1, like the output of a pooling layer."""
     drawn = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (1.1 * (5 * drawn**3).floor()).to(dtype)
 
@@ -43,7 +43,7 @@ def dense_conv2d(x: Tensor, weight: Tensor, padding: int = 0, stride: int = 1) -
 
 
 def run(operation, x: Tensor, weight: Tensor, *rest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, input gradient and weight gradient for a random output gradient."""
+    """Return the output, and the gradients of input and weight for a random output gradient."""
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
     out = operation(x, weight, *rest)
     grad_out = normal(*out.shape, seed=2).to(out)
@@ -81,7 +81,7 @@ def assert_linear(x: Tensor, weight: Tensor) -> None:
 @DTYPES
 @pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 33])
 def test_channels(channels: int, dtype: torch.dtype) -> None:
-    """Fewer than a vector, whole vectors, vectors with a rest, and several blocks of vectors."""
+    """Channels may fill less than a vector, whole vectors with a rest, or several blocks."""
     for out_channels in (1, 7, 8, 16, 17, 40, 64, 65, 130, 300):
         x, weight = spikes(3, channels, 5, 6, dtype=dtype), normal(out_channels, channels, 3, 3)
         assert_conv(x, weight.to(dtype), padding=1)
@@ -100,7 +100,7 @@ WINDOWS = [
 @DTYPES
 @pytest.mark.parametrize("stride", [1, 2, 3, 8])
 def test_kernels_images_and_strides(stride: int, dtype: torch.dtype) -> None:
-    """Also where pixels lie between the windows or behind the last, and where a stride is large."""
+    """Convolutions equal dense ones, also if pixels lie between the windows or behind the last."""
     for kernel, padding, size in WINDOWS:
         weight = normal(20, 3, kernel, kernel, dtype=dtype)
         assert_conv(spikes(2, 3, *size, dtype=dtype, share=0.4), weight, padding, stride)
@@ -147,7 +147,7 @@ def test_values(values: Tensor, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_shows(value: float) -> None:
-    """A diverged layer must not go unnoticed because its values count as no events."""
+    """NaN and infinity count as events, so that a diverged layer does not go unnoticed."""
     x, weight = spikes(2, 3, 5, 5), normal(16, 3, 3, 3)
     x[1, 2, 2, 2] = value
     assert torch.equal(events.conv2d(x, weight).isfinite(), dense_conv2d(x, weight).isfinite())
@@ -201,7 +201,7 @@ def test_layouts_of_the_output_gradient(layout: str) -> None:
 
 
 def test_expanded_tensors() -> None:
-    """A static image shown at every step, and the gradient of a sum."""
+    """Expanded tensors work as the input (a static image) and as the gradient (of a sum)."""
     x, weight = pooled(1, 6, 5, 8).expand(4, 6, 5, 8), normal(20, 6, 3, 3).requires_grad_()
     events.conv2d(x, weight, 1).sum().backward()
     assert weight.grad is not None
@@ -210,13 +210,13 @@ def test_expanded_tensors() -> None:
 
 
 def every_second(x: Tensor) -> Tensor:
-    """The same values with a step between neighbours in memory, and NaN in the gaps."""
+    """Return the same values with gaps between neighbours in memory, which hold NaN."""
     gaps = torch.full_like(x, math.nan)
     return torch.stack([x, gaps], dim=-1)[..., 0]
 
 
 def test_values_with_gaps_between_them() -> None:
-    """One stride for the whole tensor, which PyTorch flattens without a copy."""
+    """Tensors with one stride throughout, which PyTorch flattens without a copy, are accepted."""
     image = every_second(pooled(4, 5, 8, 6)).permute(0, 3, 1, 2)
     assert_conv(image, normal(20, 6, 3, 3), padding=1)
     assert_linear(every_second(pooled(5, 7, 40)), every_second(normal(33, 40)))
@@ -266,13 +266,13 @@ def test_gradients_are_derivatives(padding: int) -> None:
 
 
 def test_shape_in_memory() -> None:
-    """Channels last, as the next layer's kernels like it."""
+    """Convolutions return channels-last outputs, which the next layer's kernels prefer."""
     out = events.conv2d(spikes(2, 3, 5, 6), normal(16, 3, 3, 3), 1)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert events.linear(spikes(2, 3, 5), normal(16, 5)).is_contiguous()
 
 
-# Bits
+# Results that are equal bit for bit
 
 
 def on_threads(count: int, operation, *arguments) -> tuple[Tensor, ...]:
@@ -313,7 +313,7 @@ def test_order_of_the_frames_does_not_matter() -> None:
     assert torch.equal(straight[order], shuffled)
 
 
-# When they are used
+# When the event-driven kernels are used
 
 
 def test_is_faster_up_to_a_share_of_events() -> None:
@@ -321,7 +321,7 @@ def test_is_faster_up_to_a_share_of_events() -> None:
     events_in = int(events.crossover(weight) * x.numel())
     x.view(-1)[:events_in] = 1
     assert events.is_faster(x, weight)
-    x.view(-1)[events_in] = math.nan  # is nonzero too
+    x.view(-1)[events_in] = math.nan  # NaN is nonzero, too
     assert not events.is_faster(x, weight)
     assert not events.is_faster(x.contiguous(memory_format=torch.channels_last), weight)
 
@@ -373,7 +373,7 @@ def test_is_faster_no_other_device() -> None:
 
 
 def test_is_faster_and_empty_input() -> None:
-    """Either way will do, as long as there is an answer."""
+    """For an empty input either answer will do, as long as there is one."""
     assert isinstance(events.is_faster(torch.zeros(0, 3, 5, 5), torch.zeros(64, 3, 3, 3)), bool)
     assert isinstance(events.is_faster(torch.zeros(0, 2, 5), torch.zeros(64, 5)), bool)
 
@@ -384,11 +384,11 @@ def test_is_faster_needs_no_gradient_and_leaves_none() -> None:
     assert events.is_faster(2 * x, normal(16, 3, 3, 3).requires_grad_())
 
 
-# Around autograd
+# Transforms, higher derivatives and the default device
 
 
 def test_torch_func() -> None:
-    """Gradients of pure functions, through connections behind connections."""
+    """`torch.func.grad` equals ordinary autograd through several connections."""
     model = nn.Sequential(Conv(2, 16, 3), nn.ReLU(), nn.Flatten(2), Linear(16 * 3 * 4, 16)).double()
     parameters = {name: one.detach() for name, one in model.named_parameters()}
     x = pooled(3, 2, 2, 5, 6)
@@ -455,17 +455,17 @@ for ours, dense, x, weight in cases:
 @pytest.mark.slow
 @pytest.mark.parametrize("processor", ["haswell", "x86-64"])
 def test_processor_with_shorter_vectors(processor: str, tmp_path: Path) -> None:
-    """With AVX2 only, and with neither that nor fused multiply-adds.
+    """Results are right with AVX2 alone, and with neither AVX2 nor fused multiply-adds.
 
-    Garbage in fresh memory, and more threads than input channels.
+    Fresh memory is filled with garbage, and there are more threads than input channels.
     """
     settings = {
         "PYTHONPATH": str(Path(tsslbp.__file__).parents[1]),
         "NUMBA_CPU_NAME": processor,
-        "NUMBA_CPU_FEATURES": "",  # or else those of this processor
+        "NUMBA_CPU_FEATURES": "",  # otherwise Numba takes those of this processor
         "NUMBA_CACHE_DIR": str(tmp_path),
         "NUMBA_NUM_THREADS": "5",
-        "MALLOC_PERTURB_": "128",  # of the GNU C library
+        "MALLOC_PERTURB_": "128",  # read by the GNU C library
     }
     result = subprocess.run(
         [sys.executable, "-c", OTHER],

@@ -52,7 +52,7 @@ def _gather(taps: int, vectors: int):
 @DTYPES
 @pytest.mark.parametrize(("taps", "vectors"), [(1, 1), (1, 4), (3, 2), (5, 3)])
 def test_gather_adds_up_rows(taps: int, vectors: int, dtype) -> None:
-    """Any number of events, also none and odd ones; what lies behind the count is left alone."""
+    """Any number of events is added up, and values beyond the count stay as they are."""
     lanes = simd.lanes(np.dtype(dtype).itemsize)
     width, gather = vectors * lanes, _gather(taps, vectors)
     matrix, values = normal(40 * width, dtype, 0), normal(12, dtype, 1)
@@ -117,7 +117,7 @@ ENDS = pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends ther
 @ENDS
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_compress_lists_what_is_not_zero(share: float, ends: bool, dtype) -> None:
-    """In order, behind the events that are there; NaN is an event, minus zero is none."""
+    """Events follow those already there, in order; NaN is an event, and minus zero is not."""
     lanes = simd.lanes(np.dtype(dtype).itemsize)
     x = normal(3 * lanes, dtype, 0) * (np.random.default_rng(1).random(3 * lanes) < share)
     x = x.astype(dtype)
@@ -142,7 +142,7 @@ def _move(source, at, count, target, to, room):
 @DTYPES
 @ENDS
 def test_move_copies_so_many_values_and_no_more(ends: bool, dtype) -> None:
-    """Where there is room for a whole vector, zeros follow."""
+    """Zeros may follow the values if there is room for a whole vector."""
     lanes = simd.lanes(np.dtype(dtype).itemsize)
     source = normal(2 * lanes, dtype, 0)
     for count in range(lanes + 1):

@@ -31,7 +31,7 @@ def _arithmetic(x, y, out):
 
 @DTYPES
 def test_arithmetic_is_that_of_the_dtype(dtype) -> None:
-    """To the last bit, numbers being rounded to the dtype first."""
+    """Results equal NumPy's to the last bit, with numbers rounded to the dtype first."""
     size = tiles.VECTORS * lanes_of(dtype)
     x, y, out = normal(size, dtype), normal(size, dtype, 1), np.empty(7 * size, dtype)
     _arithmetic(x, y, out)
@@ -52,7 +52,7 @@ def _compared(x, y, out):
 
 @DTYPES
 def test_comparisons_and_choices(dtype) -> None:
-    """A value that is no number is neither above, nor below, nor equal."""
+    """NaN is neither above, nor below, nor equal to another value."""
     size = tiles.VECTORS * lanes_of(dtype)
     x, y, out = normal(size, dtype), normal(size, dtype, 1), np.empty(3 * size, dtype)
     x[3], x[5], y[5] = np.nan, 0.25, 0.25

@@ -38,7 +38,7 @@ def signal(*shape: int) -> Tensor:
     ids=["Conv", "Conv with all", "Linear", "Linear with bias", "Residual", "with a shortcut"],
 )
 def test_layers_work_step_by_step(layer: nn.Module, shape: tuple[int, ...]) -> None:
-    """Each step on its own gives what the whole signal gives, and gradients are derivatives."""
+    """The layers treat each time step on its own, and their gradients are derivatives."""
     layer, x = layer.double(), signal(*shape)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), torch.stack([layer(x_t) for x_t in x]))
@@ -48,7 +48,7 @@ def test_layers_work_step_by_step(layer: nn.Module, shape: tuple[int, ...]) -> N
 def test_conv_is_a_convolution_without_bias() -> None:
     conv = Conv(2, 3, 3, padding=1).double()
     x = signal(4, 2, 5, 6)
-    expected = functional.conv2d(x, conv.weight, padding=1)  # another order of memory and of sums
+    expected = functional.conv2d(x, conv.weight, padding=1)  # sums are in another order
     torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
     assert [name for name, _ in conv.named_parameters()] == ["weight"]
 
@@ -72,7 +72,7 @@ def test_linear_is_a_product_without_bias() -> None:
     ids=str,
 )
 def test_conv_is_pytorchs(settings: dict, bias: bool, used: list[str]) -> None:
-    """With a stride, a dilation or groups; of spikes by events where a stride is all there is."""
+    """`Conv` equals PyTorch's convolution; without dilation and groups, spikes go by events."""
     conv, x = Conv(3, 18, 3, bias=bias, **settings), spikes(4, 2, 3, 7, 8)
     expected = functional.conv2d(x.flatten(0, 1), conv.weight, conv.bias, **settings)
     torch.testing.assert_close(conv(x), expected.unflatten(0, (4, 2)))
@@ -116,7 +116,7 @@ def test_a_bias_is_drawn_within_its_bound() -> None:
 
 
 def test_residual_adds_spikes_and_passes_them_on() -> None:
-    """A silent body is the identity, and a body that fires adds up: 0, 1 or 2."""
+    """With a silent body the block is the identity; with one that fires, outputs are 0, 1 or 2."""
     x = spikes(4, 2, 30)
     silent = nn.Sequential(Linear(30, 30, InitialWeights("kaiming", 0.0)), LIF())
     assert torch.equal(Residual(silent)(x), x)
@@ -176,7 +176,7 @@ def spikes(*shape: int) -> Tensor:
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the event-driven functions that were called, as on every processor."""
+    """Return a list of the event-driven functions called, with the same crossover everywhere."""
     monkeypatch.setattr(events, "crossover", lambda weight: 0.5)
     names: list[str] = []
 
@@ -195,7 +195,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def dense(layer: nn.Module, x: Tensor) -> Tensor:
-    """The connection by PyTorch's own functions."""
+    """Return the connection's output computed by PyTorch's own functions."""
     if isinstance(layer, Linear):
         return functional.linear(x, layer.weight)
     out = functional.conv2d(x.flatten(0, 1), layer.weight, padding=layer.padding)
@@ -258,7 +258,7 @@ def test_short_floats_go_by_pytorch(name: str, dtype: torch.dtype, used: list[st
     ids=lambda one: str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__,
 )
 def test_connections_refuse_what_does_not_fit(layer: nn.Module, x: Tensor) -> None:
-    """Sparse signals are refused as dense ones are."""
+    """Sparse signals that do not fit are refused, as dense ones are."""
     for one in (torch.ones_like(x), x):
         with pytest.raises((InvalidInput, RuntimeError)):
             layer(one)

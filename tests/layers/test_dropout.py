@@ -96,7 +96,7 @@ def test_dropout_refuses(p: float) -> None:
 
 
 def test_images_without_time_are_refused() -> None:
-    """All of a batch would share one mask."""
+    """Images without time are refused because a whole batch would share one mask."""
     for kind in DROPOUT.values():
         with pytest.raises(
             InvalidInput, match=r"got shape \[2, 3, 4, 6\]; the first LIF turns images without time"

@@ -1,4 +1,4 @@
-"""The module LIF: the neuron's function, learned constants, and the properties of a module."""
+"""Tests of the module LIF: the neuron's function, learned constants, and module properties."""
 
 import copy
 import io
@@ -46,7 +46,7 @@ IMAGES = 5, 3, 4, 6, 8  # T, N, C, H, W
 )
 @pytest.mark.parametrize("learnable", [(), CONSTANTS])
 def test_it_is_the_layer_of_a_network(settings: dict, learnable: tuple[str, ...]) -> None:
-    """Spikes and gradients of `tsslbp.neuron.layer`, where constants are learned as well."""
+    """`LIF` equals `tsslbp.neuron.layer` in outputs and gradients, also with learned constants."""
     if settings.get("tau_s") == 1 and learnable:
         learnable = ("tau_m", "threshold")
     lif = LIF(learnable=learnable, **settings).double()
@@ -90,7 +90,7 @@ def test_the_connection_before_static_neurons_is_computed_once() -> None:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_constants_get_gradients_under_every_rule(name: str, impl: str) -> None:
-    """By the raw numbers: the neuron's own times d tau / d raw = tau - 1, or the threshold."""
+    """A raw number's gradient is its constant's times d tau / d raw = tau - 1, or the threshold."""
     lif = LIF(4.0, 2.5, 0.8, ALL[name], CONSTANTS, impl)
     x, grad = currents(6, 3, 40), normal(6, 3, 40)
     lif(x).backward(grad)
@@ -104,7 +104,7 @@ def test_constants_get_gradients_under_every_rule(name: str, impl: str) -> None:
 
 @pytest.mark.parametrize("rule", [TSSLBP(), Surrogate("arctangent", through_reset=True)])
 def test_learned_constants_find_those_of_other_neurons(rule: Rule) -> None:
-    """Neurons learn to respond to the same currents as other neurons."""
+    """By learning their constants, neurons come to respond to currents as other neurons do."""
     x = currents(20, 1, 400).clamp(min=0)
     teacher = LIF(8.0, 4.0, 1.3, output_psc=True)
     student = LIF(2.5, 2.0, 0.8, rule, CONSTANTS, output_psc=True)
@@ -195,7 +195,7 @@ def test_compiled() -> None:
 
 
 def test_what_is_shared_reaches_the_rule() -> None:
-    """A hidden layer of NA takes the output layer's gradient for its measure."""
+    """Under `sharing`, a hidden layer of NA is scaled by the output layer's gradient."""
     hidden, output = LIF(rule=NA()), LIF(rule=NA(), output_psc=True)
     x, grad = currents(6, 3, 40).requires_grad_(), normal(6, 3, 40)
     with sharing(Shared()):
@@ -206,7 +206,7 @@ def test_what_is_shared_reaches_the_rule() -> None:
 
 
 def test_current_and_spikes() -> None:
-    """What records and figures ask for."""
+    """`current` and `spikes`, which records and figures use, agree with the reference."""
     lif, x = LIF(4.0, 2.5, 0.8, time_steps=5, pool=2, output_psc=True), currents(3, 4, 6, 8)
     current = lif.current(x)
     assert torch.equal(current, tsslbp.psc(x.expand(5, *x.shape), 2.5))

@@ -21,7 +21,7 @@ def signal(*shape: int) -> Tensor:
 
 
 def trained(norm: BatchNorm) -> BatchNorm:
-    """With numbers as after some training."""
+    """Return the layer with parameters and statistics as after some training."""
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2, generator=seeded(3))
         norm.bias.normal_(0.2, 0.3, generator=seeded(4))
@@ -32,7 +32,7 @@ def trained(norm: BatchNorm) -> BatchNorm:
 
 @pytest.mark.parametrize("shape", [(4, 6, 3, 2, 5), (4, 6, 3), (6, 3, 2, 5), (6, 3)], ids=str)
 def test_batch_norm_is_its_formula(shape: tuple[int, ...]) -> None:
-    """With the statistics over time, batch and image in training, and the kept ones after it."""
+    """Training uses the statistics over time, batch and image; evaluation uses the kept ones."""
     norm, x = trained(BatchNorm(3, threshold=0.7, alpha=0.5)).double(), 3 * signal(*shape) + 1
     before = norm.running_mean.clone(), norm.running_var.clone()
     channel = 1 + (len(shape) in (3, 5))
@@ -50,7 +50,7 @@ def test_batch_norm_is_its_formula(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(norm.running_var, 0.9 * before[1] + 0.1 * rows.var(1))
     kept = norm.running_mean.clone(), norm.running_var.clone()
     torch.testing.assert_close(norm.eval()(x), formula(*kept))
-    assert torch.equal(norm.running_mean, kept[0])  # evaluation leaves them
+    assert torch.equal(norm.running_mean, kept[0])  # evaluation does not change them
     factor, summand = norm.affine()
     sides = (-1, *(1,) * (len(shape) - channel - 1))
     torch.testing.assert_close(norm(x), factor.view(sides) * x + summand.view(sides))
@@ -105,7 +105,7 @@ def test_batch_norm_refuses(make, words: str) -> None:
 
 
 def folding(bias: bool) -> nn.Sequential:
-    """A network with a norm behind each kind of connection, and one behind none."""
+    """Return a network with a norm behind each kind of connection, and one behind a block."""
     grouped = Conv(8, 8, 3, padding=1, groups=2, bias=bias)
     body = nn.Sequential(grouped, BatchNorm(8), LIF(2, 1))
     shortcut = nn.Sequential(Conv(8, 8, 1, bias=bias), BatchNorm(8), LIF(2, 1))
@@ -117,7 +117,7 @@ def folding(bias: bool) -> nn.Sequential:
 
 
 def with_spikes(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The output, and the spikes of all neurons."""
+    """Return the network's output, and the spikes of all neurons."""
     spikes: list[Tensor] = []
     for part in net.modules():
         if isinstance(part, LIF):
@@ -150,7 +150,7 @@ def test_folding_a_connection_that_stands_in_two_places() -> None:
 
 
 def neunorm(shape: tuple[int, ...], k: float = 0.9) -> NeuNorm:
-    """A layer whose U is random, as after some training."""
+    """Return a layer whose weights U are random, as after some training."""
     layer = NeuNorm(shape, k).double()
     with torch.no_grad():
         layer.weight.normal_(generator=seeded(2))
@@ -158,7 +158,7 @@ def neunorm(shape: tuple[int, ...], k: float = 0.9) -> NeuNorm:
 
 
 def test_neunorm_by_hand() -> None:
-    """Two maps, one position, two steps: v/F = (1 - 0.6)/4 = 0.1, so x = 0.2, then 0.12 + 0.1."""
+    """For two maps, v / F = (1 - 0.6) / 4 = 0.1, so the state is 0.2, and then 0.12 + 0.1."""
     layer = NeuNorm((2, 1, 1), k=0.6).double()
     layer.weight.data = torch.tensor([2.0, -1.0]).double().view(2, 1, 1)
     spikes = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).double().view(2, 1, 2, 1, 1)
@@ -198,7 +198,7 @@ def test_neunorm_reads_time_forward_and_keeps_no_state() -> None:
     before = layer(x)
     assert torch.equal(layer(changed)[:3], before[:3])
     assert torch.equal(layer(x), before)
-    torch.testing.assert_close(layer(x[:, :1]), before[:, :1])  # nor mixes images
+    torch.testing.assert_close(layer(x[:, :1]), before[:, :1])  # nor does it mix images
 
 
 def test_neunorm_of_silence_is_silence_and_of_no_weights_nothing() -> None:

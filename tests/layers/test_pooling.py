@@ -24,7 +24,7 @@ def test_sum_pool_by_hand() -> None:
 
 
 def test_pools_work_step_by_step() -> None:
-    """Each step on its own gives what the whole signal gives, and gradients are derivatives."""
+    """The layers treat each time step on its own, and their gradients are derivatives."""
     x = signal(4, 2, 2, 5, 6)
     for layer in (SumPool(2, 1.1), AvgPool(2), AvgPool(), MaxPool(2)):
         torch.testing.assert_close(layer(x), torch.stack([layer(x_t) for x_t in x]))

@@ -24,7 +24,7 @@ SHAPE, CLASSES, STEPS = (2, 9, 8), 3, 5
 
 
 def twins(rule: Rule = TSSLBP(), **settings: Any) -> tuple[Network, CustomNetwork]:  # noqa: B008
-    """A network from a description, and the same made of modules, with its weights."""
+    """Return a network from a description, and one made of modules with the same weights."""
     random = torch.Generator().manual_seed(0)
     net = Network("4C3-P2-6C3-7", SHAPE, CLASSES, padding=1, weight_scale=4, generator=random)
     for layer in net.spiking_layers:
@@ -46,7 +46,7 @@ def images(*shape: int, seed: int = 1) -> Tensor:
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("rule", [TSSLBP(), TSSLBP.published(), NA(), Surrogate()])
 def test_a_network_of_modules_is_the_network(rule: Rule, frames: bool) -> None:
-    """Outputs, gradients, activity and traces: equal bit for bit."""
+    """Outputs, gradients, activity and traces are equal bit for bit."""
     net, custom = twins(rule, frames=frames)
     x = images(STEPS, 6, *SHAPE) if frames else images()
     outputs = net(x), custom(x)
@@ -64,7 +64,7 @@ def test_a_network_of_modules_is_the_network(rule: Rule, frames: bool) -> None:
 
 
 def test_what_processes_share_reaches_the_neurons() -> None:
-    """`mean` stands for that over all processes, in the forward pass and in the records."""
+    """The mean over all processes determines both the gradients and the recorded activity."""
     net, custom = twins(TSSLBP.published(rate_threshold=0.5))
 
     def high(total: Tensor, values: int) -> Tensor:
@@ -84,7 +84,7 @@ def test_what_processes_share_reaches_the_neurons() -> None:
 
 
 def residual(learnable: tuple[str, ...] = ("tau_m",)) -> nn.Sequential:
-    """For the images of toy.py."""
+    """Return a residual network for the images of toy.py."""
     neurons: tuple[Any, ...] = 2.0, 1.0, 1.0, Surrogate("arctangent"), learnable
     block = nn.Sequential(Conv(8, 8, 3, padding=1), BatchNorm(8), LIF(*neurons))
     return nn.Sequential(
@@ -99,9 +99,9 @@ def small(**settings: Any) -> CustomNetwork:
 
 
 def test_watching_changes_nothing() -> None:
-    """Neither the mode nor running averages, which a pass in training changes."""
+    """Recording activity or traces changes neither the mode nor the running averages."""
     net = small()
-    assert net.training and net.module[1].running_mean.eq(0).all()  # nor did the first try
+    assert net.training and net.module[1].running_mean.eq(0).all()  # nor did the trial pass
     before = {key: value.clone() for key, value in net.state_dict().items()}
     x = images(7, 1, 6, 6)
     activity = net.activity(x)
@@ -114,7 +114,7 @@ def test_watching_changes_nothing() -> None:
     assert not any(part._forward_hooks for part in net.modules())
     net(x)
     assert net.module[1].running_mean.any()
-    assert net.activity(x) == activity  # of the batch, not of the averages
+    assert net.activity(x) == activity  # it uses the batch's statistics, not the averages
 
 
 SETTINGS = replace(EXPERIMENT, loss="softmax", epochs=2)
@@ -127,7 +127,7 @@ def run(folder: Path, experiment: Experiment = SETTINGS) -> Run:
 
 
 def test_training(tmp_path: Path) -> None:
-    """Records, checkpoints and learned constants; and a network that has learned."""
+    """A custom network learns, and its records, checkpoint and learned constants are kept."""
     done = run(tmp_path / "run", replace(SETTINGS, epochs=4))
     record = done.epochs()[-1]
     assert record["validation_accuracy"] > 0.9 and record["train_accuracy"] > 0.9
@@ -135,12 +135,12 @@ def test_training(tmp_path: Path) -> None:
     rates = record["firing_rate"].values()
     assert record["spikes_per_image"] == pytest.approx(4 * 8 * 16 * sum(rates))
     weights, _ = done.load_checkpoint("last")
-    assert weights["weights.module.2.raw_tau_m"].item() != 0.0  # where tau_m = 2 starts
+    assert weights["weights.module.2.raw_tau_m"].item() != 0.0  # its value at the start, tau_m = 2
     assert weights["weights.module.1.running_mean"].any()
 
 
 def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With running averages and learned constants, from within an epoch."""
+    """Running averages and learned constants, too, are restored from within an epoch."""
     expected = run(tmp_path / "whole")
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
     original, steps = training.step.train_step, []
@@ -227,7 +227,7 @@ def test_batch_norm_over_several_processes_is_refused() -> None:
 
 
 class Failing(nn.Module):
-    """Does not do what it should; has neurons nonetheless."""
+    """A module with neurons, which returns what `function` makes of their spikes."""
 
     def __init__(self, function) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ NAMES = ["conv1", "conv2", "linear3", "output"]
 
 
 def network(description: str = "4C3-P2-6C3-7", seed: int = 0, **settings) -> Network:
-    """Small network whose neurons fire, for the images below."""
+    """Return a small network whose neurons fire for the images below."""
     settings = {"input_shape": (2, 9, 8), "classes": 3, "padding": 1, "weight_scale": 4} | settings
     return Network(description, generator=torch.Generator().manual_seed(seed), **settings)
 
@@ -36,7 +36,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Te
 
 
 def output_and_gradients(net: Network, x: Tensor) -> list[Tensor]:
-    """Output, gradient to the input, and gradients to the weights, of a loss that all feed."""
+    """Return the output, and the gradients of a loss with respect to the input and all weights."""
     x = x.detach().requires_grad_()
     psc = net(x)
     loss = losses.van_rossum(psc, torch.arange(psc.shape[1]) % 3)
@@ -114,7 +114,7 @@ def test_state_dict_round_trip() -> None:
 @pytest.mark.parametrize("kind", [None, "rows"])
 @pytest.mark.parametrize("neunorm", [False, True])
 def test_keys_are_the_names_of_layers(kind: str | None, neunorm: bool) -> None:
-    """Other modules between them do not matter; numbered keys of earlier versions are loaded."""
+    """Keys do not depend on modules in between, and numbered keys of earlier versions load."""
     settings = {"dropout": 0.3 if kind else 0.0, "neunorm": neunorm}
     net, other = network("P2-4C3-P2-6C2-7", **settings), network("P2-4C3-P2-6C2-7", neunorm=neunorm)
     assert [key for key in net.state_dict() if "neunorm" not in key] == [
@@ -138,7 +138,7 @@ def test_keys_are_the_names_of_layers(kind: str | None, neunorm: bool) -> None:
     for key, value in net.state_dict().items():
         assert torch.equal(other.state_dict()[key], value)
         assert torch.equal(surrounding.state_dict()[f"1.{key}"], value)
-    assert next(iter(state)) in keys.values()  # what was given is left as it was
+    assert next(iter(state)) in keys.values()  # the given state is not changed
 
 
 def test_old_state_of_another_network_is_refused() -> None:
@@ -159,7 +159,7 @@ def test_deepcopy_is_independent() -> None:
 
 
 def test_pickling_keeps_the_network() -> None:
-    """As copying and worker processes need it; files of tsslbp hold no pickles."""
+    """Copying and worker processes need pickles; the files that tsslbp writes contain none."""
     net, x = network(rule=TSSLBP.published(), dropout=0.2).eval(), images(dtype=torch.float32)
     file = io.BytesIO()
     torch.save(net, file)
@@ -259,7 +259,10 @@ def test_neunorm_needs_a_convolution() -> None:
 
 
 def test_neunorm_starts_as_nothing_and_then_matters() -> None:
-    """Implementations agree on it; the wide layer takes its events, where they are few."""
+    """New layers change nothing, trained ones do, and the implementations agree on them.
+
+    The second convolution is wide enough for the event-driven kernels.
+    """
     plain, x = network("32C3-P2-32C3-7").double(), images()
     pscs = []
     for impl in ("cpu", "reference"):

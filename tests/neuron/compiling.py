@@ -1,6 +1,7 @@
-"""Compiles the GPU kernels for a GPU that need not be present.
+"""Functions that compile the GPU kernels for a GPU that need not be present.
 
-These functions run in the process of the fixture `compiler`, which does not interpret them.
+They run in the process of the fixture `compiler`, in which Triton compiles the kernels instead of
+interpreting them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 class _Hopper:
-    """What Triton's compiler asks a driver for, of a GPU of compute capability 9.0."""
+    """The driver's answers that Triton's compiler needs, for a GPU of compute capability 9.0."""
 
     def get_current_target(self):
         from triton.backends.compiler import GPUTarget
@@ -39,7 +40,7 @@ class _Hopper:
 
 
 def prepare(cache: str) -> None:
-    """Make this process one that compiles, into a folder of its own."""
+    """Set up this process to compile kernels, into a cache folder of its own."""
     os.environ.update(TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
 
 
@@ -84,10 +85,11 @@ def machine_code(
     settings: Any = (),
     **dtypes: torch.dtype,
 ) -> list[dict[str, str]]:
-    """PTX and SASS of the forward and the backward kernel as they are launched for a layer.
+    """Return PTX and SASS of the forward and backward kernels as launched for a layer.
 
-    The layer is behind a connection. Of the `dtypes`, `rate` is that of what says the layer's: a
-    count, or the rate of several processes.
+    The layer follows a connection. Of the `dtypes`, `real` is that of the values, and `rate` that
+    of what the backward kernel receives about the layer's firing rate: an integer for a number of
+    spikes, a float for the rate over several processes.
     """
     settings = dict(settings)
     extent = steps, neurons, 64 if settings.get("pool", 1) > 1 else 1
@@ -96,7 +98,7 @@ def machine_code(
 
 
 def variants(layers: list[tuple[int, int]]) -> list[int]:
-    """How many kernels there are, compiled after each of these numbers of steps and neurons."""
+    """Return the number of kernels compiled after each of the `layers` (steps, neurons)."""
     from tsslbp.neuron.cuda_kernels import backward_kernel, forward_kernel
 
     counts = []

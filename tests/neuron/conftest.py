@@ -1,8 +1,8 @@
 """The implementations of the neuron that the tests of this folder compare.
 
-Those that take an `impl` or `fused` run with the kernels of the CPU and with those of the GPU: on
-a GPU where there is one, or else on the CPU in Triton's interpreter. It shows neither speed nor
-races, rounds bfloat16 in its own way, and is slow, so that it is given fewer cases.
+Tests that take an `impl` or `fused` run with the CPU kernels and with the GPU kernels: on a GPU
+where there is one, otherwise on the CPU in Triton's interpreter. The interpreter shows neither
+speed nor races, rounds bfloat16 in its own way and is slow, so it is given fewer cases.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .compiling import prepare
 
 INTERPRETED = not torch.cuda.is_available()
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-if HAS_TRITON and INTERPRETED:  # Triton looks when a kernel is decorated
+if HAS_TRITON and INTERPRETED:  # Triton reads it when a kernel is decorated
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         import tsslbp.neuron.cuda
@@ -34,7 +34,7 @@ SOME_RULES = ["revised", "published, by neuron", "arctangent", "SLAYER", "EventP
 
 
 def _release(name: str) -> tuple[int, ...]:
-    """Major and minor version of a distribution; nothing where it is not installed."""
+    """Return the major and minor version of a distribution, or () if it is not installed."""
     try:
         return tuple(map(int, metadata.version(name).split(".")[:2]))
     except metadata.PackageNotFoundError:
@@ -57,25 +57,25 @@ CUDA = pytest.param(
 
 @pytest.fixture(params=["reference", "cpu", CUDA])
 def impl(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every implementation to test, one after the other."""
+    """Yield each implementation in turn."""
     with _prepared(request):
         yield request.param
 
 
 @pytest.fixture(params=["cpu", CUDA])
 def fused(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The implementation to compare with the reference."""
+    """Yield each fused implementation in turn, to be compared with the reference."""
     with _prepared(request):
         yield request.param
 
 
 @contextmanager
 def _prepared(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Inputs for the kernels of the GPU are on the GPU, if they are not interpreted."""
+    """Place inputs for the GPU kernels on the GPU, or prepare Triton's interpreter."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "cuda" and INTERPRETED:
             patch.setenv("TRITON_INTERPRET", "1")
-            # A large tile takes as long as a small one.
+            # Interpreted, a large tile takes as long as a small one.
             tests_own = request.getfixturevalue("monkeypatch")
             tests_own.setattr(tsslbp.neuron.cuda, "_tile", lambda *_: 4096)
             with _language_patched(patch):
@@ -88,7 +88,7 @@ def _prepared(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @contextmanager
 def _language_patched(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Patch Triton's language once; it would at every call in a kernel, in half of the time."""
+    """Patch Triton's language once; doing so at every call in a kernel takes half of the time."""
     from triton import language
     from triton.runtime import interpreter
 
@@ -101,13 +101,13 @@ def _language_patched(patch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=SIZES, ids=str)
 def size(request: pytest.FixtureRequest) -> tuple[int, int]:
-    """Awkward numbers of steps and neurons."""
+    """Return a number of steps and one of neurons that are awkward for the kernels."""
     return request.param
 
 
 @pytest.fixture
 def many(fused: str) -> int:
-    """Number of neurons that leaves little to chance."""
+    """Return a number of neurons that leaves little to chance."""
     return 2000 if fused == "cuda" and INTERPRETED else 1_000_000
 
 
@@ -119,7 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _belongs(case: Any) -> bool:
-    """Whether a test is to be run: of those on the kernels of the GPU, not all."""
+    """Return whether a test is to be run; of those with the GPU kernels, only some are."""
     if case is None or "cuda" not in (case.params.get("impl"), case.params.get("fused")):
         return True
     if "SpikeBP" in (case.params.get("rule"), case.params.get("name")):
@@ -133,7 +133,7 @@ def _belongs(case: Any) -> bool:
 
 @pytest.fixture(scope="session")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPoolExecutor]:
-    """A process in which Triton compiles, while here it interprets."""
+    """Yield a process in which Triton compiles kernels; in this one it interprets them."""
     cache = str(tmp_path_factory.mktemp("triton"))
     with ProcessPoolExecutor(1, get_context("spawn"), prepare, (cache,)) as process:
         yield process

@@ -35,7 +35,7 @@ def gradients(
     shared: Shared | None = None,
     **settings,
 ) -> tuple[Tensor, Tensor]:
-    """By the input, and by the constants ``[3]``."""
+    """Return the gradients with respect to the input and to the constants ``[3]``."""
     neurons = NeuronLayer(Neuron(*constants), rule, **({"impl": "reference"} | settings))
     x = x.clone().requires_grad_()
     learned = torch.tensor(constants, dtype=torch.float64, requires_grad=True)
@@ -48,7 +48,7 @@ def gradients(
 
 
 def by_autograd(smooth, left, output_psc: bool = False) -> tuple[Tensor, Tensor]:
-    """The whole neuron by PyTorch; `left` says what the potential and spike leave of a step."""
+    """Let PyTorch differentiate the neuron; `left` returns the potential left after a step."""
     x = X.clone().requires_grad_()
     constants = torch.tensor(CONSTANTS, dtype=torch.float64, requires_grad=True)
     tau_m, tau_s, threshold = constants
@@ -66,7 +66,7 @@ def by_autograd(smooth, left, output_psc: bool = False) -> tuple[Tensor, Tensor]
 
 
 def assert_close(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    assert expected[1].abs().min() > 0.005  # none is zero by itself
+    assert expected[1].abs().min() > 0.005  # none of the gradients is trivially zero
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
@@ -98,7 +98,7 @@ def test_slayers_constants_are_autograds_with_the_reset_as_a_number() -> None:
 
 
 def test_the_surrogate_of_tsslbps_warm_up() -> None:
-    """Of its gradient nothing travels through the membrane."""
+    """In warm-up, no gradient flows through the membrane potential of the step before."""
 
     def left(potential: Tensor, spike: Tensor) -> Tensor:
         return (potential * (1 - spike)).detach()
@@ -113,7 +113,7 @@ def test_the_surrogate_of_tsslbps_warm_up() -> None:
 def crossing(
     w: Tensor, start: Tensor, membrane: Tensor, synapse: Tensor, threshold: Tensor
 ) -> Tensor:
-    """When the potential reaches the threshold, by bisection and a Newton step for autograd."""
+    """Return when the potential reaches the threshold, differentiable by a Newton step."""
 
     def potential(t: Tensor) -> Tensor:
         rise = torch.exp(-(t - start) / membrane - start / synapse) - torch.exp(-t / synapse)
@@ -134,7 +134,7 @@ MEMBRANE, SYNAPSE = 3.0, 1.5
 
 
 def exact(w: Tensor, spikes: int) -> Tensor:
-    """Derivatives ``[3]`` of the sum of cos t over all spikes."""
+    """Return the derivatives ``[3]`` of the sum of cos t over all spikes."""
     constants = torch.tensor([MEMBRANE, SYNAPSE, 1.0], dtype=torch.float64, requires_grad=True)
     t, loss = torch.zeros_like(w), torch.zeros((), dtype=torch.float64)
     for _ in range(spikes):
@@ -157,7 +157,7 @@ def discrete(w: Tensor, spikes: int, step: float) -> Tensor:
 
 @pytest.mark.parametrize(("spikes", "weights"), [(1, (2.4, 3.0)), (2, (4.5, 5.0))])
 def test_eventprops_constants_tend_to_the_exact_gradient(spikes: int, weights) -> None:
-    """For all three constants."""
+    """The gradients of all three constants converge to the exact ones as the time step shrinks."""
     w = torch.linspace(*weights, 200, dtype=torch.float64)
     truth = exact(w, spikes)
     errors = [
@@ -171,17 +171,23 @@ def test_eventprops_constants_tend_to_the_exact_gradient(spikes: int, weights) -
 
 
 def test_tsslbp_by_hand() -> None:
-    """0.8, no spike; then 0.4 + 0.9 = 1.3, a spike of du = 0.5, so q = 2: d = (g, 2 g)."""
+    """The potential is 0.8 without a spike, then 0.4 + 0.9 = 1.3 with one.
+
+    Its increment there is du = 0.5, so q = 1 / du = 2, and the inputs' gradients are d = (g, 2 g).
+    """
     x, grad = torch.tensor([[0.8], [0.9]]).double(), torch.tensor([[5.0], [0.3]]).double()
     rule = TSSLBP(warm_up="never")
     by_x, by_constants = gradients(rule, x, grad, (2.0, 1.0, 1.0))
     assert by_x.flatten().tolist() == pytest.approx([0.3, 0.6])
-    # 1/4 d[1] 0.8;  - dL/dx[t] (I[t] - I[t-1]);  - the spike's alone
+    # tau_m: d[1] 0.8 / 4; tau_s: minus the sum of d[t] (I[t] - I[t-1]); threshold: -d[1]
     assert by_constants.tolist() == pytest.approx([0.12, -(0.3 * 0.8 + 0.6 * 0.1), -0.6])
 
 
 def test_spike_bp_by_hand() -> None:
-    """The same neuron: d = (c g, c g) with c = 1 - 1 / tau_m; the threshold's is the spike's."""
+    """For the same neuron, both inputs have the gradient c g with c = 1 - 1 / tau_m.
+
+    The threshold's gradient comes from the spike alone.
+    """
     x, grad = torch.tensor([[0.8], [0.9]]).double(), torch.tensor([[5.0], [0.3]]).double()
     by_x, by_constants = gradients(SpikeBP(), x, grad, (2.0, 1.0, 1.0))
     assert by_x.flatten().tolist() == pytest.approx([0.15, 0.15])
@@ -190,7 +196,10 @@ def test_spike_bp_by_hand() -> None:
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "SpikeBP"])
 def test_without_memory_a_threshold_is_a_current(name: str) -> None:
-    """With tau_m = 1 raising it lowers all potentials; SpikeBP knows of no leak that could be."""
+    """With tau_m = 1, raising the threshold has the effect of lowering all input currents.
+
+    `SpikeBP` is left out because its gradient ignores the leak.
+    """
     by_x, by_constants = gradients(RULES[name], constants=(1.0, 1.0, THRESHOLD))
     assert by_constants[2].item() == pytest.approx(-by_x.sum().item(), rel=1e-10)
 
@@ -198,7 +207,7 @@ def test_without_memory_a_threshold_is_a_current(name: str) -> None:
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("name", RULES)
 def test_learning_changes_nothing_else(name: str, impl: str) -> None:
-    """Output and input's gradient are those of the layer that does not learn."""
+    """The output and the input's gradient are the same whether or not constants are learned."""
     neurons = NeuronLayer(Neuron(*CONSTANTS), RULES[name], impl)
     learned = torch.tensor(CONSTANTS, dtype=torch.float64, requires_grad=True)
     x = X.clone().requires_grad_()
@@ -212,7 +221,7 @@ LAYERS = [
     {},
     {"output_psc": True},
     {"pool": 2, "pool_scale": 1.1, "output_psc": True},
-    {"pool": 3, "pool_scale": 0.5, "output_psc": True},  # which does not divide the width
+    {"pool": 3, "pool_scale": 0.5, "output_psc": True},  # 3 does not divide the width
 ]
 
 
@@ -245,7 +254,7 @@ def test_fused_equals_reference_at_ugly_sizes(poisoned: None, steps: int, neuron
 
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_what_scales_a_gradient_scales_all(impl: str) -> None:
-    """NA scales a layer's gradient: the constants' by the same number."""
+    """`NA` scales the gradients of the constants by the same factor as those of the inputs."""
     plain, scaled = (gradients(NA(normalise=one), impl=impl) for one in (False, True))
     scale = (scaled[0].sum() / plain[0].sum()).item()
     assert abs(math.log(scale)) > 0.01
@@ -257,7 +266,7 @@ def test_what_scales_a_gradient_scales_all(impl: str) -> None:
 
 @pytest.mark.parametrize("name", ["tau_m", "tau_s", "threshold"])
 def test_a_tensor_is_no_constant(name: str) -> None:
-    """Its gradient would be lost."""
+    """A tensor is refused as a constant because its gradient would be silently lost."""
     value = torch.tensor(2.0, requires_grad=True)
     words = f"{name} must be a number, got Tensor; tsslbp.layers.LIF"
     with pytest.raises(InvalidInput, match=words):

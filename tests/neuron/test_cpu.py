@@ -39,7 +39,7 @@ def value_and_gradient(function, x: Tensor, grad: Tensor) -> tuple[Tensor, Tenso
     ],
 )
 def test_a_potential_that_is_no_number_shows_in_the_gradient(rule: Rule) -> None:
-    """A diverged layer must not go unnoticed because it is silent. Of the CPU's kernels."""
+    """A neuron with a NaN input has a NaN gradient: a diverged layer does not pass for silent."""
     x = currents(5, 70)
     x[2, 40] = math.nan
     _, gradient = value_and_gradient(
@@ -69,7 +69,7 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_equal_layers_share_their_constants() -> None:
-    """Constants are worked out once for a kind of layer, not at every call."""
+    """The kernels' constants are computed once for equal settings, not at every call."""
     x = currents(5, 40)
     for _ in range(2):
         neuron.layer(x, neuron.NeuronLayer(neuron=tsslbp.Neuron(4, 2, 1), impl="cpu"))

@@ -1,4 +1,4 @@
-"""The series that replace exponentials in the CPU's rules, and custom rules.
+"""Tests of the series that replace exponentials in the CPU's rules, and of custom rules.
 
 What the shipped rules compute is tested by test_neuron.py and test_cpu.py.
 """
@@ -17,7 +17,7 @@ from tsslbp.kernels import compiled, simd, tiles
 from tsslbp.kernels.tiles import kept, where
 from tsslbp.neuron import cpu, cpu_rules
 
-# Relative. A few dozen roundings, which the last steps of a series double three or six times.
+# Relative: a few dozen rounding errors, which the end of a series doubles three or six times.
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
 
 
@@ -36,7 +36,7 @@ def _exponential(x, lanes):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("clamp", [0.5, 8.0, 16.0])
 def test_logistic_series(clamp: float, dtype) -> None:
-    """Also at 0, where its terms vanish, and beyond the clamp, where it stays as it is."""
+    """The series is accurate at 0, too, where its terms vanish, and constant beyond the clamp."""
     x = np.concatenate([np.linspace(-20, 20, 1279), [0.0]]).astype(dtype)
     f = np.exp(np.clip(x.astype(np.float64), -clamp, clamp))
     _logistic(x, clamp, simd.lanes(x.itemsize))
@@ -69,7 +69,7 @@ def test_shapes_are_those_of_the_rule() -> None:
 
 @dataclass(frozen=True)
 class Triangle(rules.Rule):
-    """`Surrogate` with the triangle, written again."""
+    """The `Surrogate` with the triangular derivative, written as a custom rule."""
 
     height: float = 0.3
     resets: bool = True
@@ -103,7 +103,7 @@ def gradient(rule: rules.Rule, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_rule_of_ones_own(added, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a state of two tiles; what it is compiled to is not kept, since it may change."""
+    """A custom rule matches the built-in one, and its compiled code is not kept on disk."""
     kept_on_disk, cache = [], compiled._cache
     monkeypatch.setattr(compiled, "_cache", lambda one: (kept_on_disk.append(one), cache(one))[1])
     x = torch.randn(7, 3, 45, dtype=dtype)

@@ -1,7 +1,7 @@
 """Properties of the GPU kernels only, on a GPU or in Triton's interpreter.
 
-The tests of test_neuron.py and test_golden.py that take an implementation hold them against the
-reference and against recordings.
+The tests of test_neuron.py and test_golden.py that take an implementation compare these kernels
+with the reference and with recordings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tsslbp.errors import InvalidInput
 
 from .conftest import CUDA, INTERPRETED
 
-DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+DEVICE = "cpu"  # of the inputs; conftest.py changes it to that of the implementation
 gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU: the interpreter cannot show it")
 cuda_alone = pytest.mark.parametrize("fused", [CUDA], indirect=True)
 
@@ -43,7 +43,7 @@ def output_and_gradient(x: Tensor, grad: Tensor, impl: str, **settings) -> tuple
 @pytest.mark.parametrize("steps", [5, 33])
 @pytest.mark.parametrize("settings", [{}, {"pool": 2, "pool_scale": 1.1}, {"output_psc": True}])
 def test_bfloat16_is_storage_only(settings: dict, steps: int, fused: str) -> None:
-    """What comes out is what float32 gives for the input as stored, rounded once."""
+    """The results are those of float32 for the stored input, rounded once to bfloat16."""
     x = (1 + 2 * normal(steps, 2, 3, 4, 6)).bfloat16()
     shape = layer(x, impl=fused, **settings).shape
     grad = normal(*shape, seed=1).bfloat16()
@@ -51,7 +51,7 @@ def test_bfloat16_is_storage_only(settings: dict, steps: int, fused: str) -> Non
     expected, expected_gradient = output_and_gradient(x.float(), grad, fused, **settings)
     for one, other in ((output, expected), (gradient, expected_gradient)):
         assert one.dtype == torch.bfloat16
-        if INTERPRETED:  # it cuts off where a GPU rounds
+        if INTERPRETED:  # the interpreter truncates where a GPU rounds
             assert ((one.float() - other).abs() <= 2**-7 * other.abs()).all()
         else:
             assert torch.equal(one, other.bfloat16())
@@ -87,8 +87,8 @@ def test_channels_last_in_and_out(pool: int, steps: int | None, fused: str) -> N
 def test_tiles_as_on_a_gpu(
     settings: dict, steps: int, fused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several programs, each with several blocks where T is long, and a last one not full."""
-    monkeypatch.undo()  # the tiles of the interpreter
+    """Several programs, some of several blocks and not all full, agree with the reference."""
+    monkeypatch.undo()  # use a GPU's tiles, not the interpreter's
     x = 1 + 2 * normal(steps, 1, 2, 10, 7 * settings.get("pool", 1))
     grad = normal(*layer(x, impl=fused, **settings).shape, seed=1)
     actual = output_and_gradient(x, grad, fused, **settings)
@@ -99,7 +99,7 @@ def test_tiles_as_on_a_gpu(
 
 @cuda_alone
 def test_many_steps(poisoned: None, fused: str) -> None:
-    """Segments and chunks, the last ones not full, of neurons that fill no tile."""
+    """Many steps agree with the reference where segments, chunks and tiles are not full."""
     steps = 75 if INTERPRETED else 300
     x, grad = 1 + 2 * normal(steps, 63), normal(steps, 63, seed=1)
     actual = output_and_gradient(x, grad, fused, output_psc=True)
@@ -112,7 +112,7 @@ def test_many_steps(poisoned: None, fused: str) -> None:
 @cuda_alone
 @pytest.mark.parametrize("rate", [0.25, 0.2499])
 def test_the_layers_rate_is_exact(rate: float, fused: str) -> None:
-    """At the threshold a layer is still in warm-up, over the least it is not."""
+    """A layer warms up at a firing rate equal to the threshold, and not just above it."""
     rule = TSSLBP.published(rate_threshold=rate)
     x = torch.zeros(4, 1000, device=DEVICE)
     x[1] = 1.5
@@ -123,11 +123,11 @@ def test_the_layers_rate_is_exact(rate: float, fused: str) -> None:
         tsslbp.spikes(one, impl=impl, **settings).sum().backward()
         gradients.append(one.grad)
     assert (gradients[0] - gradients[1]).abs().max() < 1e-12
-    assert bool(gradients[0][0, 0] > 0) == (rate == 0.25)  # the surrogate speaks in silence too
+    assert bool(gradients[0][0, 0] > 0) == (rate == 0.25)  # warm-up needs no spikes
 
 
 class _NoNumberLeaves(TorchDispatchMode):
-    """An error where a tensor's value is asked for, as ``.item()`` does."""
+    """A mode that fails when the host reads a tensor's value, as ``.item()`` does."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func is not torch.ops.aten._local_scalar_dense.default
@@ -200,7 +200,7 @@ def test_more_values_than_32_bits_count(fused: str) -> None:
 
 @cuda_alone
 def test_network_in_bfloat16(fused: str) -> None:
-    """Products and currents in bfloat16, weights and their gradients in float32."""
+    """A network in bfloat16 has outputs and gradients in float32, close to exact ones."""
     torch.manual_seed(0)
     net = tsslbp.Network("4C3-P2-12", (1, 8, 8), 3, impl=fused).to(DEVICE)
     images, labels = normal(6, 1, 8, 8).abs(), torch.arange(6, device=DEVICE) % 3
@@ -221,13 +221,16 @@ def test_network_in_bfloat16(fused: str) -> None:
 
 @cuda_alone
 def test_na_in_many_steps_is_the_references(fused: str) -> None:
-    """Its history is as long as T and does not fit into registers: auto takes the reference."""
+    """The GPU has no kernel of `NA` beyond 30 steps, so `auto` takes the reference there.
+
+    The rule's history is as long as T and would not fit into registers.
+    """
     x = normal(31, 4)
     with pytest.raises(InvalidInput, match="NA for 31 time steps"):
         tsslbp.spikes(x, rule=NA(), impl=fused)
     assert tsslbp.spikes(x[:30], rule=NA(), impl=fused).shape == (30, 4)
     assert neuron._implementation(fused, x, NA(), 30) is not neuron.reference
-    if not INTERPRETED:  # there auto takes the kernels of the CPU
+    if not INTERPRETED:  # interpreted, auto takes the CPU kernels
         assert neuron._implementation("auto", x, NA(), 31) is neuron.reference
 
 

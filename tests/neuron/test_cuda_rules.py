@@ -1,4 +1,4 @@
-"""Every rule's step in the GPU kernels compiles; what it computes is tested by test_cuda.py."""
+"""Tests that every rule's step in the GPU kernels compiles; test_cuda.py tests its results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .compiling import machine_code, needs_compiler
     ids=["surrogate", "SLAYER", "EventProp", "NA"],
 )
 def test_every_rule_compiles(rule: Rule, steps: int, compiler: Executor) -> None:
-    """With registers enough, but for NA, whose history is as long as T."""
+    """The backward kernel of each rule fits into registers, that of `NA` for a few steps."""
     _, backward = compiler.submit(machine_code, steps, 1 << 20, rule).result()
     assert not re.search(r"\b(LDL|STL)\b", backward["sass"])
 
 
 @needs_compiler
 def test_every_rule_but_one_has_a_step() -> None:
-    """What `SpikeBP` needs, the number of later spikes, no step backward can know."""
+    """Only `SpikeBP` has no step: it needs all spikes of a neuron, the earlier ones too."""
     from tsslbp.neuron import cuda
 
     without = {type(make()) for make in RULES.values()} - cuda.BACKWARD.keys()

@@ -1,4 +1,4 @@
-"""Every implementation against recordings of the original code."""
+"""Every implementation compared with recordings of the original code."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ PUBLISHED = [f"neuron_2020-09_{i}.npz" for i in range(4)]
 NETWORKS = ["count_T30", "kernel_T10", "kernel_T5", "mlp_T5", "softmax_T5"]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+DEVICE = "cpu"  # of the inputs; conftest.py changes it to that of the implementation
 
-# Relative to the largest magnitude. float64: rounding of a few dozen operations, with room;
-# float32: the same, where a gradient is a sum of parts that cancel.
+# Relative to the largest magnitude. In float64, a few dozen rounding errors, and a margin; in
+# float32 the same, and a gradient may be a sum whose parts cancel.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -67,7 +67,7 @@ def test_neighbourhood_aggregation(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network(name: str, impl: str) -> None:
-    """Output, gradients and three optimisation steps of a whole network, in float64."""
+    """A network reproduces the recorded outputs, gradients and three optimisation steps."""
     data = np.load(GOLDEN / f"network_{name}.npz")
     images, labels = (torch.tensor(data[name]).to(DEVICE) for name in ("images", "labels"))
     images, labels = images.double(), labels.long()

@@ -1,4 +1,4 @@
-"""The kernels where people install them: no cache folder, no OpenMP, spawned workers."""
+"""Tests of the kernels without a cache folder, without OpenMP and in spawned workers."""
 
 import multiprocessing
 import os
@@ -61,7 +61,10 @@ def expected() -> list[str]:
 
 @pytest.mark.slow
 def test_no_writable_cache(tmp_path: Path) -> None:
-    """Files where folders should be: not even root can write a cache there."""
+    """Without a writable cache folder the kernels warn once and compute the same.
+
+    Files stand where the folders should be, so that not even root can write a cache there.
+    """
     copy = tmp_path / "site" / "tsslbp"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in (copy, copy / "kernels", copy / "neuron"):
@@ -91,7 +94,7 @@ def test_openmp_and_cache_give_no_warning() -> None:
 
 @pytest.mark.slow
 def test_kernels_are_compiled_once(tmp_path: Path) -> None:
-    """A second process takes them from the cache on disk."""
+    """A second process takes the compiled kernels from the cache on disk."""
     report = (
         "import atexit; atexit.register(lambda: print(*(function.cache_hits"
         " for kernel in (tsslbp.neuron.cpu._forward_kernel, tsslbp.neuron.cpu._backward_kernel,"
@@ -146,10 +149,10 @@ def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_golden_tensors_with_shorter_vectors(tmp_path: Path) -> None:
-    """As on a processor with AVX2 alone, for Numba and for PyTorch."""
+    """The golden tests also pass with AVX2 alone, for both Numba and PyTorch."""
     settings = {
         "NUMBA_CPU_NAME": "haswell",
-        "NUMBA_CPU_FEATURES": "",  # or else those of this processor
+        "NUMBA_CPU_FEATURES": "",  # otherwise Numba takes those of this processor
         "NUMBA_CACHE_DIR": str(tmp_path),
         "ATEN_CPU_CAPABILITY": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",

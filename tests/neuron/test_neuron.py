@@ -1,4 +1,4 @@
-"""Properties of the neuron operation, and the fused kernels against the reference."""
+"""Properties of the neuron operation, and the fused kernels compared with the reference."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tsslbp import NA, SLAYER, TSSLBP, EventProp, SpikeBP, Surrogate, neuron
 from tsslbp.errors import InvalidInput
 from tsslbp.rules import Rule
 
-DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+DEVICE = "cpu"  # of the inputs; conftest.py changes it to that of the implementation
 RULES: dict[str, Rule] = {
     "revised": TSSLBP(),
     "published": TSSLBP.published(),
@@ -38,7 +38,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest magnit
 
 @pytest.fixture(params=RULES)
 def rule(request: pytest.FixtureRequest) -> Rule:
-    """Every rule; in the interpreter, which is slow, one of each kind (conftest.py)."""
+    """Return each rule in turn; in the slow interpreter, only one of each kind (conftest.py)."""
     return RULES[request.param]
 
 
@@ -83,7 +83,7 @@ def test_fused_equals_reference(
 
 
 def test_far_from_the_threshold_the_surrogates_are_the_same(fused: str) -> None:
-    """Where they are all that there is: no neuron is close to it."""
+    """Fused and reference surrogates agree even if all neurons are far below the threshold."""
     x = torch.linspace(-20, -3, 50, dtype=torch.float64, device=DEVICE).expand(3, 50)
     for name in ("fast sigmoid", "sigmoid", "arctangent"):
         gradients = [
@@ -138,7 +138,7 @@ def test_lif_is_psc_of_spikes(rule: Rule, impl: str) -> None:
 LAYERS = [
     {"pool": 1},
     {"pool": 2, "pool_scale": 1.1},
-    {"pool": 3, "pool_scale": 0.5},  # 3 does not divide the width: pooled apart
+    {"pool": 3, "pool_scale": 0.5},  # 3 does not divide the width
     {"pool": 2, "output_psc": True},
     {"pool": 1, "output_psc": True},
 ]
@@ -168,7 +168,7 @@ def test_layer_fused_equals_reference(
 @pytest.mark.parametrize("pool", [2, 3, 4, 5])
 @pytest.mark.parametrize("channels", [1, 17, 33])
 def test_pooling_windows_at_ugly_sizes(pool: int, channels: int, fused: str) -> None:
-    """Windows of several tiles, some cut off, and channels that fill no vector."""
+    """Windows may span several tiles, some cut off, and channels may fill no vector."""
     x = 3 * currents(3, 2, channels, 2 * pool, 3 * pool)
     grad = currents(3, 2, channels, 2, 3, seed=1)
     results = [
@@ -184,7 +184,7 @@ def test_pooling_windows_at_ugly_sizes(pool: int, channels: int, fused: str) -> 
 def test_the_scale_of_a_layers_gradient_is_the_mean_over_its_neurons(
     pool: int, static: bool, fused: str
 ) -> None:
-    """Places of a tile without a neuron, as next to a window of 3 x 3, are not counted."""
+    """Places of a tile without a neuron, as beside a window of 3 x 3, do not count in the mean."""
     shape, settings = (2, 5, 2 * pool, 3 * pool), {"rule": NA(), "pool": pool}
     x = 3 * currents(*(shape if static else (4, *shape)))
     grad = currents(4, 2, 5, 2, 3, seed=1)
@@ -218,13 +218,13 @@ def test_layer_with_wide_images_and_several_bands(fused: str) -> None:
 
 
 def test_ten_million_currents_near_the_threshold(fused: str, many: int) -> None:
-    """The spikes are those of the reference, and those that the backward pass computes again."""
+    """The spikes are those of the reference and those that the backward pass recomputes."""
     gates = TSSLBP(warm_up="never", intra_neuron="none", timing_min=1.0, timing_max=1.0)
     steps, neurons = 10, many
     generator = torch.Generator().manual_seed(0)
     current = torch.empty(steps, neurons)
     potential = torch.zeros(neurons)
-    for t in range(steps):  # aim each potential at the threshold, a few last places off
+    for t in range(steps):  # aim each potential to within a few last places of the threshold
         ulps = torch.randint(-3, 4, (neurons,), generator=generator) * 2.0**-24
         target = torch.where(torch.rand(neurons, generator=generator) < 0.7, 1 + ulps, 0.5 + ulps)
         current[t] = target - (1 - 1 / 5.0) * potential
@@ -242,7 +242,10 @@ def test_ten_million_currents_near_the_threshold(fused: str, many: int) -> None:
 
 @pytest.mark.parametrize("static", [False, True])
 def test_layers_spikes_are_those_of_the_backward_pass(static: bool, fused: str, many: int) -> None:
-    """As above behind the input filter; a spike computed otherwise would cost a third."""
+    """The forward and backward passes agree on the spikes behind the input filter, too.
+
+    A spike that differed would change the gradient by a third.
+    """
     gates = TSSLBP(warm_up="never", intra_neuron="none", timing_min=1.0, timing_max=1.0)
     x = 2 * currents(1, many, dtype=torch.float32)
     x = x[0] if static else x.expand(5, -1).contiguous() + 0.1
@@ -271,7 +274,7 @@ def test_rule_is_linear_in_the_gradient(rule: Rule, impl: str) -> None:
 
 
 def test_time_flows_one_way(impl: str) -> None:
-    rule = TSSLBP.published(warm_up="neuron")  # the layer's rate would look at every step
+    rule = TSSLBP.published(warm_up="neuron")  # the rate of a layer depends on every step
     for one in (TSSLBP(), rule):
         x, grad = currents(10, 30), currents(10, 30, seed=1)
         later_x, earlier_grad = x.clone(), grad.clone()
@@ -299,7 +302,7 @@ def test_order_of_the_batch_does_not_matter(rule: Rule, impl: str) -> None:
 
 
 def test_silent_input(impl: str) -> None:
-    """Without spikes only the surrogate has a gradient: sigma'(0) at threshold 1 and width 0.2."""
+    """Without spikes only the surrogate has a gradient: its slope at potential 0, for width 0.2."""
     x = torch.zeros(5, 4, dtype=torch.float64, device=DEVICE)
     grad = torch.ones_like(x)
     value, gradient = value_and_gradient(lambda x: tsslbp.spikes(x, impl=impl), x, grad)
@@ -313,7 +316,7 @@ def test_silent_input(impl: str) -> None:
 
 
 def test_hand_worked_spike() -> None:
-    """One neuron, tau_m = 2, tau_s = 2: a spike at the second step, calculated manually."""
+    """The gradient of a neuron that spikes at the second step is that worked out by hand."""
     current = torch.tensor([[0.8], [0.8]], dtype=torch.float64, requires_grad=True)
     spikes = tsslbp.spikes(
         current, tau_m=2.0, tau_s=2.0, rule=TSSLBP(warm_up="never"), impl="reference"
@@ -350,7 +353,7 @@ def test_non_contiguous_and_broadcast_inputs(impl: str) -> None:
 @pytest.mark.parametrize(("rate", "warm_up"), [(0.1, "always"), (0.1001, "never")])
 @pytest.mark.parametrize("operation", [tsslbp.spikes, tsslbp.lif, layer])
 def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, impl: str) -> None:
-    """A layer-wise rule uses the shared rate, computed from the sum and number of local spikes."""
+    """A layer-wise rule uses the shared rate; it passes on the sum and number of its own values."""
     told = []
 
     def mean(total: Tensor, values: int) -> Tensor:
@@ -366,7 +369,7 @@ def test_the_rate_over_processes_decides(operation, rate: float, warm_up: str, i
     current = tsslbp.psc(x, impl=impl) if operation is layer else x
     assert told == [(int(tsslbp.spikes(current, impl=impl).sum()), 280)]
     run(rule=TSSLBP(), shared=neuron.Shared(mean))
-    assert len(told) == 1  # a rule that does not need the rate does not ask
+    assert len(told) == 1  # a rule that does not need the rate does not ask for it
 
 
 def test_empty_batch(impl: str) -> None:

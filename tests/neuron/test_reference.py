@@ -19,7 +19,7 @@ TAU_M, TAU_S, THRESHOLD = 4.0, 2.5, 0.8
 DECAY = 1 - 1 / TAU_M
 
 
-DEVICE = "cpu"  # of the inputs; conftest.py sets that of the implementation
+DEVICE = "cpu"  # of the inputs; conftest.py changes it to that of the implementation
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -58,7 +58,7 @@ class SmoothSpike(Function):
 
 
 def by_autograd(smooth, through_reset: bool) -> Tensor:
-    """Backpropagation through time by PyTorch, with the step's derivative replaced."""
+    """Backpropagate through time with PyTorch, with the step's derivative replaced."""
     x = CURRENT.clone().requires_grad_()
     rest, total = torch.zeros_like(x[0]), torch.zeros((), dtype=torch.float64)
     for x_t, grad_t in zip(x, GRAD, strict=True):
@@ -95,7 +95,7 @@ def test_surrogates_are_autograd_through_a_smooth_step(derivative, through_reset
 
 
 def test_published_heights_and_widths() -> None:
-    """Peak and value at a distance from the threshold, as the sources print them."""
+    """Each surrogate has the value that its source's formula gives near the threshold."""
     at = {  # distance from the threshold, in thresholds: what the source's formula gives there
         "rectangle": (0.49, 1.0),  # 1 / a within a / 2, a = 1
         "fast-sigmoid": (0.2, 1 / 9),  # 1 / (1 + beta |u - th|)^2 at 2 mV, beta = 1 / mV
@@ -114,7 +114,7 @@ def test_published_heights_and_widths() -> None:
 
 
 def test_slayer_correlates_with_the_kernel_of_the_psc() -> None:
-    """Its error is that of the spikes times the escape rate, correlated with the response."""
+    """The gradient is the error times the escape rate, correlated with the response kernel."""
     rule = SLAYER(height=0.7, width=0.4)
     rest, potentials = torch.zeros_like(CURRENT[0]), []
     for current in CURRENT:
@@ -127,7 +127,10 @@ def test_slayer_correlates_with_the_kernel_of_the_psc() -> None:
 
 
 def test_spike_bp_is_what_the_public_code_makes_of_autograd() -> None:
-    """Its use of autograd, written again: leaks and resets detached, a factor at spikes."""
+    """The rule equals autograd with leaks and resets detached and a factor at each spike.
+
+    The code below restates how the public code uses autograd.
+    """
     x = CURRENT.clone().requires_grad_()
     membrane, trace, number = (torch.zeros_like(x[0]) for _ in range(3))
     spikes = []
@@ -152,13 +155,13 @@ MEMBRANE, SYNAPSE = 3.0, 1.5
 
 
 def _potential(w: Tensor, start: Tensor, t: Tensor) -> Tensor:
-    """Potential at t of a neuron that was at 0 at `start`."""
+    """Return the potential at time t of a neuron that was at 0 at time `start`."""
     factor = w * MEMBRANE / (MEMBRANE - SYNAPSE)
     return factor * (torch.exp(-(t - start) / MEMBRANE - start / SYNAPSE) - torch.exp(-t / SYNAPSE))
 
 
 def _crossing(w: Tensor, start: Tensor) -> Tensor:
-    """When it reaches 1, by bisection of the rising part and one Newton step that autograd sees."""
+    """Return when the potential reaches 1, by bisection and a Newton step for autograd."""
     low, high = start.detach(), start.detach() + 1.2
     for _ in range(60):
         middle = (low + high) / 2
@@ -195,7 +198,7 @@ def _discrete(w: Tensor, spikes: int, step: float) -> Tensor:
 
 @pytest.mark.parametrize(("spikes", "weights"), [(1, (2.4, 3.0)), (2, (4.5, 5.0))])
 def test_eventprop_tends_to_the_exact_gradient_at_first_order(spikes: int, weights) -> None:
-    """The mean error over many weights, whose spikes fall anywhere in a step."""
+    """Halving the step about halves the mean error over spikes that fall anywhere in a step."""
     w = torch.linspace(*weights, 200, dtype=torch.float64)
     exact = _exact(w, spikes)
     errors = [
@@ -208,22 +211,23 @@ def test_eventprop_tends_to_the_exact_gradient_at_first_order(spikes: int, weigh
 
 
 def test_eventprop_by_hand() -> None:
-    """tau_m = 2: a spike at the second step, du = 0.4, so it moves by 2.5 steps a unit."""
+    """With du = 0.4 at the second step, the spike moves by 2.5 steps per unit of current."""
     current = torch.tensor([[0.8], [0.8], [0.1]], dtype=torch.float64, requires_grad=True)
     settings = {"tau_m": 2.0, "tau_s": 2.0, "impl": "reference"}
     tsslbp.spikes(current, rule=EventProp(), **settings).backward(
         torch.tensor([[5.0], [3.0], [2.0]], dtype=torch.float64)
     )
-    # A step later it would cost 2 - 3, so the spike gains 2.5; half of it reaches the step before.
+    # A step later the loss would change by 2 - 3 = -1, so the spike's gradient is 2.5; half of
+    # it reaches the step before.
     assert current.grad is not None
     assert current.grad.flatten().tolist() == pytest.approx([1.25, 2.5, 0.0])
 
 
-# NA: the layers' scales in a network (a single layer stands in test_golden.py).
+# NA: the layers' scales in a network (a single layer is tested in test_golden.py).
 
 
 def test_na_scales_hidden_layers_by_the_output_layers_gradient(impl: str) -> None:
-    """The first layer by the mean of the scaled gradient of the last, which counts for itself."""
+    """The output layer's mean gradient is its own reference and, scaled, the hidden layer's."""
     images = normal(6, 1, 4, 4, seed=2).abs()
     nets = {}
     for normalise in (False, True):
@@ -247,7 +251,7 @@ def _scale(reference: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _currents_of(net: tsslbp.Network, images: Tensor) -> tuple[Tensor, ...]:
-    """The gradient of the input current of each layer."""
+    """Return the gradient with respect to each layer's input current."""
     hidden, output = net.spiking_layers
     first = hidden.current(images.flatten(1), net.time_steps).detach().requires_grad_()
     spikes = hidden.spikes(first)
@@ -273,7 +277,7 @@ EVERY_RULE: list[Rule] = [
 
 @st.composite
 def edges(draw: st.DrawFn, dtype: torch.dtype) -> Tensor:
-    """Currents ``[T, 40]`` about 0 and the threshold, as close as numbers of a type come."""
+    """Draw currents ``[T, 40]`` as near to 0 and to the threshold as the dtype allows."""
     kind = torch.finfo(dtype)
     steps = draw(st.integers(1, 5))
     near = [0.0, kind.tiny, kind.tiny * kind.eps, kind.eps]
@@ -287,7 +291,7 @@ def edges(draw: st.DrawFn, dtype: torch.dtype) -> Tensor:
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_no_rule_makes_a_number_none(dtype: torch.dtype, data: st.DataObject) -> None:
-    """Whatever the increment of the potential is: tiny, 0, minus 0, or rounded to one of these."""
+    """Gradients are finite even if a potential's increment is tiny, 0, minus 0, or rounded so."""
     x = data.draw(edges(dtype))
     tau_m = data.draw(st.sampled_from([1.0, 1.5, 5.0, 1e9]))
     for rule in EVERY_RULE:
@@ -301,7 +305,7 @@ def test_no_rule_makes_a_number_none(dtype: torch.dtype, data: st.DataObject) ->
 
 @pytest.mark.parametrize("rule", EVERY_RULE[:-1], ids=str)
 def test_what_is_no_number_shows(rule: Rule) -> None:
-    """Of all rules but `SpikeBP`, which reads spikes alone."""
+    """A NaN current makes the gradient NaN, except under `SpikeBP`, which reads spikes alone."""
     x = torch.full((4, 3), 0.4)
     x[1, 1] = math.nan
     current = x.clone().requires_grad_()

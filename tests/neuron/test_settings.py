@@ -1,4 +1,4 @@
-"""A neuron's constants and a layer's settings as checked values."""
+"""Tests of the checks of a neuron's constants and a layer's settings."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_the_defaults_are_those_of_the_public_functions() -> None:
 
 
 def test_whole_numbers_become_numbers() -> None:
-    """A kernel that is compiled for constants must not be compiled twice for equal ones."""
+    """Integers become floats, so that no kernel is compiled twice for equal constants."""
     neuron = Neuron(4, 2, 1)
     assert neuron == Neuron(4.0, 2.0, 1.0) and hash(neuron) == hash(Neuron(4.0, 2.0, 1.0))
     assert all(type(value) is float for value in (neuron.tau_m, neuron.tau_s, neuron.threshold))
@@ -86,7 +86,7 @@ def test_every_implementation_is_known(impl: str) -> None:
 
 
 def test_equal_settings_are_one_key() -> None:
-    """Constants of the kernels are kept by settings; others must not be mistaken for them."""
+    """Kernels' constants are cached by settings: equal ones share an entry, others do not."""
     one = NeuronLayer(Neuron(4.0), TSSLBP.published(), pool=2)
     same = NeuronLayer(Neuron(4), TSSLBP.published(), pool=2)
     others = [
@@ -146,9 +146,9 @@ PLACES = {  # where a constant of neurons, filters or kernels is given
 @pytest.mark.parametrize("kind", NO_NUMBERS)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_constant_that_would_not_be_trained_is_refused(place: str, kind: str) -> None:
-    """Its gradient would be silently lost; the message names the constant."""
+    """A value that is not a number is refused: a tensor's gradient would be silently lost."""
     if kind == "nothing" and place.startswith("recipe"):
-        kind = "text"  # a key that is not set has its default
+        kind = "text"  # None would mean that the key is not set
     name = place.rpartition(" ")[2]
     with pytest.raises(InvalidInput, match=f"{name} must be ") as caught:
         PLACES[place](NO_NUMBERS[kind]())

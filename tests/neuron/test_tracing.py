@@ -1,4 +1,4 @@
-"""Neurons and networks under `torch.func.vmap`, compared with a loop; and in traced graphs."""
+"""Neurons and networks under `torch.func.vmap`, compared with a loop, and in traced graphs."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def assert_close(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("shape", [(5, 3, 20), (4, 2, 3, 4, 4)], ids=["features", "images"])
 def test_a_mapped_layer_is_a_loop(shape: tuple[int, ...], rule: Rule, impl: str) -> None:
-    """Forward and backward, whichever axis is mapped."""
+    """Outputs and gradients equal those of a loop, whichever axis is mapped."""
     currents, weights = 1 + 2 * normal(6, *shape), normal(*shape, seed=1)
     neurons = LIF(rule=rule, impl=impl, output_psc=True)
 
@@ -69,15 +69,15 @@ def test_mapped_functions(function: str, impl: str) -> None:
     def call(x: Tensor) -> Tensor:
         return cast(Tensor, getattr(tsslbp, function)(x, impl=impl))
 
-    x = 1 + 2 * normal(5, 4, 2, 7)  # of [T, ...] these functions take any shape
+    x = 1 + 2 * normal(5, 4, 2, 7)  # these functions take any shape [T, ...]
     assert_close(vmap(call, in_dims=1, out_dims=1)(x), call(x))
     assert_close(vmap(vmap(call, in_dims=1, out_dims=1), in_dims=1, out_dims=1)(x), call(x))
-    one = vmap(vmap(vmap(call, -1, -1), 1, 1), 1, 1)  # a neuron each
+    one = vmap(vmap(vmap(call, -1, -1), 1, 1), 1, 1)  # one neuron at a time
     assert_close(one(x), call(x))
 
 
 def modules(impl: str) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    """Networks of layers, and the shape of one sample, whose axes are those of a batch of one."""
+    """Return networks by name, each with the shape of one sample as a batch of one."""
     settings: dict[str, Any] = {"impl": impl}
     return {
         "linear": (
@@ -119,7 +119,7 @@ def modules(impl: str) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", modules("cpu"))
 def test_gradients_of_samples(name: str, impl: str) -> None:
-    """As `torch.func`'s own example of per-sample gradients has it."""
+    """Per-sample gradients, written as in the example of `torch.func`, equal those of a loop."""
     net, shape = modules(impl)[name]
     net = scaled(net)
     x = 2 * normal(6, *shape).abs()
@@ -139,7 +139,7 @@ def test_gradients_of_samples(name: str, impl: str) -> None:
 @pytest.mark.parametrize("name", modules("cpu"))
 @pytest.mark.parametrize("each", [True, False], ids=["own batches", "one batch"])
 def test_ensembles(each: bool, name: str, impl: str) -> None:
-    """Networks side by side, of one batch or each of its own; and gradients of their samples."""
+    """Each stacked network has the gradient it has alone, on a shared batch or one of its own."""
     nets = [scaled(modules(impl)[name][0], seed) for seed in range(3)]
     shape = modules(impl)[name][1]
     x = 2 * normal(3, *shape).abs()
@@ -161,7 +161,7 @@ def test_ensembles(each: bool, name: str, impl: str) -> None:
 
 
 def scaled(net: nn.Module, seed: int = 0) -> nn.Module:
-    """A network in float64 whose weights are its own and large enough to make all layers fire."""
+    """Return the network in float64, with weights by the seed that make all layers fire."""
     with torch.no_grad():
         for number, weight in enumerate(net.double().parameters()):
             weight.copy_(normal(*weight.shape, seed=10 * seed + number))
@@ -171,7 +171,7 @@ def scaled(net: nn.Module, seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("what", WHOLE)
 def test_rules_that_read_the_whole_layer(what: str, impl: str) -> None:
-    """The forward pass is mapped; the gradient of one sample is none of the batch's."""
+    """The forward pass is mapped; the gradient is refused, as it depends on the whole batch."""
     neurons, x = LIF(rule=WHOLE[what], impl=impl), 1 + normal(3, 5, 1, 8)
     assert_close(vmap(neurons)(x), torch.stack([neurons(one) for one in x]))
     with pytest.raises(InvalidInput, match=f"vmap cannot map the gradient of .* {what}"):
@@ -201,7 +201,7 @@ def test_the_check_of_input_looks_at_values_where_it_can() -> None:
 @pytest.mark.parametrize("name", modules("cpu"))
 @pytest.mark.parametrize("how", ["export", "jit"])
 def test_graphs_for_other_programs(how: str, name: str) -> None:
-    """They have no branch on data: one that was made of zeros takes other inputs."""
+    """Graphs do not branch on data: one traced with zeros is right for other inputs."""
     net, shape = modules("auto")[name]
     net = scaled(net).eval()
     x = 2 * normal(*shape).abs()
@@ -210,7 +210,7 @@ def test_graphs_for_other_programs(how: str, name: str) -> None:
         program = torch.export.export(net, (torch.zeros_like(x),)).module()
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated, and takes shapes as they are
+            warnings.simplefilter("ignore")  # jit.trace is deprecated and fixes shapes
             program = torch.jit.trace(net, (torch.zeros_like(x),))  # type: ignore[no-untyped-call]
     assert net(x).any()
     assert_close(program(x), net(x))
@@ -242,7 +242,7 @@ print(torch._dynamo.utils.counters["frames"]["total"])
 
 
 def test_a_network_that_is_compiled_first() -> None:
-    """What Numba does when it is imported is no part of the graph: that was 2,256 frames."""
+    """Numba's import does not become part of the graph, which would then have 2,256 frames."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100

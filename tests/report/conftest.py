@@ -1,4 +1,4 @@
-"""Run folders with made-up records, without training, for the tests of the report."""
+"""Fixtures for the tests of the report: run folders with made-up records, without training."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ def _needs() -> None:
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., None]:
-    """See `make`."""
+    """Return `make`, which writes a run folder."""
     return make
 
 
 @pytest.fixture(scope="session")
 def recipe() -> Callable[..., Experiment]:
-    """A shipped recipe with changes: ``recipe("digits", seed, key=value)``."""
+    """Return a function that changes a shipped recipe: `recipe("digits", seed, key=value)`."""
     return lambda name, seed=0, **changes: replace(load_recipe(name), seed=seed, **changes)
 
 
 @pytest.fixture
 def groups(tmp_path: Path, make_run: Callable, recipe: Callable) -> Callable[..., list[Group]]:
-    """Groups of runs with given best test accuracies in percent, by recipe and settings."""
+    """Return a function that makes runs with given best test accuracies, and groups them.
+
+    Accuracies are in percent, by recipe and settings.
+    """
 
     def read(*wanted: tuple[str, dict[str, Any], Sequence[float]]) -> list[Group]:
         for number, (name, changes, accuracies) in enumerate(wanted):
@@ -51,7 +54,7 @@ def groups(tmp_path: Path, make_run: Callable, recipe: Callable) -> Callable[...
 
 
 LAYERS = {"conv1": 0.1, "conv2": 0.2, "output": 0.05}
-STEPS = 26  # of an epoch
+STEPS = 26  # training steps in an epoch
 
 
 ENVIRONMENT = {
@@ -70,10 +73,10 @@ def make(
     """Make a run whose test accuracy rises to `best`, and falls a little in the last epoch.
 
     Args:
-        folder: of the run.
-        experiment: what it says to have trained.
-        best: largest test accuracy, 0 to 1.
-        epochs: with a record, by default all.
+        folder: folder of the run.
+        experiment: the experiment in its configuration.
+        best: largest test accuracy, from 0 to 1.
+        epochs: number of epochs with a record, by default all.
         extra: further keys of the last record.
     """
     count = epochs or experiment.epochs
@@ -89,7 +92,7 @@ def make(
 
 
 def cost(epoch: int, energy: float) -> dict[str, Any]:
-    """A record of what a network costs on an image: `energy` in picojoules, 1000 with ReLU."""
+    """Return a record of a network's cost per image: `energy` in picojoules, and 1000 with ReLU."""
     done = {"multiplications": 100.0, "additions": 2000.5, "updates": 50.0}
     total = {"neurons": 10, "parameters": 1234, "dense_multiplications": 500, "spiking": done}
     parts = {"spiking": {"connections": 0.75 * energy, "neurons": 0.25 * energy}}

@@ -1,4 +1,4 @@
-"""A page lists its figures."""
+"""Test that a page lists its figures in the order of its sections."""
 
 from tsslbp.report.blocks import Figure, Lines, Page, Section, Table
 

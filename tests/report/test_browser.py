@@ -1,4 +1,4 @@
-"""The report in a real browser: its figures are drawn, and nothing is fetched."""
+"""Tests of the report in a real browser: its figures are drawn, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: Callable) -> Path:
-    """A report on a small search, and on a run with figures of its own."""
+    """Path of a report on a small search, in which one run has a figure of its own."""
     folder = tmp_path_factory.mktemp("report")
     for seed, rate in enumerate((0.001, 0.002, 0.005, 0.01)):
         experiment = recipe("digits", seed, learning_rate=rate, epochs=4 + seed)
@@ -145,18 +145,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def desk(browser: Browser, page: Path) -> Browser:
-    """The browser with the page at the width of a desk, opened once, for it draws with WebGL."""
+    """Browser with the page at desktop width, opened only once because drawing in WebGL is slow."""
     pytest.importorskip("plotly")
     browser.open(page, DESKTOP)
     return browser
 
 
 def expect_quiet(browser: Browser, page: Path) -> None:
-    """Nothing but the page itself was asked for, and nothing went wrong."""
+    """Assert that the page requested nothing but itself and that nothing went wrong."""
     asked = [one["request"]["url"] for one in browser.told("Network.requestWillBeSent")]
     assert page.as_uri() in asked
     assert [url for url in asked if not url.startswith(("data:", "blob:", page.as_uri()))] == []
-    # The log would tell what the page's policy has blocked, and it tells of slow software WebGL.
+    # The log names what the page's policy blocks; its entries on rendering concern slow WebGL.
     entries = [one["entry"] for one in browser.told("Log.entryAdded")]
     assert [one for one in entries if one["source"] != "rendering"] == []
     assert browser.told("Runtime.exceptionThrown") == []
@@ -198,7 +198,7 @@ def test_the_switch_shows_the_drawing_and_the_graph(desk: Browser) -> None:
 
 
 def test_at_a_phone(browser: Browser, page: Path) -> None:
-    """Drawings take the place of graphs; what is wider than the page scrolls in its own box."""
+    """Drawings replace graphs, and content wider than the page scrolls in its own box."""
     browser.open(page, PHONE)
     assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
     sizes = browser.evaluate(SIZES % ".drawing svg[role=img]")

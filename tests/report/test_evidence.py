@@ -1,4 +1,4 @@
-"""The evidence of a report: every run once, and in the statistics only finished runs."""
+"""Tests of the evidence of a report: a run counts once, and only finished runs count."""
 
 import shutil
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_unfinished_runs_are_in_no_group_that_counts(
 def test_runs_of_a_study_of_rules_are_apart(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
-    """Those at the chosen learning rate count for the claims, those that only chose it nowhere."""
+    """Runs at the chosen learning rate are evidence; runs that only helped to choose it are not."""
     study = RuleStudy(recipe("digits", epochs=3), ("TSSLBP",), (5,), (0.001, 0.002), 2)
     compare.prepare(study, tmp_path / "rules")
     low, high = (study.runs(tmp_path / "rules", "TSSLBP", 5, rate) for rate in (0.001, 0.002))

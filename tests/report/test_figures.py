@@ -1,4 +1,4 @@
-"""The figures of a report, and their names."""
+"""Tests of the figures of a report and of their names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_unfinished_runs_are_in_the_curves_alone(
     assert curves.interactive
     line, drop = curves.interactive["data"]
     assert line["name"] == "seed 0"
-    assert line["x"] == [26, 52]  # steps at the end of each epoch
+    assert line["x"] == [26, 52]  # training steps at the end of each epoch
     assert drop["x"] == [30]
 
 
@@ -67,7 +67,7 @@ def test_own_figures_of_the_best_run(groups: Callable) -> None:
 
 
 def test_a_figure_that_lies_elsewhere_is_not_shown(groups: Callable, tmp_path: Path) -> None:
-    """A link, or a folder that is one, could show a file of the reader's own."""
+    """A figure behind a link is left out, since the link could point to a private file."""
     (tmp_path / "secret.svg").write_text("<svg/>")
     (group,) = groups(("digits", {"epochs": 2}, [90.0]))
     folder = group.results[0].folder / "figures"
@@ -82,7 +82,7 @@ def test_a_figure_that_lies_elsewhere_is_not_shown(groups: Callable, tmp_path: P
     assert not [one for one in figures.draw("d", [group], [], "last") if one.image]
     (folder / "confusion.svg").unlink()
     with (folder / "confusion.svg").open("wb") as file:
-        file.truncate(1 << 40)  # a hole
+        file.truncate(1 << 40)  # a sparse file of 1 TiB
     assert not [one for one in figures.draw("d", [group], [], "last") if one.image]
     for path in folder.iterdir():
         path.unlink()
@@ -100,7 +100,7 @@ def test_a_figure_that_lies_elsewhere_is_not_shown(groups: Callable, tmp_path: P
 
 
 def test_accuracy_against_energy_and_time_steps(groups: Callable) -> None:
-    """A line for settings that differ in T alone; energies of the runs with a record."""
+    """Settings that differ only in T share a line, and energies need records of cost."""
     found = groups(
         *(("digits", {"epochs": 2, "time_steps": steps}, [90.0 + steps]) for steps in (2, 5, 8)),
         ("digits", {"epochs": 2, "learning_rate": 0.1}, [80.0, 81.0]),

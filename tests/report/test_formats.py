@@ -1,4 +1,4 @@
-"""Tables as CSV, JSON and LaTeX, and a report's tables and figures in files."""
+"""Tests of tables as CSV, JSON and LaTeX, and of a report's tables and figures as files."""
 
 import csv
 import io

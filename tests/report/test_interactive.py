@@ -1,4 +1,4 @@
-"""The interactive figures have the contents of the static ones, in plotly's format."""
+"""Tests that interactive figures have the contents of the static ones, in plotly's format."""
 
 import base64
 import gzip
@@ -80,7 +80,7 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     assert sum(len(trace["x"]) for trace in traces) <= interactive.POINTS_IN_ALL
     assert traces[0]["x"][0] == 1 and traces[0]["x"][-1] == 5000
     assert traces[0]["y"][-1] == 100
-    assert GRAPHS["curves"]["data"][1]["mode"] == "lines+markers"  # a line of one point is none
+    assert GRAPHS["curves"]["data"][1]["mode"] == "lines+markers"  # one point has no line
 
 
 def test_sudden_drops_are_marked_on_their_curve() -> None:

@@ -1,4 +1,4 @@
-"""The published tables: complete, consistent, and checked when they are read."""
+"""Tests of the published tables: complete, consistent, and checked when they are read."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_recipes_of_published_results_belong_to_one_row_of_their_network() -> No
 
 
 def test_what_a_recipes_settings_reached() -> None:
-    """The authors' accuracy for their settings, the study's for the revised ones that it ran."""
+    """The authors' settings have the authors' accuracy, and the study's settings the study's."""
     by_authors, by_study = published.of_recipe("mnist-published"), published.of_recipe("mnist")
     assert by_authors is not None and (by_authors.mean, by_authors.best) == (99.50, 99.53)
     assert by_study is not None and (by_study.mean, by_study.best) == (99.40, 99.47)
@@ -56,7 +56,7 @@ def test_what_a_recipes_settings_reached() -> None:
 
 @pytest.mark.parametrize("row", published.rows(), ids=lambda row: row.name)
 def test_best_fits_mean_and_deviation_or_is_doubted(row: published.Row) -> None:
-    """Of n values none is further above the mean than sd (n - 1) / sqrt(n)."""
+    """None of n values can exceed their mean by more than sd (n - 1) / sqrt(n)."""
     for accuracy in (row.published, row.study):
         if accuracy is None or accuracy.sd is None:
             continue

@@ -1,4 +1,4 @@
-"""Every block is in the page, and its text is escaped in HTML and in Markdown."""
+"""Tests that every block is in the page, and that its text is escaped in HTML and Markdown."""
 
 import base64
 import re
@@ -93,7 +93,7 @@ def test_no_control_character_comes_into_a_report(text: str) -> None:
 def test_a_verdict_is_a_badge_and_a_minus_is_a_minus() -> None:
     table = Table("caption", ("", "verdict", "difference"), (("a", "undecided", "-0.50"),), 2)
     html = render.to_html(page(table))
-    assert html.count('<span class="badge undecided">undecided</span>') == 2  # and at a glance
+    assert html.count('<span class="badge undecided">undecided</span>') == 2  # one in the summary
     assert "\N{MINUS SIGN}0.50" in html
 
 

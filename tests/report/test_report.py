@@ -1,4 +1,4 @@
-"""The report's files: complete, safe, and made from any contents of the folders."""
+"""Tests of the report's files: complete, safe, and written whatever the folders contain."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from tsslbp import cli, report
 from tsslbp.errors import InvalidInput, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20.0  # of 500 runs of 100 epochs
+SECONDS = 20.0  # allowed for 500 runs of 100 epochs
 RUNS = 200
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: Callable) -> Path:
-    """Runs of MNIST and digits, one of them unfinished, and a folder that is no run."""
+    """Folder of runs on MNIST and digits, with an unfinished run and a folder that is not a run."""
     folder = tmp_path_factory.mktemp("study") / "runs"
     for seed in range(3):
         make_run(folder / f"mnist-{seed}", recipe("mnist", seed), 0.994 + seed / 10_000)
@@ -37,19 +37,19 @@ def study(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: 
 
 @pytest.fixture(scope="module")
 def written(study: Path) -> tuple[str, str]:
-    """The HTML and the Markdown of the study's report."""
+    """Return the HTML and the Markdown of the study's report."""
     return write(study.parent)
 
 
 def write(folder: Path, *paths: Path) -> tuple[str, str]:
-    """The HTML and the Markdown of a new report in `folder`, by default on its runs."""
+    """Write a report in `folder`, by default on its runs, and return its HTML and Markdown."""
     out = folder / "report.html"
     report.write(list(paths) or [folder / "runs"], out)
     return out.read_text(), out.with_suffix(".md").read_text()
 
 
 class Elements(HTMLParser):
-    """Counts elements, and checks that they are closed in order."""
+    """Parser that collects elements and asserts that they are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def test_html(written: tuple[str, str]) -> None:
 
 
 def test_tables_say_what_the_records_say(written: tuple[str, str]) -> None:
-    """Published, study and ours; the unfinished run counts nowhere."""
+    """Published, study and own rows match the records, and the unfinished run counts nowhere."""
     lines = [line for line in written[1].splitlines() if line.startswith("|")]
     (published,) = [line for line in lines if "| published | 5" in line]
     (study_line,) = [line for line in lines if "| reproduction study | 5" in line]
@@ -95,7 +95,7 @@ def test_tables_say_what_the_records_say(written: tuple[str, str]) -> None:
     digits, *_ = [
         line for line in lines if "| digits, epochs = 4, learning\\_rate = 0.001 " in line
     ]
-    # Chosen on validation images, the best epoch; the last one is 0.1 points below.
+    # The best epoch is chosen on validation images; the last one is 0.1 points below it.
     assert "| 91.00 ± 0.10<br>" in digits and digits.count("| 91.10 ± 0.10<br>") == 2
 
 
@@ -119,7 +119,7 @@ def test_markdown_shows_every_figure(study: Path, written: tuple[str, str]) -> N
 def test_drops_caveats_and_environments_are_told(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
-    drop = {"step": 61, "depth": 0.5}  # of another version
+    drop = {"step": 61, "depth": 0.5}  # as another version records it
     make_run(tmp_path / "a", recipe("digits", 0), 0.9, note="a caveat", drops=[drop])
     make_run(tmp_path / "b", recipe("digits", 1), 0.9)
     environment = json.loads((tmp_path / "b" / "environment.json").read_text())
@@ -139,13 +139,13 @@ def test_the_figures_of_a_run_are_shown(
     (tmp_path / "run" / "figures" / "confusion.svg").write_text(svg)
     html, _ = write(tmp_path, tmp_path / "run")
     (image,) = [attrs for tag, attrs in Elements(html).found if tag == "img"]
-    assert str(image["src"]).startswith("data:image/svg+xml;base64,")  # where no script runs
+    assert str(image["src"]).startswith("data:image/svg+xml;base64,")  # no script runs in an image
     assert "alert(1)" not in html
     assert (tmp_path / "report_figures" / "data-1-run-1-confusion.svg").read_text() == svg
 
 
 def test_names_are_text(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
-    """What a user may name: a folder, a data file, a note, a machine."""
+    """Names that a user can choose add no markup: a folder, a data file, a note, a machine."""
     evil = "</script><script>alert(1)<|`img"
     for seed, epochs in enumerate((3, 4, 5)):
         data = f"{evil.replace('/', '')}.npz"
@@ -186,7 +186,7 @@ def test_only_unfinished_runs(tmp_path: Path, make_run: Callable, recipe: Callab
 
 
 def test_records_of_earlier_versions(tmp_path: Path) -> None:
-    """They hold neither spikes per image nor the accuracy by step."""
+    """Records without spikes per image and accuracy by step can still be reported."""
     folder = ROOT / "results" / "mnist-seed0"
     assert "spikes_per_image" not in (folder / "metrics.jsonl").read_text()
     html, _ = write(tmp_path, folder)
@@ -261,14 +261,14 @@ def test_the_command(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_many_runs_are_reported_in_time(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
-    """`RUNS` runs in their share of `SECONDS` for 500, and a page that a browser likes."""
+    """`RUNS` runs take at most their share of `SECONDS`, and the page stays below 6 MB."""
     base = recipe("digits", epochs=100)
     for number in range(RUNS):
         rate, seed = 0.0001 * (1 + number // 5), number % 5
         experiment = replace(base, learning_rate=rate, seed=seed)
         make_run(tmp_path / "runs" / str(number), experiment, 0.9 + number / 2000)
     taken = []
-    for _ in range(3):  # other processes may share the cores, also one core's processing units
+    for _ in range(3):  # other processes may use the same cores, or parts of them
         start = time.process_time()
         html, _ = write(tmp_path)
         taken.append(time.process_time() - start)

@@ -1,4 +1,4 @@
-"""The section on learning rules agrees with the records, and includes only runs that count."""
+"""Tests that the section on learning rules agrees with the records and has only valid runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ RATES = (0.001, 0.002, 0.004)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: Callable) -> Path:
-    """Two rules at two T; one at a rate at the edge, one that diverged wherever it was tried."""
+    """Folder of a comparison of two rules at two T.
+
+    One pair chose a learning rate at the edge of the grid, and one diverged at every rate.
+    """
     folder = tmp_path_factory.mktemp("study")
     base = recipe("digits", epochs=3, loss="softmax")
     planned = RuleStudy(base, RULES, (2, 5), RATES, 3)
@@ -44,7 +47,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: 
 
 
 def write(folder: Path, out: Path) -> tuple[str, str, list[str]]:
-    """The HTML, the Markdown, and the problems of a report on a folder."""
+    """Write a report on a folder, and return its HTML, its Markdown and its problems."""
     problems = report.write([folder], out / "report.html")
     return (out / "report.html").read_text(), (out / "report.md").read_text(), problems
 
@@ -55,7 +58,7 @@ def written(study: Path) -> tuple[str, str, list[str]]:
 
 
 def part(markdown: str, title: str) -> str:
-    """The section of that title."""
+    """Return the section with that title."""
     return markdown.partition(f"## {title}")[2].partition("\n## ")[0]
 
 
@@ -119,7 +122,7 @@ def test_other_runs_beside_a_comparison(
 
 
 def test_a_comparison_that_cannot_be_read(study: Path, tmp_path: Path) -> None:
-    """Its runs are reported like others, and the reason why there is no section is given."""
+    """Its runs are reported like any others, and the problems say why the section is missing."""
     shutil.copytree(study / "rules", tmp_path / "rules")
     (tmp_path / "rules" / compare.FILE).write_text("{")
     _, markdown, problems = write(tmp_path / "rules", tmp_path)

@@ -1,4 +1,4 @@
-"""The page: its first screen, its sections, and what is left out of them."""
+"""Tests of the page: its first screen, its sections, and what they leave out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ def compose(folder: Path) -> Page:
 
 @pytest.fixture
 def page(tmp_path: Path, make_run: Callable, recipe: Callable) -> Page:
-    """Three seeds of MNIST, two of digits, and one unfinished run."""
+    """Page on three seeds of MNIST, two of digits, and one unfinished run."""
     for seed in range(3):
         make_run(tmp_path / f"mnist-{seed}", recipe("mnist", seed), 0.994 + seed / 10_000)
     for seed in range(2):
@@ -80,7 +80,7 @@ def test_comparisons_and_caveats(tmp_path: Path, make_run: Callable, recipe: Cal
 
 
 def test_long_lists_are_cut(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
-    drops = [{"step": step} for step in range(50)]  # of another version
+    drops = [{"step": step} for step in range(50)]  # as another version records them
     make_run(tmp_path / "run", recipe("digits"), 0.9, drops=drops)
     (section,) = [one for one in compose(tmp_path).sections if one.name == "drops"]
     lines, rest = section.blocks

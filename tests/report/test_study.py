@@ -1,4 +1,4 @@
-"""docs/study.md agrees with the records, claims nothing that was not run, and its commands work."""
+"""Tests of docs/study.md: it agrees with the records, claims no more, and its commands work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def composed(real: Records) -> page.Page:
 
 
 def drop(step: int, epoch: int, **changes: object) -> Drop:
-    """A drop of two steps with a silent output, of a run with the revised target."""
+    """Return a drop that two steps with a silent output cause, in a run with the revised target."""
     same = Change(20.0, 20.0)
     one = Drop(
         step,
@@ -58,7 +58,7 @@ def drop(step: int, epoch: int, **changes: object) -> Drop:
 def whole(
     tmp_path_factory: pytest.TempPathFactory, make_run: Callable, recipe: Callable
 ) -> Records:
-    """Records, made up, of all that a CPU reaches: tables, search, constants and a pair."""
+    """Made-up records of all that a CPU can run: tables, search, constants and a pair."""
     root = tmp_path_factory.mktemp("results")
     (root / "bench").mkdir()
     (root / "bench" / "cpu.json").write_text('{"cifar10": [{"median s": 5.0}]}')
@@ -128,11 +128,11 @@ def _make_pair(
 
 
 def test_the_page_is_what_the_records_say(composed: page.Page) -> None:
-    """`make study` was run after the last change of the records."""
+    """The page and its figures are up to date: `make study` was run after the records changed."""
     assert composed.markdown == (DOCS / "study.md").read_text()
     there = {one.name: one.read_bytes() for one in (DOCS / page.FIGURES).iterdir()}
     assert composed.figures.keys() == there.keys()
-    # A PDF, which is written with its SVG, has numbers of more digits than processors agree on.
+    # PDFs are not compared, since their numbers have more digits than processors agree on.
     drawn = [name for name in there if name.endswith(".svg")]
     assert [name for name in drawn if there[name] != composed.figures[name]] == []
 
@@ -165,7 +165,7 @@ def test_links_within_the_page_have_a_heading(composed: page.Page) -> None:
 
 
 def commands(markdown: str) -> list[str]:
-    """The page's commands, each loop unrolled once."""
+    """Return the page's commands, with each loop unrolled once."""
     fences = re.findall(r"^```\n(.*?)^```$", markdown, re.S | re.M)
     lines = [line for text in fences for line in text.splitlines()]
     loop = re.compile(r"for seed in (\d).*?; do (.*); done")
@@ -175,7 +175,7 @@ def commands(markdown: str) -> list[str]:
 def test_every_command_of_the_page_is_one_of_the_program(
     composed: page.Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
-    """Each comes as far as its data, or the GPU that is not there."""
+    """Each command gets as far as loading its data, or fails because there is no GPU."""
 
     def stop(name: str, *_: object) -> None:
         raise InvalidInput("as far as the data")
@@ -203,7 +203,7 @@ def test_what_was_run_is_not_missing(made: page.Page) -> None:
     assert "surrogate_width=0.4" not in missing and "surrogate_width=0.1" in missing
     assert "time_steps=20" in missing and "time_steps=10" not in missing
     assert "cifar10-cnn1 --device cuda" in missing
-    assert "`mnist`: 0.10 ± 0.00" not in markdown  # what choosing on test adds is of held-out runs
+    assert "`mnist`: 0.10 ± 0.00" not in markdown  # this gain is of held-out runs only
     assert "`mnist, protocol = 'validated'`: 0.00 ± 0.00 points" in markdown
 
 
@@ -217,7 +217,7 @@ def test_a_small_cifar10_stands_apart_from_the_published_networks(made: page.Pag
 def test_what_was_not_run_is_not_claimed(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
-    """With a single run: no claim, no search, no drop, no effect; all commands."""
+    """A single run yields no claim, search, drop or effect, but the page lists every command."""
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "cpu.json").write_text('{"cifar10": [{"median s": 5.0}]}')
     make_run(tmp_path / "fashion-mnist-mlp-seed0", recipe("fashion-mnist-mlp"), 0.9)
@@ -246,7 +246,7 @@ def test_the_search_is_drawn_and_answers(whole: Records, made: page.Page) -> Non
 
 
 def test_real_trials_are_drawn() -> None:
-    """The sweep on digits has the form of the search's trials."""
+    """The sweep on digits, whose trials have the form of the search's, can be drawn."""
     folder = ROOT / "results" / "digits-study" / "sweep"
     trials = [Result.read(one) for one in sorted(folder.glob("trial-*"))]
     made = drawing.files(search.figures([one for one in trials if one.finished]))
@@ -310,7 +310,7 @@ def test_what_changed_at_a_drop(changes: dict, said: list[str]) -> None:
 def test_a_silent_output_is_told_from_other_drops(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
-    """Its loss is half the target's square; loss and accuracy then tell the same length."""
+    """A silent output's loss is half the squared target; only such a drop has a silent length."""
     make_run(tmp_path / "run", recipe("mnist"), 0.9)
     one = Result.read(tmp_path / "run")
     target = np.array([0.0, 3.0, 7.0, 11.0, 131.0 / 9]) / 27.0

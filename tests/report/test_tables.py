@@ -1,4 +1,4 @@
-"""Tables agree with the records."""
+"""Tests that tables agree with the records."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from .conftest import cost
 def test_what_runs_have_reached() -> None:
     assert tables.reached(stats.summary([99.4])) == "99.40"
     assert tables.reached(stats.summary([99.40, 99.41, 99.42])) == "99.41 ± 0.01\n99.39 to 99.43"
-    # Nobody reaches -62.84 or 124.23 %: of two seeds there is no interval, and others are bounded.
+    # No accuracy is -62.84 or 124.23 %: two seeds have no interval, and intervals are bounded.
     assert tables.reached(stats.summary([23.0, 38.4])) == "30.70 ± 10.89"
     assert tables.reached(stats.summary([60.0, 99.0, 99.0])).endswith("to 100.00")
     assert tables.reached(stats.summary([1.0, 1.0, 40.0])).endswith("\n0.00 to 69.93")
@@ -169,7 +169,7 @@ def test_costs_are_means_of_the_runs_that_have_a_record(groups: Callable) -> Non
     (table,) = tables.cost_tables(results.group(results.read_all([folders[0].parent])[0]))
     (row,) = table.rows
     label, runs, *numbers = row
-    energies = ["600 pJ\n450 pJ", "1.00 nJ", "0.60\n0.45"]  # small print: connections alone
+    energies = ["600 pJ\n450 pJ", "1.00 nJ", "0.60\n0.45"]  # second lines: connections only
     assert label == "digits, epochs = 2" and runs == "2"
     assert numbers == ["10", "1,234", "500", "100", "2,000", "50", *energies]
     assert len(table.head) == len(row)

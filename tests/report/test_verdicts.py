@@ -1,4 +1,4 @@
-"""Verdicts follow from the records, and are given only if the records allow one."""
+"""Tests that verdicts follow from the records and are given only if the records allow one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ def judge(claim: Claim, groups: list[Group]) -> Judgement:
 
 
 def differing(comparison: Comparison[Group]) -> tuple[str, ...]:
-    """The settings in which the two groups differ."""
+    """Return the settings in which the two groups differ."""
     return tuple(results.changes(comparison.first.settings, comparison.second.settings))
 
 
@@ -79,7 +79,7 @@ def test_one_published_number_of_a_rival_allows_no_test(groups: Callable) -> Non
 
 
 def test_recipes_are_compared_over_the_same_seeds(groups: Callable) -> None:
-    """The seeds differ by far more than the recipes, which only a paired test sees through."""
+    """Only a paired test finds the difference, since the seeds differ far more than the recipes."""
     claim = Settings("explains", "mnist-published", "mnist")
     found = groups(
         ("mnist-published", {}, [98.11, 98.60, 99.12, 99.61]),
@@ -105,7 +105,7 @@ def test_the_surrogate_alone_is_judged_by_pairs_that_differ_in_nothing_else(
 
 
 def test_equal_differences_say_nothing(groups: Callable) -> None:
-    """Two seeds on few images often differ by equal amounts, which does not mean a spread of 0."""
+    """Two seeds on few images often differ by equal amounts, which does not mean no spread."""
     found = groups(("digits", {}, [95.0, 96.0]), ("digits", {"rule": ALWAYS}, [94.0, 95.0]))
     assert judge(SURROGATE, found).verdict == "undecided"
     (comparison,), _ = verdicts.compare_groups(found)
@@ -160,7 +160,7 @@ def test_comparisons_begin_with_the_most_alike(groups: Callable) -> None:
 
 
 def test_everything_is_compared_with_one_alone(groups: Callable) -> None:
-    """The family of tests is smaller, and a difference is that from the baseline."""
+    """With a baseline there are fewer tests, and each difference is one from the baseline."""
     found = groups(
         ("digits", {}, [95.0, 96.2, 97.0]),
         ("digits", {"learning_rate": 0.1}, [90.0, 91.0, 92.1]),

@@ -1,4 +1,4 @@
-"""Groups are paired by seed, and corrected for how many comparisons there are."""
+"""Tests that groups are paired by seed and corrected for the number of comparisons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsslbp.run.results import Result
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs whose test accuracy was this, by seed."""
+    """Runs with given test accuracies, by seed."""
 
     results: tuple[Result, ...]
 

@@ -1,4 +1,4 @@
-"""Where a run was made: with and without git, with and without an installed distribution."""
+"""Tests of the record of where a run was made, with and without git and a distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs are read from their folders and grouped by their settings."""
+"""Tests that runs are read from their folders and grouped by their settings."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def test_result(tmp_path: Path) -> None:
 
 
 def test_cost_of_a_result(tmp_path: Path) -> None:
-    """That of the epoch whose weights were counted."""
+    """The cost comes with the accuracy of the epoch whose weights were counted."""
     make(tmp_path / "run", load_recipe("digits"), [0.5, 0.75, 0.25])
     run = Run.open(tmp_path / "run")
     assert results.Result.read(run.folder).cost is None
@@ -66,7 +66,7 @@ def test_cost_of_a_result(tmp_path: Path) -> None:
     assert found.energy == pytest.approx(counted.total.spiking.energy().total)
     assert found.connection_energy == pytest.approx(counted.total.spiking.energy().connections)
     assert found.relu_energy == pytest.approx(counted.total.relu.energy().total)
-    run.record_cost({"epoch": 4, **counted.to_table()})  # of an epoch that is gone
+    run.record_cost({"epoch": 4, **counted.to_table()})  # of an epoch without a record
     assert results.Result.read(run.folder).cost is None
 
 
@@ -129,7 +129,7 @@ def test_read_all_reports_what_is_no_run(tmp_path: Path) -> None:
 def test_a_damaged_line_is_not_left_out_in_silence(
     tmp_path: Path, count: int, damaged: int
 ) -> None:
-    """A torn last line is: the training had not finished that epoch."""
+    """A torn last line may be left out, since the training had not finished that epoch."""
     make(tmp_path / "run", load_recipe("digits"), [0.5] * count)
     path = tmp_path / "run" / "metrics.jsonl"
     lines = path.read_bytes().splitlines()
@@ -268,7 +268,7 @@ def test_averaged_weights_have_an_accuracy_of_their_own(tmp_path: Path) -> None:
 
 
 def test_patience_follows_validation_images(tmp_path: Path) -> None:
-    """Those of `make` become worse as the test images become better."""
+    """In the runs of `make`, validation accuracy falls while test accuracy rises."""
     patient = replace(load_recipe("digits"), patience=2)
     make(tmp_path / "run", patient, [0.5, 0.6, 0.7])
     epochs = Run.open(tmp_path / "run").epochs()
@@ -293,5 +293,5 @@ def test_differences_from_the_record() -> None:
     assert line.startswith("test accuracy 37.50 %, but the run recorded 50.00 % after epoch 1: ")
     assert len(results.differences("last", {"epoch": 2, "test_accuracy": 0.8}, epochs)) == 1
     assert results.differences("averaged", {"epoch": 2, "test_accuracy": 0.8}, epochs) == []
-    for epoch in (3, "1 + 5 steps"):  # of which there is no record
+    for epoch in (3, "1 + 5 steps"):  # epochs without a record
         assert results.differences("last", {"epoch": epoch, "test_accuracy": 0.1}, epochs) == []

@@ -1,4 +1,4 @@
-"""The run folder: round trips of every file, kills, full disks, and foreign files."""
+"""Tests of the run folder: round trips of every file, kills, full disks, and foreign files."""
 
 from __future__ import annotations
 
@@ -416,7 +416,7 @@ def test_contents_that_a_checkpoint_cannot_hold(
 
 
 class Attack:
-    """Unpickling an instance creates the file `trap`."""
+    """Object that creates the file `trap` when it is unpickled."""
 
     def __init__(self, trap: Path) -> None:
         self.trap = trap
@@ -474,7 +474,7 @@ def test_checkpoint_truncated_anywhere(run: Run) -> None:
 
 @pytest.mark.parametrize("flip", [0x01, 0x20, 0xFF])
 def test_one_damaged_byte_in_a_checkpoint_is_noticed(run: Run, flip: int) -> None:
-    """By its digests, wherever it is; only of white space nothing depends on."""
+    """Digests reveal a change of any byte except white space, on which nothing depends."""
     tensors, state = {"a": torch.arange(6.0), "b": torch.tensor([True])}, {"epoch": 1, "best": 0.5}
     run.save_checkpoint("last", tensors, state)
     path = checkpoint_path(run)
@@ -495,7 +495,7 @@ def test_one_damaged_byte_in_a_checkpoint_is_noticed(run: Run, flip: int) -> Non
 
 @pytest.mark.parametrize("kind", ["state", "swapped", "appended"])
 def test_a_checkpoint_that_was_changed_is_noticed(run: Run, kind: str) -> None:
-    """Also a state alone, of which no tensor is read."""
+    """A changed state is noticed even when it is read alone, without any tensor."""
     run.save_checkpoint("last", {"a": torch.zeros(4), "b": torch.ones(4)}, {"epoch": 1234})
     path = checkpoint_path(run)
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a recipe with its images, a space, and sweeps of them."""
+"""Fixtures that the tests of sweeps share: a recipe with its images, a space, and sweeps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ rule.warm_up = ["neuron", "always"]
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep]:
-    """Make sweeps in the current folder, which holds ``mine.toml`` and ``space.toml``."""
+    """Return a function that plans a sweep in the current folder.
+
+    The folder holds the recipe `mine.toml` and the space `space.toml`.
+    """
     for variable in ("TSSLBP_DATA", "TSSLBP_STORAGE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)

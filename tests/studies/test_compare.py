@@ -1,4 +1,4 @@
-"""Learning rules side by side: equal conditions and the choice of the learning rate."""
+"""Tests of comparisons of learning rules: equal conditions and the choice of the learning rate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def study(seeds: int = 3, **changes: Any) -> RuleStudy:
 
 
 def made(trial: Trial, validation: float, test: float = 0.5, epochs: int = 2) -> None:
-    """Make up the records of a run: `validation` and `test` are reached in the first epoch."""
+    """Write the records of a run that reaches `validation` and `test` in its first epoch."""
     run = Run.create(trial.folder, trial.experiment)
     for epoch in range(1, epochs + 1):
         run.append_epoch(
@@ -62,7 +62,7 @@ def outcome(planned: RuleStudy, folder: Path, place: int = 0) -> RuleResult:
 def rule_result(
     rule: str, accuracies: Sequence[float], steps: int = 5, folder: str = "x"
 ) -> RuleResult:
-    """A rule whose seeds have reached these test accuracies."""
+    """Return the result of a rule whose seeds reached these test accuracies."""
     results = []
     for seed, accuracy in enumerate(accuracies):
         epochs = [{"epoch": 1, "test_accuracy": accuracy, "validation_accuracy": 0.5, "seconds": 1}]
@@ -74,7 +74,7 @@ def rule_result(
 
 
 def test_a_rule_that_lost_a_seed_is_not_better_by_the_others(tmp_path: Path) -> None:
-    """What diverged is no missing value: the other seeds are those that went well."""
+    """A seed that diverged makes the verdict undecided, whatever the remaining seeds show."""
     first = rule_result("TSSLBP", [0.90, 0.91, 0.92])
     other = rule_result("Surrogate", [0.95, 0.962, 0.97])
     (pair,) = compare.against_first([first, other])
@@ -94,7 +94,7 @@ def test_default_learning_rates_are_around_the_recipes() -> None:
 
 
 def test_runs_differ_in_four_keys_alone(tmp_path: Path) -> None:
-    """Also where the recipe is of the published protocol and has patience."""
+    """Even if the recipe has the published protocol and patience, only four keys differ."""
     planned = RuleStudy(
         recipe(loss="softmax", protocol="published", patience=1), RULES, (1, 5), RATES
     )
@@ -109,13 +109,16 @@ def test_runs_differ_in_four_keys_alone(tmp_path: Path) -> None:
 
 
 class Enough(Exception):
-    """So many training steps have been looked at."""
+    """The test has recorded as many training steps as it needs."""
 
 
 def test_rules_see_equal_weights_images_and_optimiser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What training steps are given, by rule, T and learning rate; none is carried out."""
+    """Every rule and T starts from the same weights, batches and optimiser settings.
+
+    A replacement for `train_step` records what it is given and trains nothing.
+    """
     given: list[torch.Tensor] = []
 
     def step(net: Any, optimizer: Any, loss: Any, images: Any, labels: Any, **_: Any) -> StepResult:
@@ -158,7 +161,7 @@ def test_choice_of_the_learning_rate(accuracies: dict[float, float], chosen: flo
 
 
 def test_outcome_follows_the_records(tmp_path: Path) -> None:
-    """Validation images choose rate and epoch; test images, which say otherwise, do not."""
+    """Validation images choose learning rate and epoch, even where test images favour others."""
     planned = study(time_steps=(5,))
     low, middle, high = (planned.runs(tmp_path, "TSSLBP", 5, rate) for rate in RATES)
     assert (outcome(planned, tmp_path).missing, outcome(planned, tmp_path).rate) == (5, None)
@@ -341,7 +344,7 @@ def test_folders_of_rules(rule: str, name: str) -> None:
 
 @pytest.mark.parametrize("seeds", [10_001, 2**62])
 def test_the_runs_of_a_plan_fit_into_memory(seeds: int) -> None:
-    """A damaged plan may ask for any number."""
+    """A number of seeds above 10,000, which a damaged plan may ask for, is refused."""
     with pytest.raises(InvalidInput, match="seeds must be at most 10,000, got "):
         study(seeds)
     with pytest.raises(InvalidInput, match="seeds must be at most 10,000, got "):

@@ -1,4 +1,4 @@
-"""Drivers of a sweep: their reports to the study, and trials that end early."""
+"""Tests of the drivers of a sweep: their reports to the study, and trials that end early."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Accuracy = Callable[[Experiment, int], float]
 
 
 class Record:
-    """Remembers what ended; `looked` is called while trials are under way."""
+    """Watch of a sweep that keeps the outcomes and calls `looked` while trials are under way."""
 
     def __init__(self, looked: Callable[[Sequence[Trial]], None] = lambda trials: None) -> None:
         self.running = looked
@@ -47,7 +47,7 @@ class Record:
 
 
 class Ends(Exception):
-    """The pretended command ends early, with this exit status and this last line."""
+    """The pretended command ends early, with this exit status and this last line of its log."""
 
     def __init__(self, status: int, line: str = "") -> None:
         self.status, self.line = status, line
@@ -55,7 +55,7 @@ class Ends(Exception):
 
 @dataclass
 class Pretend:
-    """Pretends to run commands: each look at one makes an epoch of a given accuracy."""
+    """Engine whose jobs are pretended: each poll of one records an epoch of a given accuracy."""
 
     accuracy: Accuracy
     workers: int = 1
@@ -110,13 +110,13 @@ class Pretended:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretended commands need no time."""
+    """Make drivers poll without a pause, since pretended commands take no time."""
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
 
 
 @pytest.fixture
 def _waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real ones do, and need the processor meanwhile."""
+    """Make drivers pause between polls, since real processes need the processor meanwhile."""
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.1)
 
 
@@ -130,7 +130,7 @@ def drive(
 
 
 def work(one: Sweep, engine: jobs.Engine, watch: driver.Watch | None = None) -> list[Outcome]:
-    """Make the trials of a sweep; returns all in their order."""
+    """Run the trials of a sweep and return all its outcomes, ordered by number."""
     search = Search(one)
     drive(search, engine, watch)
     return sorted(search.outcomes(), key=lambda outcome: outcome.number)
@@ -229,7 +229,7 @@ def test_a_diverged_trial_counts_and_says_why(planned: Planned) -> None:
     assert {outcome.reason for outcome in failed} == {"the loss is nan"}
     assert {outcome.accuracy for outcome in failed} == {None}
     assert len(engine.started) == 12
-    # The sampler, which knows nothing of failures, does not insist on them.
+    # The sampler ignores failed trials, yet it does not suggest their values again.
     pairs = itertools.pairwise(outcomes)
     assert all(next_.values != one.values for one, next_ in pairs if one.state == "failed")
 
@@ -261,7 +261,7 @@ def test_values_that_do_not_fit_the_data_fail_their_trial(planned: Planned) -> N
 
 
 def pruning(planned: Planned, out: str) -> Sweep:
-    """A sweep whose later trials have earlier ones to be compared with."""
+    """Return a sweep with enough trials for the pruner to compare later ones with earlier ones."""
     space = Space({"learning_rate": Range(0.001, 0.1, log=True)})
     long = replace(planned().experiment, epochs=6)
     options = {"sampler": "random", "pruner": "median", "experiment": long}
@@ -284,7 +284,7 @@ def test_bad_trials_are_pruned_on_request(planned: Planned, workers: int) -> Non
 def test_pruning_does_not_depend_on_when_a_driver_looks(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command that is quicker than its driver is pruned at the same epoch, by its records."""
+    """A command that trains to its end before the driver looks is pruned at the same epoch."""
     slow = work(pruning(planned, "slow/same"), Pretend(by_rate))
     poll = Pretended.poll
 
@@ -360,7 +360,7 @@ def test_interruptions_do_not_give_up_a_trial(planned: Planned) -> None:
 
 
 def test_a_command_that_refuses_ends_the_sweep(planned: Planned) -> None:
-    """A full disk must not use up the trials; the same sweep continues later."""
+    """A full disk stops the sweep but uses up no trials; the same sweep continues later."""
     messages = iter(["error: the disk is full"] * 2)
 
     def refuse(experiment: Experiment, epoch: int) -> float:
@@ -380,7 +380,7 @@ def test_a_command_that_refuses_ends_the_sweep(planned: Planned) -> None:
 
 
 def test_a_command_that_refuses_once_is_started_again(planned: Planned) -> None:
-    """As it does while it meets the command that a killed driver has left behind."""
+    """A killed driver may leave its command behind, so a run that is in use is tried again."""
     messages = iter(["error: out/trial-0000 is in use by another process"])
 
     def refuse(experiment: Experiment, epoch: int) -> float:
@@ -399,7 +399,7 @@ def test_a_driver_waits_for_a_run_that_another_process_trains(planned: Planned) 
     run = Run.create(search.trial(trial).folder, search.trial(trial).experiment)
     search.release(0)  # its driver is killed
     holds = run.hold()
-    other = threading.Thread(target=holds.__enter__)  # as another process does
+    other = threading.Thread(target=holds.__enter__)  # in a thread, as if another process held it
     other.start()
     other.join()
     looks = []
@@ -424,7 +424,7 @@ def test_all_slots_are_used(planned: Planned) -> None:
 
 
 def test_two_folders_share_a_journal(planned: Planned) -> None:
-    """Machines that share no runs: together they make as many trials as asked for."""
+    """Machines that share only the journal together run as many trials as requested."""
     options = {"storage": str(Path("shared.log").resolve()), "trials": 5}
     here = Search(planned("here/same", **options))
     there = Search(planned("there/same", **options))
@@ -475,7 +475,7 @@ def test_a_process_is_stopped_by_the_pruner(planned: Planned) -> None:
     assert outcome.state == "pruned"
     (trial,) = search.study.get_trials()
     assert list(trial.intermediate_values) == [1, 2, 3]
-    with run.hold():  # nobody trains it any more
+    with run.hold():  # no process trains it any more
         pass
 
 
@@ -514,7 +514,7 @@ def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> No
     assert words[:2] == ["tsslbp", "train"]
     assert cli.main([*words[1:], "--out", "again"]) == 0
     again = Run.open(Path("again"))
-    alike = [replace(one.experiment, changed=None) for one in (again, best)]  # as runs are called
+    alike = [replace(one.experiment, changed=None) for one in (again, best)]  # it only names runs
     assert alike[0] == alike[1]
     accuracies = [[one["test_accuracy"] for one in run.epochs()] for run in (again, best)]
     assert accuracies[0] == accuracies[1]
@@ -547,13 +547,13 @@ def test_the_program_goes_on_where_it_was_interrupted(
     run = Run.open(Path("out/trial-0000"))
     assert [record["epoch"] for record in run.epochs()] == list(range(1, 31))
     assert len(run.environment["resumed"]) == 1
-    assert lines(run.folder)[: len(before) - 1] == before[:-1]  # these hold times, too
+    assert lines(run.folder)[: len(before) - 1] == before[:-1]  # lines contain times
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_waiting")
 def test_the_program_sweeps_on_a_cluster(planned: Planned) -> None:
-    """Submitit's local executor: each trial is a job."""
+    """On submitit's local executor, each trial is a job of its own."""
     pytest.importorskip("submitit")
     command = ["sweep", "mine.toml", "--space", "space.toml", "--set", "epochs=1", "--workers", "2"]
     cluster = ["--cluster", "local", "--cluster-set", "cpus_per_task=1"]
@@ -577,12 +577,12 @@ EPOCHS, TRIALS, DRIVERS = 40, 8, 8
 
 
 class Processes:
-    """Drivers as processes; each is known by its folder of data, which nobody reads."""
+    """Drivers as processes; a data folder of its own, which nobody reads, identifies each one."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
         self.drivers = {"driver-0": self._start(0)}
-        self.first(lambda pid, run: True)  # whose estimate has compiled the kernels
+        self.first(lambda pid, run: True)  # driver-0's time estimate has compiled the kernels
         self.drivers |= {f"driver-{number}": self._start(number) for number in range(1, DRIVERS)}
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
@@ -593,7 +593,7 @@ class Processes:
             return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def trainings(self) -> dict[str, tuple[int, Path]]:
-        """By driver: the process of the training that it has started, and its run."""
+        """Return, by driver, the process ID and the run of the training that it has started."""
         listing = ["ps", "-A", "-ww", "-o", "pid=,args="]
         rows = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
         found = {}
@@ -604,7 +604,10 @@ class Processes:
         return found
 
     def first(self, suits: Callable[[int, Path], bool]) -> tuple[str, int, Path]:
-        """The first driver whose training suits, when there is one; the training, and its run."""
+        """Return the first driver whose training `suits`, its training's process ID and run.
+
+        Wait until there is one.
+        """
         limit = time.monotonic() + 240
         while True:
             for name, (pid, run) in self.trainings().items():
@@ -637,7 +640,7 @@ def is_under_way(run: Path) -> bool:
 
 
 def can_be_stopped(pid: int, run: Path) -> bool:
-    """Stop a training in the midst of its epochs."""
+    """Stop a training in the middle of its epochs, and return whether this succeeded."""
     if is_under_way(run):
         os.kill(pid, signal.SIGSTOP)
         if len(lines(run)) < EPOCHS - 1:
@@ -649,7 +652,7 @@ def can_be_stopped(pid: int, run: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_eight_drivers_three_of_them_killed(processes: Processes, planned: Planned) -> None:
-    """All trials are finished once, whatever is killed: drivers, or their trainings, too."""
+    """Every trial finishes exactly once although drivers and one of their trainings are killed."""
     name, _, _ = processes.first(lambda pid, run: not run.exists())
     processes.kill(name)  # its training has not locked the run yet
     name, _, _ = processes.first(lambda pid, run: is_under_way(run))
@@ -677,6 +680,6 @@ def test_eight_drivers_three_of_them_killed(processes: Processes, planned: Plann
         assert list(trial.intermediate_values.values()) == accuracies
         with run.hold():
             pass
-    # Not trained again from the start: these lines hold times, too.
+    # The lines contain times, so equal lines show that the run did not start again.
     assert lines(resumed)[: len(before) - 1] == before[:-1]
     assert "resumed" in Run.open(resumed).environment

@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine and of a local cluster: ends, failures, interruptions."""
+"""Tests of jobs as local processes and on a local cluster: ends, failures and interruptions."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tsslbp.studies.jobs import Cluster, Job, Local
 
 
 class Record:
-    """Records the calls that it receives."""
+    """Watch that records how each job ended and how many ran at once."""
 
     def __init__(self) -> None:
         self.ends: dict[str, str | None] = {}
@@ -41,7 +41,10 @@ USUAL = {
 
 @pytest.fixture(autouse=True)
 def _usual_signals() -> Iterator[None]:
-    """The tests may run where some are ignored, as behind `nohup`."""
+    """Set the usual signal handlers, since the tests may run where some signals are ignored.
+
+    `nohup`, for instance, ignores SIGHUP.
+    """
     before = {number: signal.signal(number, handler) for number, handler in USUAL.items()}
     yield
     for number, handler in before.items():
@@ -50,7 +53,7 @@ def _usual_signals() -> Iterator[None]:
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], Job]:
-    """Make jobs whose argument is Python code."""
+    """Return a function that makes a job which runs Python code."""
     monkeypatch.setattr(jobs, "_command", lambda job: [sys.executable, "-c", *job.arguments])
     return lambda name, code: Job(name, (code,), tmp_path / "logs" / f"{name}.log")
 
@@ -100,7 +103,7 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_why_a_job_failed_is_its_own_error(python: Python) -> None:
-    """Not an earlier attempt's, nor what another process writes into the log."""
+    """Neither an earlier attempt's error nor other output in the log is taken for the reason."""
     job = python("a", "import sys; print('error: in use'); print(' 21/40 0.05'); sys.exit(2)")
     assert jobs.run([job], Local(1), Record()) == {"a": "in use"}
     crashing = replace(job, arguments=("import sys; print('ValueError: x'); sys.exit(1)",))
@@ -159,7 +162,10 @@ def test_a_job_that_does_not_stop_is_killed(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", jobs.CLUSTERS)
 def test_jobs_of_a_cluster(kind: str, tmp_path: Path) -> None:
-    """Submitit's local executor has processes of its own, as a cluster has."""
+    """Both executors run each job, report its failure and write its log.
+
+    Submitit's local executor starts processes of its own, as a cluster does.
+    """
     pytest.importorskip("submitit")
     if kind == "slurm" and not slurm_answers():
         pytest.skip("no SLURM here (sinfo does not answer)")

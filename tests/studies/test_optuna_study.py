@@ -1,4 +1,4 @@
-"""What a sweep takes from Optuna: samplers that search, storages, and values that come back."""
+"""Tests of what a sweep uses of Optuna: samplers, storages, and values read back from trials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ Planned = Callable[..., Sweep]
 
 
 def test_the_search_is_bayesian_with_few_trials() -> None:
-    """On the published space and an objective of its kind, 12 trials beat 12 random ones."""
+    """On the published space, 12 trials of a Bayesian sampler beat 12 random ones.
+
+    The objective is a noisy formula that resembles accuracy over the space.
+    """
     space, trials = load_space("published").fitted(load_recipe("mnist")), 12
     parameters = space.parameters.items()
     choices = [one.inside() for _, one in parameters]
@@ -42,7 +45,7 @@ def test_the_search_is_bayesian_with_few_trials() -> None:
         return -1.2 * (math.log10(rate) - best) ** 2 + 0.15 * math.log2(epochs * steps**0.7)
 
     def regret(sampler: str, seed: int) -> float:
-        """How far the trial that looks best is below the best of the space, with noise."""
+        """Return how far the trial that looks best is below the optimum of the space."""
         random = np.random.RandomState(seed)
         optimum = random.uniform(-3.7, -2.3)
         startup = Sweep(load_recipe("mnist"), space, trials, Path()).startup_trials
@@ -178,12 +181,12 @@ def grown(path: Path, trials: int) -> optuna.Study:
 
 
 def test_a_journal_torn_anywhere_goes_on(tmp_path: Path) -> None:
-    """Complete lines are kept; the next writer removes the rest."""
+    """The complete lines of a torn journal are kept, and the next writer removes the rest."""
     path = tmp_path / "study.log"
     grown(path, 3)
     content = path.read_bytes()
     starts = [0, *(place + 1 for place, byte in enumerate(content) if byte == 10)]
-    first = content.index(b"\n") + 1  # which makes the study
+    first = content.index(b"\n") + 1  # the first line creates the study
     for end in range(first, len(content), 13):
         path.write_bytes(content[:end])
         study = opened(path)
@@ -202,7 +205,7 @@ def test_a_journal_torn_anywhere_goes_on(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_end_a_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much of a line fits; nor does a kill in the middle of one."""
+    """A journal goes on after a full disk or a kill, however much of a line has been written."""
     path = tmp_path / "study.log"
     study = grown(path, 2)
     for fits in range(0, 60, 7):
@@ -236,7 +239,7 @@ def test_a_full_disk_does_not_end_a_journal(
 def test_a_journal_that_cannot_be_read_is_told_in_one_line(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    """A sweep says so, whether it begins or is under way."""
+    """The error has one line and names the journal, both at the start of a sweep and during it."""
     one = planned(storage=str(Path("study.log").resolve()))
     search = Search(one)
     path = Path("study.log")
@@ -264,7 +267,7 @@ def fill(search: Search) -> None:
 
 
 def test_a_full_disk_does_not_end_a_database(planned: Planned) -> None:
-    """SQLite takes its change back, and the sweep goes on."""
+    """SQLite rolls its change back, and the sweep goes on."""
     search = Search(planned())
     assert search.claim() is not None
     search.release(0)
@@ -290,7 +293,7 @@ def test_a_full_disk_does_not_end_a_database(planned: Planned) -> None:
 def test_a_damaged_database_is_told_in_one_line(
     planned: Planned, table: str, column: str, value: object
 ) -> None:
-    """Whatever type of error Optuna raises."""
+    """The error has one line and names the database, whatever Optuna raises."""
     search = Search(planned())
     assert search.claim() is not None
     search.study.set_user_attr("a", 1)

@@ -1,4 +1,4 @@
-"""What a sweep may search: files, types, bounds."""
+"""Tests of the spaces that a sweep searches: their files, types and bounds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_the_published_space_is_that_of_the_study() -> None:
 
 
 def test_keys_of_a_function_that_makes_the_network(tmp_path: Path) -> None:
-    """They have the types that the space gives them, and text stays text."""
+    """These keys keep the types that the space gives them, and text stays text."""
     base = with_settings(DIGITS, ["network=vgg"])
     space = read(
         tmp_path,
@@ -150,7 +150,7 @@ def test_mistakes_around_the_parameters(tmp_path: Path) -> None:
 
 
 def test_values_are_settings_of_the_program() -> None:
-    """What a sweep prints as --set is what the trial trained, to the last bit."""
+    """The settings that a sweep prints give exactly the experiment that the trial trained."""
     values = {
         "rule.warm_up": "always",
         "rule": "TSSLBP.published",
@@ -191,7 +191,7 @@ def test_rising_numbers_are_ordered(values: tuple[object, ...], ordered: bool) -
 
 
 def test_a_derivative_is_searched_at_its_own_width() -> None:
-    """And a width that is the usual one can be searched as well."""
+    """Each derivative has its own default width, and the search also covers default widths."""
     surrogate = with_settings(DIGITS, ["rule=Surrogate"])
     parameters = {
         "rule.derivative": Choice(("rectangle", "fast-sigmoid")),
@@ -207,7 +207,7 @@ def test_a_derivative_is_searched_at_its_own_width() -> None:
 
 
 def test_keys_of_newer_recipes(tmp_path: Path) -> None:
-    """Numbers have ranges; a key that its loss does not read is refused."""
+    """Keys with numbers may have ranges, and a key that the loss does not read is refused."""
     text = """
         momentum = { low = 0.5, high = 0.99 }
         warm_up_epochs = { low = 0, high = 3 }

@@ -1,4 +1,4 @@
-"""The study of a sweep: ownership of trials, which trials are made, and errors."""
+"""Tests of the study of a sweep: who owns a trial, which trials are run, and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Planned = Callable[..., Sweep]
 
 
 def claimed(search: Search) -> int | None:
-    """The number of the trial that a process claims."""
+    """Claim a trial, and return its number or None."""
     trial = search.claim()
     return None if trial is None else trial.number
 
@@ -50,7 +50,7 @@ def test_a_trial_whose_process_is_gone_is_claimed_again(planned: Planned) -> Non
     trial = first.claim()
     assert trial is not None
     values, seed = first.trial(trial).experiment, trial.user_attrs["tsslbp.seed"]
-    first.release(0)  # as the system does
+    first.release(0)  # as the system does when a process ends
     again = second.claim()
     assert again is not None and again.number == 0
     assert second.trial(again).experiment == values
@@ -59,7 +59,10 @@ def test_a_trial_whose_process_is_gone_is_claimed_again(planned: Planned) -> Non
 
 
 def test_a_trial_whose_command_lives_on_is_left_alone(planned: Planned) -> None:
-    """A killed process leaves its command behind; who trains the run holds the run's lock."""
+    """A trial of a killed process is not claimed while a command that it left trains the run.
+
+    The process that trains a run holds the run's lock.
+    """
     search, other = Search(planned(trials=1)), Search(planned(trials=1))
     trial = search.claim()
     assert trial is not None
@@ -86,7 +89,7 @@ def test_a_trial_that_ends_between_two_looks_is_not_claimed(
 def test_a_trial_without_values_is_not_lost(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process is killed when it has added a trial and not chosen its values yet."""
+    """A trial whose process was killed before it chose values is claimed again and gets them."""
     search = Search(planned(trials=1))
 
     def killed(*_: object) -> None:
@@ -105,7 +108,7 @@ def test_a_trial_without_values_is_not_lost(
 
 
 def test_a_trial_of_another_folder_is_left_alone(planned: Planned) -> None:
-    """Locks do not reach machines that do not share the file system."""
+    """A trial is claimed only from its own folder, since locks do not reach other file systems."""
     options = {"storage": f"sqlite:///{Path('shared.db').resolve()}", "trials": 2}
     here, there = (Search(planned(f"{name}/same", **options)) for name in ("here", "there"))
     assert claimed(here) == 0
@@ -123,13 +126,13 @@ def test_a_trial_of_another_folder_is_left_alone(planned: Planned) -> None:
 
 
 def test_two_machines_at_once_do_not_make_one_too_many(planned: Planned) -> None:
-    """What comes too late waits until more trials are asked for."""
+    """A trial that exceeds the number requested waits until more trials are requested."""
     options = {"storage": f"sqlite:///{Path('shared.db').resolve()}", "trials": 1}
     here, there = (Search(planned(f"{name}/same", **options)) for name in ("here", "there"))
     add_trial = there.study.add_trial
 
     def later(trial: Any) -> None:
-        assert claimed(here) == 0  # the other machine adds one between the look and ours
+        assert claimed(here) == 0  # the other machine adds a trial just before this one does
         add_trial(trial)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -143,7 +146,7 @@ def test_two_machines_at_once_do_not_make_one_too_many(planned: Planned) -> None
 
 
 def test_a_study_of_an_earlier_version_goes_on(planned: Planned) -> None:
-    """Its finished trials count; the one that was under way is gone on with."""
+    """Finished trials of the older study count, and its unfinished trial is claimed again."""
     one = planned("out", 3)
     first = Search(one)
     for number in (0, 1):
@@ -152,11 +155,11 @@ def test_a_study_of_an_earlier_version_goes_on(planned: Planned) -> None:
     first.release(1)
     names = {name for trial in first.study.get_trials() for name in trial.user_attrs}
     assert names == {"tsslbp.folder-id", "tsslbp.seed", "tsslbp.folder"}
-    settings = first.study.user_attrs["tsslbp"]  # where the current was called PSP
+    settings = first.study.user_attrs["tsslbp"]  # earlier versions called the current PSP
     earlier = {key.replace("warm_up_psc", "warm_up_psp"): one for key, one in settings.items()}
     assert earlier.keys() != settings.keys()
     first.study.set_user_attr("tsslbp", earlier)
-    Path("out/recipe.toml").unlink()  # it knew none
+    Path("out/recipe.toml").unlink()  # earlier versions wrote no recipe
     second = Search(one)
     assert Path("out/recipe.toml").exists()
     assert [outcome.accuracy for outcome in second.outcomes()] == [0.75, None]
@@ -209,7 +212,7 @@ def test_the_best_stands_first(planned: Planned) -> None:
         assert trial is not None
         end(search, trial.number, value)
     assert [outcome.number for outcome in search.outcomes()] == [1, 2, 0]
-    assert len(Search(planned(trials=1)).outcomes()) == 3  # whatever is asked for now
+    assert len(Search(planned(trials=1)).outcomes()) == 3  # although only one is requested now
 
 
 @pytest.mark.parametrize("name", ["objective", "sampler", "pruner"])
@@ -219,17 +222,17 @@ def test_unknown_names(planned: Planned, name: str) -> None:
 
 
 def test_studies_are_optunas(planned: Planned) -> None:
-    """Its dashboard and its own functions read them."""
+    """Optuna's own functions can load the study."""
     search = Search(planned(trials=1))
     assert claimed(search) == 0
     end(search, 0, 0.5)
     storage = optuna.storages.RDBStorage("sqlite:///out/study.db")
     assert optuna.load_study(study_name="out", storage=storage).best_value == 0.5
-    storage.engine.dispose()  # which Optuna leaves to its users
+    storage.engine.dispose()  # Optuna does not do this itself
 
 
 def test_a_study_that_is_older_than_a_key_goes_on(planned: Planned) -> None:
-    """Its recipe said nothing of the key, which is to say the default."""
+    """A key that the older study does not mention is taken to have its default value."""
     search = Search(planned(trials=2))
     there = search.study.user_attrs["tsslbp"]
     assert there["recipe: optimizer"] == "adamw"

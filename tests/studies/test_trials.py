@@ -1,4 +1,4 @@
-"""A recipe over several seeds: planned, missing and finished runs."""
+"""Tests of a recipe trained with several seeds: planned, missing and finished runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_rows_are_as_wide_as_the_longest_name(
 
 
 def test_names_of_trials(tmp_path: Path) -> None:
-    """A run's name begins at its recipe's folder, or at the folder of a study of several."""
+    """A run's name begins at its recipe's folder, or at the folder of a study of many recipes."""
     place = tmp_path / "a" / "b" / "c"
     (short,) = trials.planned(load_recipe("digits"), 1, ["validated"], place)
     (long,) = trials.planned(load_recipe("digits"), 1, ["validated"], place, tmp_path)

@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 from tsslbp.layers import LIF, BatchNorm, Conv, Linear, MaxPool, NeuronDropout, Residual
 
-RUN: list[str] = []  # not seen by a test: a recipe's file is run as a module of its own
+RUN: list[str] = []  # tests see another list: a recipe's file is executed as a separate module
 
 
 def make(input_shape, classes, settings, width=6, learnable=("tau_m",)):
-    """A residual network with normalisation, learned constants and dropout."""
+    """Return a residual network with normalisation, learned constants and dropout."""
     channels, height, breadth = input_shape
     constants = settings.tau_m, settings.tau_s, settings.threshold
 
@@ -25,7 +25,7 @@ def make(input_shape, classes, settings, width=6, learnable=("tau_m",)):
 
 
 class Frames(nn.Module):
-    """Takes recordings alone."""
+    """A network that accepts only recordings."""
 
     def __init__(self, channels: int, classes: int, rule) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def frames(input_shape, classes, settings):
 
 
 def plain(input_shape, classes, settings):
-    """Without anything that is drawn at random in training."""
+    """Return a network without randomness in training."""
     width = settings.network_settings["width"]
     return nn.Sequential(
         *(nn.Flatten(-3), Linear(input_shape[1] * input_shape[2], width)),

@@ -1,4 +1,4 @@
-"""A step's batch: what is drawn for it, in which order it is applied, and in which parts."""
+"""Tests of a training step's batch: its random numbers, the order of changes, and its parts."""
 
 from dataclasses import replace
 from typing import Any
@@ -71,7 +71,7 @@ def test_in_any_parts() -> None:
 
 
 def test_the_order_of_the_changes() -> None:
-    """Crop and mirror, roll, turn and shift, brightness, normalisation, cut, mixture."""
+    """Crops and flips come first, then roll, warp, brightness, normalisation, cutout and mixup."""
 
     def random(purpose: str) -> torch.Generator:
         return generator(0, purpose, 2, 4)
@@ -91,7 +91,7 @@ def test_the_order_of_the_changes() -> None:
 
 
 def test_floats_are_taken_as_they_are() -> None:
-    """A turned image of real pixels is not divided by 255, and a bright one is not cut."""
+    """Real-valued pixels are not divided by 255, and brightness does not clip them at 1."""
     experiment = replace(PLAIN, rotate=20.0, brightness=0.4, mean=(0.0,), std=(1.0,))
     whole, real = images(experiment), images(experiment, data=split(torch.float32))
     dimmed = whole < 1

@@ -1,4 +1,4 @@
-"""What an experiment becomes: splits, network, and which data fit it."""
+"""Tests of what is built from an experiment, and of data that do not fit it."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from .toy import EXPERIMENT, toy, trained
 
 
 def test_randomness_does_not_depend_on_rule_or_time(tmp_path: Path) -> None:
-    """Two rules and two T see the same initial weights, the same order and the same masks."""
+    """Initial weights do not depend on rule, T or loss; every random draw has its own seed."""
     other = replace(EXPERIMENT, rule=tsslbp.TSSLBP.published(), time_steps=7, loss="softmax")
     nets = [training.build_network(one, (1, 6, 6), 2) for one in (EXPERIMENT, other)]
     for first, second in zip(*(net.parameters() for net in nets), strict=True):
@@ -101,7 +101,7 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules(name: str) -> None:
-    """Four epochs of two steps, calculated manually."""
+    """The learning rates of four epochs of two steps are those calculated by hand."""
     changes, expected = SCHEDULES[name]
     experiment = replace(EXPERIMENT, epochs=4, **changes)
     found = [training.build.learning_rate(experiment, step, 2) for step in range(8)]
@@ -111,7 +111,7 @@ def test_schedules(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_does_not_decay(optimizer: str) -> None:
-    """Parameters of fewer than two dimensions, such as those of norms and neurons, and biases."""
+    """Parameters with fewer than two dimensions, such as biases and norms, do not decay."""
 
     class Net(Model):
         def __init__(self) -> None:
@@ -172,7 +172,7 @@ def test_augmentation_of_images_alone(key: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_frozen_layers_stay_as_they_are(tmp_path: Path, optimizer: str) -> None:
-    """Neither gradient nor decay nor clamp reaches them; the others train as they would."""
+    """Neither gradient, decay nor clamping changes frozen layers; the others train as usual."""
     table = EXPERIMENT.to_table() | {"optimizer": optimizer, "freeze": ["conv1"], "epochs": 1}
     wanted = Experiment.from_table(table | {"weight_decay": 0.5, "weight_limit": 0.01})
     ready = training.Training(wanted, toy())

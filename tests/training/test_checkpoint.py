@@ -1,4 +1,4 @@
-"""Checkpoints: loading a trained network, and those that do not fit."""
+"""Tests of checkpoints: loading a trained network, and refusing checkpoints that do not fit."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def test_checkpoint_under_another_name(tmp_path: Path) -> None:
         tsslbp.load(run.folder, "last")
 
 
-OLD = Path(__file__).with_name("old_run")  # written when keys held the numbers of modules
+OLD = Path(__file__).with_name("old_run")  # its keys contain the numbers of modules
 
 
 @pytest.mark.parametrize("name", ["last", "best-validation", "best-test"])
@@ -75,7 +75,7 @@ def test_old_checkpoints_are_loaded(name: str) -> None:
 
 
 def test_old_run_is_resumed_as_if_it_were_new(tmp_path: Path) -> None:
-    """Its optimiser's moments go to the same weights."""
+    """The optimiser's moments of an old checkpoint are assigned to the right weights."""
     copytree(OLD, tmp_path / "old")
     old = Run.open(tmp_path / "old").extended(2)
     training.fit(old, toy())
@@ -88,7 +88,7 @@ def test_old_run_is_resumed_as_if_it_were_new(tmp_path: Path) -> None:
 
 
 def test_start_from_weights(tmp_path: Path) -> None:
-    """Of a run, its file, or another program's file: before the first step they are the same."""
+    """Weights of a run, its checkpoint or another program's file are loaded unchanged."""
     run = trained(tmp_path / "run", replace(EXPERIMENT, epochs=1))
     expected = tsslbp.load(run.folder).state_dict()
     file = run.folder / "checkpoints" / "best-validation.safetensors"
@@ -102,7 +102,7 @@ def test_start_from_weights(tmp_path: Path) -> None:
         for key, value in ready.net.state_dict().items():
             assert torch.equal(value, expected[key])
     assert training.Training(EXPERIMENT, toy()).start is None
-    # A run that is gone on with does not need them any more.
+    # A resumed run does not need them any more.
     gone = replace(EXPERIMENT, weights=str(tmp_path / "gone"))
     with pytest.raises(InvalidInput, match="neither a run folder nor a file"):
         training.Training(gone, toy())
@@ -162,7 +162,7 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_old_weights_and_those_of_a_module(tmp_path: Path) -> None:
-    """Numbered keys of an earlier version; a module's own keys, without the wrapper's prefix."""
+    """Numbered keys of an earlier version and a module's own keys without prefix are accepted."""
     old = Run.open(OLD).experiment
     ready = training.Training(replace(old, seed=7, weights=str(OLD)), toy())
     for key, value in tsslbp.load(OLD).state_dict().items():
@@ -181,7 +181,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def shifted(values: torch.Tensor) -> torch.Tensor:
-    """With one value that is no number, where numbers can be that; otherwise another type."""
+    """Return the values with NaN at the end, or converted to int16 if they cannot hold NaN."""
     if not values.is_floating_point() or not values.numel():
         return values.to(torch.int16)
     changed = values.clone()
@@ -202,13 +202,13 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Tensors, dict[str, Any]]:
-    """A run whose checkpoint holds all that there can be, and what it holds."""
+    """Train a run whose checkpoint has every possible part; return the run and those parts."""
     run = trained(tmp_path_factory.mktemp("whole") / "run", AVERAGED)
     return run, *run.load_checkpoint("last")
 
 
 def resume(tensors: Tensors, state: Mapping[str, Any]) -> training.Training:
-    """A training that goes back to a checkpoint; none of it has changed where that is refused."""
+    """Restore a checkpoint in a new training, which must stay unchanged if it is refused."""
     ready = training.Training(AVERAGED, toy())
     before = {key: value.clone() for key, value in ready.net.state_dict().items()}
     try:
@@ -226,7 +226,7 @@ def resume(tensors: Tensors, state: Mapping[str, Any]) -> training.Training:
 def test_no_tensor_of_another_shape_or_type_is_taken(
     whole: tuple[Run, Tensors, dict[str, Any]], change: str
 ) -> None:
-    """Whatever it is of: weights, their average, the optimiser's moments, the steps' numbers."""
+    """Weights, averaged weights, the optimiser's moments and the history are all checked."""
     _, tensors, state = whole
     assert resume(tensors, state).state.progress.epochs == 1
     assert {key.partition(".")[0] for key in tensors} == {
@@ -234,7 +234,7 @@ def test_no_tensor_of_another_shape_or_type_is_taken(
     }
     for key, values in tensors.items():
         if change == "no number" and key.startswith("history.") and values.is_floating_point():
-            continue  # which stands for "does not apply" there
+            continue  # there, NaN stands for "does not apply"
         with pytest.raises(RunError) as caught:
             resume(tensors | {key: CHANGES[change](values)}, state)
         name = key.removeprefix("weights.").removeprefix("averaged.")
@@ -246,9 +246,9 @@ def test_no_tensor_may_be_missing_or_unknown(whole: tuple[Run, Tensors, dict[str
     _, tensors, state = whole
     for key in tensors:
         less = {name: values for name, values in tensors.items() if name != key}
-        first = {"history.loss", "history.activity_step"}  # by which the others are judged
+        first = {"history.loss", "history.activity_step"}  # they determine the others' lengths
         if key.startswith("history.") and key not in first:
-            continue  # an earlier version may not have known it
+            continue  # checkpoints of earlier versions may lack it
         with pytest.raises(RunError):
             resume(less, state)
         with pytest.raises(RunError):
@@ -303,7 +303,7 @@ def test_progress_that_cannot_be(
 def test_a_state_that_cannot_be(
     whole: tuple[Run, Tensors, dict[str, Any]], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    """Of a file without digests, which may have been written by anybody."""
+    """An impossible state is refused in files without digests, which anybody may have written."""
     run, tensors, state = whole
     copytree(run.folder, tmp_path / "run")
     text = json.dumps(state | changes)
@@ -313,7 +313,7 @@ def test_a_state_that_cannot_be(
 
 
 def test_moments_of_every_optimiser_are_those_that_it_keeps(tmp_path: Path) -> None:
-    """With momentum and without, a checkpoint is taken; that of another optimiser is not."""
+    """A checkpoint is accepted by its own optimiser, with or without momentum, and by no other."""
     kinds = {"adamw": {}, "sgd": {"momentum": 0.9}, "plain": {"momentum": 0.0}}
     found = {}
     for name, settings in kinds.items():

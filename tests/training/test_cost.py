@@ -1,4 +1,4 @@
-"""The estimate of a run's time is that of its steps and its evaluations."""
+"""Tests of the estimate of a run's time, which adds up steps and evaluations."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from .toy import EXPERIMENT, toy
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was measured; a step takes 2 s, but the first 8, and the evaluation 5 s."""
+    """Return what was measured; a step takes 2 s, but the first one 8 s, and the evaluation 5 s."""
     measured: list[str] = []
 
     def seconds(work: Any) -> float:
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_steps_and_evaluations_add_up(clock: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """48 training images in batches of 8; 12 and 20 others, of which the 20 are measured."""
+    """The estimate is for 3 epochs of 6 steps and 32 evaluated images, of which 20 are measured."""
     monkeypatch.setattr(cost, "MEASURED_SECONDS", 100.0)
     expected = 3 * (6 * 2.0 + (12 + 20) * 5.0 / 20)
     assert cost.estimate(EXPERIMENT, toy(), threads=1) == pytest.approx(expected)
@@ -43,7 +43,7 @@ def test_slow_steps_are_measured_less_often(clock: list[str]) -> None:
 
 
 def test_real_steps_and_the_threads_that_were_there() -> None:
-    """It tells what a training takes, within the noise of a shared machine."""
+    """The estimate is plausible, grows with the epochs, and restores the number of threads."""
     experiment, data = replace(load_recipe("digits"), epochs=10), load("digits")
     threads = torch.get_num_threads()
     seconds = cost.estimate(experiment, data, 1)

@@ -1,4 +1,4 @@
-"""Steps that never wait for the host, here on the CPU; a GPU runs them captured as a graph."""
+"""Tests of steps that never wait for the host, here on the CPU; a GPU replays them as a graph."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +67,7 @@ def run_epochs(steps: DeviceSteps, epochs: int) -> list:
     ids=["kernel", "count", "tet"],
 )
 def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
-    """Order, crops, masks, a smaller last batch, loss and update: bit for bit."""
+    """Order, crops, dropout masks, last batch and updates are those of `fit`, bit for bit."""
     run = Run.create(tmp_path, experiment)
     training.fit(run, few())
     expected = run.steps()
@@ -75,7 +75,7 @@ def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
     found = run_epochs(steps, experiment.epochs)
     images = expected["images"]
     assert len(set(images.tolist())) == 2  # the last batch of an epoch is smaller
-    per_image = 1 if experiment.loss == "tet" else images  # as the record is
+    per_image = 1 if experiment.loss == "tet" else images  # as in the record
     assert [one.loss for one in found] == pytest.approx(
         list(expected["loss"] * per_image), rel=1e-6
     )
@@ -89,7 +89,7 @@ def test_steps_are_those_of_fit(tmp_path, experiment: Experiment) -> None:
 def test_the_loop_takes_them_as_it_takes_the_hosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights and records of `fit`; also resumed within an epoch, where results are read."""
+    """Device steps give the weights and records of host steps, also resumed within an epoch."""
     expected = Run.create(tmp_path / "host", AUGMENTED)
     training.fit(expected, few())
     monkeypatch.setattr(DeviceSteps, "activity_every", 4)
@@ -117,7 +117,7 @@ def test_the_loop_takes_them_as_it_takes_the_hosts(
         for key in ("train_accuracy", "validation_accuracy", "test_accuracy_by_step"):
             assert record[key] == other[key]
         assert record["loss"] == pytest.approx(other["loss"], rel=1e-6)
-        assert record["firing_rate"] != other["firing_rate"]  # measured in other steps
+        assert record["firing_rate"] != other["firing_rate"]  # measured at other steps
     assert run.steps()["activity_step"].tolist() == [0, 4, 7, 11, 14, 18]
 
 
@@ -139,7 +139,7 @@ def test_the_loop_tells_which_of_the_results_is_not_finite(tmp_path: Path) -> No
 
 
 def with_device_steps(run: Run) -> training.Training:
-    """A training as on a GPU, but on the CPU."""
+    """Return a training that uses device steps as on a GPU, but on the CPU."""
     ready = training.Training(run.experiment, few())
     parts = ready.net, ready.state.optimizer, ready.train, ready.experiment
     ready.steps = DeviceSteps(*parts, capture=False)
@@ -175,7 +175,7 @@ def test_weights_stay_after_a_divergence() -> None:
 
 
 class Reads(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU, or cannot be captured."""
+    """Records operations for which the host would wait for a GPU, or that cannot be captured."""
 
     WAITS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default")
 
@@ -190,7 +190,7 @@ class Reads(TorchDispatchMode):
 
 
 def test_a_step_reads_no_number() -> None:
-    """But for two checks of tensors on the CPU: finite images, labels in range (two bounds)."""
+    """A step reads numbers only for two checks of CPU tensors: finite images, labels in range."""
     steps = device_steps(AUGMENTED)
     steps.begin(1, 0)
     steps.run(0)
@@ -200,7 +200,7 @@ def test_a_step_reads_no_number() -> None:
 
 
 class Uploads(TorchDispatchMode):
-    """Notes what takes a tensor from the host: a graph would go on with that one for ever."""
+    """Records operations that take a tensor from the host, which a graph would reuse for ever."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,19 +219,20 @@ class Uploads(TorchDispatchMode):
 def test_a_step_takes_nothing_from_the_host(
     monkeypatch: pytest.MonkeyPatch, loss: str, rule: str
 ) -> None:
-    """On a device without memory: who asks for a number there, gets an error."""
+    """A step uses no host tensor and reads no number, which the meta device would not allow."""
     experiment = replace(AUGMENTED, loss=loss, rule=rule, desired_count=3.0, undesired_count=0.5)
     net = training.build_network(experiment, (1, 8, 8), 10, impl="reference").to("meta").train()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, foreach=True)  # AdamW's update: PyTorch's
+    # SGD stands in for AdamW, whose update is PyTorch's own.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, foreach=True)
     images = torch.empty(61, 1, 8, 8, dtype=torch.uint8, device="meta")
     labels = torch.empty(61, dtype=torch.int64, device="meta")
     statistics = torch.empty(2, 1, 1, 1, device="meta").unbind()
     monkeypatch.setattr(device, "channel_statistics", lambda *_: statistics)
     split = training.Split(images, labels)
     steps = DeviceSteps(net, optimizer, split, experiment, capture=False)  # type: ignore[arg-type]
-    del optimizer.found_inf  # which this optimiser does not know
+    del optimizer.found_inf  # which SGD does not support
     steps.batch(8)
-    steps._step(8)  # keeps the loss's target
+    steps._step(8)  # computes the loss's target, which is kept
     with Uploads() as uploads:
         steps._step(8)
     assert uploads.found == []
@@ -239,7 +240,7 @@ def test_a_step_takes_nothing_from_the_host(
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_a_schedule_changes_the_rate_between_steps(as_tensor: bool) -> None:
-    """As a number, and as the tensor that a graph reads; each step's update is in proportion."""
+    """Updates follow the learning rate, whether it is a number or the tensor that a graph reads."""
     moves = replace(EXPERIMENT, schedule="step", step_epochs=1, step_factor=0.1, weight_decay=0.0)
     steps = device_steps(moves)
     if as_tensor:
@@ -260,7 +261,7 @@ def test_a_schedule_changes_the_rate_between_steps(as_tensor: bool) -> None:
                 one["lr"] is kept
                 for one, kept in zip(steps.optimizer.param_groups, pointers, strict=True)
             )
-    assert lengths[0] == pytest.approx(0.01, rel=0.01)  # Adam's first step is the rate
+    assert lengths[0] == pytest.approx(0.01, rel=0.01)  # Adam's first update equals the rate
     assert 0.02 < lengths[1] / lengths[0] < 0.2 and 0.02 < lengths[2] / lengths[1] < 0.2
 
 
@@ -290,7 +291,7 @@ def test_settings_that_only_host_steps_take(changes: dict[str, Any], is_taken: b
 
 
 def test_steps_in_bfloat16() -> None:
-    """Products and currents are rounded; weights, their gradients and moments are not."""
+    """With bfloat16 the loss falls, and weights, their gradients and moments stay in float32."""
     experiment = replace(AUGMENTED, crop_padding=0, horizontal_flip=False, dropout=0.0)
     steps = device_steps(experiment)
     steps.net.set_precision("bf16")
@@ -302,7 +303,7 @@ def test_steps_in_bfloat16() -> None:
 
 
 def test_crops_are_drawn_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for a whole epoch at its start, when the device has nothing to do."""
+    """Crops are not drawn for a whole epoch at its start, when the device would be idle."""
     drawn = []
     draw = device.augment.draw
     monkeypatch.setattr(
@@ -342,7 +343,7 @@ def test_captured_steps_train(tmp_path, precision: str) -> None:
 
 @needs_gpu
 def test_replayed_steps_are_those_that_were_captured() -> None:
-    """Crops, mirror images and dropout masks change from step to step, as without a graph."""
+    """A replayed graph uses new crops, flips and dropout masks at each step, as without a graph."""
     configure("cuda", "float32", deterministic=True)
     found = []
     for capture in (False, True):

@@ -1,4 +1,4 @@
-"""Sudden drops: found where they are, and not where there are none."""
+"""Tests of sudden drops of the accuracy, which are found where they are and nowhere else."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ EPOCH = 60  # steps
 
 
 def history(accuracy: np.ndarray, batch: int = 50, seed: int = 0) -> Arrays:
-    """A run's steps with that probability of a correct image ``[steps]``, all else constant."""
+    """Return steps with these probabilities of a correct image ``[steps]``, all else constant."""
     random = np.random.RandomState(seed)
     steps = len(accuracy)
     measured = np.arange(0, steps, 25)
@@ -68,7 +68,7 @@ def test_a_drop_and_what_changed() -> None:
 
 
 def test_what_has_not_been_seen_is_not_said() -> None:
-    """No recovery and no measurement after the step; layers without names are numbered."""
+    """Recovery and activity are left out if they were not measured; unnamed layers get numbers."""
     arrays = history(fallen(at=151, length=99, before=0.99, after=0.6, steps=171))
     [drop] = drops.find(arrays)
     assert (drop.recovery, drop.firing_rate, drop.warm_up) == (None, {}, {})
@@ -94,7 +94,7 @@ def test_a_drop_travels_as_json() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_small_drops_are_found_near_their_step(seed: int) -> None:
-    """Nine points in batches of 50."""
+    """A drop of nine points, in batches of 50, is located to within three steps."""
     found = drops.find(history(fallen(150, 100, 0.99, 0.9), seed=seed))
     assert len(found) == 1
     assert abs(found[0].step - 150) <= 3
@@ -107,12 +107,12 @@ def test_each_of_two_drops_is_found() -> None:
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9, 0.99, 0.999])
 def test_false_alarms_at_a_constant_accuracy(level: float) -> None:
-    """None in 500,000 steps, five levels together: fewer than 6 in a million (95 % confidence)."""
+    """No alarm in 500,000 steps over all levels: fewer than 6 per million (95 % confidence)."""
     assert not drops.find(history(np.full(100_000, level)))
 
 
 def test_false_alarms_over_a_whole_run() -> None:
-    """None in ten runs as long as the published ones, their noisy start included."""
+    """There is no alarm in ten runs as long as the published ones, with a noisy start."""
     steps = np.arange(120_000)
     accuracy = 0.999 - 0.9 * np.exp(-steps / 150) - 0.02 * np.exp(-steps / 20_000)
     for seed in range(10):
@@ -122,7 +122,7 @@ def test_false_alarms_over_a_whole_run() -> None:
 
 
 def test_batches_that_scatter_more_than_sampling_do_not_alarm() -> None:
-    """An accuracy that jumps from batch to batch is noise, though binomial errors deny it."""
+    """Jumps of the accuracy between batches are noise, even if they exceed binomial errors."""
     for seed in range(20):
         random = np.random.RandomState(seed)
         accuracy = random.choice([0.5, 0.9], size=5000)
@@ -135,7 +135,7 @@ def test_a_slow_decline_is_no_sudden_drop() -> None:
 
 @given(st.sets(st.integers(1, 399), max_size=12), st.integers(0, 3))
 def test_epoch_by_epoch_the_same_drops_are_found(cuts: set, seed: int) -> None:
-    """Wherever epochs end: each drop once, also one across a boundary."""
+    """Wherever the epochs end, each drop is found once, even if it crosses a boundary."""
     accuracy = np.minimum(fallen(100, 30, 0.98, 0.8, 400), fallen(250, 90, 0.98, 0.6, 400))
     arrays = history(accuracy, seed=seed)
     ends = [0, *sorted(cuts), 400]

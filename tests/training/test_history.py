@@ -1,4 +1,4 @@
-"""The numbers of every step, as arrays and as an epoch's summary."""
+"""Tests of the numbers of every step, as arrays and in the summary of an epoch."""
 
 import math
 
@@ -10,7 +10,7 @@ from tsslbp.training.history import History, StepResult
 
 
 def history() -> History:
-    """Two epochs of two steps, the second of each on fewer images; activity in three of them."""
+    """Return two epochs of two steps, each with a smaller last batch; three measure activity."""
     made = History()
     for epoch, first_rate in ((1, 0.1), (2, 0.3)):
         made.add_activity({"conv1": Activity(first_rate, 0.5), "output": Activity(0.2, None)})

@@ -1,4 +1,4 @@
-"""The training loop: the records, and resuming after a kill at any moment."""
+"""Tests of the training loop: its records, and resuming after a kill at any moment."""
 
 import math
 import shutil
@@ -57,7 +57,7 @@ training.fit(run, toy())
 
 @pytest.mark.slow
 def test_resume_after_kills_at_any_moment(tmp_path: Path) -> None:
-    """Each child kills itself at a later write; the next continues where it was stopped."""
+    """A training that is killed at ever later writes, and resumed, ends like an undisturbed one."""
     expected = trained(tmp_path / "whole")
     folder = tmp_path / "killed"
     kills = 0
@@ -76,7 +76,7 @@ AUGMENTED = replace(EXPERIMENT, crop_padding=1, horizontal_flip=True, dropout_ki
 
 
 def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped within the second epoch, a run sees the same crops as one that was not."""
+    """A run stopped within its second epoch resumes with the crops of one that was not stopped."""
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
     with monkeypatch.context() as patch:
         expected_images = seen(patch)
@@ -96,7 +96,7 @@ def test_resume_with_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_augmentation_of_training_images_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cropped by (seed, epoch, step), then normalised; test images stay as they are."""
+    """Only training images are cropped, by (seed, epoch, step), before they are normalised."""
     experiment = replace(AUGMENTED, mean=(0.5,), std=(0.25,), epochs=2, protocol="published")
     images = seen(monkeypatch)
     run = trained(tmp_path / "run", experiment)
@@ -113,7 +113,7 @@ def test_augmentation_of_training_images_alone(
     net = tsslbp.load(run.folder, "last")
     test = training.Split(data.test_images, data.test_labels)
     accuracy = training.evaluate(net, test, experiment.mean, experiment.std)[-1]
-    assert accuracy == run.epochs()[-1]["test_accuracy"]  # of the images as they are
+    assert accuracy == run.epochs()[-1]["test_accuracy"]  # on images that are not cropped
 
 
 def test_torn_and_repeated_lines_are_repaired(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_records(tmp_path: Path) -> None:
         neurons = {layer.name: layer.neurons for layer in tsslbp.load(run.folder).plan}
         spikes = sum(rates[name] * neurons[name] for name in rates)
         assert record["spikes_per_image"] == pytest.approx(run.experiment.time_steps * spikes)
-    assert len(steps["loss"]) == 18  # 48 images in batches of 8, three times
+    assert len(steps["loss"]) == 18  # three epochs of 48 images in batches of 8
     assert epochs[1]["train_accuracy"] == steps["correct"][6:12].sum() / 48
     assert epochs[1]["loss"] == pytest.approx(steps["loss"][6:12].mean())
     assert epochs[1]["gradient_norm"] == pytest.approx(steps["gradient_norm"][6:12].mean())
@@ -155,7 +155,7 @@ def test_records(tmp_path: Path) -> None:
 
 
 def test_every_record_carries_the_caveat_of_its_data(tmp_path: Path) -> None:
-    """Also the epochs after a resume with other data, each its own."""
+    """Each epoch carries the note of the data that it was trained on, also after a resume."""
     run = Run.create(tmp_path / "run", replace(EXPERIMENT, epochs=1))
     training.fit(run, replace(toy(), note="a part of the images"))
     training.fit(run.extended(2), toy())
@@ -169,13 +169,13 @@ def test_published_protocol_has_no_validation(tmp_path: Path) -> None:
     (record,) = run.epochs()
     assert "validation_accuracy" not in record
     assert not run.has_checkpoint("best-validation")
-    assert len(run.steps()["loss"]) == 8  # all 60 images, the last batch of 4
+    assert len(run.steps()["loss"]) == 8  # all 60 images; the last batch has 4
 
 
 def test_patience_ends_the_training(tmp_path: Path) -> None:
     still = replace(EXPERIMENT, learning_rate=1e-12, patience=2, epochs=9)
     run = trained(tmp_path / "run", still)
-    assert len(run.epochs()) == 3  # the first epoch is the best, two more bring nothing
+    assert len(run.epochs()) == 3  # the first epoch is the best, and two more are no better
     training.fit(Run.open(run.folder), toy())
     assert len(run.epochs()) == 3
 
@@ -241,7 +241,7 @@ def test_divergence_leaves_the_numbers_of_its_steps(
 def test_stop_between_the_last_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Stopped before any of the last epoch's writes, a run resumes to the same end."""
+    """A run stopped before any of the last epoch's writes resumes to the same result."""
     expected = trained(tmp_path / "whole")
     original, count = getattr(Run, moment), len(expected.epochs())
 
@@ -268,7 +268,7 @@ def test_fewer_epochs_than_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_digits_keep_their_promise(tmp_path: Path) -> None:
-    """The demo's recipe, whole: at least 96 % at the epoch chosen on validation images."""
+    """The demo's whole recipe has at least 96 % at the epoch chosen on validation images."""
     run = Run.create(tmp_path / "run", load_recipe("digits"))
     training.fit(run, tsslbp.data.load("digits"))
     chosen = max(run.epochs(), key=lambda record: record["validation_accuracy"])
@@ -276,7 +276,7 @@ def test_digits_keep_their_promise(tmp_path: Path) -> None:
 
 
 def test_a_sudden_drop_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights spoilt before a known step, the third of an epoch of six."""
+    """A drop caused by spoilt weights is recorded with its step, accuracies and firing rates."""
     damaged, calls = 74, 0
     step = training.step.train_step
 
@@ -295,7 +295,7 @@ def test_a_sudden_drop_is_in_the_record(tmp_path: Path, monkeypatch: pytest.Monk
     [(epoch, table)] = found
     drop = Drop.from_table(table)
     assert (drop.step, drop.epoch) == (damaged, 13)
-    assert epoch == 16  # the epoch of the nineteenth step from it on
+    assert epoch == 16  # the epoch of the 19th step from it on, which confirms it
     assert drop.accuracy.before > 0.95 and drop.accuracy.after < 0.8
     assert list(drop.firing_rate) == list(run.epochs()[0]["firing_rate"])
     assert drop.firing_rate["output"].after < 0.01 < drop.firing_rate["output"].before
@@ -327,7 +327,7 @@ MODERN["all"] = {
 
 @pytest.mark.parametrize("name", MODERN)
 def test_resume_with_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Stopped within the second epoch and gone on with, bit for bit; and the key does something."""
+    """With each key, a resumed run equals an undisturbed one bit for bit; the key has an effect."""
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every step
     experiment = replace(RECIPE, **MODERN[name])
     expected = trained(tmp_path / "whole", experiment)
@@ -350,7 +350,7 @@ def test_resume_with_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand from the weights after every step; evaluated, stored, and the rest untouched."""
+    """Averages equal a manual calculation; they are evaluated, stored, and change nothing else."""
     original, weights = training.step.train_step, []
 
     def spy(net, *arguments, **options):
@@ -394,7 +394,7 @@ def test_averaged_weights_that_a_checkpoint_lacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["kernel", "softmax", "tet"])
 def test_accumulated_batches_are_one(tmp_path: Path, loss: str) -> None:
-    """In float64 three batches of 3 images take the steps that one of 9 takes."""
+    """In float64, three batches of 3 images take the same steps as one batch of 9."""
     experiment = replace(
         RECIPE, loss=loss, dropout=0.0, epochs=1, cutout=2, mixup=0.3, horizontal_flip=True
     )
@@ -443,7 +443,7 @@ def test_the_learning_rate_follows_its_schedule(
     assert [one["learning_rate"] for one in run.epochs()] == [expected[5], expected[11]]
     rates.clear()
     longer = run.extended(3)
-    training.fit(longer, toy())  # the schedule is the longer run's from there on
+    training.fit(longer, toy())  # from here on, the schedule is the longer run's
     assert rates == [{training.build.learning_rate(longer.experiment, n, 6)} for n in range(12, 18)]
     assert "learning_rate" not in trained(tmp_path / "plain").epochs()[-1]
 
@@ -451,7 +451,7 @@ def test_the_learning_rate_follows_its_schedule(
 def test_patience_looks_at_validation_images_where_there_are_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Test images become better for ever, validation images do not; and the other way round."""
+    """Patience is judged on validation images, or on test images if no others are held out."""
     for split, count in (("validation", 3), ("test", 3)):
         calls: list[int] = []
 
@@ -469,14 +469,14 @@ def test_patience_looks_at_validation_images_where_there_are_some(
         assert is_finished(run.epochs(), experiment)
         assert not is_finished(run.epochs()[:-1], experiment)
     experiment = replace(EXPERIMENT, patience=2, epochs=6)
-    run = trained(tmp_path / "test only", experiment)  # test images alone stand still
+    run = trained(tmp_path / "test only", experiment)  # only the test accuracy stands still
     assert len(run.epochs()) == 6
 
 
 def test_resume_from_weights_with_frozen_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit, also when the weights that the run started from are gone."""
+    """A resumed run equals an undisturbed one bit for bit, even if its first weights are gone."""
     first = trained(tmp_path / "first", replace(EXPERIMENT, epochs=1, seed=9))
     wanted = replace(EXPERIMENT, weights=str(first.folder), freeze=("conv1",), average_weights=0.9)
     whole = Run.create(tmp_path / "whole", wanted)

@@ -1,4 +1,4 @@
-"""`tsslbp.fit`: a module at hand, trained as a recipe's network is."""
+"""Tests of `tsslbp.fit`, which trains a given module like a recipe's network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_module_is_trained_in_place() -> None:
 
 
 def test_records(tmp_path: Path) -> None:
-    """The run is one like any other; keywords alone will do, and the module decides its rule."""
+    """The run is like any other; keywords alone suffice, and the module determines the rule."""
     changes = {"validation_images": 12, "batch_size": 8, "loss": "softmax", "learning_rate": 0.01}
     tsslbp.fit(module(), toy(), time_steps=4, epochs=2, out=tmp_path / "run", **changes)
     run = Run.open(tmp_path / "run")
@@ -78,7 +78,7 @@ def test_progress_is_shown_and_the_observer_is_called(capsys: pytest.CaptureFixt
 
 
 def test_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A widget, in which the bar is drawn, and a line of output per epoch."""
+    """A notebook shows the bar in a widget, and a line of output for each epoch."""
     widgets = pytest.importorskip("ipywidgets")
     import IPython.display
 
@@ -90,7 +90,7 @@ def test_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [one.text for one in shown if hasattr(one, "text")]
     rows = [text.split() for text in texts if text.strip()]
     assert [row[0] for row in rows if row[0] in ("1/2", "2/2")] == ["1/2", "2/2"]
-    bars = (["epoch", "1/2"], ["epoch", "2/2"])  # drawn a few times a second
+    bars = (["epoch", "1/2"], ["epoch", "2/2"])  # the bar is drawn a few times a second
     assert any(row[0] == "starting" or row[:2] in bars for row in rows)
 
 

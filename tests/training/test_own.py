@@ -1,4 +1,4 @@
-"""Networks that a function makes: in a user's file, or a built-in architecture."""
+"""Tests of networks that a function builds: one in a user's file, or a built-in architecture."""
 
 import os
 import random
@@ -51,7 +51,7 @@ def test_what_the_function_is_given() -> None:
 
 
 def test_one_seed_is_one_network() -> None:
-    """Whatever was drawn before, and whatever is drawn after."""
+    """Initial weights depend only on the seed, and PyTorch's own generator stays as it was."""
     state = torch.random.get_rng_state()
     first = build()
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -61,7 +61,7 @@ def test_one_seed_is_one_network() -> None:
         assert torch.equal(one, other)
     other = build(replace(OWN, seed=1))
     assert not torch.equal(first.weights["0.weight"], other.weights["0.weight"])
-    ruled = build(replace(OWN, rule=Surrogate(), time_steps=2))  # as for `compare`
+    ruled = build(replace(OWN, rule=Surrogate(), time_steps=2))  # as `compare` needs it
     assert torch.equal(first.weights["0.weight"], ruled.weights["0.weight"])
 
 
@@ -180,7 +180,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("function", ["make", "plain", "frames"])
 def test_settings_that_nothing_reads(function: str) -> None:
-    """Neither taken by their names nor read from the table."""
+    """A setting is refused if the function neither takes it by name nor reads it from the table."""
     table = {"width": 4, "widht": 4} if function != "frames" else {"widht": 4}
     wanted = replace(OWN, network=f"{NETS}:{function}", network_settings=table)
     with pytest.raises(InvalidInput, match=f"nets.py:{function} does not use 'widht'") as caught:
@@ -189,7 +189,7 @@ def test_settings_that_nothing_reads(function: str) -> None:
 
 
 def test_the_file_is_compiled_as_it_stands(tmp_path: Path) -> None:
-    """Without what this program has imported from the future; and dataclasses work in it."""
+    """This program's imports from `__future__` do not affect the file; dataclasses work in it."""
     source = f"""{HEAD}
 from dataclasses import dataclass
 def annotated(x: int): ...
@@ -207,7 +207,7 @@ def make(shape, classes, settings):
 def test_copies_run_only_where_they_are_trusted(tmp_path: Path) -> None:
     source = f"open({str(tmp_path / 'seen')!r}, 'w').close()\n" + NETS.read_text()
     own = written(tmp_path, source)
-    build(own)  # one's own
+    build(own)  # the user's own file needs no permission
     (tmp_path / "seen").unlink()
     (tmp_path / "run").mkdir()
     save(own, tmp_path / "run" / "config.toml")
@@ -257,12 +257,12 @@ class TestRuns:
         with pytest.raises(InvalidInput, match="trust_code=True"):
             tsslbp.load(run.folder, "last")
         module = build(replace(OWN, seed=5)).module
-        filled = tsslbp.load(run.folder, "last", module=module)  # runs no code of the folder
+        filled = tsslbp.load(run.folder, "last", module=module)  # executes no code of the folder
         assert filled.module is module
         assert torch.equal(filled(data.test_images), net(data.test_images))
 
     def test_the_kept_file_trains(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """After a kill within an epoch, bit for bit, from a folder that was moved."""
+        """After a kill, a moved folder resumes bit for bit with its own copy of the file."""
         whole = self.fit(tmp_path / "whole")
         monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
         mine = tmp_path / "mine.py"
@@ -281,7 +281,7 @@ class TestRuns:
         assert_same_run(run, whole)
 
     def test_a_configuration_without_a_checksum(self, tmp_path: Path) -> None:
-        """Whoever takes it out does not get the code run."""
+        """Removing the checksum does not get the code executed: the run is refused."""
         run = self.fit(tmp_path / "run", epochs=1)
         config = run.folder / "config.toml"
         lines = config.read_text().splitlines(keepends=True)
@@ -290,7 +290,7 @@ class TestRuns:
             Run.open(run.folder)
 
     def test_frames(self, tmp_path: Path) -> None:
-        """A network that takes recordings alone is tried on recordings, also when it is loaded."""
+        """A network that accepts only recordings is checked with recordings, also on loading."""
         data = toy()
         trains = [
             tsslbp.data.Frames.from_dense((part > 1)[:, None].expand(-1, 4, -1, -1, -1))

@@ -1,4 +1,4 @@
-"""Several processes train as one does: two real ones, started by torchrun."""
+"""Tests that several processes train like one; torchrun starts two real processes."""
 
 import os
 import re
@@ -55,12 +55,12 @@ CASES["recipe"] = (
     "cpu",
 )
 CASES["published kernel of modules"] = replace(FIVE_STEPS, rule=BY_LAYER), "modules"
-SEPARATE = "published kernel cpu"  # also with a decision by each process for itself
+SEPARATE = "published kernel cpu"  # also trained with a separate decision by each process
 LONGER = replace(FIVE_STEPS, dropout=0.2, epochs=2)
 
 
 def toy() -> DataSet:
-    """Bright left or right halves. 29 images: in batches of 7 the last leaves a process none."""
+    """Return 29 training images in two classes: a last batch of one, so one process gets none."""
     random = np.random.RandomState(0)
     labels = torch.from_numpy(np.arange(49) % 2)
     images = torch.from_numpy(random.rand(49, 1, 6, 6).astype(np.float32))
@@ -81,7 +81,7 @@ def fit(folder: Path, experiment: Experiment, processes: Processes, **options) -
 
 
 def of_modules(experiment: Experiment) -> CustomNetwork:
-    """With learned constants, whose gradients add up over the processes as well."""
+    """Return a network with learned constants, whose gradients are also summed over processes."""
     initial = InitialWeights(scale=2.0, generator=generator(experiment.seed, "weights"))
     learned: tuple[Any, ...] = 5.0, 3.0, 1.0, experiment.rule, ("tau_m", "tau_s", "threshold")
     module = nn.Sequential(
@@ -108,7 +108,7 @@ def fit_in_float64(
 
 
 def child(folder: Path, processes: Processes) -> None:
-    """What each of the two processes does in `test_two_processes`."""
+    """Run the trainings that the tests examine, in each of the two processes."""
     for name, (experiment, impl) in CASES.items():
         fit_in_float64(folder / "two" / name, experiment, processes, impl)
     with mock.patch.object(Processes, "mean", lambda self, total, values: total / values):
@@ -128,7 +128,7 @@ def _of_second_process() -> int:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The folder that two processes have written to, and how they ended."""
+    """Return the folder to which two processes have written, and how they ended."""
     folder = tmp_path_factory.mktemp("two")
     fit(folder / "resumed", replace(LONGER, epochs=1), ONE_PROCESS)
     return folder, torchrun(__file__, str(folder))
@@ -152,7 +152,7 @@ def torchrun(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
-    """Five steps, augmented, the last on one image: weights and records to 1e-9 in float64."""
+    """With augmentation and a small last batch, weights and records agree to 1e-9 in float64."""
     experiment, impl = CASES[name]
     fit_in_float64(tmp_path / "run", experiment, ONE_PROCESS, impl)
     one, both = Run.open(tmp_path / "run"), Run.open(two[0] / "two" / name)
@@ -171,7 +171,7 @@ def test_two_processes_train_as_one(two, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_the_rate_of_a_part_decides_otherwise(two) -> None:
-    """Else the cases above would not show that the rate is that of all processes."""
+    """A firing rate per process would give other weights, which the cases above would detect."""
     paths = two[0] / "two" / SEPARATE, two[0] / "separate"
     shared, separate = (Run.open(path).load_checkpoint("last")[0] for path in paths)
     key = "weights.conv1.weight"
@@ -187,7 +187,7 @@ def test_divergence_of_one_is_told_by_all(two) -> None:
 
 @pytest.mark.slow
 def test_one_process_continued_by_two(two, tmp_path: Path) -> None:
-    """With other dropout masks, so the accuracies are what can be compared."""
+    """Two processes continue the run of one; as dropout masks differ, losses agree only roughly."""
     run = Run.open(two[0] / "resumed")
     fit(tmp_path / "run", LONGER, ONE_PROCESS)
     first, second = run.epochs()
@@ -201,7 +201,7 @@ def test_one_process_continued_by_two(two, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_error_of_one_ends_all(two) -> None:
-    """The second process alone has a bad image; it tells, and the first does not wait."""
+    """If only the second process has a bad image, it says so, and the first does not wait."""
     _, ended = two
     assert ended.returncode != 0
     told = re.findall(r"^\[rank(\d)\]: (\S*(?:Error|Input): .*)", ended.stderr, re.M)
@@ -222,7 +222,7 @@ protocol = "published"
 
 @pytest.mark.slow
 def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """By torchrun as by itself; then resumed by one process; then an error of the first."""
+    """The program trains alike with and without torchrun, resumes alone, and prints errors once."""
     monkeypatch.chdir(tmp_path)
     data = toy()
     np.savez("mine.npz", images=data.train_images.numpy(), labels=data.train_labels.numpy())
@@ -262,7 +262,8 @@ def test_parts_make_up_the_batch() -> None:
 
 
 def test_other_data_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """First comes what is known of the run, then what tells the data."""
+    """A process is refused if its data differ from those of the first process."""
+    # The first process broadcasts facts about the run, then about its data.
     first = iter([(FIVE_STEPS, False, False), (toy().train_images.shape, 1, 2)])
     monkeypatch.setattr(Processes, "broadcast", lambda self, value: next(first))
     with pytest.raises(

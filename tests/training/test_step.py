@@ -1,4 +1,4 @@
-"""One step on the host: clipping, update and clamp; freed memory."""
+"""Tests of one step on the host: clipping, update, clamping, and memory that is freed."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from .toy import EXPERIMENT
 
 @pytest.mark.parametrize(("rate", "limit"), [(1.0, 4.0), (1e5, 0.7)])
 def test_clip_and_clamp(rate: float, limit: float) -> None:
-    """With plain gradient descent a step's length is the clipped norm times the learning rate."""
+    """A plain gradient step has the clipped norm times the learning rate; weights are clamped."""
     net = tsslbp.Network("8", (1, 2, 2), 2)
     optimizer = torch.optim.SGD(net.parameters(), lr=rate)
     images, labels = torch.ones(3, 1, 2, 2), torch.tensor([0, 1, 0])
@@ -40,7 +40,7 @@ def test_clip_and_clamp(rate: float, limit: float) -> None:
 
 
 def test_only_connections_are_clamped() -> None:
-    """Norms, biases and constants of neurons may be larger: they have no place in that bound."""
+    """Norms, biases and constants of neurons may exceed the limit, which is for connections."""
     module = nn.Sequential(
         *(nn.Flatten(-3), layers.Linear(4, 3, bias=True), layers.BatchNorm(3)),
         *(layers.LIF(8.0, learnable=("tau_m",), time_steps=2), layers.Linear(3, 2)),
@@ -57,7 +57,7 @@ def test_only_connections_are_clamped() -> None:
     assert {name for name, one in limits.items() if one > 4.9} == kept
     assert {one for name, one in limits.items() if name not in kept} == {0.5}
     assert set(net.weights) == limits.keys() - kept
-    clamp_weights([torch.ones(3)], 0.5)  # nothing to clamp
+    clamp_weights([torch.ones(3)], 0.5)  # without a connection, nothing is clamped
 
 
 def _van_rossum(psc: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_loss_that_becomes_infinite_stops_before_the_update() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_freed_memory_is_kept() -> None:
-    """Steps that allocate 16 MB fault in their 4,096 pages at first, not every time."""
+    """A step reuses the memory that earlier steps have freed, so it causes few page faults."""
     program = """
 import resource, torch
 from tsslbp.training import keep_freed_memory
@@ -106,4 +106,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, check=True
     )
-    assert int(result.stdout) < 32768  # of forty steps; 163,840 without
+    assert int(result.stdout) < 32768  # in forty steps; 163,840 if nothing is kept

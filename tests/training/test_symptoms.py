@@ -1,4 +1,4 @@
-"""Layers that learn nothing are reported once each; a normal training has no warning."""
+"""Tests that layers which learn nothing are reported once, and that sound trainings are not."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .toy import EXPERIMENT as SHORT
 from .toy import assert_same_run, seen, toy, trained
 
 EXPERIMENT = replace(SHORT, batch_size=2, epochs=2)  # 24 steps an epoch
-LONG = replace(EXPERIMENT, batch_size=1)  # 48
+LONG = replace(EXPERIMENT, batch_size=1)  # 48 steps an epoch
 SILENT = replace(LONG, weight_scale=1e-6, learning_rate=1e-9)
 BLIND = replace(SILENT, rule=rules.EventProp())  # without spikes there is no gradient either
 
 
 def told(run: Run) -> list[list[str]]:
-    """The first words of the warnings of each epoch."""
+    """Return the first words of each epoch's warnings."""
     lines = [record.get("warnings", []) for record in run.epochs()]
     assert all(line.count("\n") == 0 for one in lines for line in one)
     return [[line.partition(":")[0] for line in one] for one in lines]
@@ -44,7 +44,7 @@ def test_a_sound_training_is_left_in_peace(
 
 
 def test_silent_layers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In the first epoch alone, with what usually helps."""
+    """Silent layers are reported in the first epoch only, with advice that usually helps."""
     run = trained(tmp_path / "run", SILENT)
     assert told(run) == [["conv1, linear2 and output have not fired"], []]
     (line,) = run.epochs()[0]["warnings"]
@@ -53,7 +53,7 @@ def test_silent_layers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_layers_without_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where silent layers are not the reason; in the first epoch that has none."""
+    """Weights without a gradient are reported once, unless silent layers are the reason."""
     flat = [True]
 
     def build(experiment: Experiment):
@@ -69,7 +69,7 @@ def test_layers_without_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_gradient_that_stays_away_explains_itself(tmp_path: Path) -> None:
-    """A silent layer has none by such a rule: one warning, not two."""
+    """If silent layers have no gradient by the rule, only their silence is reported."""
     assert told(trained(tmp_path / "run", BLIND))[0] == ["conv1, linear2 and output have not fired"]
 
 
@@ -96,8 +96,8 @@ def test_data_of_one_class(tmp_path: Path) -> None:
 
 
 def test_short_epochs_are_looked_at_together(tmp_path: Path) -> None:
-    """Of so few steps that a network may still wake up nothing is said."""
-    run = trained(tmp_path / "run", replace(SILENT, batch_size=8, epochs=6))  # of 6 steps
+    """Nothing is said before 25 steps, however many short epochs they take."""
+    run = trained(tmp_path / "run", replace(SILENT, batch_size=8, epochs=6))  # 6 steps an epoch
     assert [len(lines) for lines in told(run)] == [0, 0, 0, 0, 1, 0]
 
 

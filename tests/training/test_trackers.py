@@ -1,4 +1,4 @@
-"""Trackers: what they write is what the run's own records say, once, however often it resumes."""
+"""Tests of trackers: they write what the run's records say, once, however often it is resumed."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from tsslbp.training import trackers as tracking
 EXPERIMENT = Experiment(
     data="toy", network="12", time_steps=3, protocol="published", epochs=3, batch_size=8
 )
-STEPS = 7  # an epoch: 50 images, the last batch holds two
+STEPS = 7  # per epoch: 50 images in batches of 8, the last of 2
 
 
 def toy() -> DataSet:
@@ -34,7 +34,7 @@ def toy() -> DataSet:
 
 
 class Stop:
-    """Interrupts the training after so many steps."""
+    """Interrupts the training after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -49,7 +49,7 @@ class Stop:
 
 
 class FullDisk(Stop):
-    """From a step on, no file can become larger than the largest of a tracker is then."""
+    """From a step on, limits the size of files to that of a tracker's largest file at that time."""
 
     def __init__(self, folder: Path, steps: int, stack: contextlib.ExitStack) -> None:
         super().__init__(steps)
@@ -69,7 +69,7 @@ def fit(
     experiment: Experiment = EXPERIMENT,
     observer: Stop | None = None,
 ) -> Run:
-    """Train, or train on; interrupted after `stop` steps."""
+    """Start or resume a training, and interrupt it after `stop` steps unless that is 0."""
     torch.manual_seed(0)
     there = (folder / "config.toml").exists()
     run = Run.open(folder) if there else Run.create(folder, experiment)
@@ -82,7 +82,7 @@ def fit(
 
 
 def points(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """Step and value of every point that TensorBoard shows."""
+    """Return step and value of every point that TensorBoard shows, by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0})
@@ -133,9 +133,9 @@ def test_a_full_disk_under_a_tracker(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The training ends in one line; continued, it has the bits of one that was not disturbed.
+    """The training ends with an error of one line; resumed, it equals an undisturbed one.
 
-    The files of Weights & Biases are written by a process of its own.
+    Weights & Biases is left out, since a separate process writes its files.
     """
     pytest.importorskip(name)
     for variable in [key for key in os.environ if key.startswith("MLFLOW_")]:
@@ -203,7 +203,7 @@ def test_scalars() -> None:
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """Records of a ``.wandb`` file: blocks of 32 KiB with parts of records, after 7 bytes."""
+    """Yield the records of a ``.wandb`` file, whose 32 KiB blocks contain parts of records."""
     from wandb.proto import wandb_internal_pb2
 
     content, record, position = path.read_bytes(), b"", 7
@@ -222,7 +222,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 def test_wandb_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two processes' worth of one run, the first stopped; and an account that is not there."""
+    """An interrupted and resumed run is recorded offline; without an account, `check` refuses."""
     import wandb
 
     for variable in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -281,7 +281,7 @@ def rows(records: list[Any]) -> list[dict[str, Any]]:
 def test_mlflow_of_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In an SQLite file next to the run; each step counts once, with its first numbers."""
+    """The SQLite file next to the run contains one run, in which each step occurs once."""
     pytest.importorskip("mlflow")
     for variable in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(variable)
@@ -291,7 +291,7 @@ def test_mlflow_of_a_resumed_run(
     assert capfd.readouterr() == ("", "")
     id_ = (tmp_path / "run" / "mlflow-id").read_text()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its packages about each other
+        warnings.simplefilter("ignore")  # its packages warn about each other
         from mlflow import MlflowClient
 
         client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -1,4 +1,4 @@
-"""A small training that the tests of this folder share, and what makes two runs equal."""
+"""A small training for the tests of this folder, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIMES = ("seconds", "evaluation_seconds", "images_per_second", "peak_memory")
 
 
 def toy(train: int = 60, test: int = 20) -> DataSet:
-    """Bright left or right halves, with noise: two classes that a small network can tell apart."""
+    """Return noisy images with a bright left or right half, which a small network can classify."""
     random = np.random.RandomState(0)
     labels = torch.from_numpy(np.arange(train + test) % 2)
     images = torch.from_numpy(random.rand(train + test, 1, 6, 6).astype(np.float32))
@@ -49,7 +49,7 @@ def trained(folder: Path, experiment: Experiment = EXPERIMENT, impl: str = "auto
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, stop: int = 0) -> list[torch.Tensor]:
-    """Collect the images of every training step; `stop` interrupts before that step."""
+    """Return a list that collects the images of every step; step `stop` is interrupted."""
     original, images = training.step.train_step, []
 
     def spy(net, optimizer, loss, batch, labels, **options):
@@ -67,7 +67,7 @@ def without_times(epochs: list[dict]) -> list[dict]:
 
 
 def assert_same_run(actual: Run, expected: Run) -> None:
-    """Bit for bit: weights, optimiser state, metrics and steps; times and memory aside."""
+    """Check that two runs are equal bit for bit, except for times and memory."""
     assert without_times(actual.epochs()) == without_times(expected.epochs())
     for name in ("last", "best-validation", "best-test"):
         ours, state = actual.load_checkpoint(name)

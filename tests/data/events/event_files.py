@@ -1,4 +1,4 @@
-"""Writes event files of every format, for the tests of their readers."""
+"""Writers of event files of every format, for the tests of their readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tsslbp.data.events.recording import Events
 
 START_2 = b"#!AER-DAT2.0\r\n# This is a raw AE data file\r\n# Timestamps tick is 1 us\r\n"
 START_3 = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#!END-HEADER\r\n"
-SPECIAL = 0x8000  # an address of AEDAT 2.0 that is no pixel's
+SPECIAL = 0x8000  # an address of AEDAT 2.0 that belongs to no pixel
 
 
 def random_events(count: int, side: int, seed: int = 0, length: int = 300_000) -> Events:
@@ -33,7 +33,7 @@ def nmnist(events: Events) -> bytes:
 
 
 def aedat_2(events: Events, special_before: Sequence[int] = ()) -> bytes:
-    """`special_before`: numbers of events before which there is one that is no pixel's."""
+    """Return a file of AEDAT 2.0 with a special event before each number in `special_before`."""
     x, y, t, p = (column.astype(np.int64) for column in events)
     words = np.stack([(127 - x) << 1 | y << 8 | (1 - p), t % (1 << 32)], 1)
     for number in sorted(special_before, reverse=True):
@@ -42,11 +42,14 @@ def aedat_2(events: Events, special_before: Sequence[int] = ()) -> bytes:
 
 
 def aedat_3(events: Events, sizes: Sequence[int] = (7, 1, 100), foreign: bool = True) -> bytes:
-    """Packets of `sizes` in turn; with `foreign`, packets of another type and invalid events."""
+    """Return a file of AEDAT 3.1 with packets of `sizes` in turn.
+
+    With `foreign`, it also has packets of another type and invalid events.
+    """
     content, first, number = [START_3], 0, 0
     while first < len(events.t):
         some = events.only(slice(first, first + sizes[number % len(sizes)]))
-        same = some.t >> 31 == some.t[0] >> 31  # a packet has one count of overflows
+        same = some.t >> 31 == some.t[0] >> 31  # all events of a packet share this count
         some = some.only(slice(int(np.argmin(same)) if not same.all() else None))
         content.append(_packet(some, foreign))
         if foreign:
@@ -58,7 +61,7 @@ def aedat_3(events: Events, sizes: Sequence[int] = (7, 1, 100), foreign: bool = 
 def packet_header(
     kind: int, size: int, overflow: int, number: int, valid: int | None = None
 ) -> bytes:
-    """The header of a packet, filled to its capacity."""
+    """Return the header of a packet whose capacity equals its number of events."""
     valid = number if valid is None else valid
     return struct.pack("<hhiiiiii", kind, 1, size, 4, overflow, number, number, valid)
 

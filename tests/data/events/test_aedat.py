@@ -1,4 +1,4 @@
-"""AEDAT files of both versions, and bytes that are none."""
+"""Tests of AEDAT files of both versions, and of bytes that are not AEDAT."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_round_trip(count: int) -> None:
 
 
 def test_bits_of_an_address() -> None:
-    """Bit 0: darker; 1 to 7: column from the right; 8 to 14: row."""
+    """Bit 0 means darker, bits 1 to 7 are the column from the right, and bits 8 to 14 the row."""
     words = np.array([[0x0000, 5], [0x0001, 6], [0x0002, 7], [0x7F00, 8], [0x00FE, 9]], ">u4")
     events = aedat.decode(START_2 + words.tobytes()).events
     assert events.x.tolist() == [127, 127, 126, 127, 0]
@@ -48,7 +48,10 @@ def test_bits_of_an_address() -> None:
 
 
 def test_times_run_over() -> None:
-    """32 bits in version 2.0, where one event may come late; 31 and a counter in version 3.1."""
+    """Times continue after an overflow: of 32 bits in version 2.0, of 31 in version 3.1.
+
+    Version 2.0 allows one late event across the overflow, and version 3.1 has a counter.
+    """
     events = random_events(5, 128)
     late = events._replace(t=np.array([WRAP - 20, WRAP + 3, WRAP - 1, WRAP + 7, 2 * WRAP + 1]))
     late.t[4] = WRAP + 100
@@ -65,7 +68,7 @@ def test_times_run_over_twice() -> None:
 
 
 def test_a_late_event_from_before_the_file_began() -> None:
-    """The file begins behind a wrap, and its second event is from before: no time below 0."""
+    """A late event from before a wrap at the start of the file gets no time below 0."""
     events = random_events(4, 128)._replace(t=np.array([WRAP + 3, WRAP - 1, WRAP + 7, WRAP + 9]))
     found = aedat.decode(event_files.aedat_2(events))
     assert found.events.t.tolist() == [WRAP - 1, WRAP + 3, WRAP + 7, WRAP + 9]
@@ -81,7 +84,7 @@ def test_events_of_one_time_keep_their_order() -> None:
 
 
 def test_room_behind_the_events_of_a_packet() -> None:
-    """A packet's capacity may exceed its number of events; what lies there is none."""
+    """A packet's capacity may exceed its number of events; the bytes behind them are ignored."""
     events = random_events(3, 128)
     words = event_files.aedat_3(events, [3], foreign=False)[len(START_3) + 28 :]
     room = struct.pack("<hhiiiiii", 1, 1, 8, 4, 0, 5, 3, 3) + words + b"\xff" * 16

@@ -1,4 +1,4 @@
-"""Binning, against a loop over single events, and properties of every option."""
+"""Tests of binning: against a loop over single events, and properties of every option."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def dense(active: ActivePixels, how: Binning) -> npt.NDArray[np.float64]:
 
 
 def slow(events: Events, how: Binning) -> npt.NDArray[np.float64]:
-    """The definition, one event after the other."""
+    """Bin by the definition, one event after the other."""
     frames = np.zeros((STEPS, *how.shape(HEIGHT, WIDTH)))
     for number, (x, y, t, p) in enumerate(zip(*map(np.ndarray.tolist, events), strict=True)):
         if how.by == "count":
@@ -92,17 +92,20 @@ def test_a_table_gives_the_same_binning(how: Binning) -> None:
 
 
 def test_counting_loses_no_event() -> None:
-    """Also where one pixel has more events than a byte can count."""
+    """Counts are exact even where one pixel has more events than a byte can count."""
     count = 70_000
     hot = Events(*(np.full(count, 3, np.int16),) * 2, np.arange(count), np.ones(count, np.uint8))
     how = Binning(values="count")
     frames = dense(bin_events(hot, HEIGHT, WIDTH, STEPS, how), how)
     assert frames.sum() == count
-    assert np.ptp(frames[:, 1, 3, 3]) <= 1  # and shares them out equally
+    assert np.ptp(frames[:, 1, 3, 3]) <= 1  # the frames share them equally
 
 
 def test_original_edges_leave_the_last_frame_to_time_zero() -> None:
-    """The window of the published code's frame k ends where the clean one's begins."""
+    """The published code's windows include their end instead of their start.
+
+    So time 0 falls into the last frame, and no other time does.
+    """
     t = np.array([0, 1, 3000, 3001, 15_000, 15_001, 18_000])
     ones = np.ones(len(t), np.int16)
     events = Events(ones, ones, t, ones.astype(np.uint8))
@@ -116,7 +119,7 @@ def test_original_edges_leave_the_last_frame_to_time_zero() -> None:
 
 
 def test_windows_are_whole_microseconds() -> None:
-    """2.007 times 1000 is a little below 2007 in floating point."""
+    """A window of 2.007 ms has 2007 microseconds, although 2.007 * 1000 is a little less."""
     one = Events(*(np.array([n], kind) for n, kind in zip((1, 1, 2007, 1), "hhqB", strict=True)))
     counts = bin_events(one, HEIGHT, WIDTH, STEPS, Binning(window=2.007)).counts
     assert counts.tolist() == [0, 1, 0, 0, 0, 0]

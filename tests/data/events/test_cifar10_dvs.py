@@ -1,4 +1,4 @@
-"""CIFAR10-DVS: its layout, its two splits, and irregular recordings."""
+"""Tests of CIFAR10-DVS: its layout, its two splits, and irregular recordings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tsslbp.run import Run
 from . import event_files
 from .event_files import random_events
 
-COUNT, TRAIN = 12, 9  # recordings of a class here, and those of them that train
+COUNT, TRAIN = 12, 9  # recordings per class here, and how many of them train
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def draw_split() -> bytes:
-    """The content of the split's file: of each class, in this order, 100 numbers drawn.
+    """Return the content of the split's file: 100 numbers drawn for each class, in this order.
 
-    RandomState, because its numbers are the same in every version of NumPy.
+    `RandomState` is used because its numbers are the same in every version of NumPy.
     """
     random = np.random.RandomState(20261125)
     chosen = {label: sorted(random.permutation(RECORDINGS)[:100].tolist()) for label in CLASSES}
@@ -57,7 +57,7 @@ def numbers(paths: list[Path]) -> list[int]:
 
 
 def test_published_split(root: Path) -> None:
-    """The first of each class train and the last test, by number: 2 comes before 10."""
+    """The first recordings of each class train and the last test, by number: 2 comes before 10."""
     found = data.recordings("cifar10-dvs", root)
     assert numbers(list(found.train)) == [*range(TRAIN)] * 10
     assert numbers(list(found.test)) == [*range(TRAIN, COUNT)] * 10
@@ -97,7 +97,7 @@ def test_times_that_go_backward_are_one_warning(root: Path) -> None:
     with pytest.warns(UserWarning, match=f"^cifar10-dvs: 3 recordings {BACKWARD}$") as warned:
         data.load("cifar10-dvs", root, 4)
     assert len(warned) == 1
-    data.load("cifar10-dvs", root, 4)  # kept, and not read again: a warning would be an error
+    data.load("cifar10-dvs", root, 4)  # from the cache; a second warning would be an error
 
 
 def test_events_and_labels(root: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_changed_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_recordings_outside_of_their_frames_are_one_warning(root: Path) -> None:
-    """Windows count from time 0, where a camera's clock need not start."""
+    """Windows count from time 0, so a recording whose clock starts later may miss them all."""
     path = root / "CIFAR10-DVS" / "dog" / "cifar10_dog_0.aedat"
     events = random_events(20, 128)
     path.write_bytes(event_files.aedat_2(events._replace(t=events.t + 50_000_000)))
@@ -143,7 +143,7 @@ def test_a_damaged_recording_names_its_file(root: Path) -> None:
 
 
 def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From files to a finished run, by the recipe but for its size."""
+    """The recipe, with a smaller network, trains from files to a finished run."""
     monkeypatch.chdir(root)
     options = ["--data-dir", str(root), "--epochs", "1", "--set", "network=4C3-P2-8"]
     assert cli.main(["train", "cifar10-dvs", *options, "--set", "padding=1", "--out", "run"]) == 0

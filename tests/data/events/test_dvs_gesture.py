@@ -1,4 +1,4 @@
-"""DVS-Gesture: files that hold several gestures, and their tables."""
+"""Tests of DVS-Gesture: files that hold several gestures, and their tables."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_event_where_two_rows_meet_belongs_to_the_second() -> None:
 
 
 def test_late_events_are_put_in_order_and_counted(root: Path) -> None:
-    """A damaged order of the file changes no gesture; each of its gestures counts."""
+    """Events out of order change no gesture, and each gesture of such a file is counted."""
     found = data.recordings("dvs-gesture", root)
     (path,) = found.train
     expected = [events.t.tolist() for _, events in found.read(path)]
@@ -112,7 +112,7 @@ def test_tables_of_other_systems(tmp_path: Path) -> None:
 
 
 def test_damaged_tables_of_any_kind(tmp_path: Path) -> None:
-    """500 mutated tables: gestures that are valid, or an error of ours."""
+    """Each of 500 mutated tables gives valid gestures or a DataError."""
     random = np.random.default_rng(0)
     path, content = tmp_path / "user01_led_labels.csv", (HEADER + "1,20000,60000\n" * 3).encode()
     refused = 0
@@ -172,7 +172,7 @@ def test_missing_lists(root: Path) -> None:
 
 
 def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From files to a finished run, by the recipe but for its size."""
+    """The recipe, with a smaller network, trains from files to a finished run."""
     monkeypatch.chdir(root)
     options = ["--data-dir", str(root), "--epochs", "1", "--set", "network=4C3-P2-8"]
     assert cli.main(["train", "dvs-gesture", *options, "--set", "padding=1", "--out", "run"]) == 0

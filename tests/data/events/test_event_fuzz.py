@@ -1,4 +1,4 @@
-"""10,000 damaged event files: each gives valid events, or one error that says what is wrong."""
+"""Tests of 10,000 damaged event files: each gives valid events, or one error that says why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ NUMBERS = [0, 1, 7, 8, 127, 128, 0x7FFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 30]
 
 
 def mutated(content: bytes, random: np.random.Generator) -> bytes:
-    """One to three changes: bytes flipped, cut, inserted, doubled, or a number of four bytes."""
+    """Return the content with one to three random changes.
+
+    Each change overwrites, deletes, inserts or repeats bytes, writes a number of four bytes, or
+    cuts off the rest.
+    """
     for _ in range(random.integers(1, 4)):
         at, length = random.integers(0, len(content) + 1), random.integers(1, 9)
         some = random.integers(0, 256, length).astype(np.uint8).tobytes()
@@ -77,7 +81,7 @@ def test_damaged_files(
     ids=["nmnist", "aedat 2.0", "aedat 3.1"],
 )
 def test_random_bytes(start: bytes, decode: Callable[[bytes], Events]) -> None:
-    """Bytes at random are no recording, but for short ones by chance."""
+    """Random bytes are refused; only very short ones could be a recording by chance."""
     random = np.random.default_rng(0)
     for length in (40, 80, 280, 1000):
         with pytest.raises(ValueError, match=r"^(holds|contains|has|ends) "):

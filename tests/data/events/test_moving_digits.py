@@ -1,4 +1,4 @@
-"""The simulated event camera, tested by its known properties, and its data set."""
+"""Tests of the simulated event camera, by its known properties, and of its data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scene(seed: int = 0) -> tuple[Array, Array]:
 
 
 def added(events: Events, shape: tuple[int, ...], until: int) -> Array:
-    """Thresholds that each pixel's events add up to before a time."""
+    """Return the change of brightness that each pixel's events before `until` add up to."""
     total = np.zeros(shape)
     some = events.only(events.t < until)
     np.add.at(total, (some.y, some.x), THRESHOLD * (2.0 * some.p - 1))
@@ -34,7 +34,7 @@ def added(events: Events, shape: tuple[int, ...], until: int) -> Array:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_events_add_up_to_the_change_of_brightness(seed: int) -> None:
-    """At every simulated time, but for less than one threshold at each pixel."""
+    """At any time, the sum of a pixel's events is within one threshold of its change."""
     brightness, times = scene(seed)
     events = record(brightness, times)
     for step in (1, 17, 44, 90):
@@ -50,7 +50,10 @@ levels = st.floats(-3, 3) | st.integers(-40, 40).map(lambda number: number * THR
 @settings(deadline=None)
 @given(st.lists(levels, min_size=1, max_size=8))
 def test_any_brightness(path: list[float]) -> None:
-    """Quarters of the threshold among it, and every level held for a step."""
+    """The same is true of any course of brightness, quarters of the threshold included.
+
+    Every level is held for a step.
+    """
     brightness = np.repeat(path, 2)[:, None, None]
     times = 1000 * np.arange(len(brightness))
     events = record(brightness, times)
@@ -70,7 +73,7 @@ def test_a_negative_gives_the_other_polarities(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rounding_decides_nothing(seed: int) -> None:
-    """Logarithms that differ in their last bit, as other machines' do, give the same events."""
+    """Logarithms that differ in their last bit, as on other machines, give the same events."""
     brightness, times = scene(seed)
     last_bit = np.random.RandomState(seed).choice([-1, 0, 1], brightness.shape) * 2.0**-52
     events, same = record(brightness, times), record(brightness * (1 + last_bit), times)
@@ -78,7 +81,7 @@ def test_rounding_decides_nothing(seed: int) -> None:
 
 
 def test_a_pixel_that_the_digit_has_left_is_as_dark_as_before() -> None:
-    """Its events add up to nothing, though the last one is a tie."""
+    """The pixel's events add up to zero, although its last threshold is reached exactly."""
     steps = np.arange(51)
     brightness = np.log(0.1 + sampled(np.ones((8, 2)), -6 + steps * 0.7, np.full(51, 4.0)))
     events = record(brightness, steps * 1000)
@@ -94,7 +97,7 @@ def test_a_still_image_gives_no_event() -> None:
 
 
 def test_a_pixel_turns_back_by_a_whole_threshold() -> None:
-    """Between its last event's level and one threshold on either side it is silent."""
+    """A pixel is silent while it stays within one threshold of the level of its last event."""
     path = THRESHOLD * np.array([0, 1.5, 0.1, -0.1, 0.9, 1.1])
     events = record(path[:, None, None], 1000 * np.arange(6))
     assert events.p.tolist() == [1, 0, 1]
@@ -102,7 +105,7 @@ def test_a_pixel_turns_back_by_a_whole_threshold() -> None:
 
 
 def test_a_pixel_that_stops_a_whole_threshold_away_is_still() -> None:
-    """Whatever rounding makes of the last threshold: no event comes after the motion."""
+    """No event comes after the motion, however the last threshold is rounded."""
     random = np.random.RandomState(0)
     start = random.uniform(-2, 0, 10_000)
     number = random.randint(1, 6, start.shape)
@@ -114,10 +117,10 @@ def test_a_pixel_that_stops_a_whole_threshold_away_is_still() -> None:
 
 
 def test_events_come_when_the_threshold_is_crossed() -> None:
-    """A pixel that brightens by 2.5 thresholds in 10 ms, and then darkens by as much."""
+    """Times are interpolated: here a rise by 2.5 thresholds in 10 ms, then an equal fall."""
     brightness = THRESHOLD * np.array([0, 2.5, 0]).reshape(3, 1, 1)
     events = record(brightness, np.array([0, 10_000, 20_000]))
-    # Up at 1 and 2 thresholds; down at 1 and 0, a threshold below the last event each.
+    # Up at 1 and 2 thresholds; down at 1 and 0, each a threshold below the last event.
     assert events.p.tolist() == [1, 1, 0, 0]
     assert events.t.tolist() == [4000, 8000, 16_000, 20_000]
 
@@ -129,7 +132,7 @@ def test_more_contrast_gives_more_events() -> None:
 
 
 def test_reversed_in_time_a_pixel_emits_the_other_polarity() -> None:
-    """As many events, where a pixel only brightens, by 2.5 thresholds."""
+    """A pixel that only brightens has as many events of the other polarity in reverse."""
     ramp = THRESHOLD * np.linspace(0, 2.5, 26).reshape(-1, 1, 1)
     times = np.arange(26) * 1000
     forward, backward = record(ramp, times), record(ramp[::-1], times)
@@ -138,10 +141,10 @@ def test_reversed_in_time_a_pixel_emits_the_other_polarity() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_reversed_in_time_the_changes_are_opposite(seed: int) -> None:
-    """One saccade: each way a pixel's events are within less than a threshold of the change.
+    """In each direction, a pixel's events are within one threshold of its change in one saccade.
 
-    So both ways they add up to one threshold at most. Of all pixels together the brighter events
-    one way are as many as the darker ones the other way, within a tenth.
+    So the sums of both directions cancel to within one threshold. Over all pixels, there are as
+    many brighter events in one direction as darker ones in the other, to within a tenth.
     """
     brightness, times = (part[:31] for part in scene(seed))
     end, shape = int(times[-1]) + 1, brightness.shape[1:]
@@ -155,7 +158,7 @@ def test_reversed_in_time_the_changes_are_opposite(seed: int) -> None:
 
 
 def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:
-    """Moving to the right; and backward in time, brighter and darker change places."""
+    """The bar moves to the right; reversed in time, the polarities change places."""
     bar = np.zeros((8, 8))
     bar[:, 3:5] = 1
     steps = np.arange(31)
@@ -171,7 +174,7 @@ def test_a_bright_bar_is_brighter_ahead_and_darker_behind() -> None:
 
 
 def test_a_digit_is_enlarged_and_keeps_its_light() -> None:
-    """Where the sensor holds all of it: four times the digit's sum, at any fraction of a pixel."""
+    """A digit wholly on the sensor sums to four times its light, at any fraction of a pixel."""
     digit = np.random.RandomState(0).uniform(size=(8, 8))
     left, top = np.random.RandomState(1).uniform(1, SIDE - 17, (2, 20))
     total = sampled(digit, left, top).sum(axis=(1, 2))
@@ -181,7 +184,7 @@ def test_a_digit_is_enlarged_and_keeps_its_light() -> None:
 
 
 def test_recordings_are_those_of_this_version() -> None:
-    """Other recordings need another `VERSION`, or old frames would be taken from the cache."""
+    """Recordings may change only with `VERSION`; otherwise the cache would supply old frames."""
     events = [record(*scene(seed)) for seed in range(3)]
     facts = [(len(e.t), int(e.t.sum()), int(e.p.sum()), int((e.x * e.y).sum())) for e in events]
     assert moving_digits.VERSION == 2
@@ -193,7 +196,7 @@ def test_recordings_are_those_of_this_version() -> None:
 
 
 def test_the_set() -> None:
-    """Deterministic, inside the sensor, in order of time, labels and split of the digits."""
+    """Recordings are deterministic, in order of time and on the sensor, with the digits' split."""
     first, second = data.recordings("moving-digits"), data.recordings("moving-digits")
     assert first.fingerprint == second.fingerprint
     assert (len(first.train), len(first.test)) == (1437, 360)

@@ -1,4 +1,4 @@
-"""N-MNIST's files, and the stabilisation of its images."""
+"""Tests of N-MNIST's files, and of the stabilisation of its images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_round_trip(count: int) -> None:
 
 
 def test_overflows_of_the_clock() -> None:
-    """Rows of 240 are no events; each adds 2^13 microseconds to the times that follow."""
+    """Rows with the address 240 are not events; each adds 2^13 microseconds to later times."""
     one = Events(*(np.array([n], kind) for n, kind in zip((3, 4, 50, 1), "hhqB", strict=True)))
     part = event_files.nmnist(one)
     marker = bytes([0, 240, 0, 0, 60])
@@ -61,13 +61,16 @@ def test_damaged_files(content: bytes, message: str, tmp_path: Path) -> None:
 
 
 def rounded(value: Fraction) -> int:
-    """Halves away from zero."""
+    """Round to the nearest whole number, and halves away from zero."""
     sign = -1 if value < 0 else 1
     return sign * int(abs(value) + Fraction(1, 2))
 
 
 def slow(x: int, y: int, t: int) -> tuple[int, int] | None:
-    """One event, by the published formulas: pixels from 1, times in microseconds."""
+    """Return where the published formulas move one event, or None if it leaves the sensor.
+
+    The formulas count pixels from 1; times are in microseconds.
+    """
     s = Fraction(t, 105_000)
     column, row = Fraction(x + 1), Fraction(y + 1)
     if t <= 105_000:
@@ -81,7 +84,7 @@ def slow(x: int, y: int, t: int) -> tuple[int, int] | None:
 
 
 def test_stabilise_is_its_formulas() -> None:
-    """At the borders of the saccades, at exact halves, and elsewhere; every seventh pixel."""
+    """Events move by the published formulas, also at borders of saccades and at exact halves."""
     times = [0, 1, 7500, 15_000, 30_000, 52_500, 104_999, 105_000, 105_001, 112_500, 120_000]
     times += [150_000, 209_999, 210_000, 210_001, 217_500, 262_500, 300_000, 314_999, 330_000]
     sides = [0, 1, 2, 3, 4, 6, 13, 20, 27, 30, 32, 33]
@@ -179,7 +182,7 @@ def test_the_sample_carries_its_caveat(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_real_recordings(data_dir: Path) -> None:
-    """The sample: each file is read whole, and writing its events gives the same bytes."""
+    """Files of the sample are read whole: writing their events gives the same bytes."""
     if not (data_dir / "N-MNIST-sample").is_dir():
         pytest.skip(f"no folder {data_dir / 'N-MNIST-sample'}")
     source = data.recordings("nmnist-sample", data_dir)
@@ -193,7 +196,7 @@ def test_real_recordings(data_dir: Path) -> None:
 
 
 def test_real_digits_stand_still(data_dir: Path) -> None:
-    """All of the sample's recordings are of the sensor; without the saccades most are smaller."""
+    """All recordings of the sample are valid, and most digits are smaller when stabilised."""
     if not (data_dir / "N-MNIST-sample").is_dir():
         pytest.skip(f"no folder {data_dir / 'N-MNIST-sample'}")
     source = data.recordings("nmnist-sample", data_dir)
@@ -205,7 +208,7 @@ def test_real_digits_stand_still(data_dir: Path) -> None:
 
 
 def test_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From files to a finished run, by the recipe but for its size."""
+    """The recipe, with a smaller network, trains from files to a finished run."""
     monkeypatch.chdir(root)
     options = ["--data-dir", str(root), "--epochs", "1", "--set", "network=4C5-P2"]
     assert cli.main(["train", "nmnist-30", *options, "--set", "padding=1", "--out", "run"]) == 0

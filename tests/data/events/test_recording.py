@@ -1,4 +1,4 @@
-"""Recordings: a user's arrays as events, and the fingerprint of files."""
+"""Tests of recordings: a user's arrays as events, and the fingerprint of files."""
 
 from __future__ import annotations
 

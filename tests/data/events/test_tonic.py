@@ -1,4 +1,4 @@
-"""The N-MNIST reader and the binning compared with those of tonic, if it is installed.
+"""Tests of the N-MNIST reader and the binning against those of tonic, if it is installed.
 
 The functions of tonic 1.7 for AEDAT fail on any file.
 """
@@ -31,7 +31,7 @@ def tonic() -> Any:
 
 
 def structured(events: Events) -> np.ndarray:
-    """As tonic's transforms take them."""
+    """Return events as the structured array that tonic's transforms take."""
     found = np.zeros(len(events.t), KIND)
     for name, column in events._asdict().items():
         found[name] = column
@@ -39,7 +39,7 @@ def structured(events: Events) -> np.ndarray:
 
 
 def test_nmnist(tonic: Any, tmp_path: Path) -> None:
-    """Also where the clock runs over, which rows of 240 tell."""
+    """Both readers give the same events, even after an overflow, which a row with 240 announces."""
     part, marker = event_files.nmnist(random_events(400, 34, 3, 8000)), bytes([0, 240, 0, 0, 9])
     path = tmp_path / "one.bin"
     path.write_bytes(part + marker + part)
@@ -49,7 +49,7 @@ def test_nmnist(tonic: Any, tmp_path: Path) -> None:
 
 
 def test_frames(tonic: Any) -> None:
-    """Counts in windows of equal time, from tonic's own array and back."""
+    """Counts in windows of equal time agree, for events read from tonic's kind of array."""
     events = random_events(3000, 20, 6, 50_000)
     theirs = tonic.functional.to_frame_numpy(
         structured(events), (20, 20, 2), time_window=5000, start_time=0, end_time=50_000

@@ -1,4 +1,4 @@
-"""Augmentation: each kind compared with its definition, and its random numbers."""
+"""Tests of augmentation: each kind against its definition, and its random numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tsslbp.experiment.seeding import generator
 
 
 def images(count: int = 7, height: int = 5, width: int = 6) -> Tensor:
-    """Pixels are at least 1, so zeros in the result are padding."""
+    """Return random images whose pixels are at least 1, so that zeros in a result are padding."""
     random = torch.Generator().manual_seed(0)
     size = (count, 3, height, width)
     return torch.randint(1, 256, size, dtype=torch.uint8, generator=random)
@@ -24,7 +24,7 @@ def placement(top: list[int], left: list[int], mirrored: list[bool]) -> augment.
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_every_pixel_comes_from_its_place(dtype: torch.dtype, padding: int) -> None:
-    """Pixel by pixel, the definition: pad with black, crop, then mirror."""
+    """Every pixel follows the definition: pad with black, crop, then mirror."""
     batch = images().to(dtype)
     drawn = augment.draw(7, padding, True, generator(3, "augmentation"))
     found = augment.apply(batch, drawn, padding)
@@ -111,7 +111,7 @@ def frames(count: int = 7) -> Tensor:
 
 
 def test_rolled_images_lose_nothing() -> None:
-    """Each by its own shift, as `torch.roll`; frames of a recording alike."""
+    """Each image is rolled by its own shift, and all frames of a recording by the same."""
     shifts = augment.draw_shifts(7, 4, generator(0, "roll"))
     assert shifts.shape == (2, 7) and len(set(shifts.flatten().tolist())) > 3
     for batch in (images(), images().float(), frames()):
@@ -124,7 +124,7 @@ def test_rolled_images_lose_nothing() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_a_square_is_cut_out(size: int) -> None:
-    """Pixel by pixel, also over the edges; of the frames of a recording the same pixels."""
+    """Every pixel is right, also at the edges, and all frames of a recording lose the same ones."""
     centres = augment.draw_centres(7, 5, 6, generator(0, "cutout"))
     many = augment.draw_centres(500, 5, 6, generator(1, "cutout"))
     assert [one.unique().tolist() for one in many] == [list(range(5)), list(range(6))]
@@ -157,7 +157,7 @@ def test_a_shift_of_whole_pixels_leaves_black_behind() -> None:
 
 
 def test_every_pixel_of_a_turned_and_shifted_image() -> None:
-    """A plane is interpolated exactly, so each pixel tells where it comes from; sides differ."""
+    """A plane is interpolated exactly, so that each pixel tells where it comes from."""
     height, width = 40, 24
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     plane = (100 + 2.0 * x - 3.0 * y)[None, None].expand(5, 1, -1, -1)
@@ -189,7 +189,7 @@ def test_brighter_pixels_stay_in_range() -> None:
 
 
 def test_mixtures() -> None:
-    """The larger share is the image's own; shares are those of a folded Beta(alpha, alpha)."""
+    """An image keeps the larger share, and shares follow a folded Beta(alpha, alpha)."""
     drawn = [augment.draw_mixture(9, 0.3, generator(0, "mixup", 1, step)) for step in range(2000)]
     shares = torch.tensor([one.share for one in drawn], dtype=torch.float64)
     assert shares.min() >= 0.5 and shares.max() <= 1

@@ -1,4 +1,4 @@
-"""CIFAR-10: small sets in the same format, damaged files, the other edition, and the real files."""
+"""Tests of CIFAR-10: small sets in its format, damaged files, the other edition, real files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URL = "http://127.0.0.1/"
 
 
 def make_files(seed: int = 0) -> Files:
-    """Six files of 2 or 3 records each, of random bytes and with labels below 10."""
+    """Return six files of 2 or 3 records each, with random bytes and labels below 10."""
     rng = np.random.default_rng(seed)
     files = {}
     for number, name in enumerate(FILES):
@@ -41,7 +41,7 @@ def make_files(seed: int = 0) -> Files:
 
 
 def pack(files: Files) -> bytes:
-    """The archive: the six files in a folder, among others that are ignored."""
+    """Return the archive: the six files in a folder, among others that are ignored."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for name, part in (files | {"readme.html": b"<html>"}).items():
@@ -86,7 +86,7 @@ def expect_error(make: Callable[[], object], path: Path, *parts: str) -> None:
 
 
 def assert_holds(found: data.DataSet, files: Files) -> None:
-    """Every pixel is where the format says: label, then red, green and blue planes by rows."""
+    """Assert the format's layout: the label, then red, green and blue planes by rows."""
     assert found.classes == 10
     for names, images, labels in (
         (TRAIN, found.train_images, found.train_labels),
@@ -157,7 +157,7 @@ def damaged(**changed: bytes) -> bytes:
 
 
 def archive_of(**changed: object) -> bytes:
-    """The archive with other facts in the header of ``data_batch_1.bin``."""
+    """Return the archive with changes in the header of `data_batch_1.bin`."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for name, part in GOOD.items():
@@ -170,7 +170,7 @@ def archive_of(**changed: object) -> bytes:
 
 
 def sparse() -> bytes:
-    """An archive of some bytes whose file has a hole of 2 GB."""
+    """Return an archive of a few bytes with a file that has a hole of 2 GB."""
     hole = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "2147483648"}
     name = f"{FOLDER}/data_batch_1.bin"
     content = io.BytesIO()
@@ -190,7 +190,7 @@ ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (lambda packed: packed[:-20], "has MD5 sum"),
     "other level": (lambda p: gzip.compress(gzip.decompress(p), 1, mtime=7), "has MD5 sum"),
 }
-WITHIN: dict[str, tuple[Callable[[], bytes], str]] = {  # though the checksum is right
+WITHIN: dict[str, tuple[Callable[[], bytes], str]] = {  # damage under the right checksum
     "unsound stream": (lambda: pack(GOOD)[:10] + b"\xff" * 30, "is damaged"),
     "no archive": (lambda: gzip.compress(b"hello" * 500), "contains no tar archive"),
     "cut within": (
@@ -276,7 +276,7 @@ def test_damaged_file(tmp_path: Path, change: Callable[[bytes], bytes], cause: s
 def test_the_re_encoded_copy_must_be_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each edition refuses the other's files, and says what would take them."""
+    """Each edition refuses the other's files, and says which setting would take them."""
     other = make_files(seed=1)
     for name, files in (("cifar10", GOOD), ("cifar10-reencoded", other)):
         known = catalogue.find(name)
@@ -322,7 +322,7 @@ def test_editions() -> None:
 
 @pytest.fixture(scope="module")
 def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Name and folder of a real data set, as it is in `data_dir` or unpacked from mosaics."""
+    """Return the name and folder of a real data set, from `data_dir` or unpacked from mosaics."""
     given = data_dir / "cifar10"
     if (given / ARCHIVE).is_file() or (given / FOLDER).is_dir():
         return "cifar10", data_dir
@@ -336,7 +336,7 @@ def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
 
 
 def test_real_files(real: tuple[str, Path]) -> None:
-    """First labels, balance, mean and standard deviation."""
+    """The real files have the known first labels, class balance, means and deviations."""
     name, folder = real
     found = data.load(name, folder)
     assert found.train_images.shape == (50000, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""The digits are those of scikit-learn, and their split never changes."""
+"""Tests that the digits are those of scikit-learn, and that their split never changes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_split_is_stratified_and_whole(digits: data.DataSet) -> None:
 
 
 def test_split_never_changes(digits: data.DataSet) -> None:
-    """The sums are those of the split of scikit-learn's digits before they shipped with tsslbp."""
+    """The split is the one that scikit-learn's digits had before they shipped with tsslbp."""
     assert digits.test_labels[:10].tolist() == [7, 8, 9, 0, 5, 5, 9, 6, 3, 6]
     assert torch.equal(data.load("digits").test_images, digits.test_images)
     parts = digits.train_images, digits.train_labels, digits.test_images, digits.test_labels

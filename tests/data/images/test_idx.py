@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: small sets in the same format, damaged files, and the real files."""
+"""Tests of MNIST and Fashion-MNIST: small sets in their format, damaged files, real files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "a bomb": (lambda packed: bomb(), "has MD5 sum"),
 }
-WITHIN: dict[str, tuple[Callable[[bytes], bytes], str]] = {  # though the checksum is right
+WITHIN: dict[str, tuple[Callable[[bytes], bytes], str]] = {  # damage under the right checksum
     "truncated": (lambda packed: packed[:-20], "is damaged (Compressed file ended"),
     "flipped sum": (lambda packed: packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:], "damaged"),
     "unsound stream": (lambda packed: packed[:10] + b"\xff" * 30, "is damaged"),
@@ -109,7 +109,7 @@ WITHIN: dict[str, tuple[Callable[[bytes], bytes], str]] = {  # though the checks
 
 
 def bomb() -> bytes:
-    """A quarter of a gigabyte of zeros, packed: a file of a megabyte."""
+    """Return a quarter of a gigabyte of zeros, packed into about a megabyte."""
     content, packer = io.BytesIO(), zlib.compressobj(1, wbits=31)
     for _ in range(256):
         content.write(packer.compress(bytes(1 << 20)))
