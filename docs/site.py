@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import html.parser
 import importlib
 import inspect
@@ -223,27 +224,50 @@ def public_names(module_name: str) -> Iterator[tuple[str, str, Any]]:
             yield name, f"{module_name}.{name}", value
 
 
+def undocumented(shown: str, value: Any) -> Iterator[str]:
+    """Names without a docstring of their own: `shown`, and what its place on a page would hold.
+
+    That is the functions and classes that a module itself defines, and the methods and properties
+    of a class. Exempt are methods that a base class documents, and `forward` and magic methods,
+    which PyTorch and Python document.
+    """
+    is_class, is_module = inspect.isclass(value), inspect.ismodule(value)
+    kinds = (property, functools.cached_property, staticmethod, classmethod)
+    if is_class or is_module or inspect.isroutine(value) or isinstance(value, kinds):
+        text = (value.__doc__ or "").strip()
+        if not text or (is_class and text.startswith(f"{value.__name__}(")):  # of a dataclass
+            yield shown
+    for name, member in vars(value).items() if is_class or is_module else ():
+        if name.startswith("_") or name == "forward":
+            continue
+        if is_module and getattr(member, "__module__", None) != value.__name__:
+            continue  # imported from elsewhere
+        bases = value.__mro__[1:] if is_class else ()
+        if not any(getattr(vars(base).get(name), "__doc__", None) for base in bases):
+            yield from undocumented(f"{shown}.{name}", member)
+
+
 def api_page(module_name: str) -> str:
     """The reference of one module.
 
     Raises:
-        RuntimeError: a public module, class or function has no docstring of its own.
+        RuntimeError: public names of the module have no docstring, see `undocumented`.
     """
     module = importlib.import_module(module_name)
     parts, modules = [f"# {module_name}", inspect.cleandoc(module.__doc__ or "")], []
+    missing = [] if module.__doc__ else [module_name]
     for name, path, value in public_names(module_name):
         shown = f"{module_name}.{name}"
-        kinds = (inspect.ismodule, inspect.isclass, inspect.isroutine)
-        documented = any(is_a(value) for is_a in kinds)
-        if documented and not (value.__doc__ or "").strip():
-            raise RuntimeError(f"{shown} is public and has no docstring")
         if shown in API or name.startswith("_"):
             continue
+        missing += undocumented(shown, value)
         text = f"::: {path}\n{_options(shown)}"
         if inspect.ismodule(value):
             modules.append(text)
         else:
             parts.append(text)
+    if missing:
+        raise RuntimeError(f"public and without a docstring: {', '.join(missing)}")
     return "\n\n".join(parts + modules) + "\n"
 
 

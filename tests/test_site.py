@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -81,15 +82,60 @@ def test_broken_links_and_fetched_files_are_found(tool: ModuleType, tmp_path: Pa
     ]
 
 
-def test_a_public_name_without_a_docstring_is_refused(
+def test_public_names_without_a_docstring_are_refused(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All that a page would leave out is named: also methods, properties and names of modules."""
+    import tsslbp.analysis.energy
     import tsslbp.losses
+    import tsslbp.network
+    from tsslbp.run import results
 
+    assert all("::: " in tool.api_page(name) for name in tool.API)
     assert "::: tsslbp.losses.van_rossum" in tool.api_page("tsslbp.losses")
+    bare = property(lambda self: 0)
     monkeypatch.setattr(tsslbp.losses.van_rossum, "__doc__", None)
-    with pytest.raises(RuntimeError, match=r"tsslbp\.losses\.van_rossum is public and has no doc"):
-        tool.api_page("tsslbp.losses")
+    monkeypatch.setattr(tsslbp.network.Network, "spiking_layers", bare)
+    monkeypatch.setattr(results.Group, "accuracies", lambda self: None)
+    monkeypatch.setattr(tsslbp.analysis.energy.Energy, "__doc__", "Energy(connections: float)")
+    for page, missing in (
+        ("tsslbp.losses", "van_rossum"),
+        ("tsslbp.network", "Network.spiking_layers"),
+        ("tsslbp.run", "results.Group.accuracies"),
+        ("tsslbp.analysis", "energy.Energy"),
+    ):
+        text = f"public and without a docstring: {page}.{missing}"
+        with pytest.raises(RuntimeError, match=f"^{re.escape(text)}$"):
+            tool.api_page(page)
+
+
+def test_names_that_others_document_need_no_docstring(tool: ModuleType) -> None:
+    class Base:
+        """A base."""
+
+        def to(self) -> None:
+            """Move it."""
+
+        def bare(self) -> None: ...
+
+    class Layer(Base):
+        """A layer."""
+
+        def to(self) -> None: ...
+
+        def bare(self) -> None: ...
+
+        def forward(self) -> None: ...
+
+        def __len__(self) -> int:
+            return 1
+
+        class Part:
+            @staticmethod
+            def run() -> None: ...
+
+    missing = ["Layer.bare", "Layer.Part", "Layer.Part.run"]
+    assert list(tool.undocumented("Layer", Layer)) == missing
 
 
 def test_formulas_and_links_are_prepared(tool: ModuleType) -> None:

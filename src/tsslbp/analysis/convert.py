@@ -107,6 +107,7 @@ class ReLUNetwork(LayeredModel):
 
     @property
     def relu_layers(self) -> list[ReLULayer]:
+        """The layers with ReLU, and the output layer, in their order."""
         return [layer for layer in self.layers if isinstance(layer, ReLULayer)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,6 +130,11 @@ class ReLUNetwork(LayeredModel):
         return found
 
     def with_time(self, x: Tensor) -> Tensor:
+        """Return images ``[N, ...]`` as one time step, ``[1, N, ...]``.
+
+        Raises:
+            InvalidInput: the shape of an image is not `input_shape`.
+        """
         if x.shape[1:] != self.input_shape:
             channels, height, width = self.input_shape
             raise InvalidInput(

@@ -72,6 +72,7 @@ class Energy:
 
     @property
     def total(self) -> float:
+        """Sum of the three, in picojoules."""
         return self.connections + self.neurons + self.memory
 
 

@@ -63,6 +63,7 @@ class Answer:
 
     @property
     def score(self) -> float:
+        """The score of the predicted class."""
         return self.scores[self.predicted]
 
 

@@ -101,6 +101,7 @@ class Coordinates(NamedTuple):
 
     @property
     def number(self) -> int:
+        """Number of coordinates."""
         return self.weight.numel() if self.directions is None else len(self.directions)
 
     def moved(self, place: Tensor) -> Tensor:

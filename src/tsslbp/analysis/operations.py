@@ -101,6 +101,7 @@ class Cost:
 
     @property
     def total(self) -> LayerCost:
+        """The sums over all layers."""
         nothing = Operations()
         return sum(self.layers, LayerCost("total", 0, 0, 0, 0, 0.0, nothing, nothing))
 
@@ -275,6 +276,7 @@ class Tally:
         self._own(module)
 
     def layers(self) -> Iterator[LayerCost]:
+        """Yield every layer's cost per image, in the order in which they are first called."""
         for name, sums in self._sums.items():
             each = {key: value / self.images for key, value in sums.items()}
             whole = {key: round(each.get(key, 0)) for key in ("neurons", "dense")}

@@ -52,10 +52,12 @@ class Frames:
 
     @property
     def shape(self) -> torch.Size:
+        """N, T, C, H, W: the shape of the same frames as a dense tensor."""
         return torch.Size((len(self), *self.size))
 
     @property
     def device(self) -> torch.device:
+        """The device of the pixels and of the other tensors."""
         return self.recordings.device
 
     def __len__(self) -> int:

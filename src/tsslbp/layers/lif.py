@@ -131,6 +131,7 @@ class LIF(nn.Module):
 
     @property
     def neurons(self) -> NeuronLayer:
+        """The neurons with their present constants, as plain numbers without gradients."""
         if not self.learnable:
             return self.start
         return replace(self.start, neuron=Neuron(*self._constants().tolist()))

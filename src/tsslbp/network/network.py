@@ -364,6 +364,7 @@ class Network(LayeredModel):
 
     @property
     def spiking_layers(self) -> list[SpikingLayer]:
+        """The layers with neurons, in their order; others, such as pooling, are left out."""
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
 
     @property

@@ -337,6 +337,7 @@ class Group:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The seed of every run, in the order of `results`."""
         return tuple(result.experiment.seed for result in self.results)
 
     def accuracies(self, measure: str) -> Array:

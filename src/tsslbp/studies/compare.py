@@ -139,6 +139,7 @@ class RuleResult:
 
     @property
     def name(self) -> str:
+        """The rule and T, as messages name the result: ``"tsslbp, T = 5"``."""
         return f"{self.rule}, T = {self.time_steps}"
 
     @property

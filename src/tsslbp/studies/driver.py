@@ -25,9 +25,11 @@ PAUSE = 10  # looks at running trials between two looks for a new one
 class SweepWatch(Protocol):
     """Receives the running trials several times a second, and each trial that has ended."""
 
-    def running(self, trials: Sequence[Trial]) -> None: ...
+    def running(self, trials: Sequence[Trial]) -> None:
+        """Called several times a second with the running trials."""
 
-    def ended(self, outcome: Outcome) -> None: ...
+    def ended(self, outcome: Outcome) -> None:
+        """Called when a trial has ended, with its outcome."""
 
 
 @dataclass
@@ -78,16 +80,19 @@ class Driver:
                 self.search.release(*self.search.locks)
 
     def start(self, job: Job) -> Task:
+        """Start a trial's command by the engine, and return the task."""
         task = self._tasks[job.name] = self.engine.start(job)
         return task
 
     def running(self, current: Sequence[Job]) -> None:
+        """Report new epochs of the running trials to the study, and the trials to the watch."""
         trainings = [self._under_way[job.name] for job in current]
         for training in trainings:
             self._report(training)
         self.watch.running([training.trial for training in trainings])
 
     def ended(self, job: Job, failure: str | None) -> None:
+        """Enter the outcome of a trial in the study, and report it to the watch."""
         training = self._under_way[job.name]
         self._report(training)
         optuna_trial, trial = training.optuna_trial, training.trial

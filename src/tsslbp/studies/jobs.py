@@ -68,9 +68,11 @@ class Engine(Protocol):
     workers: int
 
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """Number of threads of each job."""
 
-    def start(self, job: Job) -> Task: ...
+    def start(self, job: Job) -> Task:
+        """Start a job, and return the task, which the caller polls and may end."""
 
 
 class Watch(Protocol):
@@ -190,6 +192,7 @@ class Local:
         self._places = [None] * self.workers
 
     def start(self, job: Job) -> Task:
+        """Start a job as a process, which sees one of `devices`, if there are any."""
         place = next(
             i for i, task in enumerate(self._places) if not task or task.poll() is not None
         )
@@ -303,6 +306,11 @@ class Cluster:
         return int(self.settings.get("cpus_per_task", 1))
 
     def start(self, job: Job) -> Task:
+        """Submit a job to the cluster.
+
+        Raises:
+            RunError: the cluster rejects it.
+        """
         from submitit.core.utils import FailedJobError
 
         try:

@@ -50,6 +50,7 @@ class Choice:
         return self.values
 
     def to_json(self) -> Any:
+        """Return the values as a list, to record and compare the settings of sweeps."""
         return list(self.values)
 
 
@@ -81,6 +82,7 @@ class Range(Checked, called=""):
         return self.low, self.high
 
     def to_json(self) -> Any:
+        """Return all keys as a table, to record and compare the settings of sweeps."""
         return self.to_table()
 
 

@@ -32,10 +32,12 @@ class Trial:
 
     @property
     def name(self) -> str:
+        """The path of the run relative to `base`, by which messages name the trial."""
         return self.folder.relative_to(self.base or self.folder.parent.parent).as_posix()
 
     @property
     def log(self) -> Path:
+        """File of what the command of this trial prints; it lies beside the folder."""
         return self.folder.with_suffix(".log")
 
     def result(self) -> Result | None:

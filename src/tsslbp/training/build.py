@@ -37,6 +37,7 @@ class Split(NamedTuple):
     labels: Tensor
 
     def to(self, device: str) -> Split:
+        """Return the same images and labels on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 

@@ -37,6 +37,7 @@ class Progress:
 
     @property
     def steps_taken(self) -> bool:
+        """Whether the training has taken any steps."""
         return self.epochs > 0 or self.step > 0
 
 

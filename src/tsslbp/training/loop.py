@@ -54,9 +54,11 @@ CHECKPOINT_SECONDS = 60.0  # between two checkpoints within an epoch
 class Observer(Protocol):
     """Receives the progress of a training."""
 
-    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None: ...
+    def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
+        """Called after a step; epochs and steps count from 1, and an epoch has `steps` steps."""
 
-    def on_epoch(self, record: dict[str, Any]) -> None: ...
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Called after an epoch and its evaluation, with its record in ``metrics.jsonl``."""
 
 
 def fit(

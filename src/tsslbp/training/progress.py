@@ -74,6 +74,7 @@ class Display(Bars):
         self.task = self.progress.add_task("starting", total=None, train="")
 
     def on_step(self, epoch: int, step: int, steps: int, result: StepResult) -> None:
+        """Advance the bar, and show the training accuracy of the epoch so far."""
         self._say_titles()
         self.seen += result.images
         self.correct += result.correct
@@ -89,6 +90,7 @@ class Display(Bars):
             self.then.on_step(epoch, step, steps, result)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
+        """Print the line of an epoch: its loss, accuracies, time and images per second."""
         self._say_titles()
         self.seen = self.correct = 0
         splits = ("train", "validation", "test")
