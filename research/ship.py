@@ -28,7 +28,7 @@ from tsslbp.run import Run, read_epochs, results, to_json, write_json
 LIMIT = 3_000_000  # bytes that all pretrained networks together may take
 CHOICES = {
     "best-validation": "the epoch with the best accuracy on validation images",
-    "last": "the last epoch; no images were held out, and test images chose nothing",
+    "last": "the last epoch; no images were held out, and no choice used test images",
 }
 LICENCE = "MIT"
 WHY = "the lowest seed that was run"

@@ -178,8 +178,8 @@ def test_command(
     def run(text: str) -> None:
         assert cli.main(shlex.split(text)[1:]) == 0, capsys.readouterr().err
 
-    verbs = ("resume", "evaluate", "draw", "cost", "export", "report", "tsslbp runs", "diff")
-    if any(word in command for word in (*verbs, "--resume", "predict runs/", "--weights runs/")):
+    words = ("resume", "evaluate", "draw", "cost", "export", "report", "tsslbp runs", "diff")
+    if any(word in command for word in (*words, "--resume", "predict runs/", "--weights runs/")):
         for folder in ("runs/first", "runs/second", "runs/mnist"):
             if folder in command or folder == "runs/first":
                 run(f"tsslbp train mnist --out {folder}")

@@ -43,7 +43,8 @@ def test_files_that_ship(folder: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         toml_files.load("space", "aa", folder, dict)
     assert str(caught.value) == (
-        "unknown space 'aa' (did you mean 'a'?); known: a, b, or a path that ends in .toml"
+        "unknown space 'aa' (did you mean 'a'?); known spaces: a, b; "
+        "you can also give the path of a .toml file"
     )
 
 

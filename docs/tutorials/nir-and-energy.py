@@ -39,7 +39,7 @@ for name, node in graph.nodes.items():
 #
 # ## Operations
 #
-# `cost` counts the operations of the network per image. A spike needs one addition for each weight that it meets. A network with ReLU needs a multiply-add for each weight, whatever the input.
+# `cost` counts the operations of the network per image. A spike needs one addition for each connection that it passes. The same network with ReLU needs a multiply-add for each connection, whatever the input; a weight of a convolution is a connection at every position.
 
 # %%
 cost = tsslbp.analysis.cost(net, images[:100])

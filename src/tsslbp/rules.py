@@ -117,7 +117,7 @@ class TSSLBP(Rule):
 
     @classmethod
     def published(cls, **changes: Any) -> TSSLBP:
-        """Return the rule of October 2020, with which the published accuracies were obtained."""
+        """Return the rule of October 2020, with which the published accuracies first appeared."""
         settings: dict[str, Any] = {"warm_up": "layer", "intra_neuron": "next-spike"}
         settings |= {"timing_min": -10.0, "timing_max": 10.0}
         return cls(**(settings | changes))

@@ -96,8 +96,8 @@ def load(
         raise InvalidInput(f"unknown {kind} {name!r}; for your own file, give {name}.toml")
     else:
         raise InvalidInput(
-            f"unknown {kind} {name!r}{nearest(name, names)}; known: {', '.join(names)}, "
-            "or a path that ends in .toml"
+            f"unknown {kind} {name!r}{nearest(name, names)}; known {kind}s: {', '.join(names)}; "
+            "you can also give the path of a .toml file"
         )
     try:
         table = parse(text)

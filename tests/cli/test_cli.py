@@ -1,4 +1,4 @@
-"""Tests of the program as a whole: its verbs, errors, warnings and signals."""
+"""Tests of the program as a whole: its commands, errors, warnings and signals."""
 
 import os
 import subprocess

@@ -90,8 +90,8 @@ def test_the_verb_goes_on_with_its_run(program: Program) -> None:
 
 def test_the_program_says_what_the_run_is(program: Program, capsys) -> None:
     program("mine.toml", "--time-steps", "2", "--out", "relu")
-    for verb in ("evaluate", "draw"):
-        assert cli.main([verb, "relu"]) == 2
+    for command in ("evaluate", "draw"):
+        assert cli.main([command, "relu"]) == 2
         assert (
             "a network without spikes, which only `tsslbp convert` trains"
             in capsys.readouterr().err

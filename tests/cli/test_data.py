@@ -1,4 +1,4 @@
-"""Tests of the verbs about data sets, from the command line to what is downloaded and drawn."""
+"""Tests of the commands about data sets, from the command line to what is downloaded and drawn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def program(program: Program) -> Program:
-    """Return a function that runs a verb about data sets."""
+    """Return a function that runs a command about data sets."""
     return lambda *arguments: program("data", *map(str, arguments))
 
 
@@ -49,7 +49,7 @@ def served(tiny: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_without_a_verb_there_is_help(program: Program) -> None:
     code, output, _ = program()
     assert code == 0
-    assert all(verb in output for verb in ("list", "fetch", "check", "show"))
+    assert all(command in output for command in ("list", "fetch", "check", "show"))
 
 
 def test_list_says_which_copies_are_there(program: Program, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tsslbp
-from tsslbp.cli import COMMANDS, VERBS
+from tsslbp.cli import COMMANDS, SYNONYMS
 from tsslbp.data import DataSet
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment, load_recipe, with_settings
@@ -74,9 +74,9 @@ def test_a_recipe_without_its_ending(refused: Callable[..., str]) -> None:
 
 
 def test_every_hint_names_what_there_is(program: Program) -> None:
-    for command in set(COMMANDS.values()):
+    for command in set(SYNONYMS.values()):
         assert program(*command.split(), "--help")[0] == 0
-    assert not set(COMMANDS) & {verb.__name__ for verb in VERBS}
+    assert not set(SYNONYMS) & {function.__name__ for function in COMMANDS}
 
 
 def test_a_number_is_a_list_of_one() -> None:

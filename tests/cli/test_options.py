@@ -99,23 +99,23 @@ def test_bad_data_files(refused: Callable[..., str], monkeypatch: pytest.MonkeyP
 
 @dataclass(frozen=True)
 class Size:
-    """Options that two verbs could share."""
+    """Options that two commands could share."""
 
     width: Annotated[int, typer.Option(min=1)] = 3
     height: Annotated[int | None, typer.Option()] = None
 
 
-def test_option_classes_are_options_of_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    """A class's fields become options with defaults and bounds; the verb gets a whole object."""
+def test_option_classes_are_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A class's fields become options with defaults and bounds; the command gets a whole object."""
     given: list[tuple[str, Size, bool]] = []
 
     @with_options
-    def verb(name: Annotated[str, typer.Argument()], *, size: Size, loud: bool = False) -> None:
-        """Help of the verb."""
+    def greet(name: Annotated[str, typer.Argument()], *, size: Size, loud: bool = False) -> None:
+        """Help of the command."""
         given.append((name, size, loud))
 
     app = typer.Typer()
-    app.command()(verb)
+    app.command()(greet)
     command = typer.main.get_command(app)
     command.main(["a"], standalone_mode=False)
     command.main(["b", "--height", "2", "--width", "5", "--loud"], standalone_mode=False)
@@ -124,7 +124,7 @@ def test_option_classes_are_options_of_the_verb(capsys: pytest.CaptureFixture[st
         command.main(["c", "--width", "0"], standalone_mode=False)
     command.main(["--help"], standalone_mode=False)
     output = capsys.readouterr().out
-    assert "Help of the verb." in output and "--width" in output and "--size" not in output
+    assert "Help of the command." in output and "--width" in output and "--size" not in output
 
 
 @pytest.mark.parametrize(

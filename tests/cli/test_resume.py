@@ -92,8 +92,8 @@ def test_a_moved_run_finds_its_data(
     place: list[str] | str, moved: Path, program: Program, refused: Callable[..., str]
 ) -> None:
     options = place if isinstance(place, list) else []
-    for verb in ("evaluate", "resume", "draw", "cost"):
-        assert "the data of run were not found (tried " in refused(verb, "run")
+    for command in ("evaluate", "resume", "draw", "cost"):
+        assert "the data of run were not found (tried " in refused(command, "run")
     if isinstance(place, str):
         shutil.copy("data/mine.npz", place)
     code, output, error = program("evaluate", "run", *options)
@@ -115,8 +115,8 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
     np.savez("mine.npz", **(arrays() | {"labels": 1 - arrays()["labels"]}))
     digest = Run.open(Path("run")).data_digest()
     assert digest is not None and re.fullmatch("[0-9a-f]{64}", digest)
-    for verb in ("evaluate", "resume"):
-        error = refused(verb, "run")
+    for command in ("evaluate", "resume"):
+        error = refused(command, "run")
         assert (
             f"differs from the data on which run was trained, whose SHA-256 is {digest[:12]}"
             in error

@@ -507,7 +507,7 @@ AVERAGE, SPLITS = "average_weights=0.9", ("validation", "test")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["label_smoothing=0.1"], "label_smoothing applies only with loss = 'softmax' and 'tet'"),
+        (["label_smoothing=0.1"], "label_smoothing applies only with loss = 'softmax' or 'tet'"),
         (["label_smoothng=0.1"], "did you mean 'label_smoothing'?"),
         (["schedule=cosin"], "did you mean 'cosine'?"),
         (["schedule=step"], "missing key 'step_epochs'"),

@@ -204,7 +204,7 @@ def test_what_is_not_set_is_not_in_the_table() -> None:
     [
         (
             {"label_smoothing": 0.1},
-            "label_smoothing applies only with loss = 'softmax' and 'tet', got loss = 'kernel'",
+            "label_smoothing applies only with loss = 'softmax' or 'tet', got loss = 'kernel'",
         ),
         (
             {"tet_weight": 0.1, "loss": "softmax"},

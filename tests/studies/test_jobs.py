@@ -171,14 +171,14 @@ def test_jobs_of_a_cluster(kind: str, tmp_path: Path) -> None:
         pytest.skip("no SLURM here (sinfo does not answer)")
     wanted = [
         Job("version", ("--version",), tmp_path / "a.log"),
-        Job("bad", ("no-such-verb",), tmp_path / "b.log"),
+        Job("bad", ("no-such-command",), tmp_path / "b.log"),
     ]
     cluster = Cluster(2, tmp_path / "cluster", kind, {"cpus_per_task": 2, "timeout_min": 5})
     assert cluster.threads == 2
     watch = Record()
     failures = jobs.run(wanted, cluster, watch)
     assert failures.keys() == {"bad"}
-    assert "no-such-verb" in failures["bad"]
+    assert "no-such-command" in failures["bad"]
     assert watch.ends["version"] is None
     assert (tmp_path / "a.log").read_text().startswith("tsslbp ")
 

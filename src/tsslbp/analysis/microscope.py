@@ -1,4 +1,4 @@
-"""The gradient microscope compares learning rules' gradients with the effect of moving the weights.
+"""The gradient microscope compares learning rules' gradients with the effect of changing weights.
 
 Spikes are step functions, so the loss L is a step function of the weights w and has no useful
 derivative. The true gradient is defined here as that of the loss smoothed with Gaussian noise on
@@ -14,15 +14,15 @@ these are orthogonal to each other (Choromanski et al. 2018). Each of them is st
 linear part of the loss, which causes most of the noise from other weights, is then measured almost
 exactly in every round.
 
-The noise moves the weights of all layers at once, and the gradient is split by layer. Noise in only
-one layer would smooth the loss differently for every layer. With noise in all layers, the parts are
-one gradient of one loss, as the parts of a learning rule's gradient should be. This requires a
-small network. Along a few random directions in each layer, any network can be examined: the noise
-is then restricted to these directions, in one layer at a time, since noise of all other weights
-would hide the effect. It is as long as noise in the whole layer would be.
+The noise changes the weights of all layers at once, and the gradient is split by layer. Noise in
+only one layer would smooth the loss differently for every layer. With noise in all layers, the
+parts are one gradient of one loss, as the parts of a learning rule's gradient should be. This
+requires a small network. Along a few random directions in each layer, any network can be examined:
+the noise is then restricted to these directions, in one layer at a time, since noise of all other
+weights would hide the effect. It is as long as noise in the whole layer would be.
 
 In a custom network, the layers are the parameters of two or more dimensions, by name. Its neurons
-and connections are computed in plain PyTorch while their weights are moved.
+and connections are computed in plain PyTorch while their weights are changed.
 
 A rule's gradient g and the mean a of many x are both vectors. The noise in a makes it longer, and
 its cosine with g smaller than that of the true gradient. `cosine` corrects this with two
@@ -87,7 +87,7 @@ class Cosine(NamedTuple):
 
 
 class Coordinates(NamedTuple):
-    """Coordinates in which a layer's weights are moved and its gradients are measured.
+    """Coordinates in which a layer's weights are changed and its gradients are measured.
 
     Attributes:
         weight: the weights at coordinates 0.
@@ -360,7 +360,7 @@ def smooth_gradients(net: AnyNetwork, batch: Batch) -> dict[str, Tensor]:
 def coordinates_of(net: AnyNetwork, directions: int | None, seed: int) -> dict[str, Coordinates]:
     """Return the coordinates of every layer: all weights, or a number of random directions.
 
-    Standard normal coordinates move a layer by its root mean square weight.
+    Standard normal coordinates change a layer by its root mean square weight.
 
     Raises:
         InvalidInput: a layer has fewer weights than `directions`.

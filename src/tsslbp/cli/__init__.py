@@ -1,4 +1,4 @@
-"""The program: one function per verb. An error is one line; `--traceback` shows its origin.
+"""The program: one function per command. An error is one line; `--traceback` shows its origin.
 
 `tsslbp.cli.printing` and `tsslbp.cli.progress` do the printing.
 """
@@ -57,7 +57,7 @@ OPTIONS = {
 }
 
 # The same for commands.
-COMMANDS = {
+SYNONYMS = {
     **dict.fromkeys(("plot", "show", "figures", "visualize", "visualise"), "draw"),
     **dict.fromkeys(("test", "eval", "validate", "accuracy"), "evaluate"),
     **dict.fromkeys(("infer", "inference", "classify"), "predict"),
@@ -68,7 +68,7 @@ COMMANDS = {
     **dict.fromkeys(("download", "fetch"), "data fetch"),
 }
 
-VERBS = (
+COMMANDS = (
     runs.train,
     runs.resume,
     studies.trials,
@@ -132,10 +132,12 @@ def _correction(error: Any, arguments: Sequence[str]) -> str:
         return f"No such option: {option}; {OPTIONS[option]}"
     wrong, first = error.format_message().rstrip("."), next(iter(arguments), "")
     wrong = re.sub(r"is not a valid int(eger)?( range)?$", "is not a whole number", wrong)
-    if first in COMMANDS and wrong.startswith("No such command"):
-        return f"No such command {first!r}: use tsslbp {COMMANDS[first]}"
-    is_verb = any(first == verb.__name__ for verb in VERBS)  # click does not always tell
-    where = f"tsslbp {first}" if is_verb else "tsslbp"
+    if first in SYNONYMS and wrong.startswith("No such command"):
+        return f"No such command {first!r}: use tsslbp {SYNONYMS[first]}"
+    is_known = any(
+        first == function.__name__ for function in COMMANDS
+    )  # click does not always tell
+    where = f"tsslbp {first}" if is_known else "tsslbp"
     return f"{wrong}; see {error.ctx.command_path if error.ctx else where} --help"
 
 
@@ -166,6 +168,6 @@ def program(
         raise typer.Exit
 
 
-for verb in VERBS:
-    app.command()(options.interruptible("the command was interrupted before its end")(verb))
+for function in COMMANDS:
+    app.command()(options.interruptible("the command was interrupted before its end")(function))
 app.add_typer(data.app, name="data")

@@ -1,4 +1,4 @@
-"""The verb about conversion: convert."""
+"""The command about conversion: convert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs about data sets: data list, data fetch, data check, data show."""
+"""The commands about data sets: data list, data fetch, data check, data show."""
 
 from __future__ import annotations
 

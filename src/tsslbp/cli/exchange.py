@@ -1,4 +1,4 @@
-"""The verb that exports networks to other programs: export."""
+"""The command that exports networks to other programs: export."""
 
 from __future__ import annotations
 

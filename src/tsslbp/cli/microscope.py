@@ -1,4 +1,4 @@
-"""The verb that compares gradients: microscope."""
+"""The command that compares gradients: microscope."""
 
 from __future__ import annotations
 

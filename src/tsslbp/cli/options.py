@@ -1,4 +1,4 @@
-"""What several verbs share: options of the command line, and how they are read."""
+"""What several commands share: options of the command line, and how they are read."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ Deterministic = Annotated[
     bool,
     typer.Option(
         "--deterministic",
-        help="On a GPU, use slower algorithms that give identical bits.",
+        help="On a GPU, use slower algorithms that give bit-identical results.",
     ),
 ]
 Formats = Annotated[
@@ -273,9 +273,9 @@ def interruptible(advice: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def with_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Present the fields of a verb's option classes to typer as options of the verb itself."""
-    signature = inspect.signature(verb, eval_str=True)
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Present the fields of a command's option classes to typer as options of the command."""
+    signature = inspect.signature(function, eval_str=True)
     classes: dict[str, Any] = {}
     shown: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
@@ -287,11 +287,11 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
         else:
             shown.append(parameter)
 
-    @wraps(verb)
+    @wraps(function)
     def command(**given: Any) -> None:
         for name, kind in classes.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-        verb(**given)
+        function(**given)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [one.replace(kind=keyword) for one in shown]

@@ -1,4 +1,4 @@
-"""The verb about new images: predict."""
+"""The command about new images: predict."""
 
 from __future__ import annotations
 

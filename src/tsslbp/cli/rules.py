@@ -1,4 +1,4 @@
-"""The verb that compares learning rules: compare."""
+"""The command that compares learning rules: compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs about one run: train, resume, evaluate, draw, cost, recipes, info."""
+"""The commands about one run: train, resume, evaluate, draw, cost, recipes, info."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from .options import (
     Checkpoint,
     DataDir,
     Deterministic,
-    Epochs,
     Formats,
     MovedData,
     OwnRun,
@@ -130,7 +129,7 @@ def train(
 def resume(
     folder: OwnRun,
     *,
-    epochs: Epochs = None,
+    epochs: Annotated[int | None, option("N", "New total number of epochs.")] = None,
     moved: MovedData,
     deterministic: Deterministic = False,
     how: TrainingOptions,
@@ -200,7 +199,7 @@ def evaluate(
     moved: MovedData,
     trust_code: TrustCode = False,
 ) -> None:
-    """Measure the accuracies of a run again.
+    """Re-evaluate a run and compare with its records.
 
     Computes all three from the weights in the run's checkpoints: the accuracy of the last epoch,
     of the epoch chosen on validation images, and of the best test epoch. For a run with averaged

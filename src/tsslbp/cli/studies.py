@@ -1,4 +1,4 @@
-"""The verbs about many runs: trials, reproduce, sweep, report."""
+"""The commands about many runs: trials, reproduce, sweep, report."""
 
 from __future__ import annotations
 

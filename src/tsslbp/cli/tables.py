@@ -1,4 +1,4 @@
-"""The verbs that list and compare runs: runs, diff."""
+"""The commands that list and compare runs: runs, diff."""
 
 from __future__ import annotations
 

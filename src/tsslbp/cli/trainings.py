@@ -1,4 +1,4 @@
-"""What the training verbs share: opening and training one run, and making many runs."""
+"""What the commands that train share: opening and training one run, and making many runs."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Entry(Checked, called=""):
         title: short description of its content.
         kind: ``"images"``, or ``"events"`` for recordings.
         reader: module in ``images/`` or ``events/`` that reads its files.
-        origin: how to obtain it: it is part of a ``"package"``, tsslbp ``"download"`` s it, the
-            user downloads it by ``"hand"``, or it is ``"generated"``.
+        origin: how to obtain it: ``"package"`` (included), ``"download"`` (tsslbp downloads it),
+            ``"hand"`` (the user must download it) or ``"generated"``.
         train, test: number of samples.
         shape: channels, height and width; the channels of recordings are the two polarities.
         classes: number of classes.

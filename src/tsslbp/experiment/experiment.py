@@ -273,7 +273,7 @@ def _check_keys_of(experiment: Experiment) -> None:
     defaults = {field.name: field.default for field in fields(Experiment)}
     for key, (other, values) in NEEDS.items():
         if getattr(experiment, key) != defaults[key] and getattr(experiment, other) not in values:
-            allowed = " and ".join(map(repr, values))
+            allowed = " or ".join(map(repr, values))
             raise InvalidInput(
                 f"{key} applies only with {other} = {allowed}, got {other} = "
                 f"{getattr(experiment, other)!r}"

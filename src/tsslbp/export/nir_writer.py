@@ -74,9 +74,9 @@ def to_nir(
 
     Its nodes are Input, Conv2d, Linear or Affine, CubaLIF, SumPool2d, Flatten and Output. Static
     images are the same input at every step. Weights are float64, so that their division by `tau_s`
-    can be undone exactly: `from_nir` returns identical bits. `BatchNorm` is folded, dropout is left
-    out, and learned constants have their present values. The outputs of two nodes that feed a third
-    are added, as after a `Residual`.
+    can be undone exactly: `from_nir` returns bit-identical ones. `BatchNorm` is folded, dropout is
+    left out, and learned constants have their present values. The outputs of two nodes that feed a
+    third are added, as after a `Residual`.
 
     The graph's output is the last layer's spikes. A `Network` predicts by the sum over time of
     their PSC, not by counting spikes; the entry ``prediction`` of the graph's metadata says so.

@@ -49,7 +49,8 @@ def gather(paths: Sequence[Path], against: Path | None = None) -> Evidence:
         paths, against: as `tsslbp.report.write` takes them.
 
     Raises:
-        InvalidInput: no finished run of no study of learning rules is at or below `against`.
+        InvalidInput: no finished run outside a comparison of learning rules is at or below
+            `against`.
         RunError: no run could be read.
     """
     found, problems = read_all(paths)

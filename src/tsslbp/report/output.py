@@ -35,7 +35,7 @@ def write(
     Args:
         paths: run folders, or folders that contain them.
         out: the HTML file; ``.md`` and the folder ``_figures`` of the same name are next to it.
-        against: folder of the runs with which all others, and only these, are compared; without it
+        against: folder of reference runs; every other run is compared only with these. Without it
             every pair of settings is compared, and Holm's correction covers all of them.
         formats: of the figures' files in addition to SVG, ``"pdf"`` and ``"png"``.
         tables: formats of the tables' files, in the folder ``_tables``: some of

@@ -58,7 +58,7 @@ def compare_groups(
 
     Args:
         groups: to be compared.
-        against: those among them with which all others, and only these, are compared.
+        against: reference groups among them; every other group is compared only with these.
 
     Returns:
         At most `MAX_COMPARISONS`, with Holm's correction over all of them, and the number of pairs

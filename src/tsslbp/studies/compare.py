@@ -3,7 +3,7 @@
 All runs of a comparison differ only in `APART`: every rule has the same data order, initial
 weights, optimiser and number of epochs. For each rule and number of time steps T, one run per
 learning rate is trained with the first seed. The rate with the best accuracy on validation images
-is chosen, and the other seeds are run with it. Test images choose nothing.
+is chosen, and the other seeds are run with it. No choice uses test images.
 
 A run that diverged counts as finished: its learning rate or its seed is excluded.
 """
@@ -139,7 +139,7 @@ class RuleResult:
 
     @property
     def name(self) -> str:
-        """The rule and T, as messages name the result: ``"tsslbp, T = 5"``."""
+        """The rule and T, as messages name the result: ``"TSSLBP, T = 5"``."""
         return f"{self.rule}, T = {self.time_steps}"
 
     @property

@@ -41,7 +41,7 @@ def configure(device: str, precision: str, deterministic: bool = False) -> None:
     Args:
         device: ``"cpu"`` or a GPU, ``"cuda"`` or ``"cuda:1"``.
         precision: precision of matrix products, see `Experiment`.
-        deterministic: choose algorithms that return identical bits every time; they are slower.
+        deterministic: choose algorithms that give bit-identical results; they are slower.
 
     Raises:
         InvalidInput: the device does not exist, or the precision needs a GPU.

@@ -1,4 +1,4 @@
-"""Warns, once each, of layers that are silent, saturated or without a gradient.
+"""Warns once about each layer that is silent, saturated or without a gradient.
 
 Such a network trains to its end without an error, but those layers learn nothing.
 """
