@@ -130,7 +130,7 @@ def test_an_interval_that_ends_at_zero_is_undecided() -> None:
 
 @given(samples, samples, shifts, scales)
 def test_shift_and_scale(first: list, second: list, shift: int, scale: float) -> None:
-    """Another unit shifts and scales means, intervals and standard deviations alike."""
+    """Another unit scales means, intervals and deviations, and changes neither p nor verdict."""
     runs = min(len(first), len(second))
     ours, theirs = np.array(first[:runs]), np.array(second[:runs])
     for one, other in (
@@ -144,6 +144,7 @@ def test_shift_and_scale(first: list, second: list, shift: int, scale: float) ->
         assert other.interval == pytest.approx(
             [scale * end for end in one.interval], rel=1e-6, abs=1e-7
         )
+        assert (other.p, other.verdict) == (pytest.approx(one.p, abs=1e-9), one.verdict)
     one, other = stats.summary(ours), stats.summary(scale * ours + shift)
     assert other.interval == pytest.approx(
         [scale * end + shift for end in one.interval or ()], rel=1e-6, abs=1e-7

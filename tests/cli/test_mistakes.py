@@ -11,7 +11,6 @@ import torch
 
 import tsslbp
 from tsslbp.cli import COMMANDS, SYNONYMS
-from tsslbp.data import DataSet
 from tsslbp.errors import InvalidInput
 from tsslbp.experiment import Experiment, load_recipe, with_settings
 from tsslbp.layers import LIF
@@ -241,7 +240,6 @@ def test_class_names_of_the_catalogue() -> None:
     named = {name: one for name, one in entries.items() if one.class_names}
     assert {"fashion-mnist", "cifar10", "cifar10-dvs", "dvs-gesture"} <= named.keys()
     assert all(len(set(one.class_names)) == one.classes for one in named.values())
-    assert isinstance(tsslbp.data.load("digits"), DataSet)
 
 
 @pytest.mark.parametrize(

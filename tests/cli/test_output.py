@@ -213,7 +213,7 @@ def test_files_are_shown_as_text(folder: Path, quiet: Callable[..., str]) -> Non
         assert not OBEYED.search((folder / written).read_text())
 
 
-def test_warnings_and_logs_are_shown_as_text(quiet: Callable[..., str], program: Program) -> None:
+def test_warnings_and_logs_are_shown_as_text(quiet: Callable[..., str]) -> None:
     printing.show_warning(UserWarning(EVIL))
     with printing.logging_shown():
         printing.logging.getLogger("tsslbp").info(EVIL)

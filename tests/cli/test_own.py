@@ -312,7 +312,7 @@ def test_runs_of_a_module_at_hand(program: Program, refused: Callable[..., str])
     assert program("report", "run", "-o", "report.html")[0] == 0
 
 
-def test_bad_input(program: Program, refused: Callable[..., str]) -> None:
+def test_bad_input(refused: Callable[..., str]) -> None:
     """Each mistake gives one line of error before a folder is created."""
     own = Path("nets.py").read_text()
     for source, words in (

@@ -67,7 +67,7 @@ def program(
     return run
 
 
-def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare(program: Program) -> None:
     """A comparison is planned, trained and reported; with more seeds, only new runs are made.
 
     One rule diverges at one of the learning rates.
@@ -113,9 +113,7 @@ def test_compare(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 2 and "out holds a comparison with other settings (tau_s is 3.0" in error
 
 
-def test_a_run_that_fails_otherwise_is_made_again(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_fails_otherwise_is_made_again(program: Program) -> None:
     pytest.importorskip("jinja2")
     command = ["compare", "mine.toml", "--rules", "TSSLBP, NA", "--learning-rates", "0.01"]
     command += ["--seeds", "1", "--out", "out", "--set", "time_steps=2"]

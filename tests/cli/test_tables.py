@@ -275,7 +275,7 @@ def test_records_are_read_without_torch() -> None:
     assert run_folder.count_epochs(Path("runs/a")) == 2
 
 
-def test_a_table_on_a_narrow_terminal(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text is wrapped, and numbers stay whole."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=90, highlight=False)

@@ -280,9 +280,6 @@ def test_what_does_not_fit_is_told_in_one_line(module: Any, words: str) -> None:
 
 
 def test_neurons_that_are_not_called() -> None:
-    module = nn.Sequential(nn.Flatten(-3), Linear(36, 2))
-    module.spare = LIF()
-
     class Around(nn.Module):
         def __init__(self) -> None:
             super().__init__()

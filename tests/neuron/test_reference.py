@@ -94,27 +94,28 @@ def test_surrogates_are_autograd_through_a_smooth_step(derivative, through_reset
     assert torch.allclose(gradient, by_autograd(smooth, through_reset), rtol=1e-10, atol=1e-12)
 
 
-def test_published_heights_and_widths() -> None:
-    """Each surrogate has the value that its source's formula gives near the threshold."""
-    at = {  # distance from the threshold, in thresholds: what the source's formula gives there
-        "rectangle": (0.49, 1.0),  # 1 / a within a / 2, a = 1
-        "fast-sigmoid": (0.2, 1 / 9),  # 1 / (1 + beta |u - th|)^2 at 2 mV, beta = 1 / mV
-        "sigmoid": (0.2, math.e / (0.2 * (1 + math.e) ** 2)),
-        "arctangent": (0.5, 1 / (1 + (math.pi / 2) ** 2)),  # alpha = 2
-        "triangle": (0.5, 0.3 * 0.5),
+@pytest.mark.parametrize("distance", [0.0, 0.2, 0.49, 0.51, 0.9, 1.2])
+def test_published_heights_and_widths(distance: float) -> None:
+    """Each surrogate has the value that its source's formula gives: peak, sides and ends."""
+    steepness = math.exp(-distance / 0.2)
+    formulas = {  # of the distance from the threshold, in thresholds
+        "rectangle": float(distance < 0.5),  # 1 / a within a / 2, a = 1
+        "fast-sigmoid": 1 / (1 + 10 * distance) ** 2,  # 1 / (1 + beta |u - th|)^2, beta th = 10
+        "sigmoid": steepness / (0.2 * (1 + steepness) ** 2),
+        "arctangent": 1 / (1 + (math.pi * distance) ** 2),  # alpha = 2
+        "triangle": 0.3 * max(0.0, 1 - distance),
     }
-    assert at.keys() == DERIVATIVES.keys()
-    for derivative, (distance, value) in at.items():
-        x = torch.tensor([[1 + distance], [1 - distance]], dtype=torch.float64).requires_grad_()
-        for potential in x:  # one step each
-            one = potential[None]
-            spikes = tsslbp.spikes(one, rule=Surrogate(derivative), impl="reference")
-            (slope,) = torch.autograd.grad(spikes.sum(), one)
-            assert slope.item() == pytest.approx(value)
+    assert formulas.keys() == DERIVATIVES.keys()
+    for derivative, value in formulas.items():
+        for potential in (1 + distance, 1 - distance):
+            x = torch.tensor([[potential]], dtype=torch.float64).requires_grad_()  # one step
+            spikes = tsslbp.spikes(x, rule=Surrogate(derivative), impl="reference")
+            (slope,) = torch.autograd.grad(spikes.sum(), x)
+            assert slope.item() == pytest.approx(value, abs=1e-12)
 
 
-def test_slayer_correlates_with_the_kernel_of_the_psc() -> None:
-    """The gradient is the error times the escape rate, correlated with the response kernel."""
+def test_slayer_correlates_with_the_decay_of_the_membrane() -> None:
+    """The gradient is the error times the escape rate, correlated with the membrane's kernel."""
     rule = SLAYER(height=0.7, width=0.4)
     rest, potentials = torch.zeros_like(CURRENT[0]), []
     for current in CURRENT:

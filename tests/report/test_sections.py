@@ -33,7 +33,7 @@ def test_first_screen(page: Page) -> None:
     (digits, reached), (mnist, _) = page.results
     assert (digits, mnist) == ("digits", "mnist")
     assert reached.startswith("90.") and "(2 runs; " in reached
-    assert [count.endswith(" of the paper") for _, count, _ in page.verdicts]
+    assert all(count.endswith(" of the paper") for _, count, _ in page.verdicts)
     assert "for lack of runs" not in str(page.verdicts)
 
 

@@ -73,7 +73,7 @@ def rule_result(
     )
 
 
-def test_a_rule_that_lost_a_seed_is_not_better_by_the_others(tmp_path: Path) -> None:
+def test_a_rule_that_lost_a_seed_is_not_better_by_the_others() -> None:
     """A seed that diverged makes the verdict undecided, whatever the remaining seeds show."""
     first = rule_result("TSSLBP", [0.90, 0.91, 0.92])
     other = rule_result("Surrogate", [0.95, 0.962, 0.97])

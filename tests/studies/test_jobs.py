@@ -139,7 +139,7 @@ def test_an_interrupt_reaches_the_jobs(python: Python, number: int, tmp_path: Pa
 
 
 def test_a_job_that_does_not_stop_is_killed(
-    python: Python, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    python: Python, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.5)
     job = python(
@@ -223,7 +223,7 @@ def test_clusters_that_cannot_be_used(
         Cluster(1, tmp_path, kind, settings)
 
 
-def test_no_worker(tmp_path: Path) -> None:
+def test_no_worker() -> None:
     with pytest.raises(InvalidInput, match="workers must be a whole number of at least 1, got 0"):
         Local(0)
 

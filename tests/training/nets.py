@@ -4,8 +4,6 @@ from torch import Tensor, nn
 
 from tsslbp.layers import LIF, BatchNorm, Conv, Linear, MaxPool, NeuronDropout, Residual
 
-RUN: list[str] = []  # tests see another list: a recipe's file is executed as a separate module
-
 
 def make(input_shape, classes, settings, width=6, learnable=("tau_m",)):
     """Return a residual network with normalisation, learned constants and dropout."""

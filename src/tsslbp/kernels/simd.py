@@ -169,7 +169,7 @@ def compress(_: Any, x, at, count, row, rows, values, to):
 def move(_: Any, source, at, count, target, to, room):
     """Copy at most `lanes` values, ``source[at : at + count]`` to ``target[to:]``.
 
-    Zeros may follow them, up to ``target[to + room]``.
+    If a whole vector fits, ``room >= lanes``, zeros fill the rest of it. Otherwise nothing follows.
     """
     integer = types.intp
     signature = types.void(source, integer, integer, target, integer, integer)
