@@ -93,6 +93,7 @@ def test_distribution(dist: Path) -> None:
     own = re.findall(rf"\({ADDRESS}/(?:blob|raw)/HEAD/([^)#]+)", text)
     assert len(own) > 5 and not [path for path in own if not (ROOT / path).exists()]
     assert f"]({ADDRESS}/raw/HEAD/docs/mnist.png)" in text
+    assert "pip install 'tsslbp[figures]'" in text and "pip install '.[" not in text
     assert "Requires-Python: >=3.11" in text and "License-Expression: MIT AND CC-BY-4.0" in text
 
 
