@@ -243,10 +243,10 @@ def _modules(size: Size) -> Case:
 
 
 CASES: dict[str, Callable[[Size], Case]] = {
-    "ReLU, no time (PyTorch)": _relu,
+    "ReLU, without time steps (PyTorch)": _relu,
     "dense matrix products alone": _connections,
     "tsslbp": _tsslbp,
-    "tsslbp, of modules": _modules,
+    "tsslbp, built from modules": _modules,
     "snnTorch": partial(_peer, SnnTorchNeurons),
     "Norse": partial(_peer, NorseNeurons),
     "SpikingJelly": partial(_peer, SpikingJellyNeurons),

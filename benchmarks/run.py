@@ -39,7 +39,11 @@ from tsslbp.network.description import LayerPlan, plan
 from tsslbp.rules import DERIVATIVES, from_config
 from tsslbp.run.environment import describe_environment
 
-BASELINE, DENSE, OURS = "ReLU, no time (PyTorch)", "dense matrix products alone", "tsslbp"
+BASELINE, DENSE, OURS = (
+    "ReLU, without time steps (PyTorch)",
+    "dense matrix products alone",
+    "tsslbp",
+)
 SPIKING = ("snnTorch", "Norse", "SpikingJelly")
 PARAMETERS = 210_375
 TIME_STEPS = (1, 2, 5, 30, 100)  # for the neuron operation alone

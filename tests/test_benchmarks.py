@@ -20,7 +20,7 @@ def test_quick_run(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     numbers = json.loads(record.read_text())
-    assert {"tsslbp", "tsslbp, of modules"} <= {row["case"] for row in numbers["step"]}
+    assert {"tsslbp", "tsslbp, built from modules"} <= {row["case"] for row in numbers["step"]}
     assert numbers["sew"][0]["case"] == "tsslbp"
     assert numbers["quick"] is True
     cases = ["tsslbp", "plain PyTorch", "onnxruntime"]
