@@ -35,7 +35,7 @@ for name, node in graph.nodes.items():
     print(f"{name:10} {type(node).__name__}")
 
 # %% [markdown]
-# Our neuron is NIR's `CubaLIF`. The output of the graph is the spike trains of the last layer. The predicted class is the one with the largest sum over time of the PSC, not the one with the most spikes. The [guide](../guide.md#take-a-network-elsewhere) shows how Norse, snnTorch and SpikingJelly read such a file, and lists the networks that NIR cannot represent. For a run folder, the command is `tsslbp export runs/first --to nir -o net.nir`.
+# Our neuron is NIR's `CubaLIF`. The output of the graph is the spike trains of the last layer. The predicted class is the one with the largest sum over time of the PSC, not the one with the most spikes. The [guide](../guide/export.md) shows how Norse, snnTorch and SpikingJelly read such a file, and lists the networks that NIR cannot represent. For a run folder, the command is `tsslbp export runs/first --to nir -o net.nir`.
 #
 # ## Operations
 #
