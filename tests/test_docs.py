@@ -23,9 +23,10 @@ from tsslbp.report import published
 from tsslbp.studies import space
 
 ROOT = Path(__file__).resolve().parents[1]
-README, GUIDE, RULES = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "rules.md"
+README, RULES = ROOT / "README.md", ROOT / "docs" / "rules.md"
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 INDEX = ROOT / "docs" / "index.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "src/tsslbp/neuron/README.md"]
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "src/tsslbp/neuron/README.md"]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -63,7 +64,7 @@ def small(
     return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
 
 
-@pytest.mark.parametrize("document", [README, GUIDE, INDEX], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [README, INDEX, *GUIDE], ids=lambda path: path.name)
 def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(document, "python"))
@@ -98,7 +99,9 @@ def test_runs_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         for seed in (0, 1):
             wanted = replace(recipe, learning_rate=rate, seed=seed)
             make(Path("runs", f"{rate}-{seed}"), wanted, 0.9 + seed / 100)
-    (example,) = (block for block in blocks(GUIDE, "") if "results.table(" in block)
+    (example,) = (
+        block for page in GUIDE for block in blocks(page, "") if "results.table(" in block
+    )
     *first, last = example.strip().splitlines()
     names: dict[str, Any] = {"tsslbp": tsslbp}
     exec("\n".join(first), names)
@@ -134,7 +137,7 @@ def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     "command",
     [
         pytest.param(one, marks=[pytest.mark.slow] * ("--cluster" in one))
-        for document in (README, GUIDE, RULES)
+        for document in (README, *GUIDE, RULES)
         for one in commands(document)
     ],
 )
@@ -164,13 +167,15 @@ def test_command(
 
     monkeypatch.setattr(experiment, "load_recipe", one_epoch)
     monkeypatch.setattr(space, "load_space", without_epochs)
-    exec("\n".join(blocks(GUIDE, "python")[:1]), {})
-    for text in blocks(GUIDE, "toml"):
-        name = "my-space.toml" if "[parameters]" in text else "my-recipe.toml"
-        Path(file_of(text) or name).write_text(text)
-    for text in blocks(GUIDE, "python"):
-        if name := file_of(text):
-            Path(name).write_text(text)
+    for page in GUIDE:
+        for text in blocks(page, "toml"):
+            name = "my-space.toml" if "[parameters]" in text else "my-recipe.toml"
+            Path(file_of(text) or name).write_text(text)
+        for text in blocks(page, "python"):
+            if name := file_of(text):
+                Path(name).write_text(text)
+            elif "np.savez" in text:
+                exec(text, {})
 
     for name in re.findall(r"\S+\.png", command) if "predict" in command else ():
         Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(name)

@@ -86,4 +86,4 @@ for steps in range(2, 11, 2):
     print(f"after {steps:2} of 10 steps: {share:.1%}")
 
 # %% [markdown]
-# N-MNIST, CIFAR10-DVS and DVS-Gesture are read from their original files and have recipes: see the [guide](../guide.md#event-data).
+# N-MNIST, CIFAR10-DVS and DVS-Gesture are read from their original files and have recipes: see the [guide](../guide/data-sets.md#event-data).

@@ -35,11 +35,11 @@ for name, node in graph.nodes.items():
     print(f"{name:10} {type(node).__name__}")
 
 # %% [markdown]
-# Our neuron is NIR's `CubaLIF`. The output of the graph is the spike trains of the last layer. The predicted class is the one with the largest sum over time of the PSC, not the one with the most spikes. The [guide](../guide.md#take-a-network-elsewhere) shows how Norse, snnTorch and SpikingJelly read such a file, and lists the networks that NIR cannot represent. For a run folder, the command is `tsslbp export runs/first --to nir -o net.nir`.
+# Our neuron is NIR's `CubaLIF`. The output of the graph is the spike trains of the last layer. The predicted class is the one with the largest sum over time of the PSC, not the one with the most spikes. The [guide](../guide/export.md) shows how Norse, snnTorch and SpikingJelly read such a file, and lists the networks that NIR cannot represent. For a run folder, the command is `tsslbp export runs/first --to nir -o net.nir`.
 #
 # ## Operations
 #
-# `cost` counts the operations of the network per image. A spike needs one addition for each connection that it passes. The same network with ReLU needs a multiply-add for each connection, whatever the input; a weight of a convolution is a connection at every position.
+# `cost` counts the operations of the network per image. A spike needs one addition for each weight that it meets. A network with ReLU needs a multiply-add for each connection (each weight at each position), whatever the input.
 
 # %%
 cost = tsslbp.analysis.cost(net, images[:100])

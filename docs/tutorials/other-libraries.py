@@ -121,4 +121,4 @@ assert different < 0.001
 # %% [markdown]
 # ## A whole network
 #
-# You can transfer a network that was trained in one of these libraries through NIR. It gives the same spikes here and can be trained further: see [To NIR and back](nir-and-energy.md) and the [guide](../guide.md#nir).
+# You can transfer a network that was trained in one of these libraries through NIR. It gives the same spikes here and can be trained further: see [To NIR and back](nir-and-energy.md) and the [guide](../guide/export.md#nir).

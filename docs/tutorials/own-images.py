@@ -79,4 +79,4 @@ run.confusion(confusions, names)
 # - Save two arrays, `images` and `labels`, with `np.savez("mine.npz", images=..., labels=...)` and write `data = "mine.npz"` into a recipe of your own.
 # - Or name a folder of image files, such as `data = "flowers/"`, that contains one folder per class.
 #
-# The [guide](../guide.md#your-own-images) describes both.
+# The [guide](../guide/own-data.md#your-own-images) describes both.

@@ -76,4 +76,4 @@ folded = tsslbp.layers.fold_batch_norms(again.module)
 print(torch.allclose(folded(images), net(images), atol=1e-4))
 
 # %% [markdown]
-# To use such a network with all commands of the program (`trials`, `sweep`, `compare`), write a function that builds it into a file and name the file in a recipe: the [guide](../guide.md#a-network-of-your-own-in-a-recipe) shows how.
+# To use such a network with all commands of the program (`trials`, `sweep`, `compare`), write a function that builds it into a file and name the file in a recipe: the [guide](../guide/own-network.md#name-it-in-a-recipe) shows how.

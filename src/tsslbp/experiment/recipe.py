@@ -71,7 +71,7 @@ def load_recipe(name_or_path: str | Path) -> Experiment:
     if path.suffix == ".npz" or is_folder:
         raise InvalidInput(
             f"{path} contains data and is not a recipe: write a .toml file with the line "
-            f'data = "{path.name}{"/" if is_folder else ""}", see docs/guide.md'
+            f'data = "{path.name}{"/" if is_folder else ""}", see docs/guide/own-data.md'
         )
     experiment = toml_files.load("recipe", name_or_path, _SHIPPED, Experiment.from_table)
     network = experiment.network

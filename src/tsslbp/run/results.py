@@ -155,7 +155,7 @@ class Result:
     folder: Path
     experiment: Experiment
     environment: Mapping[str, Any]  # as `tsslbp.run.Run.environment` has it
-    epochs: Sequence[dict[str, Any]]  # the records of the epochs, at least one; see docs/guide.md
+    epochs: Sequence[dict[str, Any]]  # records of epochs, at least one; see docs/guide/train.md
     cost: Costs | None = None  # of the trained network on an image, where it was recorded
 
     @classmethod
