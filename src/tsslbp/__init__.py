@@ -1,4 +1,4 @@
-"""Train deep spiking neural networks in few time steps with TSSL-BP."""
+"""Train deep spiking neural networks that need only a few time steps, with TSSL-BP."""
 
 import lazy_loader
 

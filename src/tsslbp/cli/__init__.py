@@ -155,7 +155,7 @@ def _reason(error: Error | OSError | MemoryError) -> str:
 def program(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Train deep spiking neural networks in few time steps with TSSL-BP.
+    """Train deep spiking neural networks that need only a few time steps, with TSSL-BP.
 
     Start with: tsslbp train digits
 
