@@ -1,7 +1,7 @@
-"""The page of the package on an index: README.md with absolute links, and the project's addresses.
+"""The page of the package on an index: README.md with absolute links and the index's installation.
 
-The environment variable TSSLBP_REPOSITORY is the address of the repository, such as that which the
-workflow `release` sets. Without it, as in a build of one's own, the links stay relative.
+The environment variable TSSLBP_REPOSITORY is the address of the repository. The workflow `release`
+sets it. Without it, as in a local build, the text stays that of a clone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 # [text](path), but neither an address nor an anchor; an exclamation mark before it is a picture.
 _LINK = re.compile(r"(?P<mark>!?)\[(?P<text>[^\]]*)\]\((?![a-z]+:|#)(?P<path>[^)]+)\)")
+_IN_CLONE = "pip install '.[figures]'     # in a clone; Python 3.11 or newer"
+_FROM_INDEX = "pip install 'tsslbp[figures]'     # Python 3.11 or newer"
 
 
 class IndexPage(MetadataHookInterface):
@@ -23,7 +25,7 @@ class IndexPage(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         text = Path(self.root, "README.md").read_text(encoding="utf-8")
         if address := os.environ.get("TSSLBP_REPOSITORY", "").rstrip("/"):
-            text = with_absolute_links(text, address)
+            text = with_absolute_links(text, address).replace(_IN_CLONE, _FROM_INDEX)
             metadata["urls"] = {
                 "Repository": address,
                 "Documentation": f"{address}/blob/HEAD/docs/guide.md",

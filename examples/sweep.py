@@ -21,7 +21,7 @@ SPACE = {
 
 
 class Print:
-    """Says how the search goes."""
+    """Prints the outcome of each trial."""
 
     def running(self, trials: Sequence[Trial]) -> None:
         """Called several times a second with the trials that are being trained."""

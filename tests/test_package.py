@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -84,6 +85,10 @@ def test_distribution(dist: Path) -> None:
         names = wheel.namelist()
         (metadata,) = [name for name in names if name.endswith("METADATA")]
         text = wheel.read(metadata).decode()
+    with tarfile.open(files[1]) as source:
+        there = {name.partition("/")[2] for name in source.getnames()}
+    needed = ("CONTRIBUTING.md", "Dockerfile", "Dockerfile.cuda", "results/README.md")
+    assert {*needed, "docs/guide.md", "tests/test_records.py"} <= there
     wanted = ("py.typed", "__init__.pyi", "data/images/digits.npz", "experiment/recipes/mnist.toml")
     assert {f"tsslbp/{name}" for name in wanted} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "docs"))]
@@ -93,6 +98,7 @@ def test_distribution(dist: Path) -> None:
     own = re.findall(rf"\({ADDRESS}/(?:blob|raw)/HEAD/([^)#]+)", text)
     assert len(own) > 5 and not [path for path in own if not (ROOT / path).exists()]
     assert f"]({ADDRESS}/raw/HEAD/docs/mnist.png)" in text
+    assert "pip install 'tsslbp[figures]'" in text and "pip install '.[" not in text
     assert "Requires-Python: >=3.11" in text and "License-Expression: MIT AND CC-BY-4.0" in text
 
 

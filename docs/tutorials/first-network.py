@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The first network in ten minutes
 #
-# In this tutorial you train a spiking network on handwritten digits of 8 × 8 pixels, measure its accuracy and look at its spikes. The digits come with the package, so nothing is downloaded. Install the package with `pip install 'tsslbp[figures]'`.
+# In this tutorial you train a spiking network on handwritten digits of 8 × 8 pixels, measure its accuracy and look at its spikes. The digits come with the package, so nothing is downloaded. In a clone, install the package with `pip install '.[figures]'`.
 #
 # ## Train
 #

@@ -39,7 +39,7 @@ for name, node in graph.nodes.items():
 #
 # ## Operations
 #
-# `cost` counts the operations of the network per image. A spike needs one addition for each weight that it meets. A network with ReLU needs a multiply-add for each weight, whatever the input.
+# `cost` counts the operations of the network per image. A spike needs one addition for each weight that it meets. A network with ReLU needs a multiply-add for each connection (each weight at each position), whatever the input.
 
 # %%
 cost = tsslbp.analysis.cost(net, images[:100])

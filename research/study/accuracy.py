@@ -376,9 +376,10 @@ def _readme_rows(records: Records, row: Row) -> Iterator[str]:
         group = records.of_recipe(recipe, "published")
         if group is None or len(group.results) == 2:
             continue
+        # The first recipe has the settings of the published number, the second the study's.
         reached = [
-            "-" if one is None else f"{wording.mean_and_deviation(one.mean, one.sd)} ({one.runs})"
-            for one in (row.published, row.study)
+            f"{wording.mean_and_deviation(one.mean, one.sd)} ({one.runs})" if one and own else "-"
+            for one, own in ((row.published, number == 0), (row.study, number == 1))
         ]
         settings = "the published settings" if number == 0 else "the study's settings"
         copy = "" if group.experiment.data == row.data else f", on {group.experiment.data}"

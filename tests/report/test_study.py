@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable
@@ -154,7 +155,30 @@ def test_a_row_of_the_readme_has_three_seeds_or_says_one_run(
     assert "99.00 (one run, `mnist`: the study's settings) |" in one[0] and len(one) == 1
     assert two == []
     assert "best test epoch 99.10 ± 0.10 (3 runs, `mnist`" in three[0]
-    assert "| 99.50 ± 0.02 (5) | 99.40 ± 0.04 (5) |" in three[0] and "old" not in str(said)
+    assert "old" not in str(said)
+
+
+def test_a_row_of_the_readme_has_the_numbers_of_its_own_settings(real: Records) -> None:
+    """A published number stands beside the runs with its settings, and beside no others."""
+    rows = (ROOT / "README.md").read_text().split(accuracy.HEADER)[1].split("\n\n")[0].splitlines()
+    mnist, fashion = "15C5-P2-40C5-P2-300 | 5", "400-400 | 5"
+    for recipe, cells in (
+        ("mnist-published", f"{mnist} | 99.50 ± 0.02 (5) | - |"),
+        ("mnist", f"{mnist} | - | 99.40 ± 0.04 (5) |"),
+        ("fashion-mnist-mlp-published", f"{fashion} | 89.75 ± 0.03 (5) | - |"),
+        ("fashion-mnist-mlp", f"{fashion} | - | - |"),
+    ):
+        (row,) = [one for one in rows if f"`{recipe}`" in one]
+        assert cells in row
+
+
+@pytest.mark.parametrize("kind", ["composed", "made"])
+def test_no_text_becomes_a_row_of_a_table(kind: str, request: pytest.FixtureRequest) -> None:
+    """A line that directly follows a table belongs to it in Markdown, so an empty one must."""
+    lines = request.getfixturevalue(kind).markdown.splitlines()
+    after = [two for one, two in itertools.pairwise(lines) if one.startswith("|")]
+    assert after
+    assert [one for one in after if one and not one.startswith("|")] == []
 
 
 def test_links_within_the_page_have_a_heading(composed: page.Page) -> None:
