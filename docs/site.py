@@ -243,7 +243,7 @@ def undocumented(shown: str, value: Any) -> Iterator[str]:
         if is_module and getattr(member, "__module__", None) != value.__name__:
             continue  # imported from elsewhere
         bases = value.__mro__[1:] if is_class else ()
-        if not any(getattr(vars(base).get(name), "__doc__", None) for base in bases):
+        if not any(name in vars(base) and vars(base)[name].__doc__ for base in bases):
             yield from undocumented(f"{shown}.{name}", member)
 
 
