@@ -48,6 +48,10 @@ def test_settings(typed: str, meant: str, refused: Callable[..., str]) -> None:
     [
         ("train digits --lr 0.1", "No such option: --lr; --set learning_rate=0.001 changes"),
         ("train digits --gpu", "No such option: --gpu; --device cuda trains on a GPU"),
+        (
+            "compare digits --rules NA --format pdf",
+            "No such option: --format; tsslbp report FOLDER --format pdf also writes the figures as PDF",
+        ),
         ("train digits --seeds 5", "--seeds; tsslbp trials RECIPE --seeds 5 trains with several"),
         ("train digits -o runs/x", "No such option: -o; --out PATH sets where the results go"),
         ("train digits --out", "Option '--out' requires an argument; see tsslbp train --help"),

@@ -53,6 +53,7 @@ OPTIONS = {
     "--gpu": "--device cuda trains on a GPU",
     "--cuda": "--device cuda trains on a GPU",
     "--seeds": "tsslbp trials RECIPE --seeds 5 trains with several seeds",
+    "--format": "tsslbp report FOLDER --format pdf also writes the figures as PDF",
     "-o": "--out PATH sets where the results go",
 }
 
