@@ -22,11 +22,13 @@ def test_a_comparison(program: Program) -> None:
     assert (code, error) == (0, "")
     assert "= 6 runs, 6 of them to make" in output and NOTHING in output
     assert "disk        about " in output and "B\n" in output
-    assert output.split("runs to make:\n")[1].split() == [
+    *names, others = output.split("runs to make:\n")[1].splitlines()
+    assert [name.strip() for name in names] == [
         f"{rule}/T3/lr-{rate}/validated-seed0"
         for rule in ("TSSLBP", "SLAYER")
         for rate in ("0.01", "0.02")
     ]
+    assert others == "then 2 runs with other seeds, at the learning rates chosen by these"
     assert not Path("runs").exists()
 
 

@@ -50,7 +50,7 @@ def test_settings(typed: str, meant: str, refused: Callable[..., str]) -> None:
         ("train digits --gpu", "No such option: --gpu; --device cuda trains on a GPU"),
         (
             "compare digits --rules NA --format pdf",
-            "No such option: --format; tsslbp report FOLDER --format pdf also writes the figures as PDF",
+            "No such option: --format; tsslbp report FOLDER --format pdf also writes the figures",
         ),
         ("train digits --seeds 5", "--seeds; tsslbp trials RECIPE --seeds 5 trains with several"),
         ("train digits -o runs/x", "No such option: -o; --out PATH sets where the results go"),

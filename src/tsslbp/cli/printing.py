@@ -48,7 +48,8 @@ def print_costs(costs: Mapping[str, Sequence[float]], workers: int, title: str =
     print_table(rows)
     every = [seconds for runs in costs.values() for seconds in runs]
     total = duration(studies.trials.wall_clock(every, workers))
-    say(f"about {total} in total, {workers} at a time; estimated from a few training steps\n")
+    how = "estimated from a few training steps; each run also takes some seconds to start"
+    say(f"about {total} in total, {workers} at a time, {how}\n")
 
 
 def print_plan(names: Sequence[str]) -> None:

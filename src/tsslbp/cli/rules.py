@@ -120,7 +120,13 @@ def _compare(
         found = studies.compare.read_results(study, folder)
         _print_plan(study, found, data_sets, engine, how.device, dry_run)
         if dry_run:
-            printing.print_plan([one.name for one in studies.trials.missing(study.tuning(folder))])
+            first = [one.name for one in studies.trials.missing(study.tuning(folder))]
+            printing.print_plan(first)
+            if others := sum(one.missing for one in found) - len(first):
+                seeds = wording.count(others, "run")
+                printing.say(
+                    f"then {seeds} with other seeds, at the learning rates chosen by these"
+                )
             return
         _run_comparison(study, folder, engine, arguments, form)
 
