@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tsslbp import training
+import tsslbp
+from tsslbp import data, training
 from tsslbp.errors import DataError, RunError
+from tsslbp.experiment import Experiment
 from tsslbp.run import Run
 
 from .conftest import Program, accuracies, arrays, records
@@ -128,6 +131,19 @@ def test_other_data_are_refused(moved: Path, refused: Callable[..., str]) -> Non
         training.load_run_data(run, at="mine.npz")
     with pytest.raises(RunError, match="run was trained on different data"):
         run.record_data("0" * 64)
+
+
+def test_data_that_a_script_has_given(refused: Callable[..., str]) -> None:
+    """The commands say why they cannot load such data, and Python returns the network."""
+    images, labels = torch.rand(60, 1, 8, 8), torch.arange(60) % 3
+    pairs = torch.utils.data.TensorDataset(images, labels)
+    settings = Experiment(data="pairs", network="4", epochs=1, validation_images=10)
+    training.fit(Run.create(Path("own"), settings), data.DataSet.from_torch("pairs", pairs))
+    for command in ("resume", "evaluate", "draw", "cost"):
+        error = refused(command, "own")
+        assert "own was trained by a script on the data set 'pairs' of its own" in error
+        assert "tsslbp.load('own') returns the trained network" in error
+    assert isinstance(tsslbp.load("own"), tsslbp.Network)
 
 
 def test_an_unknown_format(moved: Path, refused: Callable[..., str]) -> None:

@@ -59,10 +59,17 @@ def load_run_data(run: Run, data_dir: Path | None = None, at: str | Path | None 
 
     Raises:
         DataError: the data are not found, or differ from those recorded.
-        InvalidInput: `at` is given, but the run was trained on a data set of the catalogue.
+        InvalidInput: `at` is given, but the run was trained on a data set of the catalogue; or the
+            data were given to the training in Python.
     """
     wanted = run.experiment
     if not is_path(wanted.data):
+        if wanted.data not in data_sets.catalogue.entries():
+            raise InvalidInput(
+                f"{run.folder} was trained by a script on the data set {wanted.data!r} of its own, "
+                f"which this command cannot load; tsslbp.load({str(run.folder)!r}) returns the "
+                "trained network in Python"
+            )
         if at is not None:
             raise InvalidInput(
                 f"{run.folder} was trained on the data set {wanted.data}, which is found by "
