@@ -177,8 +177,8 @@ def _energy(prefix: str, groups: Sequence[Group]) -> Iterator[Figure]:
 
     caption = (
         "Test accuracy against the energy of the operations per image, for 32-bit numbers (45 nm), "
-        "with the weights whose cost is recorded: mean of the runs with its 95 % confidence "
-        "interval. Lines connect settings that differ only in T."
+        "with the weights whose cost is recorded: mean of the runs and, for three or more, its "
+        "95 % confidence interval. Lines connect settings that differ only in T."
     )
 
     def draw(curves: Mapping[str, Sequence[Point]]) -> Drawing:
@@ -197,7 +197,7 @@ def _time_steps(prefix: str, groups: Sequence[Group], measure: str) -> Iterator[
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     caption = (
         "Test accuracy of networks trained with different numbers of time steps T: mean of the "
-        f"runs with its 95 % confidence interval ({MEASURES[measure]})."
+        f"runs and, for three or more, its 95 % confidence interval ({MEASURES[measure]})."
     )
     draw = study_figures.accuracy_against_time_steps
     yield from _of_best(prefix, "Time steps", caption, draw, curves)

@@ -26,9 +26,9 @@ from .tables import NONE, difference_cells, reached
 
 CAPTION = (
     "Test accuracy (%) at the epoch chosen on validation images: mean ± standard deviation over "
-    "the seeds; in small print, the 95 % confidence interval of the mean. Spikes per image are "
-    "counted at the same epoch, over all layers and time steps. Training time is that of one run, "
-    "without evaluations."
+    "the seeds; in small print, for three or more seeds, the 95 % confidence interval of the mean. "
+    "Spikes per image are counted at the same epoch, over all layers and time steps. Training time "
+    "is that of one run, without evaluations."
 )
 
 
@@ -175,7 +175,10 @@ def _spent(record: StudyRecord, runs: Sequence[Result]) -> str:
 
 
 def _figures(prefix: str, study: RuleStudy, results: Sequence[RuleResult]) -> list[Block]:
-    caption = "Mean over the seeds at the chosen learning rates, with its 95 % confidence interval."
+    caption = (
+        "Mean over the seeds at the chosen learning rates and, for three or more seeds, its 95 % "
+        "confidence interval."
+    )
     against_cost = study_figures.accuracy_against_cost
     spikes = _curves(study, results, lambda one: one.spikes)
     seconds = _curves(study, results, lambda one: one.seconds)

@@ -36,8 +36,8 @@ HEAD = (
     "bias of choosing on test",
 )
 MEANING = (
-    "Mean ± standard deviation over the runs; in small print, the 95 % confidence interval of the "
-    "mean (Student's t; bootstrap from 20 runs)."
+    "Mean ± standard deviation over the runs; in small print, for three or more runs, the 95 % "
+    "confidence interval of the mean (Student's t; bootstrap from 20 runs)."
 )
 VERDICTS = ("supported", "not supported", "undecided")  # in the order of the tables
 DETAILS = ("command", "resumed")  # of an environment, which may differ from run to run
