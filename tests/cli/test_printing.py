@@ -77,7 +77,10 @@ def test_costs(capsys: Printed) -> None:
     head, digits, mnist, total, _ = capsys.readouterr().out.splitlines()
     assert digits.split() == ["digits", "2", "10.0", "s", "10.0", "s"]
     assert mnist.split() == ["mnist", "0", "-", "0.0", "s"]
-    assert total.startswith("about 10.0 s in total, 2 at a time, estimated from a few training")
+    assert total == (
+        "about 10.0 s in total, 2 at a time, estimated from a few training steps; each run also "
+        "takes some seconds to start"
+    )
     assert len(head) == len(digits)
 
 

@@ -102,6 +102,9 @@ def test_compare(program: Program) -> None:
     )
     assert "Learning rules side by side" in Path("out/report.html").read_text()
 
+    _, output, _ = program(*command, "--seeds", "3", "--dry-run")
+    names = output.split("runs to make:\n")[1].splitlines()  # the rates are chosen already
+    assert len(names) == 4 and all(name.endswith("/validated-seed2") for name in names)
     code, output, error = program(*command, "--seeds", "3")
     assert code == 0, error
     assert " = 16 runs, 4 of them to make\n" in output

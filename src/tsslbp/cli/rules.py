@@ -120,15 +120,19 @@ def _compare(
         found = studies.compare.read_results(study, folder)
         _print_plan(study, found, data_sets, engine, how.device, dry_run)
         if dry_run:
-            first = [one.name for one in studies.trials.missing(study.tuning(folder))]
-            printing.print_plan(first)
-            if others := sum(one.missing for one in found) - len(first):
-                seeds = wording.count(others, "run")
-                printing.say(
-                    f"then {seeds} with other seeds, at the learning rates chosen by these"
-                )
+            _print_runs(study, found, folder)
             return
         _run_comparison(study, folder, engine, arguments, form)
+
+
+def _print_runs(study: RuleStudy, results: Sequence[RuleResult], folder: Path) -> None:
+    """Print the runs to make; those at rates that are not chosen yet have no names."""
+    known = [*study.tuning(folder), *studies.compare.finals(study, folder)]
+    named = [one for one in studies.trials.missing(known) if not one.divergence()]
+    printing.print_plan([one.name for one in named])
+    if others := sum(one.missing for one in results) - len(named):
+        runs = wording.count(others, "run")
+        printing.say(f"then {runs} with other seeds, at the learning rates chosen by these")
 
 
 def _run_comparison(
