@@ -135,10 +135,8 @@ def _correction(error: Any, arguments: Sequence[str]) -> str:
     wrong = re.sub(r"is not a valid int(eger)?( range)?$", "is not a whole number", wrong)
     if first in SYNONYMS and wrong.startswith("No such command"):
         return f"No such command {first!r}: use tsslbp {SYNONYMS[first]}"
-    is_known = any(
-        first == function.__name__ for function in COMMANDS
-    )  # click does not always tell
-    where = f"tsslbp {first}" if is_known else "tsslbp"
+    names = [function.__name__ for function in COMMANDS]  # click does not always tell which it is
+    where = f"tsslbp {first}" if first in names else "tsslbp"
     return f"{wrong}; see {error.ctx.command_path if error.ctx else where} --help"
 
 

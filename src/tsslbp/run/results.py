@@ -193,13 +193,16 @@ class Result:
 
 def is_finished(epochs: Sequence[dict[str, Any]], experiment: Experiment) -> bool:
     """Whether a training with these records of its epochs, at least one, has ended."""
-    last, chosen = epochs[-1]["epoch"], measures(epochs)
+    last = epochs[-1]["epoch"]
+    if last >= experiment.epochs:
+        return True
+    chosen = measures(epochs)
     best = {
         split: chosen[f"best-{split}"]["epoch"]
         for split in ("validation", "test")
         if f"best-{split}" in chosen
     }
-    return last >= experiment.epochs or runs_out_of_patience(experiment, last, best)
+    return runs_out_of_patience(experiment, last, best)
 
 
 def runs_out_of_patience(experiment: Experiment, epoch: int, best_epoch: Mapping[str, int]) -> bool:
@@ -223,7 +226,7 @@ class Overview:
     experiment: Experiment
     settings: Mapping[str, Any]  # see `settings_of`
     last: Mapping[str, Any]  # the record of the last epoch; empty before the first one has ended
-    record: Mapping[str, Any]  # the run's row in a table with `COLUMNS`; None marks unknown values
+    record: dict[str, Any]  # the run's row in a table with `COLUMNS`; None marks unknown values
 
 
 def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
@@ -243,15 +246,12 @@ def overviews(paths: Iterable[Path]) -> tuple[list[Overview], list[str]]:
     _each_run(paths, look, problems)
     experiments = [run.experiment for run, _, _ in found]
     tables = [settings_of(one) for one in experiments]
-    names = _labels(experiments, tables)
-    rows = [
-        {"run": str(run.folder), "settings": name} | values
-        for (run, _, values), name in zip(found, names, strict=True)
-    ]
-    return [
-        Overview(run.folder, run.experiment, table, last, row)
-        for (run, last, _), table, row in zip(found, tables, rows, strict=True)
-    ], problems
+    runs = []
+    for one, table, name in zip(found, tables, _labels(experiments, tables), strict=True):
+        run, last, values = one
+        row = {"run": str(run.folder), "settings": name} | values
+        runs.append(Overview(run.folder, run.experiment, table, last, row))
+    return runs, problems
 
 
 def _summary(run: Run, epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def records(runs: Sequence[Overview]) -> list[dict[str, Any]]:
     tables = [one.settings for one in runs]
     keys = [key for key in varying(tables) if key not in COLUMNS]
     return [
-        {**one.record, **{key: settings.get(key) for key in keys}}
+        one.record | {key: settings.get(key) for key in keys}
         for one, settings in zip(runs, tables, strict=True)
     ]
 
