@@ -187,7 +187,7 @@ def test_spike_train_rules_record() -> None:
     text = (RESULTS / "README.md").read_text()
     for rule, name in (("HM2BP", "HM2-BP"), ("STRSBP", "ST-RSBP")):
         own = [100 * run["test accuracy"] for run in record["runs"] if run["rule"] == rule]
-        assert f"{name} {mean(own):.2f} +- {stdev(own):.2f} %" in text
+        assert f"{name} {mean(own):.2f} ± {stdev(own):.2f} %" in text
     low, high = record["difference"]["interval"]
-    difference = f"difference {record['difference']['mean']:.2f} %"
+    difference = f"difference {record['difference']['mean']:.2f} points"
     assert f"{difference} (95 % interval {low:.2f} to {high:.2f})" in text
