@@ -32,11 +32,15 @@ def epochs(name: str) -> list[dict]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_record(name: str) -> None:
-    """A record has all epochs, was made by committed code, and is listed in results/README.md."""
+    """A record has all epochs, was made by committed code, and is listed in results/README.md.
+
+    A run that diverged has no more epochs.
+    """
     experiment = load_recipe(RESULTS / name / "config.toml")
     records = epochs(name)
     assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
-    assert len(records) == experiment.epochs or experiment.patience is not None
+    ended_early = experiment.patience is not None or (RESULTS / name / "diverged.json").is_file()
+    assert len(records) == experiment.epochs or ended_early
     environment = json.loads((RESULTS / name / "environment.json").read_text())
     assert environment["dirty"] is False
     listed = (RESULTS / "README.md").read_text()

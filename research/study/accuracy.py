@@ -26,8 +26,6 @@ from tsslbp.studies.compare import RuleResult
 from .records import Records, facts
 
 NEAR = 0.001  # 0.1 points of accuracy
-CONSTANTS = "constants-mnist"  # folder of runs that differ in one setting
-BUDGET = "--seeds 5 --protocol validated --epochs 10 --set train_images=10000"
 HEADER = "| data set | network | time steps |"  # of the README's table
 
 
@@ -179,28 +177,6 @@ def missing(records: Records) -> list[Missing]:
     return found
 
 
-def further(records: Records) -> list[Missing]:
-    """Return missing runs with more time steps than the recipe's."""
-    found = []
-    for one in facts()["further"]:
-        ours = [
-            x.experiment for x in records.evidence.finished if x.label.startswith(one["recipe"])
-        ]
-        steps = [x for x in one["time_steps"] if x not in {run.time_steps for run in ours}]
-        commands = [
-            f"tsslbp trials {one['recipe']} {BUDGET} --set time_steps={x} "
-            f"--out runs/{CONSTANTS}/time_steps-{x}"
-            for x in steps
-        ]
-        if steps:
-            what = (
-                f"Claim 2: {one['recipe']} in {wording.joined([str(x) for x in steps])} time steps"
-            )
-            why = f"to be put into `results/findings/{CONSTANTS}/`, see the constants below"
-            found.append(Missing(what, why, commands))
-    return found
-
-
 def small(records: Records) -> list[StudyRecord]:
     """Return the comparisons of learning rules on CIFAR-10."""
     studies = records.evidence.studies
@@ -222,8 +198,20 @@ def small_missing(records: Records) -> Missing | None:
     if recipe not in recipe_names():
         return Missing("CIFAR-10 on a CPU", f"there is no recipe `{recipe}` yet", ())
     rules = "TSSLBP, TSSLBP(warm_up=always), Surrogate, Surrogate(derivative=arctangent), SLAYER"
-    command = f'tsslbp compare {recipe} --rules "{rules}" --seeds 3 --out runs/{recipe}'
+    command = f'tsslbp compare {recipe} --rules "{rules}" --seeds 3 --out runs/findings/{recipe}'
     return Missing("CIFAR-10 on a CPU", "it has not been run yet", (command,))
+
+
+def steps_missing(records: Records) -> list[Missing]:
+    """Return the comparison of learning rules in few steps on MNIST's network, if it is missing."""
+    wanted = facts()["few_steps"]
+    for study in records.evidence.studies:
+        there = {one.time_steps for one in study.results if one.results}
+        if study.study.experiment.data == "mnist" and there >= set(wanted["time_steps"]):
+            return []
+    steps = [str(one) for one in wanted["time_steps"]]
+    what = f"Learning rules in {wording.joined(steps)} time steps with MNIST's network"
+    return [Missing(what, "it has not been run yet", (wanted["command"],))]
 
 
 def selection(records: Records) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import median
 
 from tsslbp import wording
+from tsslbp.experiment import load_recipe
 from tsslbp.report import tables
 from tsslbp.report.blocks import Table
 from tsslbp.run.results import Group, Result, group
@@ -18,7 +19,7 @@ def gpu_table(records: Records) -> Table:
     rows = []
     for one in facts()["gpu"]:
         groups = [group for recipe in one["recipes"] for group in records.full.get(recipe, [])]
-        ours = [run for group in groups for run in group.results]
+        ours = [run for group in groups for run in group.results if not is_on_gpu(run)]
         if not one["recipes"]:
             ours = list(records.search)
         rows.append(
@@ -42,7 +43,7 @@ def group_table(records: Records) -> Table:
 
 
 def totals(records: Records) -> list[tuple[str, int, float]]:
-    """Return name, number of runs and seconds of training for each kind of run."""
+    """Return name, number of runs and seconds of training for each kind of run on a CPU."""
     full = {run.folder for run in full_runs(records)}
     others = [run for run in records.evidence.results if run.folder not in full]
     branches = [run for pair in records.pairs for run in (pair.control, *pair.others)]
@@ -52,9 +53,11 @@ def totals(records: Records) -> list[tuple[str, int, float]]:
         "of the search": records.search,
         "that repeat a sudden drop": branches,
     }
-    return [
-        (name, len(list(runs)), sum(run.seconds for run in runs)) for name, runs in kinds.items()
-    ]
+    found = []
+    for name, some in kinds.items():
+        seconds = [run.seconds for run in some if not is_on_gpu(run)]
+        found.append((name, len(seconds), sum(seconds)))
+    return found
 
 
 def full_runs(records: Records) -> list[Result]:
@@ -62,20 +65,36 @@ def full_runs(records: Records) -> list[Result]:
     return [run for groups in records.full.values() for one in groups for run in one.results]
 
 
+def is_on_gpu(run: Result) -> bool:
+    """Return whether a run was trained on a GPU."""
+    return any("device_peak_memory" in one for one in run.epochs)
+
+
 def on_gpu(records: Records) -> Table | None:
     """Return a table of compute and accuracy of our runs on a GPU, or None without any."""
-    if not records.gpu:
+    runs = [*records.gpu, *(run for run in records.evidence.results if is_on_gpu(run))]
+    if not runs:
         return None
-    rows = [_on_gpu(one) for one in group(records.gpu)]
+    rows = [_on_gpu(one) for one in group(runs)]
     head = ("settings", "epochs", "one epoch", "total", "memory", "last epoch", "best test epoch")
     return Table("", head, tuple(rows))
 
 
-def cnn1_gpu_minutes(records: Records) -> str:
-    """Return the minutes for all 150 epochs of CNN1 on a GPU, from the median epoch on record."""
-    runs = [one for one in records.gpu if one.experiment.data.startswith("cifar10")]
-    epochs = [one["seconds"] + one["evaluation_seconds"] for run in runs for one in run.epochs]
-    return f"{median(epochs) * 150 / 60:.1f}" if epochs else ""
+def cnn1_on_gpu(records: Records) -> dict[str, str]:
+    """Return numbers of our first run of CNN1 on a GPU, in words; empty if there is none."""
+    for run in records.gpu:
+        if run.experiment.data.startswith("cifar10"):
+            whole = load_recipe("cifar10-cnn1").epochs
+            epoch = median(one["seconds"] + one["evaluation_seconds"] for one in run.epochs)
+            study = next(one for one in facts()["gpu"] if "cifar10-cnn1" in one["recipes"])
+            return {
+                "epochs": f"{len(run.epochs)}",
+                "of": f"{whole}",
+                "minutes": f"{epoch * whole / 60:.1f}",
+                "study": wording.duration(60 * study["minutes"]),
+                "card": study["card"],
+            }
+    return {}
 
 
 def gpu_hours() -> float:

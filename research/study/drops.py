@@ -49,7 +49,7 @@ def steps_per_epoch(one: Result) -> int:
 
 
 def curve(one: Result) -> tuple[Array, Array]:
-    """Return the steps done and the training accuracy at the end of every epoch."""
+    """Return the steps done at the end of every epoch, and its mean training accuracy."""
     epochs = np.array([epoch["epoch"] for epoch in one.epochs])
     accuracies = np.array([epoch["train_accuracy"] for epoch in one.epochs])
     return steps_per_epoch(one) * epochs, accuracies
@@ -98,11 +98,12 @@ def silence(one: Result, drop: Drop) -> float | None:
     The means over `AFTER` steps then give the number of such steps twice, from the decrease of the
     accuracy and from the increase of the loss; they have to agree within `ALIKE`.
     """
-    lost = drop.accuracy.before - drop.accuracy.after
-    added = drop.loss.after - drop.loss.before
-    by_accuracy = AFTER * lost / (drop.accuracy.before - 1 / CLASSES)
-    by_loss = AFTER * added / (silent_loss(one) - drop.loss.before)
-    if by_loss <= 0 or not 1 / ALIKE < by_accuracy / by_loss < ALIKE:
+    lost, most = drop.accuracy.before - drop.accuracy.after, drop.accuracy.before - 1 / CLASSES
+    added, most_added = drop.loss.after - drop.loss.before, silent_loss(one) - drop.loss.before
+    if most <= 0 or most_added <= 0 or added <= 0:
+        return None
+    by_accuracy, by_loss = AFTER * lost / most, AFTER * added / most_added
+    if not 1 / ALIKE < by_accuracy / by_loss < ALIKE:
         return None
     return float(np.sqrt(by_accuracy * by_loss))
 
@@ -163,10 +164,11 @@ def by_rate(runs: Iterable[Result]) -> Table:
 
 
 def in_all(records: Records) -> list[tuple[str, Result, Drop]]:
-    """Return every drop on record, after the name of its run's folder and the run."""
+    """Return every drop of the watched runs, after the name of its run's folder and the run."""
     return [
         (one.folder.relative_to(records.root).as_posix(), one, drop)
         for one in every_run(records)
+        if watched(one)
         for drop in of(one)
     ]
 

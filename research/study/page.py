@@ -104,6 +104,7 @@ def _search(records: Records) -> dict[str, Any]:
     trials = records.search
     return {
         "trials": trials,
+        "images": search.images(trials) if trials else facts()["search"]["train_images"],
         "answers": search.answers(trials) if trials else [],
         "trials_table": search.trials_table(trials),
         "values_table": search.values_table(trials),
@@ -113,7 +114,9 @@ def _search(records: Records) -> dict[str, Any]:
 def _drops(records: Records) -> dict[str, Any]:
     runs, found = drops.every_run(records), drops.in_all(records)
     watched = [one for one in runs if drops.watched(one)]
-    unmoved = [(one, drop) for _, one, drop in found if not drops.measured(drop)]
+    unmoved = [
+        (one, drop) for _, one, drop in found if drop.firing_rate and not drops.measured(drop)
+    ]
     full = {run.folder for run in (*compute.full_runs(records), *records.search)}
     return {
         "drops": found,
@@ -151,8 +154,9 @@ def _constants(records: Records) -> dict[str, Any]:
     return {
         "effects": found,
         "constants_table": constants.table(found),
-        "decided": [one for one in found if one.comparison.verdict != "undecided"],
-        "constants_missing": constants.missing(found),
+        "decided": [one for one in found if one.verdict in constants.DECIDED],
+        "identical": [one for one in found if one.verdict == "identical"],
+        "constants_missing": constants.missing(records),
     }
 
 
@@ -161,7 +165,7 @@ def _compute(records: Records) -> dict[str, Any]:
     return {
         "gpu_table": compute.gpu_table(records),
         "gpu_runs": compute.on_gpu(records),
-        "cnn1_gpu_minutes": compute.cnn1_gpu_minutes(records),
+        "cnn1_gpu": compute.cnn1_on_gpu(records),
         "group_table": compute.group_table(records),
         "origins": compute.origins(records),
         "gpu_hours": compute.hours(compute.gpu_hours()),
@@ -183,13 +187,14 @@ def _samples(records: Records) -> list[str]:
 def _missing(records: Records) -> list[Missing]:
     """Return all missing runs, in the order of the page."""
     found = accuracy.missing(records)
-    small = accuracy.small_missing(records)
-    if not records.search:
-        found.append(Missing("The search of Section 4.3", "not run yet", (search.command(),)))
+    wanted = facts()["search"]["trials"]
+    if (there := len(records.search)) < wanted:
+        why = f"{there} of {wanted} trials have been run"
+        found.append(Missing("The search of Section 4.3", why, (search.command(),)))
     if not records.pairs:
         found.append(drops.missing())
-    rest = constants.missing(constants.effects(records))
-    return [*found, *accuracy.further(records), *(one for one in (small, rest) if one)]
+    found += [one for one in (accuracy.small_missing(records),) if one]
+    return [*found, *constants.missing(records), *accuracy.steps_missing(records)]
 
 
 def _missing_of(records: Records) -> dict[str, list[Missing]]:

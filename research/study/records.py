@@ -9,9 +9,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from tsslbp.experiment import load_recipe
+from tsslbp.errors import RunError
+from tsslbp.experiment import Experiment, load_recipe
 from tsslbp.report.evidence import Evidence, gather
 from tsslbp.report.verdicts import row_of
+from tsslbp.run import Run
 from tsslbp.run.results import Group, Result, group, read_all
 
 SEARCH, DROPS, FINDINGS, GPU = "search", "drops", "findings", "gpu"  # folders of results/
@@ -26,6 +28,7 @@ class Family:
     name: str  # of the folder
     reference: Group
     others: Sequence[Group]
+    diverged: Sequence[Experiment]  # of runs that ended early because they diverged
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ class Records:
     """All records of the page."""
 
     root: Path  # results/
-    evidence: Evidence  # on the runs on CPUs outside of the search and the pairs
+    evidence: Evidence  # on the runs outside of the search and the pairs
     search: Sequence[Result]
-    gpu: Sequence[Result]  # runs on a GPU
+    gpu: Sequence[Result]  # runs on a GPU, in a folder of their own
     pairs: Sequence[Pair]
     families: Sequence[Family]
 
@@ -93,8 +96,9 @@ def read(root: Path) -> Records:
         gpu=_runs(root / GPU),
         pairs=[read_pair(file.parent) for file in sorted((root / DROPS).glob(f"*/{PAIR}"))],
         families=[
-            _read_family(folder.parent)
+            family
             for folder in sorted((root / FINDINGS).glob(f"*/{REFERENCE}"))
+            if (family := _read_family(folder.parent))
         ],
     )
 
@@ -113,15 +117,23 @@ def _runs(folder: Path) -> list[Result]:
     return [one for one in results if one.finished]
 
 
-def _read_family(folder: Path) -> Family:
-    (reference,) = group(_runs(folder / REFERENCE))
+def _read_family(folder: Path) -> Family | None:
+    """Return the family in a folder, or None if its reference has no finished run yet."""
+    references = group(_runs(folder / REFERENCE))
+    if not references:
+        return None
+    if len(references) > 1:
+        names = "; ".join(one.label for one in references)
+        raise RunError(f"the runs in {folder / REFERENCE} have different settings: {names}")
     others = [
         one
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name != REFERENCE and any(path.rglob("config.toml"))
         for one in group(_runs(path))
     ]
-    return Family(folder.name, reference, others)
+    runs = [Run.open(file.parent) for file in sorted(folder.rglob("config.toml"))]
+    diverged = [one.experiment for one in runs if one.divergence()]
+    return Family(folder.name, references[0], others, diverged)
 
 
 def read_pair(folder: Path) -> Pair:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tsslbp import wording
+from tsslbp.errors import RunError
 from tsslbp.figures import run as run_figures
 from tsslbp.figures import study as study_figures
 from tsslbp.report.blocks import Table
@@ -31,6 +32,22 @@ def command() -> str:
     )
 
 
+def images(trials: Sequence[Result]) -> int:
+    """Return the number of training images, which is the same in all trials.
+
+    Raises:
+        RunError: it is not.
+    """
+    found = {one.experiment.train_images for one in trials}
+    if found != {facts()["search"]["train_images"]}:
+        wanted = facts()["search"]["train_images"]
+        raise RunError(
+            f"the trials of the search have train_images = {wording.joined(map(str, found))}, "
+            f"expected {wanted}: make them with the command of docs/study.md"
+        )
+    return int(found.pop())
+
+
 def figures(trials: Sequence[Result]) -> dict[str, Drawing]:
     """Return figures 1 to 3, if there are trials to draw."""
     if len(trials) < 2:
@@ -39,6 +56,7 @@ def figures(trials: Sequence[Result]) -> dict[str, Drawing]:
     rates = [one.experiment.learning_rate for one in trials]
     epochs = [one.experiment.epochs for one in trials]
     size = (0.72 * COLUMN, COLUMN)
+    names = [name(one, trials) for one in trials]
     return {
         "search-parallel": lambda: study_figures.parallel_coordinates(
             hyperparameters(trials), accuracies, size
@@ -47,17 +65,19 @@ def figures(trials: Sequence[Result]) -> dict[str, Drawing]:
             rates, epochs, accuracies, size
         ),
         "search-training": lambda: run_figures.training_panels(
-            {name(one): drops.curve(one) for one in trials},
-            {name(one): drops.depths(one) for one in trials},
+            dict(zip(names, map(drops.curve, trials), strict=True)),
+            dict(zip(names, map(drops.depths, trials), strict=True)),
             COLUMN,
         ),
     }
 
 
-def name(one: Result) -> str:
-    """Return a trial's name, made of what the search chose."""
-    experiment = one.experiment
-    return f"T {experiment.time_steps}, rate {experiment.learning_rate:g}, {experiment.epochs} ep."
+def name(one: Result, trials: Sequence[Result]) -> str:
+    """Return a trial's name: what the search chose, and the seed if it chose that repeatedly."""
+    steps, epochs, rate = _settings(one)
+    text = f"T {steps}, rate {rate:g}, {epochs} ep."
+    alike = sum(_settings(trial) == _settings(one) for trial in trials)
+    return f"{text}, seed {one.experiment.seed}" if alike > 1 else text
 
 
 def trials_table(trials: Sequence[Result]) -> Table:
@@ -97,23 +117,34 @@ def answers(trials: Sequence[Result]) -> list[str]:
     steps, rates = (_by_value(trials, key) for key in ("time_steps", "learning_rate"))
     shortest, *longer = steps
     near = [rate for rate, reached in rates.items() if max(reached) >= _top(trials) - 0.1]
-    lines = [f"The best trial: {name(best)}: {100 * best.accuracy[MEASURE]:.2f} %."]
+    lines = [
+        f"The best trial: {name(best, trials)}, {100 * best.accuracy[MEASURE]:.2f} % at the best "
+        f"test epoch, {images(trials):,} training images."
+    ]
     if longer:
+        counts = [len(steps[shortest]), sum(len(steps[one]) for one in longer)]
         difference = max(max(steps[one]) for one in longer) - max(steps[shortest])
         lines.append(
-            f"Does a longer window help? The best trial with more than {shortest:g} steps differs "
-            f"by {difference:+.2f} points from the best with {shortest:g}. Each setting was run "
-            "once, so no test is possible; the claim on time steps above has paired seeds."
+            f"Does a longer window help? The best of {wording.count(counts[1], 'trial')} with more "
+            f"than {shortest:g} steps differs by {difference:+.2f} points from the best of "
+            f"{counts[0]} with {shortest:g}. The trials also differ in learning rate and epochs, "
+            "so this is no test; the claim on time steps above has paired seeds."
         )
     lines.append(
         "How many epochs are needed? Half of the trials come within 0.1 points of their own best "
-        f"test epoch after {np.median(needed):.0f} epochs or fewer, all after {max(needed)}."
+        f"test epoch after {np.median(needed):.0f} epochs or fewer, all after {max(needed)}. An "
+        "epoch on fewer images has fewer steps: these numbers cannot be compared with the study's."
     )
     lines.append(
         "Which learning rates work well? Within 0.1 points of the best trial: "
-        f"{wording.joined([f'{rate:g}' for rate in near])}."
+        f"{wording.joined([f'{rate:g}' for rate in near])}. One run of each is little evidence, "
+        "since 0.1 points are also the standard error of an accuracy on 10,000 test images."
     )
     return lines
+
+
+def _settings(one: Result) -> tuple[int, int, float]:
+    return one.experiment.time_steps, one.experiment.epochs, one.experiment.learning_rate
 
 
 def _by_value(trials: Sequence[Result], key: str) -> dict[Any, list[float]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tsslbp.data
-from study import accuracy, constants, drawing, drops, page, records, repeat, search
+from study import accuracy, compute, constants, drawing, drops, page, records, repeat, search
 from study.accuracy import Part
 from study.records import Records, facts
 from tsslbp import cli
@@ -252,7 +252,7 @@ def test_what_was_not_run_is_not_claimed(
     assert "No drop was found." in made.markdown
     assert "0 of the 0 changes that were run" in made.markdown
     values = sum(len(one["values"]) for one in facts()["constants"])
-    assert made.markdown.count("--out runs/constants-mnist/") == values + 1 + 2
+    assert made.markdown.count("--out runs/findings/constants-mnist/") == values + 1 + 2
 
 
 def test_the_search_is_drawn_and_answers(whole: Records, made: page.Page) -> None:
@@ -260,13 +260,36 @@ def test_the_search_is_drawn_and_answers(whole: Records, made: page.Page) -> Non
         assert f"{page.FIGURES}/{name}.svg" in made.markdown
         assert made.figures[f"{name}.pdf"].startswith(b"%PDF")
     best, window, epochs, rates = search.answers(whole.search)
-    assert "T 20, rate 0.001, 50 ep.: 99.00 %" in best
-    assert "more than 5 steps differs by +1.50 points from the best with 5" in window
+    assert "T 20, rate 0.001, 50 ep., 99.00 % at the best test epoch, 10,000 training" in best
+    assert "The best of 8 trials with more than 5 steps differs by +1.50 points" in window
+    assert "from the best of 4 with 5." in window
     assert "after 3 epochs or fewer" in epochs or "epochs or fewer, all after" in epochs
-    assert rates.endswith("0.001.")
+    assert "of the best trial: 0.001. One run" in rates
     values = search.values_table(whole.search).rows
     assert ("20", "4", "99.00", "98.33") in values
     assert "12 of 12 trials" in made.markdown
+
+
+def test_a_part_of_the_search_is_no_search(whole: Records) -> None:
+    made = page.compose(replace(whole, search=whole.search[:5]))
+    missing = made.markdown.split("## What is missing")[1]
+    assert "**The search of Section 4.3**: 5 of 12 trials have been run." in missing
+    assert "5 of 12 trials have ended" in made.markdown
+
+
+def test_trials_with_the_same_settings_are_told_apart(whole: Records) -> None:
+    one = whole.search[0]
+    again = replace(one, experiment=replace(one.experiment, seed=1))
+    names = [search.name(trial, [*whole.search, again]) for trial in (one, again, whole.search[1])]
+    assert names[0].endswith(", seed 0") and names[1].endswith(", seed 1")
+    assert "seed" not in names[2]
+
+
+def test_a_search_on_other_images_is_refused(whole: Records) -> None:
+    one = whole.search[0]
+    other = replace(one, experiment=replace(one.experiment, train_images=None))
+    with pytest.raises(RunError, match=r"have train_images = .+, expected 10000: make them"):
+        search.images([one, other])
 
 
 def test_real_trials_are_drawn() -> None:
@@ -316,6 +339,60 @@ def test_constants_are_those_that_change_alone(whole: Records) -> None:
     assert ("0.1", "", "not run", "0", "", "", "") in constants.table([effect]).rows
 
 
+def test_constants_whose_runs_are_incomplete_or_diverged_or_without_effect(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    """A value is missing until five of its runs have ended; one that diverged has ended."""
+    budget = {"protocol": "validated", "epochs": 10, "train_images": 10_000}
+    for name, changes, seeds, diverged in (
+        ("revised", {}, 5, ()),
+        ("one-seed", {"gradient_clip": 1000.0}, 1, ()),
+        ("no-effect", {"weight_limit": 1000.0}, 5, ()),
+        ("diverging", {"gradient_clip": 0.1}, 5, (3,)),
+        ("diverged", {"weight_limit": 0.5}, 5, range(5)),
+    ):
+        for seed in range(seeds):
+            folder = tmp_path / constants.FOLDER / name / f"validated-seed{seed}"
+            one = recipe("mnist", seed, **budget, **changes)
+            make_run(folder, one, 0.9 + seed / 1000, epochs=4 if seed in diverged else None)
+            if seed in diverged:
+                Run.open(folder).record_divergence("the loss became nan")
+    found = records.read(tmp_path)
+    table = constants.table(constants.effects(found))
+    assert {
+        ("1000", "undecided", "1"),
+        ("1000", "identical", "5"),
+        ("0.1", "diverged (1 of 5 runs)", "4"),
+        ("0.5", "diverged (5 of 5 runs)", "0"),
+    } <= {(row[0], row[2], row[3]) for row in table.rows if len(row) > 1}
+    *_, missing = constants.missing(found)
+    commands = "\n".join(missing.commands)
+    assert "gradient_clip=1000" in commands and "weight_limit" not in commands
+    assert "gradient_clip=0.1" not in commands and "revised" not in commands
+
+
+def test_a_family_needs_one_reference(tmp_path: Path, make_run: Callable, recipe: Callable) -> None:
+    folder = tmp_path / constants.FOLDER
+    make_run(folder / "revised" / "seed0", recipe("mnist", epochs=10), 0.9, epochs=4)
+    make_run(folder / "steps" / "seed0", recipe("mnist", time_steps=10, epochs=10), 0.9)
+    assert records.read(tmp_path).families == []
+    for epochs in (11, 12):
+        make_run(folder / "revised" / f"seed-{epochs}", recipe("mnist", epochs=epochs), 0.9)
+    with pytest.raises(RunError, match="revised have different settings: mnist, epochs = 11; mni"):
+        records.read(tmp_path)
+
+
+def test_runs_on_a_gpu_are_not_counted_as_compute_of_cpus(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    make_run(tmp_path / "mnist-seed0", recipe("mnist"), 0.99)
+    extra = {"device_peak_memory": 10**9, "evaluation_seconds": 1.0}
+    make_run(tmp_path / "mnist-seed1", recipe("mnist", 1, epochs=1), 0.99, **extra)
+    found = records.read(tmp_path)
+    assert sum(count for _, count, _ in compute.totals(found)) == 1
+    assert compute.is_on_gpu(Result.read(tmp_path / "mnist-seed1"))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -342,6 +419,9 @@ def test_a_silent_output_is_told_from_other_drops(
     assert drops.silence(one, drop(100, 2)) == pytest.approx(2.0, rel=0.01)
     assert drops.silence(one, drop(100, 2, loss=Change(0.05, 0.055))) is None
     assert drops.silence(one, drop(100, 2, loss=Change(0.05, 0.04))) is None
+    assert drops.silence(one, drop(100, 2, accuracy=Change(0.1, 0.06))) is None
+    mute = Change(drops.silent_loss(one), 0.2)
+    assert drops.silence(one, drop(100, 2, loss=mute)) is None
 
 
 def test_a_pair_says_whether_the_drop_goes_away(
