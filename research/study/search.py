@@ -38,14 +38,14 @@ def images(trials: Sequence[Result]) -> int:
     Raises:
         RunError: it is not.
     """
-    found = {one.experiment.train_images for one in trials}
-    if found != {facts()["search"]["train_images"]}:
-        wanted = facts()["search"]["train_images"]
+    wanted: int = facts()["search"]["train_images"]
+    found = {str(one.experiment.train_images) for one in trials}
+    if found != {str(wanted)}:
         raise RunError(
-            f"the trials of the search have train_images = {wording.joined(map(str, found))}, "
+            f"the trials of the search have train_images = {wording.joined(sorted(found))}, "
             f"expected {wanted}: make them with the command of docs/study.md"
         )
-    return int(found.pop())
+    return wanted
 
 
 def figures(trials: Sequence[Result]) -> dict[str, Drawing]:

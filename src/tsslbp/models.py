@@ -42,7 +42,7 @@ def vgg(
 ) -> nn.Sequential:
     """Return a plain deep network: stages of convolutions with max pooling, then linear layers.
 
-    `tsslbp.layers.BatchNorm` and `LIF` follow each convolution.
+    `tsslbp.layers.BatchNorm` and `LIF` follow each convolution and each hidden linear layer.
 
     Args:
         input_shape: ``(C, H, W)``, large enough for the convolutions and poolings.
@@ -64,10 +64,11 @@ def vgg(
     (AAAI 2021).
     """
     make = _Maker(neuron, rule, learnable, impl, time_steps)
-    width, sides = _image(input_shape, len(channels))
+    stages = [_numbers("a stage of channels", one) for one in _sequence("channels", channels)]
+    width, sides = _image(input_shape, len(stages))
     padding = kernel // 2 if padding is None else padding
     parts: list[nn.Module] = []
-    for stage in channels:
+    for stage in stages:
         for outputs in stage:
             parts += make.convolution(width, outputs, kernel=kernel, padding=padding)
             width, sides = outputs, tuple(side + 2 * padding - kernel + 1 for side in sides)
@@ -76,12 +77,12 @@ def vgg(
         if min(sides) < 1:
             raise InvalidInput(
                 f"images of {input_shape[1]} x {input_shape[2]} pixels are too small for "
-                f"{len(channels)} stages of {kernel} x {kernel} convolutions with a padding of "
+                f"{len(stages)} stages of {kernel} x {kernel} convolutions with a padding of "
                 f"{padding}: no pixel is left; use larger images, fewer stages or more padding"
             )
     parts.append(nn.Flatten(-3))
     features = width * math.prod(sides)
-    for outputs in hidden:
+    for outputs in _numbers("hidden", hidden):
         dropped = [NeuronDropout(dropout)] * bool(dropout)
         parts += [*dropped, Linear(features, outputs, impl=impl), make.norm(outputs), make.lif()]
         features = outputs
@@ -124,6 +125,7 @@ def sew_resnet(
     """
     make = _Maker(neuron, rule, learnable, impl, time_steps)
     blocks = check_whole("blocks", blocks)
+    channels = _numbers("channels", channels)
     inputs, _ = _image(input_shape, len(channels))
     width = channels[0]
     parts: list[nn.Module] = make.convolution(inputs, width)
@@ -175,6 +177,16 @@ class _Maker:
         parts: list[nn.Module] = [NeuronDropout(dropout)] if dropout else []
         parts.append(Linear(features, classes, bias=not spiking, impl=self.impl))
         return [*parts, self.norm(classes), self.lif(output_psc=True)] if spiking else parts
+
+
+def _sequence(name: str, value: Any) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidInput(f"{name} must be a sequence, got {value!r:.60}")
+    return value
+
+
+def _numbers(name: str, value: Any) -> list[int]:
+    return [check_whole(name, one) for one in _sequence(name, value)]
 
 
 def _image(input_shape: Sequence[int], stages: int) -> tuple[int, tuple[int, ...]]:

@@ -41,6 +41,19 @@ def test_a_finished_run_says_how_it_is_trained_further(program: Program) -> None
     assert "run has finished its 1 epoch; a larger --epochs trains it further" in output
 
 
+def test_a_run_that_patience_has_ended_says_so(program: Program) -> None:
+    still = ["--set", "learning_rate=1e-12", "--set", "patience=1"]
+    program("train", "mine.toml", *still, "--epochs", "5", "--out", "run")
+    done = len(records("run"))
+    assert done < 5
+    code, output, _ = program("resume", "run", "--epochs", "9")
+    assert code == 0 and len(records("run")) == done
+    said = (
+        f"run ended after epoch {done}, since its accuracy had not improved for 1 epoch (patience)"
+    )
+    assert said in " ".join(output.split())
+
+
 def test_mistakes_as_typed(program: Program, refused: Callable[..., str]) -> None:
     program("train", "mine.toml", *CHANGED, "--epochs", "1", "--out", "a run")
     error = refused("train", "mine.toml", "--out", "a run", "--resume", "--epochs", "2")

@@ -173,7 +173,7 @@ def test_from_torch() -> None:
     assert (found.name, found.note) == ("mine", "")
 
 
-@pytest.mark.parametrize("kind", ["tensor", "grey", "pillow", "array", "real"])
+@pytest.mark.parametrize("kind", ["tensor", "grey", "pillow", "palette", "array", "real"])
 def test_kinds_of_images(kind: str) -> None:
     tensors = colours(20)
     if kind in ("grey", "real"):
@@ -181,10 +181,12 @@ def test_kinds_of_images(kind: str) -> None:
     if kind == "real":
         tensors = tensors.double() / 255
     images: list = list(tensors)
-    if kind in ("pillow", "array"):
+    if kind in ("pillow", "palette", "array"):
         images = [one.permute(1, 2, 0).numpy() for one in tensors]
-    if kind == "pillow":
+    if kind in ("pillow", "palette"):
         images = [Image.fromarray(one) for one in images]
+    if kind == "palette":  # of 20 colours, which is lossless for 20 pixels
+        images = [one.quantize(20) for one in images]
     if kind == "grey":
         images = [one[0].numpy() for one in tensors]
     found = data.DataSet.from_torch("mine", Items(images, [0, 1] * 10))

@@ -101,6 +101,37 @@ def test_palettes_and_two_colours_are_converted(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(found.train_images)[0, 0], 255 * bits.astype(np.uint8))
 
 
+def test_an_alpha_channel_that_hides_nothing_is_left_out(tmp_path: Path) -> None:
+    colours = pixels(0, channels=4)
+    colours[..., 3] = 255
+    files = {f"{name}/{n}.png": colours for n, name in enumerate("aabb")}
+    found = data.load(write(tmp_path, files))
+    expected = np.moveaxis(colours[..., :3], 2, 0)
+    assert np.array_equal(np.asarray(found.train_images)[0], expected)
+
+
+def test_photographs_are_turned_as_their_camera_noted(tmp_path: Path) -> None:
+    upright = pixels(0, channels=3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees, clockwise
+    for n, name in enumerate("aabb"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(np.rot90(upright)).save(tmp_path / name / f"{n}.png", exif=exif)
+    found = data.load(f"{tmp_path}/")
+    assert np.array_equal(np.asarray(found.train_images)[0], np.moveaxis(upright, 2, 0))
+
+
+def with_transparent_colour(mode: str) -> Callable[[], Image.Image]:
+    def make() -> Image.Image:
+        image = Image.fromarray(pixels(0, channels=3)).quantize(8).convert(mode)
+        image.info["transparency"] = {"RGB": image.getpixel((0, 0))}.get(mode, 0)
+        if mode == "L":
+            image.info["transparency"] = image.getpixel((0, 0))
+        return image
+
+    return make
+
+
 def broken(folder: Path) -> None:
     (folder / "train" / "cat" / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
 
@@ -138,6 +169,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         with_image("train/cat/c.png", lambda: Image.fromarray(pixels(0, channels=4))),
         ("cat/c.png has mode RGBA", "grey (L) or colour (RGB) image", "(RGB)", "convert it"),
     ),
+    **{
+        f"a transparent colour, {mode}": (
+            with_image("train/cat/c.png", with_transparent_colour(mode)),
+            ("cat/c.png has mode", "without transparency"),
+        )
+        for mode in ("P", "L", "RGB")
+    },
     "16 bits": (with_image("train/cat/c.png", sixteen_bits), ("c.png has mode I;16", "8 bits")),
     "damaged": (broken, ("c.png cannot be read as an image",)),
     "class without an image": (

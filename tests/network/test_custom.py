@@ -17,6 +17,7 @@ from tsslbp.layers import LIF, BatchNorm, Conv, InitialWeights, Linear, NeuronDr
 from tsslbp.network import CustomNetwork
 from tsslbp.rules import Rule
 from tsslbp.run import Run
+from tsslbp.training.averaging import AveragedWeights
 
 from ..training.toy import EXPERIMENT, assert_same_run, toy
 
@@ -118,6 +119,11 @@ def test_watching_changes_nothing() -> None:
 
 
 SETTINGS = replace(EXPERIMENT, loss="softmax", epochs=2)
+MODERN: dict[str, Any] = {
+    **{"optimizer": "sgd", "schedule": "cosine", "warm_up_epochs": 0.5, "average_weights": 0.9},
+    **{"loss": "tet", "label_smoothing": 0.1, "batch_size": 3, "accumulate": 2, "mixup": 0.4},
+    **{"crop_padding": 1, "roll": 1, "rotate": 9.0, "translate": 0.1, "cutout": 2},
+}
 
 
 def run(folder: Path, experiment: Experiment = SETTINGS) -> Run:
@@ -139,9 +145,13 @@ def test_training(tmp_path: Path) -> None:
     assert weights["weights.module.1.running_mean"].any()
 
 
-def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changes", [{}, MODERN])
+def test_resume_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
     """Running averages and learned constants, too, are restored from within an epoch."""
-    expected = run(tmp_path / "whole")
+    settings = replace(SETTINGS, **changes)
+    expected = run(tmp_path / "whole", settings)
     monkeypatch.setattr(training.loop, "CHECKPOINT_SECONDS", 0.0)
     original, steps = training.step.train_step, []
 
@@ -153,11 +163,24 @@ def test_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(training.step, "train_step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "stopped")
+        run(tmp_path / "stopped", settings)
     monkeypatch.setattr(training.step, "train_step", original)
     stopped = Run.open(tmp_path / "stopped")
     training.fit(stopped, toy(), net=small())
     assert_same_run(stopped, expected)
+
+
+def test_averages_include_the_running_statistics_of_norms() -> None:
+    net = small()
+    averaged = AveragedWeights(net, 0.9)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net(images(7, 1, 6, 6))
+    averaged.update(net, 1)  # the decay is 2/11 at first
+    key = "module.1.running_mean"
+    present = net.state_dict()[key]
+    assert present.any()
+    expected = before[key] * 2 / 11 + present * 9 / 11
+    torch.testing.assert_close(averaged.values[key], expected)
 
 
 def test_divergence_names_the_layer(tmp_path: Path) -> None:
@@ -257,6 +280,11 @@ class Failing(nn.Module):
             Failing(lambda spikes: spikes[:3, :, :2]),
             r"got \[3, 2, 2\]; does its first LIF have time_steps=4\?",
         ),
+        (
+            Failing(lambda spikes: spikes[..., :2].transpose(0, 1)),
+            r"^the network must return .* got \[2, 4, 2\], which looks like \[N, T, classes\]",
+        ),
+        (Failing(lambda spikes: spikes[..., :2].long()), "got numbers of type torch.int64; return"),
         (Failing(lambda spikes: (spikes, 1)), "got tuple$"),
         (
             Failing(lambda spikes: spikes @ torch.zeros(3, 2)),

@@ -104,12 +104,13 @@ def test_schedules(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_does_not_decay(optimizer: str) -> None:
-    """Parameters with fewer than two dimensions, such as biases and norms, do not decay."""
+    """Biases, constants and norms, whatever their shape, are neither decayed nor bounded."""
 
     class Net(Model):
         def __init__(self) -> None:
             super().__init__()
             self.linear, self.norm = torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)
+            self.maps, self.images = layers.NeuNorm((2, 3, 3)), torch.nn.LayerNorm((3, 4))
             self.tau = torch.nn.Parameter(torch.tensor(2.0))
 
     net = Net()
@@ -127,10 +128,12 @@ def test_what_does_not_decay(optimizer: str) -> None:
         {0.9} if optimizer == "sgd" else {None}
     )
     with torch.no_grad():
+        net.maps.weight.fill_(9.0)
         before = {name: weight.clone() for name, weight in net.named_parameters()}
     for weight in net.parameters():
         weight.grad = torch.zeros_like(weight)
     built.step()
+    training.step.clamp_weights(net.connection_weights(), 0.5)
     moved = {
         name for name, weight in net.named_parameters() if not torch.equal(weight, before[name])
     }

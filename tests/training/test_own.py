@@ -86,8 +86,12 @@ def test_networks_that_ship(name: str) -> None:
         ({"network_settings": {"chanels": 3}}, "'chanels' .did you mean 'channels'"),
         ({"network_settings": {"rule": "NA"}}, "unknown key 'rule'"),
         (
-            {"network_settings": {"channels": 3}},
-            r"network = 'vgg' does not accept network_settings = {'channels': 3}: .*tsslbp.models",
+            {"network_settings": {"learnable": 3}},
+            r"network = 'vgg' does not accept network_settings = {'learnable': 3}: .*tsslbp.models",
+        ),
+        (
+            {"network_settings": {"channels": [8, 16]}},
+            "a stage of channels must be a sequence, got 8",
         ),
         ({"network_settings": {"channels": [[1]] * 9}}, "expected images .* of at least 512 x 512"),
         ({"neunorm": True}, "neunorm applies only to a network described by its layers"),
@@ -118,6 +122,13 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
         ),
         ("def mke(): ...\n", r"mine.py has no function 'make' \(did you mean 'mke'\?\)"),
         ("make = 3\n", "mine.py: make must be a function, got 3"),
+        ("make = dict\n", "mine.py: make must accept the call make"),
+        ("import sys\nsys.exit(0)\n", "mine.py, line 2: it ends the program"),
+        ("def make(a, b, c):\n    exit(1)\n", "mine.py, line 2: it ends the program"),
+        (
+            "import runpy\nrunpy.run_path({other!r})\n",
+            "other.py, line 3 is not valid Python",
+        ),
         (
             "def make(): ...",
             r"accept the call make\(input_shape, classes, settings\).* too many pos",
@@ -161,9 +172,42 @@ def written(folder: Path, source: str, **changes: Any) -> Experiment:
     ],
 )
 def test_bad_files(tmp_path: Path, source: str, words: str) -> None:
+    (tmp_path / "other.py").write_text("\n\ndef f(:\n")
+    source = source.replace("{other!r}", repr(str(tmp_path / "other.py")))
     with pytest.raises(InvalidInput, match=words) as caught:
         build(written(tmp_path, source))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("assert not self.training", r"in training failed for .*AssertionError: .*py, line 5\)$"),
+        ("return super().forward(x).detach()", "has no gradient in training: does its forward"),
+        ("return super().forward(x) if not self.training else 3", "T, N, classes.*, got int"),
+    ],
+)
+def test_what_fails_only_in_training(tmp_path: Path, change: str, words: str) -> None:
+    """It is told before the first step, in one line, and no run is made."""
+    source = (
+        f"{HEAD}class Mine(nn.Sequential):\n    def forward(self, x):\n        {change}\n"
+        "        return super().forward(x)\n\n\ndef make(a, b, c):\n"
+        "    return Mine(nn.Flatten(-3), Linear(36, 2), LIF(time_steps=4))\n"
+    )
+    wanted = written(tmp_path, source.replace("def forward", "def forward"))
+    build(wanted)
+    with pytest.raises(InvalidInput, match=words) as caught:
+        training.Training(wanted, toy())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_last_batch_of_one_image_that_a_norm_cannot_take(tmp_path: Path) -> None:
+    wanted = replace(OWN, network="vgg", network_settings={"channels": [[4]]}, time_steps=1)
+    wanted = replace(wanted, tau_s=1.0, protocol="published", batch_size=59)  # of 60 images
+    with pytest.raises(InvalidInput, match=r"last batch contains only one image, choose another"):
+        training.Training(wanted, toy())
+    training.Training(replace(wanted, batch_size=58), toy())
+    training.Training(replace(wanted, time_steps=2), toy())
 
 
 def test_nothing_to_train(tmp_path: Path) -> None:

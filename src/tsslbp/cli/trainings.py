@@ -73,11 +73,18 @@ def train_run(trained: Training, run: Run, track: Sequence[str] | None) -> None:
         Diverged: as `Training.fit` does; it names the checkpoint that is kept.
         typer.Exit: the training was interrupted; a message has been printed.
     """
-    done = len(run_folder.read_epochs(run))
+    epochs = run_folder.read_epochs(run)
+    done = len(epochs)
     if done >= run.experiment.epochs:
         printing.say(
             f"{run.folder} has finished its {wording.count(run.experiment.epochs, 'epoch')}; "
             "a larger --epochs trains it further"
+        )
+    elif epochs and run_folder.results.is_finished(epochs, run.experiment):
+        printing.say(
+            f"{run.folder} ended after epoch {done}, since its accuracy had not improved for "
+            f"{wording.count(run.experiment.patience or 0, 'epoch')} (patience); it is not trained "
+            "further"
         )
     _print_start(trained, run, done)
     training.keep_freed_memory()

@@ -341,7 +341,7 @@ def _image(image: Any) -> Tensor:
     if isinstance(image, Tensor):
         check_dense("an image", tensor := image)
     else:
-        pixels = np.array(image)
+        pixels = np.array(with_colours(image))
         tensor = torch.from_numpy(np.moveaxis(pixels, 2, 0) if pixels.ndim == 3 else pixels)
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
         raise ValueError(f"images must be uint8 or floating point, got {tensor.dtype}")
@@ -349,6 +349,15 @@ def _image(image: Any) -> Tensor:
         raise ValueError(f"an image must have 2 or 3 dimensions, got shape {list(tensor.shape)}")
     tensor = tensor[None] if tensor.dim() == 2 else tensor
     return tensor if tensor.dtype == torch.uint8 else tensor.float()
+
+
+def with_colours(image: Any) -> Any:
+    """Return an image of Pillow with colours instead of indices of a palette; others unchanged."""
+    mode = getattr(image, "mode", None)
+    if mode in ("P", "PA"):
+        has_alpha = mode == "PA" or "transparency" in image.info
+        return image.convert("RGBA" if has_alpha else "RGB")
+    return image.convert("L") if mode == "1" else image
 
 
 def _kind(images: Tensor) -> str:

@@ -8,9 +8,10 @@
 or ``flowers/daisy/1.png`` and so on, without ``train`` and ``test``. In that case, or if ``test``
 is missing, a tenth of the images is held out for testing. These are always the same images, and
 every class contributes its share. All images must have the same size, and be grey or in colour with
-8 bits per channel. Classes are numbered in the order of their names, or of their numbers if all
-names are whole numbers. Files that do not have an image's suffix are ignored, and so is every name
-that begins with a dot.
+8 bits per channel. Photographs are turned as their camera noted (EXIF). Images with a palette count
+as images in colour. Classes are numbered in the order of their names, or of their numbers if all
+names are whole numbers. Files that do not have an image's suffix are ignored, and so are folders
+inside those of the classes, and every name that begins with a dot.
 
 Pillow reads the files (extra ``images``; matplotlib also installs it).
 """
@@ -27,11 +28,12 @@ from torch import Tensor
 
 from ..errors import DataError, nearest, require
 from ..reading import check_plain
-from .dataset import DataSet, hold_out
+from .dataset import DataSet, hold_out, with_colours
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 KEPT = {"L": "grey", "RGB": "in colour"}  # modes of Pillow
-CONVERTED = {"1": "L", "P": "RGB"}  # two colours, palette
+WITH_ALPHA = {"L": "LA", "RGB": "RGBA"}
+OPAQUE = {"LA": "L", "RGBA": "RGB"}
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -145,15 +147,18 @@ def read_file(file: Path, channels: int) -> Tensor:
 
 def _pixels(file: Path, wanted: str | None = None) -> Pixels:
     """Return the image in a file, ``[C, H, W]``, in the mode `wanted`, by default its own."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         check_plain(file)
         with Image.open(file) as image:
-            mode = CONVERTED.get(image.mode, image.mode)
-            is_opaque = mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255)
-            mode = wanted if wanted and (mode in KEPT or is_opaque) else mode
-            pixels = np.asarray(image.convert(mode) if mode != image.mode else image)
+            upright = with_colours(ImageOps.exif_transpose(image))
+            if "transparency" in upright.info and upright.mode in WITH_ALPHA:  # of one colour
+                upright = upright.convert(WITH_ALPHA[upright.mode])
+            if upright.mode in OPAQUE and upright.getextrema()[-1] == (255, 255):
+                upright = upright.convert(OPAQUE[upright.mode])
+            mode = wanted if wanted and upright.mode in KEPT else upright.mode
+            pixels = np.asarray(upright.convert(mode) if mode != upright.mode else upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise DataError(f"{file} cannot be read as an image: {reason}") from error

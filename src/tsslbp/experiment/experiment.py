@@ -46,6 +46,7 @@ NEEDS = {  # keys that apply only with certain values of another key: that key, 
     "label_smoothing": ("loss", ("softmax", "tet")),
     "tet_weight": ("loss", ("tet",)),
     "momentum": ("optimizer", ("sgd",)),
+    "betas": ("optimizer", ("adamw",)),
     "final_learning_rate": ("schedule", ("cosine",)),
     "step_epochs": ("schedule", ("step",)),
     "step_factor": ("schedule", ("step",)),
@@ -127,12 +128,14 @@ class Experiment(Checked, called=""):
         epochs: passes over the training images.
         batch_size: images per batch.
         accumulate: number of batches whose gradients are added for one training step. The step is
-            the same as with one batch of all their images, but needs less memory.
+            the same as with one batch of all their images, but needs less memory. Exceptions are
+            what uses the whole batch: a `tsslbp.layers.BatchNorm` takes its statistics from each
+            batch, and dropout masks and the scales of some rules (``warm_up=layer``, NA) differ.
         optimizer: ``"adamw"``, or ``"sgd"``, stochastic gradient descent with momentum.
         learning_rate: largest learning rate of the optimiser.
         weight_decay: weight decay of the optimiser; for sgd it is added to the gradients.
-            Parameters of fewer than two dimensions (normalisation, biases, constants of neurons) do
-            not decay.
+            Only the weights of connections decay, not those of norms, biases and constants of
+            neurons.
         betas: betas of AdamW.
         momentum: momentum of sgd.
         schedule: learning rate after the warm-up: ``"constant"``; ``"cosine"``: decreasing to

@@ -32,7 +32,7 @@ class BatchNorm(nn.Module):
 
     Args:
         channels: C, or the features of a linear layer.
-        threshold: threshold of the neurons that follow.
+        threshold: threshold of the neurons that follow; a number, even if they learn theirs.
         alpha: factor for signals that are summed before a neuron. It is 1 if nothing is summed, as
             in `tsslbp.layers.Residual`, which adds spikes.
         eps: added to the variance.
@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
 
     Shape:
         ``[T, N, C, H, W]`` or ``[T, N, C]``, input and output. Also without time, ``[N, C, H, W]``
-        or ``[N, C]``; the statistics are the same as if the input were repeated over time.
+        or ``[N, C]``; the output is the same as if the input were repeated over time.
 
     Raises:
         InvalidInput: an argument or an input is invalid.
@@ -89,7 +89,8 @@ class BatchNorm(nn.Module):
         if self.training and frames.numel() == len(self.weight):
             raise InvalidInput(
                 f"BatchNorm needs more than one value per channel in training, got shape "
-                f"{list(x.shape)}; use a larger batch"
+                f"{list(x.shape)}; if an epoch's last batch contains only one image, choose "
+                "another batch_size"
             )
         weight = self.weight * (self.alpha * self.threshold)
         out = functional.batch_norm(
@@ -198,3 +199,13 @@ class NeuNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, k={self.k}"
+
+
+NORMS = (
+    BatchNorm,
+    NeuNorm,
+    nn.modules.batchnorm._NormBase,  # all batch and instance norms
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)

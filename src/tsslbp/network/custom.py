@@ -99,14 +99,13 @@ class CustomNetwork(Model):
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """The weights of all connections, that is, trained parameters of two or more dimensions.
+        """The weights of all connections (`Model.connection_weights`).
 
         The keys are the names of the module's parameters.
         """
+        connections = set(self.connection_weights())
         return {
-            name: weight
-            for name, weight in self.module.named_parameters()
-            if weight.dim() > 1 and weight.requires_grad
+            name: weight for name, weight in self.module.named_parameters() if weight in connections
         }
 
     def summary(self) -> str:
@@ -195,31 +194,57 @@ class CustomNetwork(Model):
         def note(name: str, lif: LIF, x: Tensor, output: Tensor) -> None:
             counts[name] = _spikes(lif, x, output)[0, 0].numel()
 
-        shape = [self.time_steps] * frames + [TRIED, *self.input_shape]
-        device = next((weight.device for weight in self.module.parameters()), None)
-        training = {part: part.training for part in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                self._watch(torch.zeros(shape, dtype=self._dtype, device=device), note)
-        except Error as error:
-            raise InvalidInput(f"{self.description}, for an input {shape}: {error}") from error
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise InvalidInput(
-                f"{self.description} failed for an input {shape}: {type(error).__name__}: {reason}"
-            ) from error
-        finally:
-            for part, mode in training.items():
-                part.training = mode
+        with torch.no_grad():
+            self._call(TRIED, frames, False, note)
         if not counts:
             raise InvalidInput(
                 f"the forward pass of {self.description} calls none of its tsslbp.layers.LIF"
             )
         return counts
 
-    def _watch(self, x: Tensor, watch: Watch) -> None:
-        """Run the module and call `watch` after every `LIF`; buffers are restored."""
+    def try_training(self, images: int) -> None:
+        """Run the module once in training mode, on zeros; buffers and random numbers are restored.
+
+        Args:
+            images: number of images, such as that of an epoch's last batch.
+
+        Raises:
+            InvalidInput: it fails, or its output has no gradient.
+        """
+        cuda = [weight.device for weight in self.module.parameters() if weight.is_cuda][:1]
+        with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+            output = self._call(images, self.frames, True, lambda *_: None)
+        if not output.requires_grad:
+            raise InvalidInput(
+                f"the output of {self.description} has no gradient in training: does its forward "
+                "pass detach it, or run under torch.no_grad()?"
+            )
+
+    def _call(self, images: int, frames: bool, training: bool, watch: Watch) -> Tensor:
+        """Return the output for images of zeros, in training or in evaluation mode."""
+        shape = [self.time_steps] * frames + [images, *self.input_shape]
+        device = next((weight.device for weight in self.module.parameters()), None)
+        modes = {part: part.training for part in self.modules()}
+        self.train(training)
+        what = f"{self.description}{' in training' if training else ''}"
+        try:
+            return self._watch(torch.zeros(shape, dtype=self._dtype, device=device), watch)
+        except Error as error:
+            said = str(error)
+            if not said.startswith(self.description):
+                said = f"{what}, for an input {shape}: {said}"
+            raise InvalidInput(said) from error
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InvalidInput(
+                f"{what} failed for an input {shape}: {type(error).__name__}: {reason}"
+            ) from error
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+    def _watch(self, x: Tensor, watch: Watch) -> Tensor:
+        """Return the output, having called `watch` after every `LIF`; buffers are restored."""
         calls: dict[LIF, int] = {}
         with ExitStack() as stack:
             stack.enter_context(_buffers_kept(self.module))
@@ -233,23 +258,35 @@ class CustomNetwork(Model):
                         watch(name, lif, inputs[0], output)
 
                     stack.callback(part.register_forward_hook(hook).remove)
-            self(x)
+            output: Tensor = self(x)
+            return output
 
     def _check_output(self, output: object, images: int) -> None:
         expected = [self.time_steps, images, self.classes]
-        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        if shape == expected:
+        if not isinstance(output, Tensor):
+            got, hint = type(output).__name__, ""
+        elif (shape := list(output.shape)) != expected:
+            got, hint = str(shape), self._shape_hint(shape, expected)
+        elif not output.dtype.is_floating_point:
+            got, hint = f"numbers of type {output.dtype}", "; return floating-point numbers"
+        else:
             return
-        hint = ""
-        if shape == expected[1:]:
-            hint = "; return the outputs of every step, not their sum or mean over time"
-        elif isinstance(shape, list) and len(shape) == 3 and shape[0] != self.time_steps:
-            hint = f"; does its first LIF have time_steps={self.time_steps}?"
-        elif isinstance(shape, list) and shape[:-1] == expected[:-1]:
-            hint = f"; does its last connection have {self.classes} outputs?"
         raise InvalidInput(
-            f"{self.description} must return [T, N, classes] = {expected}, got {shape}{hint}"
+            f"{self.description} must return [T, N, classes] = {expected}, got {got}{hint}"
         )
+
+    def _shape_hint(self, shape: list[int], expected: list[int]) -> str:
+        """Guess why an output has the wrong shape, as the end of a message."""
+        steps, images, classes = expected
+        if shape == [images, steps, classes]:
+            return ", which looks like [N, T, classes]: return its .transpose(0, 1)"
+        if shape == expected[1:]:
+            return "; return the outputs of every step, not their sum or mean over time"
+        if len(shape) == 3 and shape[0] != steps:
+            return f"; does its first LIF have time_steps={steps}?"
+        if shape[:-1] == expected[:-1]:
+            return f"; does its last connection have {classes} outputs?"
+        return ""
 
 
 def _spikes(lif: LIF, x: Tensor, output: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..checked import as_number, check_number, check_whole
 from ..errors import InvalidInput, nearest
 from ..layers import Conv, InitialWeights, Linear, NeuNorm, SumPool
 from ..layers.dropout import DROPOUT
+from ..layers.normalisation import NORMS
 from ..neuron import Neuron, NeuronLayer, reference
 from ..neuron.reference import Mean, Shared, Trace
 from ..neuron.settings import check_dense
@@ -205,6 +206,24 @@ class Model(nn.Module):
     def first_nonfinite(self, x: Tensor) -> str | None:
         """Name the first layer with a weight or current that is NaN or infinite, if known."""
         return None
+
+    def connection_weights(self) -> list[Tensor]:
+        """Return the trained weights of connections, which weight decay and `weight_limit` concern.
+
+        These are all parameters of two or more dimensions, except those of norms. Biases and
+        constants of neurons have fewer dimensions.
+        """
+        norms = {
+            weight
+            for part in self.modules()
+            if isinstance(part, NORMS)
+            for weight in part.parameters(recurse=False)
+        }
+        return [
+            weight
+            for weight in self.parameters()
+            if weight.dim() > 1 and weight.requires_grad and weight not in norms
+        ]
 
     def set_precision(self, precision: str) -> None:
         """Choose how a GPU computes products; by default PyTorch's own settings apply."""

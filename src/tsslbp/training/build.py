@@ -204,7 +204,7 @@ def loss_per_image(experiment: Experiment, loss: float, images: int) -> float:
 
 
 def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer:
-    """Build the experiment's optimiser; parameters of fewer than two dimensions do not decay.
+    """Build the experiment's optimiser; only the weights of connections decay.
 
     It excludes the parameters of frozen layers, whose gradients are then no longer computed.
 
@@ -221,8 +221,9 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
             f"freeze = {list(experiment.freeze or ())} leaves no parameters of {net.description} "
             "to train: freeze fewer layers"
         )
-    decaying = [weight for weight in trained if weight.dim() > 1]
-    others = [weight for weight in trained if weight.dim() <= 1]
+    connections = set(net.connection_weights())
+    decaying = [weight for weight in trained if weight in connections]
+    others = [weight for weight in trained if weight not in connections]
     weights: list[dict[str, Any]] = [{"params": decaying}] if decaying else []
     weights += [{"params": others, "weight_decay": 0.0}] if others else []
     device = trained[0].device

@@ -102,6 +102,7 @@ class DeviceSteps(Steps):
         assert isinstance(self.split.images, Tensor)  # recordings need `HostSteps`
         self.images, self.labels, self.capture = self.split.images, self.split.labels, capture
         self.weights = trained_weights(self.net)
+        self.connections = self.net.connection_weights()
         self.size = min(self.experiment.batch_size, len(self.labels))
         device, whole = self.labels.device, torch.int64
         self.batch_rows = torch.arange(self.size, device=device)
@@ -213,5 +214,5 @@ class DeviceSteps(Steps):
             finite = torch.isfinite(loss + norm)
             self.diverged.copy_(torch.where(finite, self.diverged, 1.0))
         self.optimizer.step()
-        clamp_weights(self.weights, self.experiment.weight_limit)
+        clamp_weights(self.connections, self.experiment.weight_limit)
         self.counter += 1

@@ -43,6 +43,7 @@ from .build import (
 from .checkpoint import TrainingState, load_weights, start_from_weights
 from .device import DeviceSteps, has_device_steps
 from .history import StepResult
+from .own import check_training
 from .parallel import ONE_PROCESS, Processes
 from .step import HostSteps, Steps, evaluate, evaluation_batches
 
@@ -155,6 +156,8 @@ class Training:
         averaged = None if decay is None else AveragedWeights(self.net, decay)
         self.state = TrainingState(self.net, build_optimizer(experiment, self.net), averaged)
         self.steps = self._build_steps()
+        size = min(experiment.batch_size, len(train.labels))
+        check_training(self.net, experiment, len(train.labels) % size or size)
         self._chosen: dict[str, Tensor] = {}  # weights of the best validation epoch
 
     @property

@@ -63,6 +63,11 @@ def fit(
         changes: keys of an `Experiment` that differ from `settings`, except those that the module
             or `data` determine. The run's configuration names the class of the module as its
             network (``"module:Sequential"``) and the rule of the module's first `LIF` as its rule.
+            The keys tau_m, tau_s and threshold do not change the module's neurons; but the kernel
+            loss filters its target with the key tau_s, and the loss tet pulls outputs towards the
+            key threshold: if your output layer has other constants, set these keys to them. The
+            default loss, kernel, needs an output layer of neurons; for logits, choose softmax or
+            tet.
 
     Returns:
         The module as a trained network in evaluation mode, with the weights of the epoch chosen on

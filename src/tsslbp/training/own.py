@@ -82,6 +82,24 @@ def build_custom(
             raise InvalidInput(f"{error}{f' ({where})' if where else ''}") from error
 
 
+def check_training(net: Model, experiment: Experiment, images: int) -> None:
+    """Raise `InvalidInput` if a custom network fails in training.
+
+    Args:
+        net: the network; one that is described by its layers is not tried.
+        experiment: what it trains; a message names the line of its network's file.
+        images: number of images in the smallest batch of an epoch.
+    """
+    if not isinstance(net, CustomNetwork):
+        return
+    try:
+        net.try_training(images)
+    except InvalidInput as error:
+        file = network_file(experiment.network)
+        where = _where(error.__cause__ or error, file.path) if file else ""
+        raise InvalidInput(f"{error}{f' ({where})' if where else ''}") from error
+
+
 def check_rule(net: Model, experiment: Experiment) -> None:
     """Raise `InvalidInput` if no neurons of a custom network use the experiment's rule.
 
@@ -143,18 +161,18 @@ def _made(
         raise InvalidInput(f"{file.path}: {file.function} must be a function, got {make!r:.40}")
     settings, table = copy.copy(experiment), _Noted(experiment.network_settings)
     object.__setattr__(settings, "network_settings", table)
-    taken = _taken(make)
-    keywords = {key: table[key] for key in experiment.network_settings if taken(key)}
     try:
+        taken = _taken(make)
+        keywords = {key: table[key] for key in experiment.network_settings if taken(key)}
         inspect.signature(make).bind(shape, classes, settings, **keywords)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: it has no signature
         raise InvalidInput(
             f"{file.path}: {file.function} must accept the call {CALL}, or the keys of "
             f"network_settings as keyword arguments, but does not: {error}"
         ) from None
     try:
         made = make(shape, classes, settings, **keywords)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failure(error, file) from error
     if unread := sorted(experiment.network_settings.keys() - table.read):
         known = [*inspect.signature(make).parameters][3:]
@@ -178,10 +196,11 @@ def _executed(file: NetworkFile, experiment: Experiment) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     try:
         exec(compile(source, str(file.path), "exec", dont_inherit=True), vars(module))
-    except SyntaxError as error:
+    except SyntaxError as error:  # in the file, or in a file that it imports
         line = f", line {error.lineno}" if error.lineno else ""
-        raise InvalidInput(f"{file.path}{line} is not valid Python: {error.msg}") from error
-    except Exception as error:
+        where = f"{error.filename or file.path}{line}"
+        raise InvalidInput(f"{where} is not valid Python: {error.msg}") from error
+    except (Exception, SystemExit) as error:
         raise _failure(error, file) from error
     return module
 
@@ -196,10 +215,12 @@ def _taken(make: Callable[..., Any]) -> Callable[[str], bool]:
     return lambda key: takes_all or key in named
 
 
-def _failure(error: Exception, file: NetworkFile) -> InvalidInput:
+def _failure(error: BaseException, file: NetworkFile) -> InvalidInput:
     """Describe an error of a file in one line."""
     reason = " ".join(str(error).split())
-    if not isinstance(error, Error):
+    if isinstance(error, SystemExit):
+        reason = "it ends the program (sys.exit or exit), which a network's file must not do"
+    elif not isinstance(error, Error):
         reason = f"{type(error).__name__}: {reason}"
     if isinstance(error, ImportError):
         reason += "; a run keeps only this file: copy what it imports from your other files into it"

@@ -70,7 +70,7 @@ def train_step(
         where = processes.first_known(net.first_nonfinite(suspect))
         raise Diverged(_explain(net, where, result))
     optimizer.step()
-    clamp_weights(weights, weight_limit)
+    clamp_weights(net.connection_weights(), weight_limit)
     return result
 
 
@@ -124,14 +124,10 @@ def clip_gradient(weights: list[Tensor], limit: float) -> Tensor:
 
 @torch.no_grad()
 def clamp_weights(weights: list[Tensor], limit: float) -> None:
-    """Bound the magnitude of the connections' weights, which have two or more dimensions.
-
-    Parameters with fewer dimensions are biases, normalisation weights and neurons' constants, to
-    which the bound does not apply.
-    """
-    if connections := [weight for weight in weights if weight.dim() > 1]:
-        torch._foreach_clamp_min_(connections, -limit)
-        torch._foreach_clamp_max_(connections, limit)
+    """Bound the magnitude of connections' weights."""
+    if weights:
+        torch._foreach_clamp_min_(weights, -limit)
+        torch._foreach_clamp_max_(weights, limit)
 
 
 class Steps(ABC):
