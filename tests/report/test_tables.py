@@ -9,6 +9,7 @@ from tsslbp.report import published, tables, verdicts
 from tsslbp.report.verdicts import Judgement
 from tsslbp.run import Run, results
 from tsslbp.run.comparison import Comparison
+from tsslbp.run.results import Result
 from tsslbp.stats import Difference, Interval
 
 from .conftest import cost
@@ -118,9 +119,16 @@ def test_compute(groups: Callable) -> None:
     table = tables.compute_table(found)
     first, second, total = table.rows
     assert first[0].endswith("\nTest CPU, 2 of 4 cores")
-    assert first[1:] == ("2", "3", "2.0 s", "650", "6.0 s", "12.0 s", "1.0 GiB")
+    assert first[1:] == ("2", "3", "2.0 s", "0.5 s", "650", "6.0 s", "12.0 s", "1.0 GiB")
     assert second[2] == "5"
-    assert (total[1], total[6]) == ("3", "22.0 s")
+    assert (total[1], total[7]) == ("3", "22.0 s")
+    without = [replace(one, results=[_unevaluated(x) for x in one.results]) for one in found]
+    assert tables.compute_table(without).rows[0][4] == "-"
+
+
+def _unevaluated(one: Result) -> Result:
+    """Return a run as earlier versions recorded it, without the time of evaluations."""
+    return replace(one, epochs=[{**epoch, "evaluation_seconds": None} for epoch in one.epochs])
 
 
 def test_every_run_has_a_row(groups: Callable) -> None:

@@ -186,7 +186,9 @@ def _train_to_end(run: Run, ready: Training, track: Sequence[str] | None) -> Non
         raise RunError(f"{run.folder} holds no record of an epoch: was metrics.jsonl removed?")
     printing.say()
     printing.print_accuracies(run_folder.results.measures(epochs))
-    printing.say(f"\ntraining time {duration(sum(one['seconds'] for one in epochs))}")
+    evaluations = sum(one.get("evaluation_seconds", 0.0) for one in epochs)
+    seconds = sum(one["seconds"] for one in epochs)
+    printing.say(f"\ntraining time {duration(seconds)}, evaluations {duration(evaluations)}")
     _record_cost(run, ready)
     drawing.draw_picture(run, ready)
 

@@ -42,7 +42,7 @@ from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
 # Fractions of nonzero inputs at which dense products become as fast, forward plus backward, by the
 # instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
 # cpu-avx2.json.
-CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.2}}
+CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.01}}
 SAMPLED = 512  # values in each sampled segment (one of eight), which estimate that fraction
 OWN_INPUT_GRADIENTS = ((3, 3), (5, 5))  # windows
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn

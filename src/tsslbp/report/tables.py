@@ -111,12 +111,14 @@ def compute_table(groups: Sequence[Group]) -> Table:
     rows = [_compute_line(group) for group in groups]
     results = [result for group in groups for result in group.results]
     total = duration(sum(one.seconds for one in results))
-    rows.append(("all runs", str(len(results)), *[""] * 4, total, ""))
+    rows.append(("all runs", str(len(results)), *[""] * 5, total, ""))
     caption = (
-        "Training time without evaluations: mean per epoch, mean per run, and total. Median of the "
-        "images per second. Largest resident memory."
+        "Training time without evaluations: mean per epoch, mean per run, and total. Mean time of "
+        "an epoch's evaluations. Median of the images per second of training. Largest resident "
+        "memory."
     )
-    head = ("settings", "runs", "epochs", "epoch", "images/s", "run", "total", "memory")
+    times = ("epoch", "evaluations", "images/s", "run", "total")
+    head = ("settings", "runs", "epochs", *times, "memory")
     return Table(caption, head, tuple(rows), folded=len(rows) > FOLD_ABOVE)
 
 
@@ -283,6 +285,7 @@ def _compute_line(group: Group) -> tuple[str, ...]:
     records = [record for result in results for record in result.epochs]
     rates = [one["images_per_second"] for one in records if one.get("images_per_second")]
     memory = [one["peak_memory"] for one in records if one.get("peak_memory")]
+    evaluations = [one["evaluation_seconds"] for one in records if one.get("evaluation_seconds")]
     span = f"{min(epochs)}" if len(set(epochs)) == 1 else f"{min(epochs)} to {max(epochs)}"
     seconds = sum(one.seconds for one in results)
     return (
@@ -290,6 +293,7 @@ def _compute_line(group: Group) -> tuple[str, ...]:
         str(len(results)),
         span,
         duration(seconds / len(records)),
+        duration(float(np.mean(evaluations))) if evaluations else NONE,
         f"{np.median(rates):,.0f}" if rates else NONE,
         duration(seconds / len(results)),
         duration(seconds),
