@@ -148,16 +148,27 @@ def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_golden_tensors_with_shorter_vectors(tmp_path: Path) -> None:
-    """The golden tests also pass with AVX2 alone, for both Numba and PyTorch."""
+@pytest.mark.parametrize(
+    ("numba_name", "pytorch", "onednn"),
+    [("haswell", "avx2", "AVX2"), ("x86-64", "default", "SSE41")],
+    ids=["AVX2", "x86-64"],
+)
+def test_rules_on_older_processors(
+    numba_name: str, pytorch: str, onednn: str, tmp_path: Path
+) -> None:
+    """Golden tensors and all rules, with AVX2 alone and with LLVM's generic target.
+
+    The generic target has vectors of 16 bytes and no fused multiply-adds.
+    """
     settings = {
-        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_NAME": numba_name,
         "NUMBA_CPU_FEATURES": "",  # otherwise Numba takes those of this processor
         "NUMBA_CACHE_DIR": str(tmp_path),
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": pytorch,
+        "ONEDNN_MAX_CPU_ISA": onednn,
     }
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not cuda", "test_golden.py"]
+    tests = ["test_golden.py", "test_neuron.py::test_all_rules_fused_equal_reference"]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not cuda", *tests]
     result = subprocess.run(
         [sys.executable, *command],
         cwd=Path(__file__).parent,

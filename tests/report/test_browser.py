@@ -37,6 +37,7 @@ for pipe, number in zip(sys.argv[1:3], (3, 4)):
     os.dup2(int(pipe), number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds for one answer of a browser on a busy machine
 DESKTOP, PHONE = 1300, 390  # pixels
 
@@ -206,6 +207,21 @@ def test_at_a_phone(browser: Browser, page: Path) -> None:
     assert len(sizes) >= 6
     assert all(width > 300 and height > 100 for width, height in sizes)
     expect_quiet(browser, page)
+
+
+@pytest.mark.slow
+def test_the_report_on_all_records(browser: Browser, tmp_path: Path) -> None:
+    """It opens without an error at a desk and on a phone, where nothing is wider than the page."""
+    page = tmp_path / "report.html"
+    report.write([ROOT / "results"], page)
+    for width in (DESKTOP, PHONE):
+        browser.open(page, width)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        text = browser.evaluate("document.body.innerText")
+        assert "ours: mnist" in text and "undefined" not in text
+        expect_quiet(browser, page)
+    sizes = browser.evaluate(SIZES % ".drawing svg[role=img]")
+    assert sizes and all(height > 50 for _, height in sizes)
 
 
 def test_without_scripts_the_drawings_are_there(browser: Browser, page: Path) -> None:
