@@ -64,6 +64,18 @@ def test_a_copy_that_is_not_installed_says_so(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", program, cwd=tmp_path) == "0+unknown\n"
 
 
+def test_the_demo_installs_only_what_it_uses() -> None:
+    """None of the packages with which the other extras would delay `make demo`."""
+    rule = (ROOT / "Makefile").read_text().split("$(VENV)/demo: ")[1].split("\n\n")[0]
+    extras = re.findall(r"'\.\[(.*?)\]'", rule)
+    assert extras == ["figures"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["figures"]]
+    names = {re.match(r"[\w-]+", one)[0].lower() for one in wanted}  # type: ignore[index]
+    heavy = {"triton", "optuna", "plotly", "wandb", "tensorboard", "mlflow-skinny", "scipy", "onnx"}
+    assert "torch" in names and not names & heavy
+
+
 def test_files_of_a_release() -> None:
     cited = (ROOT / "CITATION.cff").read_text()
     assert "cff-version: 1.2.0" in cited and "Temporal Spike Sequence Learning" in cited
