@@ -18,6 +18,7 @@ from .records import FINDINGS, REFERENCE, Family, Records, facts
 
 MEASURE = "best-validation"
 DECIDED = ("higher", "lower")  # verdicts on a statistically significant effect
+WHAT = "Constants of the code, one at a time"
 FOLDER = f"{FINDINGS}/constants-mnist"  # of the runs below results/
 COMMAND = "tsslbp trials mnist --seeds 5 --protocol validated --epochs 10 --set train_images=10000"
 
@@ -31,6 +32,11 @@ class Effect:
     family: Family
     comparison: Comparison[Group] | None  # with the code's value; None if every run diverged
     diverged: int  # number of the runs with this value that diverged
+
+    @property
+    def data(self) -> str:
+        """The data set."""
+        return self.family.reference.experiment.data
 
     @property
     def runs(self) -> int:
@@ -59,7 +65,7 @@ def effects(records: Records) -> list[Effect]:
             replace(one, comparison=next(corrected)) if one.comparison else one for one in of_data
         ]
     order = facts()["constants"]
-    return sorted(found, key=lambda one: order.index(one.constant))
+    return sorted(found, key=lambda one: (order.index(one.constant), one.data, one.value))
 
 
 def table(found: Sequence[Effect]) -> Table:
@@ -92,7 +98,7 @@ def lines(found: Sequence[Effect]) -> list[Line]:
     drawn = []
     for one in found:
         if one.comparison and (difference := one.comparison.difference):
-            data = one.family.reference.experiment.data.replace("mnist", "MNIST")
+            data = one.data.replace("mnist", "MNIST")
             name = f"{one.constant['key'].removeprefix('rule.')} {one.value:g}, {data.capitalize()}"
             name = name.replace("Fashion-mnist", "Fashion-MNIST").replace("Mnist", "MNIST")
             filled = one.verdict in DECIDED
@@ -119,7 +125,7 @@ def missing(records: Records) -> list[Missing]:
     if wanted:
         why = f"{wording.count(len(wanted), 'value')}, five seeds each"
         commands = [_command(key, value) for key, value in wanted]
-        found.append(Missing("Constants of the code, one at a time", why, commands))
+        found.append(Missing(WHAT, why, commands))
     references = [one.reference for one in _own(records)]
     if found and sum(len(one.results) for one in references) < facts()["seeds"]:
         why = "the runs with which those of the next two paragraphs are compared"
@@ -188,10 +194,9 @@ def _is_identical(comparison: Comparison[Group]) -> bool:
 
 
 def _row(one: Effect) -> tuple[str, ...]:
-    data = one.family.reference.experiment.data
     if one.comparison is None:
-        return (f"{one.value:g}", data, one.verdict, "0", "", "", "")
+        return (f"{one.value:g}", one.data, one.verdict, "0", "", "", "")
     group = one.comparison.first
     seeds, difference, p = tables.difference_cells(one.comparison)
     accuracy = tables.reached(stats.summary(100 * group.accuracies(MEASURE)))
-    return (f"{one.value:g}", data, one.verdict, seeds, accuracy, difference, p)
+    return (f"{one.value:g}", one.data, one.verdict, seeds, accuracy, difference, p)

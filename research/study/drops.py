@@ -64,7 +64,8 @@ def suspects(one: Result, drop: Drop) -> list[str]:
     """Return what changed at a drop, by this module's thresholds; empty if nothing is recorded."""
     found = measured(drop)
     if steps := silence(one, drop):
-        found.append(f"consistent with a silent output for {steps:.1f} steps")
+        share = 100 * steps / AFTER
+        found.append(f"consistent with a silent output for {share:.0f} % of the images")
     return found
 
 
@@ -96,7 +97,8 @@ def silence(one: Result, drop: Drop) -> float | None:
 
     With a silent output every image is assigned to the lowest class, and the loss is `silent_loss`.
     The means over `AFTER` steps then give the number of such steps twice, from the decrease of the
-    accuracy and from the increase of the loss; they have to agree within `ALIKE`.
+    accuracy and from the increase of the loss; they have to agree within `ALIKE`. Means do not tell
+    some steps with a wholly silent output from more steps in which it is silent for some images.
     """
     lost, most = drop.accuracy.before - drop.accuracy.after, drop.accuracy.before - 1 / CLASSES
     added, most_added = drop.loss.after - drop.loss.before, silent_loss(one) - drop.loss.before
@@ -118,6 +120,19 @@ def silent_steps(one: Result, since: int = 0) -> int | None:
         return None
     loss = silent_loss(one)
     return int((np.abs(arrays["loss"][since:] - loss) < MUTE * loss).sum())
+
+
+def wholly_silent(one: Result, drop: Drop) -> bool | None:
+    """Return whether the output was silent for all images of a step of a drop.
+
+    It is None if the losses of the steps were not kept.
+    """
+    arrays = read_steps(Run.open(one.folder))
+    if not arrays:
+        return None
+    loss = silent_loss(one)
+    during = arrays["loss"][drop.step : drop.step + AFTER]
+    return bool((np.abs(during - loss) < MUTE * loss).any())
 
 
 def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:

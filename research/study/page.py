@@ -129,6 +129,12 @@ def _drops(records: Records) -> dict[str, Any]:
         "full_dropping": len({one.folder for _, one, _ in found if one.folder in full}),
         "unmoved": len(unmoved),
         "silent": sum(drops.silence(one, drop) is not None for one, drop in unmoved),
+        "by_step": [
+            whole
+            for one, drop in unmoved
+            if drops.silence(one, drop)
+            if (whole := drops.wholly_silent(one, drop)) is not None
+        ],
         "back": sorted(drop.recovery - drop.step for _, _, drop in found if drop.recovery),
         "pairs": [_pair(one) for one in records.pairs],
         "thresholds": drops,
@@ -156,7 +162,9 @@ def _constants(records: Records) -> dict[str, Any]:
         "constants_table": constants.table(found),
         "decided": [one for one in found if one.verdict in constants.DECIDED],
         "identical": [one for one in found if one.verdict == "identical"],
-        "constants_missing": constants.missing(records),
+        "constants_missing": [
+            one for one in constants.missing(records) if one.what == constants.WHAT
+        ],
     }
 
 

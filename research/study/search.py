@@ -111,7 +111,7 @@ def values_table(trials: Sequence[Result]) -> Table:
 
 
 def answers(trials: Sequence[Result]) -> list[str]:
-    """Return answers on window, epochs and learning rate from the trials."""
+    """Return the best trial and, if all trials have ended, answers on window, epochs and rate."""
     best = max(trials, key=lambda one: one.accuracy[MEASURE])
     needed = accuracy.epochs_needed(trials)
     steps, rates = (_by_value(trials, key) for key in ("time_steps", "learning_rate"))
@@ -121,6 +121,8 @@ def answers(trials: Sequence[Result]) -> list[str]:
         f"The best trial: {name(best, trials)}, {100 * best.accuracy[MEASURE]:.2f} % at the best "
         f"test epoch, {images(trials):,} training images."
     ]
+    if len(trials) < facts()["search"]["trials"]:
+        return lines
     if longer:
         counts = [len(steps[shortest]), sum(len(steps[one]) for one in longer)]
         difference = max(max(steps[one]) for one in longer) - max(steps[shortest])

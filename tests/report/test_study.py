@@ -274,7 +274,8 @@ def test_a_part_of_the_search_is_no_search(whole: Records) -> None:
     made = page.compose(replace(whole, search=whole.search[:5]))
     missing = made.markdown.split("## What is missing")[1]
     assert "**The search of Section 4.3**: 5 of 12 trials have been run." in missing
-    assert "5 of 12 trials have ended" in made.markdown
+    assert "5 of 12 trials have ended. Whether a longer window helps" in made.markdown
+    assert "Does a longer window help?" not in made.markdown
 
 
 def test_trials_with_the_same_settings_are_told_apart(whole: Records) -> None:
@@ -422,6 +423,22 @@ def test_a_silent_output_is_told_from_other_drops(
     assert drops.silence(one, drop(100, 2, accuracy=Change(0.1, 0.06))) is None
     mute = Change(drops.silent_loss(one), 0.2)
     assert drops.silence(one, drop(100, 2, loss=mute)) is None
+
+
+def test_single_steps_tell_whether_the_whole_output_was_silent(
+    tmp_path: Path, make_run: Callable, recipe: Callable
+) -> None:
+    make_run(tmp_path / "run", recipe("mnist", epochs=4), 0.9)
+    one = Result.read(tmp_path / "run")
+    found = drop(60, 3)
+    assert drops.wholly_silent(one, found) is None
+    assert drops.suspects(one, found) == ["consistent with a silent output for 20 % of the images"]
+    for during, expected in ((drops.silent_loss(one), True), (0.1, False)):
+        loss = np.full(104, 0.05)
+        loss[62] = during
+        loss[90] = drops.silent_loss(one)  # another time
+        Run.open(one.folder).save_steps({"loss": loss, "correct": loss, "images": loss})
+        assert drops.wholly_silent(one, found) is expected
 
 
 def test_a_pair_says_whether_the_drop_goes_away(
