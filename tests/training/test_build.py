@@ -104,7 +104,10 @@ def test_schedules(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_what_does_not_decay(optimizer: str) -> None:
-    """Biases, constants and norms, whatever their shape, are neither decayed nor bounded."""
+    """Biases, constants and norms, whatever their shape, are neither decayed nor bounded.
+
+    The weights of NeuNorm's auxiliary neurons are, like those of other connections.
+    """
 
     class Net(Model):
         def __init__(self) -> None:
@@ -121,7 +124,10 @@ def test_what_does_not_decay(optimizer: str) -> None:
         for name, weight in net.named_parameters()
         if any(weight is one for one in group["params"])
     }
-    assert decays == {name: 0.0 for name, _ in net.named_parameters()} | {"linear.weight": 0.01}
+    assert decays == {name: 0.0 for name, _ in net.named_parameters()} | {
+        "linear.weight": 0.01,
+        "maps.weight": 0.01,
+    }
     kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     assert type(built) is kinds[optimizer]
     assert {group.get("momentum") for group in built.param_groups} == (
@@ -137,7 +143,8 @@ def test_what_does_not_decay(optimizer: str) -> None:
     moved = {
         name for name, weight in net.named_parameters() if not torch.equal(weight, before[name])
     }
-    assert moved == {"linear.weight"}
+    assert moved == {"linear.weight", "maps.weight"}
+    assert net.maps.weight.abs().max() <= 0.5
 
 
 @pytest.mark.parametrize(

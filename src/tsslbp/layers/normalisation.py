@@ -201,9 +201,8 @@ class NeuNorm(nn.Module):
         return f"{tuple(self.weight.shape)}, k={self.k}"
 
 
-NORMS = (
+NORMS = (  # not NeuNorm, whose U are the weights of connections from its auxiliary neurons
     BatchNorm,
-    NeuNorm,
     nn.modules.batchnorm._NormBase,  # all batch and instance norms
     nn.GroupNorm,
     nn.LayerNorm,
