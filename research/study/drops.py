@@ -110,8 +110,8 @@ def silence(one: Result, drop: Drop) -> float | None:
     return float(np.sqrt(by_accuracy * by_loss))
 
 
-def silent_steps(one: Result, since: int = 0) -> int | None:
-    """Return the number of steps from `since` on with a silent output's loss.
+def silent_steps(one: Result, since: int = 0, until: int | None = None) -> int | None:
+    """Return the number of steps from `since` on, before `until`, with a silent output's loss.
 
     It is None if the losses of the steps were not kept.
     """
@@ -119,7 +119,7 @@ def silent_steps(one: Result, since: int = 0) -> int | None:
     if not arrays:
         return None
     loss = silent_loss(one)
-    return int((np.abs(arrays["loss"][since:] - loss) < MUTE * loss).sum())
+    return int((np.abs(arrays["loss"][since:until] - loss) < MUTE * loss).sum())
 
 
 def wholly_silent(one: Result, drop: Drop) -> bool | None:
@@ -127,12 +127,8 @@ def wholly_silent(one: Result, drop: Drop) -> bool | None:
 
     It is None if the losses of the steps were not kept.
     """
-    arrays = read_steps(Run.open(one.folder))
-    if not arrays:
-        return None
-    loss = silent_loss(one)
-    during = arrays["loss"][drop.step : drop.step + AFTER]
-    return bool((np.abs(during - loss) < MUTE * loss).any())
+    steps = silent_steps(one, drop.step, drop.step + AFTER)
+    return None if steps is None else steps > 0
 
 
 def table(found: Sequence[tuple[str, Result, Drop]]) -> Table:
