@@ -51,7 +51,7 @@ def _fails(arguments, worker, workers):
 
 @kernel()
 def _address(array):
-    return simd.scratch(100, array).ctypes.data
+    return simd.scratch(100, array.dtype).ctypes.data
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
@@ -379,7 +379,7 @@ def outside(node: ast.ImportFrom, in_kernels: bool) -> bool:
 def compiled_functions(path: Path, tree: ast.Module) -> list[ast.FunctionDef]:
     """Return the functions of a module that Numba compiles, or that make its code."""
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    words = ("kernel", "ParallelKernel", "overload", "intrinsic")
+    words = ("kernel", "part", "ParallelKernel", "overload", "intrinsic")
     found = [
         one
         for one in functions

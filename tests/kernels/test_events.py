@@ -328,7 +328,7 @@ def test_is_faster_up_to_a_share_of_events() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "weight"),
-    [((40, 16, 13, 11), normal(16, 16, 3, 3)), ((7, 50, 1000), normal(16, 1000))],
+    [((40, 16, 13, 11), normal(16, 16, 3, 3)), ((7, 50, 1000), normal(1000, 1000))],
     ids=["image", "linear"],
 )
 @DTYPES
@@ -339,6 +339,13 @@ def test_is_faster_by_a_sample_of_many_values(
     share = events.crossover(weight)
     assert events.is_faster(spikes(*shape, dtype=dtype, share=0.5 * share), weight)
     assert not events.is_faster(spikes(*shape, dtype=dtype, share=1.5 * share), weight)
+
+
+def test_small_linear_layers_are_dense() -> None:
+    """Compiling the kernels takes longer than a small layer's dense products of an epoch."""
+    weight, silent = normal(64, 1 << 10), torch.zeros(1 << 12, 1 << 10)
+    assert events.is_faster(silent, weight.float())
+    assert not events.is_faster(silent[1:], weight.float())
 
 
 def test_crossovers_of_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:

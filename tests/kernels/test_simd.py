@@ -30,7 +30,7 @@ def test_a_vector_is_64_bytes(dtype) -> None:
 
 @numba.njit
 def _scratch(size, array):
-    room = simd.scratch(size, array)
+    room = simd.scratch(size, array.dtype)
     return room.size, room.itemsize, room.ctypes.data
 
 

@@ -178,6 +178,7 @@ def spikes(*shape: int) -> Tensor:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of the event-driven functions called, with the same crossover everywhere."""
     monkeypatch.setattr(events, "crossover", lambda weight: 0.5)
+    monkeypatch.setattr(events, "SMALLEST_LINEAR", 0)
     names: list[str] = []
 
     def spied(name: str):

@@ -41,6 +41,10 @@ from ..storage import digest, write_file
 SMALLEST_SHARE = 1 << 14  # values per thread; less work is not worth another thread
 STATES_KEPT = 3  # states of the sources whose compiled kernels are kept on disk, per machine
 
+# Numba's options for a function that only kernels call: without what Python would need to call it
+PART = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED = {**PART, "forceinline": True}
+
 _SUFFIX = ".kernel"
 _DIGEST = len(digest(b""))
 
@@ -54,6 +58,15 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return cast("Callable[..., Any]", compiled)
 
     return decorate
+
+
+def part(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function that only kernels call, and that is cached only inside of them.
+
+    What Numba adds for calls from Python and for the cache takes as long as a small function.
+    """
+    decorate = numba.njit(**PART, **options)
+    return cast("Callable[[Callable[..., Any]], Callable[..., Any]]", decorate)
 
 
 class _Places(CompileResultCacheImpl):

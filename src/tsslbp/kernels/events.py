@@ -37,12 +37,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from . import simd
-from .compiled import DONE, ParallelKernel, kernel, new_images, workers_for
+from .compiled import DONE, ParallelKernel, new_images, part, workers_for
 
 # Fractions of nonzero inputs at which dense products become as fast, forward plus backward, by the
 # instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
 # cpu-avx2.json.
 CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.01}}
+SMALLEST_LINEAR = 1 << 28  # products in a linear layer: some ms; compiling takes 0.7 s
 SAMPLED = 512  # values in each sampled segment (one of eight), which estimate that fraction
 OWN_INPUT_GRADIENTS = ((3, 3), (5, 5))  # windows
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
@@ -65,6 +66,11 @@ class Sizes(NamedTuple):
     rows: int  # of packed weights: inputs in a window
     lanes: int  # values in a vector
     block: int  # output channels in a block
+    # The grid of the output's gradient, which is placed where its window begins; with a stride
+    # there are zeros in between.
+    margin: int  # pixels before the first line
+    grid_height: int
+    pitch: int  # pixels in a line
 
 
 # Kernels: one worker's share of the work
@@ -75,10 +81,10 @@ class EventLists(NamedTuple):
 
     rows: Any  # of the matrix that they meet
     values: Any
-    starts: Any  # [i, j]: where those of column or line j begin, in list i
+    starts: Any  # flat [i, j]: where those of column or line j begin, in list i
 
 
-@kernel()
+@part()
 def _list_by_column(x, first, lines, s, events):
     """List the events that reach each of some output lines, column by column."""
     rows, values, starts = events
@@ -87,14 +93,14 @@ def _list_by_column(x, first, lines, s, events):
         frame, line = divmod(first + i, s.out_height)
         top = line * s.stride - s.padding
         for column in range(s.width):
-            starts[i, column] = count
+            starts[i * (s.width + 1) + column] = count
             for row in range(max(0, -top), min(s.kernel_height, s.height - top)):
                 pixel = ((frame * s.height + top + row) * s.width + column) * s.channels
                 weights = (column * s.kernel_height + row) * s.channels
                 for c in range(0, s.channels, s.lanes):
                     some = min(s.lanes, s.channels - c)
                     count = simd.compress(x, pixel + c, some, weights + c, rows, values, count)
-        starts[i, s.width] = count
+        starts[i * (s.width + 1) + s.width] = count
 
 
 @functools.cache
@@ -108,8 +114,8 @@ def _forward_kernel(vectors: int) -> Any:
         group = max(min(PIXELS_IN_GROUP // s.out_width, lines // (GROUPS * workers)), 1)
         reach = s.kernel_height * s.channels  # weight rows of a kernel column
         room = group * s.width * reach + s.lanes
-        rows, values = np.empty(room, np.int32), np.empty(room, x.dtype)
-        starts = np.empty((group, s.width + 1), np.intp)
+        rows, values = simd.scratch(room, np.int32), simd.scratch(room, x.dtype)
+        starts = simd.scratch(group * (s.width + 1), np.intp)
         events = EventLists(rows, values, starts)
         for line in range(worker * group, lines, workers * group):
             members = min(group, lines - line)
@@ -117,10 +123,11 @@ def _forward_kernel(vectors: int) -> Any:
             for channel in range(0, s.out_channels, s.block):
                 size = min(s.block, s.out_channels - channel)
                 for i in range(members):
+                    columns = i * (s.width + 1)
                     for column in range(s.out_width):
                         left = column * s.stride - s.padding
-                        start = starts[i, min(max(left, 0), s.width)]
-                        end = starts[i, min(max(left + s.kernel_width, 0), s.width)]
+                        start = starts[columns + min(max(left, 0), s.width)]
+                        end = starts[columns + min(max(left + s.kernel_width, 0), s.width)]
                         base = channel * s.rows - left * reach * s.block
                         to = ((line + i) * s.out_width + column) * s.out_channels + channel
                         simd.gather(
@@ -131,37 +138,7 @@ def _forward_kernel(vectors: int) -> Any:
     return forward_kernel
 
 
-@kernel(forceinline=True)
-def _grid(s):
-    """Return the grid of the output's gradient: pixels before the first line, lines, line length.
-
-    A gradient is placed where its window begins, so with a stride there are zeros in between.
-    """
-    height = s.height + 2 * s.padding - s.kernel_height + 1
-    return s.kernel_width - 1, height, s.width + 2 * s.padding
-
-
-@kernel()
-def _lines_that_meet(s):
-    """Return the first and last line of events, in `_list_by_channel`'s order, per kernel row.
-
-    A kernel row meets every `stride`-th line, and these are adjacent.
-    """
-    first, last = np.empty(s.kernel_height, np.intp), np.empty(s.kernel_height, np.intp)
-    _, height, _ = _grid(s)
-    for i in range(s.kernel_height):
-        top = i - s.padding
-        rest = top % s.stride
-        before = 0  # lines with a smaller remainder
-        for smaller in range(rest):
-            before += max(s.height - smaller + s.stride - 1, 0) // s.stride
-        begin, end = max(top, 0), max(min(top + height, s.height), 0)
-        first[i] = before + (begin - rest + s.stride - 1) // s.stride
-        last[i] = max(before + (end - rest + s.stride - 1) // s.stride, first[i])
-    return first, last
-
-
-@kernel()
+@part()
 def _list_by_channel(x, frame, first, s, events, ends, found):
     """List the events of a frame sorted by channel, from `first` on, then by line.
 
@@ -169,7 +146,7 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
     ``c * area``; they meet the grid at ``line * pitch + column``. The events of each line are found
     pixel by pixel, whose channels are adjacent in memory, and then sorted.
     """
-    area, channels, (_, _, pitch) = s.height * s.width, len(ends), _grid(s)
+    area, channels = s.height * s.width, len(ends)
     numbers, values = found
     bits = 0  # of a channel's number, which is stored below a column's in 32 bits
     while (channels - 1) >> bits:
@@ -180,7 +157,7 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
     for rest in range(min(s.stride, s.height)):
         for row in range(rest, s.height, s.stride):
             for c in range(channels):
-                events.starts[c, line] = ends[c]
+                events.starts[c * (s.height + 1) + line] = ends[c]
             line += 1
             count = 0
             for column in range(s.width):
@@ -191,21 +168,22 @@ def _list_by_channel(x, frame, first, s, events, ends, found):
             for i in range(count):
                 c = numbers[i] & ((1 << bits) - 1)
                 to = ends[c]
-                events.rows[to], events.values[to] = row * pitch + (numbers[i] >> bits), values[i]
+                events.rows[to] = row * s.pitch + (numbers[i] >> bits)
+                events.values[to] = values[i]
                 ends[c] = to + 1
     for c in range(channels):
-        events.starts[c, s.height] = ends[c]
+        events.starts[c * (s.height + 1) + s.height] = ends[c]
 
 
-@kernel()
+@part()
 def _copy_to_grid(grad_out, frame, channel, s, grid):
     """Copy a block of a frame's gradient to a grid that has zeros between its lines."""
-    (margin, _, pitch), channels = _grid(s), min(s.block, s.out_channels - channel)
+    channels = min(s.block, s.out_channels - channel)
     for line in range(s.out_height):
         for column in range(s.out_width):
             pixel = (frame * s.out_height + line) * s.out_width + column
             at = pixel * s.out_channels + channel
-            to = (margin + (line * pitch + column) * s.stride) * s.block
+            to = (s.margin + (line * s.pitch + column) * s.stride) * s.block
             for j in range(0, s.block, s.lanes):
                 some = max(min(s.lanes, channels - j), 0)
                 simd.move(grad_out, at + j, some, grid, to + j, s.lanes)
@@ -220,19 +198,19 @@ def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
         """Compute gradients ``[block][C, K, K][block's channels]`` of some input channels' weights.
 
         A weight's gradient is a sum over the events of its input channel, each of which meets the
-        output's gradient at the same distance.
+        output's gradient at the same distance. `lines` is what `_lines_that_meet` returns.
         """
-        x, grad_out, grads, frames, s = arguments[0]
+        x, grad_out, grads, lines, frames, s = arguments[0]
         first, last = worker * s.channels // workers, (worker + 1) * s.channels // workers
-        margin, height, pitch = _grid(s)
-        first_lines, last_lines = _lines_that_meet(s)
         channels, area = last - first, s.height * s.width
-        rows, values = np.empty(channels * area, np.int32), np.empty(channels * area, x.dtype)
-        starts, ends = np.empty((channels, s.height + 1), np.intp), np.empty(channels, np.intp)
+        rows = simd.scratch(channels * area, np.int32)
+        values = simd.scratch(channels * area, x.dtype)
+        starts = simd.scratch(channels * (s.height + 1), np.intp)
+        ends = simd.scratch(channels, np.intp)
         events = EventLists(rows, values, starts)
         room = channels * s.width + s.lanes
-        found = np.empty(room, np.int32), np.empty(room, x.dtype)
-        grid = simd.scratch((margin + height * pitch) * s.block, x)
+        found = simd.scratch(room, np.int32), simd.scratch(room, x.dtype)
+        grid = simd.scratch((s.margin + s.grid_height * s.pitch) * s.block, x.dtype)
         grid[:] = 0
         for frame in range(frames):
             _list_by_channel(x, frame, first, s, events, ends, found)
@@ -240,11 +218,12 @@ def _weight_gradient_kernel(vectors: int, taps: int) -> Any:
                 _copy_to_grid(grad_out, frame, channel, s, grid)
                 for c in range(channels):
                     for i in range(s.kernel_height):
-                        top = i - s.padding
-                        start, end = starts[c, first_lines[i]], starts[c, last_lines[i]]
+                        start = starts[c * (s.height + 1) + lines[2 * i]]
+                        end = starts[c * (s.height + 1) + lines[2 * i + 1]]
+                        above = (i - s.padding) * s.pitch - s.padding
                         row = ((first + c) * s.kernel_height + i) * s.kernel_width
                         for tap in range(0, s.kernel_width, taps):
-                            base = (margin + s.padding - top * pitch - tap) * s.block
+                            base = (s.margin - above - tap) * s.block
                             to = channel * s.rows + (row + tap) * s.block
                             simd.gather(
                                 taps, vectors, grid, base, rows, values, start, end, grads, to, 0
@@ -263,7 +242,7 @@ def _input_gradient_kernel(taps: int) -> Any:
         """Compute some frames, line by line, without padding."""
         packed, grad_out, grad_x, frames, s = arguments[0]
         first, last = worker * frames // workers, (worker + 1) * frames // workers
-        line, pitch = simd.scratch(s.width * s.lanes, grad_x), taps * s.lanes
+        line, pitch = simd.scratch(s.width * s.lanes, grad_x.dtype), taps * s.lanes
         step = s.out_channels
         for frame in range(first, last):
             for channel in range(0, s.channels, s.lanes):
@@ -306,8 +285,9 @@ def _input_gradient_kernel(taps: int) -> Any:
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv2d` or `linear` can take these tensors and is likely to be faster.
 
-    False for inputs with too many events, few outputs, and tensors without memory of their own,
-    which `torch.func` uses. Tensors of incompatible shapes are left to PyTorch's error message.
+    False for inputs with too many events, few outputs, small linear layers, and tensors without
+    memory of their own, which `torch.func` uses. Tensors of incompatible shapes are left to
+    PyTorch's error message.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
@@ -320,7 +300,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
         if channels != weight.shape[1] or any(map(operator.lt, sizes, weight.shape[2:])):
             return False
         x = x if x.is_contiguous() else x.movedim(-3, -1)
-    elif x.shape[-1] != weight.shape[-1]:
+    elif x.shape[-1] != weight.shape[-1] or x.numel() * len(weight) < SMALLEST_LINEAR:
         return False
     try:
         weight.detach().numpy()
@@ -353,7 +333,29 @@ def _sizes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> Sizes:
     vectors = -(-out_channels // lanes)
     block = -(-vectors // -(-vectors // simd.MOST_VECTORS)) * lanes
     images = *x.shape[-2:], *window, padding, stride, *_out_sides(x, weight, padding, stride)
-    return Sizes._make([*images, out_channels, math.prod(window), lanes, block])
+    height, width = (side + 2 * padding for side in x.shape[-2:])
+    grid = window[2] - 1, height - window[1] + 1, width
+    return Sizes._make([*images, out_channels, math.prod(window), lanes, block, *grid])
+
+
+@functools.lru_cache(maxsize=256)
+def _lines_that_meet(s: Sizes) -> Tensor:
+    """Return the first line of events that a kernel row meets, and the one after its last.
+
+    A kernel row meets every `stride`-th line, and these are adjacent in `_list_by_channel`'s order.
+    Returns ``[K, 2]``.
+    """
+    order = [line for rest in range(s.stride) for line in range(rest, s.height, s.stride)]
+    found = []
+    for i in range(s.kernel_height):
+        top = i - s.padding
+        lines = [
+            number
+            for number, line in enumerate(order)
+            if (line - top) % s.stride == 0 and top <= line < top + s.grid_height
+        ]
+        found.append((lines[0], lines[-1] + 1) if lines else (0, 0))
+    return torch.tensor(found)
 
 
 def _out_sides(x: Tensor, weight: Tensor, padding: int, stride: int) -> list[int]:
@@ -405,7 +407,8 @@ def _weight_gradient(
     width = s.kernel_width
     taps = next(taps for taps in (7, 5, 4, 3, 2, 1) if width % taps == 0)
     weight_gradient_kernel = _weight_gradient_kernel(s.block // s.lanes, taps)
-    weight_gradient_kernel(*signals, packed, len(x), s, workers=workers)
+    lines = _lines_that_meet(s)
+    weight_gradient_kernel(*signals, packed, lines, len(x), s, workers=workers)
     grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
     for channels, block in _blocks(packed, s):
         grad.view(s.out_channels, s.rows)[channels] = block.t()

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
-
-from .compiled import kernel
+from numba.np import arrayobj
 
 VECTOR_BYTES = 64
 MOST_VECTORS = 4  # in a row
@@ -30,15 +28,32 @@ def lanes(itemsize: int) -> int:
     return VECTOR_BYTES // itemsize
 
 
-@kernel()
-def scratch(size, array):
-    """Return uninitialised memory of the array's dtype, aligned to a vector.
+@intrinsic
+def scratch(_: Any, size, dtype):
+    """Return an uninitialised array, aligned to a vector.
 
-    A vector across two cache lines takes twice the time, and `numpy.empty` does not align.
+    A vector across two cache lines takes twice the time, and `numpy.empty` does not align. It also
+    takes a quarter of a second to compile in each kernel.
     """
-    room = np.empty(size + VECTOR_BYTES // array.itemsize, array.dtype)
-    start = -room.ctypes.data % VECTOR_BYTES // array.itemsize
-    return room[start : start + size]
+    array = types.Array(dtype.dtype, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        itemsize = ir.Constant(_I64, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        memory = context.nrt.meminfo_alloc_aligned(
+            builder, builder.mul(arguments[0], itemsize), VECTOR_BYTES
+        )
+        result = context.make_array(array)(context, builder)
+        arrayobj.populate_array(
+            result,
+            data=builder.bitcast(context.nrt.meminfo_data(builder, memory), result.data.type),
+            shape=[arguments[0]],
+            strides=[itemsize],
+            itemsize=itemsize,
+            meminfo=memory,
+        )
+        return result._getvalue()
+
+    return array(types.intp, dtype), generate
 
 
 @intrinsic(prefer_literal=True)

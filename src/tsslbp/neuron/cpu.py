@@ -22,7 +22,16 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..kernels import simd
-from ..kernels.compiled import DONE, Function, ParallelKernel, kernel, new_images, workers_for
+from ..kernels.compiled import (
+    DONE,
+    INLINED,
+    PART,
+    Function,
+    ParallelKernel,
+    new_images,
+    part,
+    workers_for,
+)
 from ..kernels.tiles import (
     VECTORS,
     count,
@@ -86,7 +95,7 @@ class LearnedConstants(Constants):
 # One time step, on tiles
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _step(x, current, rest, k):
     """Compute one step of `reference.simulate`, including the input filter."""
     current = k.input_decay * current + k.input_gain * x
@@ -95,23 +104,7 @@ def _step(x, current, rest, k):
     return current, potential, fires, where(fires, 0, potential)
 
 
-# A unit of work is, with pooling, a window of some channels, in tiles of 2 x 2 pixels; without
-# pooling, it is one tile of consecutive neurons, whose rows are its four vectors.
-
-
-@kernel(forceinline=True)
-def _neurons(x, k):
-    return x.size if k.static else x.size // k.steps
-
-
-@kernel(forceinline=True)
-def _units(n, k):
-    if k.pool == 1:
-        return -(-n // (VECTORS * k.lanes))
-    return n // (k.pool * k.pool * k.channels) * -(-k.channels // k.lanes)
-
-
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _unit(unit, n, k):
     """Return first neuron, distances to the next rows, size, and position when pooled."""
     if k.pool == 1:
@@ -125,13 +118,13 @@ def _unit(unit, n, k):
     return start, down, k.channels, k.channels - channel, window * k.channels + channel
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _first(x, size, lanes):
     """Return the mask of the first neurons of a tile whose rows are consecutive."""
     return first_of_rows(x, size, size - lanes, size - 2 * lanes, size - 3 * lanes)
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _inside(x, i, j, size, k):
     """Return the mask of the neurons of the tile at pixel i, j of a window."""
     if k.pool == 1:
@@ -146,11 +139,9 @@ def _inside(x, i, j, size, k):
 @ParallelKernel
 def _forward_kernel(arguments, worker, workers):
     """Compute ``x [T, n] -> out [T, n / pool^2]``; ``counts[worker]`` is the number of spikes."""
-    x, out, counts, k = arguments[0]
-    steps, n = k.steps, _neurons(x, k)
-    pooled = n // (k.pool * k.pool)
-    units, total = _units(n, k), 0
-    sums = simd.scratch(steps * k.lanes, x)
+    x, out, counts, n, units, k = arguments[0]
+    steps, pooled, total = k.steps, n // (k.pool * k.pool), 0
+    sums = simd.scratch(steps * k.lanes, x.dtype)
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         start, down, across, size, to = _unit(unit, n, k)
         if k.pool > 1:
@@ -194,12 +185,11 @@ def _backward_kernel(arguments, worker, workers):
     `sums` has `SUMS` rows with one number per worker: the summed magnitude of dL/dI, if the
     gradient is to be scaled, and then the sums for the gradients of learned constants.
     """
-    x, grad_out, grad_x, sums, k, r = arguments[0]
-    steps, n = k.steps, _neurons(x, k)
-    pooled = n // (k.pool * k.pool)
-    units, room = _units(n, k), steps * VECTORS * k.lanes
-    history = History(simd.scratch(room, x), simd.scratch(room, x), simd.scratch(room, x))
-    tile = simd.scratch(VECTORS * k.lanes, x)
+    x, grad_out, grad_x, sums, n, units, k, r = arguments[0]
+    steps, pooled, room = k.steps, n // (k.pool * k.pool), k.steps * VECTORS * k.lanes
+    memory = simd.scratch(room, x.dtype), simd.scratch(room, x.dtype), simd.scratch(room, x.dtype)
+    history = History(*memory)
+    tile = simd.scratch(VECTORS * k.lanes, x.dtype)
     sums[worker::workers] = 0
     for unit in range(worker * units // workers, (worker + 1) * units // workers):
         start, down, across, size, to = _unit(unit, n, k)
@@ -246,7 +236,7 @@ def _backward_kernel(arguments, worker, workers):
     return DONE
 
 
-@kernel()
+@part()
 def _sum(values):
     """Sum in float64, which a sum over a whole layer requires."""
     total = 0.0
@@ -258,7 +248,7 @@ def _sum(values):
 # Learned constants: README.md, 24 to 27; kernels without them omit all of this.
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _add_learned(sums, t, gradients, r, history, k):
     """Add step t to the sums for tau_m, tau_s and the threshold."""
     grad, result, later, through_input = gradients
@@ -285,7 +275,7 @@ def add_learned(sums, t, gradients, r, history, k):
     raise NotImplementedError
 
 
-@overload(add_learned, jit_options={"forceinline": True, "error_model": "numpy"})
+@overload(add_learned, jit_options=INLINED)
 def _choose_add_learned(sums, t, gradients, r, history, k):
     if k.instance_class is LearnedConstants:
         return lambda sums, t, gradients, r, history, k: _add_learned(
@@ -299,7 +289,7 @@ def keep_learned(tiles, inside, room, sums, worker, workers, k):
     raise NotImplementedError
 
 
-@overload(keep_learned, jit_options={"error_model": "numpy"})
+@overload(keep_learned, jit_options=PART)
 def _choose_keep_learned(tiles, inside, room, sums, worker, workers, k):
     def keep_sums(tiles, inside, room, sums, worker, workers, k):
         for i in range(SUMS - 1):
@@ -332,9 +322,16 @@ def _psc_kernel(arguments, worker, workers):
 # Host
 
 
-def _values(x: Tensor, k: Constants) -> int:
-    """Return the number of neurons times steps."""
-    return x.numel() * k.steps if k.static else x.numel()
+def _work(x: Tensor, k: Constants) -> tuple[int, int]:
+    """Return the numbers of neurons and of units of work.
+
+    A unit is, with pooling, a window of some channels, in tiles of 2 x 2 pixels. Without pooling,
+    it is one tile of consecutive neurons, whose rows are its four vectors.
+    """
+    n = x.numel() if k.static else x.numel() // k.steps
+    if k.pool == 1:
+        return n, -(-n // (VECTORS * k.lanes))
+    return n, n // (k.pool * k.pool * k.channels) * -(-k.channels // k.lanes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -410,12 +407,14 @@ class _Layer(Function):
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
         out = new_images(x, shape) if images else x.new_empty(shape)
-        workers = workers_for(_values(x, k))
+        n, units = _work(x, k)
+        workers = workers_for(n * k.steps)
         counts = x.new_empty(workers, dtype=torch.float64)
-        _forward_kernel(_last(x, images), _last(out, images), counts, k, workers=workers)
+        arrays = _last(x, images), _last(out, images), counts
+        _forward_kernel(*arrays, n, units, k, workers=workers)
         total = counts.sum()
         mean = shared and rule.reads_rate and shared.mean
-        return out, mean(total, _values(x, k)) if mean else total
+        return out, mean(total, n * k.steps) if mean else total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -433,7 +432,8 @@ class _Layer(Function):
         check_rule(ctx.rule, grad_out)
         if ctx.rule.reads_rate:
             told = ctx.shared and ctx.shared.mean  # the rate itself instead of a sum
-            rate = total.item() / (1 if told else max(_values(x, ctx.k), 1))
+            values = _work(x, ctx.k)[0] * ctx.k.steps
+            rate = total.item() / (1 if told else max(values, 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             r = r._replace(warm_up_psc=level)
         arguments = x, grad_out, ctx.images
@@ -458,12 +458,13 @@ class _Gradient(Gradient):
     ) -> Any:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
         arrays = [_last(array, images) for array in (x, grad_out, grad_x)]
-        workers = workers_for(_values(x, k))
+        n, units = _work(x, k)
+        workers = workers_for(n * k.steps)
         sums = x.new_empty(SUMS, workers, dtype=torch.float64)
-        _backward_kernel(*arrays, sums, k, r, workers=workers)
+        _backward_kernel(*arrays, sums, n, units, k, r, workers=workers)
         scale: float | Tensor = 1.0
         if k.is_normalised:
-            magnitude = sums[0].sum() / max(_values(x, k), 1)
+            magnitude = sums[0].sum() / max(n * k.steps, 1)
             scale = output_scale(magnitude, shared, k.output_psc)
             grad_x *= scale
         if not isinstance(k, LearnedConstants):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 from numba.extending import overload
 
 from ..errors import InvalidInput
-from ..kernels.compiled import kernel
+from ..kernels.compiled import INLINED, part
 from ..kernels.tiles import keep, kept, where
 from ..rules import DERIVATIVES, NA, SLAYER, TSSLBP, EventProp, Rule, SpikeBP, Surrogate
 
@@ -32,20 +32,20 @@ class History(NamedTuple):
     pscs: Any
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _clamp(x, low, high):
     """Clamp; NaN stays NaN."""
     x = where(x < low, low, x)
     return where(x > high, high, x)
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _timing(change, low, high):
     """Return the change of the firing time with the current, at a spike."""
     return _clamp(1 / change, low, high)
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _magnitude(x):
     return where(x < 0, 0 - x, x)
 
@@ -65,7 +65,7 @@ class NextSpikeConstants(RecursiveConstants):
     """The same, for the intra-neuron part that depends on the next spike."""
 
 
-@kernel(forceinline=True, fastmath={"contract"})
+@part(forceinline=True, fastmath={"contract"})
 def _logistic(x, clamp, lanes):
     """Return the derivative of the logistic function at x, by the cosh series of README.md."""
     y = _clamp(x, -clamp, clamp) * (1 / 8)
@@ -86,7 +86,7 @@ def _logistic(x, clamp, lanes):
     return 1 / (4 + 2 * m)
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _warmed_up(gradient, grad, psc, potential, r, k):
     """Return the gradient by firing times, or in warm-up the surrogate gradient."""
     warm_up = psc < r.warm_up_psc
@@ -137,7 +137,7 @@ class SlopeConstants(NamedTuple):
     through_reset: float  # 1: the gradient flows through the reset itself; else 0
 
 
-@kernel(forceinline=True, fastmath={"contract"})
+@part(forceinline=True, fastmath={"contract"})
 def _exponential(x, lanes):
     """Return ``exp(-x)`` for x >= 0: 1 / (1 + m), with ``m = e^x - 1`` by a series at x / 64."""
     z = where(x > LARGEST_EXPONENT, LARGEST_EXPONENT, x) * (1 / 64)
@@ -162,7 +162,7 @@ def _exponential(x, lanes):
     return 1 / (1 + m)
 
 
-@kernel(forceinline=True)
+@part(forceinline=True)
 def _slope(potential, r, k):
     """Return the surrogate derivative of a certain shape."""
     x = (potential - k.threshold) * r.scale
@@ -264,7 +264,7 @@ def rule_step(r, t, grad, state, history, k):
     raise NotImplementedError
 
 
-@overload(rule_step, jit_options={"forceinline": True, "error_model": "numpy"})
+@overload(rule_step, jit_options=INLINED)
 def _choose_step(r, t, grad, state, history, k):
     return STEPS[r.instance_class]
 
@@ -274,7 +274,7 @@ def initial_state(r, zero, history, k):
     raise NotImplementedError
 
 
-@overload(initial_state, jit_options={"forceinline": True, "error_model": "numpy"})
+@overload(initial_state, jit_options=INLINED)
 def _choose_initial_state(r, zero, history, k):
     def one(r, zero, history, k):
         return (zero,)
@@ -305,7 +305,7 @@ def potential_change(r, current, potential, rest):
     raise NotImplementedError
 
 
-@overload(potential_change, jit_options={"forceinline": True, "error_model": "numpy"})
+@overload(potential_change, jit_options=INLINED)
 def _choose_potential_change(r, current, potential, rest):
     if r.instance_class is NAConstants:
         return lambda r, current, potential, rest: current
@@ -317,7 +317,7 @@ def magnitude(r, state):
     raise NotImplementedError
 
 
-@overload(magnitude, jit_options={"forceinline": True, "error_model": "numpy"})
+@overload(magnitude, jit_options=INLINED)
 def _choose_magnitude(r, state):
     if r.instance_class is NAConstants:
         return lambda r, state: state[1]
@@ -329,7 +329,7 @@ def through_spike(r, t, gradient, later, history, k):
     raise NotImplementedError
 
 
-@overload(through_spike, jit_options={"forceinline": True, "error_model": "numpy"})
+@overload(through_spike, jit_options=INLINED)
 def _choose_through_spike(r, t, gradient, later, history, k):
     return THROUGH_SPIKE[r.instance_class]
 
