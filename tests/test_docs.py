@@ -64,7 +64,13 @@ def small(
     return DataSet(name, images[:20], labels[:20], images[20:], labels[20:], 10)
 
 
-@pytest.mark.parametrize("document", [README, INDEX, *GUIDE], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] * (one.stem == "export"), id=one.name)
+        for one in [README, INDEX, *GUIDE]
+    ],
+)
 def test_python(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(document, "python"))
@@ -136,7 +142,7 @@ def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(one, marks=[pytest.mark.slow] * ("--cluster" in one))
+        pytest.param(one, marks=[pytest.mark.slow] * ("--cluster" in one or "onnx" in one))
         for document in (README, *GUIDE, RULES)
         for one in commands(document)
     ],

@@ -437,7 +437,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+SLOW = ("nir within", "study.db")  # Opening one of these takes a tenth of a second.
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in KINDS]
+)
 def test_a_damaged_file_is_read_or_refused_in_one_line(
     name: str, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_network_of_modules_is_seen_as_the_same_of_layers() -> None:
     assert list(places[1]) == ["0.weight", "3.weight", "5.weight"]
 
 
+@pytest.mark.slow
 def test_modules_of_all_kinds() -> None:
     """The control agrees for normalisation, residual blocks, learned constants and max pooling."""
     made = {name: (torch.manual_seed(0), residual(rule))[1] for name, rule in RULES.items()}

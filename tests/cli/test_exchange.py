@@ -56,7 +56,9 @@ def test_pooling_stays_where_it_is_asked_for(run: Path, program: Program) -> Non
     assert nir.read("a.nir").metadata["checkpoint"] == "last"
 
 
-@pytest.mark.parametrize("kind", ["uint8", "float32", "frames"])
+@pytest.mark.parametrize(
+    "kind", ["uint8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("float32", "frames"))]
+)
 def test_onnx(kind: str, folder: Path, program: Program) -> None:
     """The model takes raw pixels as they are stored, and frames, which are not normalised."""
     data, options = arrays(), ["--with-normalisation"]
@@ -89,6 +91,7 @@ def told_input(graph: Any) -> str:
     return str(graph.metadata["input"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_digits_are_real_numbers(program: Program) -> None:
     """The exported model takes float32 pixels, as the data set stores them."""
@@ -104,6 +107,7 @@ def test_digits_are_real_numbers(program: Program) -> None:
     assert "of type float32" in session.get_modelmeta().custom_metadata_map["input"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_have_moved(run: Path, program: Program, refused: Refused) -> None:
     """Only `--with-normalisation` needs the data, to know what raw pixels are."""
     Path("mine.npz").rename("elsewhere.npz")
@@ -146,6 +150,7 @@ def test_mistakes(run: Path, refused: Refused) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_network_that_nir_cannot_hold(folder: Path, program: Program, refused: Refused) -> None:
     settings = ("--set", "neunorm=true", "--epochs", "1")
     assert program("train", "mine.toml", "--out", "run", *settings)[0] == 0

@@ -225,6 +225,7 @@ def test_sweep(program: Program) -> None:
     assert code == 2 and "holds a sweep 'out' with other settings (recipe: network is" in error
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("jobs_here")
 def test_compare(program: Program, refused: Callable[..., str]) -> None:
     pytest.importorskip("jinja2")
@@ -277,7 +278,7 @@ def test_info_and_recipes(program: Program) -> None:
     assert "nets.py:make, T = 3" in program("recipes", "mine.toml")[1]
 
 
-@pytest.mark.parametrize("name", ["vgg", "sew_resnet"])
+@pytest.mark.parametrize("name", ["vgg", pytest.param("sew_resnet", marks=pytest.mark.slow)])
 def test_networks_that_ship(name: str, program: Program) -> None:
     """Built-in architectures take `[network_settings]`; the run folder contains no code."""
     channels = "[[4], [4]]" if name == "vgg" else "[4, 6]"

@@ -559,6 +559,7 @@ def test_resume_from_weights_that_are_gone(program: Program, refused: Callable[.
     assert "neither a run folder" in refused("train", "second/config.toml", "--out", "new")
 
 
+@pytest.mark.slow
 def test_names_of_networks_that_ship(program: Program, refused: Callable[..., str]) -> None:
     """The name stands for a run, and nothing is written into the package."""
     folder = experiment.trained_folder("digits")

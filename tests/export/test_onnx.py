@@ -56,7 +56,7 @@ def outputs(model: onnx.ModelProto, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(["output"], {"images": x.numpy()})[0])
 
 
-SLOW = ("pooling", "constants", "vgg")  # a conversion takes some seconds
+SLOW = ("pooling", "neunorm", "constants", "residual", "vgg")  # a conversion takes some seconds
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def test_the_mnist_network_gives_the_same_numbers() -> None:
     assert torch.equal(tsslbp.predict(found), tsslbp.predict(expected))
 
 
+@pytest.mark.slow
 def test_frames_and_their_time() -> None:
     net = network(steps=4, input_shape=(2, 8, 7))
     model, x = to_onnx(net, frames=True), (normal(4, 5, 2, 8, 7) > 0).float()
@@ -98,6 +99,7 @@ def test_frames_and_their_time() -> None:
         to_onnx(net, frames=True, pixels=torch.uint8)
 
 
+@pytest.mark.slow
 def test_real_pixels_of_two_channels() -> None:
     net, mean, std = network(), (0.3, -0.2), (0.5, 1.5)
     model = to_onnx(net, pixels=torch.float32, mean=mean, std=std)

@@ -75,7 +75,9 @@ def test_each_layer_has_a_module_that_hooks_find() -> None:
 
 
 @pytest.mark.parametrize("frames", [False, True])
-@pytest.mark.parametrize("kind", ["pooling", "neunorm", "constants", "residual"])
+@pytest.mark.parametrize(
+    "kind", ["pooling", "neunorm", "constants", pytest.param("residual", marks=pytest.mark.slow)]
+)
 def test_torch_export_takes_it(kind: str, frames: bool) -> None:
     """The batch may have any size, which the network itself does not allow."""
     net = NETWORKS[kind]()

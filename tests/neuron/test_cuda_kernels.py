@@ -28,7 +28,7 @@ LAYERS = {  # settings of the neuron, steps, neurons, dtype
 }
 
 
-LONGEST = {"unrolled", "segments, bfloat16", "one neuron"}
+LONGEST = {"unrolled", "segments", "segments, bfloat16", "one neuron"}
 
 
 @needs_compiler

@@ -241,6 +241,7 @@ print(torch._dynamo.utils.counters["frames"]["total"])
 """
 
 
+@pytest.mark.slow
 def test_a_network_that_is_compiled_first() -> None:
     """Numba's import does not become part of the graph, which would then have 2,256 frames."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)

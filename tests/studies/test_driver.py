@@ -460,6 +460,7 @@ def test_the_options_of_the_command(planned: Planned) -> None:
     assert job.log == Path("out/trial-0000.log")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_waiting")
 def test_a_process_is_stopped_by_the_pruner(planned: Planned) -> None:
     class Strict(optuna.pruners.BasePruner):
@@ -492,6 +493,7 @@ def test_data_that_do_not_fit_a_value(planned: Planned, capsys: pytest.CaptureFi
         assert not Path("out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_waiting")
 def test_the_program(planned: Planned, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()

@@ -32,6 +32,7 @@ from tsslbp.studies.sweep import Search, Sweep
 Planned = Callable[..., Sweep]
 
 
+@pytest.mark.slow
 def test_the_search_is_bayesian_with_few_trials() -> None:
     """On the published space, 12 trials of a Bayesian sampler beat 12 random ones.
 

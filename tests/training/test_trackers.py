@@ -126,6 +126,7 @@ def test_tracker_that_cannot_write(tmp_path: Path) -> None:
         fit(run.folder, "tensorboard")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
 def test_a_full_disk_under_a_tracker(
     name: str,
@@ -219,6 +220,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
         position += 7 + size
 
 
+@pytest.mark.slow
 def test_wandb_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
