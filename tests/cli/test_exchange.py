@@ -56,9 +56,8 @@ def test_pooling_stays_where_it_is_asked_for(run: Path, program: Program) -> Non
     assert nir.read("a.nir").metadata["checkpoint"] == "last"
 
 
-@pytest.mark.parametrize(
-    "kind", ["uint8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("float32", "frames"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["uint8", "float32", "frames"])
 def test_onnx(kind: str, folder: Path, program: Program) -> None:
     """The model takes raw pixels as they are stored, and frames, which are not normalised."""
     data, options = arrays(), ["--with-normalisation"]

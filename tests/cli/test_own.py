@@ -251,6 +251,7 @@ def test_compare(program: Program, refused: Callable[..., str]) -> None:
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_microscope(program: Program) -> None:
     pytest.importorskip("scipy")
     command = ("microscope", "mine.toml", "--rules", "TSSLBP, Surrogate", "--widths", "0.1")

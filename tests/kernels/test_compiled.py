@@ -129,6 +129,7 @@ print(torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 def test_pytorchs_number_of_threads_stays() -> None:
     """PyTorch's number of threads, on which its sums depend, stays when Numba starts its own."""
     environment = os.environ | {"NUMBA_NUM_THREADS": "5"}

@@ -15,6 +15,8 @@ from tsslbp import TSSLBP
 
 from .compiling import machine_code, needs_compiler, variants
 
+pytestmark = pytest.mark.slow  # a compilation for a GPU takes a second or more
+
 LAYERS = {  # settings of the neuron, steps, neurons, dtype
     "few steps": ({}, 5, 1 << 20, torch.float32),
     "bfloat16": ({}, 5, 1 << 20, torch.bfloat16),
@@ -28,14 +30,8 @@ LAYERS = {  # settings of the neuron, steps, neurons, dtype
 }
 
 
-LONGEST = {"unrolled", "segments", "segments, bfloat16", "one neuron"}
-
-
 @needs_compiler
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST)) for name in LAYERS],
-)
+@pytest.mark.parametrize("name", LAYERS)
 def test_machine_code(name: str, compiler: Executor) -> None:
     """No multiplication is contracted with an addition, and nothing spills out of registers."""
     settings, steps, neurons, real = LAYERS[name]

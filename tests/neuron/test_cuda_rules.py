@@ -13,6 +13,7 @@ from tsslbp.rules import RULES, Rule, SpikeBP
 from .compiling import machine_code, needs_compiler
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     ("rule", "steps"),

@@ -258,6 +258,7 @@ def test_the_command(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+@pytest.mark.slow
 def test_many_runs_are_reported_in_time(
     tmp_path: Path, make_run: Callable, recipe: Callable
 ) -> None:
