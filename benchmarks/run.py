@@ -10,13 +10,14 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -24,11 +25,12 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.profiler import record_function
 
 import peers
 import tsslbp
 from peers import Case, Size
-from timing import Timing, first_step, interleave, peak_memory, per_doubling
+from timing import Timing, first_step, interleave, parts, peak_memory, per_doubling
 from tsslbp import training
 from tsslbp.data.images import augment
 from tsslbp.errors import InvalidInput
@@ -67,7 +69,23 @@ EVENT_LAYERS = (  # input [F, C, H, W], outputs, window, padding
     ("Fashion-MNIST, linear", (250, 400, 1, 1), 400, 1, 0),
     ("CIFAR-10, linear", (250, 4096, 1, 1), 1024, 1, 0),
 )
-DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+LINEAR_DENSITIES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.2)
+PARTS = {  # of a training step, by the outermost operations of each
+    "event-driven convolution, forward": ("_Product",),
+    "event-driven convolution, gradient of the weights": ("_weight_gradient",),
+    "the same convolution, gradient of the input": ("_input_gradient",),
+    "first convolution and linear layers": (
+        *("aten::conv2d", "aten::convolution_backward", "aten::linear", "aten::matmul", "aten::mm"),
+    ),
+    "neurons, forward": ("_Layer",),
+    "neurons, backward": ("_Gradient",),
+    "clipping and optimiser": (
+        *("aten::_foreach_norm", "aten::linalg_vector_norm", "aten::_foreach_mul_"),
+        *("aten::_foreach_clamp_min_", "aten::_foreach_clamp_max_"),
+        "Optimizer.step#AdamW.step",
+    ),
+}
 TRAINED_RATES = (0.12, 0.19, 0.18)  # firing rates on MNIST after two epochs of `tsslbp train mnist`
 EVALUATED = 200  # images in a batch of an evaluation
 LEARNING_STEPS, SEW_LEARNING_STEPS = 40, 10
@@ -97,6 +115,7 @@ def main() -> None:
         result["checks"] = check(cases, arguments.quick)
         result["step"] = step_section(cases, arguments.quick)
         result["trained"] = trained_section(arguments.quick)
+        result["parts"] = parts_section(arguments.quick)
         result["sew"] = sew_section(arguments.quick)
         result["first step"] = first_step_section(arguments.quick)
         result["neuron"] = neuron_section(arguments.quick)
@@ -245,6 +264,22 @@ def trained_section(quick: bool) -> list[Row]:
         ours, baseline = found[OURS].median, found[BASELINE].median
         rows.append({"what": what, "ms": ours * 1e3, "times ReLU": ours / baseline})
     _show(f"Firing rates as on MNIST after two epochs: {TRAINED_RATES}", rows)
+    return rows
+
+
+def parts_section(quick: bool) -> list[Row]:
+    """Measure what the parts of a trained network's step take, by PyTorch's profiler."""
+    images, labels = peers.batch()
+    case, steps = peers.make(OURS), 3 if quick else 60
+    _fire_as_trained(case.model, images)
+    with ExitStack() as stack:
+        for name in ("_weight_gradient", "_input_gradient"):
+            labelled = record_function(name)(getattr(events, name))
+            stack.enter_context(patch.object(events, name, labelled))
+        seconds = parts(partial(case.step, images, labels), PARTS, steps)
+    whole = sum(seconds.values())
+    rows = [{"part": part, "ms": of * 1e3, "share": of / whole} for part, of in seconds.items()]
+    _show("Parts of a training step, with the firing rates of a trained network", rows)
     return rows
 
 
@@ -454,7 +489,8 @@ def events_section(quick: bool) -> list[Row]:
     rows = []
     for name, shape, outputs, window, padding in EVENT_LAYERS[::3] if quick else EVENT_LAYERS:
         weight = torch.randn(outputs, shape[1], window, window).div_(shape[1])
-        for density in DENSITIES[::3] if quick else DENSITIES:
+        densities = LINEAR_DENSITIES if window == 1 else DENSITIES
+        for density in densities[::3] if quick else densities:
             x = (torch.rand(shape) < density).float().contiguous(memory_format=torch.channels_last)
             timings = interleave(_products(x, weight, padding), 3 if quick else 15)
             ours, dense = timings["events"].median, timings["dense"].median

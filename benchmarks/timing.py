@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
 
 from peers import Size
 
@@ -48,6 +50,43 @@ def interleave(
                 run()
             seconds[name].append((time.perf_counter() - start) / calls)
     return {name: Timing(min(of), statistics.median(of)) for name, of in seconds.items()}
+
+
+def parts(
+    run: Callable[[], object], operations: Mapping[str, Sequence[str]], calls: int
+) -> dict[str, float]:
+    """Return the seconds per call that each part of a function takes, by PyTorch's profiler.
+
+    Args:
+        run: the function.
+        operations: names of the operations of each part; operations within them do not count again.
+        calls: calls over which times are averaged.
+
+    Returns:
+        Times by part, and that of "everything else".
+    """
+    part_of = {name: part for part, names in operations.items() for name in names}
+    seconds = dict.fromkeys(operations, 0.0)
+    for _ in range(WARM_UP):
+        run()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        whole = time.perf_counter() - start
+
+    def add(event: FunctionEvent) -> None:
+        if event.name in part_of:
+            seconds[part_of[event.name]] += event.cpu_time_total / 1e6
+        else:
+            for child in event.cpu_children:
+                add(child)
+
+    for event in profiler.events():
+        if event.cpu_parent is None:
+            add(event)
+    seconds["everything else"] = whole - sum(seconds.values())
+    return {part: of / calls for part, of in seconds.items()}
 
 
 def peak_memory(name: str, size: Size) -> int:

@@ -27,6 +27,8 @@ def test_quick_run(tmp_path: Path) -> None:
     assert [(row["batch"], row["case"]) for row in numbers["inference"]] == [
         (batch, case) for batch in (1, 50) for case in cases
     ]
+    spent = {row["part"]: row["ms"] for row in numbers["parts"]}
+    assert min(spent.values()) > 0 and spent["everything else"] < 0.5 * sum(spent.values())
     assert numbers["neuron"] and numbers["growth"] and numbers["cifar10"]
     assert {row["rule"] for row in numbers["rules"]} >= {"TSSLBP", "SLAYER", "EventProp", "NA"}
     assert [row["kernels"] for row in numbers["first step"]] == ["kept"]

@@ -105,6 +105,12 @@ def test_readme_says_what_the_records_say() -> None:
         assert row in text
 
 
+def test_every_measurement_is_listed() -> None:
+    listed = (RESULTS / "README.md").read_text()
+    for path in [*RESULTS.glob("bench/*.json"), *RESULTS.glob("rules/*.json")]:
+        assert f"`{path.relative_to(RESULTS).as_posix()}`" in listed
+
+
 def bench(name: str) -> dict:
     return json.loads((RESULTS / "bench" / f"{name}.json").read_text())  # type: ignore[no-any-return]
 
@@ -133,6 +139,7 @@ TARGETS = {
     "step, times that of the ReLU network": "at most 1.75",
     "step of a trained network, times that of the ReLU network": "at most 1.75",
     "step of the fastest other library, times ours": "at least 2.75",
+    "step of the fastest other library, times ours of a trained network": "at least 2.75",
     "step of CNN1, times that of its dense products": "at most 0.75",
     "neurons forward, % of the speed of a copy (T = 1, 2, 5, 30, 100)": "at least 50",
     "neurons backward, % of the speed of a copy (T = 1, 2, 5, 30, 100)": "at least 20",
@@ -143,10 +150,12 @@ TARGETS = {
 def _reached(record: dict) -> dict[str, str]:
     step = {row["case"]: row for row in record["step"]}
     trained = {row["what"]: row["times ReLU"] for row in record["trained"]}
+    fastest = min(step[name]["times ReLU"] for name in LIBRARIES)
     values = [
         step["tsslbp"]["times ReLU"],
         trained["training step"],
-        min(step[name]["times tsslbp"] for name in LIBRARIES),
+        fastest / step["tsslbp"]["times ReLU"],
+        fastest / trained["training step"],
         record["cifar10"][0]["times dense"],
     ]
     speeds = [

@@ -17,8 +17,6 @@ import tsslbp
 from tsslbp.experiment import load_recipe
 from tsslbp.run import Run
 
-pytestmark = pytest.mark.slow  # every round waits for two processes
-
 ROUNDS = int(os.environ.get("TSSLBP_ROUNDS", "2"))  # of every command
 HEAD_START = 0.05  # seconds in which both read their command before they begin
 

@@ -41,7 +41,7 @@ from ..storage import digest, write_file
 SMALLEST_SHARE = 1 << 14  # values per thread; less work is not worth another thread
 STATES_KEPT = 3  # states of the sources whose compiled kernels are kept on disk, per machine
 
-# Numba's options for a function that only kernels call: without what Python would need to call it
+# Numba's options for a function that only kernels call, and Python does not
 PART = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINED = {**PART, "forceinline": True}
 
@@ -63,7 +63,8 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 def part(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function that only kernels call, and that is cached only inside of them.
 
-    What Numba adds for calls from Python and for the cache takes as long as a small function.
+    For a small function, what Numba adds for calls from Python and for the cache would take as long
+    to compile as the function.
     """
     decorate = numba.njit(**PART, **options)
     return cast("Callable[[Callable[..., Any]], Callable[..., Any]]", decorate)

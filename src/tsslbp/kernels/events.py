@@ -43,7 +43,7 @@ from .compiled import DONE, ParallelKernel, new_images, part, workers_for
 # instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
 # cpu-avx2.json.
 CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.01}}
-SMALLEST_LINEAR = 1 << 28  # products in a linear layer: some ms; compiling takes 0.7 s
+SMALLEST_LINEAR = 1 << 28  # products; a smaller linear layer gains less than compiling takes
 SAMPLED = 512  # values in each sampled segment (one of eight), which estimate that fraction
 OWN_INPUT_GRADIENTS = ((3, 3), (5, 5))  # windows
 PIXELS_IN_GROUP = 256  # most output pixels of a group of lines, which use a block in turn
@@ -333,8 +333,8 @@ def _sizes(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> Sizes:
     vectors = -(-out_channels // lanes)
     block = -(-vectors // -(-vectors // simd.MOST_VECTORS)) * lanes
     images = *x.shape[-2:], *window, padding, stride, *_out_sides(x, weight, padding, stride)
-    height, width = (side + 2 * padding for side in x.shape[-2:])
-    grid = window[2] - 1, height - window[1] + 1, width
+    padded = [side + 2 * padding for side in x.shape[-2:]]
+    grid = window[2] - 1, padded[0] - window[1] + 1, padded[1]
     return Sizes._make([*images, out_channels, math.prod(window), lanes, block, *grid])
 
 
@@ -399,7 +399,7 @@ def _weight_gradient(
     x: Tensor, weight: Tensor, grad_out: Tensor, padding: int, stride: int
 ) -> Tensor:
     if x.shape[-2:] == weight.shape[-2:] == (1, 1) and padding == 0:  # a linear layer
-        x, grad_out = (part.transpose(0, 3) for part in (x, grad_out))  # as one image
+        x, grad_out = (one.transpose(0, 3) for one in (x, grad_out))  # as one image
     s = _sizes(x, weight, padding, stride)
     packed = _new_packed(weight, s)
     workers = min(workers_for(x.numel() + grad_out.numel()), s.channels)

@@ -1,4 +1,4 @@
-"""Vector operations that Numba cannot express, as LLVM instructions.
+"""Vector operations that Numba cannot express, as LLVM instructions, and aligned memory.
 
 A vector has `lanes` values, 64 bytes. LLVM splits it on processors with shorter vectors. Arrays are
 flat, and positions in them count values. A sum may be contracted into fused multiply-adds.

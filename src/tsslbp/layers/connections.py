@@ -157,7 +157,9 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear layer ``y = W x + b``, the same at every time step; event by event, as for `Conv`.
+    """Linear layer ``y = W x + b``, the same at every time step.
+
+    Like `Conv`, a large layer computes sparse inputs event by event.
 
     Args:
         in_features, out_features: numbers of inputs and outputs.
