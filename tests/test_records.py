@@ -22,6 +22,7 @@ RUNS = sorted(
 
 FINDINGS = ROOT / "docs" / "findings.md"
 CPUS = ("cpu", "cpu-avx2", "epyc", "epyc-avx2", "epyc-1-thread", "epyc-avx2-1-thread")
+EPYC = CPUS[2:]
 README_CPUS = ("cpu", "cpu-avx2", "epyc", "epyc-avx2")
 GROWTH = {"epyc": "AVX-512", "epyc-avx2": "AVX2"}
 LIBRARIES = ("snnTorch", "Norse", "SpikingJelly")
@@ -144,6 +145,7 @@ TARGETS = {
     "neurons forward, % of the speed of a copy (T = 1, 2, 5, 30, 100)": "at least 50",
     "neurons backward, % of the speed of a copy (T = 1, 2, 5, 30, 100)": "at least 20",
     "evaluation of a trained network, times that of the ReLU network": "-",
+    "first step, with compiling, s": "at most 4",
 }
 
 
@@ -163,7 +165,18 @@ def _reached(record: dict) -> dict[str, str]:
         for way in ("forward", "backward")
     ]
     words = [*(f"{value:.2f}" for value in values), *speeds, f"{trained['evaluation']:.2f}"]
+    words.append(f"{record['first step'][0]['s']:.1f}")
     return dict(zip(TARGETS, words, strict=True))
+
+
+def part_rows(names: Iterable[str]) -> list[str]:
+    """Return rows of a table of the milliseconds of each part of a step."""
+    columns = [bench(name)["parts"] for name in names]
+    rows = []
+    for cells in zip(*columns, strict=True):
+        times = " | ".join(f"{one['ms']:.1f}" for one in cells)
+        rows.append(f"| {cells[0]['part']} | {times} |")
+    return rows
 
 
 def growth_rows(names: Mapping[str, str]) -> list[str]:
@@ -177,14 +190,10 @@ def growth_rows(names: Mapping[str, str]) -> list[str]:
 
 def test_the_page_on_performance_says_what_the_records_say() -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
-    for rows in (speed_rows(CPUS), target_rows(CPUS), growth_rows(GROWTH)):
+    for rows in (speed_rows(CPUS), target_rows(CPUS), part_rows(EPYC), growth_rows(GROWTH)):
         assert "\n".join(rows) in page
     absolute = [f"{bench(name)['step'][0]['median ms']:.1f}" for name in CPUS]
     assert f"| ReLU network, ms | {' | '.join(absolute)} |" in page
-    steps = [bench(name)["first step"][0]["s"] for name in CPUS]
-    assert (
-        f"| first step, with compiling, s | {' | '.join(f'{one:.1f}' for one in steps)} |" in page
-    )
 
 
 def test_what_is_said_of_the_gpu_is_what_its_records_say() -> None:
