@@ -266,7 +266,7 @@ class CustomNetwork(Model):
         if not isinstance(output, Tensor):
             got, hint = type(output).__name__, ""
         elif (shape := list(output.shape)) != expected:
-            got, hint = str(shape), self._shape_hint(shape, expected)
+            got, hint = str(shape), _shape_hint(shape, expected)
         elif not output.dtype.is_floating_point:
             got, hint = f"numbers of type {output.dtype}", "; return floating-point numbers"
         else:
@@ -275,18 +275,19 @@ class CustomNetwork(Model):
             f"{self.description} must return [T, N, classes] = {expected}, got {got}{hint}"
         )
 
-    def _shape_hint(self, shape: list[int], expected: list[int]) -> str:
-        """Guess why an output has the wrong shape, as the end of a message."""
-        steps, images, classes = expected
-        if shape == [images, steps, classes]:
-            return ", which looks like [N, T, classes]: return its .transpose(0, 1)"
-        if shape == expected[1:]:
-            return "; return the outputs of every step, not their sum or mean over time"
-        if len(shape) == 3 and shape[0] != steps:
-            return f"; does its first LIF have time_steps={steps}?"
-        if shape[:-1] == expected[:-1]:
-            return f"; does its last connection have {classes} outputs?"
-        return ""
+
+def _shape_hint(shape: list[int], expected: list[int]) -> str:
+    """Guess why an output has the wrong shape, as the end of a message."""
+    steps, images, classes = expected
+    if shape == [images, steps, classes]:
+        return ", which looks like [N, T, classes]: return its .transpose(0, 1)"
+    if shape == expected[1:]:
+        return "; return the outputs of every step, not their sum or mean over time"
+    if len(shape) == 3 and shape[0] != steps:
+        return f"; does its first LIF have time_steps={steps}?"
+    if shape[:-1] == expected[:-1]:
+        return f"; does its last connection have {classes} outputs?"
+    return ""
 
 
 def _spikes(lif: LIF, x: Tensor, output: Tensor) -> Tensor:
