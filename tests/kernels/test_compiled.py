@@ -49,6 +49,13 @@ def _fails(arguments, worker, workers):
     return DONE
 
 
+@ParallelKernel
+def _takes_memory(arguments, worker, workers):
+    x, size = arguments[0]
+    x[worker] = simd.scratch(size, x.dtype).size
+    return DONE
+
+
 @kernel()
 def _address(array):
     return simd.scratch(100, array.dtype).ctypes.data
@@ -85,6 +92,16 @@ def test_an_error_inside_is_not_lost(workers: int, monkeypatch: pytest.MonkeyPat
     with pytest.raises(MemoryError, match="_fails"):
         _fails(torch.zeros(1), workers=workers)
     assert printed == [MemoryError]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_too_little_memory_is_an_error(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: None)
+    x = torch.zeros(workers)
+    _takes_memory(x, 1000, workers=workers)
+    assert x.tolist() == [1000.0] * workers
+    with pytest.raises(MemoryError, match="_takes_memory"):
+        _takes_memory(x, 1 << 59, workers=workers)
 
 
 def test_compiling_is_told_once(
