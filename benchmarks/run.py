@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -272,10 +272,9 @@ def parts_section(quick: bool) -> list[Row]:
     images, labels = peers.batch()
     case, steps = peers.make(OURS), 3 if quick else 60
     _fire_as_trained(case.model, images)
-    with ExitStack() as stack:
-        for name in ("_weight_gradient", "_input_gradient"):
-            labelled = record_function(name)(getattr(events, name))
-            stack.enter_context(patch.object(events, name, labelled))
+    names = "_weight_gradient", "_input_gradient"
+    labelled = {name: record_function(name)(getattr(events, name)) for name in names}
+    with patch.multiple(events, **labelled):
         seconds = parts(partial(case.step, images, labels), PARTS, steps)
     whole = sum(seconds.values())
     rows = [{"part": part, "ms": of * 1e3, "share": of / whole} for part, of in seconds.items()]

@@ -117,6 +117,7 @@ def _drops(records: Records) -> dict[str, Any]:
     unmoved = [
         (one, drop) for _, one, drop in found if drop.firing_rate and not drops.measured(drop)
     ]
+    silent = [(one, drop) for one, drop in unmoved if drops.silence(one, drop) is not None]
     full = {run.folder for run in (*compute.full_runs(records), *records.search)}
     return {
         "drops": found,
@@ -128,12 +129,9 @@ def _drops(records: Records) -> dict[str, Any]:
         "full_watched": sum(one.folder in full for one in watched),
         "full_dropping": len({one.folder for _, one, _ in found if one.folder in full}),
         "unmoved": len(unmoved),
-        "silent": sum(drops.silence(one, drop) is not None for one, drop in unmoved),
+        "silent": len(silent),
         "by_step": [
-            whole
-            for one, drop in unmoved
-            if drops.silence(one, drop)
-            if (whole := drops.wholly_silent(one, drop)) is not None
+            whole for one, drop in silent if (whole := drops.wholly_silent(one, drop)) is not None
         ],
         "back": sorted(drop.recovery - drop.step for _, _, drop in found if drop.recovery),
         "pairs": [_pair(one) for one in records.pairs],

@@ -40,8 +40,7 @@ from . import simd
 from .compiled import DONE, ParallelKernel, new_images, part, workers_for
 
 # Fractions of nonzero inputs at which dense products become as fast, forward plus backward, by the
-# instruction set that PyTorch uses and the dimensions of the weights: results/bench/cpu.json and
-# cpu-avx2.json.
+# instruction set that PyTorch uses and the dimensions of the weights: "events" in results/bench.
 CROSSOVERS = {"AVX512": {4: 0.4, 2: 0.01}, "AVX2": {4: 0.6, 2: 0.01}}
 SMALLEST_LINEAR = 1 << 28  # products; a smaller linear layer gains less than compiling takes
 SAMPLED = 512  # values in each sampled segment (one of eight), which estimate that fraction

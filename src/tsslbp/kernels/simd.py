@@ -32,8 +32,8 @@ def lanes(itemsize: int) -> int:
 def scratch(_: Any, size, dtype):
     """Return an uninitialised array, aligned to a vector.
 
-    A vector across two cache lines takes twice the time, and `numpy.empty` does not align. It also
-    takes a quarter of a second to compile in each kernel.
+    A vector across two cache lines takes twice the time, and `numpy.empty` does not align. It
+    also takes longer to compile.
     """
     array = types.Array(dtype.dtype, 1, "C")
 

@@ -322,16 +322,19 @@ def _psc_kernel(arguments, worker, workers):
 # Host
 
 
-def _work(x: Tensor, k: Constants) -> tuple[int, int]:
-    """Return the numbers of neurons and of units of work.
+def _neurons(x: Tensor, k: Constants) -> int:
+    return x.numel() if k.static else x.numel() // k.steps
+
+
+def _units(n: int, k: Constants) -> int:
+    """Return the number of units of work.
 
     A unit is, with pooling, a window of some channels, in tiles of 2 x 2 pixels. Without pooling,
     it is one tile of consecutive neurons, whose rows are its four vectors.
     """
-    n = x.numel() if k.static else x.numel() // k.steps
     if k.pool == 1:
-        return n, -(-n // (VECTORS * k.lanes))
-    return n, n // (k.pool * k.pool * k.channels) * -(-k.channels // k.lanes)
+        return -(-n // (VECTORS * k.lanes))
+    return n // (k.pool * k.pool * k.channels) * -(-k.channels // k.lanes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -407,11 +410,11 @@ class _Layer(Function):
         if k.pool > 1:
             shape[-2:] = shape[-2] // k.pool, shape[-1] // k.pool
         out = new_images(x, shape) if images else x.new_empty(shape)
-        n, units = _work(x, k)
+        n = _neurons(x, k)
         workers = workers_for(n * k.steps)
         counts = x.new_empty(workers, dtype=torch.float64)
         arrays = _last(x, images), _last(out, images), counts
-        _forward_kernel(*arrays, n, units, k, workers=workers)
+        _forward_kernel(*arrays, n, _units(n, k), k, workers=workers)
         total = counts.sum()
         mean = shared and rule.reads_rate and shared.mean
         return out, mean(total, n * k.steps) if mean else total
@@ -432,7 +435,7 @@ class _Layer(Function):
         check_rule(ctx.rule, grad_out)
         if ctx.rule.reads_rate:
             told = ctx.shared and ctx.shared.mean  # the rate itself instead of a sum
-            values = _work(x, ctx.k)[0] * ctx.k.steps
+            values = _neurons(x, ctx.k) * ctx.k.steps
             rate = total.item() / (1 if told else max(values, 1))
             level = math.inf if rate <= ctx.rule.rate_threshold else -math.inf
             r = r._replace(warm_up_psc=level)
@@ -458,10 +461,10 @@ class _Gradient(Gradient):
     ) -> Any:
         grad_x = new_images(x, x.shape) if images else x.new_empty(x.shape)
         arrays = [_last(array, images) for array in (x, grad_out, grad_x)]
-        n, units = _work(x, k)
+        n = _neurons(x, k)
         workers = workers_for(n * k.steps)
         sums = x.new_empty(SUMS, workers, dtype=torch.float64)
-        _backward_kernel(*arrays, sums, n, units, k, r, workers=workers)
+        _backward_kernel(*arrays, sums, n, _units(n, k), k, r, workers=workers)
         scale: float | Tensor = 1.0
         if k.is_normalised:
             magnitude = sums[0].sum() / max(n * k.steps, 1)
