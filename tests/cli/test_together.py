@@ -20,6 +20,8 @@ from tsslbp.run import Run
 ROUNDS = int(os.environ.get("TSSLBP_ROUNDS", "2"))  # of every command
 HEAD_START = 0.05  # seconds in which both read their command before they begin
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import contextlib, io, json, sys, time
 import torch

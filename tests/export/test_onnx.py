@@ -73,6 +73,7 @@ def test_onnxruntime_computes_the_network(kind: str) -> None:
         torch.testing.assert_close(outputs(model, x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mnist_network_gives_the_same_numbers() -> None:
     net = tsslbp.Network("15C5-P2-40C5-P2-300", weight_scale=3.0).eval()
     pixels = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8)
@@ -108,6 +109,7 @@ def test_real_pixels_of_two_channels() -> None:
     torch.testing.assert_close(outputs(model, x), expected)
 
 
+@pytest.mark.slow
 def test_what_a_model_says() -> None:
     model = to_onnx(network("13"), metadata={"mean": [0.1], "command": "tsslbp train mnist"})
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 20)]
@@ -141,6 +143,7 @@ def test_a_module_that_cannot_be_traced_is_told_in_a_line() -> None:
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_doubles_are_converted() -> None:
     """Weights are converted to one type, since a model of mixed types cannot be run."""
     net = network("13", input_shape=(1, 5, 3), steps=2)

@@ -202,6 +202,7 @@ def test_functional_call(rule: Rule) -> None:
         assert weight.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler's own
 def test_compile_of_a_surrounding_module() -> None:
     class Surrounding(nn.Module):

@@ -41,7 +41,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds for one answer of a browser on a busy machine
 DESKTOP, PHONE = 1300, 390  # pixels
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
+]
 
 
 class Browser:
@@ -209,7 +212,6 @@ def test_at_a_phone(browser: Browser, page: Path) -> None:
     expect_quiet(browser, page)
 
 
-@pytest.mark.slow
 def test_the_report_on_all_records(browser: Browser, tmp_path: Path) -> None:
     """It opens without an error at a desk and on a phone, where nothing is wider than the page."""
     page = tmp_path / "report.html"

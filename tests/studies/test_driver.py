@@ -179,6 +179,7 @@ def test_the_study_knows_every_epoch(planned: Planned) -> None:
     assert trial.intermediate_values == expected
 
 
+@pytest.mark.slow
 def test_a_sweep_repeats_exactly_also_after_interruptions(planned: Planned) -> None:
     whole = work(planned("a/same", 6), Pretend(by_rate))
 
@@ -281,6 +282,7 @@ def test_bad_trials_are_pruned_on_request(planned: Planned, workers: int) -> Non
     assert best.state == "finished"
 
 
+@pytest.mark.slow
 def test_pruning_does_not_depend_on_when_a_driver_looks(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,7 @@ def rows(records: list[Any]) -> list[dict[str, Any]]:
 # MLflow
 
 
+@pytest.mark.slow
 def test_mlflow_of_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -335,6 +335,7 @@ def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
     return "cifar10-reencoded", folder
 
 
+@pytest.mark.slow
 def test_real_files(real: tuple[str, Path]) -> None:
     """The real files have the known first labels, class balance, means and deviations."""
     name, folder = real
