@@ -11,6 +11,7 @@ import pytest
 
 from tsslbp import stats
 from tsslbp.experiment import load_recipe, recipe_names, recorded
+from tsslbp.kernels import events
 from tsslbp.run.results import Result
 from tsslbp.studies import compare
 
@@ -260,6 +261,18 @@ def test_findings_say_what_the_microscope_saw() -> None:
             for layer in record["layers"]
         ]
         assert f"| `{rule}` | {' | '.join(cells)} |" in FINDINGS.read_text()
+
+
+@pytest.mark.parametrize("name", CPUS)
+def test_the_choice_of_event_driven_convolutions_is_good_for_every_shape(name: str) -> None:
+    """At every fraction of nonzero inputs, it costs at most a tenth of the faster product."""
+    limit = events.CROSSOVERS["AVX2" if "avx2" in name else "AVX512"][4]
+    rows = json.loads((RESULTS / "bench" / f"{name}.json").read_text())["events"]
+    convolutions = [row for row in rows if "convolution" in row["layer"]]
+    assert len({row["layer"] for row in convolutions}) == 3
+    for row in convolutions:
+        chosen = row["times dense"] if row["not zero"] <= limit else 1.0
+        assert chosen <= 1.1 * min(row["times dense"], 1.0), row
 
 
 def test_no_rule_takes_much_longer_than_tssl_bp() -> None:

@@ -407,6 +407,7 @@ def disturbed(disk: Disk) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_write_may_fail(
     name: str,

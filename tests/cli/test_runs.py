@@ -106,6 +106,7 @@ def test_evaluate_says_where_it_differs_from_the_records(
     assert "run folder  run" in output and "loss" not in output  # no table that would stay empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", experiment.recipe_names())
 def test_every_recipe_trains(name: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps train with the recipe's own network and settings, on random images or frames.

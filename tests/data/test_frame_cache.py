@@ -199,6 +199,7 @@ print(read, sum(float(one.sum()) for one in found.train_images))
 """
 
 
+@pytest.mark.slow
 def test_processes_at_once_make_one_file() -> None:
     command = [sys.executable, "-c", PROCESS]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
