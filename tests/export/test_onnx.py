@@ -56,7 +56,8 @@ def outputs(model: onnx.ModelProto, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(["output"], {"images": x.numpy()})[0])
 
 
-SLOW = ("pooling", "one step", "neunorm", "constants", "residual", "vgg")  # a conversion takes some seconds
+# A conversion takes some seconds.
+SLOW = ("pooling", "one step", "neunorm", "constants", "residual", "vgg")
 
 
 @pytest.mark.parametrize(
