@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import pytest
 import torch
 from torch import Tensor, nn
@@ -296,9 +295,7 @@ THREADED = {
 def test_bits_do_not_depend_on_the_number_of_threads(case: tuple, dtype: torch.dtype) -> None:
     operation, shape, weight_shape, *rest = case
     x, weight = pooled(*shape, dtype=dtype), normal(*weight_shape, dtype=dtype)
-    assert compiled.workers_for(x.numel()) == min(
-        torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS
-    )
+    assert compiled.workers_for(x.numel()) == torch.get_num_threads()
     first = on_threads(1, operation, x, weight, *rest)
     for threads in (2, 3, 1):
         out, _, grad_weight = on_threads(threads, operation, x, weight, *rest)
@@ -471,7 +468,6 @@ def test_processor_with_shorter_vectors(processor: str, tmp_path: Path) -> None:
         "NUMBA_CPU_NAME": processor,
         "NUMBA_CPU_FEATURES": "",  # otherwise Numba takes those of this processor
         "NUMBA_CACHE_DIR": str(tmp_path),
-        "NUMBA_NUM_THREADS": "5",
         "MALLOC_PERTURB_": "128",  # read by the GNU C library
     }
     result = subprocess.run(

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import pytest
 import torch
 
 import tsslbp
 from tsslbp.kernels import compiled
+from tsslbp.kernels.compiled import DONE, THREAD_NUM, ParallelKernel
 
 PACKAGE = Path(tsslbp.__file__).parent
 PROGRAM = """
@@ -38,7 +38,6 @@ print(int(output.sum()), int(weight.grad.sum()), sep="|")
 
 def run(before: str, path: Path, **environment: str) -> list[str]:
     variables = os.environ | {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
-    variables["NUMBA_NUM_THREADS"] = "2"  # also on a machine with one core
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(before=before)],
         env=variables | environment,
@@ -80,7 +79,7 @@ def test_no_writable_cache(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_no_openmp() -> None:
-    before = "sys.modules['numba.np.ufunc.omppool'] = None"
+    before = "import ctypes, numba, torch; ctypes.CDLL = lambda path: object()"
     count, message, *numbers = run(before, PACKAGE.parent)
     assert count == "1"
     assert "run on one thread" in message
@@ -120,31 +119,30 @@ def test_spawned_workers_after_the_kernels_ran() -> None:
 
 
 def test_kernels_follow_pytorchs_threads(monkeypatch) -> None:
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
         assert compiled.workers_for(10**7) == threads
     assert compiled.workers_for(10) == 1
 
 
-def test_kernels_run_on_as_many_threads_as_pytorch(monkeypatch) -> None:
-    seen = []
-    call_all = compiled._call_all
+@ParallelKernel
+def _note_threads(arguments, worker, workers):
+    (threads,) = arguments[0]
+    threads[worker] = THREAD_NUM()
+    return DONE
 
-    def spy(function, arguments, workers):
-        seen.append((workers, numba.get_num_threads()))
-        return call_all(function, arguments, workers)
 
-    monkeypatch.setattr(compiled, "_call_all", spy)
-    before, of_numba = torch.get_num_threads(), numba.get_num_threads()
-    x = torch.rand(5, 100_000)
-    for threads in (2, 1):
-        torch.set_num_threads(threads)
-        tsslbp.spikes(x, impl="cpu")
-    torch.set_num_threads(before)
-    most = min(2, numba.config.NUMBA_NUM_THREADS)
-    assert seen == ([(2, 2)] if most == 2 else [])  # one thread needs no pool
-    assert numba.get_num_threads() == of_numba
+def test_kernels_run_on_as_many_threads_as_pytorch() -> None:
+    """Worker i is on thread i of PyTorch's pool; with fewer threads, each serves some workers."""
+    before = torch.get_num_threads()
+    try:
+        for threads, expected in ((1, [0] * 5), (2, [0, 1, 0, 1, 0]), (7, [0, 1, 2, 3, 4])):
+            torch.set_num_threads(threads)
+            found = torch.full((5,), -1)
+            _note_threads(found, workers=5)
+            assert found.tolist() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ import llvmlite
 import numba
 import numpy as np
 import torch
+from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import prange
 from numba.core import sigutils, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.ccallback import CFunc
@@ -47,17 +47,6 @@ INLINED = {**PART, "forceinline": True}
 
 _SUFFIX = ".kernel"
 _DIGEST = len(digest(b""))
-
-
-def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile with Numba for the actual arguments, and cache on disk if it is writable."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
-        compiled._cache = _cache(function)
-        return cast("Callable[..., Any]", compiled)
-
-    return decorate
 
 
 def part(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -212,6 +201,18 @@ class _Callback(CFunc):
         return super()._compile_uncached()
 
 
+def compile_callback(
+    function: Callable[..., Any], signature: Any, *, keep: bool = True
+) -> _Callback:
+    """Compile a function that is called by its address, or take it from the cache."""
+    options = {"nopython": True, "error_model": "numpy"}
+    compiled = _Callback(function, sigutils.normalize_signature(signature), {}, options)
+    if keep:
+        compiled.enable_caching()
+    compiled.compile()
+    return compiled
+
+
 @functools.cache
 def _tell() -> None:
     logging.getLogger("tsslbp").info("compiling kernels (only once); this takes some seconds")
@@ -228,32 +229,33 @@ def _warn_no_cache() -> None:
 
 
 @functools.cache
-def _openmp() -> bool:
-    """Whether Numba can use OpenMP, whose threads share the cores well with PyTorch's."""
+def _openmp() -> Callable[[int, Any, int, int], None] | None:
+    """Return the function of PyTorch's OpenMP library that runs a function on all its threads.
+
+    A library of our own, such as Numba's, would have threads of its own. They and PyTorch's would
+    wait for work on the same cores.
+    """
+    library = ctypes.CDLL(torch._C.__file__)  # finds the symbols of all that it is linked to
     try:
-        from numba.np.ufunc import omppool  # noqa: F401
-    except ImportError:
+        parallel = library.GOMP_parallel  # GCC's interface, which the libraries of others have too
+        for name in ("omp_get_thread_num", "omp_get_num_threads"):
+            llvm.add_symbol(name, ctypes.cast(library[name], ctypes.c_void_p).value)
+    except AttributeError:
         warnings.warn(
-            "tsslbp: no OpenMP library was found (libgomp.so.1 on Linux), so the compiled kernels "
-            "run on one thread; install it",
+            "tsslbp: this PyTorch is built without OpenMP, so the compiled kernels run on one "
+            "thread; install one whose torch.__config__.parallel_info() names OpenMP",
             RuntimeWarning,
             stacklevel=2,
         )
-        return False
-    if numba.config.THREADING_LAYER == "default":
-        numba.config.THREADING_LAYER = "omp"
-    # Starting Numba's threads changes OpenMP's number of threads, and so PyTorch's, which affects
-    # the rounding of its sums.
-    threads = torch.get_num_threads()
-    numba.set_num_threads(numba.get_num_threads())  # starts them
-    torch.set_num_threads(threads)
-    return True
+        return None
+    parallel.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    parallel.restype = None
+    return cast("Callable[[int, Any, int, int], None]", parallel)
 
 
 def workers_for(values: int) -> int:
     """Return the number of threads for a kernel: PyTorch's, or fewer if there is little work."""
-    most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    wanted = min(most, 1 + values // SMALLEST_SHARE)
+    wanted = min(torch.get_num_threads(), 1 + values // SMALLEST_SHARE)
     return wanted if wanted > 1 and _openmp() else 1
 
 
@@ -264,8 +266,7 @@ class ParallelKernel:
     of the call's arguments: contiguous tensors (one-dimensional arrays in the kernel), whole
     numbers, floats, and named tuples of such numbers. The kernel writes its results to tensors and
     returns `DONE`, unless an error occurs. Each kernel is compiled once, on its own, and one loop
-    over workers serves all kernels. Numba's own parallel loops would compile their body three
-    times.
+    over workers serves all kernels.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -296,16 +297,15 @@ class ParallelKernel:
             else:
                 values.append(argument)
         packed = ctypes.create_string_buffer(layout.pack(*values))
-        if workers == 1:
-            done = _call(function.address, ctypes.addressof(packed), 0, 1)
+        parallel = _openmp() if workers > 1 else None
+        if parallel is None:
+            call = KERNEL(function.address)
+            done = sum(call(packed, worker, workers) for worker in range(workers))
         else:
-            _openmp()
-            before = numba.get_num_threads()
-            numba.set_num_threads(workers)
-            try:
-                done = _call_all(function.address, ctypes.addressof(packed), workers)
-            finally:
-                numba.set_num_threads(before)
+            data = function.address, ctypes.addressof(packed), workers
+            task = (ctypes.c_ssize_t * (3 + workers))(*data)
+            parallel(_of_each_thread().address, task, 0, 0)  # 0 threads: as many as PyTorch uses
+            done = sum(task[3:])
         if done != workers:  # Numba has printed the error, which cannot be caught
             raise MemoryError(f"a kernel ran out of memory in {self.__name__}")  # type: ignore[attr-defined]
 
@@ -325,18 +325,10 @@ class ParallelKernel:
                 kinds.append(kind)
                 layout += code
         signature = types.intp(types.CPointer(types.Tuple(kinds)), types.intp, types.intp)
-        options = {"nopython": True, "error_model": "numpy"}
-        function = _Callback(
-            self.__wrapped__,  # type: ignore[attr-defined]
-            sigutils.normalize_signature(signature),
-            locals={},
-            options=options,
-        )
         foreign = [type(one).__name__ for one in arguments if hasattr(one, "is_foreign")]
-        if not foreign:  # the cache depends only on the package's sources
-            function.enable_caching()
-        try:
-            function.compile()
+        ours = self.__wrapped__  # type: ignore[attr-defined]
+        try:  # the cache depends only on the package's sources
+            function = compile_callback(ours, signature, keep=not foreign)
         except NumbaError as error:
             if not foreign:
                 raise
@@ -348,11 +340,12 @@ class ParallelKernel:
 
 DONE = 1  # returned by a kernel; the C function of one that failed returns 0
 ARRAY_LAYOUT = "qqqqqqq"  # Numba's: owner, parent, values, bytes per value, address, length, stride
+KERNEL = ctypes.CFUNCTYPE(*[ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t])
 NUMBERS = {int: (types.intp, "q"), bool: (types.intp, "q"), float: (types.float64, "d")}
 
 
 @intrinsic
-def _call_address(_: Any, function, arguments, worker, workers):
+def _call(_: Any, function, arguments, worker, workers):
     """Call a compiled kernel by its address."""
 
     def generate(context, builder, signature, values):
@@ -369,17 +362,21 @@ def _reason(error: NumbaError) -> str:
     return innermost.strip().partition("\n")[0]
 
 
-@kernel()
-def _call(function, arguments, worker, workers):
-    return _call_address(function, arguments, worker, workers)
+THREAD_NUM = types.ExternalFunction("omp_get_thread_num", types.int32())
+NUM_THREADS = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
-@kernel(parallel=True)
-def _call_all(function, arguments, workers):
-    done = 0
-    for worker in prange(workers):
-        done += _call_address(function, arguments, np.intp(worker), workers)
-    return done
+def _shares(task):  # address of a kernel, that of its arguments, workers; then what each returns
+    worker = np.intp(THREAD_NUM())
+    while worker < task[2]:  # there may be fewer threads than workers
+        task[3 + worker] = _call(task[0], task[1], worker, task[2])
+        worker += NUM_THREADS()
+
+
+@functools.cache
+def _of_each_thread() -> _Callback:
+    """Compile `_shares`, which OpenMP runs on each thread."""
+    return compile_callback(_shares, types.void(types.CPointer(types.intp)))
 
 
 def new_images(like: Tensor, shape: Sequence[int]) -> Tensor:
