@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import logging
 import os
 import pickle
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
@@ -209,8 +210,21 @@ def compile_callback(
     compiled = _Callback(function, sigutils.normalize_signature(signature), {}, options)
     if keep:
         compiled.enable_caching()
-    compiled.compile()
+    with _garbage_kept():
+        compiled.compile()
     return compiled
+
+
+@contextlib.contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Do not collect garbage meanwhile: going through PyTorch's objects delays the compiler."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @functools.cache
