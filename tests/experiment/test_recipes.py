@@ -196,7 +196,8 @@ PROMISED = {  # mean, deviation and best, as published or, for `mnist`, as repro
 
 
 def test_names() -> None:
-    assert recipe_names() == sorted([*FACTS, "digits", "mnist-fast", "moving-digits"])
+    own = ["cifar10-small", "digits", "mnist-fast", "moving-digits"]
+    assert recipe_names() == sorted([*FACTS, *own])
 
 
 @pytest.mark.parametrize("name", FACTS)
