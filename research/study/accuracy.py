@@ -144,6 +144,24 @@ def remarks(name: str) -> list[str]:
     ]
 
 
+def first_epochs(records: Records) -> list[str]:
+    """Return test accuracies after the first epochs, of the authors' code and of our runs."""
+    found = []
+    for recipe, theirs in facts()["first_epochs"].items():
+        group = records.of_recipe(recipe, "published")
+        if not group:
+            continue
+        count = len(theirs)
+        curves = [[one["test_accuracy"] for one in run.epochs[:count]] for run in group.results]
+        ours = [
+            f"{100 * min(one):.2f} to {100 * max(one):.2f}" for one in zip(*curves, strict=True)
+        ]
+        said = wording.joined([f"{one:.2f}" for one in theirs])
+        runs = wording.count(len(curves), "run")
+        found.append(f"`{recipe}`: {said}; our {runs}: {wording.joined(ours)}")
+    return found
+
+
 def lines(records: Records) -> list[Line]:
     """Return best test epochs minus the published mean, as lines of a figure."""
     found = []

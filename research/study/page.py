@@ -86,6 +86,7 @@ def _accuracies(records: Records) -> dict[str, Any]:
         "reached": accuracy.summary_lines(records),
         "tables": {name: accuracy.table(records, name) for name in published.tables()},
         "meaning": tables.MEANING,
+        "first_epochs": accuracy.first_epochs(records),
         "remarks": {name: accuracy.remarks(name) for name in published.tables()},
         "small": accuracy.small(records),
         "small_table": accuracy.small_table(records),
