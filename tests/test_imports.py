@@ -190,3 +190,16 @@ def test_importing_the_package_loads_nothing() -> None:
     assert modules == "tsslbp"
     assert {"Network", "TSSLBP", "__version__", "data", "load", "losses"} <= set(names.split())
     assert used.startswith("<class 'tsslbp.rules.TSSLBP'> tsslbp.training.checkpoint <function")
+
+
+def test_a_network_runs_without_pytorchs_compiler() -> None:
+    """Its import takes as long as PyTorch's, so only what compiles a network waits for it."""
+    program = (
+        "import sys, torch, tsslbp\n"
+        "net = tsslbp.Network('16C5-P2-10', (1, 28, 28), 10, time_steps=2)\n"
+        "net(torch.rand(2, 1, 28, 28)).sum().backward()\n"
+        "print('numba' in sys.modules, 'torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == "True False\n"

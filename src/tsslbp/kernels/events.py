@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from . import simd
+from . import not_traced, simd
 from .compiled import DONE, ParallelKernel, new_images, part, workers_for
 
 # Fractions of nonzero inputs at which dense products become as fast, forward plus backward, by the
@@ -280,7 +280,7 @@ def _input_gradient_kernel(taps: int) -> Any:
 # Host
 
 
-@torch.compiler.disable
+@not_traced
 def is_faster(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv2d` or `linear` can take these tensors and is likely to be faster.
 
@@ -489,13 +489,13 @@ def _frames(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 # a compiled module calls them unchanged.
 
 
-@torch.compiler.disable
+@not_traced
 def conv2d(x: Tensor, weight: Tensor, padding: int = 0, stride: int = 1) -> Tensor:
     """Convolution ``x [..., C, H, W], weight [C', C, K, K] -> [..., C', H', W']``."""
     return cast(Tensor, _Product.apply(x, weight, padding, stride))
 
 
-@torch.compiler.disable
+@not_traced
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Linear layer ``x [..., features], weight [out, features] -> [..., out]``."""
     return cast(Tensor, _Product.apply(x, weight, 0, 1))

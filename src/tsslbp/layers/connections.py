@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class Conv(nn.Module):
         if is_plain and x.ndim == 5 and _event_driven(self.impl, x, self.weight):
             from ..kernels import events
 
-            out = cast(Tensor, events.conv2d(x, self.weight, self.padding, self.stride))
+            out = events.conv2d(x, self.weight, self.padding, self.stride)
         else:
             images, weight = _rounded(x, self.weight, self.dtype)
             if not is_mapped(weight):
@@ -205,7 +205,7 @@ class Linear(nn.Module):
         if x.ndim == 3 and _event_driven(self.impl, x, self.weight):
             from ..kernels import events
 
-            out = cast(Tensor, events.linear(x, self.weight))
+            out = events.linear(x, self.weight)
         else:
             out = functional.linear(*_rounded(x, self.weight, self.dtype))
         return out if self.bias is None else out + self.bias
@@ -275,4 +275,4 @@ def _event_driven(impl: str, x: Tensor, weight: Tensor) -> bool:
         return False
     from ..kernels import events  # importing kernels takes time: import on first use
 
-    return cast(bool, events.is_faster(x, weight))
+    return events.is_faster(x, weight)

@@ -21,7 +21,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from ..errors import InvalidInput
-from ..kernels import simd
+from ..kernels import not_traced, simd
 from ..kernels.compiled import (
     DONE,
     INLINED,
@@ -495,12 +495,12 @@ def _last(x: Tensor, images: bool) -> Tensor:
 # compiled module calls them unchanged.
 
 
-@torch.compiler.disable
+@not_traced
 def psc(x: Tensor, tau_s: float) -> Tensor:
     return cast(Tensor, _Psc.apply(x, tau_s, False))
 
 
-@torch.compiler.disable
+@not_traced
 def layer(
     x: Tensor,
     neurons: NeuronLayer,
@@ -517,7 +517,7 @@ def layer(
         if not neurons.output_psc:
             return pooled
         if constants is None:
-            return cast(Tensor, psc(pooled, neurons.neuron.tau_s))
+            return psc(pooled, neurons.neuron.tau_s)
         return reference.psc(pooled, constants[1])
     images = neurons.filter_input and x.ndim + static == 5  # stored in this layout by a convolution
     image = (x.shape[-1], x.shape[-3]) if pool > 1 else (1, 1)

@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..kernels import not_traced
 from ..rules import NA, Rule
 from . import reference
 from .cuda_kernels import LayerConstants, backward_kernel, forward_kernel, psc_kernel
@@ -212,14 +213,14 @@ class _Gradient(torch.autograd.Function):
 # compiled module calls them unchanged.
 
 
-@torch.compiler.disable
+@not_traced
 def psc(x: Tensor, tau_s: float) -> Tensor:
     if _channels_last(x):
         return cast(Tensor, _Psc.apply(x.movedim(-3, -1), tau_s, False)).movedim(-1, -3)
     return cast(Tensor, _Psc.apply(x, tau_s, False))
 
 
-@torch.compiler.disable
+@not_traced
 def layer(
     x: Tensor, neurons: NeuronLayer, time_steps: int = 0, shared: Shared | None = None
 ) -> Tensor:
