@@ -207,25 +207,26 @@ def look_at_pages(site: Path, address: str, profile: Path) -> None:
         browser.session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             browser.call(f"{domain}.enable")
-        for width in (DESKTOP, PHONE):
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-            browser.call("Emulation.setDeviceMetricsOverride", **size)
-            for page in pages:
-                _look(browser, f"{address}{page}")
-                asked = [one["request"]["url"] for one in browser.told("Network.requestWillBeSent")]
-                assert [url for url in asked if not url.startswith((address, "data:"))] == []
-                entries = [one["entry"] for one in browser.told("Log.entryAdded")]
-                assert [one for one in entries if one["level"] == "error"] == [], page
-                assert browser.told("Runtime.exceptionThrown") == [], page
+        for page in pages:
+            browser.events.clear()
+            _open(browser, f"{address}{page}")
+            for width in (DESKTOP, PHONE):
+                size = {"width": width, "height": 900, "deviceScaleFactor": 1}
+                mobile = width < 500
+                browser.call("Emulation.setDeviceMetricsOverride", **size, mobile=mobile)
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width, page
                 if shots:
                     _shoot(browser, shots / f"{page.stem}-{width}.png")
+            asked = [one["request"]["url"] for one in browser.told("Network.requestWillBeSent")]
+            assert [url for url in asked if not url.startswith((address, "data:"))] == []
+            entries = [one["entry"] for one in browser.told("Log.entryAdded")]
+            assert [one for one in entries if one["level"] == "error"] == [], page
+            assert browser.told("Runtime.exceptionThrown") == [], page
     finally:
         browser.close()
 
 
-def _look(browser: Browser, url: str) -> None:
-    browser.events.clear()
+def _open(browser: Browser, url: str) -> None:
     browser.call("Page.navigate", url=url)
     end = time.monotonic() + PATIENCE
     while not browser.told("Page.loadEventFired"):
