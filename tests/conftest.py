@@ -53,8 +53,20 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow tests first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Let every worker begin with its share of the slow tests.
+
+    Workers get equal parts of the list, and who is done takes tests from the end of another's. So
+    no worker is left alone with a slow test at the end.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    items[:] = [
+        item
+        for worker in range(workers)
+        for some in (slow, fast)
+        for item in some[worker * len(some) // workers : (worker + 1) * len(some) // workers]
+    ]
 
 
 @contextmanager
