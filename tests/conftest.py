@@ -47,16 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutations", type=int, default=300, metavar="N", help=text)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, since many tests wait: for a process, a browser, the disk."""
-    return 1 + jobs.cores()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let every worker begin with its share of the slow tests.
 
-    Workers get equal parts of the list, and who is done takes tests from the end of another's. So
-    no worker is left alone with a slow test at the end.
+    Workers get equal parts of the list, and a worker that is done takes tests from the end of
+    another's part. So no worker is left alone with a slow test at the end.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if item.get_closest_marker("slow")]

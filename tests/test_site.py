@@ -209,11 +209,12 @@ def look_at_pages(site: Path, address: str, profile: Path) -> None:
             browser.call(f"{domain}.enable")
         for page in pages:
             browser.events.clear()
-            _open(browser, f"{address}{page}")
-            for width in (DESKTOP, PHONE):
+            for width in (DESKTOP, PHONE):  # loaded in the first, resized to the second
                 size = {"width": width, "height": 900, "deviceScaleFactor": 1}
                 mobile = width < 500
                 browser.call("Emulation.setDeviceMetricsOverride", **size, mobile=mobile)
+                if width == DESKTOP:
+                    _open(browser, f"{address}{page}")
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width, page
                 if shots:
                     _shoot(browser, shots / f"{page.stem}-{width}.png")

@@ -135,6 +135,7 @@ def _note_threads(arguments, worker, workers):
 def test_kernels_run_on_as_many_threads_as_pytorch() -> None:
     """Worker i is on thread i of PyTorch's pool; with fewer threads, each serves some workers."""
     before = torch.get_num_threads()
+    compiled._openmp()  # where `_note_threads` finds its thread's number
     try:
         for threads, expected in ((1, [0] * 5), (2, [0, 1, 0, 1, 0]), (7, [0, 1, 2, 3, 4])):
             torch.set_num_threads(threads)

@@ -234,17 +234,45 @@ assert "numba" not in sys.modules
 with warnings.catch_warnings(record=True) as told, torch.no_grad():
     warnings.simplefilter("always")
     warnings.filterwarnings("ignore", "Guards may run slower on Python 3.13.0")
-    found = torch.compile(net, backend="eager")(x)
+    compiled = torch.compile(net, backend="eager")
+    found = compiled(x)
 assert "numba" in sys.modules and not told
 assert torch.equal(found, net(x))
+for threads in (1, 2):  # a new number of threads, and gradients, make PyTorch compile again
+    torch.set_num_threads(threads)
+    for module in (net.train(), net.eval()):
+        compiled(x).sum().backward()
+        with torch.no_grad():
+            assert torch.equal(compiled(x), net(x))
+print(torch._dynamo.utils.counters["frames"]["total"])
+"""
+
+
+COMPILED_LATER = """
+import sys
+import torch
+import tsslbp
+
+net, x = tsslbp.Network("2C3-P2-4", (1, 6, 6), 2, time_steps=2), torch.rand(3, 1, 6, 6)
+net(x)
+assert "numba" in sys.modules and "torch._dynamo" not in sys.modules
+compiled = torch.compile(net, backend="eager")
+for module in (net.train(), net.eval()):
+    compiled(x).sum().backward()
+    with torch.no_grad():
+        assert torch.equal(compiled(x), net(x))
 print(torch._dynamo.utils.counters["frames"]["total"])
 """
 
 
 @pytest.mark.slow
-def test_a_network_that_is_compiled_first() -> None:
-    """Numba's import does not become part of the graph, which would then have 2,256 frames."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+@pytest.mark.parametrize("program", [COMPILED, COMPILED_LATER], ids=["first", "later"])
+def test_a_network_is_compiled(program: str) -> None:
+    """The compiler neither traces what is not for it, nor compiles one function again and again.
+
+    With Numba's import in the graph, it would compile 2,256 frames.
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100
     assert not done.stderr

@@ -1,5 +1,6 @@
 """Tests of what is built from an experiment, and of data that do not fit it."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_what_does_not_decay(optimizer: str) -> None:
         "maps.weight": 0.01,
     }
     kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    assert type(built) is kinds[optimizer]
+    assert isinstance(built, kinds[optimizer])
     assert {group.get("momentum") for group in built.param_groups} == (
         {0.9} if optimizer == "sgd" else {None}
     )
@@ -171,6 +172,37 @@ def test_augmentation_of_images_alone(key: str) -> None:
     ):
         training.check_data(replace(EXPERIMENT, **{key: 0.1}), data)
     training.check_data(replace(EXPERIMENT, **{key: 0.1}), toy())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_optimisers_are_pytorchs(name: str) -> None:
+    """Without their preparations for torch.compile, they step and resume bit for bit alike."""
+    experiment = replace(EXPERIMENT, optimizer=name)
+    net = training.build_network(experiment, (1, 4, 4), 2)
+    optimizer = training.build_optimizer(experiment, net)
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    expected = copy.deepcopy(net)
+    (group,) = optimizer.param_groups
+    whole = kind([{**group, "params": list(expected.parameters())}])
+    assert isinstance(optimizer, kind) and type(whole) is not type(optimizer)
+
+    def train(optimizer: torch.optim.Optimizer, net: Model, *steps: int) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            for number, weight in enumerate(net.parameters()):
+                draw = torch.Generator().manual_seed(10 * step + number)
+                weight.grad = torch.randn(weight.shape, generator=draw)
+            optimizer.step()
+
+    train(whole, expected, 0, 1, 2, 3)
+    train(optimizer, net, 0, 1)
+    resumed = training.build_optimizer(experiment, net)
+    resumed.load_state_dict(optimizer.state_dict())
+    called: list[object] = []
+    resumed.register_step_post_hook(lambda *_: called.append(_))
+    train(resumed, net, 2, 3)
+    assert len(called) == 2
+    assert all(map(torch.equal, net.parameters(), expected.parameters()))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

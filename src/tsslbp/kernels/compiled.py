@@ -249,19 +249,23 @@ def _openmp() -> Callable[[int, Any, int, int], None] | None:
     A library of our own, such as Numba's, would have threads of its own. They and PyTorch's would
     wait for work on the same cores.
     """
-    library = ctypes.CDLL(torch._C.__file__)  # finds the symbols of all that it is linked to
-    try:
-        parallel = library.GOMP_parallel  # GCC's interface, which the libraries of others have too
-        for name in ("omp_get_thread_num", "omp_get_num_threads"):
-            llvm.add_symbol(name, ctypes.cast(library[name], ctypes.c_void_p).value)
-    except AttributeError:
+    # As PyTorch's own calls do, find a library that the whole process uses (with LD_PRELOAD), or
+    # else that of PyTorch, among all that it is linked to.
+    libraries = [
+        ctypes.CDLL(name) for name in ([None] if os.name == "posix" else []) + [torch._C.__file__]
+    ]
+    found = [one for one in libraries if hasattr(one, "GOMP_parallel")]  # GCC's, Intel's and LLVM's
+    if not found:
         warnings.warn(
-            "tsslbp: this PyTorch is built without OpenMP, so the compiled kernels run on one "
-            "thread; install one whose torch.__config__.parallel_info() names OpenMP",
+            "tsslbp: PyTorch has no OpenMP library with the function GOMP_parallel, so the "
+            "compiled kernels run on one thread",
             RuntimeWarning,
             stacklevel=2,
         )
         return None
+    for name in ("omp_get_thread_num", "omp_get_num_threads"):
+        llvm.add_symbol(name, ctypes.cast(found[0][name], ctypes.c_void_p).value)
+    parallel = found[0].GOMP_parallel
     parallel.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
     parallel.restype = None
     return cast("Callable[[int, Any, int, int], None]", parallel)
@@ -279,8 +283,8 @@ class ParallelKernel:
     It is a decorator of ``kernel(arguments, worker, workers)``, where ``arguments[0]`` is the tuple
     of the call's arguments: contiguous tensors (one-dimensional arrays in the kernel), whole
     numbers, floats, and named tuples of such numbers. The kernel writes its results to tensors and
-    returns `DONE`, unless an error occurs. Each kernel is compiled once, on its own, and one loop
-    over workers serves all kernels.
+    returns `DONE`, unless an error occurs. Each kernel is compiled once, on its own, and one
+    function that every thread runs serves all kernels.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -321,7 +325,8 @@ class ParallelKernel:
             parallel(_of_each_thread().address, task, 0, 0)  # 0 threads: as many as PyTorch uses
             done = sum(task[3:])
         if done != workers:  # Numba has printed the error, which cannot be caught
-            raise MemoryError(f"a kernel ran out of memory in {self.__name__}")  # type: ignore[attr-defined]
+            name = self.__name__  # type: ignore[attr-defined]
+            raise MemoryError(f"{name} failed, probably for lack of memory: see the error above")
 
     def _compile(self, arguments: tuple[Any, ...]) -> tuple[Any, struct.Struct]:
         kinds, layout = [], ""
@@ -380,7 +385,7 @@ THREAD_NUM = types.ExternalFunction("omp_get_thread_num", types.int32())
 NUM_THREADS = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
-def _shares(task):  # address of a kernel, that of its arguments, workers; then what each returns
+def _shares(task):  # the kernel's address, its arguments' address, workers, each worker's result
     worker = np.intp(THREAD_NUM())
     while worker < task[2]:  # there may be fewer threads than workers
         task[3 + worker] = _call(task[0], task[1], worker, task[2])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -233,8 +235,8 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
         rate = torch.tensor(rate, device=device)  # a CUDA graph reads it
     if experiment.optimizer == "sgd":
         momentum, decay = experiment.momentum, experiment.weight_decay
-        return torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay)
-    return torch.optim.AdamW(
+        return _light(torch.optim.SGD)(weights, lr=rate, momentum=momentum, weight_decay=decay)
+    return _light(torch.optim.AdamW)(
         weights,
         lr=rate,
         betas=experiment.betas,
@@ -242,6 +244,18 @@ def build_optimizer(experiment: Experiment, net: Model) -> torch.optim.Optimizer
         fused=True,
         capturable=is_cuda,
     )
+
+
+@functools.cache
+def _light(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return an optimiser's class without what prepares its methods for `torch.compile`.
+
+    Otherwise the first call of each would import PyTorch's compiler, which takes as long as
+    importing PyTorch itself.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    methods = {name: torch.no_grad()(inspect.unwrap(getattr(kind, name))) for name in names}
+    return type(kind.__name__, (kind,), methods)
 
 
 def freeze(net: Model, layers: Sequence[str]) -> set[nn.Parameter]:
