@@ -63,7 +63,8 @@ def test_recipes_promise_what_the_records_say(name: str) -> None:
 
     def as_shipped(one: Experiment) -> Experiment:
         data = ORIGINALS.get(one.data, one.data)
-        return replace(one, seed=0, description=recipe.description, data=data)
+        words = {"name": recipe.name, "description": recipe.description}
+        return replace(one, seed=0, data=data, **words)
 
     of_recipe = [one for one in results if as_shipped(one.experiment) == recipe]
     found = [one.folder.relative_to(RESULTS).as_posix() for one in of_recipe]

@@ -69,7 +69,7 @@ def test_as_a_module() -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("train mn", "mnist mnist-fast mnist-published"),
+        ("train mn", "mnist mnist-best mnist-fast mnist-published"),
         ("recipes dig", "digits"),
         ("info nmnist-", "nmnist-100 nmnist-30"),
         ("microscope mov", "moving-digits"),

@@ -196,7 +196,7 @@ PROMISED = {  # mean, deviation and best, as published or, for `mnist`, as repro
 
 
 def test_names() -> None:
-    own = ["cifar10-small", "digits", "mnist-fast", "moving-digits"]
+    own = ["cifar10-small", "digits", "mnist-best", "mnist-fast", "moving-digits"]
     assert recipe_names() == sorted([*FACTS, *own])
 
 
