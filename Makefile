@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 
+# Python keeps what it compiles; otherwise each of the tests' processes would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all lint bench study docs package clean
 
 # One thread: with more, threads wait for each other longer than so small a network computes.
@@ -56,12 +59,11 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 $(VENV)/installed: $(VENV)/demo tests/requirements.txt
 	@echo "Installing what the tests need (a minute or two, once)"
-	@$(PIP) install --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,mlflow,study,tensorboard,test,wandb]'
+	@$(PIP) install --no-compile --constraint constraints.txt --editable '.[cluster,exchange,gpu,interactive,lint,mlflow,study,tensorboard,test,wandb]'
 	@$(PIP) install --no-compile --no-deps --requirement tests/requirements.txt
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 $(VENV)/docs: $(VENV)/installed
 	@echo "Installing what the documentation and a release need (less than a minute, once)"
-	@$(PIP) install --constraint constraints.txt --editable '.[docs,release]'
+	@$(PIP) install --no-compile --constraint constraints.txt --editable '.[docs,release]'
 	@touch $@
