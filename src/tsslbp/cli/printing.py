@@ -278,10 +278,11 @@ def print_recipes(
         rows.append((name, one.data, _shortened(one.network), one.time_steps, seconds, accuracy))
     print_table(rows, text=(0, 1, 2))
     held_out = [name for name, one in recipes.items() if one.protocol == "validated"]
-    say(
-        "\naccuracy on test images, ours / published with these settings, at the best test epoch;\n"
-        f"for {wording.joined(held_out)}, at the epoch chosen on validation images"
+    words = (
+        "accuracy on test images, ours / published with these settings, at the best test epoch; "
+        f"at the epoch chosen on validation images for {wording.joined(held_out)}"
     )
+    say("\n" + textwrap.fill(words, 100, break_on_hyphens=False))
 
 
 def _shortened(network: str, width: int = 22) -> str:
