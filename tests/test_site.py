@@ -207,27 +207,25 @@ def look_at_pages(site: Path, address: str, profile: Path) -> None:
         browser.session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             browser.call(f"{domain}.enable")
-        for page in pages:
-            browser.events.clear()
-            for width in (DESKTOP, PHONE):  # loaded in the first, resized to the second
-                size = {"width": width, "height": 900, "deviceScaleFactor": 1}
-                mobile = width < 500
-                browser.call("Emulation.setDeviceMetricsOverride", **size, mobile=mobile)
-                if width == DESKTOP:
-                    _open(browser, f"{address}{page}")
+        for width in (DESKTOP, PHONE):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.call("Emulation.setDeviceMetricsOverride", **size)
+            for page in pages:
+                _look(browser, f"{address}{page}")
+                asked = [one["request"]["url"] for one in browser.told("Network.requestWillBeSent")]
+                assert [url for url in asked if not url.startswith((address, "data:"))] == []
+                entries = [one["entry"] for one in browser.told("Log.entryAdded")]
+                assert [one for one in entries if one["level"] == "error"] == [], page
+                assert browser.told("Runtime.exceptionThrown") == [], page
                 assert browser.evaluate("document.documentElement.scrollWidth") <= width, page
                 if shots:
                     _shoot(browser, shots / f"{page.stem}-{width}.png")
-            asked = [one["request"]["url"] for one in browser.told("Network.requestWillBeSent")]
-            assert [url for url in asked if not url.startswith((address, "data:"))] == []
-            entries = [one["entry"] for one in browser.told("Log.entryAdded")]
-            assert [one for one in entries if one["level"] == "error"] == [], page
-            assert browser.told("Runtime.exceptionThrown") == [], page
     finally:
         browser.close()
 
 
-def _open(browser: Browser, url: str) -> None:
+def _look(browser: Browser, url: str) -> None:
+    browser.events.clear()
     browser.call("Page.navigate", url=url)
     end = time.monotonic() + PATIENCE
     while not browser.told("Page.loadEventFired"):
